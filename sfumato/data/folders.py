@@ -24,7 +24,9 @@ def replacing(path: str | Path) -> Iterator[Path]:
         yield temporary
         os.replace(temporary, path)
     except OSError as error:
-        raise OSError(error.errno, f"{error.strerror or error}; nothing written", str(path)) from error
+        raise OSError(
+            error.errno, f"{error.strerror or error}; nothing written", str(path)
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 
