@@ -109,13 +109,13 @@ def _redraw(cells: Tensor, size: int, rng: np.random.Generator) -> Tensor:
         grid = F.affine_grid(matrix, [len(ink), 1, 4 * size, 4 * size], align_corners=False)
         fine = F.grid_sample(ink[:, None], grid, mode="bicubic", align_corners=False)
         fine = fine / fine.amax((2, 3), keepdim=True)
-        around = _blur(_blur(fine, 4 * size // 6), 4 * size // 6).clamp(min=0.2)
+        around = F.avg_pool2d(fine, 4)
+        for _ in range(2):  # two box filters, on the small grid for speed
+            r = size // 6
+            around = F.avg_pool2d(around, 2 * r + 1, 1, r, count_include_pad=False)
+        around = F.interpolate(around.clamp(min=0.2), scale_factor=4, mode="bilinear")
         drawn.append(F.avg_pool2d(((fine - 0.12 - 0.6 * around) * 8 + 0.5).clamp(0, 1), 4)[:, 0])
     return torch.cat(drawn)
-
-
-def _blur(images: Tensor, radius: int) -> Tensor:
-    return F.avg_pool2d(images, 2 * radius + 1, 1, radius, count_include_pad=False)
 
 
 def _pad(images: Tensor, size: int) -> Tensor:
