@@ -1,0 +1,183 @@
+"""Denoisers: a network made into E[x | x_t], the common currency of every method.
+
+With y = x_t / sqrt(alpha^2 + sigma^2), c = alpha / sqrt(...), s = sigma / sqrt(...), so that
+y = c x + s z on the unit circle c^2 + s^2 = 1, the network predicts one of
+
+    eps:  z              x0:  x              v:  c z - s x   (Salimans & Ho 2022)
+    edm:  (x - c_skip x_t/alpha) / c_out     (Karras et al. 2022, table 1)
+
+and sees y (edm: c_in x_t/alpha) and log(sigma/alpha) only.  It therefore never knows which process it
+serves, and the process may be changed after training.  Conversions between the mean E[x | x_t], eps,
+score and v stand in this file and nowhere else.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from sfumato.part import Part
+from sfumato.process import Cosine, Process
+
+Prediction = Literal["eps", "x0", "v", "edm"]
+TimeLaw = Literal["uniform", "lognormal"]
+
+
+def eps_of(mean: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    """E[z | x_t] = (x_t - alpha E[x | x_t]) / sigma."""
+    return (x_t - alpha * mean) / sigma
+
+
+def mean_of_eps(eps: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    """E[x | x_t] = (x_t - sigma eps) / alpha."""
+    return (x_t - sigma * eps) / alpha
+
+
+def score_of(mean: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    """grad log p_t(x_t) = (alpha E[x | x_t] - x_t) / sigma^2  (Tweedie's formula)."""
+    return (alpha * mean - x_t) / sigma**2
+
+
+def mean_of_score(score: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    """E[x | x_t] = (x_t + sigma^2 score) / alpha."""
+    return (x_t + sigma**2 * score) / alpha
+
+
+def v_of(mean: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    """v = alpha eps - sigma E[x | x_t]."""
+    return alpha * eps_of(mean, x_t, alpha, sigma) - sigma * mean
+
+
+def mean_of_v(v: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    """E[x | x_t] = (alpha x_t - sigma v) / (alpha^2 + sigma^2)."""
+    return (alpha * x_t - sigma * v) / (alpha**2 + sigma**2)
+
+
+class Denoiser(Part):
+    """(x_t, t, domain=, image=) -> E[x | x_t].
+
+    Args:
+        net: maps (input, log(sigma/alpha), label) to a prediction of the image's shape. With a
+            conditioning image the input's channels are cat(noisy, conditioning), in this order.
+        process: the noising process.
+        prediction: what the network predicts: eps, x0, v or edm.
+        times: law of t in training: uniform in [t_min, t_max], or lognormal in sigma/alpha.
+        lognormal_mean: mean of log(sigma/alpha) when times is lognormal.
+        lognormal_std: its standard deviation, > 0.
+        sigma_data: standard deviation of the data, used by edm only.
+        domains: names of the domains the network knows by label; empty for a model without labels.
+    """
+
+    net: nn.Module
+    process: Process = Cosine()  # noqa: RUF009
+    prediction: Prediction = "v"
+    times: TimeLaw = "lognormal"
+    lognormal_mean: float = 0.0
+    lognormal_std: float = 1.2
+    sigma_data: float = 0.5
+    domains: tuple[str, ...] = ()
+
+    def forward(
+        self,
+        x_t: Float[Tensor, "b ..."],
+        t: Tensor | float,
+        domain: str | Tensor | None = None,
+        image: Float[Tensor, "b ..."] | None = None,
+    ) -> Float[Tensor, "b ..."]:
+        """E[x | x_t] for noisy images x_t (B, ...) at time t (a number or (B,)).
+
+        Args:
+            x_t: noisy images.
+            t: time in [0, 1].
+            domain: a domain's name, labels (B,) that index `domains`, or None for any domain.
+            image: conditioning images in [-1, 1], spatially of x_t's size.
+        """
+        alpha, sigma = self.process.at(t, x_t)
+        out = self._predict(x_t, alpha, sigma, self._label(domain, x_t), image)
+        if self.prediction == "edm":
+            c_skip, c_out, _ = self._edm(sigma / alpha)
+            return c_skip * x_t / alpha + c_out * out
+        norm = (alpha**2 + sigma**2).sqrt()
+        y, c, s = x_t / norm, alpha / norm, sigma / norm
+        if self.prediction == "eps":
+            return mean_of_eps(out, y, c, s)
+        return out if self.prediction == "x0" else mean_of_v(out, y, c, s)
+
+    def loss(
+        self,
+        x: Float[Tensor, "b ..."],
+        t: Float[Tensor, " b"],
+        z: Float[Tensor, "b ..."],
+        domain: str | Tensor | None = None,
+        image: Float[Tensor, "b ..."] | None = None,
+    ) -> Float[Tensor, ""]:
+        """Mean squared error of the network's prediction on x_t = alpha x + sigma z.
+
+        For eps this is the score-matching loss with lambda(t) = sigma^2: mean |sigma score + z|^2.
+        """
+        alpha, sigma = self.process.at(t, x)
+        out = self._predict(alpha * x + sigma * z, alpha, sigma, self._label(domain, x), image)
+        if self.prediction == "edm":
+            c_skip, c_out, _ = self._edm(sigma / alpha)
+            target = (x - c_skip * (x + sigma / alpha * z)) / c_out
+        else:
+            norm = (alpha**2 + sigma**2).sqrt()
+            target = {"eps": z, "x0": x, "v": (alpha * z - sigma * x) / norm}[self.prediction]
+        return (out - target).square().mean()
+
+    def draw_times(self, n: int, rng: torch.Generator) -> Float[Tensor, " n"]:
+        """n training times, stratified over their law (one per n-th of its mass), float64."""
+        u = (torch.rand(n, generator=rng, dtype=torch.float64) + torch.arange(n)) / n
+        lo, hi = self.process.t_min, self.process.t_max
+        if self.times == "uniform":
+            return lo + (hi - lo) * u
+        log_sigma = self.lognormal_mean + self.lognormal_std * math.sqrt(2) * torch.erfinv(
+            (2 * u - 1).clamp(-1 + 1e-12, 1 - 1e-12)
+        )
+        return self.process.time(-2 * log_sigma).clamp(lo, hi)
+
+    def _predict(
+        self, x_t: Tensor, alpha: Tensor, sigma: Tensor, label: Tensor | None, image: Tensor | None
+    ) -> Tensor:
+        if self.prediction == "edm":
+            x = self._edm(sigma / alpha)[2] * x_t / alpha
+        else:
+            x = x_t / (alpha**2 + sigma**2).sqrt()
+        if image is not None:
+            x = torch.cat([x, image], dim=1)  # the one order: noisy first, then conditioning
+        return self.net(x, (sigma / alpha).log().flatten().expand(len(x)), label)
+
+    def _edm(self, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(c_skip, c_out, c_in) of Karras et al. 2022, for sigma relative to alpha = 1."""
+        total = (sigma**2 + self.sigma_data**2).sqrt()
+        return self.sigma_data**2 / total**2, sigma * self.sigma_data / total, 1 / total
+
+    def _label(self, domain: str | Tensor | None, x: Tensor) -> Tensor | None:
+        """Labels (B,); the label after the last domain means "any domain"."""
+        if not self.domains:
+            if isinstance(domain, str):
+                raise ValueError(f"the model has no domains, {domain!r} was asked for")
+            return None
+        if isinstance(domain, Tensor):
+            return domain.to(x.device)
+        index = len(self.domains) if domain is None else domain_index(domain, self.domains)
+        return torch.full((len(x),), index, device=x.device)
+
+
+def domain_index(domain: str, domains: tuple[str, ...]) -> int:
+    """The label of a named domain.
+
+    Raises:
+        ValueError: naming the nearest and all known domains.
+    """
+    if domain in domains:
+        return domains.index(domain)
+    import difflib
+
+    near = difflib.get_close_matches(domain, domains, n=1, cutoff=0.3)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise ValueError(f"unknown domain {domain!r}: {hint}the model knows {', '.join(domains)}")

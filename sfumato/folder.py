@@ -1,0 +1,215 @@
+"""Model folders: model.json (how to rebuild it) + weights.safetensors + README.md (the card).
+
+Loading a folder executes nothing: model.json names parts of this package and their fields, and weights
+are plain tensors.  Everything that can be wrong with a folder is said in one line.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_bytes
+from torch import Tensor, nn
+
+from sfumato.data.folders import replacing, write_text
+from sfumato.denoiser import Denoiser, domain_index
+from sfumato.guide import Conditioned
+from sfumato.method import name_of
+from sfumato.part import Part, build, describe
+
+FORMAT = 1
+"""Raised when a newer version writes folders that older ones cannot read."""
+
+
+def save(
+    part: Part,
+    folder: str | Path,
+    *,
+    weights: Mapping[str, Tensor] | None = None,
+    info: Mapping[str, Any] | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> None:
+    """Writes a model folder; every file appears complete or not at all.
+
+    Args:
+        part: the model.
+        folder: where to; made if missing.
+        weights: other values for its state_dict, for instance those of an EMA.
+        info: JSON-able facts kept in model.json and shown in the card (data, training, image size).
+        dtype: of the stored weights; float16 halves the size.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    state = unique_state(part) | dict(weights or {})
+    description = {"format": FORMAT, "model": describe(part), "info": dict(info or {})}
+    write_tensors(
+        folder / "weights.safetensors",
+        {k: v.to(dtype) if v.is_floating_point() else v for k, v in state.items()},
+        {},
+    )
+    write_text(folder / "model.json", json.dumps(description, indent=2) + "\n")
+    write_text(folder / "README.md", card(part, dict(info or {})))
+
+
+def load(folder: str | Path, *, allow: tuple[str, ...] = ("sfumato",)) -> Part:
+    """The model of a folder, in evaluation mode on the CPU; "FOLDER:DOMAIN" binds a domain.
+
+    Args:
+        folder: a model folder, or FOLDER:DOMAIN for one domain of a diffusion model.
+        allow: packages whose parts a model may be made of.
+
+    Raises:
+        ValueError: if the folder is missing, damaged, foreign, or of a future format.
+    """
+    name = str(folder)
+    domain = None
+    if not Path(name).exists() and ":" in name:
+        name, domain = name.rsplit(":", 1)
+    path = Path(name)
+    info = describe_folder(path)
+    try:
+        with torch.device("meta"):  # nothing is allocated before the weights are known to fit
+            part = build(info["model"], allow)
+    except (TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"{path / 'model.json'} does not describe a model ({error})") from None
+    assert isinstance(part, Part)
+    _load_weights(part, path)
+    part.eval()
+    return part if domain is None else denoiser_of(part, domain, str(path))
+
+
+def denoiser_of(part: Part, domain: str | None, name: str = "the model") -> Conditioned:
+    """The denoiser of one domain of a diffusion model.
+
+    Raises:
+        ValueError: if the model has no such denoiser.
+    """
+    denoiser = getattr(part, "denoiser", part)
+    if isinstance(denoiser, Conditioned):
+        return denoiser
+    if not isinstance(denoiser, Denoiser):
+        raise ValueError(
+            f"{name} is a {name_of(part)}, which has no domains; name a model trained with "
+            f"`sfumato train diffusion`"
+        )
+    if domain is None and len(denoiser.domains) > 1:
+        raise ValueError(
+            f"{name} knows {', '.join(denoiser.domains)}: say which, as in "
+            f"{name}:{denoiser.domains[0]}"
+        )
+    if domain is not None:
+        domain_index(domain, denoiser.domains)
+    return Conditioned(denoiser=denoiser, domain=domain or (denoiser.domains or (None,))[0])
+
+
+def describe_folder(folder: str | Path) -> dict[str, Any]:
+    """The contents of model.json, checked as far as that goes without building anything.
+
+    Raises:
+        ValueError: if it is missing, not JSON, or of a format this version does not know.
+    """
+    path = Path(folder)
+    file = path / "model.json"
+    if not path.is_dir():
+        raise ValueError(f"there is no model folder {str(path)!r}; `sfumato train` makes one")
+    if not file.is_file():
+        raise ValueError(f"{path} is not a model folder: it has no model.json")
+    try:
+        info = json.loads(file.read_text(encoding="utf-8"))
+        form, _ = info["format"], info["model"]["is"]
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{file} is damaged or was not written by sfumato ({error!r})") from None
+    if not isinstance(form, int) or form > FORMAT:
+        raise ValueError(
+            f"{path} has format {form}, this sfumato reads up to {FORMAT}; pip install -U sfumato"
+        )
+    return dict(info)
+
+
+def unique_state(part: nn.Module) -> dict[str, Tensor]:
+    """The state_dict, each tensor once even if the part holds it under several names."""
+    seen: set[int] = set()
+    state: dict[str, Tensor] = {}
+    for key, value in part.state_dict(keep_vars=True).items():
+        if id(value) not in seen:
+            seen.add(id(value))
+            state[key] = value.detach()
+    return state
+
+
+def card(part: Part, info: dict[str, Any]) -> str:
+    """The model card: what it is, what it was trained on, how to use it."""
+    n = sum(p.numel() for p in part.parameters())
+    lines = [
+        f"# {name_of(part)} model", "",
+        f"A `{name_of(part)}` model of [sfumato] with {n:,} parameters.", "",
+        *(f"- **{key}**: {json.dumps(value)}" for key, value in info.items()),
+        "", "`model.json` describes it, `weights.safetensors` holds its weights. Load it with "
+        "`sfumato.load(FOLDER)`; loading runs no code from the folder.", "",
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+def _digest(stored: Mapping[str, Tensor]) -> str:
+    """sha256 over names and bytes of the tensors."""
+    digest = hashlib.sha256()
+    for key in sorted(stored):
+        digest.update(key.encode())
+        digest.update(stored[key].view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def read_tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a safetensors file.
+
+    Raises:
+        ValueError: if it is missing, truncated, or its contents do not have the hash they were written with.
+    """
+    if not file.is_file():
+        raise ValueError(f"{file.parent} has no {file.name}")
+    try:
+        with safe_open(file, framework="pt") as f:
+            stored = {key: f.get_tensor(key) for key in f.keys()}  # noqa: SIM118
+            metadata = f.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(f"{file} is damaged or truncated ({error}); copy it again") from None
+    if "sha256" in metadata and metadata["sha256"] != _digest(stored):
+        raise ValueError(f"{file} is damaged: its contents do not have their hash; copy it again")
+    return stored, metadata
+
+
+def write_tensors(file: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Writes a safetensors file atomically, with the hash of its contents."""
+    stored = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    # the hash travels in the file it is the hash of: a kill between two writes cannot part them
+    with replacing(file) as temporary:
+        temporary.write_bytes(to_bytes(stored, {**metadata, "sha256": _digest(stored)}))
+
+
+def _load_weights(part: Part, folder: Path) -> None:
+    file = folder / "weights.safetensors"
+    stored, _ = read_tensors(file)
+    wanted = unique_state(part)
+    for key, value in wanted.items():
+        if key not in stored or stored[key].shape != value.shape:
+            was = tuple(stored[key].shape) if key in stored else "missing"
+            raise ValueError(
+                f"{file} does not belong to its model.json: {key} is {was}, "
+                f"expected {tuple(value.shape)}"
+            )
+    if extra := stored.keys() - wanted.keys():
+        raise ValueError(f"{file} does not belong to its model.json: unexpected {min(extra)}")
+    aliases: dict[int, str] = {}
+    full = {}
+    for key, value in part.state_dict(keep_vars=True).items():
+        source = aliases.setdefault(id(value), key)
+        tensor = stored[source]
+        full[key] = tensor.float() if tensor.is_floating_point() else tensor
+        stored[source] = full[key]  # keep shared tensors shared
+    part.load_state_dict(full, assign=True)

@@ -1,0 +1,91 @@
+"""What a method is, and how methods are found.
+
+A method is one file in `sfumato/methods/` with one `Part` of the file's name (ignoring case and
+underscores).  It has one or both of
+
+    translate(source, *, seed=0, watch=None, <options>) -> target       images (B, C, H, W) in [-1, 1]
+    objectives(batches, rng) -> yields (player, loss)                   see `sfumato.train`
+
+Its fields are the flags of `sfumato train METHOD`, the options of `translate` those of
+`sfumato translate --method METHOD`; both take their help from the docstrings.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from sfumato.part import Part
+from sfumato.solve import Watch
+
+
+@runtime_checkable
+class Translator(Protocol):
+    """Turns source images into target images."""
+
+    def translate(
+        self, source: Tensor, *, seed: int = 0, watch: Watch | None = None, **options: Any
+    ) -> Tensor:
+        """Images (B, C, H, W) in [-1, 1] to images of the same shape."""
+
+
+@runtime_checkable
+class Trainable(Protocol):
+    """Can be trained by `fit`. `data` says what its batches are: domains, pairs or unpaired."""
+
+    data: str
+
+    def objectives(
+        self, batches: Iterator[tuple[Tensor, Tensor]], rng: torch.Generator
+    ) -> Iterator[tuple[str, Tensor]]:
+        """Yields (player, loss) once per player and step; a player is a sub-module's name.
+
+        `fit` minimises each loss over that player's parameters only, before it resumes the
+        generator. Never reuse a graph across a yield. All randomness comes from `rng`.
+        """
+
+
+def names() -> list[str]:
+    """The names of all methods, sorted, without importing them."""
+    folder = str(Path(__file__).parent / "methods")
+    return sorted(m.name for m in pkgutil.iter_modules([folder]) if not m.name.startswith("_"))
+
+
+def find(name: str) -> type[Part]:
+    """The method of this name.
+
+    Raises:
+        ValueError: for unknown names, with the nearest one.
+    """
+    if name not in names():
+        near = difflib.get_close_matches(name, names(), n=1, cutoff=0.4)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ValueError(f"unknown method {name!r}: {hint}there are {', '.join(names())}")
+    module = importlib.import_module(f"sfumato.methods.{name}")
+    for key, value in vars(module).items():
+        if key.lower() == name.replace("_", "") and isinstance(value, type):
+            return value
+    raise AssertionError(f"sfumato/methods/{name}.py has no class of its own name")
+
+
+def name_of(method: Part | type[Part]) -> str:
+    """The method's name: that of its file."""
+    cls = method if isinstance(method, type) else type(method)
+    return cls.__module__.rsplit(".", 1)[-1]
+
+
+def cite(name: str) -> str:
+    """BibTeX of the method's paper, from the end of its module's docstring."""
+    find(name)
+    doc = inspect.getdoc(importlib.import_module(f"sfumato.methods.{name}")) or ""
+    start = doc.find("@")
+    assert start >= 0, f"sfumato/methods/{name}.py has no BibTeX in its docstring"
+    return doc[start:].strip()

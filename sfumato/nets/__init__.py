@@ -1,0 +1,41 @@
+"""Backbones, and the named sizes that a method's `net` field accepts."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+from torch import nn
+
+from sfumato.nets.unet import UNet
+
+SIZES: dict[str, dict[str, Any]] = {
+    "tiny": {"width": 16, "multipliers": (1, 2), "blocks": 1, "attention": 0},
+    "small": {"width": 32, "multipliers": (1, 2, 2), "blocks": 1},
+    "medium": {"width": 64, "multipliers": (1, 2, 2), "blocks": 2},
+    "large": {"width": 96, "multipliers": (1, 2, 3), "blocks": 2},
+    "thesis": {
+        "width": 64, "multipliers": (1, 2, 4, 8), "blocks": 2, "patch": 1, "attention": 0,
+        "dropout": 0.2,
+    },
+}  # fmt: skip
+"""tiny: for tests; small: about 1 M parameters, for CPUs; thesis: the 58 M of the paired score-SDE."""
+
+
+def make_net(
+    net: str | nn.Module, *, labels: int = 0, conditioning: int = 0, channels: int = 3
+) -> nn.Module:
+    """A network by the name of its size; anything that is a network already is returned as it is.
+
+    Raises:
+        ValueError: for an unknown size, naming the nearest.
+    """
+    if isinstance(net, nn.Module):
+        return net
+    if net not in SIZES:
+        near = difflib.get_close_matches(net, SIZES, n=1, cutoff=0.0)[0]
+        raise ValueError(f"unknown net {net!r}: did you mean {near!r}? known: {', '.join(SIZES)}")
+    return UNet(channels=channels, labels=labels, conditioning=conditioning, **SIZES[net])
+
+
+__all__ = ["SIZES", "UNet", "make_net"]

@@ -1,0 +1,56 @@
+"""Noise as an argument: one seed per image, so that a result never depends on its neighbours.
+
+An image's generators are seeded by the run's seed and the image's own content.  The same image
+therefore meets the same noise whatever its batch, order, file name or device, and different images
+meet independent noise.  Separate streams (start, steps, energy) keep, say, the start noise the same
+when an energy that draws noise of its own is added.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from hashlib import blake2b
+
+import torch
+from torch import Tensor
+
+
+class Noise:
+    """Standard normal noise for a batch, one generator per image and stream.
+
+    Args:
+        seeds: one integer per image.
+        stream: the name of the stream; streams of the same seeds are independent.
+    """
+
+    def __init__(self, seeds: Sequence[int], stream: str = "start") -> None:
+        self.seeds = list(seeds)
+        self._generators = [
+            torch.Generator().manual_seed(_hash(f"{seed}/{stream}".encode())) for seed in self.seeds
+        ]
+
+    @classmethod
+    def of(cls, images: Tensor, seed: int) -> Noise:
+        """Noise for `images` (B, ...): image i is seeded by (seed, content of image i)."""
+        content = images.detach().float().cpu().contiguous().numpy()
+        return cls([_hash(str(seed).encode() + image.tobytes()) for image in content])
+
+    def stream(self, name: str) -> Noise:
+        """An independent stream for the same images, from its beginning."""
+        return Noise(self.seeds, name)
+
+    def __call__(self, like: Tensor) -> Tensor:
+        """The next standard normal draw of shape, type and device of `like` (B, ...).
+
+        Raises:
+            ValueError: if the batch is not the one the noise was made for.
+        """
+        if len(like) != len(self.seeds):
+            raise ValueError(f"noise for {len(self.seeds)} images was asked for {len(like)}")
+        draws = [torch.randn(like.shape[1:], generator=g) for g in self._generators]
+        return torch.stack(draws).to(like)
+
+
+def _hash(data: bytes) -> int:
+    """A stable 63-bit number for some bytes."""
+    return int.from_bytes(blake2b(data, digest_size=8).digest(), "big") >> 1

@@ -1,0 +1,102 @@
+"""Parts: networks, denoisers and methods that describe themselves.
+
+A part's fields are its constructor arguments, its JSON, its command-line flags and its docs table.
+There are no configuration classes: `describe` turns a part into plain JSON and `build` turns it back.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from typing import Any, dataclass_transform
+
+from torch import nn
+
+from sfumato.process import Process
+
+
+@dataclass_transform(kw_only_default=True, eq_default=False)
+class Part(nn.Module):
+    """An `nn.Module` whose annotated fields are its keyword-only constructor.
+
+    Sub-modules are made in `__post_init__`.  Every subclass is final: it states all of its fields.
+    """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        dataclasses.dataclass(eq=False, kw_only=True, repr=False)(cls)
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Part:
+        self = super().__new__(cls)
+        nn.Module.__init__(self)  # before the dataclass' __init__ assigns sub-modules
+        return self
+
+
+def fields(part: Any) -> list[dataclasses.Field[Any]]:
+    """The constructor fields of a part or process (class or instance)."""
+    return [f for f in dataclasses.fields(part) if f.init]
+
+
+def describe(value: Any, path: str = "", seen: dict[int, str] | None = None) -> Any:
+    """A part as plain JSON; a part that occurs twice is described once and referred to by its path."""
+    seen = {} if seen is None else seen
+    if isinstance(value, (Part, Process)):
+        if isinstance(value, Part) and seen.setdefault(id(value), path) != path:
+            return {"same as": seen[id(value)]}
+        kind = f"{type(value).__module__}:{type(value).__qualname__}"
+        prefix = f"{path}." if path else ""
+        inner = {f.name: getattr(value, f.name) for f in fields(value)}
+        return {"is": kind} | {k: describe(v, prefix + k, seen) for k, v in inner.items()}
+    if isinstance(value, (list, tuple)):
+        return [describe(v, f"{path}.{i}", seen) for i, v in enumerate(value)]
+    if isinstance(value, dict):
+        return {str(k): describe(v, f"{path}.{k}", seen) for k, v in value.items()}
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise TypeError(f"{path or 'value'}: a {type(value).__name__} has no description in JSON")
+
+
+def build(
+    description: Any,
+    allow: tuple[str, ...] = ("sfumato",),
+    path: str = "",
+    made: dict[str, Any] | None = None,
+) -> Any:
+    """The inverse of `describe`.  Only parts and processes of the packages in `allow` are made.
+
+    Raises:
+        ValueError: if the description names anything else, or fields that the part does not have.
+    """
+    made = {} if made is None else made
+    if isinstance(description, list):
+        return tuple(build(v, allow, f"{path}.{i}", made) for i, v in enumerate(description))
+    if not isinstance(description, dict):
+        return description
+    if "same as" in description:
+        return made[description["same as"]]
+    prefix = f"{path}." if path else ""
+    inner = {k: build(v, allow, prefix + k, made) for k, v in description.items() if k != "is"}
+    if "is" not in description:
+        return inner
+    cls = _part_class(str(description["is"]), allow)
+    known = {f.name for f in fields(cls)}
+    if unknown := sorted(inner.keys() - known):
+        raise ValueError(f"{description['is']} has no field {unknown[0]!r}; it has {sorted(known)}")
+    made[path] = cls(**inner)
+    return made[path]
+
+
+def _part_class(name: str, allow: tuple[str, ...]) -> Any:
+    module, _, qualname = name.partition(":")
+    if module.split(".")[0] not in allow:
+        raise ValueError(
+            f"the model is a {name!r}, which is not part of {' or '.join(allow)}; if you trust "
+            f"it, import it and pass allow=(..., {module.split('.')[0]!r})"
+        )
+    try:
+        cls = getattr(importlib.import_module(module), qualname)
+    except (ImportError, AttributeError):
+        raise ValueError(f"this version of sfumato has no {name!r}") from None
+    if not (isinstance(cls, type) and issubclass(cls, (Part, Process))):
+        raise ValueError(f"{name!r} is not a part that a model may be made of")
+    return cls
