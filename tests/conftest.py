@@ -1,0 +1,38 @@
+"""Shared by all tests: one thread, float64 ground truth, and a table of the measured numbers at the end."""
+
+import pytest
+import torch
+from hypothesis import settings
+
+torch.set_num_threads(1)
+settings.register_profile("laws", derandomize=True, deadline=None, max_examples=50, database=None)
+settings.load_profile("laws")
+
+NUMBERS: list[tuple[str, str]] = []
+
+
+@pytest.fixture
+def report():
+    """report(what, number, ...): a row of the table that is printed after the tests."""
+
+    def row(what, *numbers):
+        text = "  ".join(n if isinstance(n, str) else f"{n:.4g}" for n in numbers)
+        NUMBERS.append((what, text))
+
+    return row
+
+
+@pytest.fixture
+def float64():
+    """Real tensors are float64 by default in this test."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def pytest_terminal_summary(terminalreporter):
+    if NUMBERS:
+        terminalreporter.section("measured")
+        width = max(len(what) for what, _ in NUMBERS)
+        for what, text in NUMBERS:
+            terminalreporter.write_line(f"{what:<{width}}  {text}")

@@ -1,0 +1,53 @@
+"""Noise: one image, one noise, whatever its neighbours; independent streams."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from sfumato.noise import Noise
+
+IMAGES = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+def draws(images, seed=0, n=3, stream="start"):
+    noise = Noise.of(images, seed).stream(stream)
+    return torch.stack([noise(images) for _ in range(n)], dim=1)
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=6))
+def test_any_batch_any_order_any_duplicates_bitwise(batch):
+    assert torch.equal(draws(IMAGES[batch]), draws(IMAGES)[batch])
+
+
+def test_images_seeds_streams_and_draws_differ():
+    z = torch.cat(
+        [draws(IMAGES), draws(IMAGES, seed=1), draws(IMAGES, stream="steps")]
+    ).flatten(2).flatten(0, 1)  # fmt: skip
+    correlation = torch.corrcoef(z).fill_diagonal_(0)
+    assert len(z) == 36
+    assert correlation.abs().max() < 5 / z.shape[1] ** 0.5  # independent: std 1/sqrt(192) each
+
+
+def test_a_stream_starts_from_its_beginning():
+    noise = Noise.of(IMAGES, 0)
+    first = noise.stream("steps")(IMAGES)
+    noise(IMAGES)
+    assert torch.equal(noise.stream("steps")(IMAGES), first)
+    assert not torch.equal(noise.stream("mask")(IMAGES), first)
+
+
+def test_content_not_type_decides():
+    """float64 images and their float32 copies meet the same noise."""
+    assert torch.equal(draws(IMAGES.double()).float(), draws(IMAGES))
+
+
+def test_standard_normal():
+    z = Noise(range(8))(torch.empty(8, 4096))
+    assert stats.kstest(z.flatten().numpy(), "norm").pvalue > 1e-3
+
+
+def test_another_batch_is_refused():
+    with pytest.raises(ValueError, match="noise for 4 images was asked for 2"):
+        Noise.of(IMAGES, 0)(IMAGES[:2])
