@@ -26,14 +26,14 @@ class Noise:
     def __init__(self, seeds: Sequence[int], stream: str = "start") -> None:
         self.seeds = list(seeds)
         self._generators = [
-            torch.Generator().manual_seed(_hash(f"{seed}/{stream}".encode())) for seed in self.seeds
+            torch.Generator().manual_seed(stable_hash(f"{seed}/{stream}".encode())) for seed in self.seeds
         ]
 
     @classmethod
     def of(cls, images: Tensor, seed: int) -> Noise:
         """Noise for `images` (B, ...): image i is seeded by (seed, content of image i)."""
         content = images.detach().float().cpu().contiguous().numpy()
-        return cls([_hash(str(seed).encode() + image.tobytes()) for image in content])
+        return cls([stable_hash(str(seed).encode() + image.tobytes()) for image in content])
 
     def stream(self, name: str) -> Noise:
         """An independent stream for the same images, from its beginning."""
@@ -51,6 +51,6 @@ class Noise:
         return torch.stack(draws).to(like)
 
 
-def _hash(data: bytes) -> int:
+def stable_hash(data: bytes) -> int:
     """A stable 63-bit number for some bytes."""
     return int.from_bytes(blake2b(data, digest_size=8).digest(), "big") >> 1

@@ -94,3 +94,7 @@ class Diffusion(Part):
         times = grid(f.process, steps, spacing, clean=True)
         start = f.process.perturb(torch.zeros_like(like), times[0], noise(like))
         return integrate(solver, f, start, times, noise=noise.stream("steps"), watch=watch)
+
+    def preview(self, like: Tensor) -> list[Tensor]:
+        """Samples of each domain, one row each, to look at while it trains."""
+        return [self.sample(domain, like) for domain in self.domains]

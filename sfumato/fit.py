@@ -1,0 +1,216 @@
+"""The only training loop.  It knows players and losses, and no method.
+
+A method's `objectives` yields (player, loss); the loop minimises each loss over that player's parameters
+alone.  GANs, minimax transport and plain denoising share it.  Everything random in step n comes from
+(seed, n), so a run that was killed and restored ends with the bits of one that was not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from sfumato.folder import unique_state
+from sfumato.noise import stable_hash
+from sfumato.part import Part
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from sfumato.method import Trainable
+
+Batches = Iterator[tuple[Tensor, Tensor]]
+
+
+class Update(NamedTuple):
+    """What one step did: its number (from 1), each player's loss, and the learning rate."""
+
+    step: int
+    losses: dict[str, float]
+    lr: float
+
+
+class Diverged(ValueError):
+    """A loss is NaN or infinite; the weights have not been touched by it."""
+
+
+class State:
+    """All that training changes: weights, their moving average, optimisers, and the step count."""
+
+    def __init__(
+        self,
+        method: Part,
+        optimiser: Literal["adamw", "adam"] = "adamw",
+        betas: tuple[float, float] = (0.9, 0.999),
+        weight_decay: float = 0.0,
+    ) -> None:
+        self.method, self.step = method, 0
+        self.ema = {k: v.clone() for k, v in self._floats().items()}
+        self._make = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[optimiser]
+        self._options = {"betas": betas, "weight_decay": weight_decay}
+        self._optimisers: dict[str, torch.optim.Optimizer] = {}
+
+    def optimiser(self, player: str) -> torch.optim.Optimizer:
+        """The player's optimiser, made when the player first appears."""
+        if player not in self._optimisers:
+            parameters = self.method.get_submodule(player).parameters()
+            self._optimisers[player] = self._make(parameters, **self._options)  # type: ignore[arg-type]
+        return self._optimisers[player]
+
+    def average(self, decay: float) -> None:
+        """ema <- decay ema + (1 - decay) weights, with the warm-up (1 + n) / (10 + n)."""
+        decay = min(decay, (1 + self.step) / (10 + self.step))
+        now = self._floats()
+        torch._foreach_lerp_([self.ema[k] for k in now], list(now.values()), 1 - decay)
+
+    @contextmanager
+    def averaged(self) -> Iterator[Part]:
+        """The method in evaluation mode with the averaged weights, for previews and scores."""
+        raw = {k: v.clone() for k, v in self._floats().items()}
+        self._put(self.ema)
+        self.method.eval()
+        try:
+            yield self.method
+        finally:
+            self._put(raw)
+            self.method.train()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything as named tensors, to be saved; `restore` takes them back."""
+        out = {f"weights/{k}": v for k, v in unique_state(self.method).items()}
+        out |= {f"ema/{k}": v for k, v in self.ema.items()}
+        for player, optimiser in self._optimisers.items():
+            for i, values in optimiser.state_dict()["state"].items():
+                out |= {f"optimiser/{player}/{i}/{k}": v for k, v in values.items()}
+        return out
+
+    def restore(self, tensors: dict[str, Tensor], step: int) -> None:
+        """Takes back what `tensors` gave.
+
+        Raises:
+            ValueError: if they are of another model.
+        """
+        weights = {k.removeprefix("weights/"): v for k, v in tensors.items() if k[:8] == "weights/"}
+        ours = unique_state(self.method)
+        if {k: v.shape for k, v in ours.items()} != {k: v.shape for k, v in weights.items()}:
+            raise ValueError("the saved training is of another model; choose another --out")
+        with torch.no_grad():
+            for k, v in ours.items():
+                v.copy_(weights[k])
+            for k, v in self.ema.items():
+                v.copy_(tensors[f"ema/{k}"])
+        saved: dict[str, dict[int, dict[str, Tensor]]] = {}
+        for key, value in tensors.items():
+            if key.startswith("optimiser/"):
+                _, player, i, name = key.split("/")
+                saved.setdefault(player, {}).setdefault(int(i), {})[name] = value
+        for player, per_parameter in saved.items():
+            optimiser = self.optimiser(player)
+            optimiser.load_state_dict(optimiser.state_dict() | {"state": per_parameter})
+        self.step = step
+
+    def _floats(self) -> dict[str, Tensor]:
+        return {k: v for k, v in unique_state(self.method).items() if v.is_floating_point()}
+
+    @torch.no_grad()
+    def _put(self, values: dict[str, Tensor]) -> None:
+        for k, v in self._floats().items():
+            v.copy_(values[k])
+
+
+def fit(
+    state: State,
+    batches: Batches,
+    *,
+    steps: int,
+    seed: int = 0,
+    lr: float = 1e-3,
+    schedule: Literal["cosine", "linear", "constant"] = "cosine",
+    warmup: int = 100,
+    clip: float = 1.0,
+    ema: float = 0.999,
+    accumulate: int = 1,
+    accelerator: Accelerator | None = None,
+) -> Iterator[Update]:
+    """Trains from `state.step` to `steps`, and hands out an `Update` after each step.
+
+    Args:
+        state: what is trained; changed in place.
+        batches: from micro-batch number `state.step * accumulate` on.
+        steps: optimiser steps in all.
+        seed: of everything random in training.
+        lr: highest learning rate, > 0.
+        schedule: of the learning rate after the warm-up: cosine or linear to 0, or constant.
+        warmup: steps over which the learning rate rises from 0.
+        clip: largest norm of a player's gradient; 0 does not clip.
+        ema: decay of the weights' moving average a step, in [0, 1).
+        accumulate: micro-batches a step; their gradients are averaged.
+        accelerator: devices, precision and processes; the CPU in fp32 by default.
+
+    Raises:
+        Diverged: if a loss is not finite.
+    """
+    if accelerator is None:
+        from accelerate import Accelerator
+
+        accelerator = Accelerator(cpu=True)
+    method: Trainable = state.method  # type: ignore[assignment]
+    state.method.train()
+    while state.step < steps:
+        rate = lr * learning_rate(state.step, steps, schedule, warmup)
+        losses: dict[str, float] = {}
+        for micro in range(accumulate):
+            number = stable_hash(
+                f"{seed}/{state.step}/{micro}/{accelerator.process_index}".encode()
+            )
+            rng = torch.Generator().manual_seed(number)
+            with torch.random.fork_rng(enabled=True), accelerator.autocast():
+                torch.manual_seed(number)  # dropout can draw from nowhere else
+                for player, loss in method.objectives(batches, rng):
+                    value = loss.item()
+                    if not math.isfinite(value):
+                        raise Diverged(
+                            f"the loss of {player} became {value} at step {state.step + 1}"
+                        )
+                    losses[player] = losses.get(player, 0.0) + value / accumulate
+                    parameters = list(state.method.get_submodule(player).parameters())
+                    accelerator.backward(loss / accumulate, inputs=parameters)
+                    if micro == accumulate - 1:
+                        _step(state.optimiser(player), parameters, rate, clip, accelerator)
+        state.step += 1
+        state.average(ema)
+        yield Update(state.step, losses, rate)
+
+
+def learning_rate(step: int, steps: int, schedule: str, warmup: int) -> float:
+    """The factor on the learning rate at a step (from 0): linear warm-up, then the schedule."""
+    if step < warmup:
+        return (step + 1) / warmup
+    done = (step - warmup) / max(1, steps - warmup)
+    return {"cosine": (1 + math.cos(math.pi * done)) / 2, "linear": 1 - done, "constant": 1.0}[
+        schedule
+    ]
+
+
+def _step(
+    optimiser: torch.optim.Optimizer,
+    parameters: list[torch.nn.Parameter],
+    lr: float,
+    clip: float,
+    accelerator: Accelerator,
+) -> None:
+    if accelerator.num_processes > 1:
+        for p in parameters:
+            if p.grad is not None:
+                p.grad = accelerator.reduce(p.grad, "mean")
+    if clip > 0:
+        torch.nn.utils.clip_grad_norm_(parameters, clip)
+    for group in optimiser.param_groups:
+        group["lr"] = lr
+    optimiser.step()
+    optimiser.zero_grad()

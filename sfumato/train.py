@@ -1,0 +1,432 @@
+"""Training a method on folders of pictures: what `sfumato train` does.
+
+A run folder is a model folder from its first save on.  Beside the model it holds
+
+    training.safetensors   weights, EMA, optimisers and step, in one file that is replaced at once
+    run.json               the options of the run
+    log.jsonl, loss.png    losses, learning rate and images/s as training goes
+    previews/              a picture of what the model does, every so often
+    split.json             which images were held out
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from sfumato.data import sets
+from sfumato.data.folders import write_text
+from sfumato.data.images import tile, write_png
+from sfumato.fit import Diverged, State, Update, fit
+from sfumato.folder import read_tensors, save, write_tensors
+from sfumato.method import Trainable, find, name_of
+from sfumato.part import Part, describe, fields
+
+def train(
+    method: str | Part,
+    data: str | Path | Sequence[str | Path] | Mapping[str, str | Path],
+    out: str | Path,
+    *,
+    options: Mapping[str, Any] | None = None,
+    size: int = 32,
+    resize: Literal["crop", "stretch", "none"] = "crop",
+    upscale: bool = False,
+    side_by_side: bool = False,
+    strict: bool = False,
+    held_out: float = 0.05,
+    validation: str | Path | Sequence[str | Path] | Mapping[str, str | Path] | None = None,
+    flip: bool = False,
+    steps: int = 5000,
+    batch: int = 32,
+    lr: float = 1e-3,
+    schedule: Literal["cosine", "linear", "constant"] = "cosine",
+    warmup: int = 100,
+    optimiser: Literal["adamw", "adam"] = "adamw",
+    weight_decay: float = 0.0,
+    clip: float = 1.0,
+    ema: float = 0.999,
+    accumulate: int = 1,
+    precision: Literal["no", "bf16"] = "no",
+    device: Literal["auto", "cpu"] = "auto",
+    seed: int = 0,
+    save_every: int = 250,
+    preview_every: int = 1000,
+    resume: bool = False,
+    quiet: bool = False,
+) -> Part:
+    """Trains a method and returns it with its averaged weights, in evaluation mode.
+
+    Args:
+        method: a method's name, or a method.
+        data: for models of domains {name: folder} or one folder with a folder for each domain; for
+            pairs and unpaired methods two folders, or with side_by_side one.
+        out: the run folder.
+        options: the method's own fields.
+        size: side of the images in pixels.
+        resize: how images get that size: crop (scale the short side, cut the middle), stretch, none.
+        upscale: accept images smaller than size.
+        side_by_side: each image holds a pair: source in its left half, target in its right.
+        strict: refuse folders with unreadable images instead of skipping those.
+        held_out: share of the images, in [0, 1), kept out of training to score it.
+        validation: other folders to score it on, given like data; held_out is then not used.
+        flip: mirror images at random, both of a pair alike.
+        steps: optimiser steps.
+        batch: images a step, over all processes together (pairs, for methods of two folders).
+        lr: highest learning rate, > 0.
+        schedule: of the learning rate after the warm-up: cosine or linear to 0, or constant.
+        warmup: steps over which the learning rate rises from 0.
+        optimiser: adamw or adam.
+        weight_decay: of the optimiser, >= 0.
+        clip: largest norm of a player's gradient; 0 does not clip.
+        ema: decay of the weights' moving average a step, in [0, 1).
+        accumulate: batches a step, to train with large batches in little memory.
+        precision: no (fp32, fastest on CPUs) or bf16.
+        device: auto (a GPU if there is one) or cpu.
+        seed: of the initial weights and everything random in training.
+        save_every: steps between saves.
+        preview_every: steps between previews; 0 makes none.
+        resume: go on with the run in `out`.
+        quiet: no progress bar.
+
+    Raises:
+        ValueError: for anything wrong with the data, the options or the run folder, in one line.
+    """
+    out = Path(out)
+    settings = {k: v for k, v in locals().items() if k not in ("method", "data", "out", "options", "validation")}
+    for key in ("resume", "quiet", "device"):
+        settings.pop(key)
+    _check(settings)
+    cls = find(method) if isinstance(method, str) else type(method)
+    if not hasattr(cls, "objectives"):
+        raise ValueError(
+            f"{name_of(cls)} is not trained itself: train `diffusion` on your folders, then "
+            f"sfumato translate --method {name_of(cls)} --source RUN:A --target RUN:B ..."
+        )
+    previous = _previous(out, resume)
+    how: dict[str, Any] = {
+        "size": size, "resize": resize, "upscale": upscale, "strict": strict,
+        "side_by_side": side_by_side, "channels": int((options or {}).get("channels", 3)),
+    }  # fmt: skip
+    everything = open_data(cls.data, data, **how)  # type: ignore[attr-defined]
+    if validation is not None:
+        training, rest = everything, open_data(cls.data, validation, **how)  # type: ignore[attr-defined]
+    elif held_out:
+        training, rest = everything.split(held_out, seed)
+    else:
+        training, rest = everything, None
+    if isinstance(method, str):
+        given = dict(options or {})
+        if isinstance(everything, sets.Domains):
+            given["domains"] = tuple(everything.parts)
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)  # the initial weights
+            part: Part = _make(cls, given)
+    else:
+        part = method
+    run = {"model": describe(part), "data": everything.describe(), "settings": settings}
+    if previous is not None:
+        _compare(previous["run"], run, out)
+
+    from accelerate import Accelerator
+
+    accelerator = Accelerator(cpu=device == "cpu", mixed_precision=precision)
+    part.to(accelerator.device)
+    state = State(part, optimiser, weight_decay=weight_decay)
+    if previous is not None:
+        state.restore(previous["tensors"], previous["step"])
+    main = accelerator.is_main_process
+    if main:
+        out.mkdir(parents=True, exist_ok=True)
+        write_text(out / "run.json", json.dumps(run, indent=2) + "\n")
+        names = {"training": training.names(), "held_out": rest.names() if rest else {}}
+        write_text(out / "split.json", json.dumps(names) + "\n")
+        _cut_log(out / "log.jsonl", state.step)
+
+    def batches(start: int) -> Iterator[tuple[Tensor, Tensor]]:
+        numbered = training.batches(
+            batch, seed=seed, start=start, flip=flip,
+            rank=accelerator.process_index, world=accelerator.num_processes,
+        )  # fmt: skip
+        for a, b in numbered:
+            yield a.to(accelerator.device), b.to(accelerator.device)
+
+    def keep() -> None:
+        if not main:
+            return
+        write_tensors(out / "training.safetensors", state.tensors(), {"step": str(state.step)})
+        info = {
+            "size": size, "resize": resize, "step": state.step, "data": everything.describe(),
+            "settings": settings,
+        }  # fmt: skip
+        save(part, out, weights=state.ema, info=info)
+        plot_losses(out / "log.jsonl", out / "loss.png")
+
+    updates = fit(
+        state, batches(state.step * accumulate), steps=steps, seed=seed, lr=lr, schedule=schedule,
+        warmup=warmup, clip=clip, ema=ema, accumulate=accumulate, accelerator=accelerator,
+    )  # fmt: skip
+    log = _Log(out / "log.jsonl", images=batch * accumulate)
+    with _progress(steps, state.step, quiet or not main) as show, _interrupts() as interrupted:
+        try:
+            for update in updates:
+                line = log.add(update)
+                if update.step % 50 == 0 or update.step == steps:
+                    if rest and (update.step % save_every == 0 or update.step == steps):
+                        line["held_out"] = held_out_loss(state, rest, batch, accelerator.device)
+                    if main:
+                        log.write(line)
+                show(line)
+                last = update.step == steps or interrupted()
+                if update.step % save_every == 0 or last:
+                    keep()
+                if main and preview_every and (update.step % preview_every == 0 or last):
+                    preview(state, rest or training, out / "previews", accelerator.device)
+                if interrupted():
+                    raise KeyboardInterrupt(
+                        f"stopped at step {update.step}, saved in {out}; the same command with "
+                        f"--resume goes on"
+                    )
+        except Diverged as error:
+            good = f"{out} holds the last good save" if (out / "model.json").exists() else "no save"
+            raise ValueError(
+                f"{error}; {good}. Lower --lr (it was {lr:g}) or --clip (it was {clip:g}), then "
+                f"go on with --resume"
+            ) from None
+    if state.step and not (out / "model.json").exists():
+        keep()
+    with torch.no_grad():
+        state._put(state.ema)
+    return part.eval()
+
+
+def open_data(
+    kind: str,
+    data: str | Path | Sequence[str | Path] | Mapping[str, str | Path],
+    *,
+    side_by_side: bool = False,
+    **how: Any,
+) -> sets.Dataset:
+    """The pictures a method learns from; `kind` is its `data`: domains, pairs or unpaired."""
+    if isinstance(data, (str, Path)):
+        data = [data]
+    if kind == "domains":
+        if isinstance(data, Mapping):
+            return sets.open_domains(dict(data), **how)
+        if len(data) == 1:
+            return sets.open_domains(data[0], **how)
+        return sets.open_domains({Path(d).name: d for d in data}, **how)
+    folders = list(data.values()) if isinstance(data, Mapping) else list(data)
+    if side_by_side and len(folders) == 1:
+        return sets.open_side_by_side(folders[0], **how)
+    if len(folders) != 2:
+        raise ValueError(
+            f"this method learns from two folders, source and target, not {len(folders)}; one folder "
+            f"of pairs side by side needs --side-by-side"
+        )
+    return (sets.open_pairs if kind == "pairs" else sets.open_unpaired)(*folders, **how)
+
+
+def held_out_loss(
+    state: State, data: sets.Dataset, batch: int, device: torch.device, batches: int = 4
+) -> dict[str, float]:
+    """Mean loss of each player on held-out images with the averaged weights, same noise every time."""
+    total: dict[str, float] = {}
+    with state.averaged() as part, torch.no_grad():
+        stream = ((a.to(device), b.to(device)) for a, b in data.batches(batch, seed=0))
+        method: Trainable = part  # type: ignore[assignment]
+        for i in range(batches):
+            for player, loss in method.objectives(stream, torch.Generator().manual_seed(i)):
+                total[player] = total.get(player, 0.0) + loss.item() / batches
+    return total
+
+
+def preview(state: State, data: sets.Dataset, folder: Path, device: torch.device, n: int = 8) -> None:
+    """Writes previews/step_NNNNNN.png: source, result and target of held-out images, or samples."""
+    a, b = data.first(n)
+    a, b = a.to(device), b.to(device)
+    with state.averaged() as part:
+        if hasattr(part, "translate"):
+            rows = [a, part.translate(a), b]
+        elif hasattr(part, "preview"):
+            rows = part.preview(a)
+        else:
+            return
+    picture = torch.cat([r.float().cpu().clamp(-1, 1) for r in rows])
+    write_png(folder / f"step_{state.step:06d}.png", tile(picture, len(rows[0])))
+
+
+def plot_losses(log: Path, out: Path) -> None:
+    """Draws log.jsonl: each player's training loss, and its held-out loss."""
+    from matplotlib.figure import Figure
+
+    lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    if not lines:
+        return
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    for player in lines[0]["loss"]:
+        axes.plot([e["step"] for e in lines], [e["loss"][player] for e in lines], label=player)
+        scored = [e for e in lines if "held_out" in e]
+        if scored:
+            axes.plot(
+                [e["step"] for e in scored], [e["held_out"][player] for e in scored], "--",
+                label=f"{player}, held out",
+            )  # fmt: skip
+    axes.set(xlabel="step", ylabel="loss")
+    axes.legend()
+    axes.grid(alpha=0.3)
+    temporary = out.with_name(f".{out.name}")
+    figure.savefig(temporary, dpi=100, format="png")
+    temporary.replace(out)
+
+
+def _make(cls: type[Part], given: dict[str, Any]) -> Part:
+    known = [f.name for f in fields(cls)]
+    for name in given:
+        if name not in known:
+            raise ValueError(f"{name_of(cls)} has no option {name!r}; it has {', '.join(known)}")
+    return cls(**given)
+
+
+def _check(settings: Mapping[str, Any]) -> None:
+    for name, low in {"size": 1, "steps": 1, "batch": 1, "accumulate": 1, "save_every": 1}.items():
+        if settings[name] < low:
+            raise ValueError(f"{name} must be at least {low}, not {settings[name]}")
+    if settings["lr"] <= 0:
+        raise ValueError(f"lr must be above 0, not {settings['lr']}")
+    for name in ("held_out", "ema"):
+        if not 0 <= settings[name] < 1:
+            raise ValueError(f"{name} must lie in [0, 1), not {settings[name]}")
+
+
+def _previous(out: Path, resume: bool) -> dict[str, Any] | None:
+    """The state of the run in `out`, if it is to be resumed and there is one."""
+    saved = out / "training.safetensors"
+    if not resume:
+        if out.exists() and any(out.iterdir()):
+            raise ValueError(
+                f"{out} is not empty; go on with its run by --resume, or choose another --out"
+            )
+        return None
+    if not saved.exists():
+        if out.exists() and (out / "model.json").exists():
+            raise ValueError(f"{out} holds a model but no training to resume; choose another --out")
+        return None  # killed before its first save: begin again
+    tensors, metadata = read_tensors(saved)
+    run = json.loads((out / "run.json").read_text())
+    return {"tensors": tensors, "step": int(metadata["step"]), "run": run}
+
+
+def _compare(before: dict[str, Any], now: dict[str, Any], out: Path) -> None:
+    """Resuming needs the same model, data, batch and seed; other settings may change and are said."""
+    now = json.loads(json.dumps(now))
+    for key in ("model", "data"):
+        if before[key] != now[key]:
+            raise ValueError(f"{out} was trained with another {key}; choose another --out")
+    for key, value in now["settings"].items():
+        was = before["settings"].get(key)
+        if was != value and key in ("batch", "seed", "held_out", "flip", "accumulate", "optimiser"):
+            raise ValueError(f"{out} was trained with {key} {was}, not {value}; --{key} {was}")
+        if was != value:
+            print(f"resuming with {key} {value} (it was {was})", file=sys.stderr)
+
+
+class _Log:
+    """log.jsonl: mean losses since the last line, images a second, seconds, learning rate."""
+
+    def __init__(self, path: Path, images: int) -> None:
+        self.path, self.images = path, images
+        self.since, self.clock, self.sums = 0, time.perf_counter(), dict[str, float]()
+
+    def add(self, update: Update) -> dict[str, Any]:
+        self.since += 1
+        for player, loss in update.losses.items():
+            self.sums[player] = self.sums.get(player, 0.0) + loss
+        seconds = time.perf_counter() - self.clock
+        return {
+            "step": update.step,
+            "loss": {k: round(v / self.since, 6) for k, v in self.sums.items()},
+            "lr": update.lr,
+            "images_per_s": round(self.since * self.images / seconds, 1),
+        }
+
+    def write(self, line: dict[str, Any]) -> None:
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        self.since, self.clock, self.sums = 0, time.perf_counter(), {}
+
+
+def _cut_log(log: Path, step: int) -> None:
+    """Drops lines later than the save that is resumed, and a line cut short by a kill."""
+    if not log.exists():
+        return
+    kept = []
+    for line in log.read_text(encoding="utf-8").splitlines():
+        with contextlib.suppress(json.JSONDecodeError):
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+    write_text(log, "".join(kept))
+
+
+@contextlib.contextmanager
+def _progress(steps: int, done: int, quiet: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """A progress bar with loss, images/s and time left; plain lines where there is no terminal."""
+    if quiet:
+        yield lambda line: None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    console = Console(stderr=True)
+    text = "loss {task.fields[loss]}  {task.fields[speed]:.0f} images/s"
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn(text), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("train", total=steps, completed=done, loss="", speed=0.0)
+
+        def show(line: dict[str, Any]) -> None:
+            loss = " ".join(f"{v:.4f}" for v in line["loss"].values())
+            bar.update(task, completed=line["step"], loss=loss, speed=line["images_per_s"])
+            if not console.is_terminal and (line["step"] % 500 == 0 or line["step"] == steps):
+                print(
+                    f"step {line['step']}/{steps}  loss {loss}  {line['images_per_s']} images/s",
+                    file=sys.stderr, flush=True,
+                )  # fmt: skip
+
+        yield show
+
+
+@contextlib.contextmanager
+def _interrupts() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C (and SIGTERM) end training after the step in hand; a second one ends it at once."""
+    hit: list[int] = []
+
+    def handler(number: int, _: Any) -> None:
+        if hit:
+            raise KeyboardInterrupt("stopped at once; the last save is good")
+        hit.append(number)
+
+    try:
+        previous = {s: signal.signal(s, handler) for s in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread: the caller handles its own signals
+        yield lambda: False
+        return
+    try:
+        yield lambda: bool(hit)
+    finally:
+        for number, old in previous.items():
+            signal.signal(number, old)
