@@ -1,0 +1,25 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install -q -c constraints.txt
+
+.PHONY: demo test bench clean
+
+demo: $(VENV)/data.stamp
+	$(VENV)/bin/sfumato demo
+	@echo "open out/demo/index.html"
+
+test: $(VENV)/test.stamp
+	$(VENV)/bin/python -m pytest
+
+bench: $(VENV)/bench.stamp
+	$(VENV)/bin/python benchmarks/train.py
+
+$(VENV)/%.stamp: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("sfumato needs Python 3.11 or newer; try make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) -e ".[$*]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) out
