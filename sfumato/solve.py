@@ -112,10 +112,10 @@ def integrate(
     past: list[Point] = []
     for t, s in pairwise(times):
         before = f.nfe
-        past = [*past[-2:], f(x, t)]
+        now = f(x, t)
+        past = [*(p for p in past[-2:] if p.t != now.t), now]  # t = 0 and t_min are asked alike
         x = step(f, past, s, noise)
         if watch is not None:
-            now = past[-1]
             watch(t.item(), now.x, now.mean, {"nfe": f.nfe - before})
         if after is not None:
             x = after(x, s)
@@ -171,7 +171,7 @@ def ab3(f: Counted, past: list[Point], s: Tensor, noise: Draw | None = None) -> 
     The very first step takes a second evaluation, at its end, to start at the full order: NFE N + 1.
     """
     now = past[-1]
-    if len(past) == 1 and f.levels(s)[1] > 0:
+    if len(past) == 1 and s > 0 and s != now.t:
         return _quadrature(f, now, [now, f(ddim(f, past, s), s)], s)
     return _quadrature(f, now, past[-3:], s)
 
@@ -371,7 +371,11 @@ def grid(
     elif spacing == "chain":
         chain = process if isinstance(process, DDPM) else DDPM()
         a, b = (chain.time(process.log_snr(ends)) * chain.steps).clamp(1, chain.steps)
-        times = process.time(chain.log_snr((a + (b - a) * u).round() / chain.steps))
+        levels = (a + (b - a) * u).round()
+        if (levels.diff() == 0).any():
+            most = int((a.round() - b.round()).abs()) + clean
+            raise ValueError(f"the chain has room for {most} steps there, not for {steps}")
+        times = process.time(chain.log_snr(levels / chain.steps))
     else:
         raise ValueError(f"unknown spacing {spacing!r}; known: time, log_snr, karras, chain")
     if spacing != "chain":  # undo rounding at the ends

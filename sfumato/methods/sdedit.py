@@ -67,7 +67,7 @@ class SDEdit(Part):
         if repeats < 1:
             raise ValueError(f"repeats must be at least 1, not {repeats}")
         process = self.target.process
-        if strength < process.t_min:  # type: ignore[operator, union-attr]
+        if strength <= process.t_min:  # type: ignore[operator, union-attr]
             return source
         times = grid(
             process,
