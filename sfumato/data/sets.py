@@ -1,0 +1,271 @@
+"""What training reads: named image folders, and batches that can be resumed at any number.
+
+Batch number n is a pure function of (seed, n, rank, world). The items of a set are dealt out in
+an endless row: one seeded permutation after the other, each a whole epoch. Batch n is the n-th
+run of `size` places of that row, so a set smaller than a batch simply repeats. With several
+processes (`world`) each takes an equal share of the same batch.
+"""
+
+import abc
+import hashlib
+import itertools
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .cached import Images, stem_of
+from .images import natural
+
+Batch = tuple[Tensor, Tensor]
+Indices = NDArray[np.int64]
+
+
+class Dataset(abc.ABC):
+    """One or more `Images` drawn together."""
+
+    kind: str
+    parts: dict[str, Images]
+    coins: tuple[int, ...]  # which coin flips the first and the second half of a batch
+
+    @abc.abstractmethod
+    def _take(self, places: Indices, seed: int | None) -> Batch:
+        """The batch at these places of the row; without a seed the row is in the order of names."""
+
+    @abc.abstractmethod
+    def _with(self, parts: dict[str, Images]) -> Self:
+        """The same kind of set over other parts."""
+
+    def batches(
+        self,
+        size: int,
+        *,
+        seed: int,
+        start: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        flip: bool = False,
+    ) -> Iterator[Batch]:
+        """Batches start, start + 1, ... without end; images are float32 in [-1,1].
+
+        Args:
+            size: Items in a batch over all processes together; a multiple of `world`.
+            seed: 0 or more.
+            start: Number of the first batch, 0 or more.
+            rank: This process, 0 to world - 1; it gets size / world items of each batch.
+            world: Number of processes.
+            flip: Mirror half of the images at random, both halves of a pair alike.
+
+        Raises:
+            ValueError: `size` cannot be shared equally by the processes.
+        """
+        if size < 1 or size % world:
+            raise ValueError(f"batch size {size}: expected a multiple of the {world} process(es)")
+        share = slice(rank * size // world, (rank + 1) * size // world)
+        for number in itertools.count(start):
+            halves = list(self._take(number * size + np.arange(size)[share], seed))
+            coins = np.random.default_rng([seed, 1, 0, number]).random((2, size))[:, share] < 0.5
+            for half, coin in enumerate(self.coins if flip else ()):
+                mirrored = torch.from_numpy(coins[coin])[:, None, None, None]
+                halves[half] = torch.where(mirrored, halves[half].flip(3), halves[half])
+            yield halves[0], halves[1]
+
+    def first(self, count: int) -> Batch:
+        """The first items in the order of their names (of the domains in turn), for previews."""
+        return self._take(np.arange(min(count, len(self))), None)
+
+    def split(self, fraction: float, seed: int = 0) -> tuple[Self, Self]:
+        """Two sets of the same kind: (train, held out), of which the second is `fraction`.
+
+        Equal names (without their suffix) go the same way in all parts, so that no picture of a
+        place is in one set and its twin in the other.
+
+        Raises:
+            ValueError: `fraction` is not inside (0, 1), or leaves a part of either set empty.
+        """
+        if not 0 < fraction < 1:
+            raise ValueError(f"fraction {fraction}: expected between 0 and 1, such as 0.1")
+
+        def place(stem: str) -> bytes:
+            return hashlib.sha256(f"{seed}/{stem}".encode()).digest()
+
+        held: set[str] = set()
+        for part in self.parts.values():
+            stems = sorted(part.stems, key=place)
+            held.update(stems[: max(1, round(fraction * len(stems)))])
+        sides: list[dict[str, Images]] = [{}, {}]
+        for name, part in self.parts.items():
+            for side in (0, 1):
+                chosen = [i for i, stem in enumerate(part.stems) if (stem in held) == bool(side)]
+                if not chosen:
+                    raise ValueError(
+                        f"a held-out fraction of {fraction} leaves no {('training', 'test')[side]} "
+                        f"images of {name!r}, which has {len(part)}: use another fraction"
+                    )
+                sides[side][name] = part.subset(chosen)
+        return self._with(sides[0]), self._with(sides[1])
+
+    def names(self) -> dict[str, list[str]]:
+        """The file names of every part, relative to its folder: a split that can be written."""
+        return {name: list(part.names) for name, part in self.parts.items()}
+
+    def describe(self) -> dict[str, Any]:
+        """What the set is, for JSON: kind, counts, files skipped, size, resize and digests."""
+        one = next(iter(self.parts.values()))
+        return {
+            "kind": self.kind,
+            "size": list(one.size),
+            "channels": one.channels,
+            "resize": one.resize,
+            "upscale": one.upscale,
+            "count": {name: len(part) for name, part in self.parts.items()},
+            "skipped": {name: len(part.skipped) for name, part in self.parts.items()},
+            "digest": {name: part.digest for name, part in self.parts.items()},
+        }
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts.values()))
+
+
+class Domains(Dataset):
+    """Named domains; a batch is (images (B,C,H,W), labels (B,) int64), the domains in turn."""
+
+    kind, coins = "domains", (0,)
+
+    def __init__(self, parts: Mapping[str, Images]) -> None:
+        self.parts = dict(parts)
+        shapes = {name: (part.channels, *part.size) for name, part in parts.items()}
+        if not parts or len(set(shapes.values())) > 1:
+            raise ValueError(f"expected one or more domains of one size and channels, got {shapes}")
+
+    def _with(self, parts: dict[str, Images]) -> Self:
+        return type(self)(parts)
+
+    def _take(self, places: Indices, seed: int | None) -> Batch:
+        count = len(self.parts)
+        labels, places = places % count, places // count
+        one = next(iter(self.parts.values()))
+        images: Float[Tensor, "b c h w"] = torch.empty(len(labels), one.channels, *one.size)
+        for k, part in enumerate(self.parts.values()):
+            rows = np.flatnonzero(labels == k)
+            images[torch.from_numpy(rows)] = _draw(part, k, places[rows], seed)
+        return images, torch.from_numpy(labels)
+
+
+class Unpaired(Dataset):
+    """Two domains; a batch is (source, target), both (B,C,H,W), drawn independently."""
+
+    kind, coins = "unpaired", (0, 1)
+
+    def __init__(self, source: Images, target: Images) -> None:
+        self.source, self.target = source, target
+        self.parts = {"source": source, "target": target}
+
+    def _with(self, parts: dict[str, Images]) -> Self:
+        return type(self)(**parts)
+
+    def _take(self, places: Indices, seed: int | None) -> Batch:
+        return _draw(self.source, 0, places, seed), _draw(self.target, 1, places, seed)
+
+    def __len__(self) -> int:
+        return max(len(self.source), len(self.target))
+
+
+class Pairs(Unpaired):
+    """Pictures of equal name (without suffix); a batch is (source, target), both (B,C,H,W).
+
+    The partners of broken files are left out.
+
+    Raises:
+        ValueError: a name is missing on one side, or appears twice on one side.
+    """
+
+    kind, coins = "pairs", (0, 0)
+
+    def __init__(self, source: Images, target: Images) -> None:
+        for side in (source, target):
+            twice = [stem for stem, n in Counter(side.stems).items() if n > 1]
+            if twice:
+                raise ValueError(f"{side.root} has several files named {_some(twice)}: keep one")
+        here, there = set(source.stems), set(target.stems)
+        no_source = there - here - {stem_of(name) for name in source.skipped}
+        no_target = here - there - {stem_of(name) for name in target.skipped}
+        if no_source or no_target:
+            raise ValueError(
+                f"pairs must have equal names: {source.root} lacks {_some(no_source)}; "
+                f"{target.root} lacks {_some(no_target)}; rename or delete these, or train unpaired"
+            )
+        both = sorted(here & there, key=natural)
+        if not both:
+            raise ValueError(f"no pair of {source.root} and {target.root} can be read")
+        super().__init__(source.only(both), target.only(both))
+
+    def _take(self, places: Indices, seed: int | None) -> Batch:
+        return _draw(self.source, 0, places, seed), _draw(self.target, 0, places, seed)
+
+
+def open_domains(
+    spec: Mapping[str, str | Path] | str | Path, size: int | tuple[int, int], **options: Any
+) -> Domains:
+    """Domains from {name: folder}, or from one folder with a subfolder for each domain.
+
+    Here and below `options` are those of `Images`: channels, resize, upscale, strict.
+
+    Raises:
+        ValueError: a folder is missing or holds no readable image.
+    """
+    if isinstance(spec, str | Path):
+        folder = Path(spec)
+        inside = folder.iterdir() if folder.is_dir() else []
+        subfolders = [p for p in inside if p.is_dir() and not p.name.startswith(".")]
+        if not subfolders:
+            raise ValueError(f"{folder}: expected a folder with one subfolder of images per domain")
+        spec = {p.name: p for p in sorted(subfolders, key=lambda p: natural(p.name))}
+    return Domains({name: Images(folder, size, **options) for name, folder in spec.items()})
+
+
+def open_pairs(
+    source: str | Path, target: str | Path, size: int | tuple[int, int], **options: Any
+) -> Pairs:
+    """Pairs from two folders whose files have equal names."""
+    return Pairs(Images(source, size, **options), Images(target, size, **options))
+
+
+def open_side_by_side(folder: str | Path, size: int | tuple[int, int], **options: Any) -> Pairs:
+    """Pairs from one folder of pictures whose left half is the source and right half the target."""
+    left, right = (Images(folder, size, side=side, **options) for side in ("left", "right"))
+    return Pairs(left, right)
+
+
+def open_unpaired(
+    source: str | Path, target: str | Path, size: int | tuple[int, int], **options: Any
+) -> Unpaired:
+    """Two folders that need not correspond."""
+    return Unpaired(Images(source, size, **options), Images(target, size, **options))
+
+
+def _some(names: Iterable[str]) -> str:
+    ordered = sorted(names, key=natural)
+    more = f" and {len(ordered) - 5} more" if len(ordered) > 5 else ""
+    return (", ".join(ordered[:5]) or "none") + more
+
+
+def _draw(part: Images, stream: int, places: Indices, seed: int | None) -> Tensor:
+    """The images at these places of an endless row of permutations of `part`."""
+    count = len(part)
+    if seed is None:
+        return part.get(places % count)
+    epochs = [_permutation(count, seed, stream, int(place) // count) for place in places]
+    return part.get([int(epoch[p % count]) for epoch, p in zip(epochs, places, strict=True)])
+
+
+@lru_cache(maxsize=32)
+def _permutation(count: int, seed: int, stream: int, epoch: int) -> Indices:
+    return np.random.default_rng([seed, 0, stream, epoch]).permutation(count)
