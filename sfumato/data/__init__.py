@@ -1,9 +1,9 @@
 """Pictures on disk to images (B,C,H,W) in [-1,1], and small data sets that need no download."""
 
-from .atomic import new_folder, write_text
 from .cached import Images
 from .digits import write_digits, write_mnist
 from .earth import write_earth
+from .folders import new_folder, write_text
 from .images import find_images, fit_image, read_image, tile, write_png
 from .sets import (
     Dataset,

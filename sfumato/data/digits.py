@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .atomic import new_folder, save_pixels
+from .folders import new_folder, save_pixels
 
 
 def write_digits(out: str | Path, size: int = 32, seed: int = 0, copies: int = 7) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from .atomic import new_folder, save_pixels
+from .folders import new_folder, save_pixels
 
 MAPS = {"satellite": "bmng.jpg", "relief": "shadedrelief.jpg", "topographic": "etopo1.jpg"}
 HELD_OUT = (110.0, 150.0)  # degrees east: the test region
