@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from truth import f64
 
 from sfumato.process import DDPM, PROCESSES, VE, VP, Cosine, Flow
 
@@ -15,10 +16,6 @@ share = st.floats(0, 1)
 
 def times(p, n=200):
     return torch.linspace(p.t_min, p.t_max, n, dtype=torch.float64)
-
-
-def f64(x):
-    return torch.tensor(x, dtype=torch.float64)
 
 
 def test_vp_values(report):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
-from truth import Affine, Impulses, affine, gaussian, slope
+from truth import Affine, Impulses, affine, f64, gaussian, normal, slope
 
 from sfumato.exact import Mixture
 from sfumato.noise import Noise
@@ -21,10 +21,6 @@ ORDERS = {"ddim": 1, "heun": 2, "dpm2m": 2, "ab2": 2, "ab3": 3}
 STOCHASTIC = sorted(STEPS.keys() - ORDERS.keys())
 NS = (32, 64, 128, 256)
 ONE, ZERO = torch.eye(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
-
-
-def normal(*shape, seed=0):
-    return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
 # ---- orders of the deterministic steps ----------------------------------------------------------
@@ -53,9 +49,9 @@ def test_orders_on_a_gaussian(process, up, report):
 def test_orders_on_a_mixture(up, report):
     """A curved trajectory: against heun with 2048 steps, whose error is 64 times below 256 steps'."""
     f = Mixture(
-        torch.tensor([[1.0, 0.0], [-1.0, 0.5], [0.0, -1.5]]).double(),
-        torch.tensor([[0.3, 0.2], [0.2, 0.3], [0.4, 0.1]]).double().diag_embed(),
-        torch.tensor([0.5, 0.2, 0.3]).double(),
+        f64([[1.0, 0.0], [-1.0, 0.5], [0.0, -1.5]]),
+        f64([[0.3, 0.2], [0.2, 0.3], [0.4, 0.1]]).diag_embed(),
+        f64([0.5, 0.2, 0.3]),
     )  # fmt: skip
     process, x = f.process, normal(16, 2)
     ends = (0.15, 0.8) if up else (0.8, 0.15)
@@ -99,7 +95,7 @@ def test_up_from_clean(name):
 
 def test_euler_maruyama_weak_order(report):
     f = gaussian([0.5], [0.25], VP())
-    a, s = f.process(torch.tensor(f.process.t_min))
+    a, s = f.process(f64(f.process.t_min))
     table = {}
     for n in (100, 200, 400, 800, 1600):
         mean, var = affine("euler_maruyama", f, grid(f.process, n, "time"), 1).moments(ZERO, ONE)
@@ -143,7 +139,7 @@ def test_the_grid_that_overshoots(report):
 
 def test_euler_maruyama_is_its_formula():
     f, x, z = gaussian([0.5], [0.25], VP()), normal(4, 1), normal(4, 1, seed=1)
-    t, s = torch.tensor([0.6, 0.55], dtype=torch.float64)
+    t, s = f64([0.6, 0.55])
     a, sig = f.process(t)
     score = -(x - a * 0.5) / (0.25 * a**2 + sig**2)
     h, beta = 0.05, 0.1 + 0.6 * 19.9
@@ -164,7 +160,7 @@ def test_the_last_step_adds_no_noise(name):
 # ---- ancestral steps and DDIM -------------------------------------------------------------------
 
 
-CHAIN = torch.tensor([1000, 999, 750, 500, 499, 250, 100, 99, 2, 1], dtype=torch.float64)
+CHAIN = f64([1000, 999, 750, 500, 499, 250, 100, 99, 2, 1])
 
 
 def drawn_step(name, now, then, mean):
@@ -218,7 +214,7 @@ def test_ddim_with_eta_one_is_ancestral(process):
 def test_ancestral_small_is_exact_for_one_point(process, report):
     """All of x_s's moments are right at every step count, when the data is a single point."""
     f = gaussian([0.7], [0.0], process)
-    (a0, s0), (a1, s1) = (process(torch.tensor(t)) for t in (process.t_max, process.t_min))
+    (a0, s0), (a1, s1) = (process(f64(t)) for t in (process.t_max, process.t_min))
     worst = 0.0
     for n in (1, 4, 32):
         mean, var = affine("ancestral", f, grid(process, n), 1).moments(0.7 * a0[None], s0**2 * ONE)
@@ -240,8 +236,8 @@ def test_ancestral_large_is_exact_for_unit_normal_data(process, report):
 def test_stochastic_moments_converge(name, report):
     process = Cosine()
     f = gaussian([1.0, -0.5], [0.25, 2.0], process)
-    (a0, s0), (a1, s1) = (process(torch.tensor(t)) for t in (0.9, 0.05))
-    m, S = torch.tensor([1.0, -0.5]).double(), torch.tensor([0.25, 2.0]).double().diag()
+    (a0, s0), (a1, s1) = (process(f64(t)) for t in (0.9, 0.05))
+    m, S = f64([1.0, -0.5]), f64([0.25, 2.0]).diag()
     I = torch.eye(2).double()
     errors = []
     for n in NS:
@@ -257,7 +253,7 @@ def test_stochastic_moments_converge(name, report):
 def test_first_sde_dpm2m_step_is_ancestral():
     """The first-order form, sigma_s/sigma_t e^-h x + a_s (1 - e^-2h) D + sigma_s sqrt(1 - e^-2h) z."""
     f, x = gaussian([1.0], [0.25], VP()), normal(5, 1)
-    times, z = torch.tensor([0.5, 0.4], dtype=torch.float64), normal(5, 1, seed=1)
+    times, z = f64([0.5, 0.4]), normal(5, 1, seed=1)
     one, two = (
         integrate(name, f, x, times, noise=lambda like: z) for name in ("sde_dpm2m", "ancestral")
     )

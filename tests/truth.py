@@ -60,11 +60,14 @@ def affine(step, denoiser, times, dim):
     return Affine(integrate(step, denoiser, noise.start(), times, noise=noise), dim)
 
 
+def f64(numbers):
+    """A float64 tensor; torch.tensor(0.1).double() would be rounded to float32 first."""
+    return torch.tensor(numbers, dtype=torch.float64)
+
+
 def gaussian(mean, covariance, process):
     """A float64 Gaussian denoiser from lists; covariance may be variances."""
-    return Gaussian(
-        torch.tensor(mean, dtype=torch.float64), torch.tensor(covariance, dtype=torch.float64), process
-    )
+    return Gaussian(f64(mean), f64(covariance), process)
 
 
 def sqrtm(s):
@@ -112,3 +115,8 @@ class Linear(nn.Module):
 
     def forward(self, x, log_sigma, label=None):
         return self.w * x + self.b
+
+
+def normal(*shape, seed=0):
+    """Reproducible standard normal numbers, float64."""
+    return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))

@@ -1,0 +1,118 @@
+"""Guidance: wrappers give the denoisers of the densities that they claim to give."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+from truth import f64, gaussian, normal, tiny_denoiser
+
+from sfumato.denoiser import score_of
+from sfumato.exact import Mixture
+from sfumato.guide import ClassifierFree, Clipped, Conditioned, Energy, Guided
+from sfumato.process import DDPM, VP, Cosine, Flow
+from sfumato.solve import grid, integrate
+
+M, C = [1.0, -2.0, 0.5], [0.3, 2.0, 1.0]
+
+
+@pytest.mark.parametrize("process", [VP(), Cosine(), Flow()], ids=str)
+def test_a_quadratic_energy_makes_a_product_of_experts(process):
+    """p_t exp(-l/2 |x - b|^2) of a Gaussian p_t: scores add, and the product is Gaussian again."""
+    f, weight, b = gaussian(M, C, process), 2.0, torch.ones(3).double()
+    guided = Guided(f, lambda x, t: 0.5 * weight * (x - b).square().sum(-1))
+    x = normal(5, 3)
+    for t in (0.1, 0.4, f64([0.2, 0.4, 0.6, 0.8, 0.9])):
+        alpha, sigma = process.at(t, x)
+        mean, var = alpha * f64(M), alpha**2 * f64(C) + sigma**2
+        precision = 1 / var + weight
+        centre = (mean / var + weight * b) / precision
+        got = score_of(guided(x, t), x, alpha, sigma)
+        torch.testing.assert_close(got, -precision * (x - centre), rtol=1e-9, atol=1e-9)
+
+
+def test_classifier_guidance_at_scale_one_is_the_class():
+    """score + grad log p_t(c | x) is the score of class c."""
+    means, covs = normal(2, 3), torch.eye(3).double().expand(2, 3, 3) * 0.3
+    f = Mixture(means, covs, process=Cosine(), domains=("a", "b"))
+    guided = Guided(f, lambda x, t: -f.responsibilities(x, t)[:, 1].log())
+    x = normal(5, 3, seed=1)
+    torch.testing.assert_close(guided(x, 0.5), f(x, 0.5, domain="b"), rtol=1e-8, atol=1e-9)
+
+
+def test_the_weight_of_an_energy_in_one_ancestral_step():
+    """On the DDPM chain x_s shifts by beta / sqrt(1 - beta) grad E, the published EGSDE weight."""
+    chain, betas = DDPM(), torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
+    f, x, gradient = gaussian(M, C, chain), normal(4, 3), normal(3, seed=2)
+    guided = Guided(f, lambda y, t: y @ gradient)
+    none = lambda like: torch.zeros_like(like)
+    for level in (2, 3, 500, 999, 1000):
+        times = f64([level, level - 1]) / 1000
+        plain, moved = (integrate("ancestral", g, x, times, noise=none) for g in (f, guided))
+        beta = betas[level - 1]
+        want = (-beta / (1 - beta).sqrt() * gradient).expand(4, 3)
+        torch.testing.assert_close(moved - plain, want, rtol=1e-7, atol=1e-10)
+
+
+def test_guidance_leaves_no_graph_and_works_without_grad():
+    f = gaussian(M, C, Cosine())
+    guided = Guided(f, lambda x, t: x.square().sum(-1))
+    with torch.no_grad():
+        assert not guided(normal(2, 3), 0.5).requires_grad
+
+
+@given(st.floats(-3, 3), st.floats(-3, 3))
+def test_energies_add_and_scale(a, b):
+    one, two = Energy(lambda x, t: x.sum(-1)), Energy(lambda x, t: t * x.square().sum(-1))
+    x, t = normal(4, 3), f64(0.3)
+    torch.testing.assert_close((a * one + b * two)(x, t), a * one(x, t) + b * two(x, t))
+    f = gaussian(M, C, Cosine())
+    shift = lambda e: Guided(f, e)(x, t) - f(x, t)
+    want = a * shift(one) + b * shift(two)
+    torch.testing.assert_close(shift(a * one + b * two), want, rtol=1e-7, atol=1e-8)
+
+
+def test_classifier_free_extrapolates():
+    f, g, x = gaussian(M, C, VP()), gaussian([0.0] * 3, [1.0] * 3, VP()), normal(4, 3)
+    got = ClassifierFree(f, g, 1.5)(x, 0.3)
+    torch.testing.assert_close(got, 2.5 * f(x, 0.3) - 1.5 * g(x, 0.3))
+    assert torch.equal(ClassifierFree(f, g, 0.0)(x, 0.3), f(x, 0.3))
+
+
+def test_clipped():
+    f = Clipped(gaussian([3.0, 0.2, -3.0], [0.01] * 3, VP()))
+    mean = f(normal(4, 3), 0.9)
+    assert torch.equal(mean[:, 0], torch.ones(4).double())
+    assert torch.equal(mean[:, 2], -torch.ones(4).double())
+    assert (mean[:, 1].abs() < 1).all()
+    assert f.process == VP()
+
+
+def test_conditioned_binds_domain_and_image():
+    class Asked(nn.Module):
+        process = Cosine()
+
+        def forward(self, x_t, t, **kwargs):
+            self.kwargs = kwargs
+            return x_t
+
+    f, x, image = Asked(), normal(1, 3), normal(1, 3, seed=1)
+    Conditioned(denoiser=f)(x, 0.5)
+    assert f.kwargs == {}
+    bound = Conditioned(denoiser=f, domain="a")
+    bound.on(image)(x, 0.5)
+    assert f.kwargs["domain"] == "a"
+    assert f.kwargs["image"] is image
+    bound(x, 0.5)
+    assert f.kwargs == {"domain": "a"}  # `on` does not change what it was called on
+
+
+def test_wrappers_serve_every_solver():
+    """A trained model, a bound domain and guidance in one integration."""
+    f = tiny_denoiser()
+    free = ClassifierFree(Conditioned(denoiser=f, domain="a"), Conditioned(denoiser=f), 1.0)
+    guided = Guided(Clipped(free), lambda x, t: x.square().flatten(1).sum(1))
+    x = torch.zeros(2, 3, 8, 8)
+    y = integrate("heun", guided, x, grid(f.process, 2, clean=True))
+    assert y.shape == x.shape
+    assert y.isfinite().all()
