@@ -7,7 +7,7 @@ from torch import nn
 
 from sfumato.denoiser import Denoiser
 from sfumato.exact import Gaussian
-from sfumato.nets import UNet
+from sfumato.nets import make_net
 from sfumato.solve import integrate
 
 
@@ -99,10 +99,10 @@ def lively(module, seed=0):
 
 
 def tiny_denoiser(domains=("a", "b"), channels=3, seed=0, **options):
-    net = UNet(
-        channels=channels, labels=len(domains), width=16, multipliers=(1, 2), blocks=1, attention=0
-    )
-    return Denoiser(net=lively(net, seed), domains=tuple(domains), **options)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        net = make_net("tiny", channels=channels, labels=len(domains))
+    return Denoiser(net=lively(net, seed), domains=tuple(domains), **options).eval()
 
 
 class Linear(nn.Module):
