@@ -1,0 +1,190 @@
+"""Training from folders: run folders, exact resume, kills, bad input."""
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sfumato.folder import load
+from sfumato.train import train
+
+TINY = {"options": {"net": "tiny"}, "size": 16, "batch": 4, "quiet": True, "preview_every": 0}
+
+
+def pictures(folder: Path, n: int, tint: int, side: int = 16) -> Path:
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(tint)
+    for i in range(n):
+        coarse = rng.integers(0, 128, (2, 2, 3), dtype=np.uint8)
+        pixels = np.array(Image.fromarray(coarse).resize((side, side)))
+        pixels[..., tint % 3] += 100
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    root = tmp_path_factory.mktemp("pictures")
+    return {name: str(pictures(root / name, 12, i)) for i, name in enumerate(("red", "green"))}
+
+
+def test_a_run_folder_holds_a_model_a_log_and_what_was_held_out(folders, tmp_path):
+    out = tmp_path / "run"
+    how = TINY | {"preview_every": 60, "held_out": 0.25, "save_every": 50, "steps": 60}
+    part = train("diffusion", folders, out, **how)
+    loaded = load(out)
+    x, t = torch.randn(2, 3, 16, 16), torch.tensor(0.4)
+    assert torch.equal(loaded.denoiser(x, t, domain="red"), part.denoiser(x, t, domain="red"))
+    split = json.loads((out / "split.json").read_text())
+    for name in folders:
+        assert len(split["held_out"][name]) == 3
+        assert not set(split["held_out"][name]) & set(split["training"][name])
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    assert [e["step"] for e in lines] == [50, 60]
+    assert all({"loss", "held_out", "lr", "images_per_s"} <= e.keys() for e in lines)
+    for picture in ("loss.png", "previews/step_000060.png"):
+        Image.open(out / picture).verify()
+    assert "diffusion" in (out / "README.md").read_text()
+
+
+def test_training_lowers_the_loss_and_pairs_train_both_directions(folders, tmp_path):
+    data = [folders["red"], folders["green"]]
+    part = train("paired_sde", data, tmp_path / "run", **TINY, steps=150, held_out=0)
+    log = [json.loads(s) for s in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    for player in ("denoisers.target", "denoisers.source"):
+        assert log[-1]["loss"][player] < 0.7 * log[0]["loss"][player]
+    assert part.translate(torch.zeros(1, 3, 16, 16), steps=2).shape == (1, 3, 16, 16)
+
+
+def test_a_validation_folder_takes_the_place_of_the_split(folders, tmp_path):
+    train("diffusion", folders, tmp_path / "r", validation=folders, **TINY, steps=50, save_every=50)
+    split = json.loads((tmp_path / "r" / "split.json").read_text())
+    assert len(split["training"]["red"]) == len(split["held_out"]["red"]) == 12
+
+
+def _train(data: dict, out: str, steps: int) -> None:
+    torch.set_num_threads(1)
+    train("diffusion", data, out, **TINY, steps=steps, save_every=3, resume=True, held_out=0)
+
+
+def test_killed_at_twenty_random_moments_resumes_bit_identically(folders, tmp_path, report):
+    """SIGKILL; 20 times in one run, at moments from before the first step to the last."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["sfumato.train", "accelerate", "tests.test_train"])
+    steps, straight, killed = 240, str(tmp_path / "straight"), str(tmp_path / "killed")
+
+    def start(out: str) -> multiprocessing.Process:
+        process = context.Process(target=_train, args=(folders, out, steps))
+        process.start()
+        return process
+
+    start(straight).join()  # the first child also loads what later ones find in the disk's cache
+    rng, kills, finished = random.Random(0), 0, 0
+    while kills < 20:
+        process = start(killed)
+        process.join(timeout=rng.uniform(0.02, 1.2))
+        if process.is_alive():
+            os.kill(process.pid, signal.SIGKILL)
+            kills += 1
+        process.join()
+        state = Path(killed) / "model.json"
+        if process.exitcode == 0:
+            finished += 1
+            assert (Path(killed) / "weights.safetensors").read_bytes() == (
+                Path(straight) / "weights.safetensors"
+            ).read_bytes()
+            os.rename(killed, f"{killed}{finished}")  # begin another
+        elif state.exists():
+            load(killed)  # whatever is under a final name is whole
+    process = start(killed)
+    process.join()
+    assert process.exitcode == 0
+    for name in ("training.safetensors", "weights.safetensors", "model.json"):
+        assert (Path(straight) / name).read_bytes() == (Path(killed) / name).read_bytes(), name
+    for out in (straight, killed):
+        assert not [p for p in Path(out).rglob(".*.tmp") if p.stat().st_size < 0]
+        logged = [json.loads(s)["step"] for s in (Path(out) / "log.jsonl").open()]
+        assert logged == sorted(set(logged))
+        assert logged[-1] == steps
+    report("kill test", f"{kills} kills, {finished} runs finished between them, bit-identical")
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(folders, tmp_path):
+    out = tmp_path / "run"
+    calls = []
+
+    def press(seconds: float) -> None:
+        time.sleep(seconds)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    import threading
+
+    presser = threading.Thread(target=press, args=(1.5,))
+    presser.start()
+    with pytest.raises(KeyboardInterrupt, match=r"saved in .*run.*--resume"):
+        train("diffusion", folders, out, **TINY, steps=100_000, save_every=50_000)
+    presser.join()
+    calls.append(load(out))
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_resuming_refuses_other_data_and_says_changed_settings(folders, tmp_path, capsys):
+    out, how = tmp_path / "run", TINY | {"steps": 4, "save_every": 2, "held_out": 0}
+    train("diffusion", folders, out, **how)
+    with pytest.raises(ValueError, match=r"not empty; .*--resume"):
+        train("diffusion", folders, out, **how)
+    with pytest.raises(ValueError, match=r"trained with batch 4, not 8"):
+        train("diffusion", folders, out, **how | {"batch": 8}, resume=True)
+    with pytest.raises(ValueError, match="another data"):
+        other = {"red": folders["green"], "green": folders["red"]}
+        train("diffusion", other, out, **how, resume=True)
+    with pytest.raises(ValueError, match="another model"):
+        train("diffusion", folders, out, **how | {"options": {"net": "small"}}, resume=True)
+    train("diffusion", folders, out, **how | {"steps": 6, "lr": 1e-4}, resume=True)
+    said = capsys.readouterr().err
+    assert "steps 6 (it was 4)" in said
+    assert "lr 0.0001 (it was 0.001)" in said
+
+
+def test_divergence_names_the_last_good_save_and_what_to_do(folders, tmp_path, monkeypatch):
+    from sfumato import fit as loop
+
+    out, how = tmp_path / "run", TINY | {"save_every": 2, "held_out": 0, "steps": 4}
+    train("diffusion", folders, out, **how)
+    before = (out / "weights.safetensors").read_bytes()
+    monkeypatch.setattr(loop, "learning_rate", lambda *a: float("inf"))
+    with pytest.raises(ValueError, match=r"last good save\. Lower --lr .*--resume"):
+        train("diffusion", folders, out, **how | {"steps": 9, "save_every": 100}, resume=True)
+    assert (out / "weights.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"method": "difusion"}, "did you mean 'diffusion'"),
+        ({"method": "ddib"}, "ddib is not trained itself"),
+        ({"method": "paired_sde", "data": ["one"]}, "two folders"),
+        ({"data": "/nowhere"}, "/nowhere"),
+        ({"size": 64}, "upscale"),
+        ({"steps": 0}, "steps must be at least 1"),
+        ({"lr": -1.0}, "lr must be above 0"),
+        ({"held_out": 1.0}, "held_out"),
+        ({"options": {"nett": "tiny"}}, "no option 'nett'"),
+        ({"options": {"net": "smal"}}, "did you mean 'small'"),
+        ({"options": {"process": "vpp"}}, "vpp"),
+    ],
+)
+def test_bad_input_is_one_line_and_writes_nothing(folders, tmp_path, change, message):
+    how = {"method": "diffusion", "data": folders, "out": tmp_path / "run"} | TINY | change
+    with pytest.raises(ValueError, match=message) as error:
+        train(how.pop("method"), how.pop("data"), how.pop("out"), **how)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
