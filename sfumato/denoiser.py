@@ -14,7 +14,7 @@ score and v stand in this file and nowhere else.
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -80,6 +80,14 @@ class Denoiser(Part):
     lognormal_std: float = 1.2
     sigma_data: float = 0.5
     domains: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, kind in (("prediction", Prediction), ("times", TimeLaw)):
+            if getattr(self, name) not in get_args(kind):
+                known = ", ".join(get_args(kind))
+                raise ValueError(f"unknown {name} {getattr(self, name)!r}; known: {known}")
+        if self.lognormal_std <= 0:
+            raise ValueError(f"lognormal_std must be above 0, not {self.lognormal_std}")
 
     def forward(
         self,

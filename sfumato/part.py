@@ -25,6 +25,9 @@ class Part(nn.Module):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         dataclasses.dataclass(eq=False, kw_only=True, repr=False)(cls)
+        for f in dataclasses.fields(cls):  # a default left on the class would hide a sub-module
+            if f.name in vars(cls):
+                delattr(cls, f.name)
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Part:
         self = super().__new__(cls)

@@ -25,6 +25,7 @@ the reverse SDE or its ODE from noise, conditioned on x at every step; the netwo
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import ClassVar, Literal
 
@@ -64,6 +65,7 @@ class PairedSDE(Part):
 
         def denoiser() -> Denoiser:
             net = make_net(self.net, conditioning=self.channels, channels=self.channels)
+            net = copy.deepcopy(net) if net is self.net else net  # one network each
             return Denoiser(net=net, process=process, prediction=self.prediction, times=self.times)
 
         self.denoisers = nn.ModuleDict({"target": denoiser(), "source": denoiser()})
@@ -103,7 +105,10 @@ class PairedSDE(Part):
             spacing: of the times: karras, log_snr, time or chain.
             clip: clip E[x | x_t] to [-1, 1] at every step.
         """
-        which = "target" if direction == "source-to-target" else "source"
+        sides = {"source-to-target": "target", "target-to-source": "source"}
+        if direction not in sides:
+            raise ValueError(f"direction must be {' or '.join(sides)}, not {direction!r}")
+        which = sides[direction]
         f: nn.Module = Conditioned(denoiser=self._denoiser(which)).on(source)
         process = self._denoiser(which).process
         f = Clipped(f) if clip else f
