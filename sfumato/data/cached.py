@@ -152,8 +152,8 @@ class Images:
 
     @property
     def digest(self) -> str:
-        """sha256 over the names and the contents of the files."""
-        lines = (f"{name} {h}\n" for name, h in zip(self.names, self._hashes, strict=True))
+        """sha256 over the names, the side taken and the contents of the files."""
+        lines = (f"{name} {self.side} {h}\n" for name, h in zip(self.names, self._hashes, strict=True))
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
     def __len__(self) -> int:
