@@ -61,17 +61,14 @@ def load(folder: str | Path, *, allow: tuple[str, ...] = ("sfumato",)) -> Part:
     """The model of a folder, in evaluation mode on the CPU; "FOLDER:DOMAIN" binds a domain.
 
     Args:
-        folder: a model folder, or FOLDER:DOMAIN for one domain of a diffusion model.
+        folder: a model folder, or FOLDER:DOMAIN for one domain of a diffusion model; sfumato/NAME
+            is one of the models that ship with the package.
         allow: packages whose parts a model may be made of.
 
     Raises:
         ValueError: if the folder is missing, damaged, foreign, or of a future format.
     """
-    name = str(folder)
-    domain = None
-    if not Path(name).exists() and ":" in name:
-        name, domain = name.rsplit(":", 1)
-    path = Path(name)
+    path, domain = resolve(folder)
     info = describe_folder(path)
     try:
         with torch.device("meta"):  # nothing is allocated before the weights are known to fit
@@ -82,6 +79,25 @@ def load(folder: str | Path, *, allow: tuple[str, ...] = ("sfumato",)) -> Part:
     _load_weights(part, path)
     part.eval()
     return part if domain is None else denoiser_of(part, domain, str(path))
+
+
+def resolve(name: str | Path) -> tuple[Path, str | None]:
+    """Folder and domain of "FOLDER" or "FOLDER:DOMAIN"; real folders win over shipped sfumato/NAME.
+
+    Raises:
+        ValueError: if sfumato/NAME is neither a folder nor a model that ships with the package.
+    """
+    text, domain = str(name), None
+    if not Path(text).exists() and ":" in text:
+        text, domain = text.rsplit(":", 1)
+    path = Path(text)
+    if path.is_dir() or path.parts[:1] != ("sfumato",) or len(path.parts) != 2:
+        return path, domain
+    shipped = Path(__file__).parent / "models" / path.name
+    if not (shipped / "model.json").is_file():
+        known = sorted(f"sfumato/{m.parent.name}" for m in shipped.parent.glob("*/model.json"))
+        raise ValueError(f"no model {text!r} ships with sfumato; there are {', '.join(known)}")
+    return shipped, domain
 
 
 def denoiser_of(part: Part, domain: str | None, name: str = "the model") -> Conditioned:

@@ -1,0 +1,312 @@
+"""The command line.  Flags are the signatures of the functions and methods they reach.
+
+Nothing heavy is imported before it is needed: `sfumato --help` answers without torch.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from inspect import Parameter, cleandoc, signature
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple, NoReturn
+
+import cyclopts
+from cyclopts import App
+
+from sfumato.flags import command, flag, flags
+
+METHODS = Path(__file__).parent / "methods"
+HELP = """Translate pictures from one domain to another with diffusion models.
+
+Begin with `sfumato demo`. With two folders of your own pictures:
+
+  sfumato train diffusion cats=photos/cats dogs=photos/dogs --out runs/pets
+  sfumato translate photos/cats --out out --method ddib --source runs/pets:cats --target runs/pets:dogs
+"""  # noqa: E501
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Runs a command and exits: 0, 2 after a user's error (one line), 130 after Ctrl-C."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        make_app(words)(words)
+        sys.stdout.flush()
+    except cyclopts.CycloptsError as error:
+        known = " ".join(words[: 2 if words[:1] in (["train"], ["data"]) else 1])
+        see = "" if "Did you mean" in str(error) else f" See `sfumato {known} --help`."
+        _fail(f"{error}{see}")
+    except BrokenPipeError:  # `sfumato methods | head`
+        sys.stderr.close()
+        sys.exit(0)
+    except OSError as error:
+        _fail(f"{error.strerror}: {error.filename}" if error.strerror else str(error))
+    except ValueError as error:
+        _fail(str(error))
+    except KeyboardInterrupt as error:
+        print(f"\n{error or 'stopped; the same command goes on'}", file=sys.stderr)
+        sys.exit(130)
+    sys.exit(0)
+
+
+def _fail(text: str) -> NoReturn:
+    print("sfumato:", " ".join(text.split()), file=sys.stderr)
+    sys.exit(2)
+
+
+def make_app(words: Sequence[str]) -> App:
+    """The commands, with the flags of the method or data set that `words` name."""
+    words = [*words, "", ""]
+    app = App(
+        name="sfumato", help=HELP, version=_version, help_format="plaintext",
+        print_error=False, exit_on_error=False,
+        result_action="return_value", suppress_keyboard_interrupt=False,
+    )  # fmt: skip
+    app.command(demo)
+    app.command(_data(words[0] == "data"), name="data")
+    app.command(_train(words[1] if words[0] == "train" else ""), name="train")
+    app.command(_translate(words if words[0] == "translate" else []), name="translate")
+    for function in (info, methods, cite):
+        app.command(function)
+    return app
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("sfumato")
+
+
+class Outline(NamedTuple):
+    """What a method's file says about it without being run."""
+
+    summary: str
+    data: str | None
+    translates: bool
+    needs: list[str]
+
+
+def outlines() -> dict[str, Outline]:
+    """Every method by name."""
+    found = {}
+    for file in sorted(METHODS.glob("[!_]*.py")):
+        module = ast.parse(file.read_text(encoding="utf-8"))
+        classes = [c for c in module.body if isinstance(c, ast.ClassDef)]
+        part = next(c for c in classes if c.name.lower() == file.stem.replace("_", ""))
+        fields = {a.target.id: a.value for a in part.body
+                  if isinstance(a, ast.AnnAssign) and isinstance(a.target, ast.Name)}  # fmt: skip
+        data = fields.get("data")
+        found[file.stem] = Outline(
+            summary=(ast.get_docstring(module) or "").split("\n\n")[0].replace("\n", " "),
+            data=str(data.value) if isinstance(data, ast.Constant) else None,
+            translates=any(
+                isinstance(f, ast.FunctionDef) and f.name == "translate" for f in part.body
+            ),
+            needs=[name for name in fields if name in ("source", "target")],
+        )
+    return found
+
+
+# ---- the commands -------------------------------------------------------------------------------
+
+
+def demo(out: Path = Path("out/demo")) -> None:
+    """Translate held-out pictures with every method and write one page that shows them.
+
+    Args:
+        out: folder for the page.
+    """
+    from sfumato.demo import main as run
+
+    run(out)
+
+
+def _data(chosen: bool) -> App:
+    """`sfumato data NAME OUT`: a command for each writer."""
+    app = App(help="Write a small data set, that needs no download, as folders of pictures.")
+    if chosen:
+        from sfumato.data import WRITERS
+
+        for name, writer in dict[str, Any](WRITERS).items():
+            own = flags(writer, keyword=list(signature(writer).parameters)[1:])
+            app.command(command(writer, cleandoc(writer.__doc__), own), name=name)
+    return app
+
+
+def _train(chosen: str) -> App:
+    """`sfumato train METHOD DATA...`: flags are the method's fields and the options of `train`."""
+    app = App(help="Train a method on folders of pictures. `sfumato train METHOD --help` has more.")
+    for name, outline in outlines().items():
+        if outline.data is None:
+            if name == chosen:
+                raise ValueError(
+                    f"{name} is not trained itself: train `diffusion` on your folders, then "
+                    f"`sfumato translate --method {name}`"
+                )
+            continue
+
+        def nothing() -> None: ...
+
+        method = _trainer(name, outline) if name == chosen else nothing
+        app.command(method, name=name, help=outline.summary)
+    return app
+
+
+DATA = {
+    "domains": "NAME=FOLDER for every domain, or one folder with a folder for every domain.",
+    "pairs": "two folders, source and target, of pictures with equal names; or, with "
+    "--side-by-side, one folder of pictures that hold a pair each.",
+    "unpaired": "two folders, source and target.",
+}
+
+
+def _trainer(name: str, outline: Outline) -> Callable[..., None]:
+    from sfumato.method import find
+    from sfumato.train import train
+
+    cls = find(name)
+    own = flags(cls.__init__, cls.__doc__, skip=("self", "domains"))
+    common = flags(
+        train, skip=("method", "data", "out", "options", "quiet"),
+        kinds={"validation": (list[str] | None, "other folders to score it on, one a flag.")},
+    )  # fmt: skip
+    fields = {p.name for p in own}
+
+    def run(*data: str, out: str, **given: Any) -> None:
+        options = {k: given.pop(k) for k in list(given) if k in fields}
+        if given.get("validation"):
+            given["validation"] = _named(given["validation"], outline.data)
+        train(name, _named(data, outline.data), out, options=options, **given)
+        print(f"{out} holds the trained {name} model; `sfumato info {out}` describes it")
+
+    places = [
+        flag("data", str, Parameter.VAR_POSITIONAL, DATA[outline.data or "domains"]),
+        flag("out", str, Parameter.KEYWORD_ONLY, "the run folder, a model folder from then on."),
+    ]
+    return command(run, outline.summary, [*places, *own, *common])
+
+
+def _named(data: Sequence[str], kind: str | None) -> Sequence[str] | Mapping[str, str]:
+    """NAME=FOLDER ... as a mapping; anything else as it is."""
+    if not data:
+        raise ValueError(f"no pictures to train on: expected {DATA[kind or 'domains']}")
+    pairs = [item.partition("=")[::2] for item in data if "=" in item and not Path(item).exists()]
+    if kind != "domains" or not pairs:
+        return data
+    if len(dict(pairs)) < len(data):
+        raise ValueError(f"every domain needs one folder and a name of its own: {DATA['domains']}")
+    return dict(pairs)
+
+
+def _translate(words: Sequence[str]) -> Callable[..., None]:
+    """`sfumato translate`: flags of the function, and of the method that the words name."""
+    text = "Translate pictures and folders of pictures."
+    if not words:
+        return command(lambda: None, text, [])
+    from sfumato.folder import describe_folder, resolve
+    from sfumato.method import find
+    from sfumato.translate import Summary, repeat, translate
+
+    def report(summary: Summary, out: str) -> None:
+        for name, why in summary.skipped.items():
+            print(f"skipped: {why if name in why else f'{name}: {why}'}", file=sys.stderr)
+        n = summary.written
+        cost = f" ({summary.nfe:g} NFE, {summary.seconds / n:.2g} s each)" if n else ""
+        kept = f", {summary.kept} were there already" if summary.kept else ""
+        skipped = f", {len(summary.skipped)} skipped" if summary.skipped else ""
+        print(f"{n} pictures written to {out}{cost}{kept}{skipped}")
+
+    def again(*, repeat_from: str, out: str, **given: Any) -> None:
+        report(repeat(repeat_from, out, **given), out)
+
+    what = "repeat a run exactly: its run.json. Needs only --out besides."
+    recorded = flag("repeat_from", str, Parameter.KEYWORD_ONLY, what)
+    if any(w.split("=")[0] == "--repeat-from" for w in words):
+        return command(again, text, [recorded, *flags(repeat, skip=("run",), keyword=("out",))])
+
+    method, model = _value(words, "--method"), _value(words, "--model")
+    own: list[Parameter] = []
+    if model and not method:
+        kind = str(describe_folder(resolve(model)[0])["model"]["is"])
+        method = kind.partition(":")[0].rpartition(".")[2]
+    if method and hasattr(cls := find(method), "translate"):
+        own = flags(
+            cls.translate, skip=("self", "source", "seed", "watch"),
+            kinds={"mask": (str | None, "a picture: where it is white, pixels are kept.")},
+        )  # fmt: skip
+        text += f" Options of {method} are among the parameters."
+    else:
+        text += " `sfumato translate --method METHOD --help` has the method's options, too."
+    options = {p.name for p in own}
+
+    def run(*paths: str, out: str, **given: Any) -> None:
+        chosen = {k: given.pop(k) for k in list(given) if k in options}
+        report(translate(paths, out, options=chosen, **given), out)
+
+    common = flags(translate, skip=("options", "expect", "paths"), keyword=("out",))
+    paths = flag(
+        "paths",
+        str,
+        Parameter.VAR_POSITIONAL,
+        "pictures, or folders, whose trees and names are kept.",
+    )
+    shown = recorded.replace(annotation=Annotated[str | None, recorded.annotation.__metadata__[0]])
+    return command(run, text, [paths, *common, *own, shown.replace(default=None)])
+
+
+def _value(words: Sequence[str], flag: str) -> str | None:
+    """What follows a flag on the command line."""
+    for word, following in pairwise(words):
+        if word == flag:
+            return following or None
+        if word.startswith(f"{flag}="):
+            return word.partition("=")[2]
+    return None
+
+
+def info(folder: str) -> None:
+    """Say what a model folder is.
+
+    Args:
+        folder: a model folder, or sfumato/NAME for a model that ships with the package.
+    """
+    import json
+
+    from sfumato.folder import describe_folder, load, resolve
+    from sfumato.method import name_of
+    from sfumato.record import sha256
+
+    path, _ = resolve(folder)
+    part = load(path)
+    facts = {
+        "folder": str(path), "method": name_of(part), "domains": getattr(part, "domains", None),
+        "parameters": f"{sum(p.numel() for p in part.parameters()):,}",
+        **describe_folder(path)["info"], "sha256 of weights": sha256(path / "weights.safetensors"),
+    }  # fmt: skip
+    for key, value in facts.items():
+        if value is not None:
+            print(f"{key + ':':20}{value if isinstance(value, str) else json.dumps(value)}")
+
+
+def methods() -> None:
+    """List the methods: what each is, what it is trained on, what it translates with."""
+    for name, outline in outlines().items():
+        print(f"{name}\n  {outline.summary}")
+        if outline.data:
+            print(f"  trained on: {DATA[outline.data]}")
+        if outline.translates:
+            needs = " ".join(f"--{n} FOLDER:DOMAIN" for n in outline.needs) or "--model FOLDER"
+            print(f"  translates with: {needs}")
+
+
+def cite(method: str) -> None:
+    """Print a method's paper as BibTeX.
+
+    Args:
+        method: a method's name, see `sfumato methods`.
+    """
+    from sfumato.method import cite as bibtex
+
+    print(bibtex(method))

@@ -1,0 +1,83 @@
+"""Signatures to command-line flags: types from the annotations, help from the docstrings."""
+
+from __future__ import annotations
+
+import re
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from inspect import Parameter, Signature, cleandoc, signature
+from pathlib import Path
+from typing import Annotated, Any
+
+import cyclopts
+
+SPELLED = {"source_folder": "--from"}
+"""Flags that are no Python names."""
+
+
+def flags(
+    function: Callable[..., Any],
+    doc: str | None = None,
+    skip: Sequence[str] = (),
+    keyword: Sequence[str] = (),
+    kinds: Mapping[str, tuple[Any, str]] | None = None,
+) -> list[Parameter]:
+    """A function's parameters as flags, with the help of its Google docstring.
+
+    Args:
+        function: whose parameters; those that cannot be typed on a command line are left out.
+        doc: another docstring.
+        skip: names to leave out.
+        keyword: positional ones that become flags.
+        kinds: other types and help texts.
+    """
+    helps, out = args_of(doc or function.__doc__ or ""), []
+    for p in signature(function, eval_str=True).parameters.values():
+        hint, text = (kinds or {}).get(p.name, (p.annotation, helps.get(p.name, "")))
+        if p.name in skip or (hint := _typed(hint)) is None:
+            continue
+        kind = Parameter.KEYWORD_ONLY if p.name in keyword else p.kind
+        out.append(flag(p.name, hint, kind, text, p.default))
+    return out
+
+
+def args_of(doc: str) -> dict[str, str]:
+    """The `Args:` of a Google docstring: {name: text in one line}."""
+    section = re.search(r"^Args:\n(.*?)(?=^\S|\Z)", cleandoc(doc), re.M | re.S)
+    entries = re.findall(
+        r"^    (\w+): (.*?)(?=^    \w|\Z)", section[1] if section else "", re.M | re.S
+    )
+    return {name: " ".join(text.split()) for name, text in entries}
+
+
+def _typed(hint: Any) -> Any:
+    """The part of a type that can be typed on a command line, or None."""
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        members = [m for m in typing.get_args(hint) if _typed(m) is not None]
+        members = members if str not in members else [m for m in members if m is not Path]
+        return typing.Union[tuple(members)] if set(members) - {type(None)} else None  # noqa: UP007
+    plain = hint in (str, int, float, bool, Path, type(None))
+    return hint if plain or origin in (typing.Literal, tuple, list) else None
+
+
+def flag(name: str, hint: Any, kind: Any, text: str, default: Any = Parameter.empty) -> Parameter:
+    """One flag (or place) of a command."""
+    spelled = SPELLED.get(name)
+    shown = cyclopts.Parameter(spelled, help=text, negative=() if default is False else None)
+    return Parameter(name, kind, default=default, annotation=Annotated[hint, shown])
+
+
+def command(function: Callable[..., Any], doc: str, parameters: list[Parameter]) -> Any:
+    """`function` under other parameters, for cyclopts to read."""
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs)
+
+    first = [p for p in parameters if p.kind != Parameter.KEYWORD_ONLY]
+    rest = [p for p in parameters if p.kind == Parameter.KEYWORD_ONLY]
+    run.__doc__ = doc.split("Args:")[0].strip()
+    run.__signature__ = Signature([*first, *rest])  # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: p.annotation for p in parameters}
+    return run

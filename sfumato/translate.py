@@ -1,0 +1,303 @@
+"""Pictures to pictures: what `sfumato translate` does.
+
+Results keep the sources' names and tree, beside a run.json from which the run can be repeated (see
+`sfumato.record`).  Pictures are written one by one and whole.  A run that was stopped goes on where
+it was, with the batches it would have had: a picture's last bits depend on its batch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import inspect
+import json
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from sfumato.data.images import find_images, fit_image, read_image, write_png
+from sfumato.folder import describe_folder, resolve
+from sfumato.method import name_of
+from sfumato.part import describe
+from sfumato.record import check, digest, read_run, sha256, write_run
+from sfumato.translator import channels_of, translator
+
+__all__ = ["Summary", "repeat", "run_translator", "translate", "translator"]
+
+Resize = Literal["crop", "stretch", "none"]
+Paths = str | Path | Sequence[str | Path]
+
+
+@dataclass
+class Summary:
+    """What a run did: pictures written, found already there, and skipped (name: why)."""
+
+    written: int = 0
+    kept: int = 0
+    skipped: dict[str, str] = field(default_factory=dict)
+    nfe: float = 0.0
+    seconds: float = 0.0
+
+    def add(self, images: int, nfe: int, seconds: float) -> None:
+        """Counts images that were translated with `nfe` network evaluations each."""
+        self.nfe = (self.nfe * self.written + nfe * images) / (self.written + images)
+        self.written, self.seconds = self.written + images, self.seconds + seconds
+
+
+def translate(
+    paths: Paths,
+    out: str | Path,
+    *,
+    method: str | None = None,
+    model: str | Path | None = None,
+    source: str | Path | None = None,
+    target: str | Path | None = None,
+    seed: int = 0,
+    batch: int | None = None,
+    size: int | None = None,
+    resize: Resize = "crop",
+    upscale: bool = False,
+    strict: bool = False,
+    device: str = "auto",
+    options: Mapping[str, Any] | None = None,
+    expect: Mapping[str, Any] | None = None,
+) -> Summary:
+    """Translates pictures and folders of pictures into a folder of PNGs.
+
+    Args:
+        paths: pictures, or folders whose trees and names are kept.
+        out: the folder for the results; the same command again goes on with a stopped run.
+        method: how to translate, see `sfumato methods`; not needed with model.
+        model: folder of a trained translator.
+        source: model of the source domain, FOLDER:DOMAIN.
+        target: model of the target domain, FOLDER:DOMAIN.
+        seed: of the noise; a picture's result depends on it and on the picture alone.
+        batch: pictures at a time, at least 1; by default as many as should fit into memory.
+        size: side of the pictures in pixels; by default that of the model's training.
+        resize: how pictures get that size: crop (scale the short side, cut the middle), stretch,
+            none (without a size: take every picture as it is).
+        upscale: accept pictures smaller than size.
+        strict: refuse to begin if a picture cannot be read, instead of skipping it.
+        device: auto (a GPU if there is one), cpu, cuda or cuda:N.
+        options: the method's own options.
+        expect: refuse to begin unless run.json's "run" is this one; used by `repeat`.
+
+    Raises:
+        ValueError: for anything wrong with the pictures, models or options, in one line.
+    """
+    out, given = Path(out), [paths] if isinstance(paths, (str, Path)) else list(paths)
+    files = _gather(given, out)
+    part = translator(method, model, source, target)
+    channels, where = channels_of(part), _device(device)
+    roles = {"model": model, "source": source, "target": target}
+    models = {role: resolve(name) for role, name in roles.items() if name is not None}
+    if size is None and resize != "none":
+        size = _size([folder for folder, _ in models.values()])
+    if min(1 if size is None else size, 1 if batch is None else batch) < 1:
+        raise ValueError(f"size and batch must be at least 1, not {size} and {batch}")
+    chosen = _options(part, options or {})
+    mask = chosen.get("mask")
+    run = {
+        "method": name_of(part), "translator": describe(part), "seed": seed,
+        "size": size, "resize": resize, "upscale": upscale,
+        "options": chosen | ({"mask": sha256(Path(mask))} if mask else {}),
+        "weights": {r: sha256(f / "weights.safetensors") for r, (f, _) in models.items()},
+        "pictures": {"count": len(files), "sha256": digest(files)},
+        "versions": {name: version(name) for name in ("sfumato", "torch")},
+    }  # fmt: skip
+    check(out, run := json.loads(json.dumps(run)), expect)
+
+    def read(file: Path) -> Tensor:
+        image = torch.from_numpy(read_image(file))
+        if channels == 1:
+            if (image.amax(0) - image.amin(0)).max() > 0.1:
+                raise ValueError(f"{file} is in colour, the model in gray: convert it to gray")
+            image = torch.from_numpy(read_image(file, 1))
+        if size is None:
+            return image
+        return torch.from_numpy(fit_image(image.numpy(), size, resize, upscale, file))
+
+    if strict:
+        for file in files.values():
+            read(file)
+    batch = batch or max(1, min(64, 2**18 // (size or 128) ** 2))
+    origin = {
+        "sources": [str(Path(p).absolute()) for p in given], "method": method,
+        "models": {r: f"{f.absolute()}:{d or ''}".rstrip(":") for r, (f, d) in models.items()},
+        "mask": str(Path(mask).absolute()) if mask else None, "batch": batch, "device": str(where),
+    }  # fmt: skip
+
+    part.to(where)
+    done, names = Summary(), list(files)
+    with _progress(len(names)) as advance:
+        for start in range(0, len(names), batch):
+            chunk = names[start : start + batch]
+            groups: dict[torch.Size, dict[Path, Tensor]] = defaultdict(dict)
+            for name in chunk if not all((out / n).exists() for n in chunk) else []:
+                try:
+                    image = read(files[name])
+                    groups[image.shape][name] = image
+                except ValueError as error:
+                    done.skipped[str(files[name])] = str(error)
+            for group in groups.values():
+                missing = {n for n in group if not (out / n).exists()}
+                if not missing:
+                    continue
+                x, began = torch.stack(list(group.values())).to(where), time.perf_counter()
+                now = chosen | ({"mask": _mask(Path(mask), x)} if mask else {})
+                y, nfe = run_translator(part, x, seed=seed, options=now)
+                done.add(len(missing), nfe, time.perf_counter() - began)
+                if not (out / "run.json").exists():  # not before it is known to work
+                    write_run(out, run, origin, None)
+                for name, image in zip(group, y.cpu(), strict=True):
+                    if name in missing:
+                        write_png(out / name, image)
+            advance(len(chunk))
+    done.kept = len(files) - done.written - len(done.skipped)
+    if len(done.skipped) == len(files):
+        why = next(iter(done.skipped.values()))
+        raise ValueError(why if len(files) == 1 else f"none of {len(files)} can be read: {why}")
+    if done.written or read_run(out)["result"] is None:
+        write_run(out, run, origin, {
+            "pictures": done.written + done.kept, "skipped": done.skipped,
+            "nfe_per_picture": done.nfe if done.written else None,
+            "seconds_per_picture": done.seconds / done.written if done.written else None,
+        })  # fmt: skip
+    return done
+
+
+def repeat(run: str | Path, out: str | Path, *, device: str | None = None) -> Summary:
+    """Does a recorded run again, into another folder; the same machine gives the same bytes.
+
+    Args:
+        run: a translation's run.json, or the folder that holds it.
+        out: the folder for the results.
+        device: instead of the recorded one.
+
+    Raises:
+        ValueError: if its pictures or models are no longer what they were.
+    """
+    run = Path(run)
+    saved = read_run(run if run.is_dir() else run.parent, "run.json" if run.is_dir() else run.name)
+    what, origin = saved["run"], saved["from"]
+    options = what["options"] | ({"mask": origin["mask"]} if origin["mask"] else {})
+    return translate(
+        origin["sources"], out, method=origin["method"], **origin["models"], options=options,
+        **{k: what[k] for k in ("seed", "size", "resize", "upscale")}, expect=what,
+        batch=origin["batch"], device=device or origin["device"],
+    )  # fmt: skip
+
+
+def _gather(paths: Sequence[str | Path], out: Path) -> dict[Path, Path]:
+    """Results' names, relative to the output folder, and the pictures they are made of."""
+    found: dict[Path, Path] = {}
+    for path in map(Path, paths):
+        if not path.exists():
+            raise ValueError(f"{path} does not exist: expected a picture or a folder of pictures")
+        if path.is_dir() and out.resolve().is_relative_to(path.resolve()):
+            raise ValueError(f"{out} lies inside the folder it is made of; choose another --out")
+        for file in find_images(path) if path.is_dir() else [path]:
+            name = file.relative_to(path if path.is_dir() else path.parent).with_suffix(".png")
+            if name in found:
+                raise ValueError(
+                    f"{found[name]} and {file} would both become {out / name}: "
+                    f"rename one, or translate them into two folders"
+                )
+            found[name] = file
+    if not found:
+        raise ValueError("no pictures given: name some, or a folder of them")
+    return found
+
+
+def run_translator(
+    part: Any, x: Tensor, *, seed: int = 0, options: Mapping[str, Any] | None = None
+) -> tuple[Tensor, int]:
+    """Results for images (B, C, H, W) in [-1, 1], and the network evaluations each took.
+
+    Works in halves where there is too little memory for all at once.
+    """
+    nfe = 0
+
+    def watch(t: float, x_t: Tensor, mean: Tensor, extras: dict[str, Any]) -> None:
+        nonlocal nfe
+        nfe += extras["nfe"]
+
+    try:
+        with torch.no_grad():  # no inference_mode: guidance differentiates
+            return part.translate(x, seed=seed, watch=watch, **(options or {})), nfe
+    except (MemoryError, RuntimeError) as error:
+        full = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+        if not full and "allocate memory" not in str(error):
+            raise
+    if len(x) == 1:
+        h, w = x.shape[-2:]
+        raise ValueError(f"one picture of {w}x{h} is too much for the memory: use a smaller --size")
+    cut = len(x) // 2
+    one, nfe = run_translator(part, x[:cut], seed=seed, options=options)
+    two, _ = run_translator(part, x[cut:], seed=seed, options=options)
+    return torch.cat([one, two]), nfe
+
+
+def _size(folders: list[Path]) -> int | None:
+    """The size that the models were trained at, if they say."""
+    sizes = {describe_folder(folder)["info"].get("size") for folder in folders} - {None}
+    if len(sizes) > 1:
+        raise ValueError(f"the models were trained at sizes {sorted(sizes)}: choose one by --size")
+    return sizes.pop() if sizes else None
+
+
+def _mask(file: Path, like: Tensor) -> Tensor:
+    """1 where the picture `file` is white, else 0; of the size of images (B, C, H, W)."""
+    h, w = like.shape[-2:]
+    image = fit_image(read_image(file, 1), (h, w), "stretch", upscale=True, name=file)
+    return torch.from_numpy(image > 0).to(like)[None]
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(
+            name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+        )
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError):
+        raise ValueError(f"there is no device {name!r} here: use auto, cpu or cuda") from None
+    return device
+
+
+@contextlib.contextmanager
+def _progress(total: int) -> Iterator[Callable[[int], None]]:
+    """A progress bar on the terminal, if standard error is one."""
+    if not sys.stderr.isatty():
+        yield lambda n: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("translate", total=total)
+        yield lambda n: bar.advance(task, n)
+
+
+def _options(part: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    """All options of the method's `translate`, defaults included."""
+    parameters = inspect.signature(part.translate).parameters
+    known = {k: p.default for k, p in parameters.items() if k not in ("source", "seed", "watch")}
+    for name, value in given.items():
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise ValueError(
+                f"{name_of(part)} has no option {name!r}: {hint}it has {', '.join(known)}"
+            )
+        if not isinstance(value, (str, int, float, Path, type(None))):
+            raise ValueError(f"{name}={value!r} cannot be written into run.json; give its name")
+    return known | dict(given)

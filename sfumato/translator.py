@@ -1,0 +1,83 @@
+"""Translators ready to use: a trained one, or a method filled with diffusion models."""
+
+from __future__ import annotations
+
+from dataclasses import MISSING
+from pathlib import Path
+
+from torch import nn
+
+from sfumato.folder import denoiser_of, load, resolve
+from sfumato.method import find, name_of
+from sfumato.part import Part, fields
+
+
+def translator(
+    method: str | None = None,
+    model: str | Path | None = None,
+    source: str | Path | None = None,
+    target: str | Path | None = None,
+) -> Part:
+    """A method ready to translate: a trained one, or one made of diffusion models.
+
+    Args:
+        method: a method's name; not needed with model.
+        model: folder of a trained translator.
+        source: denoiser of the source domain, FOLDER:DOMAIN.
+        target: denoiser of the target domain, FOLDER:DOMAIN.
+
+    Raises:
+        ValueError: for what is missing, or given but of no use, and what to type instead.
+    """
+    given = {k: v for k, v in {"source": source, "target": target}.items() if v is not None}
+    if model is not None:
+        part = load(model)
+        name, (folder, _) = name_of(part), resolve(model)
+        if not hasattr(part, "translate"):
+            raise ValueError(
+                f"{folder} is a {name} model, which other methods translate with: --method ddib "
+                f"--source {folder}:DOMAIN --target {folder}:DOMAIN"
+            )
+        if method not in (None, name):
+            raise ValueError(f"{folder} is a {name} model, not {method}; leave --method away")
+        if given:
+            raise ValueError(f"{folder} translates by itself; leave --{next(iter(given))} away")
+        return part
+    if method is None:
+        raise ValueError(
+            "say how to translate: --model FOLDER of a trained translator, or --method NAME "
+            "(`sfumato methods` lists them) with --source FOLDER:DOMAIN --target FOLDER:DOMAIN"
+        )
+    cls = find(method)
+    roles = {f.name: f.default is MISSING for f in fields(cls) if f.name in ("source", "target")}
+    if not hasattr(cls, "translate"):
+        raise ValueError(
+            f"{method} does not translate by itself: use --method ddib or sdedit with "
+            f"--target FOLDER:DOMAIN of a {method} model"
+        )
+    if not roles:
+        raise ValueError(
+            f"{method} translates with a model of its own: --model FOLDER, made by "
+            f"`sfumato train {method}`"
+        )
+    for role in given.keys() - roles.keys():
+        raise ValueError(f"{method} has no use for --{role}; leave it away")
+    for role, needed in roles.items():
+        if needed and role not in given:
+            raise ValueError(f"{method} needs a {role} domain: --{role} FOLDER:DOMAIN")
+    models: dict[Path, Part] = {}  # one folder, one network: its domains share the denoiser
+    for where in given.values():
+        folder, _ = resolve(where)
+        models.setdefault(folder, models.get(folder) or load(folder))
+    made = {}
+    for role, where in given.items():
+        folder, domain = resolve(where)
+        made[role] = denoiser_of(models[folder], domain, str(folder))
+    if len(channels := {channels_of(part) for part in made.values()}) > 1:
+        raise ValueError(f"source and target differ in channels ({channels}); choose models alike")
+    return cls(**made).eval()
+
+
+def channels_of(part: nn.Module) -> int:
+    """Channels of the images that the part's networks take."""
+    return next((int(m.channels) for m in part.modules() if hasattr(m, "channels")), 3)  # type: ignore[arg-type]
