@@ -153,7 +153,8 @@ class Images:
     @property
     def digest(self) -> str:
         """sha256 over the names, the side taken and the contents of the files."""
-        lines = (f"{name} {self.side} {h}\n" for name, h in zip(self.names, self._hashes, strict=True))
+        files = zip(self.names, self._hashes, strict=True)
+        lines = (f"{name} {self.side} {contents}\n" for name, contents in files)
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
     def __len__(self) -> int:
