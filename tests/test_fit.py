@@ -1,6 +1,7 @@
 """The training loop: players, accumulation, averages, divergence."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -166,4 +167,4 @@ def test_learning_rate_rises_then_follows_its_schedule(schedule):
     assert rates[10] == 1
     end = {"cosine": 0.0, "linear": 0.0, "constant": 1.0}[schedule]
     assert learning_rate(100, 100, schedule, 10) == pytest.approx(end)
-    assert all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert all(a >= b for a, b in pairwise(rates[10:]))
