@@ -53,7 +53,7 @@ def test_a_domain_is_its_component_alone(process):
 
 
 def test_unknown_domain():
-    with pytest.raises(ValueError, match="unknown domain 'd'.*knows a, b, c"):
+    with pytest.raises(ValueError, match="unknown domain 'd'.*a, b, c"):
         mixture(VP())(normal(2, 2), 0.5, domain="d")
 
 

@@ -1,0 +1,87 @@
+"""The house of floors: a room uses only rooms on its own floor or below, without circles."""
+
+import ast
+import graphlib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1] / "sfumato"
+FILES = {
+    ".".join(("sfumato", *p.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__"): p
+    for p in sorted(ROOT.rglob("*.py"))
+}
+FLOORS = [
+    ("choose", "process", "noise", "part", "nets", "data"),
+    ("denoiser", "times", "solve", "exact"),
+    ("guide", "method"),
+    ("methods", "folder", "hub"),
+    ("fit", "train", "translate", "explore", "translator", "record", "journal"),
+    ("evaluate",),
+    ("__init__",),  # the public interface
+    ("cli", "studio", "demo", "flags", "__main__"),
+]
+LONG = {  # argued for
+    "solve.py": "nine solvers with their equations belong side by side",
+    "train.py": "one call with many options, each documented",
+}
+
+
+def room(module):
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 else "__init__"
+
+
+def floor(module):
+    found = [i for i, rooms in enumerate(FLOORS) if room(module) in rooms]
+    assert found, f"{module} has no floor yet: give it one in tests/test_layers.py"
+    return found[0]
+
+
+def imported(module):
+    """The modules that a file imports anywhere, those under TYPE_CHECKING and in functions too."""
+    for node in ast.walk(ast.parse(FILES[module].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (a.name for a in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            here = module if FILES[module].name == "__init__.py" else module.rpartition(".")[0]
+            base = here.rsplit(".", node.level - 1)[0] if node.level else ""
+            source = ".".join(filter(None, (base, node.module)))
+            for a in node.names:
+                yield f"{source}.{a.name}" if f"{source}.{a.name}" in FILES else source
+
+
+ARROWS = {m: {i for i in imported(m) if i.split(".")[0] == "sfumato" and i != m} for m in FILES}
+modules = pytest.mark.parametrize("module", FILES)
+
+
+@modules
+def test_no_arrow_runs_up(module):
+    for other in ARROWS[module]:
+        assert floor(other) <= floor(module), f"{module} must not use {other}"
+
+
+def test_no_circles():
+    # a package's __init__ may gather its own rooms
+    graph = {m: {o for o in others if not m.startswith(o + ".")} for m, others in ARROWS.items()}
+    graphlib.TopologicalSorter(graph).prepare()
+
+
+@modules
+def test_methods_are_found_not_named(module):
+    for other in ARROWS[module]:
+        assert not other.startswith("sfumato.methods."), f"{module} names the method {other}"
+
+
+@modules
+def test_forbidden_packages(module):
+    foreign = {i.split(".")[0] for i in imported(module)}
+    assert not foreign & {"torchvision", "lightning", "pytorch_lightning", "hydra", "pickle"}
+
+
+@modules
+def test_length(module):
+    path = FILES[module]
+    limit = 150 if path.parent.name == "methods" else 300
+    lines = len(path.read_text(encoding="utf-8").splitlines())
+    assert lines <= limit + 50 * (path.name in LONG), f"{path.name} has {lines} lines"
