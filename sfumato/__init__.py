@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from sfumato.noise import Noise
     from sfumato.part import Part
     from sfumato.process import DDPM, VE, VP, Cosine, Flow, Process
-    from sfumato.solve import grid, integrate
+    from sfumato.solve import integrate
+    from sfumato.times import grid
     from sfumato.train import train
     from sfumato.translate import repeat, translate
     from sfumato.translator import translator
@@ -41,7 +42,8 @@ _HOME = {
     "noise": ["Noise"],
     "part": ["Part"],
     "process": ["DDPM", "VE", "VP", "Cosine", "Flow", "Process"],
-    "solve": ["grid", "integrate"],
+    "solve": ["integrate"],
+    "times": ["grid"],
     "train": ["train"],
     "translate": ["repeat", "translate"],
     "translator": ["translator"],

@@ -5,27 +5,27 @@ Nothing heavy is imported before it is needed: `sfumato --help` answers without 
 
 from __future__ import annotations
 
-import ast
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from inspect import Parameter, cleandoc, signature
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import cyclopts
 from cyclopts import App
 
-from sfumato.flags import command, flag, flags
+from sfumato.flags import Outline, command, flag, flags, outlines
 
-METHODS = Path(__file__).parent / "methods"
 HELP = """Translate pictures from one domain to another with diffusion models.
 
 Begin with `sfumato demo`. With two folders of your own pictures:
 
   sfumato train diffusion cats=photos/cats dogs=photos/dogs --out runs/pets
-  sfumato translate photos/cats --out out --method ddib --source runs/pets:cats --target runs/pets:dogs
-"""  # noqa: E501
+  sfumato translate photos/cats --out out --method ddib \\
+      --source runs/pets:cats --target runs/pets:dogs
+"""
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
@@ -39,8 +39,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         see = "" if "Did you mean" in str(error) else f" See `sfumato {known} --help`."
         _fail(f"{error}{see}")
     except BrokenPipeError:  # `sfumato methods | head`
-        sys.stderr.close()
-        sys.exit(0)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing to flush to
     except OSError as error:
         _fail(f"{error.strerror}: {error.filename}" if error.strerror else str(error))
     except ValueError as error:
@@ -77,36 +76,6 @@ def _version() -> str:
     from importlib.metadata import version
 
     return version("sfumato")
-
-
-class Outline(NamedTuple):
-    """What a method's file says about it without being run."""
-
-    summary: str
-    data: str | None
-    translates: bool
-    needs: list[str]
-
-
-def outlines() -> dict[str, Outline]:
-    """Every method by name."""
-    found = {}
-    for file in sorted(METHODS.glob("[!_]*.py")):
-        module = ast.parse(file.read_text(encoding="utf-8"))
-        classes = [c for c in module.body if isinstance(c, ast.ClassDef)]
-        part = next(c for c in classes if c.name.lower() == file.stem.replace("_", ""))
-        fields = {a.target.id: a.value for a in part.body
-                  if isinstance(a, ast.AnnAssign) and isinstance(a.target, ast.Name)}  # fmt: skip
-        data = fields.get("data")
-        found[file.stem] = Outline(
-            summary=(ast.get_docstring(module) or "").split("\n\n")[0].replace("\n", " "),
-            data=str(data.value) if isinstance(data, ast.Constant) else None,
-            translates=any(
-                isinstance(f, ast.FunctionDef) and f.name == "translate" for f in part.body
-            ),
-            needs=[name for name in fields if name in ("source", "target")],
-        )
-    return found
 
 
 # ---- the commands -------------------------------------------------------------------------------

@@ -14,12 +14,13 @@ score and v stand in this file and nowhere else.
 from __future__ import annotations
 
 import math
-from typing import Literal, get_args
+from typing import Literal, Protocol, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from sfumato.choose import choose
 from sfumato.part import Part
 from sfumato.process import Cosine, Process
 
@@ -38,7 +39,7 @@ def mean_of_eps(eps: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tenso
 
 
 def score_of(mean: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-    """grad log p_t(x_t) = (alpha E[x | x_t] - x_t) / sigma^2  (Tweedie's formula)."""
+    """Grad log p_t(x_t) = (alpha E[x | x_t] - x_t) / sigma^2  (Tweedie's formula)."""
     return (alpha * mean - x_t) / sigma**2
 
 
@@ -48,13 +49,24 @@ def mean_of_score(score: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> T
 
 
 def v_of(mean: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-    """v = alpha eps - sigma E[x | x_t]."""
+    """V = alpha eps - sigma E[x | x_t]."""
     return alpha * eps_of(mean, x_t, alpha, sigma) - sigma * mean
 
 
 def mean_of_v(v: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
     """E[x | x_t] = (alpha x_t - sigma v) / (alpha^2 + sigma^2)."""
     return (alpha * x_t - sigma * v) / (alpha**2 + sigma**2)
+
+
+class Denoises(Protocol):
+    """Anything that answers (x_t, t) -> E[x | x_t] and names its process: all that solvers ask for."""
+
+    @property
+    def process(self) -> Process:
+        """The noising process whose x_t it denoises."""
+
+    def __call__(self, x_t: Tensor, t: Tensor | float, /) -> Tensor:
+        """E[x | x_t]."""
 
 
 class Denoiser(Part):
@@ -73,7 +85,7 @@ class Denoiser(Part):
     """
 
     net: nn.Module
-    process: Process = Cosine()  # noqa: RUF009
+    process: Process = Cosine()
     prediction: Prediction = "v"
     times: TimeLaw = "lognormal"
     lognormal_mean: float = 0.0
@@ -83,9 +95,7 @@ class Denoiser(Part):
 
     def __post_init__(self) -> None:
         for name, kind in (("prediction", Prediction), ("times", TimeLaw)):
-            if getattr(self, name) not in get_args(kind):
-                known = ", ".join(get_args(kind))
-                raise ValueError(f"unknown {name} {getattr(self, name)!r}; known: {known}")
+            choose(name, getattr(self, name), get_args(kind))
         if self.lognormal_std <= 0:
             raise ValueError(f"lognormal_std must be above 0, not {self.lognormal_std}")
 
@@ -138,7 +148,7 @@ class Denoiser(Part):
         return (out - target).square().mean()
 
     def draw_times(self, n: int, rng: torch.Generator) -> Float[Tensor, " n"]:
-        """n training times, stratified over their law (one per n-th of its mass), float64."""
+        """N training times, stratified over their law (one per n-th of its mass), float64."""
         u = (torch.rand(n, generator=rng, dtype=torch.float64) + torch.arange(n)) / n
         lo, hi = self.process.t_min, self.process.t_max
         if self.times == "uniform":
@@ -182,10 +192,4 @@ def domain_index(domain: str, domains: tuple[str, ...]) -> int:
     Raises:
         ValueError: naming the nearest and all known domains.
     """
-    if domain in domains:
-        return domains.index(domain)
-    import difflib
-
-    near = difflib.get_close_matches(domain, domains, n=1, cutoff=0.3)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    raise ValueError(f"unknown domain {domain!r}: {hint}the model knows {', '.join(domains)}")
+    return domains.index(choose("domain", domain, domains))

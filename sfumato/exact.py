@@ -53,7 +53,7 @@ class Mixture(nn.Module):
         self, x_t: Float[Tensor, "b ..."], t: Tensor | float, domain: str | None = None
     ) -> Float[Tensor, "b ..."]:
         """E[x | x_t], exactly."""
-        alpha, sigma, y, var = self._rotated(x_t, t)
+        alpha, _, y, var = self._rotated(x_t, t)
         means = self.means + torch.einsum(
             "kde,bke->bkd", self.vectors, alpha * self.eigenvalues / var * y
         )
@@ -70,7 +70,7 @@ class Mixture(nn.Module):
         return (self.weights.log() + self.log_densities(x_t, t)).softmax(-1)
 
     def log_densities(self, x_t: Float[Tensor, "b ..."], t: Tensor | float) -> Float[Tensor, "b k"]:
-        """log p_t(x_t | component), normalised."""
+        """Log p_t(x_t | component), normalised."""
         _, _, y, var = self._rotated(x_t, t)
         return -0.5 * (y**2 / var + (2 * torch.pi * var).log()).sum(-1)
 

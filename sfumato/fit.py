@@ -36,7 +36,7 @@ class Update(NamedTuple):
 
 
 class Diverged(ValueError):
-    """A loss is NaN or infinite; the weights have not been touched by it."""
+    """A loss or gradient is NaN or infinite; the weights have not been touched by it."""
 
 
 class State:
@@ -59,11 +59,11 @@ class State:
         """The player's optimiser, made when the player first appears."""
         if player not in self._optimisers:
             parameters = self.method.get_submodule(player).parameters()
-            self._optimisers[player] = self._make(parameters, **self._options)  # type: ignore[arg-type]
+            self._optimisers[player] = self._make(parameters, **self._options)
         return self._optimisers[player]
 
     def average(self, decay: float) -> None:
-        """ema <- decay ema + (1 - decay) weights, with the warm-up (1 + n) / (10 + n)."""
+        """Ema <- decay ema + (1 - decay) weights, with the warm-up (1 + n) / (10 + n)."""
         decay = min(decay, (1 + self.step) / (10 + self.step))
         now = self._floats()
         torch._foreach_lerp_([self.ema[k] for k in now], list(now.values()), 1 - decay)
@@ -208,8 +208,9 @@ def _step(
         for p in parameters:
             if p.grad is not None:
                 p.grad = accelerator.reduce(p.grad, "mean")
-    if clip > 0:
-        torch.nn.utils.clip_grad_norm_(parameters, clip)
+    norm = torch.nn.utils.clip_grad_norm_(parameters, clip or math.inf)
+    if not norm.isfinite():
+        raise Diverged(f"a gradient became {norm.item()}")
     for group in optimiser.param_groups:
         group["lr"] = lr
     optimiser.step()

@@ -1,14 +1,18 @@
-"""Signatures to command-line flags: types from the annotations, help from the docstrings."""
+"""What functions and methods say of themselves, as command-line flags.
+
+Types come from the annotations, help from the docstrings.
+"""
 
 from __future__ import annotations
 
+import ast
 import re
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from inspect import Parameter, Signature, cleandoc, signature
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import cyclopts
 
@@ -81,3 +85,33 @@ def command(function: Callable[..., Any], doc: str, parameters: list[Parameter])
     run.__signature__ = Signature([*first, *rest])  # type: ignore[attr-defined]
     run.__annotations__ = {p.name: p.annotation for p in parameters}
     return run
+
+
+class Outline(NamedTuple):
+    """What a method's file says about it without being run."""
+
+    summary: str
+    data: str | None
+    translates: bool
+    needs: list[str]
+
+
+def outlines() -> dict[str, Outline]:
+    """Every method by name."""
+    found, folder = {}, Path(__file__).parent / "methods"
+    for file in sorted(folder.glob("[!_]*.py")):
+        module = ast.parse(file.read_text(encoding="utf-8"))
+        classes = [c for c in module.body if isinstance(c, ast.ClassDef)]
+        part = next(c for c in classes if c.name.lower() == file.stem.replace("_", ""))
+        fields = {a.target.id: a.value for a in part.body
+                  if isinstance(a, ast.AnnAssign) and isinstance(a.target, ast.Name)}  # fmt: skip
+        data = fields.get("data")
+        found[file.stem] = Outline(
+            summary=(ast.get_docstring(module) or "").split("\n\n")[0].replace("\n", " "),
+            data=str(data.value) if isinstance(data, ast.Constant) else None,
+            translates=any(
+                isinstance(f, ast.FunctionDef) and f.name == "translate" for f in part.body
+            ),
+            needs=[name for name in fields if name in ("source", "target")],
+        )
+    return found

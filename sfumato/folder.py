@@ -73,9 +73,13 @@ def load(folder: str | Path, *, allow: tuple[str, ...] = ("sfumato",)) -> Part:
     try:
         with torch.device("meta"):  # nothing is allocated before the weights are known to fit
             part = build(info["model"], allow)
-    except (TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"{path / 'model.json'} does not describe a model ({error})") from None
-    assert isinstance(part, Part)
+        if not isinstance(part, Part):
+            raise TypeError(f"a {type(part).__name__} is not a model")
+    except ValueError:
+        raise
+    except Exception as error:  # whatever a constructor says to fields of the wrong kind
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"{path / 'model.json'} does not describe a model ({reason})") from None
     _load_weights(part, path)
     part.eval()
     return part if domain is None else denoiser_of(part, domain, str(path))
@@ -191,7 +195,7 @@ def read_tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise ValueError(f"{file.parent} has no {file.name}")
     try:
         with safe_open(file, framework="pt") as f:
-            stored = {key: f.get_tensor(key) for key in f.keys()}  # noqa: SIM118
+            stored = {key: f.get_tensor(key) for key in f.keys()}
             metadata = f.metadata() or {}
     except SafetensorError as error:
         raise ValueError(f"{file} is damaged or truncated ({error}); copy it again") from None

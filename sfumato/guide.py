@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sfumato.denoiser import Denoises
 from sfumato.part import Part
 from sfumato.process import Process
 
@@ -72,7 +73,7 @@ class Conditioned(Part):
 class Clipped(nn.Module):
     """Clips E[x | x_t] to [-1, 1].  Breaks invertibility: never for encoding."""
 
-    def __init__(self, denoiser: nn.Module) -> None:
+    def __init__(self, denoiser: Denoises) -> None:
         super().__init__()
         self.denoiser, self.process = denoiser, denoiser.process
 
@@ -89,7 +90,7 @@ class ClassifierFree(nn.Module):
         scale: 0 is no guidance.
     """
 
-    def __init__(self, denoiser: nn.Module, unconditional: nn.Module, scale: float) -> None:
+    def __init__(self, denoiser: Denoises, unconditional: Denoises, scale: float) -> None:
         super().__init__()
         self.denoiser, self.unconditional, self.scale = denoiser, unconditional, scale
         self.process = denoiser.process
@@ -107,12 +108,12 @@ class Guided(nn.Module):
         energy: (x_t, t) -> (B,), differentiable in x_t.
     """
 
-    def __init__(self, denoiser: nn.Module, energy: Callable[[Tensor, Any], Tensor]) -> None:
+    def __init__(self, denoiser: Denoises, energy: Callable[[Tensor, Any], Tensor]) -> None:
         super().__init__()
         self.denoiser, self.energy, self.process = denoiser, energy, denoiser.process
 
     def forward(self, x_t: Tensor, t: Tensor | float) -> Tensor:
-        alpha, sigma = self.process.at(t, x_t)  # type: ignore[operator]
+        alpha, sigma = self.process.at(t, x_t)
         with torch.enable_grad():
             y = x_t.detach().requires_grad_()
             (gradient,) = torch.autograd.grad(self.energy(y, t).sum(), y)

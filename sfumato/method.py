@@ -12,7 +12,6 @@ Its fields are the flags of `sfumato train METHOD`, the options of `translate` t
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 import pkgutil
@@ -23,6 +22,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from sfumato.choose import choose
 from sfumato.part import Part
 from sfumato.solve import Watch
 
@@ -65,10 +65,7 @@ def find(name: str) -> type[Part]:
     Raises:
         ValueError: for unknown names, with the nearest one.
     """
-    if name not in names():
-        near = difflib.get_close_matches(name, names(), n=1, cutoff=0.4)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ValueError(f"unknown method {name!r}: {hint}there are {', '.join(names())}")
+    choose("method", name, names())
     module = importlib.import_module(f"sfumato.methods.{name}")
     for key, value in vars(module).items():
         if key.lower() == name.replace("_", "") and isinstance(value, type):

@@ -26,7 +26,8 @@ class Noise:
     def __init__(self, seeds: Sequence[int], stream: str = "start") -> None:
         self.seeds = list(seeds)
         self._generators = [
-            torch.Generator().manual_seed(stable_hash(f"{seed}/{stream}".encode())) for seed in self.seeds
+            torch.Generator().manual_seed(stable_hash(f"{seed}/{stream}".encode()))
+            for seed in self.seeds
         ]
 
     @classmethod

@@ -25,7 +25,7 @@ class Part(nn.Module):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         dataclasses.dataclass(eq=False, kw_only=True, repr=False)(cls)
-        for f in dataclasses.fields(cls):  # a default left on the class would hide a sub-module
+        for f in fields(cls):  # a default left on the class would hide a sub-module
             if f.name in vars(cls):
                 delattr(cls, f.name)
 

@@ -22,6 +22,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from sfumato.choose import choose
+
 
 @dataclass(frozen=True)
 class Process(abc.ABC):
@@ -67,7 +69,7 @@ class Process(abc.ABC):
     def sde(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """(f, g^2) of the forward SDE dx = f x dt + g dw (Song et al. 2021, eq. 5), float64."""
         t = t.double()
-        (alpha, sigma), (d_alpha, d_sigma) = torch.func.jvp(self, (t,), (torch.ones_like(t),))
+        (alpha, sigma), (d_alpha, d_sigma) = torch.func.jvp(self, (t,), (torch.ones_like(t),))  # type: ignore[misc]
         f = d_alpha / alpha
         return f, 2 * sigma * (d_sigma - f * sigma)
 
@@ -189,3 +191,10 @@ class Flow(Process):
 PROCESSES: dict[str, type[Process]] = {
     "vp": VP, "ddpm": DDPM, "cosine": Cosine, "ve": VE, "flow": Flow,
 }  # fmt: skip
+
+
+def named_process(process: str | Process) -> Process:
+    """The process of this name with its defaults; processes are returned as they are."""
+    return (
+        PROCESSES[choose("process", process, PROCESSES)]() if isinstance(process, str) else process
+    )

@@ -13,8 +13,7 @@ present one last, each with what the denoiser said there; multi-step methods loo
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple
@@ -22,8 +21,8 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from sfumato.denoiser import eps_of, score_of
-from sfumato.process import DDPM, Process
+from sfumato.choose import choose
+from sfumato.denoiser import Denoises, eps_of, score_of
 
 Watch = Callable[[float, Tensor, Tensor, dict[str, Any]], None]
 Draw = Callable[[Tensor], Tensor]
@@ -52,8 +51,8 @@ class Counted:
     At the clean level the denoiser is asked at t_min, with the state carried there along u = x/alpha.
     """
 
-    def __init__(self, denoiser: Callable[..., Tensor], process: Process) -> None:
-        self.denoiser, self.process, self.nfe = denoiser, process, 0
+    def __init__(self, denoiser: Denoises) -> None:
+        self.denoiser, self.process, self.nfe = denoiser, denoiser.process, 0
 
     def levels(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """(alpha, sigma) at time t, float64 scalars."""
@@ -72,7 +71,7 @@ class Counted:
 
 def integrate(
     step: Step | str,
-    denoiser: Callable[..., Tensor],
+    denoiser: Denoises,
     x: Tensor,
     times: Tensor,
     *,
@@ -98,7 +97,7 @@ def integrate(
         ValueError: for unknown steps, times that are not monotone, or missing noise.
     """
     step = named_step(step)
-    process: Process = denoiser.process  # type: ignore[attr-defined]
+    process = denoiser.process
     times = torch.as_tensor(times, dtype=torch.float64).to(x.device)
     jumps = times.diff()
     if len(times) < 2 or not ((jumps > 0).all() or (jumps < 0).all()):
@@ -108,7 +107,7 @@ def integrate(
         raise ValueError(
             f"times must be 0 or within [t_min, 1] = [{process.t_min:g}, 1], not {low:g}; see grid()"
         )
-    f = Counted(denoiser, process)
+    f = Counted(denoiser)
     past: list[Point] = []
     for t, s in pairwise(times):
         before = f.nfe
@@ -177,7 +176,7 @@ def ab3(f: Counted, past: list[Point], s: Tensor, noise: Draw | None = None) -> 
 
 
 def _quadrature(f: Counted, now: Point, points: list[Point], s: Tensor) -> Tensor:
-    """u + integral of eps d sig from now to s, eps a polynomial in log sig through `points`.
+    """U + integral of eps d sig from now to s, eps a polynomial in log sig through `points`.
 
     With l = log sig, d sig = e^l dl, and integral e^l p(l) dl = e^l (p - p' + p'').
     """
@@ -281,9 +280,7 @@ def named_step(step: Step | str) -> Step:
     """The step of this name; functions are returned as they are."""
     if not isinstance(step, str):
         return step
-    if step not in STEPS:
-        raise ValueError(f"unknown solver {step!r}; known: {', '.join(STEPS)}")
-    return STEPS[step]
+    return STEPS[choose("solver", step, STEPS)]
 
 
 def _kept(now: Point, alpha: Tensor, sigma: Tensor) -> Tensor:
@@ -315,70 +312,3 @@ def _draw(noise: Draw | None, now: Point, s: Tensor) -> Tensor:
     if noise is None:
         raise ValueError("a stochastic solver needs noise=, for instance Noise(seeds)")
     return noise(now.x)
-
-
-# ---- grids --------------------------------------------------------------------------------------
-
-Spacing = Literal["time", "log_snr", "karras", "chain"]
-
-
-def grid(
-    process: Process,
-    steps: int,
-    spacing: Spacing = "karras",
-    *,
-    start: float | None = None,
-    stop: float | None = None,
-    clean: bool = False,
-    rho: float = 7.0,
-) -> Tensor:
-    """steps + 1 times for that many steps, float64; never below t_min except for t = 0 itself.
-
-    Args:
-        process: whose times they are.
-        steps: number of steps, at least 1.
-        spacing: "time": uniform in t; "log_snr": uniform in log(alpha^2/sigma^2); "karras": uniform
-            in (sigma/alpha)^(1/rho) (Karras et al. 2022, eq. 5); "chain": levels of the discrete
-            DDPM chain, evenly respaced, whatever the process.
-        start: first time, t_max by default.
-        stop: last time, t_min by default. stop > start gives an encoding grid.
-        clean: append t = 0 as the last point; it counts as one of the steps.
-        rho: exponent of "karras".
-
-    Raises:
-        ValueError: for fewer than one step, unknown spacings, or ends outside [t_min, t_max].
-    """
-    start = process.t_max if start is None else start
-    stop = process.t_min if stop is None else stop
-    n = steps - 1 if clean else steps
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, not {steps}")
-    for t in (start, stop):
-        if not process.t_min <= t <= process.t_max:
-            raise ValueError(
-                f"times must lie in [t_min, t_max] = [{process.t_min:g}, {process.t_max:g}], not {t:g}"
-            )
-    ends = torch.tensor([start, stop], dtype=torch.float64)
-    u = torch.linspace(0, 1, n + 1, dtype=torch.float64)
-    if spacing == "time":
-        times = ends[0] + (ends[1] - ends[0]) * u
-    elif spacing == "log_snr":
-        a, b = process.log_snr(ends)
-        times = process.time(a + (b - a) * u)
-    elif spacing == "karras":
-        a, b = (-process.log_snr(ends) / 2 / rho).exp()
-        times = process.time(-2 * rho * (a + (b - a) * u).log())
-    elif spacing == "chain":
-        chain = process if isinstance(process, DDPM) else DDPM()
-        a, b = (chain.time(process.log_snr(ends)) * chain.steps).clamp(1, chain.steps)
-        levels = (a + (b - a) * u).round()
-        if (levels.diff() == 0).any():
-            most = int((a.round() - b.round()).abs()) + clean
-            raise ValueError(f"the chain has room for {most} steps there, not for {steps}")
-        times = process.time(chain.log_snr(levels / chain.steps))
-    else:
-        raise ValueError(f"unknown spacing {spacing!r}; known: time, log_snr, karras, chain")
-    if spacing != "chain":  # undo rounding at the ends
-        times[0], times[-1] = ends[0], ends[1] if n else ends[0]
-    times = times.clamp(min(process.t_min, start, stop), process.t_max)
-    return torch.cat([times, torch.zeros(1, dtype=torch.float64)]) if clean else times

@@ -11,25 +11,28 @@ A run folder is a model folder from its first save on.  Beside the model it hold
 
 from __future__ import annotations
 
-import contextlib
 import json
-import signal
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from sfumato.choose import choose
 from sfumato.data import sets
 from sfumato.data.folders import write_text
 from sfumato.data.images import tile, write_png
-from sfumato.fit import Diverged, State, Update, fit
+from sfumato.fit import Diverged, State, fit
 from sfumato.folder import read_tensors, save, write_tensors
+from sfumato.journal import Journal, interrupts, progress
 from sfumato.method import Trainable, find, name_of
 from sfumato.part import Part, describe, fields
+
+LOG_EVERY = 50
+"""Steps between lines of log.jsonl."""
+
 
 def train(
     method: str | Part,
@@ -72,7 +75,8 @@ def train(
         out: the run folder.
         options: the method's own fields.
         size: side of the images in pixels.
-        resize: how images get that size: crop (scale the short side, cut the middle), stretch, none.
+        resize: how images get that size: crop (scale the short side, cut the middle),
+            stretch, none.
         upscale: accept images smaller than size.
         side_by_side: each image holds a pair: source in its left half, target in its right.
         strict: refuse folders with unreadable images instead of skipping those.
@@ -101,7 +105,11 @@ def train(
         ValueError: for anything wrong with the data, the options or the run folder, in one line.
     """
     out = Path(out)
-    settings = {k: v for k, v in locals().items() if k not in ("method", "data", "out", "options", "validation")}
+    settings = {
+        k: v
+        for k, v in locals().items()
+        if k not in ("method", "data", "out", "options", "validation")
+    }
     for key in ("resume", "quiet", "device"):
         settings.pop(key)
     _check(settings)
@@ -149,7 +157,8 @@ def train(
         write_text(out / "run.json", json.dumps(run, indent=2) + "\n")
         names = {"training": training.names(), "held_out": rest.names() if rest else {}}
         write_text(out / "split.json", json.dumps(names) + "\n")
-        _cut_log(out / "log.jsonl", state.step)
+
+    log = Journal(out / "log.jsonl", images=batch * accumulate, step=state.step)
 
     def batches(start: int) -> Iterator[tuple[Tensor, Tensor]]:
         numbered = training.batches(
@@ -168,18 +177,17 @@ def train(
             "settings": settings,
         }  # fmt: skip
         save(part, out, weights=state.ema, info=info)
-        plot_losses(out / "log.jsonl", out / "loss.png")
+        log.plot(out / "loss.png")
 
     updates = fit(
         state, batches(state.step * accumulate), steps=steps, seed=seed, lr=lr, schedule=schedule,
         warmup=warmup, clip=clip, ema=ema, accumulate=accumulate, accelerator=accelerator,
     )  # fmt: skip
-    log = _Log(out / "log.jsonl", images=batch * accumulate)
-    with _progress(steps, state.step, quiet or not main) as show, _interrupts() as interrupted:
+    with progress(steps, state.step, quiet or not main) as show, interrupts() as interrupted:
         try:
             for update in updates:
                 line = log.add(update)
-                if update.step % 50 == 0 or update.step == steps:
+                if update.step % LOG_EVERY == 0 or update.step == steps:
                     if rest and (update.step % save_every == 0 or update.step == steps):
                         line["held_out"] = held_out_loss(state, rest, batch, accelerator.device)
                     if main:
@@ -229,16 +237,17 @@ def open_data(
         return sets.open_side_by_side(folders[0], **how)
     if len(folders) != 2:
         raise ValueError(
-            f"this method learns from two folders, source and target, not {len(folders)}; one folder "
-            f"of pairs side by side needs --side-by-side"
+            f"this method learns from two folders, source and target, not {len(folders)}; for "
+            f"pairs side by side in one folder say --side-by-side"
         )
-    return (sets.open_pairs if kind == "pairs" else sets.open_unpaired)(*folders, **how)
+    opener = sets.open_pairs if kind == "pairs" else sets.open_unpaired
+    return opener(folders[0], folders[1], **how)
 
 
 def held_out_loss(
     state: State, data: sets.Dataset, batch: int, device: torch.device, batches: int = 4
 ) -> dict[str, float]:
-    """Mean loss of each player on held-out images with the averaged weights, same noise every time."""
+    """Mean held-out loss of each player with the averaged weights; the same noise every time."""
     total: dict[str, float] = {}
     with state.averaged() as part, torch.no_grad():
         stream = ((a.to(device), b.to(device)) for a, b in data.batches(batch, seed=0))
@@ -249,10 +258,13 @@ def held_out_loss(
     return total
 
 
-def preview(state: State, data: sets.Dataset, folder: Path, device: torch.device, n: int = 8) -> None:
+def preview(
+    state: State, data: sets.Dataset, folder: Path, device: torch.device, n: int = 8
+) -> None:
     """Writes previews/step_NNNNNN.png: source, result and target of held-out images, or samples."""
     a, b = data.first(n)
     a, b = a.to(device), b.to(device)
+    part: Any
     with state.averaged() as part:
         if hasattr(part, "translate"):
             rows = [a, part.translate(a), b]
@@ -264,36 +276,9 @@ def preview(state: State, data: sets.Dataset, folder: Path, device: torch.device
     write_png(folder / f"step_{state.step:06d}.png", tile(picture, len(rows[0])))
 
 
-def plot_losses(log: Path, out: Path) -> None:
-    """Draws log.jsonl: each player's training loss, and its held-out loss."""
-    from matplotlib.figure import Figure
-
-    lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-    if not lines:
-        return
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.subplots()
-    for player in lines[0]["loss"]:
-        axes.plot([e["step"] for e in lines], [e["loss"][player] for e in lines], label=player)
-        scored = [e for e in lines if "held_out" in e]
-        if scored:
-            axes.plot(
-                [e["step"] for e in scored], [e["held_out"][player] for e in scored], "--",
-                label=f"{player}, held out",
-            )  # fmt: skip
-    axes.set(xlabel="step", ylabel="loss")
-    axes.legend()
-    axes.grid(alpha=0.3)
-    temporary = out.with_name(f".{out.name}")
-    figure.savefig(temporary, dpi=100, format="png")
-    temporary.replace(out)
-
-
 def _make(cls: type[Part], given: dict[str, Any]) -> Part:
-    known = [f.name for f in fields(cls)]
     for name in given:
-        if name not in known:
-            raise ValueError(f"{name_of(cls)} has no option {name!r}; it has {', '.join(known)}")
+        choose(f"option of {name_of(cls)}", name, [f.name for f in fields(cls)])
     return cls(**given)
 
 
@@ -327,7 +312,7 @@ def _previous(out: Path, resume: bool) -> dict[str, Any] | None:
 
 
 def _compare(before: dict[str, Any], now: dict[str, Any], out: Path) -> None:
-    """Resuming needs the same model, data, batch and seed; other settings may change and are said."""
+    """Resuming needs the same model, data, batch, seed; other settings may change, and are said."""
     now = json.loads(json.dumps(now))
     for key in ("model", "data"):
         if before[key] != now[key]:
@@ -338,95 +323,3 @@ def _compare(before: dict[str, Any], now: dict[str, Any], out: Path) -> None:
             raise ValueError(f"{out} was trained with {key} {was}, not {value}; --{key} {was}")
         if was != value:
             print(f"resuming with {key} {value} (it was {was})", file=sys.stderr)
-
-
-class _Log:
-    """log.jsonl: mean losses since the last line, images a second, seconds, learning rate."""
-
-    def __init__(self, path: Path, images: int) -> None:
-        self.path, self.images = path, images
-        self.since, self.clock, self.sums = 0, time.perf_counter(), dict[str, float]()
-
-    def add(self, update: Update) -> dict[str, Any]:
-        self.since += 1
-        for player, loss in update.losses.items():
-            self.sums[player] = self.sums.get(player, 0.0) + loss
-        seconds = time.perf_counter() - self.clock
-        return {
-            "step": update.step,
-            "loss": {k: round(v / self.since, 6) for k, v in self.sums.items()},
-            "lr": update.lr,
-            "images_per_s": round(self.since * self.images / seconds, 1),
-        }
-
-    def write(self, line: dict[str, Any]) -> None:
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-        self.since, self.clock, self.sums = 0, time.perf_counter(), {}
-
-
-def _cut_log(log: Path, step: int) -> None:
-    """Drops lines later than the save that is resumed, and a line cut short by a kill."""
-    if not log.exists():
-        return
-    kept = []
-    for line in log.read_text(encoding="utf-8").splitlines():
-        with contextlib.suppress(json.JSONDecodeError):
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
-    write_text(log, "".join(kept))
-
-
-@contextlib.contextmanager
-def _progress(steps: int, done: int, quiet: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """A progress bar with loss, images/s and time left; plain lines where there is no terminal."""
-    if quiet:
-        yield lambda line: None
-        return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    console = Console(stderr=True)
-    text = "loss {task.fields[loss]}  {task.fields[speed]:.0f} images/s"
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn(text), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("train", total=steps, completed=done, loss="", speed=0.0)
-
-        def show(line: dict[str, Any]) -> None:
-            loss = " ".join(f"{v:.4f}" for v in line["loss"].values())
-            bar.update(task, completed=line["step"], loss=loss, speed=line["images_per_s"])
-            if not console.is_terminal and (line["step"] % 500 == 0 or line["step"] == steps):
-                print(
-                    f"step {line['step']}/{steps}  loss {loss}  {line['images_per_s']} images/s",
-                    file=sys.stderr, flush=True,
-                )  # fmt: skip
-
-        yield show
-
-
-@contextlib.contextmanager
-def _interrupts() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C (and SIGTERM) end training after the step in hand; a second one ends it at once."""
-    hit: list[int] = []
-
-    def handler(number: int, _: Any) -> None:
-        if hit:
-            raise KeyboardInterrupt("stopped at once; the last save is good")
-        hit.append(number)
-
-    try:
-        previous = {s: signal.signal(s, handler) for s in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread: the caller handles its own signals
-        yield lambda: False
-        return
-    try:
-        yield lambda: bool(hit)
-    finally:
-        for number, old in previous.items():
-            signal.signal(number, old)

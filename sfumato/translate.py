@@ -8,8 +8,6 @@ it was, with the batches it would have had: a picture's last bits depend on its 
 from __future__ import annotations
 
 import contextlib
-import difflib
-import inspect
 import json
 import sys
 import time
@@ -18,21 +16,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from sfumato.data.images import find_images, fit_image, read_image, write_png
+from sfumato.data.images import Resize, find_images, fit_image, read_image, write_png
 from sfumato.folder import describe_folder, resolve
 from sfumato.method import name_of
 from sfumato.part import describe
 from sfumato.record import check, digest, read_run, sha256, write_run
-from sfumato.translator import channels_of, translator
+from sfumato.translator import channels_of, options_of, translator
 
 __all__ = ["Summary", "repeat", "run_translator", "translate", "translator"]
 
-Resize = Literal["crop", "stretch", "none"]
 Paths = str | Path | Sequence[str | Path]
 
 
@@ -103,7 +100,7 @@ def translate(
         size = _size([folder for folder, _ in models.values()])
     if min(1 if size is None else size, 1 if batch is None else batch) < 1:
         raise ValueError(f"size and batch must be at least 1, not {size} and {batch}")
-    chosen = _options(part, options or {})
+    chosen = options_of(part, options or {})
     mask = chosen.get("mask")
     run = {
         "method": name_of(part), "translator": describe(part), "seed": seed,
@@ -136,31 +133,20 @@ def translate(
     }  # fmt: skip
 
     part.to(where)
-    done, names = Summary(), list(files)
-    with _progress(len(names)) as advance:
-        for start in range(0, len(names), batch):
-            chunk = names[start : start + batch]
-            groups: dict[torch.Size, dict[Path, Tensor]] = defaultdict(dict)
-            for name in chunk if not all((out / n).exists() for n in chunk) else []:
-                try:
-                    image = read(files[name])
-                    groups[image.shape][name] = image
-                except ValueError as error:
-                    done.skipped[str(files[name])] = str(error)
-            for group in groups.values():
-                missing = {n for n in group if not (out / n).exists()}
-                if not missing:
-                    continue
-                x, began = torch.stack(list(group.values())).to(where), time.perf_counter()
-                now = chosen | ({"mask": _mask(Path(mask), x)} if mask else {})
-                y, nfe = run_translator(part, x, seed=seed, options=now)
-                done.add(len(missing), nfe, time.perf_counter() - began)
-                if not (out / "run.json").exists():  # not before it is known to work
-                    write_run(out, run, origin, None)
-                for name, image in zip(group, y.cpu(), strict=True):
-                    if name in missing:
-                        write_png(out / name, image)
-            advance(len(chunk))
+    done = Summary()
+    with _progress(len(files)) as advance:
+        for names, images in _batches(files, out, batch, read, done.skipped, advance):
+            x, began = images.to(where), time.perf_counter()
+            now = chosen | ({"mask": _mask(Path(mask), x)} if mask else {})
+            y, nfe = run_translator(part, x, seed=seed, options=now)
+            if not y.isfinite().all():
+                raise ValueError(f"{name_of(part)} gave values that are no numbers; train it again")
+            missing = [i for i, name in enumerate(names) if not (out / name).exists()]
+            done.add(len(missing), nfe, time.perf_counter() - began)
+            if not (out / "run.json").exists():  # not before it is known to work
+                write_run(out, run, origin, None)
+            for i in missing:
+                write_png(out / names[i], y[i].cpu())
     done.kept = len(files) - done.written - len(done.skipped)
     if len(done.skipped) == len(files):
         why = next(iter(done.skipped.values()))
@@ -215,6 +201,31 @@ def _gather(paths: Sequence[str | Path], out: Path) -> dict[Path, Path]:
     if not found:
         raise ValueError("no pictures given: name some, or a folder of them")
     return found
+
+
+def _batches(
+    files: Mapping[Path, Path],
+    out: Path,
+    batch: int,
+    read: Callable[[Path], Tensor],
+    skipped: dict[str, str],
+    advance: Callable[[int], None],
+) -> Iterator[tuple[list[Path], Tensor]]:
+    """Batches of one image size, cut the same way every time; those that are done are left out."""
+    names = list(files)
+    for start in range(0, len(names), batch):
+        chunk = names[start : start + batch]
+        groups: dict[torch.Size, dict[Path, Tensor]] = defaultdict(dict)
+        for name in chunk if not all((out / n).exists() for n in chunk) else []:
+            try:
+                image = read(files[name])
+                groups[image.shape][name] = image
+            except ValueError as error:
+                skipped[str(files[name])] = str(error)
+        for group in groups.values():
+            if not all((out / n).exists() for n in group):
+                yield list(group), torch.stack(list(group.values()))
+        advance(len(chunk))
 
 
 def run_translator(
@@ -285,19 +296,3 @@ def _progress(total: int) -> Iterator[Callable[[int], None]]:
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("translate", total=total)
         yield lambda n: bar.advance(task, n)
-
-
-def _options(part: Any, given: Mapping[str, Any]) -> dict[str, Any]:
-    """All options of the method's `translate`, defaults included."""
-    parameters = inspect.signature(part.translate).parameters
-    known = {k: p.default for k, p in parameters.items() if k not in ("source", "seed", "watch")}
-    for name, value in given.items():
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            raise ValueError(
-                f"{name_of(part)} has no option {name!r}: {hint}it has {', '.join(known)}"
-            )
-        if not isinstance(value, (str, int, float, Path, type(None))):
-            raise ValueError(f"{name}={value!r} cannot be written into run.json; give its name")
-    return known | dict(given)

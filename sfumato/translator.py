@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
+import inspect
+from collections.abc import Mapping
 from dataclasses import MISSING
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -81,3 +85,23 @@ def translator(
 def channels_of(part: nn.Module) -> int:
     """Channels of the images that the part's networks take."""
     return next((int(m.channels) for m in part.modules() if hasattr(m, "channels")), 3)  # type: ignore[arg-type]
+
+
+def options_of(part: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    """All options of the method's `translate`, defaults included.
+
+    Raises:
+        ValueError: for an unknown one, naming the nearest, or one that JSON cannot hold.
+    """
+    parameters = inspect.signature(part.translate).parameters
+    known = {k: p.default for k, p in parameters.items() if k not in ("source", "seed", "watch")}
+    for name, value in given.items():
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise ValueError(
+                f"{name_of(part)} has no option {name!r}: {hint}it has {', '.join(known)}"
+            )
+        if not isinstance(value, (str, int, float, Path, type(None))):
+            raise ValueError(f"{name}={value!r} cannot be written into run.json; give its name")
+    return known | dict(given)

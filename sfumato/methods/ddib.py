@@ -19,11 +19,15 @@ exactly when the covariances commute.
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
+from typing import Any
 
+import torch
+from torch import Tensor
+
+from sfumato.denoiser import Denoises
 from sfumato.part import Part
-from sfumato.solve import Spacing, Step, Watch, grid, integrate
+from sfumato.solve import Step, Watch, integrate
+from sfumato.times import Spacing, grid
 
 
 class DDIB(Part):
@@ -34,8 +38,8 @@ class DDIB(Part):
         target: denoiser of the target domain (FOLDER:DOMAIN).
     """
 
-    source: nn.Module
-    target: nn.Module
+    source: Denoises
+    target: Denoises
 
     @torch.no_grad()
     def translate(
@@ -77,19 +81,19 @@ class DDIB(Part):
         """Latents to images by the target's ODE."""
         return _solve(self.target, latent, steps, solver, spacing, watch, up=False)
 
-    def round_trip(self, source: Tensor, **options: int | str) -> Tensor:
+    def round_trip(self, source: Tensor, **options: Any) -> Tensor:
         """There and back again; equals the source up to the solver's error."""
         back = DDIB(source=self.target, target=self.source)
-        return back.translate(self.translate(source, **options), **options)  # type: ignore[arg-type]
+        return back.translate(self.translate(source, **options), **options)
 
 
 def _solve(
-    f: nn.Module, x: Tensor, steps: int, solver: str | Step, spacing: Spacing, watch: Watch | None,
+    f: Denoises, x: Tensor, steps: int, solver: str | Step, spacing: Spacing, watch: Watch | None,
     up: bool,
 ) -> Tensor:  # fmt: skip
     """Image <-> latent along u = x/alpha: at t_min an image of unit alpha is the clean image."""
-    times = grid(f.process, steps, spacing)  # type: ignore[arg-type]
-    alpha, _ = f.process.at(f.process.t_min, x)  # type: ignore[operator, union-attr]
+    times = grid(f.process, steps, spacing)
+    alpha, _ = f.process.at(f.process.t_min, x)
     if up:
         return integrate(solver, f, alpha * x, times.flip(0), watch=watch)
     return integrate(solver, f, x, times, watch=watch) / alpha

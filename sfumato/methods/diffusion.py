@@ -28,8 +28,9 @@ from sfumato.guide import Conditioned
 from sfumato.nets import make_net
 from sfumato.noise import Noise
 from sfumato.part import Part
-from sfumato.process import PROCESSES, Process
-from sfumato.solve import Spacing, Watch, grid, integrate
+from sfumato.process import Process, named_process
+from sfumato.solve import Watch, integrate
+from sfumato.times import Spacing, grid
 
 
 class Diffusion(Part):
@@ -59,7 +60,7 @@ class Diffusion(Part):
     def __post_init__(self) -> None:
         if not 0 <= self.any_domain <= 1:
             raise ValueError(f"any_domain is a share in [0, 1], not {self.any_domain}")
-        process = PROCESSES[self.process]() if isinstance(self.process, str) else self.process
+        process = named_process(self.process)
         net = make_net(self.net, labels=len(self.domains), channels=self.channels)
         self.denoiser = Denoiser(
             net=net, process=process, prediction=self.prediction, times=self.times,

@@ -32,13 +32,14 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from sfumato.denoiser import Denoiser, Prediction, TimeLaw
+from sfumato.denoiser import Denoiser, Denoises, Prediction, TimeLaw
 from sfumato.guide import Clipped, Conditioned
 from sfumato.nets import make_net
 from sfumato.noise import Noise
 from sfumato.part import Part
-from sfumato.process import PROCESSES, Process
-from sfumato.solve import Spacing, Step, Watch, grid, integrate
+from sfumato.process import Process, named_process
+from sfumato.solve import Step, Watch, integrate
+from sfumato.times import Spacing, grid
 
 
 class PairedSDE(Part):
@@ -61,7 +62,7 @@ class PairedSDE(Part):
     channels: int = 3
 
     def __post_init__(self) -> None:
-        process = PROCESSES[self.process]() if isinstance(self.process, str) else self.process
+        process = named_process(self.process)
 
         def denoiser() -> Denoiser:
             net = make_net(self.net, conditioning=self.channels, channels=self.channels)
@@ -109,7 +110,7 @@ class PairedSDE(Part):
         if direction not in sides:
             raise ValueError(f"direction must be {' or '.join(sides)}, not {direction!r}")
         which = sides[direction]
-        f: nn.Module = Conditioned(denoiser=self._denoiser(which)).on(source)
+        f: Denoises = Conditioned(denoiser=self._denoiser(which)).on(source)
         process = self._denoiser(which).process
         f = Clipped(f) if clip else f
         times = grid(process, steps, spacing, clean=solver != "euler_maruyama")

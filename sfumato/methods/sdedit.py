@@ -19,11 +19,13 @@ out as they went in (alg. 2).
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from sfumato.denoiser import Denoises
 from sfumato.noise import Noise
 from sfumato.part import Part
-from sfumato.solve import Spacing, Step, Watch, grid, integrate
+from sfumato.solve import Step, Watch, integrate
+from sfumato.times import Spacing, grid
 
 
 class SDEdit(Part):
@@ -33,7 +35,7 @@ class SDEdit(Part):
         target: denoiser of the target domain (FOLDER:DOMAIN).
     """
 
-    target: nn.Module
+    target: Denoises
 
     @torch.no_grad()
     def translate(
@@ -67,14 +69,14 @@ class SDEdit(Part):
         if repeats < 1:
             raise ValueError(f"repeats must be at least 1, not {repeats}")
         process = self.target.process
-        if strength <= process.t_min:  # type: ignore[operator, union-attr]
+        if strength <= process.t_min:
             return source
         times = grid(
             process,
             steps,
             spacing,
             start=min(strength, process.t_max),
-            clean=True,  # type: ignore[arg-type, type-var, union-attr]
+            clean=True,
         )
         noise = Noise.of(source, seed)
         draws, fresh = noise.stream("steps"), noise.stream("mask")
@@ -82,11 +84,11 @@ class SDEdit(Part):
         def keep(x: Tensor, s: Tensor) -> Tensor:
             if mask is None:
                 return x
-            kept = process.perturb(source, s, fresh(source)) if s > 0 else source  # type: ignore[operator, union-attr]
+            kept = process.perturb(source, s, fresh(source)) if s > 0 else source
             return torch.where(mask.to(x) > 0.5, kept, x)
 
         x = source
         for _ in range(repeats):
-            start = keep(process.perturb(x, times[0], noise(x)), times[0])  # type: ignore[operator, union-attr]
+            start = keep(process.perturb(x, times[0], noise(x)), times[0])
             x = integrate(solver, self.target, start, times, noise=draws, after=keep, watch=watch)
         return x

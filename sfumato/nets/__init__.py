@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import Any
 
 from torch import nn
 
+from sfumato.choose import choose
 from sfumato.nets.unet import UNet
 
 SIZES: dict[str, dict[str, Any]] = {
@@ -32,10 +32,12 @@ def make_net(
     """
     if isinstance(net, nn.Module):
         return net
-    if net not in SIZES:
-        near = difflib.get_close_matches(net, SIZES, n=1, cutoff=0.0)[0]
-        raise ValueError(f"unknown net {net!r}: did you mean {near!r}? known: {', '.join(SIZES)}")
-    return UNet(channels=channels, labels=labels, conditioning=conditioning, **SIZES[net])
+    return UNet(
+        channels=channels,
+        labels=labels,
+        conditioning=conditioning,
+        **SIZES[choose("net", net, SIZES)],
+    )
 
 
 __all__ = ["SIZES", "UNet", "make_net"]

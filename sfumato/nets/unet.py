@@ -92,7 +92,7 @@ class UNet(Part):
             detail + (inputs if self.patch > 1 else 0), self.channels, 3, padding=1
         )
         nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
+        nn.init.constant_(self.out.bias, 0)  # type: ignore[arg-type]
 
     def forward(
         self,

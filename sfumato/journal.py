@@ -1,0 +1,140 @@
+"""What a training shows and writes while it runs: log.jsonl, loss.png, progress bar, Ctrl-C."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from sfumato.data.folders import replacing, write_text
+from sfumato.fit import Update
+
+
+class Journal:
+    """log.jsonl, a line for every so many steps: mean losses since the last line, images a second.
+
+    Args:
+        path: of log.jsonl.
+        images: images a step.
+        step: lines later than this step are dropped; they were written by a run that was killed.
+    """
+
+    def __init__(self, path: Path, images: int, step: int = 0) -> None:
+        self.path, self.images = path, images
+        self.since, self.clock, self.sums = 0, time.perf_counter(), dict[str, float]()
+        if path.exists():
+            write_text(
+                path, "".join(json.dumps(e) + "\n" for e in self.entries() if e["step"] <= step)
+            )
+
+    def add(self, update: Update) -> dict[str, Any]:
+        """Counts a step; the line as it stands."""
+        self.since += 1
+        for player, loss in update.losses.items():
+            self.sums[player] = self.sums.get(player, 0.0) + loss
+        seconds = time.perf_counter() - self.clock
+        return {
+            "step": update.step,
+            "loss": {k: round(v / self.since, 6) for k, v in self.sums.items()},
+            "lr": update.lr,
+            "images_per_s": round(self.since * self.images / seconds, 1),
+        }
+
+    def write(self, line: dict[str, Any]) -> None:
+        """Writes a line and begins the next."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        self.since, self.clock, self.sums = 0, time.perf_counter(), {}
+
+    def entries(self) -> list[dict[str, Any]]:
+        """The lines written so far, without one that a kill cut short."""
+        entries = []
+        for line in (
+            self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
+        ):
+            with contextlib.suppress(json.JSONDecodeError):
+                entries.append(json.loads(line))
+        return entries
+
+    def plot(self, out: Path) -> None:
+        """Draws each player's training loss, and its held-out loss."""
+        from matplotlib.figure import Figure
+
+        if not (entries := self.entries()):
+            return
+        scored = [e for e in entries if "held_out" in e]
+        figure = Figure(figsize=(7, 4), layout="constrained")
+        axes = figure.subplots()
+        for player in entries[0]["loss"]:
+            steps = [e["step"] for e in entries]
+            (line,) = axes.plot(steps, [e["loss"][player] for e in entries], label=player)
+            if scored:
+                axes.plot(
+                    [e["step"] for e in scored], [e["held_out"][player] for e in scored], "--",
+                    color=line.get_color(), label=f"{player}, held out",
+                )  # fmt: skip
+        axes.set(xlabel="step", ylabel="loss", yscale="log")
+        axes.legend()
+        axes.grid(alpha=0.3)
+        with replacing(out) as temporary:
+            figure.savefig(temporary, dpi=100, format="png")
+
+
+@contextlib.contextmanager
+def progress(steps: int, done: int, quiet: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """A progress bar with loss, images/s and time left; plain lines where there is no terminal."""
+    if quiet:
+        yield lambda line: None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    console = Console(stderr=True)
+    text = "loss {task.fields[loss]}  {task.fields[speed]:.0f} images/s"
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn(text), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("train", total=steps, completed=done, loss="", speed=0.0)
+
+        def show(line: dict[str, Any]) -> None:
+            loss = " ".join(f"{v:.4f}" for v in line["loss"].values())
+            bar.update(task, completed=line["step"], loss=loss, speed=line["images_per_s"])
+            if not console.is_terminal and (line["step"] % 500 == 0 or line["step"] == steps):
+                print(
+                    f"step {line['step']}/{steps}  loss {loss}  {line['images_per_s']} images/s",
+                    file=sys.stderr, flush=True,
+                )  # fmt: skip
+
+        yield show
+
+
+@contextlib.contextmanager
+def interrupts() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C (and SIGTERM) end training after the step in hand; a second one ends it at once."""
+    hit: list[int] = []
+
+    def handler(number: int, _: Any) -> None:
+        if hit:
+            raise KeyboardInterrupt("stopped at once; the last save is good")
+        hit.append(number)
+
+    try:
+        previous = {s: signal.signal(s, handler) for s in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread: the caller handles its own signals
+        yield lambda: False
+        return
+    try:
+        yield lambda: bool(hit)
+    finally:
+        for number, old in previous.items():
+            signal.signal(number, old)

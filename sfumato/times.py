@@ -1,0 +1,74 @@
+"""Grids of times for the solvers: N + 1 points for N steps."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from sfumato.choose import choose
+from sfumato.process import DDPM, Process
+
+Spacing = Literal["time", "log_snr", "karras", "chain"]
+
+
+def grid(
+    process: Process,
+    steps: int,
+    spacing: Spacing = "karras",
+    *,
+    start: float | None = None,
+    stop: float | None = None,
+    clean: bool = False,
+    rho: float = 7.0,
+) -> Tensor:
+    """Steps + 1 times for that many steps, float64; never below t_min except for t = 0 itself.
+
+    Args:
+        process: whose times they are.
+        steps: number of steps, at least 1.
+        spacing: "time": uniform in t; "log_snr": uniform in log(alpha^2/sigma^2); "karras": uniform
+            in (sigma/alpha)^(1/rho) (Karras et al. 2022, eq. 5); "chain": levels of the discrete
+            DDPM chain, evenly respaced, whatever the process.
+        start: first time, t_max by default.
+        stop: last time, t_min by default. stop > start gives an encoding grid.
+        clean: append t = 0 as the last point; it counts as one of the steps.
+        rho: exponent of "karras".
+
+    Raises:
+        ValueError: for fewer than one step, unknown spacings, or ends outside [t_min, t_max].
+    """
+    start = process.t_max if start is None else start
+    stop = process.t_min if stop is None else stop
+    n = steps - 1 if clean else steps
+    choose("spacing", spacing, get_args(Spacing))
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, not {steps}")
+    for t in (start, stop):
+        if not process.t_min <= t <= process.t_max:
+            raise ValueError(
+                f"times must lie in [t_min, t_max] = [{process.t_min:g}, {process.t_max:g}], not {t:g}"
+            )
+    ends = torch.tensor([start, stop], dtype=torch.float64)
+    u = torch.linspace(0, 1, n + 1, dtype=torch.float64)
+    if spacing == "time":
+        times = ends[0] + (ends[1] - ends[0]) * u
+    elif spacing == "log_snr":
+        a, b = process.log_snr(ends)
+        times = process.time(a + (b - a) * u)
+    elif spacing == "karras":
+        a, b = (-process.log_snr(ends) / 2 / rho).exp()
+        times = process.time(-2 * rho * (a + (b - a) * u).log())
+    else:
+        chain = process if isinstance(process, DDPM) else DDPM()
+        a, b = (chain.time(process.log_snr(ends)) * chain.steps).clamp(1, chain.steps)
+        levels = (a + (b - a) * u).round()
+        if (levels.diff() == 0).any():
+            most = int((a.round() - b.round()).abs()) + clean
+            raise ValueError(f"the chain has room for {most} steps there, not for {steps}")
+        times = process.time(chain.log_snr(levels / chain.steps))
+    if spacing != "chain":  # undo rounding at the ends
+        times[0], times[-1] = ends[0], ends[1] if n else ends[0]
+    times = times.clamp(min(process.t_min, start, stop), process.t_max)
+    return torch.cat([times, torch.zeros(1, dtype=torch.float64)]) if clean else times
