@@ -148,6 +148,14 @@ def test_split_is_disjoint_stable_and_keeps_twins_together(every):
         every[0].split(0.99)
 
 
+def test_split_holds_out_of_every_domain(tmp_path, folders):
+    for i, path in enumerate(find_images(folders[2])):
+        path.rename(path.with_stem(f"other{i}"))  # no name in common
+    train, held = open_domains({"a": folders[0], "c": folders[2]}, 4).split(0.3)
+    assert [len(part) for part in held.parts.values()] == [3, 2]
+    assert [len(part) for part in train.parts.values()] == [7, 5]
+
+
 def test_describe_and_digest(folders, every):
     record = json.loads(json.dumps(every[0].describe()))
     assert record["kind"] == "domains"
