@@ -39,7 +39,7 @@ def mean_of_eps(eps: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tenso
 
 
 def score_of(mean: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-    """Grad log p_t(x_t) = (alpha E[x | x_t] - x_t) / sigma^2  (Tweedie's formula)."""
+    """grad log p_t(x_t) = (alpha E[x | x_t] - x_t) / sigma^2  (Tweedie's formula)."""
     return (alpha * mean - x_t) / sigma**2
 
 
@@ -49,7 +49,7 @@ def mean_of_score(score: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> T
 
 
 def v_of(mean: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-    """V = alpha eps - sigma E[x | x_t]."""
+    """v = alpha eps - sigma E[x | x_t]."""
     return alpha * eps_of(mean, x_t, alpha, sigma) - sigma * mean
 
 
@@ -148,7 +148,7 @@ class Denoiser(Part):
         return (out - target).square().mean()
 
     def draw_times(self, n: int, rng: torch.Generator) -> Float[Tensor, " n"]:
-        """N training times, stratified over their law (one per n-th of its mass), float64."""
+        """n training times, stratified over their law (one per n-th of its mass), float64."""
         u = (torch.rand(n, generator=rng, dtype=torch.float64) + torch.arange(n)) / n
         lo, hi = self.process.t_min, self.process.t_max
         if self.times == "uniform":

@@ -97,7 +97,7 @@ class Gaussian(Mixture):
     def flow(self, x: Float[Tensor, "b d"], t: float, s: float) -> Float[Tensor, "b d"]:
         """The probability-flow ODE from t to s in closed form.
 
-        x_s = alpha_s m + (alpha_s^2 S + sigma_s^2 I)^{1/2} (alpha_t^2 S + sigma_t^2 I)^{-1/2} (x_t - alpha_t m)
+        x_s = alpha_s m + R_s R_t^{-1} (x_t - alpha_t m),  R_t = (alpha_t^2 S + sigma_t^2 I)^{1/2}
         """
         _, _, y, var_t = self._rotated(x, t)
         alpha, sigma = self.process.at(s, x)

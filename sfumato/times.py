@@ -23,7 +23,7 @@ def grid(
     clean: bool = False,
     rho: float = 7.0,
 ) -> Tensor:
-    """Steps + 1 times for that many steps, float64; never below t_min except for t = 0 itself.
+    """steps + 1 times for that many steps, float64; never below t_min except for t = 0 itself.
 
     Args:
         process: whose times they are.
@@ -72,3 +72,14 @@ def grid(
         times[0], times[-1] = ends[0], ends[1] if n else ends[0]
     times = times.clamp(min(process.t_min, start, stop), process.t_max)
     return torch.cat([times, torch.zeros(1, dtype=torch.float64)]) if clean else times
+
+
+def chain_time(process: Process, share: float) -> float:
+    """The time of `process` with the noise level of this share M/T of the DDPM chain.
+
+    The papers count noise in steps M of that chain; at equal log-SNR a share means the same for
+    every process. Clipped to t_max; 0 for less than t_min.
+    """
+    level = torch.tensor(share, dtype=torch.float64)
+    time = process.time(DDPM().log_snr(level)).item() if share > 0 else 0.0
+    return min(time, process.t_max) if time >= process.t_min else 0.0

@@ -10,7 +10,8 @@ from sfumato.exact import Mixture
 from sfumato.guide import Conditioned
 from sfumato.methods.ddib import DDIB
 from sfumato.process import DDPM, VP, Cosine, Flow
-from sfumato.solve import grid, integrate
+from sfumato.solve import integrate
+from sfumato.times import grid
 
 S, T = torch.diag(f64([4.0, 0.25])), rotation(0.7) @ torch.diag(f64([2.0, 0.5])) @ rotation(0.7).T
 m, n = f64([1.0, -2.0]), f64([-1.0, 0.5])
@@ -69,7 +70,9 @@ def test_encoding_is_half_of_it(report):
     want = a * m + (x - m) @ (sqrtm(a**2 * S + s**2 * torch.eye(2).double()) @ sqrtm(S).inverse()).T
     assert (f.encode(x, steps=100) - want).abs().max() < 1e-3
     assert torch.equal(f.decode(f.encode(x)), f.translate(x))
-    report("DDIB latent of the Gaussian: |mean|, std", want.mean(0).norm().item(), want.std().item())
+    report(
+        "DDIB latent of the Gaussian: |mean|, std", want.mean(0).norm().item(), want.std().item()
+    )
 
 
 def test_optimal_transport_where_covariances_commute(report):
@@ -92,7 +95,9 @@ def test_not_optimal_transport_where_they_do_not(report):
     ours = cost(matrix(bridge(VP()), steps=100), S)
     report("transport cost, not commuting: optimal, DDIB's limit, DDIB", optimal, limit, ours)
     assert optimal == pytest.approx(1.1677, abs=1e-4)
-    assert optimal == pytest.approx(ot.gaussian.bures_wasserstein_distance(0 * m, 0 * m, S, T).item() ** 2)
+    assert optimal == pytest.approx(
+        ot.gaussian.bures_wasserstein_distance(0 * m, 0 * m, S, T).item() ** 2
+    )
     assert limit == pytest.approx(1.2664, abs=1e-4)
     assert ours == pytest.approx(limit, abs=2e-3)
     assert ours > optimal + 0.09
@@ -117,14 +122,18 @@ def test_convergence_table_of_ddim(report):
         cycle = (back - x).abs().max().item()
         report(f"DDIB by ddim, {steps} levels: translation, cycle error", errors[steps], cycle)
         assert (errors[steps], cycle) == pytest.approx(numbers, rel=6e-3)
-    assert slope([100, 250, 500], [errors[k] for k in (100, 250, 500)]) == pytest.approx(1, abs=0.05)
+    assert slope([100, 250, 500], [errors[k] for k in (100, 250, 500)]) == pytest.approx(
+        1, abs=0.05
+    )
 
 
 def test_heun_is_four_times_better_per_doubling(report):
     process, x = Cosine(), m + normal(32, 2) @ sqrtm(S).T
     f = bridge(process)
     limit = f.translate(x, steps=1024, solver="heun")
-    errors = [(f.translate(x, steps=k, solver="heun") - limit).abs().max().item() for k in (64, 128, 256)]
+    errors = [
+        (f.translate(x, steps=k, solver="heun") - limit).abs().max().item() for k in (64, 128, 256)
+    ]
     ratios = [errors[0] / errors[1], errors[1] / errors[2]]
     report("DDIB by heun: error ratio per doubling of the steps", *ratios)
     assert ratios == pytest.approx([4, 4], rel=0.1)

@@ -60,7 +60,9 @@ def test_the_loss_has_its_minimum_at_the_exact_denoiser(process, prediction):
 
         g0, g1, g2 = gradient(0, 0), gradient(1, 0), gradient(0, 1)  # g(w) = g0 + H w
         best = -torch.linalg.solve(torch.stack([g1 - g0, g2 - g0], 1), g0)
-        torch.testing.assert_close(gradient(*best.tolist()), torch.zeros_like(g0), rtol=0, atol=1e-9)
+        torch.testing.assert_close(
+            gradient(*best.tolist()), torch.zeros_like(g0), rtol=0, atol=1e-9
+        )
         torch.testing.assert_close(f(probe, t).detach(), exact(probe, t), rtol=1e-7, atol=1e-7)
 
 
@@ -97,13 +99,18 @@ def test_forward_inverts_what_the_loss_asks_for(process, prediction):
 def test_the_process_may_change_after_training(prediction):
     """At equal log-SNR two processes ask the network the same question."""
     f = tiny_denoiser(prediction=prediction)
-    x, z = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)).double(), normal(2, 3, 8, 8)
+    x, z = (
+        torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)).double(),
+        normal(2, 3, 8, 8),
+    )
     f, t = f.double(), f64([0.2, 0.8])
     want = f(f.process.perturb(x, t, z), t, domain="a")
     for process in (VP(), DDPM(), VE(), Flow()):
         s = process.time(f.process.log_snr(t))
         f2 = Denoiser(net=f.net, process=process, prediction=prediction, domains=f.domains)
-        torch.testing.assert_close(f2(process.perturb(x, s, z), s, domain="a"), want, rtol=1e-6, atol=1e-7)
+        torch.testing.assert_close(
+            f2(process.perturb(x, s, z), s, domain="a"), want, rtol=1e-6, atol=1e-7
+        )
 
 
 def test_a_zero_net_has_loss_one(report):

@@ -56,7 +56,11 @@ def test_everything_comes_back(model):
         assert torch.equal(v, w)
     assert all(not p.is_meta and p.requires_grad for p in again.parameters())
     assert (folder / "README.md").read_text().startswith("# diffusion model")
-    assert sorted(p.name for p in folder.iterdir()) == ["README.md", "model.json", "weights.safetensors"]
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "README.md",
+        "model.json",
+        "weights.safetensors",
+    ]
 
 
 def test_a_domain_of_a_model(model):
@@ -80,7 +84,9 @@ def test_the_only_domain_needs_no_name():
 
 def test_shared_parts_are_stored_once(tmp_path):
     f = tiny_denoiser()
-    part = DDIB(source=Conditioned(denoiser=f, domain="a"), target=Conditioned(denoiser=f, domain="b"))
+    part = DDIB(
+        source=Conditioned(denoiser=f, domain="a"), target=Conditioned(denoiser=f, domain="b")
+    )
     folders.save(part, tmp_path / "m")
     stored = load_file(tmp_path / "m" / "weights.safetensors")
     assert len(stored) == len(f.state_dict())
@@ -136,7 +142,8 @@ def test_no_folder(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", "3", "null", "{}", '{"format": 1}', '{"format": 1, "model": []}', "\x00\xff"]
+    "text",
+    ["", "{", "[]", "3", "null", "{}", '{"format": 1}', '{"format": 1, "model": []}', "\x00\xff"],
 )
 def test_model_json_that_is_not_ours(copy, text):
     (copy / "model.json").write_text(text, encoding="latin-1")
@@ -153,7 +160,8 @@ def test_future_formats(copy, form):
 def test_code_is_never_run(copy, name):
     rewrite(copy, lambda info: info["model"].update({"is": name}))
     fails(copy, "which is not part of sfumato")
-    rewrite(copy, lambda info: info["model"].update({"is": "sfumato.methods.diffusion:Diffusion", "net": {"is": name}}))
+    diffusion = {"is": "sfumato.methods.diffusion:Diffusion", "net": {"is": name}}
+    rewrite(copy, lambda info: info["model"].update(diffusion))
     fails(copy, "which is not part of sfumato")
 
 

@@ -11,7 +11,8 @@ from sfumato.denoiser import score_of
 from sfumato.exact import Mixture
 from sfumato.guide import ClassifierFree, Clipped, Conditioned, Energy, Guided
 from sfumato.process import DDPM, VP, Cosine, Flow
-from sfumato.solve import grid, integrate
+from sfumato.solve import integrate
+from sfumato.times import grid
 
 M, C = [1.0, -2.0, 0.5], [0.3, 2.0, 1.0]
 

@@ -79,7 +79,7 @@ def test_has_something_to_do(name):
 
 @pytest.mark.parametrize("name", TRANSLATORS)
 def test_signature(name):
-    self, source, *rest = inspect.signature(method.find(name).translate).parameters.values()
+    _self, source, *rest = inspect.signature(method.find(name).translate).parameters.values()
     assert source.name == "source"
     assert all(p.kind is p.KEYWORD_ONLY and p.default is not p.empty for p in rest)
     assert {"seed": 0, "watch": None}.items() <= {p.name: p.default for p in rest}.items()

@@ -44,7 +44,10 @@ def test_it_starts_as_zero_and_learns(size):
 
 def test_noise_level_and_label_matter():
     net, x = lively(make_net("tiny", labels=2)), torch.randn(1, 3, 16, 16)
-    y = [net(x, torch.tensor([s]), torch.tensor([k])) for s, k in ((0.0, 0), (0.1, 0), (0.0, 1), (0.0, 2))]
+    y = [
+        net(x, torch.tensor([s]), torch.tensor([k]))
+        for s, k in ((0.0, 0), (0.1, 0), (0.0, 1), (0.0, 2))
+    ]
     for i in range(4):
         for j in range(i):
             assert not torch.allclose(y[i], y[j], atol=1e-4)
@@ -67,7 +70,9 @@ def test_checkpointing_changes_nothing(attention):
 
 @pytest.mark.parametrize("shape", [(30, 32), (32, 30)])
 def test_sizes_that_do_not_divide_are_refused(shape):
-    with pytest.raises(ValueError, match=f"multiples of 8, not {shape[0]}x{shape[1]}; choose another"):
+    with pytest.raises(
+        ValueError, match=f"multiples of 8, not {shape[0]}x{shape[1]}; choose another"
+    ):
         make_net("small")(torch.zeros(1, 3, *shape), torch.zeros(1))
 
 

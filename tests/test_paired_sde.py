@@ -90,13 +90,22 @@ def test_samples_have_the_conditional_law(
     process = VP() if solver == "euler_maruyama" else Cosine()
     model, source = exact_pair(process), f64([0.9, -0.7])
     mean, cov = law(
-        monkeypatch, model, source, steps, direction=direction, solver=solver, steps=steps, spacing=spacing
+        monkeypatch,
+        model,
+        source,
+        steps,
+        direction=direction,
+        solver=solver,
+        steps=steps,
+        spacing=spacing,
     )
     exact = model.denoisers["target" if direction == "source-to-target" else "source"].net
     m, V = exact.given(source), exact.V
     if solver in ("dpm2m", "heun", "ab3"):
         a, s = process(f64(process.t_max))
-        bias = -a * sqrtm(V) @ sqrtm(a**2 * V + s**2 * torch.eye(2, dtype=torch.float64)).inverse() @ m
+        bias = (
+            -a * sqrtm(V) @ sqrtm(a**2 * V + s**2 * torch.eye(2, dtype=torch.float64)).inverse() @ m
+        )
         assert bias.abs().max() < 0.015
         m = m + bias
     errors = [(mean - m).abs().max().item(), (cov - V).abs().max().item()]

@@ -27,11 +27,12 @@ class Leaf(Part):
 
 
 HERE = ("sfumato", __name__.split(".")[0])
+keys = st.text(max_size=8).filter(lambda k: k not in ("is", "same as"))
 values = {
     "number": st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(2**53), 2**53),
     "name": st.none() | st.text(max_size=8),
     "flags": st.lists(st.booleans(), max_size=3).map(tuple),
-    "table": st.none() | st.dictionaries(st.text(max_size=8).filter(lambda k: k not in ("is", "same as")), st.integers()),
+    "table": st.none() | st.dictionaries(keys, st.integers()),
 }  # fmt: skip
 leaves = st.recursive(
     st.builds(Leaf, **values),
@@ -79,7 +80,9 @@ def test_networks_are_rebuilt(prediction, labels, **options):
 
 def test_a_shared_part_stays_shared():
     f = tiny_denoiser()
-    part = DDIB(source=Conditioned(denoiser=f, domain="a"), target=Conditioned(denoiser=f, domain="b"))
+    part = DDIB(
+        source=Conditioned(denoiser=f, domain="a"), target=Conditioned(denoiser=f, domain="b")
+    )
     description = describe(part)
     assert description["target"]["denoiser"] == {"same as": "source.denoiser"}
     again = build(json.loads(json.dumps(description)))
@@ -106,7 +109,14 @@ def test_fields_are_the_constructor():
 
 @pytest.mark.parametrize(
     "name",
-    ["os:system", "builtins:eval", "subprocess:Popen", "sfumatos.part:Part", ":eval", "torch.nn:Linear"],
+    [
+        "os:system",
+        "builtins:eval",
+        "subprocess:Popen",
+        "sfumatos.part:Part",
+        ":eval",
+        "torch.nn:Linear",
+    ],
 )
 def test_foreign_parts_are_refused_unimported(name):
     with pytest.raises(ValueError, match="which is not part of sfumato"):
@@ -114,7 +124,8 @@ def test_foreign_parts_are_refused_unimported(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["sfumato.folder:json", "sfumato.folder:load", "sfumato.part:build", "sfumato.method:Path"]
+    "name",
+    ["sfumato.folder:json", "sfumato.folder:load", "sfumato.part:build", "sfumato.method:Path"],
 )
 def test_what_is_not_a_part_is_refused(name):
     with pytest.raises(ValueError, match="is not a part that a model may be made of"):

@@ -39,7 +39,9 @@ def test_ddpm_table(report):
     levels = f64([1, 500, 600, 1000])
     bars = p(levels / 1000)[0].square()
     report("DDPM ab_0, ab_499, ab_599, ab_999", *bars.tolist())
-    torch.testing.assert_close(bars, f64([0.9999, 0.078587, 0.025879, 4.0358e-5]), rtol=2e-5, atol=0)
+    torch.testing.assert_close(
+        bars, f64([0.9999, 0.078587, 0.025879, 4.0358e-5]), rtol=2e-5, atol=0
+    )
     betas = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
     every = p(torch.arange(1, 1001, dtype=torch.float64) / 1000)[0].square()
     torch.testing.assert_close(every, (1 - betas).cumprod(0), rtol=1e-11, atol=0)

@@ -1,5 +1,7 @@
 """SDEdit: its limits to the bit, its masks to the bit, and its moments as a function of strength."""
 
+import itertools
+
 import pytest
 import torch
 from truth import Affine, Impulses, f64, gaussian, normal, tiny_denoiser
@@ -7,7 +9,7 @@ from truth import Affine, Impulses, f64, gaussian, normal, tiny_denoiser
 from sfumato.guide import Conditioned
 from sfumato.methods.sdedit import SDEdit
 from sfumato.process import DDPM, VP, Cosine
-from sfumato.solve import grid
+from sfumato.times import grid
 
 PICTURES = torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
@@ -34,7 +36,7 @@ def recursion(strength, steps, m, S, repeats=1):
     for _ in range(repeats):
         ab = bars[levels[0]]
         offset, gain, var = ab.sqrt() * offset, ab.sqrt() * gain, ab * var + 1 - ab
-        for now, then in zip(levels[:-1], levels[1:], strict=True):
+        for now, then in itertools.pairwise(levels):
             ab, before = bars[now], bars[then]
             beta = 1 - ab / before
             # eps = s (y - a m) / (a^2 S + s^2) of Gaussian data
@@ -65,21 +67,25 @@ def test_strength_trades_faithfulness_for_realism(monkeypatch, solver, report):
     a^2 S / (a^2 S + s^2); ancestral steps have this mean at every number of steps.
     """
     S, process, gains, variances = 0.3, Cosine(), [], []
-    strengths = (0.01, 0.2, 0.4, 0.6, 0.8, 0.984)
+    strengths = (0.01, 0.1, 0.2, 0.35, 0.5, 0.7)
     for strength in strengths:
         with monkeypatch.context() as patch:
-            y = law(patch, gaussian([0.7], [S], process), 60, strength=strength, steps=60, solver=solver)
-        a, s = process(f64(strength))
+            y = law(
+                patch, gaussian([0.7], [S], process), 60, strength=strength, steps=60, solver=solver
+            )
+        a, s = DDPM()(f64(strength))  # strength is a level of the chain for every process
         k = S / (a**2 * S + s**2)
         gains.append(y.A.item())
         variances.append(y.noise_covariance.item())
-        assert gains[-1] == pytest.approx((a**2 * k).item(), abs=1e-3 if solver == "sde_dpm2m" else 1e-9)
+        assert gains[-1] == pytest.approx(
+            (a**2 * k).item(), abs=1e-3 if solver == "sde_dpm2m" else 1e-9
+        )
         exact = (s**2 * k + (a * k * s) ** 2).item()  # Var[x0 | x_M] + what z brings
         assert variances[-1] == pytest.approx(exact, rel=0.06 if solver == "sde_dpm2m" else 0.25)
-    report(f"SDEdit gain at strengths 0.01, 0.2 .. 0.984, {solver}", *gains)
+    report(f"SDEdit gain at strengths 0.01, 0.1 .. 0.7, {solver}", *gains)
     report(f"SDEdit variance at these (target's 0.3), {solver}", *variances)
-    assert all(one > two > 0 for one, two in zip(gains[:-1], gains[1:], strict=True))
-    assert all(one < two for one, two in zip(variances[:-2], variances[1:-1], strict=True))
+    assert all(one > two > 0 for one, two in itertools.pairwise(gains))
+    assert all(one < two for one, two in itertools.pairwise(variances[:-1]))
     assert y.b.item() == pytest.approx(0.7, abs=0.01)
 
 
@@ -93,7 +99,7 @@ def test_repeats_forget_more(monkeypatch):
     assert gains[0] < 0.9
 
 
-@pytest.mark.parametrize("strength", [0.0, 0.001, 0.0032])
+@pytest.mark.parametrize("strength", [0.0, 0.0001, 0.0002])
 def test_no_strength_returns_the_guide_to_the_bit(strength):
     assert torch.equal(tiny().translate(PICTURES, strength=strength), PICTURES)
 
@@ -149,7 +155,10 @@ def test_seed_and_neighbours():
 def test_evaluations():
     seen = []
     SDEdit(target=gaussian([0.0], [1.0], VP())).translate(
-        normal(2, 1), steps=5, repeats=3, watch=lambda t, x, mean, extras: seen.append(extras["nfe"])
+        normal(2, 1),
+        steps=5,
+        repeats=3,
+        watch=lambda t, x, mean, extras: seen.append(extras["nfe"]),
     )
     assert sum(seen) == 15
 

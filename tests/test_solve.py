@@ -4,6 +4,7 @@ With a Gaussian denoiser every step is affine, so moments are propagated exactly
 nothing here is a Monte-Carlo estimate.
 """
 
+import itertools
 from functools import partial
 
 import pytest
@@ -15,7 +16,8 @@ from truth import Affine, Impulses, affine, f64, gaussian, normal, slope
 from sfumato.exact import Mixture
 from sfumato.noise import Noise
 from sfumato.process import DDPM, PROCESSES, VP, Cosine, Flow
-from sfumato.solve import STEPS, Counted, ddim, euler_maruyama, grid, integrate
+from sfumato.solve import STEPS, Counted, ddim, euler_maruyama, integrate
+from sfumato.times import grid
 
 ORDERS = {"ddim": 1, "heun": 2, "dpm2m": 2, "ab2": 2, "ab3": 3}
 STOCHASTIC = sorted(STEPS.keys() - ORDERS.keys())
@@ -127,12 +129,16 @@ def test_the_grid_that_overshoots(report):
         over = torch.cat([times, times[-1:] - (1 - 1e-3) / (n - 1)])
         with pytest.raises(ValueError, match="t_min"):
             integrate("euler_maruyama", f, torch.zeros(1, 1), over, noise=Noise([0]))
-        noise, counted = Impulses(1, n), Counted(f, reference)
+        noise, counted = Impulses(1, n), Counted(gaussian([0.5], [1e-4], reference))
         x = noise.start()
-        for t, s in zip(over[:-1], over[1:], strict=True):
+        for t, s in itertools.pairwise(over):
             x = euler_maruyama(counted, [counted(x, t)], s, noise)
         _, bad = Affine(x, 1).moments(ZERO, ONE)
-        report(f"std of data of std 0.01, N={n}: overshooting, ours", bad.sqrt().item(), var.sqrt().item())
+        report(
+            f"std of data of std 0.01, N={n}: overshooting, ours",
+            bad.sqrt().item(),
+            var.sqrt().item(),
+        )
         assert bad.sqrt().item() == pytest.approx(theirs, rel=0.02)
         assert var.sqrt().item() == pytest.approx(ours, rel=0.012)
 
@@ -175,9 +181,11 @@ def drawn_step(name, now, then, mean):
 @pytest.mark.parametrize("variance", ["small", "large"])
 def test_ancestral_is_the_ddpm_posterior(variance):
     """mean (y - beta/sqrt(1-ab) eps)/sqrt(1-beta), variance beta (1-ab')/(1-ab) or beta."""
-    bars = torch.cat([ONE[0], (1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)).cumprod(0)])
+    bars = torch.cat(
+        [ONE[0], (1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)).cumprod(0)]
+    )
     mean = normal(6, 2, seed=2)
-    for now, then in zip(CHAIN[:-1], CHAIN[1:], strict=True):
+    for now, then in itertools.pairwise(CHAIN):
         name = "ancestral" if variance == "small" else "ancestral_large"
         got, y, z = drawn_step(name, now, then, mean)
         ab, before = bars[int(now)], bars[int(then)]
@@ -190,9 +198,11 @@ def test_ancestral_is_the_ddpm_posterior(variance):
 
 @pytest.mark.parametrize("eta", [0.0, 0.3, 1.0])
 def test_ddim_is_its_formula(eta):
-    bars = torch.cat([ONE[0], (1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)).cumprod(0)])
+    bars = torch.cat(
+        [ONE[0], (1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)).cumprod(0)]
+    )
     mean = normal(6, 2, seed=2)
-    for now, then in zip(CHAIN[:-1], CHAIN[1:], strict=True):
+    for now, then in itertools.pairwise(CHAIN):
         got, x, z = drawn_step(partial(ddim, eta=eta), now, then, mean)
         ab, b = bars[int(now)], bars[int(then)]
         eps = (x - ab.sqrt() * mean) / (1 - ab).sqrt()
@@ -227,7 +237,10 @@ def test_ancestral_small_is_exact_for_one_point(process, report):
 def test_ancestral_large_is_exact_for_unit_normal_data(process, report):
     f = gaussian([0.0], [1.0], process)
     mean, var = affine("ancestral_large", f, grid(process, 16), 1).moments(ZERO, ONE)
-    report(f"ancestral large on N(0, 1), {type(process).__name__}: error of variance", (var - 1).abs().item())
+    report(
+        f"ancestral large on N(0, 1), {type(process).__name__}: error of variance",
+        (var - 1).abs().item(),
+    )
     assert mean.abs().item() < 1e-12
     assert var.item() == pytest.approx(1, abs=1e-12)
 
@@ -341,7 +354,9 @@ processes = st.sampled_from([cls() for cls in PROCESSES.values()])
 spacings = st.sampled_from(["time", "log_snr", "karras"])
 
 
-@given(processes, spacings, st.integers(1, 60), st.booleans(), st.floats(0, 0.45), st.floats(0.55, 1))
+@given(
+    processes, spacings, st.integers(1, 60), st.booleans(), st.floats(0, 0.45), st.floats(0.55, 1)
+)
 def test_grids(process, spacing, n, clean, low, high):
     span = process.t_max - process.t_min
     lo, hi = process.t_min + low * span, process.t_min + high * span
@@ -395,7 +410,9 @@ def test_bad_grids_are_refused():
     p = VP()
     with pytest.raises(ValueError, match="steps must be at least 1, not 0"):
         grid(p, 0)
-    with pytest.raises(ValueError, match=r"within|must lie in \[t_min, t_max\] = \[0.001, 1\], not 0"):
+    with pytest.raises(
+        ValueError, match=r"within|must lie in \[t_min, t_max\] = \[0.001, 1\], not 0"
+    ):
         grid(p, 5, stop=0.0)
     with pytest.raises(ValueError, match="not 1.5"):
         grid(p, 5, start=1.5)
