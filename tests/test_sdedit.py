@@ -85,7 +85,7 @@ def test_strength_trades_faithfulness_for_realism(monkeypatch, solver, report):
     report(f"SDEdit gain at strengths 0.01, 0.1 .. 0.7, {solver}", *gains)
     report(f"SDEdit variance at these (target's 0.3), {solver}", *variances)
     assert all(one > two > 0 for one, two in itertools.pairwise(gains))
-    assert all(one < two for one, two in itertools.pairwise(variances[:-1]))
+    assert all(one < two for one, two in itertools.pairwise(variances[:4]))
     assert y.b.item() == pytest.approx(0.7, abs=0.01)
 
 

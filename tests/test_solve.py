@@ -344,7 +344,7 @@ def test_bad_times_are_refused(times):
 
 def test_unknown_solver_is_refused():
     f = gaussian([0.0], [1.0], Cosine())
-    with pytest.raises(ValueError, match="unknown solver 'euler'; known: euler_maruyama"):
+    with pytest.raises(ValueError, match="unknown solver 'euler': did you mean"):
         integrate("euler", f, torch.zeros(1, 1), grid(f.process, 3))
 
 
@@ -411,10 +411,10 @@ def test_bad_grids_are_refused():
     with pytest.raises(ValueError, match="steps must be at least 1, not 0"):
         grid(p, 0)
     with pytest.raises(
-        ValueError, match=r"within|must lie in \[t_min, t_max\] = \[0.001, 1\], not 0"
+        ValueError, match=r"must lie in \[t_min, t_max\] = \[0.001, 1\], not 0"
     ):
         grid(p, 5, stop=0.0)
     with pytest.raises(ValueError, match="not 1.5"):
         grid(p, 5, start=1.5)
-    with pytest.raises(ValueError, match="unknown spacing 'quadratic'; known: time"):
+    with pytest.raises(ValueError, match="unknown spacing 'quadratic'"):
         grid(p, 5, "quadratic")
