@@ -18,8 +18,8 @@ if __name__ == "__main__":
     twos = Images(sys.argv[1], 32).get(range(8))
     threes = sfumato.load("sfumato/digits:3")
     guided = sfumato.Guided(threes, 0.5 * sfumato.Energy(redness))
-    plain = sfumato.find("sdedit")(target=threes).translate(twos, strength=0.6)
-    red = sfumato.find("sdedit")(target=guided).translate(twos, strength=0.6)
+    plain = sfumato.find("sdedit")(target=threes).translate(twos)
+    red = sfumato.find("sdedit")(target=guided).translate(twos)
     import torch
 
     write_png(sys.argv[2], tile(torch.cat([twos, plain, red]), 8))

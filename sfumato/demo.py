@@ -78,7 +78,7 @@ def _digits(folder: Path, count: int, seed: int) -> Section:
     section.rows = [
         _row("2, held out", twos),
         _translated("DDIB", twos, seed, method="ddib", **ends),
-        _translated("SDEdit", twos, seed, method="sdedit", target=ends["target"], strength=0.6),
+        _translated("SDEdit", twos, seed, method="sdedit", target=ends["target"], strength=0.5),
     ]
     return section
 

@@ -1,5 +1,8 @@
 """Pictures on disk to images (B,C,H,W) in [-1,1], and small data sets that need no download."""
 
+from collections.abc import Callable
+from typing import Any
+
 from .cached import Images
 from .digits import write_digits, write_mnist
 from .earth import write_earth
@@ -16,7 +19,11 @@ from .sets import (
     open_unpaired,
 )
 
-WRITERS = {"earth": write_earth, "digits": write_digits, "mnist": write_mnist}
+WRITERS: dict[str, Callable[..., Any]] = {
+    "earth": write_earth,
+    "digits": write_digits,
+    "mnist": write_mnist,
+}
 
 __all__ = [
     "WRITERS",

@@ -25,7 +25,7 @@ from sfumato.denoiser import Denoises
 from sfumato.noise import Noise
 from sfumato.part import Part
 from sfumato.solve import Step, Watch, integrate
-from sfumato.times import Spacing, grid
+from sfumato.times import Spacing, chain_time, grid
 
 
 class SDEdit(Part):
@@ -57,7 +57,8 @@ class SDEdit(Part):
             source: guide images in [-1, 1].
             seed: of the noise; the same image and seed give the same result in any batch.
             watch: see `integrate`.
-            strength: how far to noise, a time in [0, 1]; M/T of the paper. 0 returns the guide.
+            strength: how far to noise, M/T of the paper in [0, 1]: to the noise level of that share
+                of the DDPM chain, whatever the model's process. 0 returns the guide.
             steps: solver steps for each repeat, at least 1.
             repeats: K of the paper: each repeat starts from the last result, at least 1.
             mask: 1 where pixels are kept, 0 where they are edited; broadcasts against source.
@@ -69,15 +70,10 @@ class SDEdit(Part):
         if repeats < 1:
             raise ValueError(f"repeats must be at least 1, not {repeats}")
         process = self.target.process
-        if strength <= process.t_min:
+        start = chain_time(process, strength)
+        if start <= process.t_min:
             return source
-        times = grid(
-            process,
-            steps,
-            spacing,
-            start=min(strength, process.t_max),
-            clean=True,
-        )
+        times = grid(process, steps, spacing, start=start, clean=True)
         noise = Noise.of(source, seed)
         draws, fresh = noise.stream("steps"), noise.stream("mask")
 
@@ -89,6 +85,6 @@ class SDEdit(Part):
 
         x = source
         for _ in range(repeats):
-            start = keep(process.perturb(x, times[0], noise(x)), times[0])
-            x = integrate(solver, self.target, start, times, noise=draws, after=keep, watch=watch)
+            x = keep(process.perturb(x, times[0], noise(x)), times[0])
+            x = integrate(solver, self.target, x, times, noise=draws, after=keep, watch=watch)
         return x

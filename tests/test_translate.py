@@ -1,0 +1,385 @@
+"""Folders of pictures to folders of pictures: names, restarts, kills, repeats, bad input."""
+
+import json
+import multiprocessing
+import random
+import resource
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import sfumato
+from sfumato.folder import resolve
+from sfumato.translate import repeat, run_translator, translate
+from sfumato.translator import translator
+
+DDIB = {"method": "ddib", "options": {"steps": 2}}
+PLACES = ["a/1.png", "a/deep/2.jpg", "a/deep/3.tif", "b/1.webp", "4.bmp", "10.png", "9.png"]
+
+
+def picture(path: Path, seed: int, mode: str = "RGB", side: int = 20) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    coarse = np.random.default_rng(seed).integers(0, 256, (3, 3, 3), dtype=np.uint8)
+    Image.fromarray(coarse).resize((side + 4, side)).convert(mode).save(path)
+    return path
+
+
+def model(folder: Path, channels: int = 3, size: int | None = 16, kind: str = "diffusion") -> Path:
+    torch.manual_seed(0)
+    own = {"domains": ("cat", "dog")} if kind == "diffusion" else {}
+    part = sfumato.find(kind)(net="tiny", channels=channels, **own)
+    with torch.no_grad():
+        for p in part.parameters():  # new networks answer zero
+            p += 0.03 * torch.randn_like(p)
+    sfumato.save(part, folder, info={"size": size} if size else {})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("translate")
+    model(root / "model")
+    model(root / "gray", channels=1)
+    model(root / "pairs", kind="paired_sde")
+    for i, place in enumerate(PLACES):
+        picture(root / "pictures" / place, i)
+    return root
+
+
+@pytest.fixture(scope="module")
+def ends(root):
+    return {"source": f"{root}/model:cat", "target": f"{root}/model:dog"}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*.png"))}
+
+
+def pixels(folder: Path) -> np.ndarray:
+    files = sorted(folder.rglob("*.png"))
+    return np.stack([np.asarray(Image.open(f)) for f in files]).astype(int)
+
+
+def test_tree_and_names_are_kept(root, ends, tmp_path):
+    summary = translate(root / "pictures", tmp_path / "out", **DDIB, **ends)
+    wanted = sorted(str(Path(p).with_suffix(".png")) for p in PLACES)
+    assert sorted(contents(tmp_path / "out")) == wanted
+    assert pixels(tmp_path / "out").shape == (7, 16, 16, 3)
+    assert (summary.written, summary.kept, summary.skipped) == (7, 0, {})
+
+
+def test_run_json_says_what_was_done(root, ends, tmp_path):
+    translate(root / "pictures", tmp_path, **DDIB, **ends, seed=3)
+    saved = json.loads((tmp_path / "run.json").read_text())
+    assert saved["run"]["options"] == {"steps": 2, "solver": "ab3", "spacing": "karras"}
+    assert saved["run"]["seed"] == 3
+    assert saved["run"]["weights"]["source"] == saved["run"]["weights"]["target"]
+    assert saved["run"]["versions"]["torch"] == torch.__version__
+    counted = 0
+
+    def watch(t, x_t, mean, extras):
+        nonlocal counted
+        counted += extras["nfe"]
+
+    translator("ddib", **ends).translate(torch.zeros(1, 3, 16, 16), steps=2, watch=watch)
+    assert saved["result"]["nfe_per_picture"] == counted
+    assert saved["result"]["pictures"] == 7
+
+
+@pytest.mark.parametrize("method", ["ddib", "sdedit", "paired_sde"])
+def test_a_picture_does_not_depend_on_its_neighbours(method, root, ends, tmp_path):
+    how = {
+        "ddib": {**DDIB, **ends},
+        "sdedit": {"method": "sdedit", "target": ends["target"], "options": {"steps": 3}},
+        "paired_sde": {"model": root / "pairs", "options": {"steps": 2}},
+    }[method]
+    translate(root / "pictures", tmp_path / "one", batch=1, **how)
+    translate(root / "pictures", tmp_path / "five", batch=5, **how)
+    assert abs(pixels(tmp_path / "one") - pixels(tmp_path / "five")).max() <= 1
+    files = [root / "pictures" / "9.png"]
+    translate(files, tmp_path / "alone", **how)
+    alone = np.asarray(Image.open(tmp_path / "alone/9.png")).astype(int)
+    assert abs(alone - np.asarray(Image.open(tmp_path / "five/9.png")).astype(int)).max() <= 1
+
+
+def test_a_restart_makes_only_what_is_missing(root, ends, tmp_path):
+    translate(root / "pictures", tmp_path, **DDIB, **ends, batch=3)
+    before = contents(tmp_path)
+    times = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.png")}
+    for name in ("10.png", "a/1.png"):
+        (tmp_path / name).unlink()
+    (tmp_path / "a/.1.png.77.tmp").write_bytes(b"half")  # what a kill leaves
+    summary = translate(root / "pictures", tmp_path, **DDIB, **ends, batch=3)
+    assert (summary.written, summary.kept) == (2, 5)
+    assert contents(tmp_path) == before
+    assert not (tmp_path / "a/.1.png.77.tmp").exists()
+    assert sum(p.stat().st_mtime_ns == times[p] for p in times) == 5
+    assert translate(root / "pictures", tmp_path, **DDIB, **ends, batch=3).kept == 7
+
+
+def test_repeat_gives_the_same_bytes(root, ends, tmp_path):
+    how = {"method": "sdedit", "target": ends["target"], "options": {"steps": 3}, "seed": 5}
+    translate(root / "pictures", tmp_path / "one", batch=2, **how)
+    repeat(tmp_path / "one/run.json", tmp_path / "two")
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+    translate(root / "pictures", tmp_path / "three", batch=2, **how | {"seed": 6})
+    assert contents(tmp_path / "one") != contents(tmp_path / "three")
+
+
+def test_repeat_refuses_other_pictures_and_models(root, tmp_path):
+    shutil.copytree(root / "pictures/b", tmp_path / "in")
+    shutil.copytree(root / "pairs", tmp_path / "model")
+    how = {"model": tmp_path / "model", "options": {"steps": 1}}
+    translate(tmp_path / "in", tmp_path / "one", **how)
+    picture(tmp_path / "in/1.webp", 99)
+    with pytest.raises(ValueError, match="cannot be repeated: pictures changed since"):
+        repeat(tmp_path / "one", tmp_path / "two")
+    shutil.copyfile(root / "pictures/b/1.webp", tmp_path / "in/1.webp")
+    model(tmp_path / "model", size=8, kind="paired_sde")
+    repeat(tmp_path / "one", tmp_path / "two")  # the same weights, whatever the card says
+    torch.manual_seed(1)
+    sfumato.save(sfumato.find("paired_sde")(net="tiny"), tmp_path / "model", info={"size": 16})
+    with pytest.raises(ValueError, match="cannot be repeated: weights changed since"):
+        repeat(tmp_path / "one", tmp_path / "three")
+    assert not (tmp_path / "three").exists()
+
+
+def test_one_folder_is_loaded_once(ends):
+    part = translator("ddib", **ends)
+    assert part.source.denoiser is part.target.denoiser
+    assert (part.source.domain, part.target.domain) == ("cat", "dog")
+
+
+def test_shipped_names_and_folders(root):
+    assert resolve(f"{root}/model:cat") == (root / "model", "cat")
+    assert resolve(root / "model") == (root / "model", None)
+    with pytest.raises(ValueError, match="no model 'sfumato/nothing' ships with sfumato"):
+        resolve("sfumato/nothing:cat")
+
+
+def test_masked_pixels_are_kept(root, ends, tmp_path):
+    size = 16
+    mask = np.zeros((size, size), np.uint8)
+    mask[:, : size // 2] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    picture(tmp_path / "in/x.png", 0)
+    how = {"method": "sdedit", "target": ends["target"]}
+    options = {"steps": 2, "mask": str(tmp_path / "mask.png")}
+    translate(tmp_path / "in", tmp_path / "out", **how, options=options)
+    translate(tmp_path / "in", tmp_path / "same", **how, options={"strength": 0.0})
+    out, same = pixels(tmp_path / "out")[0], pixels(tmp_path / "same")[0]
+    assert (out[:, : size // 2] == same[:, : size // 2]).all()
+    assert (out[:, size // 2 :] != same[:, size // 2 :]).any()
+    repeat(tmp_path / "out", tmp_path / "again")
+    assert contents(tmp_path / "out") == contents(tmp_path / "again")
+
+
+def test_pictures_keep_their_size_where_asked(root, ends, tmp_path):
+    for i, side in enumerate((16, 20, 16)):
+        picture(tmp_path / f"in/{i}.png", i, side=side)
+    translate(tmp_path / "in", tmp_path / "out", **DDIB, **ends, resize="none")
+    sizes = [Image.open(tmp_path / f"out/{i}.png").size for i in range(3)]
+    assert sizes == [(20, 16), (24, 20), (20, 16)]
+
+
+def test_too_little_memory_halves_the_batch(ends):
+    part = translator("ddib", **ends)
+    full, seen = type(part).translate, []
+
+    class Small:
+        def translate(self, x, **kwargs):
+            seen.append(len(x))
+            if len(x) > 2:
+                raise torch.OutOfMemoryError("full")
+            return full(part, x, **kwargs)
+
+    x = torch.linspace(-1, 1, 5 * 3 * 16 * 16).reshape(5, 3, 16, 16)
+    y, nfe = run_translator(Small(), x, options={"steps": 2})
+    wanted, wanted_nfe = run_translator(part, x, options={"steps": 2})
+    torch.testing.assert_close(y, wanted, atol=1e-5, rtol=0)
+    assert nfe == wanted_nfe
+    assert seen == [5, 2, 3, 1, 2]
+
+
+# ---- bad input ----------------------------------------------------------------------------------
+
+
+def test_broken_pictures_are_named_and_skipped(root, ends, tmp_path):
+    for i in range(3):
+        picture(tmp_path / f"in/{i}.png", i)
+    whole = (tmp_path / "in/0.png").read_bytes()
+    (tmp_path / "in/cut.png").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "in/empty.jpg").write_bytes(b"")
+    (tmp_path / "in/text.png").write_text("no picture")
+    picture(tmp_path / "in/small.png", 4, side=8)
+    summary = translate(tmp_path / "in", tmp_path / "out", **DDIB, **ends)
+    assert sorted(Path(p).name for p in summary.skipped) == [
+        "cut.png", "empty.jpg", "small.png", "text.png",
+    ]  # fmt: skip
+    assert "smaller than the 16x16 asked for" in summary.skipped[str(tmp_path / "in/small.png")]
+    assert sorted(contents(tmp_path / "out")) == ["0.png", "1.png", "2.png"]
+    saved = json.loads((tmp_path / "out/run.json").read_text())
+    assert len(saved["result"]["skipped"]) == 4
+    with pytest.raises(ValueError, match=r"cut\.png"):
+        translate(tmp_path / "in", tmp_path / "strict", **DDIB, **ends, strict=True)
+    assert not (tmp_path / "strict").exists()
+
+
+def bad_calls(root: Path, tmp: Path) -> dict[str, tuple[dict, str]]:
+    """name: (arguments of translate, what the error says)"""
+    cat, dog = f"{root}/model:cat", f"{root}/model:dog"
+    good = {"paths": root / "pictures", "method": "ddib", "source": cat, "target": dog}
+    (tmp / "empty").mkdir()
+    (tmp / "note.txt").write_text("x")
+    picture(tmp / "twice/x.png", 0)
+    picture(tmp / "twice/x.jpg", 0)
+    picture(tmp / "small/x.png", 0, side=8)
+    (tmp / "broken").mkdir()
+    (tmp / "broken/x.png").write_text("x")
+    picture(tmp / "odd/x.png", 0, side=18)
+    return {
+        "missing": (good | {"paths": tmp / "none"}, "none does not exist"),
+        "empty": (good | {"paths": tmp / "empty"}, "holds no images"),
+        "no picture": (good | {"paths": tmp / "note.txt"}, "note.txt is no image"),
+        "nothing": (good | {"paths": []}, "no pictures given"),
+        "twice": (good | {"paths": tmp / "twice"}, "would both become"),
+        "small": (good | {"paths": tmp / "small"}, "smaller than the 16x16 asked for"),
+        "broken": (good | {"paths": tmp / "broken"}, "x.png is no image"),
+        "odd": (good | {"paths": tmp / "odd", "resize": "none"}, "multiples of 4, not 18x22"),
+        "method": (good | {"method": "ddbi"}, "did you mean 'ddib'"),
+        "how": ({"paths": root / "pictures"}, "say how to translate"),
+        "no target": (good | {"target": None}, "--target FOLDER:DOMAIN"),
+        "no use": (good | {"method": "sdedit"}, "sdedit has no use for --source"),
+        "domain": (good | {"source": f"{root}/model:cta"}, "did you mean 'cat'"),
+        "which domain": (good | {"source": root / "model"}, "say which, as in"),
+        "no folder": (good | {"source": f"{tmp}/none:cat"}, "there is no model folder"),
+        "no model": (good | {"source": f"{root}/pictures:cat"}, "it has no model.json"),
+        "diffusion": (good | {"method": "diffusion"}, "does not translate by itself"),
+        "own": (good | {"method": "paired_sde"}, "--model FOLDER, made by"),
+        "diffusion model": ({"paths": good["paths"], "model": root / "model"}, "--method ddib"),
+        "other": ({"paths": good["paths"], "model": root / "pairs", "method": "ddib"}, "leave"),
+        "both": (
+            {"paths": good["paths"], "model": root / "pairs", "source": cat},
+            "translates by itself",
+        ),
+        "option": (good | {"options": {"stps": 3}}, "did you mean 'steps'"),
+        "solver": (good | {"options": {"solver": "ab33"}}, "unknown solver 'ab33'"),
+        "steps": (good | {"options": {"steps": 0}}, "steps"),
+        "size": (good | {"size": 0}, "at least 1"),
+        "uneven": (good | {"size": 15}, "multiples of 4, not 15x15"),
+        "device": (good | {"device": "toaster"}, "there is no device 'toaster'"),
+        "gray": (good | {"method": "sdedit", "source": None, "target": f"{root}/gray:dog"}, "gray"),
+        "mixed": (good | {"source": f"{root}/gray:cat"}, "differ in channels"),
+    }
+
+
+def test_bad_input_is_said_in_one_line_and_leaves_nothing(root, tmp_path):
+    for name, (arguments, says) in bad_calls(root, tmp_path).items():
+        with pytest.raises(ValueError, match=".") as error:
+            translate(out=tmp_path / "out", **arguments)
+        assert says in str(error.value), name
+        assert "\n" not in str(error.value), name
+        assert not (tmp_path / "out").exists(), name
+
+
+def test_gray_pictures_suit_gray_and_colour_models(root, ends, tmp_path):
+    picture(tmp_path / "in/x.png", 0, mode="L")
+    how = {"method": "sdedit", "options": {"steps": 2}}
+    translate(tmp_path / "in", tmp_path / "gray", target=f"{root}/gray:dog", **how)
+    translate(tmp_path / "in", tmp_path / "colour", target=ends["target"], **how)
+    assert Image.open(tmp_path / "gray/x.png").mode == "L"
+    assert Image.open(tmp_path / "colour/x.png").mode == "RGB"
+
+
+def test_an_output_folder_that_holds_something_else_is_refused(root, ends, tmp_path):
+    translate(root / "pictures", tmp_path / "out", **DDIB, **ends)
+    before = contents(tmp_path / "out")
+    for other, what in [
+        ({"seed": 1}, "seed"), ({"size": 12}, "size"), ({"options": {"steps": 3}}, "steps"),
+    ]:  # fmt: skip
+        with pytest.raises(ValueError, match=rf"holds another run \({what} differ\).*--out"):
+            translate(root / "pictures", tmp_path / "out", **DDIB | ends | other)
+    with pytest.raises(ValueError, match="pictures differ"):
+        translate(root / "pictures/a", tmp_path / "out", **DDIB, **ends)
+    assert contents(tmp_path / "out") == before
+    picture(tmp_path / "mine/x.png", 0)
+    with pytest.raises(ValueError, match="holds no translation"):
+        translate(root / "pictures", tmp_path / "mine", **DDIB, **ends)
+    with pytest.raises(ValueError, match="lies inside the folder"):
+        translate(tmp_path / "mine", tmp_path / "mine/out", **DDIB, **ends)
+    with pytest.raises(ValueError, match="is a file"):
+        translate(root / "pictures", tmp_path / "mine/x.png", **DDIB, **ends)
+
+
+# ---- kills and full disks, in processes of their own --------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def processes():
+    context = multiprocessing.get_context("forkserver")  # it imports torch once, computes nothing
+    context.set_forkserver_preload(["sfumato.translate", "sfumato.methods.ddib"])
+    return context
+
+
+def work(root: Path, out: Path) -> None:
+    torch.set_num_threads(1)
+    ends = {"source": f"{root}/model:cat", "target": f"{root}/model:dog"}
+    translate(root / "many", out, method="ddib", batch=2, options={"steps": 3}, **ends)
+
+
+def fill(root: Path, out: Path) -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300, 300))  # bytes; a full disk fails like this
+    try:
+        work(root, out)
+    except OSError as error:
+        (out.parent / "said").symlink_to(f"{error.strerror}: {Path(error.filename).name}")
+
+
+def test_killed_at_ten_random_moments(root, processes, tmp_path):
+    for i in range(16):
+        picture(root / f"many/{i % 3}/{i}.png", i)
+
+    def start(out: Path) -> multiprocessing.Process:
+        process = processes.Process(target=work, args=(root, out))
+        process.start()
+        return process
+
+    start(tmp_path / "warm up").join()
+    began = time.perf_counter()
+    start(tmp_path / "whole").join()
+    seconds = time.perf_counter() - began
+    whole = contents(tmp_path / "whole")
+    assert len(whole) == 16
+    partial = 0
+    for i in range(10):
+        out = tmp_path / str(i)
+        process = start(out)
+        time.sleep(random.uniform(0.1, 1.0) * seconds)
+        process.kill()
+        process.join()
+        found = contents(out)
+        assert all(whole[name] == data for name, data in found.items())
+        partial += 0 < len(found) < 16
+        again = start(out)
+        again.join()
+        assert again.exitcode == 0
+        assert contents(out) == whole
+        assert not list(out.rglob(".*"))
+    print(
+        f"{partial} of 10 kills hit between the first and the last picture; a run: {seconds:.1f} s"
+    )
+
+
+def test_a_full_disk_leaves_no_half_picture(root, processes, tmp_path):
+    picture(root / "many/0/0.png", 0)
+    process = processes.Process(target=fill, args=(root, tmp_path / "out"))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    assert "nothing written" in str((tmp_path / "said").readlink())
+    assert not list((tmp_path / "out").rglob("*.*"))
