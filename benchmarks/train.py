@@ -203,7 +203,7 @@ def main() -> None:
         "Training speed and memory",
         f"Measured peaks of this machine with {args.threads} thread(s), float32: "
         + ", ".join(f"{name} {rate / 1e9:.0f} GFLOP/s" for name, rate in best.items())
-        + ". (Convolutions can beat the matrix product: it is no upper limit here.)",
+        + ".",
         "Images/s: medians, float32. Training: loss, backward pass, clipping, AdamW. Peak memory: "
         "resident memory of a fresh process above what it holds after its imports. FLOPs are counted, "
         "two for a multiply-add; training's include the backward pass.",
