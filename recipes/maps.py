@@ -2,7 +2,7 @@
 
     python recipes/maps.py [FOLDER]       trains in runs/maps; resumes if it was stopped
 
-About an hour on one core for 128 pairs, of which 16 are held out (runs/maps/split.json says which).
+About half an hour on one core for 128 pairs, of which 16 are held out (runs/maps/split.json says which).
 """
 
 import sys
@@ -17,5 +17,5 @@ if __name__ == "__main__":
     train(
         "paired_sde", folder, "runs/maps",
         side_by_side=True, held_out=0.125, flip=True,
-        size=64, steps=5000, batch=16, lr=1e-3, ema=0.999, seed=0, resume=True,
+        size=64, steps=3000, batch=16, lr=1e-3, ema=0.999, seed=0, resume=True,
     )  # fmt: skip

@@ -14,7 +14,7 @@ score and v stand in this file and nowhere else.
 from __future__ import annotations
 
 import math
-from typing import Literal, Protocol, get_args
+from typing import Literal, Protocol, get_args, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -58,6 +58,7 @@ def mean_of_v(v: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
     return (alpha * x_t - sigma * v) / (alpha**2 + sigma**2)
 
 
+@runtime_checkable
 class Denoises(Protocol):
     """Anything that answers (x_t, t) -> E[x | x_t] and names its process: all that solvers ask for."""
 

@@ -280,7 +280,7 @@ def bad_calls(root: Path, tmp: Path) -> dict[str, tuple[dict, str]]:
 
 def test_bad_input_is_said_in_one_line_and_leaves_nothing(root, tmp_path):
     for name, (arguments, says) in bad_calls(root, tmp_path).items():
-        with pytest.raises(ValueError, match=".") as error:
+        with pytest.raises(ValueError) as error:  # noqa: PT011
             translate(out=tmp_path / "out", **arguments)
         assert says in str(error.value), name
         assert "\n" not in str(error.value), name
@@ -322,14 +322,14 @@ def test_an_output_folder_that_holds_something_else_is_refused(root, ends, tmp_p
 @pytest.fixture(scope="module")
 def processes():
     context = multiprocessing.get_context("forkserver")  # it imports torch once, computes nothing
-    context.set_forkserver_preload(["sfumato.translate", "sfumato.methods.ddib"])
+    context.set_forkserver_preload(["sfumato.translate", "sfumato.methods.ddib", "pytest"])
     return context
 
 
 def work(root: Path, out: Path) -> None:
     torch.set_num_threads(1)
     ends = {"source": f"{root}/model:cat", "target": f"{root}/model:dog"}
-    translate(root / "many", out, method="ddib", batch=2, options={"steps": 3}, **ends)
+    translate(root / "many", out, method="ddib", batch=2, options={"steps": 1}, **ends)
 
 
 def fill(root: Path, out: Path) -> None:
@@ -349,17 +349,16 @@ def test_killed_at_ten_random_moments(root, processes, tmp_path):
         process.start()
         return process
 
-    start(tmp_path / "warm up").join()
-    began = time.perf_counter()
     start(tmp_path / "whole").join()
-    seconds = time.perf_counter() - began
     whole = contents(tmp_path / "whole")
     assert len(whole) == 16
     partial = 0
     for i in range(10):
         out = tmp_path / str(i)
-        process = start(out)
-        time.sleep(random.uniform(0.1, 1.0) * seconds)
+        process, enough = start(out), random.randrange(16)
+        while process.is_alive() and len(list(out.rglob("*.png"))) < enough:
+            time.sleep(0.001)
+        time.sleep(random.uniform(0, 0.05))
         process.kill()
         process.join()
         found = contents(out)
@@ -370,9 +369,8 @@ def test_killed_at_ten_random_moments(root, processes, tmp_path):
         assert again.exitcode == 0
         assert contents(out) == whole
         assert not list(out.rglob(".*"))
-    print(
-        f"{partial} of 10 kills hit between the first and the last picture; a run: {seconds:.1f} s"
-    )
+    print(f"{partial} of 10 kills hit between the first and the last picture")
+    assert partial
 
 
 def test_a_full_disk_leaves_no_half_picture(root, processes, tmp_path):

@@ -1,0 +1,285 @@
+"""The command line: quick help, flags from signatures, one line and exit code 2 for every mistake."""
+
+import inspect
+import json
+import os
+import re
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import sfumato
+from sfumato import cli
+from sfumato.flags import args_of, flags, outlines
+from sfumato.part import fields
+
+
+def run(*words, ok=0):
+    with pytest.raises(SystemExit) as end:
+        cli.main([str(w) for w in words])
+    assert end.value.code == ok
+
+
+def said(capsys, *words):
+    """What a command that fails says: one line on stderr, nothing on stdout."""
+    run(*words, ok=2)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("sfumato: ")
+    assert err.count("\n") == 1, err
+    return err
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("cli")
+    part = sfumato.find("diffusion")(domains=("cat", "dog"), net="tiny")
+    sfumato.save(part, root / "model", info={"size": 16})
+    sfumato.save(sfumato.find("paired_sde")(net="tiny"), root / "pairs", info={"size": 16})
+    rng = np.random.default_rng(0)
+    for name in ("cat/1.png", "cat/2.jpg", "dog/1.png", "dog/2.png"):
+        (root / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        pixels = rng.integers(0, 256, (20, 20, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(root / "in" / name)
+    return root
+
+
+def python(*words, **how):
+    return subprocess.run(
+        [sys.executable, *words], check=True, capture_output=True, text=True, **how
+    ).stdout
+
+
+# ---- quick --------------------------------------------------------------------------------------
+
+
+def test_help_is_quick():
+    def seconds():
+        began = time.perf_counter()
+        assert "translate" in python("-m", "sfumato", "--help")
+        return time.perf_counter() - began
+
+    def idle():
+        began = time.perf_counter()
+        python("-c", "pass")
+        return time.perf_counter() - began
+
+    # a busy machine is slow at starting Python, too
+    busy = max(1.0, statistics.median(idle() for _ in range(3)) / 0.03)
+    help_takes = statistics.median(seconds() for _ in range(3))
+    print(f"sfumato --help: {help_takes:.2f} s")
+    assert help_takes < 1.0 * busy
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import sfumato",
+        "import sfumato.cli as c; c.outlines(); c.make_app([]); c.make_app(['train', '--help'])",
+        "import sfumato; dir(sfumato); sfumato.__version__",
+    ],
+)
+def test_torch_is_imported_on_use_only(code):
+    heavy = "{'torch', 'numpy', 'matplotlib', 'PIL', 'accelerate', 'sklearn'}"
+    assert (
+        python("-c", f"{code}\nimport sys; print(sorted(sys.modules.keys() & {heavy}))") == "[]\n"
+    )
+
+
+def test_the_public_names_exist_and_stay_functions():
+    for name in sfumato.__all__:
+        assert getattr(sfumato, name) is not None
+    code = "import sfumato.translate, sfumato.train, sfumato.fit, sfumato.translator as t, sfumato as s"
+    check = "print(all(callable(f) for f in (s.translate, s.train, s.fit, s.translator)))"
+    assert python("-c", f"{code}; {check}") == "True\n"
+    with pytest.raises(AttributeError, match="has no attribute 'trian'"):
+        sfumato.trian  # noqa: B018
+
+
+# ---- flags --------------------------------------------------------------------------------------
+
+
+def test_flags_are_the_methods_own(capsys):
+    for name, outline in outlines().items():
+        cls = sfumato.find(name)
+        assert outline.translates == hasattr(cls, "translate")
+        assert outline.data == getattr(cls, "data", None)
+        if outline.data:
+            own = {f.name for f in fields(cls)} - {"domains"}
+            taken = set(inspect.signature(sfumato.train).parameters)
+            assert not own & taken, f"{name}: a field is called like an option of train"
+            run("train", name, "--help")
+            shown = capsys.readouterr().out
+            assert all(f"--{f.replace('_', '-')}" in shown for f in own)
+        if outline.translates:
+            own = set(inspect.signature(cls.translate).parameters)
+            own -= {"self", "source", "seed", "watch"}
+            taken = set(inspect.signature(sfumato.translate).parameters)
+            assert not own & taken, f"{name}: an option is called like one of translate"
+            run("translate", "--method", name, "--help")
+            shown = capsys.readouterr().out
+            assert all(f"--{f.replace('_', '-')}" in shown for f in own)
+
+
+def test_every_flag_has_a_help_text():
+    functions = [sfumato.train, sfumato.translate]
+    functions += [sfumato.find(n).translate for n, o in outlines().items() if o.translates]
+    for function in functions:
+        texts = args_of(function.__doc__)
+        missing = [p.name for p in flags(function, skip=("self",)) if not texts.get(p.name)]
+        assert not missing, f"{function.__qualname__}: {missing}"
+
+
+def test_help_texts_come_from_docstrings():
+    assert args_of("One.\n\nArgs:\n    a: first,\n        b: not one.\n    c: x.\n\nRaises:\n    d: y") == {
+        "a": "first, b: not one.", "c": "x.",
+    }  # fmt: skip
+
+
+def test_methods_and_cite(capsys):
+    run("methods")
+    listed = capsys.readouterr().out
+    assert re.findall(r"^\w+", listed, re.M) == sfumato.names()
+    for name in sfumato.names():
+        run("cite", name)
+        assert capsys.readouterr().out.startswith("@")
+    run("train", "--help")
+    assert "Diffusion model over one or many named domains" in capsys.readouterr().out
+    run("--version")
+    assert capsys.readouterr().out.strip() == sfumato.__version__
+
+
+# ---- at work ------------------------------------------------------------------------------------
+
+
+def test_translate_repeat_and_info(root, tmp_path, capsys):
+    how = ("--method", "ddib", "--source", f"{root}/model:cat", "--target", f"{root}/model:dog")
+    run("translate", root / "in/cat", "--out", tmp_path / "a", *how, "--steps", 2)
+    assert re.match(r"2 pictures written to \S+ \(\d+ NFE, \S+ s each\)\n", capsys.readouterr().out)
+    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["1.png", "2.png", "run.json"]
+    run("translate", root / "in/cat", "--out", tmp_path / "a", *how, "--steps", 2)
+    assert "0 pictures written" in capsys.readouterr().out
+    run("translate", "--repeat-from", tmp_path / "a/run.json", "--out", tmp_path / "b")
+    assert (tmp_path / "a/1.png").read_bytes() == (tmp_path / "b/1.png").read_bytes()
+    run("translate", root / "in/dog/1.png", "--out", tmp_path / "c", "--model", root / "pairs",
+        "--steps", 1, "--direction", "target-to-source")  # fmt: skip
+    saved = json.loads((tmp_path / "c/run.json").read_text())
+    assert saved["run"]["options"]["direction"] == "target-to-source"
+    capsys.readouterr()
+    run("info", root / "model")
+    shown = capsys.readouterr().out
+    assert all(text in shown for text in ("diffusion", '["cat", "dog"]', "parameters", "sha256"))
+
+
+def test_skipped_pictures_are_named(root, tmp_path, capsys):
+    Image.open(root / "in/cat/1.png").save(tmp_path / "good.png")
+    (tmp_path / "bad.png").write_bytes(b"")
+    how = ("--out", tmp_path / "out", "--model", root / "pairs", "--steps", 1)
+    run("translate", tmp_path / "good.png", tmp_path / "bad.png", *how)
+    out, err = capsys.readouterr()
+    assert err == f"skipped: {tmp_path}/bad.png is an empty file\n"
+    assert out.endswith(", 1 skipped\n")
+
+
+def test_train(root, tmp_path, capsys):
+    tiny = ("--net", "tiny", "--size", 16, "--steps", 2, "--batch", 2, "--preview-every", 0)
+    named = (f"a={root}/in/cat", f"b={root}/in/dog")
+    run("train", "diffusion", *named, "--out", tmp_path / "one", *tiny, "--held-out", 0)
+    model = sfumato.load(tmp_path / "one")
+    assert model.domains == ("a", "b")
+    run("train", "paired_sde", root / "in/cat", root / "in/dog", "--out", tmp_path / "two", *tiny)
+    assert hasattr(sfumato.load(tmp_path / "two"), "translate")
+    capsys.readouterr()
+    assert "every domain needs" in said(capsys, "train", "diffusion", named[0], named[0],
+                                        "--out", tmp_path / "no")  # fmt: skip
+    assert not (tmp_path / "no").exists()
+
+
+def test_data(tmp_path, capsys):
+    pytest.importorskip("sklearn")
+    run("data", "digits", tmp_path / "digits", "--copies", 1)
+    assert (tmp_path / "digits/train/0").is_dir()
+    capsys.readouterr()
+    assert "--from" in said(capsys, "data", "mnist", tmp_path / "mnist")
+    assert "not an empty folder" in said(capsys, "data", "digits", tmp_path / "digits")
+
+
+# ---- mistakes -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("trnslate", 'Did you mean "translate"'),
+        ("train difusion x --out o", 'Did you mean "diffusion"'),
+        ("train ddib x --out o", "ddib is not trained itself"),
+        ("train diffusion x --out o --stps 3", "Did you mean --steps"),
+        ("train diffusion x --out o --steps many", "unable to convert"),
+        ("train diffusion x --out o --schedule cosin", 'Did you mean "cosine"'),
+        ("train diffusion x", "--out"),
+        ("train diffusion --out o", "NAME=FOLDER"),
+        ("train diffusion nowhere --out o", "nowhere"),
+        ("translate x --out o", "x does not exist"),
+        ("translate IN --out o", "say how to translate"),
+        ("translate IN --out o --method ddbi", "did you mean 'ddib'"),
+        ("translate IN --out o --method ddib --source MODEL:cat", "--target FOLDER:DOMAIN"),
+        ("translate IN --out o --method sdedit --target MODEL:dgo", "did you mean 'dog'"),
+        ("translate IN --out o --method sdedit --target MODEL:dog --strenght 1", "--strength"),
+        ("translate IN --out o --method sdedit --target MODEL:dog --strength 2", "[0, 1]"),
+        ("translate IN --out o --method sdedit --target MODEL:dog --mask no.png", "no.png"),
+        ("translate IN --out o --model MODEL", "which other methods translate with"),
+        ("translate IN --out o --model nowhere", "no model folder 'nowhere'"),
+        ("translate IN --model MODEL", "--out"),
+        ("translate --repeat-from nowhere --out o", "holds no translation"),
+        ("info nowhere", "no model folder 'nowhere'"),
+        ("cite dbib", "did you mean 'ddib'"),
+        ("data erth out", 'Did you mean "earth"'),
+    ],
+)
+def test_mistakes(words, says, root, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = words.replace("IN", str(root / "in")).replace("MODEL", str(root / "model"))
+    assert says in said(capsys, *words.split())
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_one_line(root, tmp_path, monkeypatch, capsys):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    how = ("--out", tmp_path, "--model", root / "pairs", "--steps", 1)
+    error = said(capsys, "translate", root / "in", *how)
+    assert "No space left on device; nothing written" in error
+    assert not list(tmp_path.rglob("*.png"))
+
+
+def test_a_closed_pipe_is_no_error():
+    command = f"{sys.executable} -m sfumato methods | head -1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    assert (done.stderr, done.returncode) == ("", 0)
+
+
+def test_ctrl_c_exits_with_130_and_the_run_goes_on(root, tmp_path):
+    rng = np.random.default_rng(0)
+    for i in range(200):
+        pixels = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+        (tmp_path / "in").mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(tmp_path / f"in/{i}.png")
+    command = [sys.executable, "-m", "sfumato", "translate", tmp_path / "in", "--out",
+               tmp_path / "out", "--model", root / "pairs", "--steps", "4", "--batch", "1"]  # fmt: skip
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=Path.cwd())
+    while process.poll() is None and not list((tmp_path / "out").glob("*.png")):
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGINT)
+    _, err = process.communicate()
+    assert process.returncode == 130
+    assert err.strip() == "stopped; the same command goes on"
+    assert 0 < len(list((tmp_path / "out").glob("*.png"))) < 200
