@@ -163,17 +163,29 @@ def unique_state(part: nn.Module) -> dict[str, Tensor]:
     return state
 
 
-def card(part: Part, info: dict[str, Any]) -> str:
-    """The model card: what it is, what it was trained on, how to use it."""
-    n = sum(p.numel() for p in part.parameters())
+def card(part: Part, info: Mapping[str, Any]) -> str:
+    """The model card: what it is, what it was trained on and how, how to use it."""
+    name, data, settings = name_of(part), info.get("data", {}), info.get("settings", {})
+    counts, hashes = data.get("count", {}), data.get("digest", {})
+    domains = list(getattr(part, "domains", ()))
+    use = (
+        f"--method ddib --source FOLDER:{domains[0]} --target FOLDER:{domains[-1]}"
+        if domains
+        else "--model FOLDER"
+    )
     lines = [
-        f"# {name_of(part)} model", "",
-        f"A `{name_of(part)}` model of [sfumato] with {n:,} parameters.", "",
-        *(f"- **{key}**: {json.dumps(value)}" for key, value in info.items()),
-        "", "`model.json` describes it, `weights.safetensors` holds its weights. Load it with "
-        "`sfumato.load(FOLDER)`; loading runs no code from the folder.", "",
+        f"# A {name} model", "",
+        f"{sum(p.numel() for p in part.parameters()):,} parameters, made by sfumato.", "",
+        "    sfumato translate PICTURES --out RESULTS " + use, "",
+        "`model.json` describes it, `weights.safetensors` holds its weights; loading runs no code.", "",
+        *(["| trained on | images | sha256 of names and contents |", "|---|---|---|"] if counts else []),
+        *(f"| {k} | {n:,} | `{str(hashes.get(k, ''))[:16]}` |" for k, n in counts.items()), "",
+        *(f"- {k.replace('_', ' ')}: {v}" for k, v in info.items() if k not in ("data", "settings")),
     ]  # fmt: skip
-    return "\n".join(lines)
+    if settings:
+        flags = " ".join(f"--{k.replace('_', '-')} {v}" for k, v in settings.items())
+        lines += ["", "Settings of the training:", "", f"    {flags}"]
+    return "\n".join(lines) + "\n"
 
 
 def _digest(stored: Mapping[str, Tensor]) -> str:
