@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     except ValueError as error:
         _fail(str(error))
     except KeyboardInterrupt as error:
-        print(f"\n{error or 'stopped; the same command goes on'}", file=sys.stderr)
+        print(f"\n{str(error) or 'stopped; the same command goes on'}", file=sys.stderr)
         sys.exit(130)
     sys.exit(0)
 

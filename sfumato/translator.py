@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Mapping
 from dataclasses import MISSING
@@ -11,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from sfumato.choose import choose
 from sfumato.folder import denoiser_of, load, resolve
 from sfumato.method import find, name_of
 from sfumato.part import Part, fields
@@ -96,12 +96,7 @@ def options_of(part: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     parameters = inspect.signature(part.translate).parameters
     known = {k: p.default for k, p in parameters.items() if k not in ("source", "seed", "watch")}
     for name, value in given.items():
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            raise ValueError(
-                f"{name_of(part)} has no option {name!r}: {hint}it has {', '.join(known)}"
-            )
+        choose(f"option of {name_of(part)}", name, known)
         if not isinstance(value, (str, int, float, Path, type(None))):
             raise ValueError(f"{name}={value!r} cannot be written into run.json; give its name")
     return known | dict(given)

@@ -192,3 +192,17 @@ def test_evaluations(report):
     assert times[:3] == sorted(times[:3])  # up, then down
     assert times[3:] == sorted(times[3:], reverse=True)
     assert min(times) >= f.source.process.t_min
+
+
+def test_recentring_takes_the_means_out_of_the_latent(float64):
+    """With equal isotropic covariances the bridge is a shift by m' - m; recentred it is so even
+    where the noise ends early."""
+    process = Cosine(t_max=0.9)
+    m0, m1, S = f64([1.0, -2.0, 0.5]), f64([-1.0, 0.0, 3.0]), f64([0.04] * 3)
+    ddib = DDIB(source=gaussian(m0, S, process), target=gaussian(m1, S, process))
+    x = (m0 + 0.2 * normal(16, 3))[..., None, None]  # images of one pixel
+    want = x + (m1 - m0)[:, None, None]
+    plain = (ddib.translate(x, steps=60) - want).abs().max()
+    shifted = (ddib.translate(x, steps=60, recentre=True) - want).abs().max()
+    assert shifted < 1e-3
+    assert plain > 10 * shifted
