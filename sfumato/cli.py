@@ -81,15 +81,17 @@ def _version() -> str:
 # ---- the commands -------------------------------------------------------------------------------
 
 
-def demo(out: Path = Path("out/demo")) -> None:
+def demo(out: Path = Path("out/demo"), *, count: int = 10, seed: int = 0) -> None:
     """Translate held-out pictures with every method and write one page that shows them.
 
     Args:
         out: folder for the page.
+        count: pictures in a row, at least 1.
+        seed: of the noise.
     """
     from sfumato.demo import main as run
 
-    run(out)
+    run(out, count=count, seed=seed)
 
 
 def _data(chosen: bool) -> App:
@@ -100,8 +102,17 @@ def _data(chosen: bool) -> App:
 
         for name, writer in dict[str, Any](WRITERS).items():
             own = flags(writer, keyword=list(signature(writer).parameters)[1:])
-            app.command(command(writer, cleandoc(writer.__doc__), own), name=name)
+            app.command(command(_said(writer), cleandoc(writer.__doc__), own), name=name)
     return app
+
+
+def _said(writer: Callable[..., None]) -> Callable[..., None]:
+    def run(out: str, *args: Any, **given: Any) -> None:
+        writer(out, *args, **given)
+        counts = {p: sum(1 for _ in Path(out, p).rglob("*.png")) for p in ("train", "test")}
+        print(f"{out} holds {counts['train']} pictures to train on and {counts['test']} to test on")
+
+    return run
 
 
 def _train(chosen: str) -> App:

@@ -100,6 +100,8 @@ class UNet(Part):
         log_sigma: Float[Tensor, " b"],
         label: Tensor | None = None,
     ) -> Float[Tensor, "b channels h w"]:
+        if x.shape[1] != (wanted := self.channels + self.conditioning):
+            raise ValueError(f"this network takes {wanted} channels, not {x.shape[1]}")
         step = self.patch * 2 ** (len(self.multipliers) - 1)
         if x.shape[-1] % step or x.shape[-2] % step:
             raise ValueError(
