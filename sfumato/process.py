@@ -143,10 +143,10 @@ class DDPM(Process):
 class Cosine(Process):
     """alpha = cos(pi t / 2), sigma = sin(pi t / 2): uniform in angle.
 
-    sigma/alpha from 0.01, the lowest level of the DDPM chain, to 40.
+    sigma/alpha from 0.005 to 40.
     """
 
-    t_min: float = 0.00636
+    t_min: float = 0.0032
     t_max: float = 0.984
 
     def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:

@@ -99,7 +99,7 @@ def test_repeats_forget_more(monkeypatch):
     assert gains[0] < 0.9
 
 
-@pytest.mark.parametrize("strength", [0.0, 0.0002, 0.0009])
+@pytest.mark.parametrize("strength", [0.0, 0.0001, 0.0002])
 def test_no_strength_returns_the_guide_to_the_bit(strength):
     assert torch.equal(tiny().translate(PICTURES, strength=strength), PICTURES)
 
