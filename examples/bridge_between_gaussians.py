@@ -1,6 +1,6 @@
 """DDIB between two Gaussians against its closed form, and against optimal transport.
 
-    python examples/bridge_between_gaussians.py
+python examples/bridge_between_gaussians.py
 """
 
 import torch

@@ -1,6 +1,6 @@
 """An energy in three lines: 2s become 3s by SDEdit, pulled towards red.
 
-    python examples/guide_with_an_energy.py DIGITS/test/2 red_threes.png
+python examples/guide_with_an_energy.py DIGITS/test/2 red_threes.png
 """
 
 import sys

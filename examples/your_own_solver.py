@@ -1,6 +1,6 @@
 """A solver is a function: the midpoint method on an exact denoiser.
 
-    python examples/your_own_solver.py
+python examples/your_own_solver.py
 """
 
 import torch

@@ -70,7 +70,7 @@ def _digits(folder: Path, count: int, seed: int) -> Section:
     section = Section(
         "2 into 3",
         "One model of ten classes of coloured digits, trained without pairs. DDIB carries each 2 to the "
-        "latent it shares with a 3, and keeps its colour and slant; SDEdit noises it half of the way and "
+        "latent it shares with a 3, and keeps its colour and slant; SDEdit noises it most of the way and "
         "lets a 3 re-emerge.",
         "sfumato translate DIGITS/2 --out threes --method ddib --source sfumato/digits:2 "
         "--target sfumato/digits:3",
@@ -78,7 +78,7 @@ def _digits(folder: Path, count: int, seed: int) -> Section:
     section.rows = [
         _row("2, held out", twos),
         _translated("DDIB", twos, seed, method="ddib", **ends),
-        _translated("SDEdit", twos, seed, method="sdedit", target=ends["target"], strength=0.5),
+        _translated("SDEdit", twos, seed, method="sdedit", target=ends["target"], strength=0.6),
     ]
     return section
 

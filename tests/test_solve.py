@@ -410,9 +410,7 @@ def test_bad_grids_are_refused():
     p = VP()
     with pytest.raises(ValueError, match="steps must be at least 1, not 0"):
         grid(p, 0)
-    with pytest.raises(
-        ValueError, match=r"must lie in \[t_min, t_max\] = \[0.001, 1\], not 0"
-    ):
+    with pytest.raises(ValueError, match=r"must lie in \[t_min, t_max\] = \[0.001, 1\], not 0"):
         grid(p, 5, stop=0.0)
     with pytest.raises(ValueError, match="not 1.5"):
         grid(p, 5, start=1.5)
