@@ -165,7 +165,9 @@ def unique_state(part: nn.Module) -> dict[str, Tensor]:
 
 def card(part: Part, info: Mapping[str, Any]) -> str:
     """The model card: what it is, what it was trained on and how, how to use it."""
-    name, data, settings = name_of(part), info.get("data", {}), info.get("settings", {})
+    name = name_of(part)
+    facts: dict[str, dict[str, Any]] = {k: v for k, v in info.items() if isinstance(v, dict)}
+    data, settings = facts.get("data", {}), facts.get("settings", {})
     counts, hashes = data.get("count", {}), data.get("digest", {})
     domains = list(getattr(part, "domains", ()))
     use = (
@@ -180,7 +182,7 @@ def card(part: Part, info: Mapping[str, Any]) -> str:
         "`model.json` describes it, `weights.safetensors` holds its weights; loading runs no code.", "",
         *(["| trained on | images | sha256 of names and contents |", "|---|---|---|"] if counts else []),
         *(f"| {k} | {n:,} | `{str(hashes.get(k, ''))[:16]}` |" for k, n in counts.items()), "",
-        *(f"- {k.replace('_', ' ')}: {v}" for k, v in info.items() if k not in ("data", "settings")),
+        *(f"- {k.replace('_', ' ')}: {v}" for k, v in info.items() if k not in facts),
     ]  # fmt: skip
     if settings:
         flags = " ".join(f"--{k.replace('_', '-')} {v}" for k, v in settings.items())

@@ -55,7 +55,7 @@ def test_everything_comes_back(model):
         assert k == l
         assert torch.equal(v, w)
     assert all(not p.is_meta and p.requires_grad for p in again.parameters())
-    assert (folder / "README.md").read_text().startswith("# diffusion model")
+    assert (folder / "README.md").read_text().startswith("# A diffusion model")
     assert sorted(p.name for p in folder.iterdir()) == [
         "README.md",
         "model.json",

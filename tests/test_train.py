@@ -176,7 +176,7 @@ def test_divergence_names_the_last_good_save_and_what_to_do(folders, tmp_path, m
         ({"steps": 0}, "steps must be at least 1"),
         ({"lr": -1.0}, "lr must be above 0"),
         ({"held_out": 1.0}, "held_out"),
-        ({"options": {"nett": "tiny"}}, "no option 'nett'"),
+        ({"options": {"nett": "tiny"}}, "did you mean 'net'"),
         ({"options": {"net": "smal"}}, "did you mean 'small'"),
         ({"options": {"process": "vpp"}}, "vpp"),
     ],
