@@ -51,7 +51,6 @@ def save(
     write_tensors(
         folder / "weights.safetensors",
         {k: v.to(dtype) if v.is_floating_point() else v for k, v in state.items()},
-        {},
     )
     write_text(folder / "model.json", json.dumps(description, indent=2) + "\n")
     write_text(folder / "README.md", card(part, dict(info or {})))
@@ -199,8 +198,8 @@ def _digest(stored: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def read_tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a safetensors file.
+def read_tensors(file: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file.
 
     Raises:
         ValueError: if it is missing, truncated, or its contents do not have the hash they were written with.
@@ -215,20 +214,24 @@ def read_tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise ValueError(f"{file} is damaged or truncated ({error}); copy it again") from None
     if "sha256" in metadata and metadata["sha256"] != _digest(stored):
         raise ValueError(f"{file} is damaged: its contents do not have their hash; copy it again")
-    return stored, metadata
+    return stored
 
 
-def write_tensors(file: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Writes a safetensors file atomically, with the hash of its contents."""
+def write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Writes a safetensors file atomically, with the hash of its contents.
+
+    The hash is the only metadata: safetensors writes several in any order, and equal runs shall
+    give equal files.
+    """
     stored = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
     # the hash travels in the file it is the hash of: a kill between two writes cannot part them
     with replacing(file) as temporary:
-        temporary.write_bytes(to_bytes(stored, {**metadata, "sha256": _digest(stored)}))
+        temporary.write_bytes(to_bytes(stored, {"sha256": _digest(stored)}))
 
 
 def _load_weights(part: Part, folder: Path) -> None:
     file = folder / "weights.safetensors"
-    stored, _ = read_tensors(file)
+    stored = read_tensors(file)
     wanted = unique_state(part)
     for key, value in wanted.items():
         if key not in stored or stored[key].shape != value.shape:

@@ -171,7 +171,8 @@ def train(
     def keep() -> None:
         if not main:
             return
-        write_tensors(out / "training.safetensors", state.tensors(), {"step": str(state.step)})
+        now = state.tensors() | {"step": torch.tensor(state.step)}
+        write_tensors(out / "training.safetensors", now)
         info = {
             "size": size, "resize": resize, "step": state.step, "data": everything.describe(),
             "settings": settings,
@@ -306,9 +307,9 @@ def _previous(out: Path, resume: bool) -> dict[str, Any] | None:
         if out.exists() and (out / "model.json").exists():
             raise ValueError(f"{out} holds a model but no training to resume; choose another --out")
         return None  # killed before its first save: begin again
-    tensors, metadata = read_tensors(saved)
+    tensors = read_tensors(saved)
     run = json.loads((out / "run.json").read_text())
-    return {"tensors": tensors, "step": int(metadata["step"]), "run": run}
+    return {"tensors": tensors, "step": int(tensors.pop("step")), "run": run}
 
 
 def _compare(before: dict[str, Any], now: dict[str, Any], out: Path) -> None:
