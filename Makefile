@@ -5,7 +5,7 @@ PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install -q -c const
 
 .PHONY: demo test bench clean
 
-demo: $(VENV)/data.stamp
+demo: $(VENV)/demo.stamp
 	$(VENV)/bin/sfumato demo
 	@echo "open out/demo/index.html"
 

@@ -1,0 +1,148 @@
+"""How far a number would move with other pictures: bootstrap intervals.
+
+Whole groups are drawn with replacement (Davison and Hinkley, 1997, section 3.8): copies of one
+source, or overlapping tiles, are not independent, and counting them as such makes intervals too
+narrow.  Without groups every image is its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from .metrics import check_features, fit, frechet, frechet_of, kid, weighted_kid
+
+Groups = Sequence[Hashable] | None
+
+
+class Interval(NamedTuple):
+    """A number with the bounds of its interval; the bounds are nan if there is only one group."""
+
+    value: float
+    low: float
+    high: float
+
+
+def bootstrap_mean(
+    values: Float[Tensor, " n"],
+    groups: Groups = None,
+    resamples: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Interval:
+    """The mean over images, with its interval.
+
+    Args:
+        values: One number an image.
+        groups: N hashables; images of equal ones are drawn together.
+        resamples: Draws.
+        seed: Of the draws.
+        level: Share of such intervals that cover the truth.
+
+    Raises:
+        ValueError: no values, values that are no numbers, or another number of groups than values.
+    """
+    values = torch.as_tensor(values, dtype=torch.float64)
+    if not len(values) or not values.isfinite().all():
+        raise ValueError(f"a mean of {len(values)} values, some no numbers or none: look at them")
+    parts = torch.stack([values, torch.ones_like(values)], 1)
+    return bootstrap_sums(parts, lambda s: s[..., 0] / s[..., 1], groups, resamples, seed, level)
+
+
+def bootstrap_sums(
+    parts: Float[Tensor, n *k],
+    statistic: Callable[[Tensor], Tensor],
+    groups: Groups = None,
+    resamples: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Interval:
+    """A statistic of sums over images, with its interval: a mean, or a pooled `metrics.mean_iou`.
+
+    Args:
+        parts: What is summed, for each image, such as `metrics.label_parts`.
+        statistic: Sums (R,*k) to numbers (R).
+        groups: As in `bootstrap_mean`, and so are the rest.
+        resamples: Draws.
+        seed: Of the draws.
+        level: Share of such intervals that cover the truth.
+    """
+    parts = parts.double()
+    weights = draws(len(parts), groups, resamples, seed)
+    resampled = statistic(torch.tensordot(weights, parts, 1))
+    value = statistic(parts.sum(0, keepdim=True)).item()
+    return _interval(value, resampled, level, centred=False)
+
+
+def bootstrap_frechet(
+    x: Float[Tensor, "n d"],
+    y: Float[Tensor, "m d"],
+    groups_x: Groups = None,
+    groups_y: Groups = None,
+    resamples: int = 200,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Interval:
+    """`metrics.frechet` with its interval; both sets are drawn.
+
+    A drawn set holds fewer different images, which pushes the distance up, as few images do in the
+    first place: the interval is the value plus the draws' quantiles less their mean.  It tells how
+    the number scatters, not how far it is above that of infinitely many images.
+
+    One draw takes about 10 ms for 1,000 and 50 ms for 10,000 features of length 112, a second for
+    1,000 of length 2,048: lower `resamples` there.
+    """
+    check_features(x, y)
+    w = draws(len(x), groups_x, resamples, [seed, 0])
+    v = draws(len(y), groups_y, resamples, [seed, 1])
+    pairs = zip(w, v, strict=False)  # none of a set with one group
+    resampled = torch.tensor([frechet_of(fit(x, i), fit(y, j)) for i, j in pairs])
+    return _interval(frechet(x, y), resampled, level)
+
+
+def bootstrap_kid(
+    x: Float[Tensor, "n d"],
+    y: Float[Tensor, "m d"],
+    groups_x: Groups = None,
+    groups_y: Groups = None,
+    resamples: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Interval:
+    """`metrics.kid` with its interval; both sets are drawn.
+
+    An image drawn twice is not compared with itself.  The interval is the value plus the draws'
+    quantiles less their mean.  For sets that are alike it is too wide, about by half.
+    """
+    check_features(x, y)
+    w = draws(len(x), groups_x, resamples, [seed, 0])
+    v = draws(len(y), groups_y, resamples, [seed, 1])
+    r = min(len(w), len(v))  # 0 if a set has one group
+    return _interval(kid(x, y), weighted_kid(x, y, w[:r], v[:r]), level)
+
+
+def draws(n: int, groups: Groups, resamples: int, seed: int | Sequence[int]) -> Tensor:
+    """How often each of n images is drawn (R,n), images of a group alike; R is 0 for one group."""
+    names: dict[Hashable, int] = {}
+    index = [names.setdefault(g, len(names)) for g in (range(n) if groups is None else groups)]
+    if len(index) != n:
+        raise ValueError(f"{len(index)} groups for {n} images: expected one for each")
+    resamples = resamples if len(names) > 1 else 0
+    rng = np.random.default_rng(seed)
+    counts = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)
+    return torch.from_numpy(counts[:, index]).double()
+
+
+def _interval(value: float, resampled: Tensor, level: float, centred: bool = True) -> Interval:
+    """Quantiles of the resampled, moved so that their mean is the value if `centred`."""
+    resampled = resampled[resampled.isfinite()]  # a tiny set may be drawn as one image only
+    if not len(resampled):
+        return Interval(value, float("nan"), float("nan"))
+    shift = value - resampled.mean().item() if centred else 0.0
+    low, high = np.quantile(resampled.numpy(), [(1 - level) / 2, (1 + level) / 2]) + shift
+    return Interval(value, float(low), float(high))
