@@ -1,0 +1,313 @@
+"""Does a model copy its training pictures?
+
+Each output's distances to its k = 50 nearest training pictures give the ratio
+
+    r(y) = d_1 / mean(d_1, ..., d_k),
+
+near 0 where one training picture is far nearer than its neighbours, near 1 where y lies no nearer to one
+than to many (Carlini et al. 2023, "Extracting Training Data from Diffusion Models", sec. 5.1, whose attack
+thresholds it; Yoon et al. 2023, "Diffusion Probabilistic Models Generalize when They Fail to Memorize",
+ask for d_1 / d_2 < 1/3).  No fixed threshold suits both faces and flat tiles of sea, so that real held-out
+pictures of the target domain are the measure: an honest model's outputs are no nearer to the training
+pictures than those are.  An output counts as near if its ratio is below that of 99 % of the held-out ones.
+If outputs and held-out pictures come from one law, then any order of all of them is equally likely, and
+the number of outputs below the r-th smallest of m held-out ratios is negative hypergeometric (the
+precedence test): an exact p-value, for any law and any counts.  The model copies if
+
+    p < 0.001 / (spaces looked at)  and  near outputs are at least FACTOR = 5 times as many as expected.
+
+What it cannot see: a training picture that is there more than 50 times (`sfumato doctor` finds those), and
+copies when the held-out pictures are themselves copies of training pictures (it says so).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from math import exp, lgamma
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from sfumato.evaluate.pictures import ImageSet, chunks
+
+LEVEL, QUANTILE, FACTOR = 0.001, 0.01, 5
+SIDE = 64
+"""Pixels are compared at no more than this side."""
+BYTES = 100 * 2**20
+"""Of the pictures and distances held at a time."""
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """N pictures' nearest training pictures: index (N,), distance (N,) and ratio (N,) in [0,1]."""
+
+    index: NDArray[np.int64]
+    distance: NDArray[np.float64]
+    ratio: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Outputs against held-out pictures in one space, "pixels" or "features".
+
+    Attributes:
+        space: where distances are taken: RMSE of pixels in [0,1], or L2 of features.
+        results: of the outputs.
+        held_out: of the real pictures.
+        threshold: the ratio below which an output counts as near.
+        near: how many outputs do; with groups, one of each is counted.
+        counted: outputs that entered the test.
+        expected: the share of near outputs of an honest model.
+        p: probability that an honest model has as many near outputs, or more.
+        copied: the verdict in this space.
+        blind: so few pictures that no result could have made it so.
+    """
+
+    space: str
+    results: Nearest
+    held_out: Nearest
+    threshold: float
+    near: int
+    counted: int
+    expected: float
+    p: float
+    copied: bool
+    blind: bool
+
+    @property
+    def share(self) -> float:
+        """Share of near outputs."""
+        return self.near / self.counted
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What `audit` found.
+
+    Attributes:
+        names: of the outputs.
+        train_names: of the training pictures, which `Nearest.index` counts.
+        spaces: the comparison in pixels, and that in features if there is one.
+        leaks: held-out pictures that a training picture equals to half a gray level.
+    """
+
+    names: list[str]
+    train_names: list[str]
+    spaces: list[Comparison]
+    leaks: int
+
+    @property
+    def copied(self) -> bool:
+        """The verdict: it copies in some space."""
+        return any(c.copied for c in self.spaces)
+
+    def closest(self, count: int = 10) -> list[tuple[int, int]]:
+        """(output, its nearest training picture in pixels) of the lowest ratios, lowest first."""
+        pixels = self.spaces[0].results
+        return [(int(i), int(pixels.index[i])) for i in np.argsort(pixels.ratio)[:count]]
+
+    @property
+    def text(self) -> str:
+        """The verdict and its reason in plain words."""
+        said = [
+            "This model copies training pictures."
+            if self.copied
+            else "No sign that this model copies training pictures."
+        ]
+        for c in self.spaces:
+            said.append(
+                f"In {c.space}, {c.near} of {c.counted} results ({c.share:.1%}) lie nearer to a single "
+                f"training picture than {1 - c.expected:.1%} of the held-out pictures do; "
+                f"{c.expected:.1%} are expected of an honest model (p = {c.p:.2g}). Median ratio of nearest "
+                f"to near distances: results {np.median(c.results.ratio):.2f}, held-out pictures "
+                f"{np.median(c.held_out.ratio):.2f}."
+            )
+            if c.blind:
+                said.append(
+                    "There are too few pictures to tell: take more results or held-out ones."
+                )
+        if self.leaks:
+            said.append(
+                f"{self.leaks} held-out pictures equal a training picture, which makes this audit weak: "
+                f"`sfumato doctor` lists them."
+            )
+        return " ".join(said)
+
+    def describe(self) -> dict[str, Any]:
+        """The verdict and the numbers behind it, for JSON; per image in the order of `names`."""
+        counts = ("near", "counted", "share", "expected", "threshold", "p", "copied")
+        spaces = {
+            c.space: {key: getattr(c, key) for key in counts}
+            | {
+                "nearest": [self.train_names[i] for i in c.results.index],
+                "distance": c.results.distance.tolist(),
+                "ratio": c.results.ratio.tolist(),
+            }
+            for c in self.spaces
+        }
+        rule = {"level": LEVEL, "quantile": QUANTILE, "factor": FACTOR}
+        return {
+            "copied": self.copied, "text": self.text, "held_out_leaks": self.leaks, "rule": rule,
+            "names": self.names, "spaces": spaces,
+        }  # fmt: skip
+
+
+def audit(
+    results: ImageSet,
+    train: ImageSet,
+    held_out: ImageSet,
+    features: Callable[[ImageSet], Tensor] | None = None,
+    *,
+    groups: Sequence[Hashable] | None = None,
+    held_out_groups: Sequence[Hashable] | None = None,
+    k: int = 50,
+    seed: int = 0,
+) -> Audit:
+    """Compares outputs and held-out pictures in how near they lie to training pictures.
+
+    Args:
+        results: the model's outputs.
+        train: the target domain's training pictures, at least 2.
+        held_out: real pictures of the target domain that training did not see.
+        features: from a set of N images to their features (N,D), to compare in these as well, such
+            as `partial(extract, Lite0())`; None compares pixels only.
+        groups: label of each output; one output of each label enters the test, for copies of one
+            source are not independent.
+        held_out_groups: the same of the held-out pictures.
+        k: neighbours in the ratio, fewer where there are fewer training pictures.
+        seed: of the choice within groups.
+
+    Raises:
+        ValueError: no pictures, sizes that differ, or values that are no numbers.
+    """
+    if len(train) < 2 or not len(results) or not len(held_out):
+        raise ValueError(
+            f"{len(results)} results, {len(train)} training and {len(held_out)} held-out pictures: "
+            f"the audit needs at least 1, 2 and 1"
+        )
+    rng = np.random.default_rng(seed)
+    chosen, others = _one_each(groups, results, rng), _one_each(held_out_groups, held_out, rng)
+
+    def compare(space: str, level: float, near: Callable[[ImageSet], Nearest]) -> Comparison:
+        ours, real = near(results), near(held_out)
+        m, n = len(others), len(chosen)
+        rank = max(1, int(QUANTILE * m))
+        threshold = float(np.sort(real.ratio[others])[rank - 1])
+        count = int((ours.ratio[chosen] < threshold).sum())
+        p, expected = _p(count, n, m, rank), rank / (m + 1)
+        copied = p < level and count / n >= FACTOR * expected
+        blind = _p(n, n, m, rank) >= level
+        return Comparison(space, ours, real, threshold, count, n, expected, p, copied, blind)
+
+    level = LEVEL if features is None else LEVEL / 2
+    spaces = [compare("pixels", level, lambda x: nearest(_pixels(x), _pixels(train), k))]
+    if features is not None:
+        known = _features(features(train))
+        spaces.append(
+            compare("features", level, lambda x: nearest(_features(features(x)), known, k))
+        )
+    leaks = int((spaces[0].held_out.distance < 0.5 / 255).sum())
+    return Audit(results.names, train.names, spaces, leaks)
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """`count` vectors, read in parts: `get(indices)` gives (b,D)."""
+
+    count: int
+    get: Callable[[Sequence[int]], Tensor]
+
+
+def nearest(queries: Vectors, train: Vectors, k: int = 50) -> Nearest:
+    """Nearest training vectors by L2, in blocks: every training vector is read once per block.
+
+    Args:
+        queries: N vectors of D numbers.
+        train: M of the same D.
+        k: neighbours in the ratio; all, if there are fewer.
+    """
+    k = min(k, train.count)
+    width = queries.get(range(1)).shape[1] + 3 * k  # numbers kept for one query
+    parts = [
+        _block(queries.get(rows), train, k)
+        for rows in chunks(queries.count, max(1, BYTES // 4 // width))
+    ]
+    index, distance, mean = (torch.cat(x).numpy() for x in zip(*parts, strict=True))
+    ratio = np.divide(distance, mean, out=np.ones_like(distance), where=mean > 0)
+    return Nearest(index, distance, ratio.clip(0, 1))
+
+
+def _block(q: Tensor, train: Vectors, k: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Index and distance of the nearest, and mean distance of the k nearest, of queries (b,D)."""
+    best, where = q.new_full((len(q), k), torch.inf), torch.zeros(len(q), k, dtype=torch.long)
+    norm = q.square().sum(1, keepdim=True)
+    for rows in chunks(train.count, max(k, min(512, BYTES // 4 // max(1, q.shape[1])))):
+        x = train.get(rows)
+        if x.shape[1] != q.shape[1]:
+            raise ValueError(
+                "results, training and held-out pictures differ in size: bring them to one"
+            )
+        squares = torch.addmm(norm + x.square().sum(1), q, x.T, alpha=-2)  # |q - x|^2
+        both = torch.cat([best, squares], 1)
+        best, at = both.topk(k, dim=1, largest=False)
+        where = torch.cat(
+            [where, torch.arange(rows.start, rows.stop).expand(len(q), -1)], 1
+        ).gather(1, at)
+    first, mean = where[:, 0], best.clamp(min=0).sqrt().mean(1).double()
+    exact = [  # |q|^2 - 2 q x + |x|^2 cancels near 0
+        (q[rows.start : rows.stop] - train.get(first[rows.start : rows.stop].tolist())).norm(dim=1)
+        for rows in chunks(len(q), 512)
+    ]
+    return first, torch.cat(exact).double(), mean
+
+
+def _pixels(images: ImageSet) -> Vectors:
+    """Pixels in [0,1] at no more than SIDE a side, scaled so that L2 is the RMSE."""
+
+    def get(rows: Sequence[int]) -> Tensor:
+        x = images.get(rows)
+        if not x.isfinite().all():
+            raise ValueError(f"pictures {rows[0]} to {rows[-1]} hold values that are no numbers")
+        if max(x.shape[-2:]) > SIDE:
+            x = interpolate(x, [min(side, SIDE) for side in x.shape[-2:]], mode="area")
+        flat = (x.flatten(1) + 1) / 2
+        return flat / flat.shape[1] ** 0.5
+
+    return Vectors(len(images), get)
+
+
+def _features(found: Tensor) -> Vectors:
+    return Vectors(len(found), lambda rows: found[torch.as_tensor(rows)])
+
+
+def _one_each(
+    groups: Sequence[Hashable] | None, images: ImageSet, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """One index of each group, drawn at random; all without groups."""
+    if groups is None:
+        return np.arange(len(images))
+    if len(groups) != len(images):
+        raise ValueError(f"{len(groups)} groups for {len(images)} pictures: expected one for each")
+    order = rng.permutation(len(groups))
+    return np.sort(np.array(list({groups[i]: i for i in order}.values())))
+
+
+def _p(near: int, n: int, m: int, rank: int) -> float:
+    """P(at least `near` of n fall below the rank-th smallest of m), all in random order.
+
+    They do if at most rank - 1 of the first near + rank - 1 of all n + m are among the m.
+    """
+    drawn = near + rank - 1
+
+    def log_choose(a: int, b: int) -> float:
+        return lgamma(a + 1) - lgamma(b + 1) - lgamma(a - b + 1)
+
+    return sum(
+        exp(log_choose(m, i) + log_choose(n, drawn - i) - log_choose(n + m, drawn))
+        for i in range(max(0, drawn - n), rank)
+    )
