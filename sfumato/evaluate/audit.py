@@ -38,8 +38,8 @@ from sfumato.evaluate.pictures import ImageSet, chunks
 LEVEL, QUANTILE, FACTOR = 0.001, 0.01, 5
 SIDE = 64
 """Pixels are compared at no more than this side."""
-BYTES = 100 * 2**20
-"""Of the pictures and distances held at a time."""
+BYTES, CHUNK = 128 * 2**20, 256
+"""Memory of outputs and distances, and training pictures, held at a time."""
 
 
 @dataclass(frozen=True)
@@ -114,23 +114,18 @@ class Audit:
     @property
     def text(self) -> str:
         """The verdict and its reason in plain words."""
-        said = [
-            "This model copies training pictures."
-            if self.copied
-            else "No sign that this model copies training pictures."
-        ]
+        said = ["No sign that this model copies training pictures."]
+        if self.copied:
+            said = ["This model copies training pictures."]
+        elif all(c.blind for c in self.spaces):
+            said = ["Too few pictures to tell whether this model copies: audit more results."]
         for c in self.spaces:
+            ours, real = (np.median(x.ratio) for x in (c.results, c.held_out))
             said.append(
-                f"In {c.space}, {c.near} of {c.counted} results ({c.share:.1%}) lie nearer to a single "
-                f"training picture than {1 - c.expected:.1%} of the held-out pictures do; "
-                f"{c.expected:.1%} are expected of an honest model (p = {c.p:.2g}). Median ratio of nearest "
-                f"to near distances: results {np.median(c.results.ratio):.2f}, held-out pictures "
-                f"{np.median(c.held_out.ratio):.2f}."
+                f"In {c.space}, {c.near} of {c.counted} results ({c.share:.1%}) lie as near to a single "
+                f"training picture as only {c.expected:.1%} of real held-out pictures do (p = {c.p:.2g}); "
+                f"nearest to near distances are {ours:.2f} (median), of held-out pictures {real:.2f}."
             )
-            if c.blind:
-                said.append(
-                    "There are too few pictures to tell: take more results or held-out ones."
-                )
         if self.leaks:
             said.append(
                 f"{self.leaks} held-out pictures equal a training picture, which makes this audit weak: "
@@ -186,10 +181,10 @@ def audit(
         ValueError: no pictures, sizes that differ, or values that are no numbers.
     """
     if len(train) < 2 or not len(results) or not len(held_out):
-        raise ValueError(
-            f"{len(results)} results, {len(train)} training and {len(held_out)} held-out pictures: "
-            f"the audit needs at least 1, 2 and 1"
+        counts = (
+            f"{len(results)} results, {len(train)} training and {len(held_out)} held-out pictures"
         )
+        raise ValueError(f"{counts}: the audit needs at least 1, 2 and 1")
     rng = np.random.default_rng(seed)
     chosen, others = _one_each(groups, results, rng), _one_each(held_out_groups, held_out, rng)
 
@@ -200,8 +195,8 @@ def audit(
         threshold = float(np.sort(real.ratio[others])[rank - 1])
         count = int((ours.ratio[chosen] < threshold).sum())
         p, expected = _p(count, n, m, rank), rank / (m + 1)
-        copied = p < level and count / n >= FACTOR * expected
-        blind = _p(n, n, m, rank) >= level
+        copied = p < level and count >= FACTOR * expected * n
+        blind = FACTOR * expected > 1 or _p(n, n, m, rank) >= level
         return Comparison(space, ours, real, threshold, count, n, expected, p, copied, blind)
 
     level = LEVEL if features is None else LEVEL / 2
@@ -232,11 +227,8 @@ def nearest(queries: Vectors, train: Vectors, k: int = 50) -> Nearest:
         k: neighbours in the ratio; all, if there are fewer.
     """
     k = min(k, train.count)
-    width = queries.get(range(1)).shape[1] + 3 * k  # numbers kept for one query
-    parts = [
-        _block(queries.get(rows), train, k)
-        for rows in chunks(queries.count, max(1, BYTES // 4 // width))
-    ]
+    size = max(1, BYTES // 4 // (queries.get(range(1)).shape[1] + 3 * (k + CHUNK)))
+    parts = [_block(queries.get(rows), train, k) for rows in chunks(queries.count, size)]
     index, distance, mean = (torch.cat(x).numpy() for x in zip(*parts, strict=True))
     ratio = np.divide(distance, mean, out=np.ones_like(distance), where=mean > 0)
     return Nearest(index, distance, ratio.clip(0, 1))
@@ -246,22 +238,18 @@ def _block(q: Tensor, train: Vectors, k: int) -> tuple[Tensor, Tensor, Tensor]:
     """Index and distance of the nearest, and mean distance of the k nearest, of queries (b,D)."""
     best, where = q.new_full((len(q), k), torch.inf), torch.zeros(len(q), k, dtype=torch.long)
     norm = q.square().sum(1, keepdim=True)
-    for rows in chunks(train.count, max(k, min(512, BYTES // 4 // max(1, q.shape[1])))):
+    for rows in chunks(train.count, CHUNK):
         x = train.get(rows)
         if x.shape[1] != q.shape[1]:
-            raise ValueError(
-                "results, training and held-out pictures differ in size: bring them to one"
-            )
+            raise ValueError("results, training and held-out pictures are not of one size")
         squares = torch.addmm(norm + x.square().sum(1), q, x.T, alpha=-2)  # |q - x|^2
-        both = torch.cat([best, squares], 1)
-        best, at = both.topk(k, dim=1, largest=False)
-        where = torch.cat(
-            [where, torch.arange(rows.start, rows.stop).expand(len(q), -1)], 1
-        ).gather(1, at)
+        seen = torch.arange(rows.start, rows.stop).expand(len(q), -1)
+        best, at = torch.cat([best, squares], 1).topk(k, dim=1, largest=False)
+        where = torch.cat([where, seen], 1).gather(1, at)
     first, mean = where[:, 0], best.clamp(min=0).sqrt().mean(1).double()
     exact = [  # |q|^2 - 2 q x + |x|^2 cancels near 0
         (q[rows.start : rows.stop] - train.get(first[rows.start : rows.stop].tolist())).norm(dim=1)
-        for rows in chunks(len(q), 512)
+        for rows in chunks(len(q), CHUNK)
     ]
     return first, torch.cat(exact).double(), mean
 
