@@ -172,7 +172,7 @@ def frechet(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> float:
     return frechet_of(fit(x), fit(y))
 
 
-def kid(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], block: int = 128) -> float:
+def kid(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], block: int = 512) -> float:
     """Unbiased squared maximum mean discrepancy of the kernel (x.y / d + 1)^3.
 
     Binkowski et al., 2018 (https://arxiv.org/abs/1801.01401), over all images instead of subsets;
@@ -213,7 +213,7 @@ def weighted_kid(
     y: Float[Tensor, "m d"],
     w: Float[Tensor, "r n"],
     v: Float[Tensor, "r m"],
-    block: int = 128,
+    block: int = 512,
 ) -> Float[Tensor, " r"]:
     """KID (r) of features that count w and v times; pairs of an image with itself are left out."""
     kernel = needed("torchmetrics.image.kid").poly_kernel
