@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -71,6 +72,25 @@ def test_copies_are_flagged(share, features, report):
     assert all(j == i + 100 for i, j in found.closest(n))
     assert found.spaces[0].share == pytest.approx(share, abs=0.02)
     report(f"audit, {share:.0%} copies: p", found.spaces[0].p)
+
+
+@pytest.mark.parametrize("space", ["pixels", "features"])
+def test_changed_copies_are_found_in_pixels_or_features(space, lite0, report):
+    changed = (lambda x: noisy(x, 0.05)) if space == "pixels" else (lambda x: x.flip(3))
+    train, held = domain(60, 0, side=32), Made(domain(40, 1, side=32))
+    found = audit(Made(changed(train[:12])), Made(train), held, lite0)
+    assert [c.space for c in found.spaces if c.copied] == [space], found.text
+    said = "noisy" if space == "pixels" else "mirrored"
+    ratios = [float(np.median(c.results.ratio)) for c in found.spaces]
+    report(f"audit, {said} copies: median ratio in pixels, features", *ratios)
+
+
+@pytest.fixture(scope="module")
+def lite0():
+    pytest.importorskip("efficientnet_lite_pytorch")
+    from sfumato.evaluate.features import Lite0, extract
+
+    return partial(extract, Lite0())
 
 
 def test_smooth_outputs_are_nearer_but_no_copies():

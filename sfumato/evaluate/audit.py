@@ -16,8 +16,9 @@ precedence test): an exact p-value, for any law and any counts.  The model copie
 
     p < 0.001 / (spaces looked at)  and  near outputs are at least FACTOR = 5 times as many as expected.
 
-What it cannot see: a training picture that is there more than 50 times (`sfumato doctor` finds those), and
-copies when the held-out pictures are themselves copies of training pictures (it says so).
+Pixels find copies that are noisy or blurred, features those that are shifted or mirrored; Lite0 does not
+find noisy ones.  Neither sees a training picture that is there more than 50 times (`sfumato doctor` does),
+or copies when the held-out pictures are themselves copies of training pictures (it says so).
 """
 
 from __future__ import annotations
@@ -60,8 +61,7 @@ class Comparison:
         results: of the outputs.
         held_out: of the real pictures.
         threshold: the ratio below which an output counts as near.
-        near: how many outputs do; with groups, one of each is counted.
-        counted: outputs that entered the test.
+        near: how many outputs do, of those `counted` (one of each group).
         expected: the share of near outputs of an honest model.
         p: probability that an honest model has as many near outputs, or more.
         copied: the verdict in this space.
@@ -93,7 +93,7 @@ class Audit:
         names: of the outputs.
         train_names: of the training pictures, which `Nearest.index` counts.
         spaces: the comparison in pixels, and that in features if there is one.
-        leaks: held-out pictures that a training picture equals to half a gray level.
+        leaks: held-out pictures that equal a training picture to half a gray level.
     """
 
     names: list[str]
@@ -171,8 +171,7 @@ def audit(
         held_out: real pictures of the target domain that training did not see.
         features: from a set of N images to their features (N,D), to compare in these as well, such
             as `partial(extract, Lite0())`; None compares pixels only.
-        groups: label of each output; one output of each label enters the test, for copies of one
-            source are not independent.
+        groups: labels of the outputs; one of each enters the test (copies are not independent).
         held_out_groups: the same of the held-out pictures.
         k: neighbours in the ratio, fewer where there are fewer training pictures.
         seed: of the choice within groups.
