@@ -1,0 +1,206 @@
+"""What can be wrong with pictures, each as a finding in plain words with what to do about it."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from .advice import Pairing, Plan
+from .duplicates import MAX_LINKS, Link, exact_copies, near_copies
+from .looks import Look
+
+TOO_FEW, FEW = 16, 300
+"""Training pictures a domain. Below the first a model can only learn them by heart; below the second
+look for copies among its results. The digits model that ships had 1,000 of each."""
+IMBALANCE = 3
+"""Domains are drawn in equal shares: pictures of the small one are seen so much more often."""
+CROPPED = 1.5
+"""Aspect ratio from which the square crop leaves out a third of a picture."""
+
+Severity = Literal["error", "warning", "note"]
+
+
+@dataclass
+class Finding:
+    """What was found.
+
+    Attributes:
+        severity: error: results would be wrong, or training refuse; warning: look at it; note.
+        kind: one word for programs.
+        text: in words.
+        fix: what to do, in words.
+        named: what it was found in: files, with what is special about each.
+        delete: files to delete, if that is the fix.
+    """
+
+    severity: Severity
+    kind: str
+    text: str
+    fix: str = ""
+    named: list[str] = field(default_factory=list)
+    delete: list[str] = field(default_factory=list)
+
+
+def unreadable(looks: Sequence[Look], unread: Counter[str]) -> Iterator[Finding]:
+    """Broken files, and pictures of formats that are not read."""
+    bad = [one for one in looks if one.error]
+    if bad:
+        yield Finding(
+            "warning", "unreadable", f"{len(bad)} of {len(looks):,} files cannot be read",
+            "training skips them; copy them again from where they came, or delete them:",
+            [one.error for one in bad], paths(bad),
+        )  # fmt: skip
+    if unread:
+        yield Finding(
+            "warning", "format", f"not looked at: {counted(unread)}, which sfumato does not read",
+            "convert them to PNG or JPEG",
+        )  # fmt: skip
+
+
+def copies(good: Sequence[Look]) -> Iterator[Finding]:
+    """Exact and near copies by where they are: in two splits, in two domains, in one."""
+    exact = list(exact_copies(good))
+    again = {link.second for link in exact}
+    kept = [i for i, one in enumerate(good) if i not in again and not one.flat]
+    near = near_copies(np.stack([good[i].thumb for i in kept])) if kept else []
+    found: dict[str, list[tuple[Look, Look, Link]]] = defaultdict(list)
+    for link in [*exact, *(Link(kept[x.first], kept[x.second], *x[2:]) for x in near)]:
+        x, y = good[link.first], good[link.second]
+        where = "leak" if x.split != y.split else "across" if x.domain != y.domain else "copies"
+        where = "mirrored" if (where, link.how) == ("copies", "mirrored") else where
+        found[where].append((x, y, link))
+    said: dict[str, tuple[Severity, str, str]] = {
+        "leak": ("error", "pictures are in two splits: scores would be too good",
+                 "delete them from the training pictures:"),
+        "across": ("error", "pictures are in two domains: the model cannot learn what parts these",
+                   "look at them and delete the ones that are in the wrong folder, perhaps"),
+        "copies": ("warning", "pictures are there more than once: they are learned by heart sooner, "
+                   "and one copy may be held out while another is trained on", "delete the copies:"),
+        "mirrored": ("note", "pictures are mirror images of others, which --flip makes anyway", ""),
+    }  # fmt: skip
+    for kind, links in found.items():
+        severity, text, fix = said[kind]
+        twice = [x if kind == "leak" else y for x, y, _ in links]
+        named = [f"{y.path} = {x.path} ({link})" for x, y, link in links]
+        delete = unique(paths(twice))
+        text = f"{len(delete):,} {text}"
+        yield Finding(severity, kind, text, fix, named, delete if fix else [])
+    if len(near) >= MAX_LINKS:
+        yield Finding("note", "copies", f"only the first {MAX_LINKS:,} near copies are listed")
+
+
+def odd(where: str, part: Sequence[Look]) -> Iterator[Finding]:
+    """Pictures unlike the others of their folder: of one colour, gray, deep; and how they are read."""
+    flat = [one for one in part if one.flat]
+    if flat:
+        yield Finding(
+            "warning", "flat", f"{where}: {of(flat, part)} show one colour only",
+            "if that is a mistake delete them:", paths(flat), paths(flat),
+        )  # fmt: skip
+    seen = [one for one in part if not one.flat]
+    gray = [one for one in seen if one.gray]
+    few = gray if 2 * len(gray) <= len(seen) else [one for one in seen if not one.gray]
+    if few:
+        kinds = ("gray among colour ones", "in colour among gray ones")[not few[0].gray]
+        yield Finding(
+            "warning", "gray", f"{where}: {of(few, part)} are {kinds}",
+            "some results will be so, too; if you do not want that delete them:",
+            paths(few), paths(few),
+        )  # fmt: skip
+    deep = [one for one in part if one.bits == 16]
+    if 0 < len(deep) < len(part):
+        yield Finding(
+            "warning", "depth", f"{where}: {of(deep, part)} have 16 bits, the others 8",
+            "65535 is read as white: look whether they are as bright as the others", paths(deep),
+        )  # fmt: skip
+    for kind, chosen, text in (
+        ("rotated", [x for x in part if x.turned], "are turned upright as their EXIF data says"),
+        ("transparent", [x for x in part if "A" in x.mode], "may be transparent; they are laid on white"),
+        ("cmyk", [x for x in part if x.mode == "CMYK"], "are CMYK; their colours are converted"),
+    ):  # fmt: skip
+        if chosen:
+            text = f"{where}: {of(chosen, part)} {text}"
+            yield Finding("note", kind, text, named=paths(chosen))
+
+
+def sizes(where: str, part: Sequence[Look], plan: Plan) -> Iterator[Finding]:
+    """Pictures too small for the size, and what the square crop leaves out."""
+    halved = plan.side_by_side
+    small = [one for one in part if one.short(halved) < plan.size]
+    if small:
+        least = min(one.short(halved) for one in small) // 8 * 8 or 8  # networks take these
+        said = [f"{one.path} ({one.width}x{one.height})" for one in small]
+        yield Finding(
+            "error", "small", f"{where}: {of(small, part)} are smaller than --size {plan.size}, so "
+            f"training refuses them", f"say --upscale, or --size {least}, or delete them:",
+            said, paths(small),
+        )  # fmt: skip
+    if part:
+        ratio = float(np.median([one.width / one.height for one in part])) / (2 if halved else 1)
+        if max(ratio, 1 / ratio) >= CROPPED:
+            yield Finding(
+                "note", "aspect", f"{where}: width / height is {ratio:.2f} (median): the square that "
+                f"is trained on leaves out {100 * (1 - min(ratio, 1 / ratio)):.0f} % of a picture",
+                "--resize stretch keeps everything, and distorts it",
+            )  # fmt: skip
+
+
+def counts(training: Mapping[str, Sequence[Look]]) -> Iterator[Finding]:
+    """Too few pictures, and domains of very different numbers."""
+    for name, part in training.items():
+        if not part:
+            yield Finding("error", "count", f"{name} has no picture that can be read")
+        elif len(part) < FEW:
+            bad = len(part) < TOO_FEW
+            yield Finding(
+                "error" if bad else "warning", "count", f"{name} has {len(part)} pictures to train on; "
+                + (f"with less than {TOO_FEW} a model only learns them by heart" if bad else
+                   f"with less than some {FEW} expect a model to copy details of them"),
+                "get more, say --flip if mirrored ones look right, and train a smaller --net",
+            )  # fmt: skip
+    number = {name: len(part) for name, part in training.items() if part}
+    if number and max(number.values()) > IMBALANCE * min(number.values()):
+        few, many = min(number, key=number.__getitem__), max(number, key=number.__getitem__)
+        yield Finding(
+            "warning", "imbalance", f"{few} has {number[few]:,} pictures, {many} {number[many]:,}: both "
+            f"are trained on equally often, so those of {few} are learned by heart first",
+            f"get more of {few}, and look for copies of its pictures among the results",
+        )  # fmt: skip
+
+
+def unpartnered(pairs: Sequence[Pairing]) -> Iterator[Finding]:
+    """Names without a partner, and names that promise pairs where there are none."""
+    for one in pairs:
+        lacking = [f"{name} lacks {k}" for name, stems in one.missing.items() for k in stems]
+        if one.plausible and lacking:
+            yield Finding(
+                "error", "partner", f"pairs need equal names: {len(lacking):,} have no partner",
+                "rename or delete these, or training refuses them", lacking,
+            )  # fmt: skip
+        if one.plausible is False and one.by == "name":
+            what = " and ".join(one.domains) + " have equal names, but their pictures are no pairs"
+            yield Finding("note", "names", what, "do not train on pairs unless you know better")
+
+
+def paths(looks: Iterable[Look]) -> list[str]:
+    """Their files."""
+    return [str(one.path) for one in looks]
+
+
+def of(chosen: Sequence[Look], part: Sequence[Look]) -> str:
+    """How many of how many."""
+    return f"{len(chosen):,} of {len(part):,} pictures"
+
+
+def unique(texts: Iterable[str]) -> list[str]:
+    """Each once, in order."""
+    return list(dict.fromkeys(texts))
+
+
+def counted(values: Mapping[str, int]) -> str:
+    """As in "3 PNG, 1 JPEG"."""
+    return ", ".join(f"{n:,} {k}" for k, n in sorted(values.items(), key=lambda item: -item[1]))
