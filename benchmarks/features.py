@@ -118,7 +118,9 @@ def main() -> None:
         row |= {"set": name, f"{fd} floor": far[0]}
         for k, (what, amount, _) in enumerate(others):
             if what == "other domain" or amount in (NOISE[0], BLUR[0]):
-                row[f"{what}{amount and f' {amount}' or ''} / floor"] = far[k] / far[0]
+                row[" ".join([what, *([str(amount)] if amount else [])]) + " / floor"] = (
+                    far[k] / far[0]
+                )
         for what in ("noise", "blur"):
             at = [0] + [k for k, other in enumerate(others) if other[0] == what]
             row[f"{fd} grows with {what}"] = grows([far[k] for k in at])
