@@ -15,6 +15,9 @@ SECONDS = 5.0
 """Steps are measured for about this long, after one that is not counted."""
 STEPS = (2, 6)
 """But at least and at most this many."""
+BUSY = 0.8
+"""Share of its threads' time from which others keep a training waiting: alone it gets 0.99, beside
+two busy programs on two cores 0.5, and takes four times as long."""
 
 
 def training_cost(method: str, size: int, domains: int) -> dict[str, Any]:
@@ -30,8 +33,8 @@ def training_cost(method: str, size: int, domains: int) -> dict[str, Any]:
 
     Returns:
         method, size, batch, steps (the default), device, seconds_per_step (median), hours (of all
-        steps), memory_gb (peak of the process) and gpu_memory_gb; with only `error` besides
-        method and size if it failed.
+        steps), cpu_share (of its threads' time that it got), memory_gb (peak of the process) and
+        gpu_memory_gb; with only `error` besides method and size if it failed.
     """
     code = "import sys; from sfumato.evaluate.cost import _steps; _steps(*sys.argv[1:])"
     words = [sys.executable, "-c", code, method, str(size), str(domains)]
@@ -66,6 +69,7 @@ def _steps(method: str, size: str, domains: str) -> None:
     seconds: list[float] = []
     next(updates)  # makes the optimiser's buffers
     began = last = time.perf_counter()
+    cpu = time.process_time()
     for _ in updates:
         if device.type == "cuda":
             torch.cuda.synchronize()
@@ -73,13 +77,14 @@ def _steps(method: str, size: str, domains: str) -> None:
         seconds, last = [*seconds, now - last], now
         if now - began > SECONDS and len(seconds) >= STEPS[0]:
             break
+    share = (time.process_time() - cpu) / (last - began) / torch.get_num_threads()
     each = statistics.median(seconds)
     gpu = torch.cuda.max_memory_allocated() / 1e9 if device.type == "cuda" else None
     print(json.dumps({
         "method": method, "size": side, "batch": batch, "steps": default["steps"],
         "device": torch.cuda.get_device_name() if gpu else f"cpu, {torch.get_num_threads()} threads",
         "seconds_per_step": each, "hours": each * default["steps"] / 3600,
-        "memory_gb": _peak(), "gpu_memory_gb": gpu,
+        "cpu_share": share if gpu is None else 1.0, "memory_gb": _peak(), "gpu_memory_gb": gpu,
     }))  # fmt: skip
 
 

@@ -7,7 +7,6 @@ numbers that findings rest on are constants there, each with its reason.
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -21,15 +20,13 @@ from sfumato.data.cached import CACHE_BYTES
 
 from . import findings as checks
 from .advice import Pairing, Plan, advise, pairings
-from .cost import training_cost
+from .cost import BUSY, training_cost
 from .findings import Finding, counted, unique
 from .looks import Look, layout, look
 
 SAID = {"error": "MEND", "warning": "LOOK", "note": "note"}
 NAMED = 5
 """Files named on screen for each finding; JSON names all."""
-BUSY = 1.5
-"""Runnable processes a core from which a measured time says more about the others."""
 
 
 @dataclass
@@ -73,13 +70,8 @@ class Report:
             for split, facts in splits.items():
                 lines.append(f"{name} ({split}): {_facts_said(facts)}")
         said = [*(one.text for one in self.pairs), *map(_cost_said, self.estimates)]
-        lines += [
-            "",
-            *said,
-            *[""] * bool(said),
-            self.plan.reason,
-            *(f"  {command}" for command in self.plan.commands),
-        ]
+        lines += ["", *said, *[""] * bool(said), self.plan.reason]
+        lines += [f"  {command}" for command in self.plan.commands]
         return "\n".join(lines).strip() + "\n"
 
 
@@ -141,9 +133,8 @@ def doctor(
 
     estimates = [training_cost(m, plan.size, len(folders)) for m in plan.methods if measure]
     pixels = plan.size**2 * sum(map(len, training.values())) * (2 if plan.side_by_side else 1)
-    load = os.getloadavg()[0] / (os.cpu_count() or 1) if hasattr(os, "getloadavg") else 0.0
     for cost in estimates:
-        cost |= {"data_gb": min(3 * pixels, CACHE_BYTES) / 1e9, "busy": load > BUSY}
+        cost["data_gb"] = min(3 * pixels, CACHE_BYTES) / 1e9
     facts = {
         name: {
             split: _facts([x for x in looks if (x.domain, x.split) == (name, split)]) for split in s
@@ -200,7 +191,11 @@ def _cost_said(cost: Mapping[str, Any]) -> str:
         f", {cost['memory_gb'] + cost['data_gb']:.1f} GB of memory" if cost["memory_gb"] else ""
     )
     gpu = f", {cost['gpu_memory_gb']:.1f} GB on the GPU" if cost["gpu_memory_gb"] else ""
-    busy = "; other programs are busy here now, so it may be much less" if cost["busy"] else ""
+    busy = (
+        "; other programs are busy here now, so it may be much less"
+        if cost["cpu_share"] < BUSY
+        else ""
+    )
     return (
         f"{what} takes about {time} for its {cost['steps']:,} steps of {cost['batch']} pictures "
         f"({each:.2g} s each on {cost['device']}){memory}{gpu}{busy}."
