@@ -16,6 +16,7 @@ from typing import Annotated, Any, NoReturn
 import cyclopts
 from cyclopts import App
 
+from sfumato import cli_evaluate
 from sfumato.flags import Outline, command, flag, flags, outlines
 
 HELP = """Translate pictures from one domain to another with diffusion models.
@@ -67,6 +68,9 @@ def make_app(words: Sequence[str]) -> App:
     app.command(_data(words[0] == "data"), name="data")
     app.command(_train(words[1] if words[0] == "train" else ""), name="train")
     app.command(_translate(words if words[0] == "translate" else []), name="translate")
+    for name, (make, text) in cli_evaluate.COMMANDS.items():
+        chosen = make() if words[0] == name else command(lambda: None, text, [])
+        app.command(chosen, name=name)
     for function in (info, methods, cite):
         app.command(function)
     return app

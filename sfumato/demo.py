@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import sys
 import time
 from collections.abc import Sequence
@@ -14,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sfumato.data import WRITERS, find_images, read_image, write_text
+from sfumato.data import WRITERS, base64_png, find_images, read_image, write_text
 from sfumato.translate import run_translator, translator
 
 
@@ -124,17 +122,7 @@ def _load(folder: Path, count: int) -> Tensor:
 
 
 def _row(title: str, images: Tensor, note: str = "") -> Row:
-    return Row(title, [_png(image) for image in images], note)
-
-
-def _png(image: Tensor) -> str:
-    """An image (3, H, W) in [-1, 1] as base64 PNG."""
-    from PIL import Image
-
-    pixels = ((image.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return base64.b64encode(buffer.getvalue()).decode()
+    return Row(title, [base64_png(image) for image in images], note)
 
 
 def _page(sections: Sequence[Section], count: int, seed: int, seconds: float) -> str:

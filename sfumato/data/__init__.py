@@ -7,7 +7,7 @@ from .cached import Images
 from .digits import write_digits, write_mnist
 from .earth import write_earth
 from .folders import new_folder, write_text
-from .images import find_images, fit_image, read_image, tile, write_png
+from .images import base64_png, find_images, fit_image, read_image, tile, write_png
 from .sets import (
     Dataset,
     Domains,
@@ -32,6 +32,7 @@ __all__ = [
     "Images",
     "Pairs",
     "Unpaired",
+    "base64_png",
     "find_images",
     "fit_image",
     "new_folder",

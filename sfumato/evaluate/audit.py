@@ -16,6 +16,9 @@ precedence test): an exact p-value, for any law and any counts.  The model copie
 
     p < 0.001 / (spaces looked at)  and  near outputs are at least FACTOR = 5 times as many as expected.
 
+In pixels a near output must besides correlate by 0.9 with that training picture, the mean colours taken
+away: a blur of the right colour lies near to the flattest training picture, but shows nothing of it.
+
 Pixels find copies that are noisy or blurred, features those that are shifted or mirrored; Lite0 does not
 find noisy ones.  Neither sees a training picture that is there more than 50 times (`sfumato doctor` does),
 or copies when the held-out pictures are themselves copies of training pictures (it says so).
@@ -36,7 +39,7 @@ from torch.nn.functional import interpolate
 
 from sfumato.evaluate.pictures import ImageSet, chunks
 
-LEVEL, QUANTILE, FACTOR = 0.001, 0.01, 5
+LEVEL, QUANTILE, FACTOR, LIKENESS = 0.001, 0.01, 5, 0.9
 SIDE = 64
 """Pixels are compared at no more than this side."""
 BYTES, CHUNK = 128 * 2**20, 256
@@ -145,7 +148,7 @@ class Audit:
             }
             for c in self.spaces
         }
-        rule = {"level": LEVEL, "quantile": QUANTILE, "factor": FACTOR}
+        rule = {"level": LEVEL, "quantile": QUANTILE, "factor": FACTOR, "likeness": LIKENESS}
         return {
             "copied": self.copied, "text": self.text, "held_out_leaks": self.leaks, "rule": rule,
             "names": self.names, "spaces": spaces,
@@ -187,19 +190,26 @@ def audit(
     rng = np.random.default_rng(seed)
     chosen, others = _one_each(groups, results, rng), _one_each(held_out_groups, held_out, rng)
 
-    def compare(space: str, level: float, near: Callable[[ImageSet], Nearest]) -> Comparison:
+    def compare(
+        space: str, level: float, near: Callable[[ImageSet], Nearest], alike: bool = False
+    ) -> Comparison:
         ours, real = near(results), near(held_out)
         m, n = len(others), len(chosen)
         rank = max(1, int(QUANTILE * m))
         threshold = float(np.sort(real.ratio[others])[rank - 1])
-        count = int((ours.ratio[chosen] < threshold).sum())
+        suspects = chosen[ours.ratio[chosen] < threshold]
+        if alike:
+            suspects = suspects[_likeness(results, train, suspects, ours.index) > LIKENESS]
+        count = len(suspects)
         p, expected = _p(count, n, m, rank), rank / (m + 1)
         copied = p < level and count >= FACTOR * expected * n
         blind = FACTOR * expected > 1 or _p(n, n, m, rank) >= level
         return Comparison(space, ours, real, threshold, count, n, expected, p, copied, blind)
 
     level = LEVEL if features is None else LEVEL / 2
-    spaces = [compare("pixels", level, lambda x: nearest(_pixels(x), _pixels(train), k))]
+    spaces = [
+        compare("pixels", level, lambda x: nearest(_pixels(x), _pixels(train), k), alike=True)
+    ]
     if features is not None:
         known = _features(features(train))
         spaces.append(
@@ -266,6 +276,18 @@ def _pixels(images: ImageSet) -> Vectors:
         return flat / flat.shape[1] ** 0.5
 
     return Vectors(len(images), get)
+
+
+def _likeness(
+    results: ImageSet, train: ImageSet, rows: NDArray[np.int64], index: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Correlation of results and their nearest training pictures, the mean colours taken away."""
+    out = []
+    for i in rows.tolist():
+        a, b = (s.get([j])[0].double() for s, j in ((results, i), (train, int(index[i]))))
+        a, b = a - a.mean((1, 2), keepdim=True), b - b.mean((1, 2), keepdim=True)
+        out.append(((a * b).sum() / (a.norm() * b.norm()).clamp(min=1e-12)).item())
+    return np.array(out)
 
 
 def _features(found: Tensor) -> Vectors:

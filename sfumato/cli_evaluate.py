@@ -1,0 +1,94 @@
+"""The commands that score, compare and look at pictures; see `sfumato.cli`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from inspect import Parameter
+from typing import Any
+
+from sfumato.flags import command, flag, flags
+
+EVALUATE = "Score a folder of results: a table, JSON and a page, with intervals and controls."
+COMPARE = "Translate the same pictures by several methods and write one page that compares them."
+ENTRIES = """
+
+An entry is quoted: "ddib source=FOLDER:A target=FOLDER:B", "sdedit target=FOLDER:B strength=0.3,0.5"
+(two entries, one curve), "model=FOLDER", "label=CUT folder=RESULTS" or "scores=FILE". The same
+command goes on with a comparison that was stopped, and reuses what is there.
+"""
+SWEEP = "Compare every combination of a method's options on the realism-faithfulness plane."
+DOCTOR = "Look at pictures before any training: faults, leaks, costs, and what to do."
+STUDY = "Ask people which of two methods is better: a blinded page, and its answers' score."
+
+
+def evaluate() -> Callable[..., None]:
+    """`sfumato evaluate RESULTS --source A --target B`."""
+    from sfumato.evaluate.compare import evaluate
+
+    def run(results: str, **given: Any) -> None:
+        _print(evaluate(results, **given))
+
+    return command(run, EVALUATE, flags(evaluate, keyword=("source",)))
+
+
+def compare() -> Callable[..., None]:
+    """`sfumato compare ENTRY ... --source A --target B --out PAGE`."""
+    from sfumato.evaluate.compare import compare
+
+    def run(*entries: str, source: str, out: str, **given: Any) -> None:
+        _print(compare(source, out, entries, **given))
+
+    entries = flag("entries", str, Parameter.VAR_POSITIONAL, "what to compare, see above.")
+    own = flags(compare, skip=("entries",), keyword=("source", "out"))
+    return command(run, COMPARE + ENTRIES, [entries, *own])
+
+
+def sweep() -> Callable[..., None]:
+    """`sfumato sweep METHOD --option NAME=VALUE,VALUE`: a comparison of one method's options."""
+    from sfumato.evaluate.compare import compare, swept
+
+    roles = {
+        "model": "folder of a trained translator.",
+        "source_model": "model of the source domain, FOLDER:DOMAIN.",
+        "target_model": "model of the target domain, FOLDER:DOMAIN.",
+    }
+
+    def run(method: str, *, option: list[str], source: str, out: str, **given: Any) -> None:
+        models = {name.removesuffix("_model"): given.pop(name) for name in roles}
+        _print(compare(source, out, swept(method, models, option), **given))
+
+    places = [
+        flag("method", str, Parameter.POSITIONAL_OR_KEYWORD, "a method, see `sfumato methods`."),
+        flag("option", list[str], Parameter.KEYWORD_ONLY, "NAME=VALUE,VALUE,...; one a flag."),
+        *(flag(n, str | None, Parameter.KEYWORD_ONLY, text, None) for n, text in roles.items()),
+    ]
+    own = flags(compare, skip=("entries",), keyword=("source", "out"))
+    return command(run, SWEEP, [*places, *own])
+
+
+def _print(comparison: Any) -> None:
+    from sfumato.evaluate.page import table
+
+    table(comparison)
+    print(f"{comparison.folder / 'index.html'} shows them")
+
+
+def doctor() -> Callable[..., None]:
+    """`sfumato doctor A [B]`."""
+    import json
+
+    from sfumato.evaluate.doctor import doctor
+
+    def run(*places: str, **given: Any) -> None:
+        as_json = given.pop("json", False)
+        found = doctor(*places, **given)
+        print(json.dumps(found.to_json(), indent=2) if as_json else found.text())
+
+    shown = flag("json", bool, Parameter.KEYWORD_ONLY, "print JSON instead of text.", False)
+    return command(run, DOCTOR, [*flags(doctor), shown])
+
+
+COMMANDS = {
+    "evaluate": (evaluate, EVALUATE), "compare": (compare, COMPARE), "sweep": (sweep, SWEEP),
+    "doctor": (doctor, DOCTOR),
+}  # fmt: skip

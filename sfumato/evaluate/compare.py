@@ -1,0 +1,399 @@
+"""Methods side by side: the same sources, the same seeds, one protocol, one page.
+
+Every cell (an entry of the comparison and a seed) is a folder of its own, translated as `sfumato
+translate` does it and scored once; a comparison that was stopped, or got one more entry, does only
+what is missing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+import shutil
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sfumato.data.folders import write_text
+from sfumato.evaluate import metrics
+from sfumato.evaluate.audit import Audit, audit
+from sfumato.evaluate.entries import Entry, entries_of
+from sfumato.evaluate.intervals import Interval, bootstrap_mean
+from sfumato.evaluate.memory import peak_memory
+from sfumato.evaluate.pictures import ImageSet, Pictures, chunks, controls
+from sfumato.evaluate.protocol import Protocol, named_protocol
+from sfumato.evaluate.score import Judge, Scores, Task, differences, matched
+from sfumato.evaluate.uncertainty import Calibration, calibration
+from sfumato.folder import resolve
+from sfumato.record import read_run, sha256
+from sfumato.translate import translate
+
+
+@dataclass
+class Row:
+    """A line of the table.
+
+    Args:
+        label: its name.
+        family: rows of one family are joined by a curve.
+        kind: method, control or elsewhere (scores without pictures).
+        numbers: by the keys of `measures`.
+        spread: standard deviation over seeds, by the same keys.
+        seeds: how many; 1 for what does not depend on them.
+        cost: nfe, seconds and megabytes for a picture, what is known of them.
+        images: the numbers of single pictures, mean over seeds.
+        results: the pictures, one set a seed.
+        audit: nearest training pictures.
+        calibration: of several seeds against the truth.
+    """
+
+    label: str
+    family: str
+    kind: str
+    numbers: dict[str, Interval]
+    spread: dict[str, float] = field(default_factory=dict)
+    seeds: int = 1
+    cost: dict[str, float] = field(default_factory=dict)
+    images: dict[str, list[float]] = field(default_factory=dict)
+    results: list[ImageSet] = field(default_factory=list)
+    audit: Audit | None = None
+    calibration: Calibration | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "label": self.label, "family": self.family, "kind": self.kind, "seeds": self.seeds,
+            "numbers": {k: list(v) for k, v in self.numbers.items()},
+            "spread over seeds": self.spread, "cost": self.cost, "images": self.images,
+        }  # fmt: skip
+
+
+@dataclass
+class Comparison:
+    """Rows that were scored under one record, the pictures they are shown with, and the page's folder."""
+
+    rows: list[Row]
+    judge: Judge
+    notes: list[str]
+    seed: int
+    folder: Path
+
+
+def compare(
+    source: str | Path,
+    out: str | Path,
+    entries: Sequence[str | Entry],
+    *,
+    target: str | Path,
+    truth: str | Path | None = None,
+    train: str | Path | None = None,
+    protocol: Protocol | str = "standard",
+    features: str | None = None,
+    inception: str | Path | None = None,
+    groups: str | None = None,
+    task: Task | str | None = None,
+    classifier: Callable[[Tensor], Tensor] | None = None,
+    seed: int = 0,
+    seeds: int = 1,
+    limit: int | None = None,
+    size: int | None = None,
+    batch: int | None = None,
+    round_trip: bool = False,
+    device: str = "auto",
+) -> Comparison:
+    """Translates the same pictures by several methods, scores them, and writes OUT/index.html.
+
+    Args:
+        source: folder of held-out pictures of the source domain.
+        out: folder for the page, the scores and the results; the same command goes on with it.
+        entries: what to compare: "METHOD source=... target=... option=value,value", "model=FOLDER",
+            "label=NAME folder=RESULTS" or "scores=FILE"; several values of an option are swept.
+        target: folder of real pictures of the target domain that no method was trained on.
+        truth: folder of the right answers, with the sources' names.
+        train: folder of the target pictures the methods were trained on, for the audit of copies.
+        protocol: standard, egsde, egsde_m2f, cyclediffusion, or a JSON file of one's own.
+        features: lite0 or inception, instead of the protocol's.
+        inception: file of the FID network's weights, pt_inception-2015-12-05-6726825d.pth.
+        groups: FILE.csv:COLUMN; pictures of one group are no independent evidence.
+        task: labels that results are scored by against the truth's: land_water.
+        classifier: images (B, 3, H, W) -> (B,) 1 for the target domain; a linear probe by default.
+        seed: first seed of the noise.
+        seeds: how many seeds; 4 and more show how sure a method is.
+        limit: translate only so many of the sources, evenly through the folder.
+        size: side of the pictures in pixels; by default that of the models' training.
+        batch: pictures at a time.
+        round_trip: translate back, too, where a method has both source and target.
+        device: auto, cpu, cuda or cuda:N.
+
+    Raises:
+        ValueError: for anything wrong with the entries or pictures, in one line.
+    """
+    out, chosen = Path(out), [e for e in entries if isinstance(e, Entry)]
+    chosen += entries_of([e for e in entries if isinstance(e, str)])
+    rules = protocol if isinstance(protocol, Protocol) else named_protocol(protocol, features)
+    if not chosen or seeds < 1 or (limit is not None and limit < 2):
+        raise ValueError(
+            f"{len(chosen)} entries, {seeds} seeds, limit {limit}: expected at least 1, 1 and 2"
+        )
+    ours = {"cells", "scores", "index.html"}
+    if out.exists() and not (
+        out.is_dir() and (not (had := set(out.iterdir())) or {p.name for p in had} & ours)
+    ):
+        raise ValueError(f"{out} holds something else than a comparison: choose another --out")
+    source = _sources(Path(source), limit, out)
+    names = Pictures(source).names
+
+    work = _Cells(Path(source), out, size, batch, device)
+    pictures: dict[str, list[ImageSet]] = {}
+    backs: dict[str, ImageSet] = {}
+    costs: dict[str, dict[str, float]] = {}
+    for e in chosen:
+        if e.scores is not None:
+            continue
+        if e.folder is not None:
+            pictures[e.label] = [matched(Pictures(e.folder), names)]
+            continue
+        pictures[e.label], costs[e.label] = work.run(e, range(seed, seed + seeds))
+        if round_trip and {"source", "target"} <= e.roles.keys():
+            swapped = dict(e.roles) | {"source": e.roles["target"], "target": e.roles["source"]}
+            back = replace(e, label=f"{e.label} back", roles=swapped)
+            cell = work.folder(e, seed)
+            backs[e.label] = _Cells(cell, out, size, batch, device).run(back, [seed])[0][0]
+    first = next(iter(pictures.values()), [Pictures(source)])[0]
+    judge = Judge(
+        source, target, first, truth=truth, train=train, protocol=rules, weights=inception,
+        groups=groups, task=task, classifier=classifier,
+    )  # fmt: skip
+    notes: list[str] = []
+
+    def scored(results: ImageSet, back: ImageSet | None = None) -> Scores:
+        found = _scored(judge, results, back, out / "scores")
+        notes.extend(n for n in found.notes if n not in notes)
+        return found
+
+    rows = []
+    for e in chosen:
+        if e.scores is not None:
+            rows += elsewhere(e, judge.record)
+            continue
+        _say(f"scoring {e.label}")
+        each = [scored(s, backs.get(e.label)) for s in pictures[e.label]]
+        row = _row(e.label, e.family, "method", each, pictures[e.label], costs.get(e.label, {}))
+        _extras(row, judge, scored=each[0])
+        rows.append(row)
+    styles = judge.train or judge.target
+    shown = judge.source.fitted(judge.size)
+    for name, results in controls(shown, styles.fitted(judge.size)).items():
+        rows.append(_row(name, name, "control", [scored(results)], [results], {"nfe": 0}))
+    comparison = Comparison(rows, judge, notes, seed, out)
+    _write(comparison)
+    return comparison
+
+
+def _sources(folder: Path, limit: int | None, out: Path) -> Path:
+    """The folder of sources; of a part of them, copies."""
+    pictures = Pictures(folder)
+    if limit is None or limit >= len(pictures):
+        return folder
+    n = len(pictures)
+    some = [pictures.names[int((i + 0.5) * n / limit)] for i in range(limit)]
+    there = out / "cells" / f"sources-{pictures.only(some, '', '').digest[:8]}"
+    for name in some:
+        file = pictures.files[name]
+        copy = there / file.relative_to(folder)
+        if not copy.exists():
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, temporary := copy.with_name(f".{copy.name}.tmp"))
+            temporary.replace(copy)
+    return there
+
+
+class _Cells:
+    """Folders of results, one for each entry and seed, made when they are not there."""
+
+    def __init__(
+        self, source: Path, out: Path, size: int | None, batch: int | None, device: str
+    ) -> None:
+        self.source, self.out, self.size, self.batch, self.device = source, out, size, batch, device
+
+    def folder(self, e: Entry, seed: int) -> Path:
+        weights = {
+            role: (sha256(resolve(name)[0] / "weights.safetensors"), resolve(name)[1])
+            for role, name in e.roles.items()
+        }
+        what = [str(self.source), e.method, weights, dict(e.options), seed, self.size]
+        key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:8]
+        return self.out / "cells" / f"{e.slug}-seed{seed}-{key}"
+
+    def run(self, e: Entry, seeds: Sequence[int]) -> tuple[list[ImageSet], dict[str, float]]:
+        """Results for every seed (one if they do not depend on it), and the cost of a picture."""
+        roles: dict[str, Any] = dict(e.roles)
+        found: list[ImageSet] = []
+        costs: list[dict[str, float]] = []
+        for seed in seeds:
+            folder = self.folder(e, seed)
+            _say(f"translating by {e.label}, seed {seed}")
+            with peak_memory() as peak:
+                done = translate(
+                    self.source, folder, method=e.method, **roles, seed=seed, batch=self.batch,
+                    size=self.size, device=self.device, options=e.options, strict=True,
+                )  # fmt: skip
+            cost = folder.with_suffix(folder.suffix + ".json")
+            if done.written and peak():
+                write_text(cost, json.dumps({"megabytes": peak()}))
+            result = read_run(folder)["result"]
+            known = json.loads(cost.read_text()) if cost.exists() else {}
+            known |= {"nfe": result["nfe_per_picture"], "seconds": result["seconds_per_picture"]}
+            costs.append({k: v for k, v in known.items() if v is not None})
+            found.append(Pictures(folder))
+            if len(found) == 2 and found[0].digest == found[1].digest:
+                found = found[:1]
+                break
+        keys = ("nfe", "seconds", "megabytes")
+        pooled = {k: sorted(c[k] for c in costs if k in c) for k in keys}
+        return found, {k: v[len(v) // 2] for k, v in pooled.items() if v}
+
+
+def _scored(judge: Judge, results: ImageSet, back: ImageSet | None, folder: Path) -> Scores:
+    """Scores, kept under a name made of all that they depend on."""
+    what = [judge.record, results.digest, back.digest if back else None]
+    key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
+    file = folder / f"{key}.json"
+    own = judge.classifier is not None or (judge.task is not None and judge.task_name is None)
+    if file.exists() and not own:  # a function of one's own may have changed
+        return Scores.read(file)
+    scores = judge.score(results, back)
+    write_text(file, json.dumps(scores.to_json()))
+    return scores
+
+
+def _row(
+    label: str, family: str, kind: str, each: Sequence[Scores], results: list[ImageSet],
+    cost: dict[str, float],
+) -> Row:  # fmt: skip
+    """One row of several seeds' scores: means of the numbers, and their spread."""
+    numbers, spread, images = {}, {}, {}
+    for key in each[0].numbers:
+        bounds = torch.tensor([s.numbers[key] for s in each], dtype=torch.float64)
+        numbers[key] = Interval(*bounds.mean(0).tolist())
+        if len(each) > 1:
+            spread[key] = bounds[:, 0].std().item()
+    for key in each[0].images:
+        images[key] = torch.tensor([s.images[key] for s in each]).mean(0).tolist()
+    return Row(label, family, kind, numbers, spread, len(each), cost, images, results)
+
+
+def _extras(row: Row, judge: Judge, scored: Scores) -> None:
+    """Diversity, calibration and the audit, where there is something to take them from."""
+    if len(row.results) > 1:
+        each = [
+            metrics.diversity(torch.stack([s.get(i) for s in row.results]))
+            for i in chunks(len(judge.source))
+        ]
+        row.numbers["diversity"] = bootstrap_mean(torch.cat(each), judge.groups)
+    if judge.truth is not None and len(row.results) > 3:
+        truth = judge.truth.fitted(judge.size)
+        row.calibration = calibration(row.results, truth, judge.groups)
+    if judge.train is not None:
+        train, held = judge.train.fitted(judge.size), judge.target.fitted(judge.size)
+        row.audit = audit(
+            row.results[0], train, held, lambda x: judge.embed(x, judge.eyes), groups=judge.groups
+        )
+
+
+def elsewhere(e: Entry, record: dict[str, Any]) -> list[Row]:
+    """The methods of another evaluation's scores.json.
+
+    Raises:
+        ValueError: they were taken under another protocol, or on other pictures.
+    """
+    try:
+        saved = json.loads(Path(str(e.scores)).read_text(encoding="utf-8"))
+        other = saved["protocol"]
+        rows = [
+            Row(
+                r["label"], r["family"], "elsewhere", {k: Interval(*v) for k, v in r["numbers"].items()},
+                r["spread over seeds"], r["seeds"], r["cost"],
+            )
+            for r in saved["rows"] if r["kind"] != "control"
+        ]  # fmt: skip
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ValueError(
+            f"{e.scores} holds no scores: expected an evaluation's scores.json"
+        ) from None
+    if changed := differences(other, record):
+        raise ValueError(
+            f"{e.scores} was scored under another protocol ({', '.join(sorted(changed))} differ): numbers "
+            f"under different protocols do not share a column; score its pictures here, folder=RESULTS"
+        )
+    return rows
+
+
+def _write(c: Comparison) -> None:
+    from sfumato.evaluate.page import render
+
+    out = c.folder
+
+    scores = {"protocol": c.judge.record, "notes": c.notes, "names": c.judge.source.names,
+              "rows": [row.to_json() for row in c.rows]}  # fmt: skip
+    write_text(out / "protocol.json", json.dumps(c.judge.record, indent=2) + "\n")
+    write_text(out / "scores.json", json.dumps(scores, indent=1) + "\n")
+    write_text(out / "index.html", render(c))
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def evaluate(
+    results: str | Path,
+    source: str | Path,
+    *,
+    target: str | Path,
+    out: str | Path | None = None,
+    truth: str | Path | None = None,
+    train: str | Path | None = None,
+    protocol: Protocol | str = "standard",
+    features: str | None = None,
+    inception: str | Path | None = None,
+    groups: str | None = None,
+    task: Task | str | None = None,
+    classifier: Callable[[Tensor], Tensor] | None = None,
+) -> Comparison:
+    """Scores one folder of results, beside the trivial controls: table, JSON and a page.
+
+    Args:
+        results: folder of translated pictures, with the sources' names.
+        source: folder of the pictures they were made of.
+        target: folder of real pictures of the target domain that no method was trained on.
+        out: folder for the page and the scores; by default beside the results.
+        truth: folder of the right answers, with the sources' names.
+        train: folder of the target pictures the method was trained on, for the audit of copies.
+        protocol: standard, egsde, egsde_m2f, cyclediffusion, or a JSON file of one's own.
+        features: lite0 or inception, instead of the protocol's.
+        inception: file of the FID network's weights, pt_inception-2015-12-05-6726825d.pth.
+        groups: FILE.csv:COLUMN; pictures of one group are no independent evidence.
+        task: labels that results are scored by against the truth's: land_water.
+        classifier: images (B, 3, H, W) -> (B,) 1 for the target domain; a linear probe by default.
+
+    Raises:
+        ValueError: names that do not match, pictures that cannot be read, an unknown protocol.
+    """
+    results = Path(results)
+    out = results.with_name(f"{results.name}-scores") if out is None else out
+    return compare(
+        source, out, [Entry(results.name, results.name, folder=str(results))], target=target,
+        truth=truth, train=train, protocol=protocol, features=features, inception=inception,
+        groups=groups, task=task, classifier=classifier,
+    )  # fmt: skip
+
+
+def swept(method: str, roles: Mapping[str, str | None], options: Sequence[str]) -> list[Entry]:
+    """One entry for every combination of the options' values, such as strength=0.3,0.5."""
+    words = [f"{k}={v}" for k, v in roles.items() if v is not None]
+    return entries_of([shlex.join([method, *words, *options])])

@@ -1,0 +1,99 @@
+"""What is compared: a method with its options, a folder of results, or scores taken elsewhere.
+
+ddib source=runs/pets:cat target=runs/pets:dog
+sdedit target=runs/pets:dog strength=0.3,0.5,0.7        (three entries, one curve)
+label=CUT folder=results/cut
+scores=other/scores.json
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import shlex
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sfumato.choose import choose
+from sfumato.method import names
+
+ROLES = ("model", "source", "target")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One column of a comparison.
+
+    Args:
+        label: its name on the page.
+        family: entries of one family are the points of one curve.
+        method: how to translate; None with model, folder or scores.
+        roles: model, source, target as `sfumato translate` takes them.
+        options: of the method.
+        folder: results that are there already.
+        scores: a scores.json of another evaluation.
+    """
+
+    label: str
+    family: str = ""
+    method: str | None = None
+    roles: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    folder: str | None = None
+    scores: str | None = None
+
+    @property
+    def slug(self) -> str:
+        """The label as a file name."""
+        return re.sub(r"[^A-Za-z0-9.=]+", "-", self.label).strip("-.") or "entry"
+
+
+def entries_of(texts: Sequence[str]) -> list[Entry]:
+    """Entries as they are typed; an option with several values, comma between, is swept.
+
+    Raises:
+        ValueError: an unknown method, a word that is no KEY=VALUE, or two entries of one label.
+    """
+    out = [entry for text in texts for entry in _parse(text)]
+    for label, count in Counter(e.label for e in out).items():
+        if count > 1:
+            raise ValueError(f"{count} entries are called {label!r}: give each a label=NAME")
+    return out
+
+
+def _parse(text: str) -> list[Entry]:
+    words = shlex.split(text)
+    method = words.pop(0) if words and "=" not in words[0] else None
+    if method is not None:
+        choose("method", method, names())
+    if bare := [w for w in words if "=" not in w]:
+        raise ValueError(f"{bare[0]!r} in {text!r}: expected METHOD KEY=VALUE ..., see --help")
+    given = dict(w.split("=", 1) for w in words)
+    label, folder, scores = (given.pop(k, None) for k in ("label", "folder", "scores"))
+    roles = {k: given.pop(k) for k in ROLES if k in given}
+    if (folder or scores) and (method or roles or given):
+        raise ValueError(f"{text!r}: pictures that are there already take no method and no options")
+    if not (method or roles or folder or scores):
+        raise ValueError(f"{text!r} says neither a METHOD nor model=, folder= or scores=")
+    name = label or method or Path(folder or scores or roles["model"]).name
+    swept = {k: [_value(v) for v in values.split(",")] for k, values in given.items()}
+    several = [k for k, values in swept.items() if len(values) > 1]
+    out = []
+    for combination in itertools.product(*swept.values()):
+        options = dict(zip(swept, combination, strict=True))
+        tail = " ".join(f"{k}={options[k]}" for k in several)
+        out.append(Entry(f"{name} {tail}".strip(), name, method, roles, options, folder, scores))
+    return out
+
+
+def _value(text: str) -> Any:
+    """A number or truth value if it reads as one, else the text."""
+    try:
+        value = json.loads(text.lower() if text.lower() in ("true", "false") else text)
+    except ValueError:
+        return text
+    return value if isinstance(value, (int, float, bool)) else text

@@ -1,0 +1,172 @@
+"""Folders of pictures by name, read when they are asked for; and the trivial controls.
+
+Nothing stays in memory, so that ten thousand results cost no more of it than one batch.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol, Self
+
+import torch
+from torch import Tensor
+
+from sfumato.data import find_images, fit_image, read_image
+from sfumato.data.cached import stem_of
+from sfumato.record import sha256
+
+BATCH = 64
+
+
+class ImageSet(Protocol):
+    """Named pictures, read by index."""
+
+    @property
+    def names(self) -> list[str]: ...
+
+    @property
+    def digest(self) -> str: ...
+
+    def __len__(self) -> int: ...
+
+    def get(self, indices: Sequence[int]) -> Tensor:
+        """Images (b, 3, H, W) in [-1, 1]."""
+
+
+class Pictures:
+    """The pictures of a folder, named by their place in it without the suffix.
+
+    Args:
+        folder: searched with its subfolders.
+        size: (height, width) they are brought to as `sfumato translate` does it (scaled to cover,
+            centre cut out); None: as they are.
+
+    Raises:
+        ValueError: no pictures, or two of one name.
+    """
+
+    def __init__(self, folder: str | Path, size: tuple[int, int] | None = None) -> None:
+        self.folder, self.size = Path(folder), size
+        self.files: dict[str, Path] = {}
+        for file in find_images(folder):
+            name = stem_of(file.relative_to(folder).as_posix())
+            if name in self.files:
+                raise ValueError(f"{self.files[name]} and {file} have one name: rename one")
+            self.files[name] = file
+
+    @property
+    def names(self) -> list[str]:
+        return list(self.files)
+
+    @property
+    def hashes(self) -> list[str]:
+        """sha256 of every file."""
+        return [sha256(file) for file in self.files.values()]
+
+    @property
+    def digest(self) -> str:
+        """sha256 over names and contents."""
+        lines = (f"{n} {h}\n" for n, h in zip(self.names, self.hashes, strict=True))
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def get(self, indices: Sequence[int]) -> Tensor:
+        files = list(self.files.values())
+        images = [read_image(files[i]) for i in indices]
+        if self.size is not None:
+            images = [
+                fit_image(x, self.size, "crop", upscale=True, name=files[i])
+                for i, x in zip(indices, images, strict=True)
+            ]
+        if len(shapes := {x.shape[1:] for x in images}) > 1:
+            (h, w), (h2, w2) = sorted(shapes)[:2]
+            raise ValueError(
+                f"the pictures of {self.folder} have several sizes ({w}x{h}, {w2}x{h2}, ...): bring "
+                f"them to one, or choose a protocol with a size"
+            )
+        return torch.stack([torch.from_numpy(x) for x in images])
+
+    def fitted(self, size: tuple[int, int] | None) -> Self:
+        """The same pictures at another size."""
+        other = copy.copy(self)
+        other.size = size
+        return other
+
+    def only(self, names: Sequence[str], what: str, others: str) -> Self:
+        """The pictures of these names, in this order.
+
+        Raises:
+            ValueError: some are missing here; says which. Pictures are never paired by order.
+        """
+        if missing := [n for n in names if n not in self.files]:
+            raise ValueError(
+                f"{len(missing)} of {len(names)} {others} have no {what} of their name in {self.folder}: "
+                f"{', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}; pictures are paired by "
+                f"name"
+            )
+        other = copy.copy(self)
+        other.files = {n: self.files[n] for n in names}
+        return other
+
+
+class Derived:
+    """A set made of another by a function of its images, such as a resize or a control."""
+
+    def __init__(self, base: ImageSet, f: Callable[[Tensor], Tensor], what: str) -> None:
+        self.base, self.f, self.what = base, f, what
+
+    @property
+    def names(self) -> list[str]:
+        return self.base.names
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(f"{self.base.digest} {self.what}".encode()).hexdigest()
+
+    def __len__(self) -> int:
+        return len(self.base)
+
+    def get(self, indices: Sequence[int]) -> Tensor:
+        return self.f(self.base.get(indices))
+
+
+def chunks(n: int, size: int = BATCH) -> Iterator[range]:
+    """0..n-1 in runs of `size`."""
+    for start in range(0, n, size):
+        yield range(start, min(n, start + size))
+
+
+def moments(images: ImageSet) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each channel over all pixels, (3, 1, 1) in [-1, 1] units."""
+    total, squares, count = torch.zeros(3).double(), torch.zeros(3).double(), 0
+    for indices in chunks(len(images)):
+        x = images.get(indices).double()
+        total += x.sum((0, 2, 3))
+        squares += x.square().sum((0, 2, 3))
+        count += x[:, 0].numel()
+    mean = total / count
+    std = (squares / count - mean.square()).clamp(min=0).sqrt()
+    return mean.float()[:, None, None], std.float()[:, None, None]
+
+
+def controls(source: ImageSet, target: ImageSet) -> Mapping[str, ImageSet]:
+    """What needs no method: any method worth its name beats these somewhere.
+
+    copy: the source itself. mean colour: every pixel the target pictures' mean. moments: the source
+    with its channels' means and deviations moved to the target pictures'.
+    """
+    (m0, s0), (m1, s1) = moments(source), moments(target)
+    makers: dict[str, Callable[[Tensor], Tensor]] = {
+        "copy": lambda x: x,
+        "mean colour": lambda x: m1.expand_as(x).clone(),
+        "moments": lambda x: ((x - m0) / s0.clamp(min=1e-6) * s1 + m1).clamp(-1, 1),
+    }
+    return {
+        name: Derived(source, f, f"{name} {target.digest if name != 'copy' else ''}")
+        for name, f in makers.items()
+    }

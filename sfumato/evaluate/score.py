@@ -1,0 +1,391 @@
+"""One set of results against its sources, its truths and the target domain: numbers with intervals.
+
+A `Judge` holds what several methods are scored under: the protocol, the feature network, and the
+pictures they are compared with.  Its `record` is written beside every score.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import torch
+from torch import Tensor
+
+from sfumato.choose import choose
+from sfumato.evaluate import metrics
+from sfumato.evaluate.features import (
+    Features,
+    Inception,
+    cache_folder,
+    extract,
+    named_features,
+)
+from sfumato.evaluate.intervals import (
+    Interval,
+    bootstrap_frechet,
+    bootstrap_kid,
+    bootstrap_mean,
+    bootstrap_sums,
+)
+from sfumato.evaluate.pictures import Derived, ImageSet, Pictures, chunks
+from sfumato.evaluate.probe import crossed
+from sfumato.evaluate.protocol import Protocol, named_protocol, resized
+
+ENOUGH = (
+    2048  # pictures; below, FD's bias of about (features / pictures) hides what methods differ by
+)
+Task = Callable[[Tensor], Tensor]
+
+
+class Measure(NamedTuple):
+    """A column: what it is called, which direction is better (1 up, -1 down, 0 neither), what it is."""
+
+    label: str
+    better: int
+    about: str
+
+
+AGAINST = {
+    "l2": ("L2", -1, "Frobenius norm of the difference, images in [0, 1]"),
+    "psnr": ("PSNR", 1, "mean of 10 log10(1 / MSE), images in [0, 1], dB"),
+    "ssim": ("SSIM", 1, "11-tap Gaussian, valid windows, mean over RGB channels"),
+    "perceptual": ("perceptual", -1, "LPIPS's form on Lite0 features, unweighted; not LPIPS"),
+    "colour": ("colour", -1, "distance of mean RGB, channels in [0, 1]"),
+    "hue": ("hue", -1, "difference of the chroma-weighted mean hue, degrees"),
+}
+
+
+def measures(kernel: str, frechet: str) -> dict[str, Measure]:
+    """Every column in the order of the page: realism, task, truth, faithfulness, the rest."""
+    out = {
+        "kid": Measure(kernel, -1, "unbiased MMD^2 of features to the reference, cubic kernel"),
+        "fd": Measure(frechet, -1, "Frechet distance of features to the reference"),
+        "domain": Measure(
+            "target domain", 1,
+            "share of results that a linear probe on Lite0 features takes for the target domain",
+        ),
+        "task": Measure("task IoU", 1, "intersection over union of the task's labels with the truth's"),
+    }  # fmt: skip
+    for other, spoken in (("truth", "to truth"), ("source", "to source")):
+        for name, (label, better, about) in AGAINST.items():
+            key = f"{other}/{name}"
+            out[key] = Measure(f"{label} {spoken}", better, f"against the {other}: {about}")
+    out["cycle"] = Measure("round trip L2", -1, "source against its translation there and back")
+    out["diversity"] = Measure("diversity", 0, "mean RMSE between results of two seeds, in [-1, 1]")
+    return out
+
+
+@dataclass
+class Scores:
+    """Numbers by the keys of `measures`, what they were taken from, and under which protocol."""
+
+    numbers: dict[str, Interval]
+    images: dict[str, list[float]]
+    names: list[str]
+    record: dict[str, Any]
+    notes: list[str] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        numbers = {key: list(value) for key, value in self.numbers.items()}
+        return {"numbers": numbers, "notes": self.notes, "names": self.names,
+                "images": self.images, "protocol": self.record}  # fmt: skip
+
+    @classmethod
+    def read(cls, file: str | Path) -> Self:
+        """Scores from their JSON file.
+
+        Raises:
+            ValueError: it is none.
+        """
+        try:
+            s = json.loads(Path(file).read_text(encoding="utf-8"))
+            numbers = {k: Interval(*v) for k, v in s["numbers"].items()}
+            return cls(numbers, s["images"], s["names"], s["protocol"], s["notes"])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            raise ValueError(
+                f"{file} holds no scores: expected the scores.json of an evaluation"
+            ) from None
+
+
+class Judge:
+    """What results are scored under.
+
+    Args:
+        source: folder of the sources; results are matched to them by name.
+        target: folder of real pictures of the target domain, the reference of FD and KID.
+        like: any set of results; its picture size is that of all.
+        truth: folder of the right answers, of the sources' names.
+        train: folder of the target pictures a method was trained on: tells whether sources and truths
+            were held out.
+        protocol: see `sfumato.evaluate.protocol`.
+        weights: file of the Inception network, for the protocols that ask for it.
+        groups: FILE.csv:COLUMN, a table with a column `name`; pictures of one group are copies or
+            neighbours of each other, and the bootstrap draws whole groups.
+        task: image (B, 3, H, W) -> labels (B, H, W), compared with the truth's; or a name of `TASKS`.
+        classifier: images -> (B,) 1 where they are of the target domain; a linear probe by default.
+        resamples: of the bootstrap.
+
+    Raises:
+        ValueError: names or counts that do not match, an unknown protocol, unreadable pictures.
+    """
+
+    def __init__(
+        self,
+        source: str | Path,
+        target: str | Path,
+        like: ImageSet,
+        *,
+        truth: str | Path | None = None,
+        train: str | Path | None = None,
+        protocol: Protocol | str = "standard",
+        weights: str | Path | None = None,
+        groups: str | None = None,
+        task: Task | str | None = None,
+        classifier: Callable[[Tensor], Tensor] | None = None,
+        resamples: int = 1000,
+    ) -> None:
+        self.protocol = protocol if isinstance(protocol, Protocol) else named_protocol(protocol)
+        self.weights, self.resamples, self.classifier = weights, resamples, classifier
+        if truth is None and task is not None:
+            raise ValueError("a task is scored against the truth's labels: give --truth, too")
+        self.task_name = task if isinstance(task, str) else getattr(task, "__name__", None)
+        self.task = TASKS[choose("task", task, TASKS)] if isinstance(task, str) else task
+        self.source, self.target = Pictures(source), Pictures(target)
+        self.truth = Pictures(truth).only(self.source.names, "truth", "sources") if truth else None
+        self.train = Pictures(train) if train else None
+        if min(len(self.source), len(self.target)) < 2:
+            small = self.source if len(self.source) < 2 else self.target
+            raise ValueError(
+                f"{small.folder} holds one picture: a comparison needs 2 or more, best 100s"
+            )
+        h, w = like.get([0]).shape[-2:]
+        self.size = (h, w)
+        self.groups_from = groups
+        self.groups = read_groups(groups, self.source.names) if groups else None
+
+    # ---- what is compared, at which size --------------------------------------------------------
+
+    def _pixels(self, images: ImageSet) -> ImageSet:
+        p = self.protocol
+        if p.size is not None:
+            return Derived(images, lambda x: resized(x, p.size, p.filter), f"{p.size} {p.filter}")
+        return images.fitted(self.size) if isinstance(images, Pictures) else images
+
+    def _featured(self, images: ImageSet) -> ImageSet:
+        p = self.protocol
+        if (side := p.feature_size) is not None:
+            return Derived(
+                images, lambda x: resized(x, side, p.feature_filter), f"{side} {p.feature_filter}"
+            )
+        if p.size is None and isinstance(images, Pictures):
+            return images.fitted(self.size)
+        return images
+
+    @cached_property
+    def features(self) -> Features:
+        p = self.protocol
+        if p.features == "inception" and self.weights is not None:
+            return Inception(self.weights, p.feature_resize, p.imagenet)
+        return named_features(p.features, self.weights)
+
+    @cached_property
+    def eyes(self) -> Features:
+        """The network of the perceptual distance and the probe: always Lite0."""
+        return self.features if self.protocol.features == "lite0" else named_features("lite0")
+
+    def embed(self, images: ImageSet, features: Features) -> Tensor:
+        """Features (N, D) of a set at the protocol's size, kept for the next time."""
+        view = self._featured(images)
+        key = f"{images.digest} {self.size if self.protocol.size is None else None} " + (
+            f"{self.protocol.feature_size} {self.protocol.feature_filter}"
+        )
+        return extract(features, view, cache=cache_folder() / "features", key=key)
+
+    # ---- the record -----------------------------------------------------------------------------
+
+    @cached_property
+    def record(self) -> dict[str, Any]:
+        """protocol.json: all that a number depends on besides the results."""
+        held = None
+        if self.train is not None:
+            seen = set(self.train.hashes)
+            held = sum(h in seen for h in (self.truth or self.target).hashes)
+        split = "not known" if held is None else "held out" if held == 0 else "training"
+        sets = {"source": self.source, "reference": self.target, "truth": self.truth}
+        return {
+            "protocol": self.protocol.to_json(), "size": list(self.size), "split": split,
+            "pictures": {k: {"count": len(s), "sha256": s.digest} for k, s in sets.items() if s},
+            "features": self.features.describe(),
+            "task": self.task_name, "groups": self.groups and len(set(self.groups)),
+            "domain": "cross-fitted linear probe" if self.classifier is None else "own classifier",
+            "bootstrap": {"resamples": self.resamples, "level": 0.95, "seed": 0},
+            "versions": {n: version(n) for n in ("sfumato", "torch", "torchmetrics", "pillow")},
+        }  # fmt: skip
+
+    # ---- scores ---------------------------------------------------------------------------------
+
+    def score(self, results: ImageSet, back: ImageSet | None = None) -> Scores:
+        """Scores of results, and of their translations back to the source domain if there are any.
+
+        Raises:
+            ValueError: names differ from the sources', sizes differ, or pixels are no numbers.
+        """
+        names = self.source.names
+        results = matched(results, names)
+        images = self._per_image(results, matched(back, names) if back else None)
+        over = partial(bootstrap_mean, groups=self.groups, resamples=self.resamples)
+        flat = [
+            n for n, std in zip(names, images.pop("std").tolist(), strict=True) if std < 1 / 255
+        ]
+        labels = [images.pop(k) for k in ("labels", "true labels") if k in images]
+        numbers = {key: over(values) for key, values in images.items()}
+        if labels:
+            parts = metrics.label_parts(*labels)
+            numbers["task"] = bootstrap_sums(parts, metrics.mean_iou, self.groups, self.resamples)
+            images["task"] = metrics.mean_iou(parts)
+        x, y = (self.embed(s, self.features) for s in (results, self.target))
+        numbers["fd"] = bootstrap_frechet(
+            x, y, self.groups, resamples=self.resamples // (5 if x.shape[1] < 500 else 50)
+        )
+        numbers["kid"] = bootstrap_kid(x, y, self.groups, resamples=self.resamples)
+        order = [key for key in measures("", "") if key in numbers]
+        return Scores(
+            {key: numbers[key] for key in order},
+            {key: [round(v, 6) for v in images[key].tolist()] for key in images},
+            names, self.record, self._notes(flat),
+        )  # fmt: skip
+
+    def _per_image(self, results: ImageSet, back: ImageSet | None) -> dict[str, Tensor]:
+        """Measures of single results by key, each (N, ...)."""
+        pairs: dict[str, ImageSet] = {"source": self.source}
+        if self.truth is not None:
+            pairs["truth"] = self.truth
+        views = {key: self._pixels(s) for key, s in pairs.items()}
+        shown, returned = self._pixels(results), back and self._pixels(back)
+        rows: list[dict[str, Tensor]] = []
+        for indices in chunks(len(results)):
+            y, row = shown.get(indices), {}
+            if not y.isfinite().all():
+                bad = [
+                    results.names[i]
+                    for i, x in zip(indices, y, strict=True)
+                    if not x.isfinite().all()
+                ]
+                raise ValueError(
+                    f"results hold values that are no numbers (NaN): {', '.join(bad[:5])}"
+                )
+            row["std"] = y.flatten(1).std(1)
+            for other, view in views.items():
+                x = view.get(indices)
+                if x.shape != y.shape:
+                    (h, w), (h2, w2) = y.shape[-2:], x.shape[-2:]
+                    raise ValueError(
+                        f"results have {w}x{h} pixels, expected {w2}x{h2} as the others"
+                    )
+                for name in self.protocol.metrics:
+                    f = (
+                        partial(metrics.perceptual, self.eyes)
+                        if name == "perceptual"
+                        else getattr(metrics, name)
+                    )
+                    row[f"{other}/{name}"] = f(y, x)
+                if other == "truth" and self.task is not None:
+                    row["labels"], row["true labels"] = self.task(y), self.task(x)
+            if returned is not None:
+                row["cycle"] = metrics.l2(returned.get(indices), views["source"].get(indices))
+            if self.classifier is not None:
+                row["domain"] = self.classifier(y).float()
+            rows.append(row)
+        out = {key: torch.cat([row[key] for row in rows]) for key in rows[0]}
+        if self.classifier is None and (said := self._probed(results)) is not None:
+            out["domain"] = said
+        return out
+
+    def _probed(self, results: ImageSet) -> Tensor | None:
+        """1 where the probe takes a result for the target domain; None with too few pictures."""
+        if min(len(self.source), len(self.target)) < 8:
+            return None
+        a, b, y = (self.embed(s, self.eyes) for s in (self.source, self.target, results))
+        return crossed(a, b, y, self.groups)
+
+    def _notes(self, flat: Sequence[str]) -> list[str]:
+        """What a reader of these numbers must know."""
+        n, m, d = len(self.source), len(self.target), self.features.dim
+        notes = []
+        if min(n, m) < ENOUGH:
+            notes.append(
+                f"{n} results and {m} reference pictures are fewer than {ENOUGH}: the Frechet distance is "
+                f"biased upwards there, by an amount that depends on the counts. KID is unbiased and leads."
+            )
+        if min(n, m) <= d:
+            notes.append(
+                f"{min(n, m)} pictures are not more than the features' {d} dimensions: the covariance is "
+                f"singular and {self.features.name} means little; read KID."
+            )
+        if flat:
+            notes.append(f"{len(flat)} of {n} results are one flat colour: {', '.join(flat[:3])}")
+        return notes
+
+
+def matched(results: ImageSet, names: Sequence[str]) -> ImageSet:
+    """Results in the order of the sources' names.
+
+    Raises:
+        ValueError: a name is missing, or has no source.
+    """
+    if list(results.names) == list(names):
+        return results
+    if not isinstance(results, Pictures):
+        raise ValueError("results and sources have different names")
+    if extra := [n for n in results.names if n not in set(names)]:
+        raise ValueError(
+            f"{len(extra)} of {len(results)} results in {results.folder} have no source of their name: "
+            f"{', '.join(extra[:5])}{', ...' if len(extra) > 5 else ''}; pictures are paired by name"
+        )
+    return results.only(names, "result", "sources")
+
+
+def read_groups(table: str, names: Sequence[str]) -> list[str]:
+    """The group of every name, from FILE.csv:COLUMN.
+
+    Raises:
+        ValueError: no such file or column, or a name that is not in it.
+    """
+    file, _, column = table.rpartition(":")
+    try:
+        with Path(file).open(encoding="utf-8", newline="") as f:
+            rows = list(csv.DictReader(f))
+    except (OSError, UnicodeDecodeError):
+        raise ValueError(
+            f"groups {table!r}: expected FILE.csv:COLUMN of a readable table"
+        ) from None
+    for key in ("name", column):
+        if not rows or key not in rows[0]:
+            raise ValueError(
+                f"{file} has no column {key!r}: it has {list(rows[0]) if rows else 'no rows'}"
+            )
+    groups = {Path(row["name"]).with_suffix("").as_posix(): row[column] for row in rows}
+    if missing := [n for n in names if n not in groups]:
+        raise ValueError(f"{file} has no row for {len(missing)} pictures: {', '.join(missing[:5])}")
+    return [groups[n] for n in names]
+
+
+def differences(one: Mapping[str, Any], two: Mapping[str, Any]) -> list[str]:
+    """The entries of two records that differ; numbers may share a column only if there are none."""
+    return [key for key in one.keys() | two.keys() if one.get(key) != two.get(key)]
+
+
+def land_water(relief: Tensor) -> Tensor:
+    """1 for water, 0 for land on Natural Earth's shaded relief: 2 B - R - G > 0.16, RGB in [0, 1]."""
+    r, g, b = ((relief.clamp(-1, 1) + 1) / 2).unbind(1)
+    return (2 * b - r - g > 0.16).long()
+
+
+TASKS: dict[str, Task] = {"land_water": land_water}
