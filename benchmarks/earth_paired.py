@@ -28,7 +28,7 @@ from measure import (
 from torch import Tensor
 from torch.nn import functional as F
 
-from sfumato.data.images import tile, write_png
+from sfumato.data import tile, write_png
 from sfumato.folder import load
 from sfumato.methods.paired_sde import PairedSDE
 

@@ -21,7 +21,7 @@ from measure import (
     write_result,
 )
 
-from sfumato.data.images import tile, write_png
+from sfumato.data import tile, write_png
 from sfumato.folder import denoiser_of
 from sfumato.methods.ddib import DDIB
 from sfumato.train import train

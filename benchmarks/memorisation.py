@@ -19,7 +19,7 @@ import torch
 from measure import digit_sources, neighbourhoods, some, write_result
 from torch import Tensor
 
-from sfumato.data.images import tile, write_png
+from sfumato.data import tile, write_png
 from sfumato.evaluate.audit import Audit, audit
 from sfumato.evaluate.features import Lite0, extract
 from sfumato.evaluate.pictures import Pictures

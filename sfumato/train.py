@@ -21,9 +21,8 @@ import torch
 from torch import Tensor
 
 from sfumato.choose import choose
-from sfumato.data import sets
+from sfumato.data import sets, tile, write_png
 from sfumato.data.folders import write_text
-from sfumato.data.images import tile, write_png
 from sfumato.fit import Diverged, State, fit
 from sfumato.folder import read_tensors, save, write_tensors
 from sfumato.journal import Journal, interrupts, progress

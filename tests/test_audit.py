@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from sfumato.evaluate.audit import Vectors, _p, audit, nearest
+from sfumato.evaluate.audit import _p, audit
+from sfumato.evaluate.nearest import Vectors, nearest
 from sfumato.exact import Gaussian, Mixture
 from sfumato.methods.sdedit import SDEdit
 
@@ -152,7 +153,7 @@ def test_nearest_by_hand_and_in_blocks(monkeypatch):
     got = lambda x: Vectors(len(x), lambda rows: x[torch.as_tensor(list(rows))])
     d = torch.cdist(q.double(), t.double()).sort(dim=1)
     for size in (100 * 2**20, 4096):
-        monkeypatch.setattr("sfumato.evaluate.audit.BYTES", size)
+        monkeypatch.setattr("sfumato.evaluate.nearest.BYTES", size)
         found = nearest(got(q), got(t), k=5)
         assert (found.index == d.indices[:, 0].numpy()).all()
         np.testing.assert_allclose(found.distance, d.values[:, 0], atol=1e-6)

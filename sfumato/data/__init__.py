@@ -7,7 +7,7 @@ from .cached import Images
 from .digits import write_digits, write_mnist
 from .earth import write_earth
 from .folders import new_folder, write_text
-from .images import base64_png, find_images, fit_image, read_image, tile, write_png
+from .images import find_images, fit_image, read_image, write_png
 from .sets import (
     Dataset,
     Domains,
@@ -18,6 +18,7 @@ from .sets import (
     open_side_by_side,
     open_unpaired,
 )
+from .show import base64_png, tile
 
 WRITERS: dict[str, Callable[..., Any]] = {
     "earth": write_earth,

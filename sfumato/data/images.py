@@ -5,7 +5,6 @@ The value range of a file is never guessed: 8-bit samples are divided by 255, 16
 pictures (animations, multi-page TIFF) the first is read.
 """
 
-import base64
 import io
 import re
 import struct
@@ -140,34 +139,17 @@ def write_png(path: str | Path, image: Float[Tensor, "c h w"] | NDArray[Any]) ->
         ValueError: the shape is another, or a value is not a number.
         OSError: the disk is full or the folder cannot be written; nothing is left behind.
     """
-    picture = _picture(image)
+    shown = picture(image)
     with replacing(path) as temporary:
-        picture.save(temporary, "PNG")
+        shown.save(temporary, "PNG")
 
 
-def base64_png(image: Float[Tensor, "c h w"]) -> str:
-    """An image as `write_png` writes it, as text that a page can hold."""
-    buffer = io.BytesIO()
-    _picture(image).save(buffer, "PNG")
-    return base64.b64encode(buffer.getvalue()).decode()
-
-
-def _picture(image: Float[Tensor, "c h w"] | NDArray[Any]) -> Image.Image:
+def picture(image: Float[Tensor, "c h w"] | NDArray[Any]) -> Image.Image:
+    """An image (3,H,W) or (1,H,W) in [-1,1] as an 8-bit Pillow picture."""
     if image.ndim != 3 or image.shape[0] not in (1, 3):
         raise ValueError(f"cannot write shape {tuple(image.shape)}: expected (3,H,W) or (1,H,W)")
     pixels = to_samples(image).transpose(1, 2, 0)
     return Image.fromarray(pixels.squeeze(2) if len(image) == 1 else pixels)
-
-
-def tile(images: Float[Tensor, "n c h w"], columns: int) -> Float[Tensor, "c H W"]:
-    """One picture of many, row by row, with white gaps of 2 pixels; missing ones stay white."""
-    n, c, h, w = images.shape
-    rows = -(-n // columns)
-    sheet = images.new_ones(c, rows * (h + 2) - 2, columns * (w + 2) - 2)
-    for i, image in enumerate(images):
-        top, left = i // columns * (h + 2), i % columns * (w + 2)
-        sheet[:, top : top + h, left : left + w] = image
-    return sheet
 
 
 def _read(path: str | Path, channels: int = 3) -> NDArray[Any]:

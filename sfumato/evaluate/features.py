@@ -14,12 +14,10 @@ import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
-import numpy as np
 import torch
 from jaxtyping import Float
-from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -28,16 +26,9 @@ from torch.nn.functional import interpolate
 from ..choose import choose
 from ..data.folders import replacing
 from .inception import InceptionV3
+from .pictures import ImageSet
 
 INCEPTION = "pt_inception-2015-12-05-6726825d.pth"
-
-
-class Source(Protocol):
-    """Images by index, as `data.cached.Images` has them."""
-
-    def __len__(self) -> int: ...
-
-    def get(self, indices: NDArray[np.int64], /) -> Float[Tensor, "b c h w"]: ...
 
 
 class Features(nn.Module):
@@ -196,8 +187,8 @@ def cache_folder() -> Path:
 @torch.inference_mode()
 def extract(
     features: Features,
-    images: Source | Float[Tensor, "n c h w"],
-    batch: int = 64,
+    images: ImageSet | Float[Tensor, "n c h w"],
+    batch: int = 8,
     cache: str | Path | None = None,
     key: str | None = None,
 ) -> Float[Tensor, "n dim"]:
@@ -206,7 +197,7 @@ def extract(
     Args:
         features: The network; it is used on the device it is on.
         images: A tensor in [-1,1], or anything with a length and get(indices).
-        batch: Images at a time.
+        batch: Images at a time; on a CPU 8 are twice as fast as 64, whose maps leave the caches.
         cache: A folder (`cache_folder()`); what is found there under the weights' sha256, the
             preparation and `key` is not computed again, unless the file is broken.
         key: All that decides the images' pixels, such as a set's digest, its size and resize.
@@ -222,9 +213,9 @@ def extract(
     device = next(features.parameters()).device
     out = torch.empty(len(images), features.dim)
     for start in range(0, len(images), batch):
-        indices = np.arange(start, min(start + batch, len(images)))
-        part = images[indices] if isinstance(images, Tensor) else images.get(indices)
-        out[indices] = features(part.to(device)).cpu()
+        indices = range(start, min(start + batch, len(images)))
+        part = images[start : indices.stop] if isinstance(images, Tensor) else images.get(indices)
+        out[start : indices.stop] = features(part.to(device)).cpu()
     if path is not None:
         try:
             with replacing(path) as temporary:

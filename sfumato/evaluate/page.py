@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from importlib.metadata import version
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,12 +14,10 @@ from torch import Tensor
 
 from sfumato.data import base64_png
 from sfumato.evaluate.intervals import Interval
+from sfumato.evaluate.measures import Measure, measures
 from sfumato.evaluate.pictures import ImageSet
-from sfumato.evaluate.score import Measure, measures
+from sfumato.evaluate.rows import Comparison, Row
 from sfumato.evaluate.uncertainty import Calibration, mean_and_spread
-
-if TYPE_CHECKING:
-    from sfumato.evaluate.compare import Comparison, Row
 
 SHOWN, ROWS, SAMPLES = 48, 8, 5
 """Pictures that can be switched to, rows of the grid at first, and samples beside their spread."""
@@ -29,8 +28,6 @@ BYTES = 16 * 2**20
 def render(c: Comparison) -> str:
     """The page as HTML."""
     from jinja2 import Environment, PackageLoader
-
-    import sfumato
 
     known = measures(c.judge.features.kernel_name, c.judge.features.name)
     columns = {k: m for k, m in known.items() if any(k in row.numbers for row in c.rows)}
@@ -44,7 +41,7 @@ def render(c: Comparison) -> str:
         audits=[(row.label, row.audit, _copies(c, row)) for row in pictured if row.audit],
         plane=_plane(c.rows, columns), spreads=[_spread(c, r) for r in pictured if len(r.results) > 1],
         record=c.judge.record, protocol=c.judge.protocol, counts=len(c.judge.source),
-        protocol_json=json.dumps(c.judge.record, indent=2), version=sfumato.__version__,
+        protocol_json=json.dumps(c.judge.record, indent=2), version=version("sfumato"),
     )  # fmt: skip
 
 

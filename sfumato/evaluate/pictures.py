@@ -6,6 +6,7 @@ Nothing stays in memory, so that ten thousand results cost no more of it than on
 from __future__ import annotations
 
 import copy
+import csv
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -170,3 +171,46 @@ def controls(source: ImageSet, target: ImageSet) -> Mapping[str, ImageSet]:
         name: Derived(source, f, f"{name} {target.digest if name != 'copy' else ''}")
         for name, f in makers.items()
     }
+
+
+def matched(results: ImageSet, names: Sequence[str]) -> ImageSet:
+    """Results in the order of the sources' names.
+
+    Raises:
+        ValueError: a name is missing, or has no source.
+    """
+    if list(results.names) == list(names):
+        return results
+    if not isinstance(results, Pictures):
+        raise ValueError("results and sources have different names")
+    if extra := [n for n in results.names if n not in set(names)]:
+        raise ValueError(
+            f"{len(extra)} of {len(results)} results in {results.folder} have no source of their name: "
+            f"{', '.join(extra[:5])}{', ...' if len(extra) > 5 else ''}; pictures are paired by name"
+        )
+    return results.only(names, "result", "sources")
+
+
+def read_groups(table: str, names: Sequence[str]) -> list[str]:
+    """The group of every name, from FILE.csv:COLUMN.
+
+    Raises:
+        ValueError: no such file or column, or a name that is not in it.
+    """
+    file, _, column = table.rpartition(":")
+    try:
+        with Path(file).open(encoding="utf-8", newline="") as f:
+            rows = list(csv.DictReader(f))
+    except (OSError, UnicodeDecodeError):
+        raise ValueError(
+            f"groups {table!r}: expected FILE.csv:COLUMN of a readable table"
+        ) from None
+    for key in ("name", column):
+        if not rows or key not in rows[0]:
+            raise ValueError(
+                f"{file} has no column {key!r}: it has {list(rows[0]) if rows else 'no rows'}"
+            )
+    groups = {Path(row["name"]).with_suffix("").as_posix(): row[column] for row in rows}
+    if missing := [n for n in names if n not in groups]:
+        raise ValueError(f"{file} has no row for {len(missing)} pictures: {', '.join(missing[:5])}")
+    return [groups[n] for n in names]

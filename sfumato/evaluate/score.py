@@ -6,14 +6,11 @@ pictures they are compared with.  Its `record` is written beside every score.
 
 from __future__ import annotations
 
-import csv
-import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,90 +25,26 @@ from sfumato.evaluate.features import (
     named_features,
 )
 from sfumato.evaluate.intervals import (
-    Interval,
     bootstrap_frechet,
     bootstrap_kid,
     bootstrap_mean,
     bootstrap_sums,
 )
-from sfumato.evaluate.pictures import Derived, ImageSet, Pictures, chunks
+from sfumato.evaluate.measures import TASKS, Scores, Task, measures
+from sfumato.evaluate.pictures import (
+    Derived,
+    ImageSet,
+    Pictures,
+    chunks,
+    matched,
+    read_groups,
+)
 from sfumato.evaluate.probe import crossed
 from sfumato.evaluate.protocol import Protocol, named_protocol, resized
 
 ENOUGH = (
     2048  # pictures; below, FD's bias of about (features / pictures) hides what methods differ by
 )
-Task = Callable[[Tensor], Tensor]
-
-
-class Measure(NamedTuple):
-    """A column: what it is called, which direction is better (1 up, -1 down, 0 neither), what it is."""
-
-    label: str
-    better: int
-    about: str
-
-
-AGAINST = {
-    "l2": ("L2", -1, "Frobenius norm of the difference, images in [0, 1]"),
-    "psnr": ("PSNR", 1, "mean of 10 log10(1 / MSE), images in [0, 1], dB"),
-    "ssim": ("SSIM", 1, "11-tap Gaussian, valid windows, mean over RGB channels"),
-    "perceptual": ("perceptual", -1, "LPIPS's form on Lite0 features, unweighted; not LPIPS"),
-    "colour": ("colour", -1, "distance of mean RGB, channels in [0, 1]"),
-    "hue": ("hue", -1, "difference of the chroma-weighted mean hue, degrees"),
-}
-
-
-def measures(kernel: str, frechet: str) -> dict[str, Measure]:
-    """Every column in the order of the page: realism, task, truth, faithfulness, the rest."""
-    out = {
-        "kid": Measure(kernel, -1, "unbiased MMD^2 of features to the reference, cubic kernel"),
-        "fd": Measure(frechet, -1, "Frechet distance of features to the reference"),
-        "domain": Measure(
-            "target domain", 1,
-            "share of results that a linear probe on Lite0 features takes for the target domain",
-        ),
-        "task": Measure("task IoU", 1, "intersection over union of the task's labels with the truth's"),
-    }  # fmt: skip
-    for other, spoken in (("truth", "to truth"), ("source", "to source")):
-        for name, (label, better, about) in AGAINST.items():
-            key = f"{other}/{name}"
-            out[key] = Measure(f"{label} {spoken}", better, f"against the {other}: {about}")
-    out["cycle"] = Measure("round trip L2", -1, "source against its translation there and back")
-    out["diversity"] = Measure("diversity", 0, "mean RMSE between results of two seeds, in [-1, 1]")
-    return out
-
-
-@dataclass
-class Scores:
-    """Numbers by the keys of `measures`, what they were taken from, and under which protocol."""
-
-    numbers: dict[str, Interval]
-    images: dict[str, list[float]]
-    names: list[str]
-    record: dict[str, Any]
-    notes: list[str] = field(default_factory=list)
-
-    def to_json(self) -> dict[str, Any]:
-        numbers = {key: list(value) for key, value in self.numbers.items()}
-        return {"numbers": numbers, "notes": self.notes, "names": self.names,
-                "images": self.images, "protocol": self.record}  # fmt: skip
-
-    @classmethod
-    def read(cls, file: str | Path) -> Self:
-        """Scores from their JSON file.
-
-        Raises:
-            ValueError: it is none.
-        """
-        try:
-            s = json.loads(Path(file).read_text(encoding="utf-8"))
-            numbers = {k: Interval(*v) for k, v in s["numbers"].items()}
-            return cls(numbers, s["images"], s["names"], s["protocol"], s["notes"])
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            raise ValueError(
-                f"{file} holds no scores: expected the scores.json of an evaluation"
-            ) from None
 
 
 class Judge:
@@ -334,58 +267,6 @@ class Judge:
         return notes
 
 
-def matched(results: ImageSet, names: Sequence[str]) -> ImageSet:
-    """Results in the order of the sources' names.
-
-    Raises:
-        ValueError: a name is missing, or has no source.
-    """
-    if list(results.names) == list(names):
-        return results
-    if not isinstance(results, Pictures):
-        raise ValueError("results and sources have different names")
-    if extra := [n for n in results.names if n not in set(names)]:
-        raise ValueError(
-            f"{len(extra)} of {len(results)} results in {results.folder} have no source of their name: "
-            f"{', '.join(extra[:5])}{', ...' if len(extra) > 5 else ''}; pictures are paired by name"
-        )
-    return results.only(names, "result", "sources")
-
-
-def read_groups(table: str, names: Sequence[str]) -> list[str]:
-    """The group of every name, from FILE.csv:COLUMN.
-
-    Raises:
-        ValueError: no such file or column, or a name that is not in it.
-    """
-    file, _, column = table.rpartition(":")
-    try:
-        with Path(file).open(encoding="utf-8", newline="") as f:
-            rows = list(csv.DictReader(f))
-    except (OSError, UnicodeDecodeError):
-        raise ValueError(
-            f"groups {table!r}: expected FILE.csv:COLUMN of a readable table"
-        ) from None
-    for key in ("name", column):
-        if not rows or key not in rows[0]:
-            raise ValueError(
-                f"{file} has no column {key!r}: it has {list(rows[0]) if rows else 'no rows'}"
-            )
-    groups = {Path(row["name"]).with_suffix("").as_posix(): row[column] for row in rows}
-    if missing := [n for n in names if n not in groups]:
-        raise ValueError(f"{file} has no row for {len(missing)} pictures: {', '.join(missing[:5])}")
-    return [groups[n] for n in names]
-
-
 def differences(one: Mapping[str, Any], two: Mapping[str, Any]) -> list[str]:
     """The entries of two records that differ; numbers may share a column only if there are none."""
     return [key for key in one.keys() | two.keys() if one.get(key) != two.get(key)]
-
-
-def land_water(relief: Tensor) -> Tensor:
-    """1 for water, 0 for land on Natural Earth's shaded relief: 2 B - R - G > 0.16, RGB in [0, 1]."""
-    r, g, b = ((relief.clamp(-1, 1) + 1) / 2).unbind(1)
-    return (2 * b - r - g > 0.16).long()
-
-
-TASKS: dict[str, Task] = {"land_water": land_water}

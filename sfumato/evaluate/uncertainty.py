@@ -39,9 +39,9 @@ class Calibration:
         spread: sqrt((K+1)/K * mean variance of the samples), in units of [-1,1].
         error: RMSE of the samples' mean against the truth, in the same units.
         ratio: spread / error, with its interval over images: 1 when right, below 1 when
-            overconfident, nan if both are 0.  The factor (K+1)/K makes it so for finite K (Fortin et al. 2014, "Why
-            Should Ensemble Spread Match the RMSE of the Ensemble Mean?", Journal of
-            Hydrometeorology 15, 1708-1713).
+            overconfident, nan if both are 0.  The factor (K+1)/K makes it so for finite K (Fortin
+            et al. 2014, "Why Should Ensemble Spread Match the RMSE of the Ensemble Mean?", Journal
+            of Hydrometeorology 15, 1708-1713).
     """
 
     nominal: NDArray[np.float64]

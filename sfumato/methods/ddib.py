@@ -29,7 +29,6 @@ from sfumato.part import Part
 from sfumato.solve import Step, Watch, integrate
 from sfumato.times import Spacing, grid
 
-
 ENCODING = 0.6
 """Share of the steps: an error near the data grows on its way to the latent, so encoding needs more."""
 RHO = {True: 9.0, False: 7.0}

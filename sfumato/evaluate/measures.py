@@ -1,0 +1,94 @@
+"""What is measured: the columns of a comparison, scores in them, and label maps to score."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+from torch import Tensor
+
+from sfumato.evaluate.intervals import Interval
+
+Task = Callable[[Tensor], Tensor]
+
+
+class Measure(NamedTuple):
+    """A column: what it is called, which direction is better (1 up, -1 down, 0 neither), what it is."""
+
+    label: str
+    better: int
+    about: str
+
+
+AGAINST = {
+    "l2": ("L2", -1, "Frobenius norm of the difference, images in [0, 1]"),
+    "psnr": ("PSNR", 1, "mean of 10 log10(1 / MSE), images in [0, 1], dB"),
+    "ssim": ("SSIM", 1, "11-tap Gaussian, valid windows, mean over RGB channels"),
+    "perceptual": ("perceptual", -1, "LPIPS's form on Lite0 features, unweighted; not LPIPS"),
+    "colour": ("colour", -1, "distance of mean RGB, channels in [0, 1]"),
+    "hue": ("hue", -1, "difference of the chroma-weighted mean hue, degrees"),
+}
+
+
+def measures(kernel: str, frechet: str) -> dict[str, Measure]:
+    """Every column in the order of the page: realism, task, truth, faithfulness, the rest."""
+    out = {
+        "kid": Measure(kernel, -1, "unbiased MMD^2 of features to the reference, cubic kernel"),
+        "fd": Measure(frechet, -1, "Frechet distance of features to the reference"),
+        "domain": Measure(
+            "target domain", 1,
+            "share of results that a linear probe on Lite0 features takes for the target domain",
+        ),
+        "task": Measure("task IoU", 1, "intersection over union of the task's labels with the truth's"),
+    }  # fmt: skip
+    for other, spoken in (("truth", "to truth"), ("source", "to source")):
+        for name, (label, better, about) in AGAINST.items():
+            key = f"{other}/{name}"
+            out[key] = Measure(f"{label} {spoken}", better, f"against the {other}: {about}")
+    out["cycle"] = Measure("round trip L2", -1, "source against its translation there and back")
+    out["diversity"] = Measure("diversity", 0, "mean RMSE between results of two seeds, in [-1, 1]")
+    return out
+
+
+@dataclass
+class Scores:
+    """Numbers by the keys of `measures`, what they were taken from, and under which protocol."""
+
+    numbers: dict[str, Interval]
+    images: dict[str, list[float]]
+    names: list[str]
+    record: dict[str, Any]
+    notes: list[str] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        numbers = {key: list(value) for key, value in self.numbers.items()}
+        return {"numbers": numbers, "notes": self.notes, "names": self.names,
+                "images": self.images, "protocol": self.record}  # fmt: skip
+
+    @classmethod
+    def read(cls, file: str | Path) -> Self:
+        """Scores from their JSON file.
+
+        Raises:
+            ValueError: it is none.
+        """
+        try:
+            s = json.loads(Path(file).read_text(encoding="utf-8"))
+            numbers = {k: Interval(*v) for k, v in s["numbers"].items()}
+            return cls(numbers, s["images"], s["names"], s["protocol"], s["notes"])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            raise ValueError(
+                f"{file} holds no scores: expected the scores.json of an evaluation"
+            ) from None
+
+
+def land_water(relief: Tensor) -> Tensor:
+    """1 for water, 0 for land on Natural Earth's shaded relief: 2 B - R - G > 0.16, RGB in [0, 1]."""
+    r, g, b = ((relief.clamp(-1, 1) + 1) / 2).unbind(1)
+    return (2 * b - r - g > 0.16).long()
+
+
+TASKS: dict[str, Task] = {"land_water": land_water}

@@ -1,0 +1,131 @@
+"""Rows of a comparison: the scores of several seeds in one line, and what they were taken from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sfumato.evaluate import metrics
+from sfumato.evaluate.audit import Audit, audit
+from sfumato.evaluate.entries import Entry
+from sfumato.evaluate.intervals import Interval, bootstrap_mean
+from sfumato.evaluate.measures import Scores
+from sfumato.evaluate.pictures import ImageSet, chunks
+from sfumato.evaluate.score import Judge, differences
+from sfumato.evaluate.uncertainty import Calibration, calibration
+
+
+@dataclass
+class Row:
+    """A line of the table.
+
+    Args:
+        label: its name.
+        family: rows of one family are joined by a curve.
+        kind: method, control or elsewhere (scores without pictures).
+        numbers: by the keys of `measures`.
+        spread: standard deviation over seeds, by the same keys.
+        seeds: how many; 1 for what does not depend on them.
+        cost: nfe, seconds and megabytes for a picture, what is known of them.
+        images: the numbers of single pictures, mean over seeds.
+        results: the pictures, one set a seed.
+        audit: nearest training pictures.
+        calibration: of several seeds against the truth.
+    """
+
+    label: str
+    family: str
+    kind: str
+    numbers: dict[str, Interval]
+    spread: dict[str, float] = field(default_factory=dict)
+    seeds: int = 1
+    cost: dict[str, float] = field(default_factory=dict)
+    images: dict[str, list[float]] = field(default_factory=dict)
+    results: list[ImageSet] = field(default_factory=list)
+    audit: Audit | None = None
+    calibration: Calibration | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "label": self.label, "family": self.family, "kind": self.kind, "seeds": self.seeds,
+            "numbers": {k: list(v) for k, v in self.numbers.items()},
+            "spread over seeds": self.spread, "cost": self.cost, "images": self.images,
+        }  # fmt: skip
+
+
+@dataclass
+class Comparison:
+    """Rows that were scored under one record, the pictures they are shown with, and the page's folder."""
+
+    rows: list[Row]
+    judge: Judge
+    notes: list[str]
+    seed: int
+    folder: Path
+
+
+def row_of(
+    label: str, family: str, kind: str, each: Sequence[Scores], results: list[ImageSet],
+    cost: dict[str, float],
+) -> Row:  # fmt: skip
+    """One row of several seeds' scores: means of the numbers, and their spread."""
+    numbers, spread, images = {}, {}, {}
+    for key in each[0].numbers:
+        bounds = torch.tensor([s.numbers[key] for s in each], dtype=torch.float64)
+        numbers[key] = Interval(*bounds.mean(0).tolist())
+        if len(each) > 1:
+            spread[key] = bounds[:, 0].std().item()
+    for key in each[0].images:
+        images[key] = torch.tensor([s.images[key] for s in each]).mean(0).tolist()
+    return Row(label, family, kind, numbers, spread, len(each), cost, images, results)
+
+
+def add_extras(row: Row, judge: Judge) -> None:
+    """Diversity, calibration and the audit, where there is something to take them from."""
+    if len(row.results) > 1:
+        each = [
+            metrics.diversity(torch.stack([s.get(i) for s in row.results]))
+            for i in chunks(len(judge.source))
+        ]
+        row.numbers["diversity"] = bootstrap_mean(torch.cat(each), judge.groups)
+    if judge.truth is not None and len(row.results) > 3:
+        truth = judge.truth.fitted(judge.size)
+        row.calibration = calibration(row.results, truth, judge.groups)
+    if judge.train is not None:
+        train, held = judge.train.fitted(judge.size), judge.target.fitted(judge.size)
+        row.audit = audit(
+            row.results[0], train, held, lambda x: judge.embed(x, judge.eyes), groups=judge.groups
+        )
+
+
+def elsewhere(e: Entry, record: dict[str, Any]) -> list[Row]:
+    """The methods of another evaluation's scores.json.
+
+    Raises:
+        ValueError: they were taken under another protocol, or on other pictures.
+    """
+    try:
+        saved = json.loads(Path(str(e.scores)).read_text(encoding="utf-8"))
+        other = saved["protocol"]
+        rows = [
+            Row(
+                r["label"], r["family"], "elsewhere", {k: Interval(*v) for k, v in r["numbers"].items()},
+                r["spread over seeds"], r["seeds"], r["cost"],
+            )
+            for r in saved["rows"] if r["kind"] != "control"
+        ]  # fmt: skip
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ValueError(
+            f"{e.scores} holds no scores: expected an evaluation's scores.json"
+        ) from None
+    if changed := differences(other, record):
+        raise ValueError(
+            f"{e.scores} was scored under another protocol ({', '.join(sorted(changed))} differ): numbers "
+            f"under different protocols do not share a column; score its pictures here, folder=RESULTS"
+        )
+    return rows
