@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sfumato.denoiser import Denoiser
+    from sfumato.evaluate import compare, doctor, evaluate, study
     from sfumato.exact import Gaussian, Mixture
     from sfumato.fit import fit
     from sfumato.folder import load, save
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "denoiser": ["Denoiser"],
+    "evaluate": ["compare", "doctor", "evaluate", "study"],
     "exact": ["Gaussian", "Mixture"],
     "fit": ["fit"],
     "folder": ["load", "save"],
@@ -53,8 +55,8 @@ _MODULE = {name: module for module, names in _HOME.items() for name in names}
 __all__ = [
     "DDPM", "VE", "VP", "ClassifierFree", "Clipped", "Conditioned", "Cosine", "Denoiser", "Energy",
     "Flow", "Gaussian", "Guided", "Mixture", "Noise", "Part", "Process", "__version__", "cite",
-    "find", "fit", "grid", "integrate", "load", "names", "repeat", "save",
-    "train", "translate", "translator",
+    "compare", "doctor", "evaluate", "find", "fit", "grid", "integrate", "load", "names", "repeat",
+    "save", "study", "train", "translate", "translator",
 ]  # fmt: skip
 
 

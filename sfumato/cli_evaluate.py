@@ -54,7 +54,7 @@ def sweep() -> Callable[..., None]:
     }
 
     def run(method: str, *, option: list[str], source: str, out: str, **given: Any) -> None:
-        models = {name.removesuffix("_model"): given.pop(name) for name in roles}
+        models = {name.removesuffix("_model"): given.pop(name, None) for name in roles}
         _print(compare(source, out, swept(method, models, option), **given))
 
     places = [
@@ -88,7 +88,38 @@ def doctor() -> Callable[..., None]:
     return command(run, DOCTOR, [*flags(doctor), shown])
 
 
+def study() -> Callable[..., None]:
+    """`sfumato study SOURCE OURS THEIRS --out PAGE`, then `sfumato study --score KEY ANSWERS ...`."""
+    from sfumato.evaluate.study import score, study
+
+    def run(
+        *paths: str, out: str | None = None, score_key: str | None = None, **given: Any
+    ) -> None:
+        if score_key is not None:
+            print(score(paths, score_key).text)
+            return
+        if len(paths) != 3 or out is None:
+            raise ValueError(
+                f"a study needs --out and the folders SOURCE OURS THEIRS, not {len(paths)} paths; its "
+                f"answers are counted by `sfumato study --score study_key.json ANSWERS.json ...`"
+            )
+        page = study(*paths, out, **given)
+        print(f"{page} is for the raters; keep study_key.json, beside it, from them")
+
+    places = [
+        flag(
+            "paths", str, Parameter.VAR_POSITIONAL, "SOURCE OURS THEIRS; with --score the answers."
+        ),
+        flag("out", str | None, Parameter.KEYWORD_ONLY, "folder for the page and its key.", None),
+        flag(
+            "score_key", str | None, Parameter.KEYWORD_ONLY, "study_key.json: count answers.", None
+        ),
+    ]
+    own = flags(study, skip=("source", "ours", "theirs", "out"))
+    return command(run, STUDY, [*places, *own])
+
+
 COMMANDS = {
     "evaluate": (evaluate, EVALUATE), "compare": (compare, COMPARE), "sweep": (sweep, SWEEP),
-    "doctor": (doctor, DOCTOR),
+    "doctor": (doctor, DOCTOR), "study": (study, STUDY),
 }  # fmt: skip

@@ -16,7 +16,7 @@ from typing import Annotated, Any, NamedTuple
 
 import cyclopts
 
-SPELLED = {"source_folder": "--from"}
+SPELLED = {"source_folder": "--from", "score_key": "--score"}
 """Flags that are no Python names."""
 
 
@@ -69,7 +69,7 @@ def _typed(hint: Any) -> Any:
 def flag(name: str, hint: Any, kind: Any, text: str, default: Any = Parameter.empty) -> Parameter:
     """One flag (or place) of a command."""
     spelled = SPELLED.get(name)
-    shown = cyclopts.Parameter(spelled, help=text, negative=() if default is False else None)
+    shown = cyclopts.Parameter(spelled, help=text, negative=None if default is True else ())
     return Parameter(name, kind, default=default, annotation=Annotated[hint, shown])
 
 

@@ -139,6 +139,8 @@ def compare(
     shown = judge.source.fitted(judge.size)
     for name, results in controls(shown, styles.fitted(judge.size)).items():
         rows.append(row_of(name, name, "control", [scored(results)], [results], {"nfe": 0}))
+    if floor := judge.real():
+        rows.append(Row("real, training", "real, training", "control", floor))
     comparison = Comparison(rows, judge, notes, seed, out)
     _write(comparison)
     return comparison

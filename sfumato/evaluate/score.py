@@ -184,16 +184,30 @@ class Judge:
             numbers["task"] = bootstrap_sums(parts, metrics.mean_iou, self.groups, self.resamples)
             images["task"] = metrics.mean_iou(parts)
         x, y = (self.embed(s, self.features) for s in (results, self.target))
-        numbers["fd"] = bootstrap_frechet(
-            x, y, self.groups, resamples=self.resamples // (5 if x.shape[1] < 500 else 50)
-        )
-        numbers["kid"] = bootstrap_kid(x, y, self.groups, resamples=self.resamples)
+        numbers |= self._distances(x, y, self.groups)
         order = [key for key in measures("", "") if key in numbers]
         return Scores(
             {key: numbers[key] for key in order},
             {key: [round(v, 6) for v in images[key].tolist()] for key in images},
             names, self.record, self._notes(flat),
         )  # fmt: skip
+
+    def real(self) -> dict[str, Interval]:
+        """The distances of training pictures, as many as there are sources: what is to be reached."""
+        if self.train is None:
+            return {}
+        n, m = len(self.source), len(self.train)
+        names = [self.train.names[int((i + 0.5) * m / n)] for i in range(n)] if m > n else None
+        some = self.train.only(names, "", "") if names else self.train
+        x, y = (self.embed(s, self.features) for s in (some, self.target))
+        return self._distances(x, y, None)
+
+    def _distances(self, x: Tensor, y: Tensor, groups: list[str] | None) -> dict[str, Interval]:
+        few = self.resamples // (5 if x.shape[1] < 500 else 50)  # a draw takes longer
+        return {
+            "kid": bootstrap_kid(x, y, groups, resamples=self.resamples),
+            "fd": bootstrap_frechet(x, y, groups, resamples=max(few, 2)),
+        }
 
     def _per_image(self, results: ImageSet, back: ImageSet | None) -> dict[str, Tensor]:
         """Measures of single results by key, each (N, ...)."""
@@ -251,16 +265,16 @@ class Judge:
     def _notes(self, flat: Sequence[str]) -> list[str]:
         """What a reader of these numbers must know."""
         n, m, d = len(self.source), len(self.target), self.features.dim
-        notes = []
-        if min(n, m) < ENOUGH:
-            notes.append(
-                f"{n} results and {m} reference pictures are fewer than {ENOUGH}: the Frechet distance is "
-                f"biased upwards there, by an amount that depends on the counts. KID is unbiased and leads."
-            )
+        notes, what = [], f"{n} results and {m} reference pictures are"
         if min(n, m) <= d:
             notes.append(
-                f"{min(n, m)} pictures are not more than the features' {d} dimensions: the covariance is "
-                f"singular and {self.features.name} means little; read KID."
+                f"{what} not more than the features' {d} dimensions: the covariance is singular and "
+                f"{self.features.name} means little. KID is unbiased and leads."
+            )
+        elif min(n, m) < ENOUGH:
+            notes.append(
+                f"{what} fewer than {ENOUGH}: the Frechet distance is biased upwards there, by an amount "
+                f"that depends on the counts. KID is unbiased and leads."
             )
         if flat:
             notes.append(f"{len(flat)} of {n} results are one flat colour: {', '.join(flat[:3])}")
