@@ -12,7 +12,7 @@ FILES = {
     for p in sorted(ROOT.rglob("*.py"))
 }
 FLOORS = [
-    ("choose", "process", "noise", "part", "nets", "data"),
+    ("choose", "process", "noise", "part", "nets", "data", "lowpass"),
     ("denoiser", "times", "solve", "exact"),
     ("guide", "method"),
     ("methods", "folder", "hub"),

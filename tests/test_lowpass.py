@@ -1,0 +1,68 @@
+"""Low-pass filters: constant images, symmetry, how far from a projection, and the exact flow."""
+
+import pytest
+import torch
+from truth import normal
+
+from sfumato.lowpass import LowPass
+
+KERNELS = ("box", "linear", "cubic")
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize(("n", "factor"), [(256, 32), (32, 4), (12, 3), (8, 8), (8, 4), (6, 1)])
+def test_matrix(kernel, n, factor):
+    phi = LowPass(factor, kernel).matrix(n)
+    torch.testing.assert_close(phi.sum(1), torch.ones(n).double(), rtol=0, atol=1e-14)
+    assert torch.equal(phi, phi.mT)
+    values = torch.linalg.eigvalsh(phi)
+    assert values.min() > -1e-14
+    assert values.max() < 1 + 1e-14
+    assert (values > 1e-9).sum() == n // factor  # the size of the small image
+
+
+@pytest.mark.parametrize(("kernel", "far"), [("box", 0.0), ("linear", 0.242), ("cubic", 0.163)])
+def test_distance_from_a_projection(kernel, far, report):
+    phi = LowPass(32, kernel).matrix(256)
+    got = ((phi @ phi - phi).norm() / phi.norm()).item()
+    report(f"|phi phi - phi| / |phi|, 256 -> 8 -> 256, {kernel}", got)
+    assert got == pytest.approx(far, abs=5e-4)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_images(kernel):
+    phi, x = LowPass(4, kernel), normal(2, 3, 8, 12)
+    rows, columns = phi.matrix(8), phi.matrix(12)
+    torch.testing.assert_close(phi(x), torch.einsum("ij,bcjk,kl->bcil", rows, x, columns))
+    constant = torch.full((1, 3, 8, 12), 0.37)
+    torch.testing.assert_close(phi(constant), constant, rtol=0, atol=1e-6)
+    assert torch.equal(LowPass(1, kernel)(x), x)
+    assert phi(x.float()).dtype == torch.float32
+
+
+def test_box_is_means_of_squares():
+    x = normal(1, 1, 4, 6)
+    squares = x.unfold(2, 2, 2).unfold(3, 2, 2).mean((-1, -2))
+    want = squares.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    torch.testing.assert_close(LowPass(2, "box")(x), want)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_relax_is_the_flow_of_the_energy(kernel):
+    phi, x = LowPass(2, kernel), normal(2, 1, 6, 4)
+    square = torch.kron(phi.matrix(6), phi.matrix(4))
+    for rate in (0.0, 0.3, 50.0):
+        want = x.flatten(2) @ (torch.eye(24) - torch.matrix_exp(-rate * square @ square))
+        torch.testing.assert_close(phi.relax(x, rate).flatten(2), want, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(phi.relax(x, 1e-6) / 1e-6, phi(phi(x)), rtol=1e-5, atol=1e-6)
+    if kernel == "box":
+        torch.testing.assert_close(phi.relax(x, 1e9), phi(x))
+
+
+def test_bad_options():
+    with pytest.raises(ValueError, match=r"factor 5 does not divide the size 32; .* 1, 2, 4, 8"):
+        LowPass(5)(torch.zeros(1, 3, 32, 32))
+    with pytest.raises(ValueError, match="factor must be at least 1, not 0"):
+        LowPass(0)
+    with pytest.raises(ValueError, match="unknown kernel 'cubik': did you mean 'cubic'"):
+        LowPass(2, "cubik")
