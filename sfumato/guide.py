@@ -106,15 +106,59 @@ class Guided(nn.Module):
     Args:
         denoiser: (x_t, t) -> E[x | x_t].
         energy: (x_t, t) -> (B,), differentiable in x_t.
+        project: applied to the gradient; keeps guidance in a subspace, see `zero_mean`.
+        every: the gradient is taken anew at every so many calls and kept in between, which saves
+            as many of the energy's evaluations.
     """
 
-    def __init__(self, denoiser: Denoises, energy: Callable[[Tensor, Any], Tensor]) -> None:
+    def __init__(
+        self,
+        denoiser: Denoises,
+        energy: Callable[[Tensor, Any], Tensor],
+        project: Callable[[Tensor], Tensor] | None = None,
+        every: int = 1,
+    ) -> None:
         super().__init__()
+        if every < 1:
+            raise ValueError(f"every must be at least 1, not {every}")
         self.denoiser, self.energy, self.process = denoiser, energy, denoiser.process
+        self.project, self.every, self.calls = project, every, 0
+        self.pushes: list[Tensor] = []
+        """By how much each call moved eps (of unit size itself): root mean square of sigma grad E."""
 
     def forward(self, x_t: Tensor, t: Tensor | float) -> Tensor:
         alpha, sigma = self.process.at(t, x_t)
+        if self.calls % self.every == 0:
+            self.gradient = self._gradient(x_t, t)
+        self.calls += 1
+        self.pushes.append((sigma * self.gradient).square().mean().sqrt())
+        return self.denoiser(x_t, t) - sigma**2 / alpha * self.gradient
+
+    def _gradient(self, x_t: Tensor, t: Tensor | float) -> Tensor:
         with torch.enable_grad():
             y = x_t.detach().requires_grad_()
-            (gradient,) = torch.autograd.grad(self.energy(y, t).sum(), y)
-        return self.denoiser(x_t, t) - sigma**2 / alpha * gradient
+            energy = self.energy(y, t)
+            if energy.shape != (want := (len(y),)):
+                raise ValueError(
+                    f"the energy's shape is {tuple(energy.shape)}, expected {want}: one number per "
+                    f"image, for instance by .flatten(1).sum(1)"
+                )
+            (gradient,) = (
+                torch.autograd.grad(energy.sum(), y, allow_unused=True)
+                if energy.requires_grad
+                else (None,)
+            )
+        if gradient is None:
+            raise ValueError(
+                "the energy has lost its gradient: compute it from x_t with torch functions, "
+                "without detach(), no_grad() or item()"
+            )
+        return gradient if self.project is None else self.project(gradient)
+
+
+def zero_mean(gradient: Tensor) -> Tensor:
+    """Gradients (B, N, D) on N points in space without what moves them all: no drift of their centre.
+
+    The projection of EEGSDE (Bao et al. 2023, https://arxiv.org/abs/2209.15408).
+    """
+    return gradient - gradient.mean(-2, keepdim=True)

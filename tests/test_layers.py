@@ -14,7 +14,7 @@ FILES = {
 FLOORS = [
     ("choose", "process", "noise", "part", "nets", "data", "lowpass"),
     ("denoiser", "times", "solve", "exact"),
-    ("guide", "method"),
+    ("guide", "energies", "edit", "method"),
     ("methods", "folder", "hub"),
     ("fit", "train", "translate", "explore", "translator", "record", "journal"),
     ("evaluate",),

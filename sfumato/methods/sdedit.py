@@ -22,10 +22,11 @@ import torch
 from torch import Tensor
 
 from sfumato.denoiser import Denoises
+from sfumato.edit import edit, times_of
 from sfumato.noise import Noise
 from sfumato.part import Part
-from sfumato.solve import Step, Watch, integrate
-from sfumato.times import Spacing, chain_time, grid
+from sfumato.solve import Step, Watch
+from sfumato.times import Spacing
 
 
 class SDEdit(Part):
@@ -67,15 +68,12 @@ class SDEdit(Part):
         """
         if not 0 <= strength <= 1:
             raise ValueError(f"strength must lie in [0, 1], not {strength}")
-        if repeats < 1:
-            raise ValueError(f"repeats must be at least 1, not {repeats}")
         process = self.target.process
-        start = chain_time(process, strength)
-        if start <= process.t_min:
+        times = times_of(process, strength, steps, spacing)
+        if times is None:
             return source
-        times = grid(process, steps, spacing, start=start, clean=True)
         noise = Noise.of(source, seed)
-        draws, fresh = noise.stream("steps"), noise.stream("mask")
+        fresh = noise.stream("mask")
 
         def keep(x: Tensor, s: Tensor) -> Tensor:
             if mask is None:
@@ -83,8 +81,7 @@ class SDEdit(Part):
             kept = process.perturb(source, s, fresh(source)) if s > 0 else source
             return torch.where(mask.to(x) > 0.5, kept, x)
 
-        x = source
-        for _ in range(repeats):
-            x = keep(process.perturb(x, times[0], noise(x)), times[0])
-            x = integrate(solver, self.target, x, times, noise=draws, after=keep, watch=watch)
-        return x
+        return edit(
+            self.target, source, times, start=noise, noise=noise.stream("steps"), repeats=repeats,
+            solver=solver, after=keep, watch=watch,
+        )  # fmt: skip

@@ -23,8 +23,9 @@ SIZES: dict[str, dict[str, Any]] = {
 
 
 def make_net(
-    net: str | nn.Module, *, labels: int = 0, conditioning: int = 0, channels: int = 3
-) -> nn.Module:
+    net: str | nn.Module, *, labels: int = 0, conditioning: int = 0, channels: int = 3,
+    decoder: bool = True,
+) -> nn.Module:  # fmt: skip
     """A network by the name of its size; anything that is a network already is returned as it is.
 
     Raises:
@@ -36,6 +37,7 @@ def make_net(
         channels=channels,
         labels=labels,
         conditioning=conditioning,
+        decoder=decoder,
         **SIZES[choose("net", net, SIZES)],
     )
 

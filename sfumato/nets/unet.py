@@ -23,6 +23,8 @@ from sfumato.part import Part
 class UNet(Part):
     """(x (B,C,H,W), log(sigma/alpha) (B,), labels (B,)) -> (B, channels, H, W).
 
+    Without a decoder: -> (B, features, h, w), the middle block at the lowest level's resolution.
+
     Args:
         channels: image channels, of the noisy input and of the output.
         conditioning: channels of a conditioning image, concatenated behind the noisy input.
@@ -35,6 +37,7 @@ class UNet(Part):
         heads: channels of one attention head.
         dropout: probability in [0, 1).
         checkpointing: recompute blocks in the backward pass, to save memory.
+        decoder: whether there is a way up again; an encoder alone serves classifiers.
     """
 
     channels: int = 3
@@ -48,6 +51,7 @@ class UNet(Part):
     heads: int = 32
     dropout: float = 0.0
     checkpointing: bool = False
+    decoder: bool = True
 
     def __post_init__(self) -> None:
         widths = [self.width * m for m in self.multipliers]
@@ -78,6 +82,9 @@ class UNet(Part):
                 self.down.append(nn.Conv2d(c, c, 3, stride=2, padding=1))
                 skips.append(c)
         self.middle = nn.ModuleList([block(c, c, True), block(c, c, False)])
+        self.features = c
+        if not self.decoder:
+            return
         for level, w in reversed(list(enumerate(widths))):
             attend = len(widths) - level <= self.attention
             for _ in range(self.blocks + 1):
@@ -99,7 +106,7 @@ class UNet(Part):
         x: Float[Tensor, "b c h w"],
         log_sigma: Float[Tensor, " b"],
         label: Tensor | None = None,
-    ) -> Float[Tensor, "b channels h w"]:
+    ) -> Float[Tensor, "b features height width"]:
         if x.shape[1] != (wanted := self.channels + self.conditioning):
             raise ValueError(f"this network takes {wanted} channels, not {x.shape[1]}")
         step = self.patch * 2 ** (len(self.multipliers) - 1)
@@ -119,6 +126,8 @@ class UNet(Part):
             skips.append(h)
         for layer in self.middle:
             h = self._run(layer, h, e)
+        if not self.decoder:
+            return h
         for layer in self.up:
             if isinstance(layer, Block):
                 h = self._run(layer, torch.cat([h, skips.pop()], 1), e)

@@ -1,0 +1,89 @@
+"""Noise a picture up to a strength, and denoise it: what SDEdit and all guided methods have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from torch import Tensor
+
+from sfumato.denoiser import Denoises
+from sfumato.process import Process
+from sfumato.solve import Draw, Step, Watch, integrate
+from sfumato.times import Spacing, chain_time, grid
+
+After = Callable[[Tensor, Tensor], Tensor]
+
+
+def times_of(process: Process, strength: float, steps: int, spacing: Spacing) -> Tensor | None:
+    """Times from the noise level of `strength` down to clean; None for a strength without noise."""
+    start = chain_time(process, strength)
+    if start <= process.t_min:
+        return None
+    return grid(process, steps, spacing, start=start, clean=True)
+
+
+def edit(
+    denoiser: Denoises,
+    source: Tensor,
+    times: Tensor,
+    *,
+    start: Draw,
+    noise: Draw,
+    repeats: int = 1,
+    solver: str | Step = "ancestral",
+    after: After | None = None,
+    watch: Watch | None = None,
+) -> Tensor:
+    """x = alpha source + sigma z at times[0], then the solver's steps down to times[-1].
+
+    Args:
+        denoiser: of the target domain, guided or not.
+        source: images (B, ...).
+        times: see `times_of`.
+        start: draws z.
+        noise: draws the steps' noise.
+        repeats: each repeat noises the last result again, at least 1.
+        solver: a step, or its name.
+        after: called as after(x, s) on the noised source and after each step; its result counts.
+        watch: see `integrate`.
+    """
+    if repeats < 1:
+        raise ValueError(f"repeats must be at least 1, not {repeats}")
+    x = source
+    for _ in range(repeats):
+        x = denoiser.process.perturb(x, times[0], start(x))
+        x = x if after is None else after(x, times[0])
+        x = integrate(solver, denoiser, x, times, noise=noise, after=after, watch=watch)
+    return x
+
+
+def check_weights(weights: Mapping[str, float]) -> None:
+    """Weights of energies are numbers >= 0.
+
+    Raises:
+        ValueError: naming the one that is not.
+    """
+    for name, weight in weights.items():
+        if not 0 <= weight < float("inf"):
+            raise ValueError(f"{name} must be a number >= 0, not {weight}")
+
+
+def check_finite(result: Tensor, bounds: Mapping[str, tuple[float, float]]) -> Tensor:
+    """The result, if it is made of numbers.
+
+    Args:
+        result: images.
+        bounds: of each weight what it was, and up to where it is stable.
+
+    Raises:
+        ValueError: naming the weight that is furthest beyond its bound.
+    """
+    if result.isfinite().all():
+        return result
+    name = max(bounds, key=lambda k: bounds[k][0] / bounds[k][1], default=None)
+    if name is None:
+        raise ValueError("the result is not finite without any guidance: train the model again")
+    weight, bound = bounds[name]
+    raise ValueError(
+        f"{name} {weight:g} is too large: the result is not finite; up to about {bound:.3g} is stable"
+    )

@@ -1,0 +1,91 @@
+"""ILVR (Choi et al. 2021, https://arxiv.org/abs/2108.02938): sample, and keep the low-pass of a reference.
+
+After each step of the target's reverse SDE from noise, x' at level s takes the reference's low-pass,
+
+    x_s = x' - phi(x') + phi(y_s),    y_s = alpha_s y + sigma_s z   with fresh z    (alg. 1)
+
+at the level that was just reached, the last, clean one included (the published code noises y by one
+step too much, and leaves the last step out).  A large factor keeps little of the reference; `until`
+above 0 leaves the last steps to the model.
+
+@inproceedings{choi2021ilvr,
+  title = {{ILVR}: Conditioning Method for Denoising Diffusion Probabilistic Models},
+  author = {Choi, Jooyoung and Kim, Sungwon and Jeong, Yonghyun and Gwon, Youngjune and
+            Yoon, Sungroh},
+  booktitle = {International Conference on Computer Vision},
+  year = {2021},
+  url = {https://arxiv.org/abs/2108.02938}
+}
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sfumato.denoiser import Denoises
+from sfumato.guide import Clipped
+from sfumato.lowpass import Kernel, LowPass
+from sfumato.noise import Noise
+from sfumato.part import Part
+from sfumato.solve import Step, Watch, integrate
+from sfumato.times import Spacing, chain_time, grid
+
+
+class ILVR(Part):
+    """Only the target domain's denoiser is needed.
+
+    Args:
+        target: denoiser of the target domain (FOLDER:DOMAIN).
+    """
+
+    target: Denoises
+
+    @torch.no_grad()
+    def translate(
+        self,
+        source: Tensor,
+        *,
+        seed: int = 0,
+        watch: Watch | None = None,
+        factor: int = 8,
+        kernel: Kernel = "cubic",
+        until: float = 0.25,
+        steps: int = 20,
+        clip: bool = True,
+        solver: str | Step = "ancestral",
+        spacing: Spacing = "karras",
+    ) -> Tensor:
+        """Reference images (B, C, H, W) in [-1, 1] to the target domain.
+
+        Args:
+            source: reference images in [-1, 1].
+            seed: of the noise; the same image and seed give the same result in any batch.
+            watch: see `integrate`.
+            factor: N of the low-pass; must divide the images' size. 1 returns the reference.
+            kernel: of the low-pass: cubic (the paper's), linear (EGSDE's) or box (a projection).
+            until: the noise level, as a share of the DDPM chain in [0, 1], down to which the
+                reference's low-pass is kept: 0 keeps it to the end, 1 never.
+            steps: solver steps, at least 1.
+            clip: clip E[x | x_t] to [-1, 1] at every step, as the paper does.
+            solver: ancestral, sde_dpm2m, euler_maruyama, ancestral_large, or a deterministic one.
+            spacing: of the times: karras, log_snr, time or chain.
+        """
+        if not 0 <= until <= 1:
+            raise ValueError(f"until must lie in [0, 1], not {until}")
+        process, phi = self.target.process, LowPass(factor, kernel)
+        last = chain_time(process, until) if until < 1 else process.t_max
+        f: Denoises = Clipped(self.target) if clip else self.target
+        times = grid(process, steps, spacing, clean=True)
+        noise = Noise.of(source, seed)
+        fresh = noise.stream("reference")
+
+        def swap(x: Tensor, s: Tensor) -> Tensor:
+            if s < last:
+                return x
+            return x - phi(x) + phi(process.perturb(source, s, fresh(source)))
+
+        start = process.perturb(torch.zeros_like(source), times[0], noise(source))
+        return integrate(
+            solver, f, start, times, noise=noise.stream("steps"), after=swap, watch=watch
+        )
