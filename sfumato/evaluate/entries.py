@@ -66,17 +66,25 @@ def entries_of(texts: Sequence[str]) -> list[Entry]:
 
 
 def _parse(text: str) -> list[Entry]:
-    words = shlex.split(text)
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise ValueError(f"entry {text!r}: {error}") from None
     method = words.pop(0) if words and "=" not in words[0] else None
     if method is not None:
         choose("method", method, names())
     if bare := [w for w in words if "=" not in w]:
         raise ValueError(f"{bare[0]!r} in {text!r}: expected METHOD KEY=VALUE ..., see --help")
     given = dict(w.split("=", 1) for w in words)
+    if len(given) < len(words):
+        key, _ = Counter(w.split("=", 1)[0] for w in words).most_common(1)[0]
+        raise ValueError(f"{text!r} has {key!r} twice: several values are KEY=VALUE,VALUE")
     label, folder, scores = (given.pop(k, None) for k in ("label", "folder", "scores"))
     roles = {k: given.pop(k) for k in ROLES if k in given}
     if (folder or scores) and (method or roles or given):
         raise ValueError(f"{text!r}: pictures that are there already take no method and no options")
+    if folder and scores:
+        raise ValueError(f"{text!r}: expected folder= or scores=, not both")
     if not (method or roles or folder or scores):
         raise ValueError(f"{text!r} says neither a METHOD nor model=, folder= or scores=")
     name = label or method or Path(folder or scores or roles["model"]).name

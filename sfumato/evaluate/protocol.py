@@ -68,10 +68,16 @@ class Protocol:
         for field, known in choices.items():
             choose(field, getattr(self, field), known)
         for side in (self.size, self.feature_size):
-            if side is not None and side < 1:
+            if side is not None and (type(side) is not int or side < 1):
                 raise ValueError(
-                    f"protocol {self.name}: a size of {side} pixels, expected 1 or more"
+                    f"protocol {self.name}: a size of {side!r} pixels, expected 1 or more"
                 )
+        texts = all(isinstance(x, str) for x in (self.name, self.about, self.checkpoint))
+        if not texts or not isinstance(self.imagenet, bool):
+            raise ValueError(
+                f"protocol {self.name}: expected texts as name, about and checkpoint, true or false "
+                f"as imagenet"
+            )
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"metrics": list(self.metrics)}
@@ -147,6 +153,10 @@ def resized(images: Tensor, side: int | None, filter: Filter) -> Tensor:
     if side is None or images.shape[-2:] == (side, side):
         return images
     how = Image.Resampling[filter.upper()]
-    pixels = ((images.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+    whole = images.isfinite().flatten(1).all(1)
+    samples = ((images.nan_to_num().clamp(-1, 1) + 1) * 127.5).round().byte()
+    pixels = samples.permute(0, 2, 3, 1).numpy()
     out = np.stack([np.asarray(Image.fromarray(p).resize((side, side), how)) for p in pixels])
-    return torch.from_numpy(out).permute(0, 3, 1, 2).float() / 127.5 - 1
+    resized = torch.from_numpy(out).permute(0, 3, 1, 2).float() / 127.5 - 1
+    resized[~whole] = torch.nan  # 8 bits would hide it
+    return resized
