@@ -14,11 +14,15 @@ from sfumato.times import Spacing, chain_time, grid
 After = Callable[[Tensor, Tensor], Tensor]
 
 
-def times_of(process: Process, strength: float, steps: int, spacing: Spacing) -> Tensor | None:
-    """Times from the noise level of `strength` down to clean; None for a strength without noise."""
-    start = chain_time(process, strength)
+def times_of(process: Process, strength: float, steps: int, spacing: Spacing) -> Tensor:
+    """Times from the noise level of `strength` (M/T of the DDPM chain) down to clean.
+
+    Raises:
+        ValueError: for a strength outside (0, 1], or one that is less than the process's least noise.
+    """
+    start = chain_time(process, strength) if 0 < strength <= 1 else 0.0
     if start <= process.t_min:
-        return None
+        raise ValueError(f"strength must lie in (0, 1] and add some noise, not {strength}")
     return grid(process, steps, spacing, start=start, clean=True)
 
 
@@ -82,7 +86,9 @@ def check_finite(result: Tensor, bounds: Mapping[str, tuple[float, float]]) -> T
         return result
     name = max(bounds, key=lambda k: bounds[k][0] / bounds[k][1], default=None)
     if name is None:
-        raise ValueError("the result is not finite without any guidance: train the model again")
+        raise ValueError(
+            "the result is not finite: the energy is too large, or the model untrained"
+        )
     weight, bound = bounds[name]
     raise ValueError(
         f"{name} {weight:g} is too large: the result is not finite; up to about {bound:.3g} is stable"

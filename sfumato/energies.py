@@ -9,6 +9,7 @@ An energy of one's own is any such function; it has to be differentiable in y.  
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
@@ -18,11 +19,13 @@ from torch import Tensor
 from torch.distributions import Categorical, Distribution
 from torch.nn import functional as F
 
+from sfumato.denoiser import Denoises
 from sfumato.guide import Energy
 from sfumato.lowpass import LowPass
 from sfumato.process import Process
 from sfumato.solve import Draw
 
+After = Callable[[Tensor, Tensor], Tensor]
 Compares = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(y, x, t) -> (B,): the sample at noise level t against the source noised to the same level."""
 
@@ -47,12 +50,22 @@ class Reference:
     Args:
         process: the noising process.
         source: images (B, ...).
-        draw: of the noise; one that always gives the same is EGSDE's published code.
+        draw: of the noise, anew for each level; see `shared`.
     """
 
     def __init__(self, process: Process, source: Tensor, draw: Draw) -> None:
         self.process, self.source, self.draw = process, source, draw
         self._now: tuple[float, Tensor] | None = None
+
+    def shared(self, draw: Draw) -> Draw:
+        """The same draw; each time it is asked, its z becomes the noise of every level."""
+
+        def tell(like: Tensor) -> Tensor:
+            z = draw(like)
+            self.draw, self._now = (lambda like: z), None
+            return z
+
+        return tell
 
     def __call__(self, t: Tensor | float) -> Tensor:
         """x_t; the terms of one step see the same one."""
@@ -125,6 +138,73 @@ def edges(y: Tensor, x: Tensor, t: Tensor) -> Float[Tensor, " b"]:
 def masked(function: Compares, mask: Tensor) -> Compares:
     """`function` of what the mask (1 inside, 0 outside; broadcasts against images) lets through."""
     return lambda y, x, t: function(y * mask.to(y), x * mask.to(x), t)
+
+
+def pushed(phi: LowPass, weight: float, reference: Reference, times: Tensor) -> Energy:
+    """weight * `low_pass_distance`, as a gradient; warns of a weight that is too large for the steps."""
+    if weight > (most := stable_weight(reference.process, times)):
+        warnings.warn(
+            f"faithful {weight:g}: its explicit step is unstable above {most:.3g} in "
+            f"{len(times) - 1} steps; take low_pass exponential, or more steps",
+            stacklevel=4,
+        )
+    return weight * against(low_pass_distance(phi, reference.process), reference)
+
+
+def stable_weight(process: Process, times: Tensor) -> float:
+    """Up to which weight of `low_pass_distance` the ancestral steps of `times` are stable.
+
+    The gradient 2 phi^2 d enters a step with beta / sqrt(1 - beta), where 1 - beta is the step's ratio
+    of alpha^2 (in variance-preserving coordinates; 1000 steps: beta < 0.02, hence about 50). On data
+    of unit variance a step multiplies d by sqrt(1 - beta) - 2 weight beta / sqrt(1 - beta); beyond
+    the bound this is below -1 in one of the steps, and d grows instead of falling.
+    """
+    kept = (spent(process, times).diff() / 2).exp()  # sqrt(1 - beta)
+    return float(((1 + kept) * kept / (2 * (1 - kept**2))).min())
+
+
+def pulled(phi: LowPass, weight: float, reference: Reference, times: Tensor) -> After:
+    """What weight * `low_pass_distance` does to y between two times, exactly; for `integrate`'s after.
+
+    With B(t) = `spent`, d = y - x_s flows by dd = -2 weight phi^2 d dB: stable at any weight.
+    """
+    levels = dict(zip(times[1:].tolist(), -spent(reference.process, times).diff(), strict=True))
+
+    def pull(y: Tensor, s: Tensor) -> Tensor:
+        rate = 2 * weight * float(levels.get(s.item(), 0.0))  # 0 at the start
+        return y - phi.relax(y - reference(s), rate) if rate else y
+
+    return pull
+
+
+def spent(process: Process, t: Tensor) -> Tensor:
+    """B(t) = integral of beta from 0 to t = log(1 + sigma^2 / alpha^2), float64; 0 where clean."""
+    return F.softplus(-process.log_snr(t))
+
+
+def check_classifier(classifier: object, target: Denoises) -> Classifies:
+    """The classifier, if it can guide the target's denoiser.
+
+    Raises:
+        ValueError: if it is none, of another process, or does not know the target's domain.
+    """
+    if not isinstance(classifier, Classifies):
+        raise ValueError(
+            f"a {type(classifier).__name__} does not classify noisy images; make a classifier by "
+            f"`sfumato train domain_classifier`"
+        )
+    if classifier.process != target.process:
+        raise ValueError(
+            f"the classifier was trained with {classifier.process}, the target with "
+            f"{target.process}; train it with --process {type(target.process).__name__.lower()}"
+        )
+    domain = getattr(target, "domain", None)
+    if domain is not None and domain not in classifier.domains:
+        raise ValueError(
+            f"the classifier knows {', '.join(classifier.domains)}, not the target's domain "
+            f"{domain!r}; train it on folders of the same names"
+        )
+    return classifier
 
 
 def _per_image(values: Tensor) -> Tensor:

@@ -112,6 +112,6 @@ def outlines() -> dict[str, Outline]:
             translates=any(
                 isinstance(f, ast.FunctionDef) and f.name == "translate" for f in part.body
             ),
-            needs=[name for name in fields if name in ("source", "target")],
+            needs=[name for name in fields if name in ("source", "target", "classifier")],
         )
     return found

@@ -62,14 +62,15 @@ class Journal:
         return entries
 
     def plot(self, out: Path) -> None:
-        """Draws each player's training loss, and its held-out loss."""
+        """Draws each player's training loss and held-out loss, and what else was measured."""
         from matplotlib.figure import Figure
 
         if not (entries := self.entries()):
             return
         scored = [e for e in entries if "held_out" in e]
-        figure = Figure(figsize=(7, 4), layout="constrained")
-        axes = figure.subplots()
+        measured = [e for e in entries if "measures" in e]
+        figure = Figure(figsize=(7, 8 if measured else 4), layout="constrained")
+        axes, *rest = figure.subplots(2 if measured else 1, squeeze=False)[:, 0]
         for player in entries[0]["loss"]:
             steps = [e["step"] for e in entries]
             (line,) = axes.plot(steps, [e["loss"][player] for e in entries], label=player)
@@ -79,8 +80,14 @@ class Journal:
                     color=line.get_color(), label=f"{player}, held out",
                 )  # fmt: skip
         axes.set(xlabel="step", ylabel="loss", yscale="log")
-        axes.legend()
-        axes.grid(alpha=0.3)
+        for other in rest:
+            for name in measured[-1]["measures"]:
+                values = [e["measures"].get(name) for e in measured]
+                other.plot([e["step"] for e in measured], values, ".-", label=name)
+            other.set(xlabel="step", ylabel="held out")
+        for panel in (axes, *rest):
+            panel.legend()
+            panel.grid(alpha=0.3)
         with replacing(out) as temporary:
             figure.savefig(temporary, dpi=100, format="png")
 

@@ -15,7 +15,7 @@ import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -190,6 +190,8 @@ def train(
                 if update.step % LOG_EVERY == 0 or update.step == steps:
                     if rest and (update.step % save_every == 0 or update.step == steps):
                         line["held_out"] = held_out_loss(state, rest, batch, accelerator.device)
+                        if hasattr(part, "measures"):
+                            line["measures"] = measures(state, rest, batch, accelerator.device)
                     if main:
                         log.write(line)
                 show(line)
@@ -256,6 +258,20 @@ def held_out_loss(
             for player, loss in method.objectives(stream, torch.Generator().manual_seed(i)):
                 total[player] = total.get(player, 0.0) + loss.item() / batches
     return total
+
+
+def measures(
+    state: State, data: sets.Dataset, batch: int, device: torch.device, batches: int = 16
+) -> dict[str, float]:
+    """What the method itself measures on held-out data (accuracies, ...), mean over batches."""
+    total: dict[str, float] = {}
+    stream, part = data.batches(batch, seed=0), cast("Any", state.method)
+    with state.averaged():
+        for i in range(batches):
+            a, b = next(stream)
+            found = part.measures(a.to(device), b.to(device), torch.Generator().manual_seed(i))
+            total = {k: total.get(k, 0.0) + v / batches for k, v in found.items()}
+    return {k: round(v, 4) for k, v in total.items()}
 
 
 def preview(

@@ -57,6 +57,7 @@ def translate(
     model: str | Path | None = None,
     source: str | Path | None = None,
     target: str | Path | None = None,
+    classifier: str | Path | None = None,
     seed: int = 0,
     batch: int | None = None,
     size: int | None = None,
@@ -76,6 +77,7 @@ def translate(
         model: folder of a trained translator.
         source: model of the source domain, FOLDER:DOMAIN.
         target: model of the target domain, FOLDER:DOMAIN.
+        classifier: folder of a domain classifier, for methods that are guided by one.
         seed: of the noise; a picture's result depends on it and on the picture alone.
         batch: pictures at a time, at least 1; by default as many as should fit into memory.
         size: side of the pictures in pixels; by default that of the model's training.
@@ -92,9 +94,9 @@ def translate(
     """
     out, given = Path(out), [paths] if isinstance(paths, (str, Path)) else list(paths)
     files = _gather(given, out)
-    part = translator(method, model, source, target)
+    part = translator(method, model, source, target, classifier)
     channels, where = channels_of(part), _device(device)
-    roles = {"model": model, "source": source, "target": target}
+    roles = {"model": model, "source": source, "target": target, "classifier": classifier}
     models = {role: resolve(name) for role, name in roles.items() if name is not None}
     if size is None and resize != "none":
         size = _size([folder for folder, _ in models.values()])

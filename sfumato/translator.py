@@ -21,6 +21,7 @@ def translator(
     model: str | Path | None = None,
     source: str | Path | None = None,
     target: str | Path | None = None,
+    classifier: str | Path | None = None,
 ) -> Part:
     """A method ready to translate: a trained one, or one made of diffusion models.
 
@@ -29,11 +30,13 @@ def translator(
         model: folder of a trained translator.
         source: denoiser of the source domain, FOLDER:DOMAIN.
         target: denoiser of the target domain, FOLDER:DOMAIN.
+        classifier: folder of a domain classifier, for methods that are guided by one.
 
     Raises:
         ValueError: for what is missing, or given but of no use, and what to type instead.
     """
-    given = {k: v for k, v in {"source": source, "target": target}.items() if v is not None}
+    offered = {"source": source, "target": target, "classifier": classifier}
+    given = {k: v for k, v in offered.items() if v is not None}
     if model is not None:
         part = load(model)
         name, (folder, _) = name_of(part), resolve(model)
@@ -53,7 +56,7 @@ def translator(
             "(`sfumato methods` lists them) with --source FOLDER:DOMAIN --target FOLDER:DOMAIN"
         )
     cls = find(method)
-    roles = {f.name: f.default is MISSING for f in fields(cls) if f.name in ("source", "target")}
+    roles = {f.name: f.default is MISSING for f in fields(cls) if f.name in offered}
     if not hasattr(cls, "translate"):
         raise ValueError(
             f"{method} does not translate by itself: use --method ddib or sdedit with "
@@ -68,7 +71,12 @@ def translator(
         raise ValueError(f"{method} has no use for --{role}; leave it away")
     for role, needed in roles.items():
         if needed and role not in given:
-            raise ValueError(f"{method} needs a {role} domain: --{role} FOLDER:DOMAIN")
+            raise ValueError(
+                f"{method} needs a classifier: --classifier FOLDER, made by `sfumato train "
+                f"domain_classifier`"
+                if role == "classifier"
+                else f"{method} needs a {role} domain: --{role} FOLDER:DOMAIN"
+            )
     models: dict[Path, Part] = {}  # one folder, one network: its domains share the denoiser
     for where in given.values():
         folder, _ = resolve(where)
@@ -76,9 +84,12 @@ def translator(
     made = {}
     for role, where in given.items():
         folder, domain = resolve(where)
-        made[role] = denoiser_of(models[folder], domain, str(folder))
+        part = models[folder]
+        made[role] = part if role == "classifier" else denoiser_of(part, domain, str(folder))
     if len(channels := {channels_of(part) for part in made.values()}) > 1:
-        raise ValueError(f"source and target differ in channels ({channels}); choose models alike")
+        raise ValueError(
+            f"{' and '.join(made)} differ in channels ({channels}); choose models alike"
+        )
     return cls(**made).eval()
 
 

@@ -35,7 +35,6 @@ stable at any weight; lambda_i -> infinity is ILVR.
 from __future__ import annotations
 
 import operator
-import warnings
 from functools import reduce
 from typing import Literal, get_args
 
@@ -121,34 +120,21 @@ class EGSDE(Part):
             choose(name, given, get_args(kind))
         check_weights({"realism": realism, "faithful": faithful})
         process, draws = self.target.process, Noise.of(source, seed)
-        times = times_of(process, strength, steps, spacing) if 0 < strength <= 1 else None
-        if times is None:
-            raise ValueError(f"strength must lie in (0, 1] and add noise, not {strength}")
+        times = times_of(process, strength, steps, spacing)
         reference = en.Reference(process, source, draws.stream("energy"))
-
-        def start(like: Tensor) -> Tensor:
-            z = draws(like)
-            if noise == "shared":
-                reference.share(z)
-            return z
-
+        start = draws if noise == "fresh" else reference.shared(draws)
         phi = LowPass(factor or max(1, source.shape[-1] // 8), kernel)
         cosine = en.against(en.similarity(self.classifier.features), reference)
-        distance = en.against(en.low_pass_distance(phi, process), reference)
         weight = realism * (source[0].numel() / (3 * 256**2) if units == "carried" else 1.0)
-        most = en.stable_weight(process, times)
-        explicit = low_pass == "explicit"
-        bounds = {"faithful": (faithful, most)} if explicit else {}
-        if explicit and faithful > most:
-            warnings.warn(
-                f"faithful {faithful:g}: its explicit step is unstable above {most:.3g} in {steps} "
-                f"steps; take low_pass exponential, or more steps", stacklevel=3,
-            )  # fmt: skip
-        terms = [weight * cosine] if weight else []
-        terms += [faithful * distance] if faithful and explicit else []
-        terms += [en.against(energy, reference)] if energy is not None else []
+        terms, after, bounds = [weight * cosine] if weight else [], None, {}
+        if faithful and low_pass == "exponential":
+            after = en.pulled(phi, faithful, reference, times)
+        elif faithful:
+            terms.append(en.pushed(phi, faithful, reference, times))
+            bounds["faithful"] = faithful, en.stable_weight(process, times)
+        if energy is not None:
+            terms.append(en.against(energy, reference))
         f = Guided(self.target, reduce(operator.add, terms), every=every) if terms else self.target
-        after = None if explicit or not faithful else en.pulled(phi, faithful, reference, times)
         y = edit(
             f, source, times, start=start, noise=draws.stream("steps"), repeats=repeats,
             solver=solver, after=after, watch=watch,

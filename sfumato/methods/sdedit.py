@@ -26,7 +26,7 @@ from sfumato.edit import edit, times_of
 from sfumato.noise import Noise
 from sfumato.part import Part
 from sfumato.solve import Step, Watch
-from sfumato.times import Spacing
+from sfumato.times import Spacing, chain_time
 
 
 class SDEdit(Part):
@@ -69,9 +69,9 @@ class SDEdit(Part):
         if not 0 <= strength <= 1:
             raise ValueError(f"strength must lie in [0, 1], not {strength}")
         process = self.target.process
-        times = times_of(process, strength, steps, spacing)
-        if times is None:
+        if chain_time(process, strength) <= process.t_min:
             return source
+        times = times_of(process, strength, steps, spacing)
         noise = Noise.of(source, seed)
         fresh = noise.stream("mask")
 

@@ -1,0 +1,108 @@
+"""Classifier guidance (Dhariwal & Nichol 2021, https://arxiv.org/abs/2105.05233, sec. 4.1), from a picture.
+
+Noise the source up to `strength`, then denoise with the score of one domain made of that of all:
+
+    score(x_t) + scale grad log p_t(domain | x_t),
+
+which at scale 1 is the score of that domain, by Bayes' rule; above 1 it is sharper than the domain, at 0
+nothing tells domains apart.  An ancestral step weighs the gradient by beta / sqrt(1 - beta), as the SDE
+does; the paper's weight is the variance of the step, which is the same in the limit of many steps.
+
+@inproceedings{dhariwal2021diffusion,
+  title = {Diffusion Models Beat {GANs} on Image Synthesis},
+  author = {Dhariwal, Prafulla and Nichol, Alexander},
+  booktitle = {Advances in Neural Information Processing Systems},
+  year = {2021},
+  url = {https://arxiv.org/abs/2105.05233}
+}
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from sfumato.choose import choose
+from sfumato.denoiser import Denoises
+from sfumato.edit import check_finite, check_weights, edit, times_of
+from sfumato.energies import Classifies, check_classifier, domain_surprise
+from sfumato.guide import Conditioned, Guided
+from sfumato.noise import Noise
+from sfumato.part import Part
+from sfumato.solve import Step, Watch
+from sfumato.times import Spacing
+
+Prior = Literal["any", "domain"]
+
+
+class ClassifierGuidance(Part):
+    """A denoiser of several domains, and a classifier of the same.
+
+    Args:
+        target: denoiser of the target domain (FOLDER:DOMAIN).
+        classifier: of noisy images, made by `sfumato train domain_classifier`.
+    """
+
+    target: Denoises
+    classifier: Classifies
+
+    def __post_init__(self) -> None:
+        check_classifier(self.classifier, self.target)
+        if getattr(self.target, "domain", None) is None:
+            raise ValueError("classifier_guidance needs a domain to guide to: FOLDER:DOMAIN")
+
+    @torch.no_grad()
+    def translate(
+        self,
+        source: Tensor,
+        *,
+        seed: int = 0,
+        watch: Watch | None = None,
+        strength: float = 0.6,
+        scale: float = 1.0,
+        prior: Prior = "any",
+        every: int = 1,
+        steps: int = 20,
+        repeats: int = 1,
+        solver: str | Step = "ancestral",
+        spacing: Spacing = "karras",
+    ) -> Tensor:
+        """Source images (B, C, H, W) in [-1, 1] to the target domain.
+
+        Args:
+            source: images in [-1, 1].
+            seed: of the noise; the same image and seed give the same result in any batch.
+            watch: see `integrate`.
+            strength: how far to noise, M/T in (0, 1], see `sdedit`.
+            scale: weight of the classifier, >= 0.
+            prior: what is guided: the denoiser of "any" domain, for models trained with
+                any_domain above 0, or that of the target "domain", to sharpen it.
+            every: guide anew at every so many steps, at least 1; the gradient is kept in between.
+                A step costs the classifier once forward and once back, 1/every of that.
+            steps: solver steps for each repeat, at least 1.
+            repeats: each repeat starts from the last result, at least 1.
+            solver: ancestral, sde_dpm2m, euler_maruyama, ancestral_large, or a deterministic one.
+            spacing: of the times: karras, log_snr, time or chain.
+        """
+        choose("prior", prior, get_args(Prior))
+        check_weights({"scale": scale})
+        target, classifier = self.target, self.classifier
+        assert isinstance(target, Conditioned)
+        process = target.process
+        times = times_of(process, strength, steps, spacing)
+        domain = classifier.domains.index(target.domain or "")
+        f = Conditioned(denoiser=target.denoiser) if prior == "any" else target
+        energy = domain_surprise(classifier, domain)
+        noise = Noise.of(source, seed)
+        y = edit(
+            Guided(f, scale * energy, every=every) if scale else f, source, times, start=noise,
+            noise=noise.stream("steps"), repeats=repeats, solver=solver, watch=watch,
+        )  # fmt: skip
+        bounds = {}
+        if scale and not y.isfinite().all():  # up to a push as large as the noise itself
+            probe = Guided(f, energy)
+            probe(process.perturb(source, times[0], noise(source)), times[0])
+            bounds["scale"] = scale, 1 / float(probe.pushes[0])
+        return check_finite(y, bounds)

@@ -1,0 +1,136 @@
+"""Controllable generation (Srivastava 2022, eq. 4.1; https://arxiv.org/abs/2011.13456, eq. 14).
+
+Sample x given y with a score that never saw y, and a regression from noisy x to y:
+
+    score(x_t | y) = score(x_t) + grad log p_t(y | x_t),    p_t(y | x_t) = N(y; m(x_t, t), v(t)).
+
+The two are trained on pairs, each as a player of its own: the denoiser on the targets x alone,
+m by |m(x_t, t) - y|^2, and v(t), one number for each channel, by the likelihood of what m leaves over.
+Between Gaussians the sum is exact.
+
+@mastersthesis{srivastava2022investigating,
+  title = {Investigating Novel Methods to Perform Image-to-Image Translation},
+  author = {Srivastava, Ishan},
+  school = {Durham University},
+  year = {2022}
+}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.distributions import Normal
+
+from sfumato.denoiser import Denoiser, Denoises
+from sfumato.edit import check_finite, check_weights
+from sfumato.energies import surprise
+from sfumato.guide import Guided
+from sfumato.nets import make_net
+from sfumato.noise import Noise
+from sfumato.part import Part
+from sfumato.process import Process, named_process
+from sfumato.solve import Step, Watch, integrate
+from sfumato.times import Spacing, grid
+
+
+class Regressor(Part):
+    """(x_t, t) -> N(m, v): what the other image of a pair is, given this one with noise.
+
+    Args:
+        net: maps (input, log(sigma/alpha)) to m, of the image's shape.
+        process: the noising process.
+        channels: of the images.
+    """
+
+    net: nn.Module
+    process: Process
+    channels: int = 3
+
+    def __post_init__(self) -> None:
+        self.spread = nn.Sequential(nn.Linear(1, 32), nn.Tanh(), nn.Linear(32, self.channels))
+
+    def forward(self, x_t: Float[Tensor, "b c h w"], t: Tensor | float) -> Normal:
+        alpha, sigma = self.process.at(t, x_t)
+        level = (sigma / alpha).log().flatten().expand(len(x_t))
+        mean = self.net(x_t / (alpha**2 + sigma**2).sqrt(), level)
+        std = self.spread(level[:, None].to(mean)).clamp(-5, 2).exp()[:, :, None, None]
+        return Normal(mean, std.expand_as(mean), validate_args=False)
+
+
+class Controllable(Part):
+    """An unconditional denoiser of the targets, and a regression from noisy targets to sources.
+
+    Args:
+        net: size of each network: tiny, small (1 M parameters), medium, large.
+        process: noising process: cosine, vp (the thesis'), ddpm, ve or flow.
+        channels: 3 for colour, 1 for gray.
+    """
+
+    data: ClassVar[str] = "pairs"
+
+    net: str | nn.Module = "small"
+    process: str | Process = "cosine"
+    channels: int = 3
+
+    def __post_init__(self) -> None:
+        process = named_process(self.process)
+        self.denoiser = Denoiser(net=make_net(self.net, channels=self.channels), process=process)
+        net = make_net(self.net, channels=self.channels)
+        self.regressor = Regressor(net=net, process=process, channels=self.channels)
+
+    def objectives(
+        self, batches: Iterator[tuple[Tensor, Tensor]], rng: torch.Generator
+    ) -> Iterator[tuple[str, Tensor]]:
+        y, x = next(batches)  # sources and targets
+        t = self.denoiser.draw_times(len(x), rng)
+        z = torch.randn(x.shape, generator=rng).to(x)
+        yield "denoiser", self.denoiser.loss(x, t, z)
+        found = self.regressor(self.denoiser.process.perturb(x, t, z), t)
+        left = (found.mean - y).square()  # v by -log N, which would let m give up where v is large
+        likely = left.detach() / (2 * found.variance) + found.stddev.log()
+        yield "regressor", left.mean() + likely.mean()
+
+    @torch.no_grad()
+    def translate(
+        self,
+        source: Tensor,
+        *,
+        seed: int = 0,
+        watch: Watch | None = None,
+        scale: float = 1.0,
+        every: int = 1,
+        steps: int = 25,
+        solver: str | Step = "ancestral",
+        spacing: Spacing = "karras",
+    ) -> Tensor:
+        """Images (B, C, H, W) in [-1, 1] to one sample of the other domain given each.
+
+        Args:
+            source: images y in [-1, 1].
+            seed: of the noise; other seeds give other samples of the same posterior.
+            watch: see `integrate`.
+            scale: weight of the regression, >= 0: 1 is eq. 4.1, 0 forgets the source.
+            every: guide anew at every so many steps, at least 1; the gradient is kept in between.
+                A step costs the regression once forward and once back, 1/every of that.
+            steps: solver steps, at least 1.
+            solver: ancestral, sde_dpm2m, euler_maruyama, ancestral_large, or a deterministic one.
+            spacing: of the times: karras, log_snr, time or chain.
+        """
+        check_weights({"scale": scale})
+        process, energy = self.denoiser.process, surprise(self.regressor, source)
+        f: Denoises = Guided(self.denoiser, scale * energy, every=every) if scale else self.denoiser
+        times = grid(process, steps, spacing, clean=True)
+        noise = Noise.of(source, seed)
+        start = process.perturb(torch.zeros_like(source), times[0], noise(source))
+        x = integrate(solver, f, start, times, noise=noise.stream("steps"), watch=watch)
+        bounds = {}
+        if scale and not x.isfinite().all():  # up to a push as large as the noise itself
+            probe = Guided(self.denoiser, energy)
+            probe(start, times[0])
+            bounds["scale"] = scale, 1 / float(probe.pushes[0])
+        return check_finite(x, bounds)
