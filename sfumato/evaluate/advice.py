@@ -163,17 +163,15 @@ def _unpaired(folders: Folders, chosen: Sequence[str], last: str) -> tuple[str, 
         f["train"].name == name for name, f in folders.items()
     ) and sum(p.is_dir() for p in next(iter(roots)).iterdir()) == len(folders)  # fmt: skip
 
-    def spec(split: str) -> list[str]:
+    def spec(split: str) -> list[str | Path]:
         if any(split not in f for f in folders.values()):
             return []
         if whole:
-            return [str(next(iter(folders.values()))[split].parent)]
+            return [next(iter(folders.values()))[split].parent]
         return [f"{name}={f[split]}" for name, f in folders.items()]
 
     held_out = [word for item in spec("test") for word in ("--validation", item)]
-    commands = [
-        _line("sfumato train", DOMAINS, *spec("train"), "--out", run, last, shlex.join(held_out))
-    ]
+    commands = [_line("sfumato train", DOMAINS, *spec("train"), "--out", run, last, *held_out)]
     if len(folders) == 1:
         (name,) = folders
         reason = (

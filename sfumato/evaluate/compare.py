@@ -20,17 +20,18 @@ from typing import Any
 from torch import Tensor
 
 from sfumato.data.folders import write_text
-from sfumato.evaluate.entries import Entry, entries_of
+from sfumato.evaluate.entries import TAKEN, Entry, distinct, entries_of
 from sfumato.evaluate.measures import Scores, Task
 from sfumato.evaluate.memory import peak_memory
 from sfumato.evaluate.page import render
 from sfumato.evaluate.pictures import ImageSet, Pictures, controls, matched
 from sfumato.evaluate.protocol import Protocol, named_protocol
-from sfumato.evaluate.rows import Comparison, add_extras, elsewhere, row_of
+from sfumato.evaluate.rows import Comparison, Row, add_extras, elsewhere
 from sfumato.evaluate.score import Judge
 from sfumato.folder import resolve
 from sfumato.record import read_run, sha256
 from sfumato.translate import translate
+from sfumato.translator import options_of, translator
 
 
 def compare(
@@ -82,8 +83,8 @@ def compare(
     Raises:
         ValueError: for anything wrong with the entries or pictures, in one line.
     """
-    out, chosen = Path(out), [e for e in entries if isinstance(e, Entry)]
-    chosen += entries_of([e for e in entries if isinstance(e, str)])
+    out, parts = Path(out), [[e] if isinstance(e, Entry) else entries_of([e]) for e in entries]
+    chosen = distinct([e for part in parts for e in part])
     rules = protocol if isinstance(protocol, Protocol) else named_protocol(protocol, features)
     if not chosen or seeds < 1 or (limit is not None and limit < 2):
         raise ValueError(
@@ -97,15 +98,28 @@ def compare(
     source = _sources(Path(source), limit, out)
     names = Pictures(source).names
 
-    work = _Cells(Path(source), out, size, batch, device)
+    def judged(like: ImageSet) -> Judge:
+        return Judge(
+            source, target, like, truth=truth, train=train, protocol=rules, weights=inception,
+            groups=groups, task=task, classifier=classifier,
+        )  # fmt: skip
+
     pictures: dict[str, list[ImageSet]] = {}
+    # what is wrong is said before hours of translation
+    network = judged(Pictures(source)).features
+    for e in chosen:
+        if e.folder is not None:
+            there = Pictures(e.folder)
+            there = there.only(names, "result", "sources") if limit else there
+            pictures[e.label] = [matched(there, names)]
+        elif e.scores is None:
+            options_of(translator(e.method, **dict[str, Any](e.roles)), e.options)
+
+    work = _Cells(Path(source), out, size, batch, device)
     backs: dict[str, ImageSet] = {}
     costs: dict[str, dict[str, float]] = {}
     for e in chosen:
-        if e.scores is not None:
-            continue
-        if e.folder is not None:
-            pictures[e.label] = [matched(Pictures(e.folder), names)]
+        if e.scores is not None or e.folder is not None:
             continue
         pictures[e.label], costs[e.label] = work.run(e, range(seed, seed + seeds))
         if round_trip and {"source", "target"} <= e.roles.keys():
@@ -113,32 +127,36 @@ def compare(
             back = replace(e, label=f"{e.label} back", roles=swapped)
             cell = work.folder(e, seed)
             backs[e.label] = _Cells(cell, out, size, batch, device).run(back, [seed])[0][0]
-    first = next(iter(pictures.values()), [Pictures(source)])[0]
-    judge = Judge(
-        source, target, first, truth=truth, train=train, protocol=rules, weights=inception,
-        groups=groups, task=task, classifier=classifier,
-    )  # fmt: skip
+    first = next((pictures[e.label] for e in chosen if e.scores is None), [Pictures(source)])[0]
+    judge = judged(first)
+    judge.features = network
     notes: list[str] = []
 
-    def scored(results: ImageSet, back: ImageSet | None = None) -> Scores:
-        found = _scored(judge, results, back, out / "scores")
-        notes.extend(n for n in found.notes if n not in notes)
-        return found
-
-    rows = []
+    rows: list[Row] = []
+    todo: list[tuple[Row, list[ImageSet], list[ImageSet | None]]] = []
     for e in chosen:
         if e.scores is not None:
             rows += elsewhere(e, judge.record)
             continue
-        _say(f"scoring {e.label}")
-        each = [scored(s, backs.get(e.label)) for s in pictures[e.label]]
-        row = row_of(e.label, e.family, "method", each, pictures[e.label], costs.get(e.label, {}))
-        add_extras(row, judge)
-        rows.append(row)
-    styles = judge.train or judge.target
-    shown = judge.source.fitted(judge.size)
-    for name, results in controls(shown, styles.fitted(judge.size)).items():
-        rows.append(row_of(name, name, "control", [scored(results)], [results], {"nfe": 0}))
+        rows.append(Row(e.label, e.family, "method", {}, cost=costs.get(e.label, {})))
+        sets = pictures[e.label]
+        todo.append((rows[-1], sets, [backs.get(e.label), *[None] * (len(sets) - 1)]))
+    styles, shown = judge.train or judge.target, judge.source.fitted(judge.size)
+    for name, made in controls(shown, styles.fitted(judge.size)).items():
+        rows.append(Row(name, name, "control", {}, cost={"nfe": 0}))
+        todo.append((rows[-1], [made], [None]))
+    _say(f"scoring {len(todo)} rows")
+    found = iter(
+        _scored(judge, [s for _, sets, _ in todo for s in sets],
+                [b for _, _, back in todo for b in back], out / "scores")
+    )  # fmt: skip
+    for row, sets, _ in todo:
+        each = [next(found) for _ in sets]
+        if row.kind == "method":  # a control is flat on purpose
+            notes += [n for n in each[0].notes if n not in notes]
+        row.fill(each, sets)
+        if row.kind == "method":
+            add_extras(row, judge)
     if floor := judge.real():
         rows.append(Row("real, training", "real, training", "control", floor))
     comparison = Comparison(rows, judge, notes, seed, out)
@@ -210,17 +228,22 @@ class _Cells:
         return found, {k: v[len(v) // 2] for k, v in pooled.items() if v}
 
 
-def _scored(judge: Judge, results: ImageSet, back: ImageSet | None, folder: Path) -> Scores:
-    """Scores, kept under a name made of all that they depend on."""
-    what = [judge.record, results.digest, back.digest if back else None]
-    key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
-    file = folder / f"{key}.json"
+def _scored(
+    judge: Judge, many: Sequence[ImageSet], backs: Sequence[ImageSet | None], folder: Path
+) -> list[Scores]:
+    """Scores of sets of results, kept under a name made of all that they depend on."""
     own = judge.classifier is not None or (judge.task is not None and judge.task_name is None)
-    if file.exists() and not own:  # a function of one's own may have changed
-        return Scores.read(file)
-    scores = judge.score(results, back)
-    write_text(file, json.dumps(scores.to_json()))
-    return scores
+    files = []
+    for results, back in zip(many, backs, strict=True):
+        what = [judge.record, results.digest, back.digest if back else None]
+        key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
+        files.append(folder / f"{key}.json")
+    # a function of one's own may have changed since
+    missing = [i for i, file in enumerate(files) if own or not file.exists()]
+    fresh = judge.scores([many[i] for i in missing], [backs[i] for i in missing]) if missing else []
+    for i, scores in zip(missing, fresh, strict=True):
+        write_text(files[i], json.dumps(scores.to_json()))
+    return [Scores.read(file) for file in files]
 
 
 def _write(c: Comparison) -> None:
@@ -272,9 +295,10 @@ def evaluate(
         ValueError: names that do not match, pictures that cannot be read, an unknown protocol.
     """
     results = Path(results)
+    label = f"{results.name} results" if results.name in TAKEN else results.name
     out = results.with_name(f"{results.name}-scores") if out is None else out
     return compare(
-        source, out, [Entry(results.name, results.name, folder=str(results))], target=target,
+        source, out, [Entry(label, label, folder=str(results))], target=target,
         truth=truth, train=train, protocol=protocol, features=features, inception=inception,
         groups=groups, task=task, classifier=classifier,
     )  # fmt: skip

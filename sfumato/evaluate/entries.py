@@ -22,6 +22,8 @@ from sfumato.choose import choose
 from sfumato.method import names
 
 ROLES = ("model", "source", "target")
+TAKEN = ("source", "truth", "copy", "mean colour", "moments", "real, training")
+"""Labels that every page has."""
 
 
 @dataclass(frozen=True)
@@ -56,13 +58,25 @@ def entries_of(texts: Sequence[str]) -> list[Entry]:
     """Entries as they are typed; an option with several values, comma between, is swept.
 
     Raises:
-        ValueError: an unknown method, a word that is no KEY=VALUE, or two entries of one label.
+        ValueError: an unknown method, a word that is no KEY=VALUE, or labels as in `distinct`.
     """
-    out = [entry for text in texts for entry in _parse(text)]
-    for label, count in Counter(e.label for e in out).items():
+    return distinct([entry for text in texts for entry in _parse(text)])
+
+
+def distinct(entries: Sequence[Entry]) -> list[Entry]:
+    """The same entries.
+
+    Raises:
+        ValueError: two entries of one label, or one that the page itself has.
+    """
+    for label, count in Counter(e.label for e in entries if e.scores is None).items():
         if count > 1:
             raise ValueError(f"{count} entries are called {label!r}: give each a label=NAME")
-    return out
+        if label in TAKEN:
+            raise ValueError(
+                f"an entry cannot be called {label!r}, as the page's own: give a label=NAME"
+            )
+    return list(entries)
 
 
 def _parse(text: str) -> list[Entry]:

@@ -8,7 +8,8 @@ narrow.  Without groups every image is its own.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from typing import NamedTuple
+from math import isfinite, nan
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
@@ -26,6 +27,14 @@ class Interval(NamedTuple):
     value: float
     low: float
     high: float
+
+    def to_json(self) -> list[float | None]:
+        """The three numbers; JSON knows no nan."""
+        return [x if isfinite(x) else None for x in self]
+
+    @classmethod
+    def from_json(cls, saved: Sequence[float | None]) -> Self:
+        return cls(*(nan if x is None else float(x) for x in saved))
 
 
 def bootstrap_mean(

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from torch import Tensor
 
+from sfumato.evaluate.features import Features
 from sfumato.evaluate.intervals import Interval
 
+ENOUGH = 2048
+"""Pictures; below, FD's bias of about features / pictures hides what methods differ by."""
 Task = Callable[[Tensor], Tensor]
 
 
@@ -64,7 +67,7 @@ class Scores:
     notes: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
-        numbers = {key: list(value) for key, value in self.numbers.items()}
+        numbers = {key: value.to_json() for key, value in self.numbers.items()}
         return {"numbers": numbers, "notes": self.notes, "names": self.names,
                 "images": self.images, "protocol": self.record}  # fmt: skip
 
@@ -77,12 +80,35 @@ class Scores:
         """
         try:
             s = json.loads(Path(file).read_text(encoding="utf-8"))
-            numbers = {k: Interval(*v) for k, v in s["numbers"].items()}
+            numbers = {k: Interval.from_json(v) for k, v in s["numbers"].items()}
             return cls(numbers, s["images"], s["names"], s["protocol"], s["notes"])
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             raise ValueError(
                 f"{file} holds no scores: expected the scores.json of an evaluation"
             ) from None
+
+
+def caveats(n: int, m: int, features: Features, flat: Sequence[str]) -> list[str]:
+    """What a reader of n results' scores against m reference pictures must know."""
+    notes, what = [], f"{n} results and {m} reference pictures are"
+    if min(n, m) <= features.dim:
+        notes.append(
+            f"{what} not more than the features' {features.dim} dimensions: the covariance is singular and "
+            f"{features.name} means little. KID is unbiased and leads."
+        )
+    elif min(n, m) < ENOUGH:
+        notes.append(
+            f"{what} fewer than {ENOUGH}: the Frechet distance is biased upwards there, by an amount "
+            f"that depends on the counts. KID is unbiased and leads."
+        )
+    if flat:
+        notes.append(f"{len(flat)} of {n} results are one flat colour: {', '.join(flat[:3])}")
+    return notes
+
+
+def differences(one: Mapping[str, Any], two: Mapping[str, Any]) -> list[str]:
+    """The entries of two records that differ; numbers may share a column only if there are none."""
+    return [key for key in one.keys() | two.keys() if one.get(key) != two.get(key)]
 
 
 def land_water(relief: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ different shapes, or with pixels that are no numbers, are a ValueError.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float, Int
@@ -99,16 +99,23 @@ def perceptual(
     positions and summed over maps.  Not comparable with LPIPS.
     """
 
-    def unit(x: Tensor) -> Tensor:
-        return x / (x.norm(dim=1, keepdim=True) + 1e-10)
-
     def distance(a: Tensor, b: Tensor) -> Tensor:
-        maps = zip(features.maps(a), features.maps(b), strict=True)
-        parts = [(unit(x) - unit(y)).double().square().sum(1).mean((1, 2)) for x, y in maps]
-        return torch.stack(parts).sum(0)
+        return map_distance(features.maps(a), features.maps(b))
 
     _units(a[:0], b[:0])  # only the shapes: the features look at the values
     return _by_parts(distance, a.clamp(-1, 1), b.clamp(-1, 1))
+
+
+def map_distance(a: Sequence[Tensor], b: Sequence[Tensor]) -> Float[Tensor, " b"]:
+    """The distance of `perceptual` from the maps (B,C,h,w) of two batches."""
+
+    def unit(x: Tensor) -> Tensor:
+        return x / (x.norm(dim=1, keepdim=True) + 1e-10)
+
+    parts = [
+        (unit(x) - unit(y)).double().square().sum(1).mean((1, 2)) for x, y in zip(a, b, strict=True)
+    ]
+    return torch.stack(parts).sum(0)
 
 
 def diversity(samples: Float[Tensor, "k b c h w"]) -> Float[Tensor, " b"]:

@@ -98,7 +98,7 @@ def _plane(rows: Sequence[Row], columns: dict[str, Measure]) -> str:
     points = [
         {
             "label": row.label, "family": row.family, "kind": row.kind,
-            "numbers": {k: [v if math.isfinite(v) else None for v in i] for k, i in row.numbers.items()},
+            "numbers": {k: v.to_json() for k, v in row.numbers.items()},
         }
         for row in rows
     ]  # fmt: skip

@@ -14,9 +14,9 @@ from sfumato.evaluate import metrics
 from sfumato.evaluate.audit import Audit, audit
 from sfumato.evaluate.entries import Entry
 from sfumato.evaluate.intervals import Interval, bootstrap_mean
-from sfumato.evaluate.measures import Scores
+from sfumato.evaluate.measures import Scores, differences
 from sfumato.evaluate.pictures import ImageSet, chunks
-from sfumato.evaluate.score import Judge, differences
+from sfumato.evaluate.score import Judge
 from sfumato.evaluate.uncertainty import Calibration, calibration
 
 
@@ -50,10 +50,25 @@ class Row:
     audit: Audit | None = None
     calibration: Calibration | None = None
 
+    def fill(self, each: Sequence[Scores], results: list[ImageSet]) -> None:
+        """Puts in several seeds' scores: means of their numbers, and their spread."""
+        for key in each[0].numbers:
+            if all(key in s.numbers for s in each):
+                bounds = torch.tensor([s.numbers[key] for s in each], dtype=torch.float64)
+                self.numbers[key] = Interval(*bounds.mean(0).tolist())
+                if len(each) > 1:
+                    self.spread[key] = bounds[:, 0].std().item()
+            else:  # the round trip is made for the first seed alone
+                self.numbers[key] = each[0].numbers[key]
+        for key in each[0].images:
+            values = [s.images[key] for s in each if key in s.images]
+            self.images[key] = torch.tensor(values).mean(0).tolist()
+        self.seeds, self.results = len(each), results
+
     def to_json(self) -> dict[str, Any]:
         return {
             "label": self.label, "family": self.family, "kind": self.kind, "seeds": self.seeds,
-            "numbers": {k: list(v) for k, v in self.numbers.items()},
+            "numbers": {k: v.to_json() for k, v in self.numbers.items()},
             "spread over seeds": self.spread, "cost": self.cost, "images": self.images,
         }  # fmt: skip
 
@@ -67,22 +82,6 @@ class Comparison:
     notes: list[str]
     seed: int
     folder: Path
-
-
-def row_of(
-    label: str, family: str, kind: str, each: Sequence[Scores], results: list[ImageSet],
-    cost: dict[str, float],
-) -> Row:  # fmt: skip
-    """One row of several seeds' scores: means of the numbers, and their spread."""
-    numbers, spread, images = {}, {}, {}
-    for key in each[0].numbers:
-        bounds = torch.tensor([s.numbers[key] for s in each], dtype=torch.float64)
-        numbers[key] = Interval(*bounds.mean(0).tolist())
-        if len(each) > 1:
-            spread[key] = bounds[:, 0].std().item()
-    for key in each[0].images:
-        images[key] = torch.tensor([s.images[key] for s in each]).mean(0).tolist()
-    return Row(label, family, kind, numbers, spread, len(each), cost, images, results)
 
 
 def add_extras(row: Row, judge: Judge) -> None:
@@ -111,15 +110,16 @@ def elsewhere(e: Entry, record: dict[str, Any]) -> list[Row]:
     """
     try:
         saved = json.loads(Path(str(e.scores)).read_text(encoding="utf-8"))
-        other = saved["protocol"]
+        other = dict(saved["protocol"])
         rows = [
             Row(
-                r["label"], r["family"], "elsewhere", {k: Interval(*v) for k, v in r["numbers"].items()},
+                r["label"], r["family"], "elsewhere",
+                {k: Interval.from_json(v) for k, v in r["numbers"].items()},
                 r["spread over seeds"], r["seeds"], r["cost"],
             )
             for r in saved["rows"] if r["kind"] != "control"
         ]  # fmt: skip
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise ValueError(
             f"{e.scores} holds no scores: expected an evaluation's scores.json"
         ) from None

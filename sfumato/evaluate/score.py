@@ -6,8 +6,8 @@ pictures they are compared with.  Its `record` is written beside every score.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property, partial
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from sfumato.evaluate.intervals import (
     bootstrap_mean,
     bootstrap_sums,
 )
-from sfumato.evaluate.measures import TASKS, Scores, Task, measures
+from sfumato.evaluate.measures import TASKS, Scores, Task, caveats, measures
 from sfumato.evaluate.pictures import (
     Derived,
     ImageSet,
@@ -41,10 +41,6 @@ from sfumato.evaluate.pictures import (
 )
 from sfumato.evaluate.probe import crossed
 from sfumato.evaluate.protocol import Protocol, named_protocol, resized
-
-ENOUGH = (
-    2048  # pictures; below, FD's bias of about (features / pictures) hides what methods differ by
-)
 
 
 class Judge:
@@ -100,7 +96,7 @@ class Judge:
             )
         h, w = like.get([0]).shape[-2:]
         self.size = (h, w)
-        self.groups_from = groups
+        self._seen: dict[str, Tensor] = {}
         self.groups = read_groups(groups, self.source.names) if groups else None
 
     # ---- what is compared, at which size --------------------------------------------------------
@@ -135,11 +131,10 @@ class Judge:
 
     def embed(self, images: ImageSet, features: Features) -> Tensor:
         """Features (N, D) of a set at the protocol's size, kept for the next time."""
+        if features is self.eyes and images.digest in self._seen:
+            return self._seen[images.digest]
         view = self._featured(images)
-        key = f"{images.digest} {self.size if self.protocol.size is None else None} " + (
-            f"{self.protocol.feature_size} {self.protocol.feature_filter}"
-        )
-        return extract(features, view, cache=cache_folder() / "features", key=key)
+        return extract(features, view, cache=cache_folder() / "features", key=view.digest)
 
     # ---- the record -----------------------------------------------------------------------------
 
@@ -149,7 +144,10 @@ class Judge:
         held = None
         if self.train is not None:
             seen = set(self.train.hashes)
-            held = sum(h in seen for h in (self.truth or self.target).hashes)
+            tested = [self.source, self.truth]
+            if self.protocol.reference == "test":  # a paper's may be the training pictures
+                tested.append(self.target)
+            held = sum(h in seen for s in tested if s for h in s.hashes)
         split = "not known" if held is None else "held out" if held == 0 else "training"
         sets = {"source": self.source, "reference": self.target, "truth": self.truth}
         return {
@@ -165,20 +163,38 @@ class Judge:
     # ---- scores ---------------------------------------------------------------------------------
 
     def score(self, results: ImageSet, back: ImageSet | None = None) -> Scores:
-        """Scores of results, and of their translations back to the source domain if there are any.
+        """`scores` of one set."""
+        return self.scores([results], [back])[0]
+
+    def scores(
+        self, many: Sequence[ImageSet], backs: Sequence[ImageSet | None] | None = None
+    ) -> list[Scores]:
+        """Scores of sets of results, in one pass over the sources.
+
+        Args:
+            many: sets of results, with the sources' names.
+            backs: their translations back to the source domain, where there are any.
 
         Raises:
             ValueError: names differ from the sources', sizes differ, or pixels are no numbers.
         """
         names = self.source.names
-        results = matched(results, names)
-        images = self._per_image(results, matched(back, names) if back else None)
-        over = partial(bootstrap_mean, groups=self.groups, resamples=self.resamples)
-        flat = [
-            n for n, std in zip(names, images.pop("std").tolist(), strict=True) if std < 1 / 255
-        ]
+        many = [matched(results, names) for results in many]
+        returned = [back and matched(back, names) for back in backs or [None] * len(many)]
+        found = self._per_image(many, returned)
+        return [self._pooled(r, images) for r, images in zip(many, found, strict=True)]
+
+    def _pooled(self, results: ImageSet, images: dict[str, Tensor]) -> Scores:
+        """Numbers of a set from those of its pictures, and from its features."""
+        names, deviations = self.source.names, images.pop("std").tolist()
+        flat = [n for n, std in zip(names, deviations, strict=True) if std < 1 / 255]
         labels = [images.pop(k) for k in ("labels", "true labels") if k in images]
-        numbers = {key: over(values) for key, values in images.items()}
+        if self.classifier is None and (said := self._probed(results)) is not None:
+            images["domain"] = said
+        numbers = {
+            key: bootstrap_mean(values, self.groups, self.resamples)
+            for key, values in images.items()
+        }
         if labels:
             parts = metrics.label_parts(*labels)
             numbers["task"] = bootstrap_sums(parts, metrics.mean_iou, self.groups, self.resamples)
@@ -189,7 +205,7 @@ class Judge:
         return Scores(
             {key: numbers[key] for key in order},
             {key: [round(v, 6) for v in images[key].tolist()] for key in images},
-            names, self.record, self._notes(flat),
+            names, self.record, caveats(len(names), len(self.target), self.features, flat),
         )  # fmt: skip
 
     def real(self) -> dict[str, Interval]:
@@ -209,78 +225,71 @@ class Judge:
             "fd": bootstrap_frechet(x, y, groups, resamples=max(few, 2)),
         }
 
-    def _per_image(self, results: ImageSet, back: ImageSet | None) -> dict[str, Tensor]:
-        """Measures of single results by key, each (N, ...)."""
-        pairs: dict[str, ImageSet] = {"source": self.source}
+    @torch.inference_mode()
+    def _per_image(
+        self, many: Sequence[ImageSet], backs: Sequence[ImageSet | None]
+    ) -> list[dict[str, Tensor]]:
+        """Measures of single results by key, each (N, ...), for every set."""
+        others = {"source": self._pixels(self.source)}
         if self.truth is not None:
-            pairs["truth"] = self.truth
-        views = {key: self._pixels(s) for key, s in pairs.items()}
-        shown, returned = self._pixels(results), back and self._pixels(back)
-        rows: list[dict[str, Tensor]] = []
-        for indices in chunks(len(results)):
-            y, row = shown.get(indices), {}
-            if not y.isfinite().all():
-                bad = [
-                    results.names[i]
-                    for i, x in zip(indices, y, strict=True)
-                    if not x.isfinite().all()
-                ]
-                raise ValueError(
-                    f"results hold values that are no numbers (NaN): {', '.join(bad[:5])}"
+            others["truth"] = self._pixels(self.truth)
+        shown = many if self.protocol.size is None else [self._pixels(s) for s in many]
+        returned = [s and self._pixels(s) for s in backs]
+        see = "perceptual" in self.protocol.metrics
+        rows: list[list[dict[str, Tensor]]] = [[] for _ in many]
+        for indices in chunks(len(self.source)):
+            xs = {key: view.get(indices) for key, view in others.items()}
+            maps = {key: self.eyes.maps(x) if see else [] for key, x in xs.items()}
+            for n, (view, back) in enumerate(zip(shown, returned, strict=True)):
+                y = self._checked(view, indices, xs["source"])
+                row = self._against(y, self.eyes.maps(y) if see else [], xs, maps)
+                if back is not None:
+                    row["cycle"] = metrics.l2(back.get(indices), xs["source"])
+                rows[n].append(row)
+        found = [{key: torch.cat([r[key] for r in rs]) for key in rs[0]} for rs in rows]
+        for results, images in zip(many, found, strict=True):
+            features = images.pop("features", None)
+            if features is not None and self.protocol.feature_size is self.protocol.size is None:
+                self._seen[results.digest] = features  # what `embed` would compute again
+        return found
+
+    def _against(
+        self, y: Tensor, seen: list[Tensor], xs: dict[str, Tensor], maps: dict[str, list[Tensor]]
+    ) -> dict[str, Tensor]:
+        """Measures of results y (b, 3, H, W), whose maps are `seen`, against their sources and truths."""
+        row = {"std": y.flatten(1).std(1)}
+        if seen:
+            row["features"] = seen[-1].mean((2, 3))
+        for other, x in xs.items():
+            for name in self.protocol.metrics:
+                row[f"{other}/{name}"] = (
+                    metrics.map_distance(seen, maps[other])
+                    if name == "perceptual"
+                    else getattr(metrics, name)(y, x)
                 )
-            row["std"] = y.flatten(1).std(1)
-            for other, view in views.items():
-                x = view.get(indices)
-                if x.shape != y.shape:
-                    (h, w), (h2, w2) = y.shape[-2:], x.shape[-2:]
-                    raise ValueError(
-                        f"results have {w}x{h} pixels, expected {w2}x{h2} as the others"
-                    )
-                for name in self.protocol.metrics:
-                    f = (
-                        partial(metrics.perceptual, self.eyes)
-                        if name == "perceptual"
-                        else getattr(metrics, name)
-                    )
-                    row[f"{other}/{name}"] = f(y, x)
-                if other == "truth" and self.task is not None:
-                    row["labels"], row["true labels"] = self.task(y), self.task(x)
-            if returned is not None:
-                row["cycle"] = metrics.l2(returned.get(indices), views["source"].get(indices))
-            if self.classifier is not None:
-                row["domain"] = self.classifier(y).float()
-            rows.append(row)
-        out = {key: torch.cat([row[key] for row in rows]) for key in rows[0]}
-        if self.classifier is None and (said := self._probed(results)) is not None:
-            out["domain"] = said
-        return out
+        if self.task is not None:
+            row["labels"], row["true labels"] = self.task(y), self.task(xs["truth"])
+        if self.classifier is not None:
+            row["domain"] = self.classifier(y).float()
+        return row
+
+    def _checked(self, results: ImageSet, indices: Sequence[int], like: Tensor) -> Tensor:
+        """Results, of which every value is a number, of the others' size."""
+        y = results.get(indices)
+        if bad := [
+            results.names[i] for i, x in zip(indices, y, strict=True) if not x.isfinite().all()
+        ]:
+            raise ValueError(f"results hold values that are no numbers (NaN): {', '.join(bad[:5])}")
+        if y.shape != like.shape:
+            (h, w), (h2, w2) = y.shape[-2:], like.shape[-2:]
+            raise ValueError(f"results have {w}x{h} pixels, expected {w2}x{h2} as the others")
+        return y
 
     def _probed(self, results: ImageSet) -> Tensor | None:
         """1 where the probe takes a result for the target domain; None with too few pictures."""
-        if min(len(self.source), len(self.target)) < 8:
+        if min(len(self.source), len(self.target)) < 8 or (
+            self.groups and len(set(self.groups)) < 2
+        ):
             return None
         a, b, y = (self.embed(s, self.eyes) for s in (self.source, self.target, results))
         return crossed(a, b, y, self.groups)
-
-    def _notes(self, flat: Sequence[str]) -> list[str]:
-        """What a reader of these numbers must know."""
-        n, m, d = len(self.source), len(self.target), self.features.dim
-        notes, what = [], f"{n} results and {m} reference pictures are"
-        if min(n, m) <= d:
-            notes.append(
-                f"{what} not more than the features' {d} dimensions: the covariance is singular and "
-                f"{self.features.name} means little. KID is unbiased and leads."
-            )
-        elif min(n, m) < ENOUGH:
-            notes.append(
-                f"{what} fewer than {ENOUGH}: the Frechet distance is biased upwards there, by an amount "
-                f"that depends on the counts. KID is unbiased and leads."
-            )
-        if flat:
-            notes.append(f"{len(flat)} of {n} results are one flat colour: {', '.join(flat[:3])}")
-        return notes
-
-
-def differences(one: Mapping[str, Any], two: Mapping[str, Any]) -> list[str]:
-    """The entries of two records that differ; numbers may share a column only if there are none."""
-    return [key for key in one.keys() | two.keys() if one.get(key) != two.get(key)]
