@@ -24,10 +24,10 @@ class Energy:
         function: the energy; the source image, if any, is bound when it is made.
     """
 
-    def __init__(self, function: Callable[[Tensor, Tensor], Tensor]) -> None:
+    def __init__(self, function: Callable[[Tensor, Any], Tensor]) -> None:
         self.function = function
 
-    def __call__(self, x_t: Tensor, t: Tensor) -> Tensor:
+    def __call__(self, x_t: Tensor, t: Tensor | float) -> Tensor:
         return self.function(x_t, t)
 
     def __add__(self, other: Energy) -> Energy:

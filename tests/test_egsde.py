@@ -1,0 +1,276 @@
+"""EGSDE: SDEdit to the bit without weights, the published step with them, and stable at any weight."""
+
+import itertools
+import warnings
+
+import pytest
+import torch
+from truth import Affine, Impulses, f64, gaussian, lively, normal, tiny_denoiser
+
+from sfumato.energies import spent, stable_weight
+from sfumato.guide import Conditioned
+from sfumato.lowpass import LowPass
+from sfumato.methods.domain_classifier import DomainClassifier
+from sfumato.methods.egsde import EGSDE
+from sfumato.methods.sdedit import SDEdit
+from sfumato.noise import Noise
+from sfumato.process import DDPM, Cosine
+from sfumato.times import chain_time, grid
+from sfumato.translator import translator
+
+PICTURES = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+def classifier(process="cosine", domains=("a", "b"), **options):
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        return lively(DomainClassifier(domains=domains, net="tiny", process=process, **options))
+
+
+def target(process=Cosine(), **options):  # noqa: B008
+    return Conditioned(denoiser=tiny_denoiser(process=process, **options), domain="b")
+
+
+def tiny(process=Cosine()):  # noqa: B008
+    return EGSDE(target=target(process), classifier=classifier(process))
+
+
+NONE = {"realism": 0, "faithful": 0}
+
+
+@pytest.mark.parametrize("solver", ["ancestral", "sde_dpm2m", "euler_maruyama", "ddim", "ab3"])
+@pytest.mark.parametrize("repeats", [1, 2])
+@pytest.mark.parametrize("noise", ["fresh", "shared"])
+def test_without_weights_it_is_sdedit_to_the_bit(solver, repeats, noise):
+    how = {"strength": 0.5, "steps": 4, "solver": solver, "repeats": repeats, "seed": 3}
+    part = tiny()
+    want = SDEdit(target=part.target).translate(PICTURES, **how)
+    assert torch.equal(part.translate(PICTURES, **NONE, noise=noise, **how), want)
+    other = part.translate(PICTURES, realism=0, faithful=1e-3, noise=noise, **how)
+    assert 0 < (other - want).abs().max() < 0.1  # the same noise, a little guidance
+
+
+@pytest.mark.parametrize("weights", [(30.0, 0.0), (0.0, 0.4), (30.0, 0.4)])
+def test_one_ancestral_step_carries_beta_over_root_alpha_times_the_gradient(weights, report):
+    """From level 400 of the chain to clean in one step: beta = 1 - alpha^2."""
+    realism, faithful = weights
+    part, chain = tiny(DDPM()), DDPM()
+    how = {"strength": 0.4, "steps": 1, "spacing": "chain"}
+    got = part.translate(
+        PICTURES, realism=realism, faithful=faithful, units="paper", low_pass="explicit", **how
+    )
+    plain = SDEdit(target=part.target).translate(PICTURES, **how)
+    noise, t = Noise.of(PICTURES, 0), f64(0.4)
+    y = chain.perturb(PICTURES, t, noise(PICTURES)).requires_grad_()
+    x = chain.perturb(PICTURES, t, noise.stream("energy")(PICTURES))
+    u, v = (part.classifier.features(z, t) for z in (y, x))
+    cosine = torch.nn.functional.cosine_similarity(u, v, dim=1).mean((1, 2)).sum()
+    distance = LowPass(2, "box")(y - x).square().sum()
+    (gradient,) = torch.autograd.grad(realism * cosine + faithful * distance, y)
+    beta = 1 - chain(t)[0].item() ** 2
+    want = -beta / (1 - beta) ** 0.5 * gradient
+    worst = ((got - plain - want).abs().max() / want.abs().max()).item()
+    report(f"EGSDE, one step against beta/sqrt(alpha) grad E, weights {weights}", worst)
+    assert worst < 1e-4
+
+
+def test_shared_noise_makes_the_first_guidance_exactly_zero():
+    part = tiny()
+    how = {"strength": 0.5, "steps": 1}
+    strong = {"realism": 1e6, "faithful": 5.0, "low_pass": "explicit"}
+    want = SDEdit(target=part.target).translate(PICTURES, **how)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert torch.equal(part.translate(PICTURES, noise="shared", **strong, **how), want)
+        assert not torch.equal(part.translate(PICTURES, noise="fresh", **strong, **how), want)
+
+
+@pytest.mark.parametrize("faithful", [0.2, 3.0])
+@pytest.mark.parametrize("repeats", [1, 2])
+def test_moments_of_the_exponential_step(monkeypatch, faithful, repeats, report):
+    """Gaussian data of one pixel: gain on the source and variance, scalar by scalar."""
+    m, S, steps, process = 0.7, 0.3, 6, DDPM()
+    noise = Impulses(1, 2 * steps * repeats)
+    monkeypatch.setattr("sfumato.methods.egsde.Noise", noise)
+    part = EGSDE(target=gaussian([m], [S], process), classifier=classifier(process))
+    y = Affine(part.translate(
+        noise.start().reshape(-1, 1, 1, 1), strength=0.5, steps=steps, realism=0, faithful=faithful,
+        factor=1, repeats=repeats,
+    ), 1)  # fmt: skip
+    assert noise.calls == noise.draws
+    offset, gain, var = 0.0, 1.0, 0.0
+    times = grid(process, steps, start=0.5, clean=True)
+    for _ in range(repeats):
+        a, s = process(times[0])
+        offset, gain, var = a * offset, a * gain, a**2 * var + s**2
+        for t, then in itertools.pairwise(times):
+            (a, s), (b, r) = process(t), process(then)
+            kept = (a * r / (b * s)) ** 2
+            k = a * S / (a**2 * S + s**2)
+            # y' = b E[x | y] + r sqrt(kept) eps + r sqrt(1 - kept) z
+            c = kept.sqrt() * r / s + (b - kept.sqrt() * r * a / s) * k
+            offset = c * offset + (b - kept.sqrt() * r * a / s) * (m - k * a * m)
+            gain, var = c * gain, c**2 * var + r**2 * (1 - kept)
+            e = (-2 * faithful * (spent(process, t) - spent(process, then))).exp()
+            offset, gain = e * offset, e * gain + (1 - e) * b
+            var = e**2 * var + (1 - e) ** 2 * r**2
+    got = y.b.item(), y.A.item(), y.noise_covariance.item()
+    report(f"EGSDE low-pass {faithful} K={repeats}: mean from 0, gain, variance", *got)
+    assert got == pytest.approx((offset.item(), gain.item(), var.item()), abs=1e-9)
+
+
+def test_more_weight_more_effect(report):
+    part, phi = tiny(), LowPass(2, "box")
+    how = {"strength": 0.6, "steps": 12}
+    far = lambda y: (phi(y - PICTURES)).norm().item()
+    got = [
+        far(part.translate(PICTURES, realism=0, faithful=w, **how)) for w in (0, 0.1, 0.5, 2, 1e30)
+    ]
+    report("EGSDE, distance of the low-pass at faithful 0, .1, .5, 2, 1e30", *got)
+    assert all(one > two for one, two in itertools.pairwise(got))
+    assert got[-1] < 1e-4
+
+    def alike(y):
+        u, v = (part.classifier.features(z, 0.05) for z in (y, PICTURES))
+        return torch.nn.functional.cosine_similarity(u, v, dim=1).mean().item()
+
+    got = [alike(part.translate(PICTURES, realism=w, units="paper", faithful=0, **how))
+           for w in (0, 100, 1000)]  # fmt: skip
+    report("EGSDE, cosine to the source at lambda_s 0, 100, 1000", *got)
+    assert got[0] > got[1] > got[2]
+
+
+def test_an_explicit_step_beyond_the_bound_is_unstable_and_warned_of(report):
+    process, x = DDPM(), normal(4, 1, 8, 8).clamp(-1, 1)
+    part = EGSDE(
+        target=gaussian([0.0] * 64, [1.0] * 64, process), classifier=classifier(process, channels=1)
+    )
+    how = {"strength": 0.5, "steps": 20, "realism": 0, "factor": 4, "spacing": "time"}
+    most = stable_weight(process, grid(process, 20, "time", start=0.5, clean=True))
+    phi = LowPass(4, "box")
+    far = lambda **options: phi(part.translate(x, **how, **options) - x).norm().item()
+    free, gentle = far(faithful=0), far(faithful=most / 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        within = far(faithful=most * 0.999, low_pass="explicit")
+        exact = far(faithful=8 * most)
+    with pytest.warns(UserWarning, match=f"unstable above {most:.3g} in 20 steps"):
+        beyond = far(faithful=8 * most, low_pass="explicit")
+    report(
+        "low-pass distance: free, half and all of the bound, 8 times explicit, 8 times exact",
+        free, gentle, within, beyond, exact,
+    )  # fmt: skip
+    assert max(gentle, within) < free < beyond / 10
+    assert exact < within
+
+
+def test_units_carry_over():
+    part, how = tiny(), {"strength": 0.5, "steps": 2, "faithful": 0}
+    paper = part.translate(PICTURES, realism=10.0, units="paper", **how)
+    carried = part.translate(PICTURES, realism=10.0 * 256**2 / 16**2, **how)
+    torch.testing.assert_close(carried, paper, rtol=0, atol=1e-6)
+    half = part.translate(PICTURES, factor=2, realism=0, faithful=0.5, strength=0.5, steps=2)
+    assert torch.equal(
+        half, part.translate(PICTURES, realism=0, faithful=0.5, strength=0.5, steps=2)
+    )
+
+
+def test_many_explicit_steps_agree_with_few_exact_ones():
+    """Flat guides on unit-variance data without noise left: 20 exact steps, 500 explicit ones."""
+    process = DDPM()
+    part = EGSDE(
+        target=gaussian([0.0] * 4, [1.0] * 4, process), classifier=classifier(process, channels=1)
+    )
+    x = torch.linspace(-1, 1, 100).double()[:, None, None, None].expand(-1, 1, 2, 2)
+    ends = [
+        part.translate(x, strength=0.5, steps=steps, realism=0, faithful=0.5, factor=2,
+                       low_pass=low_pass, spacing="time")
+        for steps, low_pass in ((40, "exponential"), (400, "explicit"))
+    ]  # fmt: skip
+    gains = [(y.mean((1, 2, 3)) * x[:, 0, 0, 0]).sum() / (x[:, 0, 0, 0] ** 2).sum() for y in ends]
+    assert gains[0].item() == pytest.approx(gains[1].item(), abs=0.05)
+    assert 0.3 < gains[0] < 1
+
+
+def test_an_energy_of_ones_own():
+    part, seen = tiny(), []
+
+    def brightness(y, x, t):
+        seen.append(t)
+        return 200 * (y.mean((1, 2, 3)) - 1) ** 2
+
+    how = {"strength": 0.5, "steps": 6, **NONE}
+    y = part.translate(PICTURES, energy=brightness, **how)
+    assert len(seen) == 6
+    assert (y.mean((1, 2, 3)) > part.translate(PICTURES, **how).mean((1, 2, 3)) + 0.1).all()
+    seen.clear()
+    part.translate(PICTURES, energy=brightness, every=3, **how)
+    assert len(seen) == 2
+    with pytest.raises(ValueError, match="lost its gradient"):
+        part.translate(PICTURES, energy=lambda y, x, t: x.sum((1, 2, 3)), **how)
+    with pytest.raises(ValueError, match="one number per image"):
+        part.translate(PICTURES, energy=lambda y, x, t: y.sum(), **how)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"strength": 0.0}, r"strength must lie in \(0, 1\]"),
+        ({"strength": 1.2}, r"strength must lie in \(0, 1\]"),
+        ({"strength": float("nan")}, r"strength must lie in \(0, 1\]"),
+        ({"realism": -1.0}, "realism must be a number >= 0, not -1"),
+        ({"faithful": float("inf")}, "faithful must be a number >= 0, not inf"),
+        ({"faithful": -0.1}, "faithful must be a number >= 0"),
+        ({"factor": 3}, "factor 3 does not divide the size 16"),
+        ({"units": "papers"}, "unknown units 'papers': did you mean 'paper'"),
+        ({"noise": "none"}, "unknown noise 'none'"),
+        ({"low_pass": "exact"}, "unknown low_pass 'exact'"),
+        ({"every": 0}, "every must be at least 1, not 0"),
+        ({"repeats": 0}, "repeats must be at least 1, not 0"),
+        ({"realism": 1e38}, r"realism 1e\+38 is too large: .* up to about [\d.e+]+ is stable"),
+    ],
+)
+def test_bad_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        tiny().translate(PICTURES, **{"steps": 3} | options)
+
+
+@pytest.mark.filterwarnings("ignore:faithful")
+def test_a_weight_that_is_too_large_is_named_with_one_that_is_not():
+    with pytest.raises(ValueError, match=r"faithful 1e\+30 is too large: .* is stable") as error:
+        tiny().translate(PICTURES, faithful=1e30, low_pass="explicit", steps=4)
+    bound = float(str(error.value).split("up to about ")[1].split()[0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        y = tiny().translate(PICTURES, faithful=0.99 * bound, low_pass="explicit", steps=4)
+    assert y.isfinite().all()
+    with pytest.raises(ValueError, match="realism") as error:
+        tiny().translate(PICTURES, realism=1e38)
+    bound = float(str(error.value).split("up to about ")[1].split()[0])
+    assert 0 < bound < 1e10
+    assert tiny().translate(PICTURES, realism=bound).isfinite().all()
+
+
+def test_a_classifier_that_does_not_fit():
+    with pytest.raises(ValueError, match=r"knows x, y, not the target's domain 'b'"):
+        EGSDE(target=target(), classifier=classifier(domains=("x", "y")))
+    with pytest.raises(
+        ValueError, match=r"trained with VP.*, the target with Cosine.*--process cosine"
+    ):
+        EGSDE(target=target(), classifier=classifier("vp"))
+    with pytest.raises(ValueError, match="a Conditioned does not classify noisy images"):
+        EGSDE(target=target(), classifier=target())
+    with pytest.raises(ValueError, match="egsde needs a classifier: --classifier FOLDER"):
+        translator("egsde", target="sfumato/digits:3")
+    with pytest.raises(ValueError, match="a Diffusion does not classify noisy images"):
+        translator("egsde", target="sfumato/digits:3", classifier="sfumato/earth")
+    with pytest.raises(ValueError, match="sdedit has no use for --classifier"):
+        translator("sdedit", target="sfumato/digits:3", classifier="sfumato/earth")
+
+
+def test_strength_is_that_of_the_chain():
+    seen = []
+    tiny().translate(
+        PICTURES, strength=0.4, steps=2, watch=lambda t, x, mean, extras: seen.append(t)
+    )
+    assert seen[0] == pytest.approx(chain_time(Cosine(), 0.4))
