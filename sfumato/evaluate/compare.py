@@ -10,8 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
-import shutil
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,17 +18,14 @@ from typing import Any
 from torch import Tensor
 
 from sfumato.data.folders import write_text
+from sfumato.evaluate.cells import Cells, say, sources_of
 from sfumato.evaluate.entries import TAKEN, Entry, distinct, entries_of
 from sfumato.evaluate.measures import Scores, Task
-from sfumato.evaluate.memory import peak_memory
 from sfumato.evaluate.page import render
 from sfumato.evaluate.pictures import ImageSet, Pictures, controls, matched
 from sfumato.evaluate.protocol import Protocol, named_protocol
 from sfumato.evaluate.rows import Comparison, Row, add_extras, elsewhere
 from sfumato.evaluate.score import Judge
-from sfumato.folder import resolve
-from sfumato.record import read_run, sha256
-from sfumato.translate import translate
 from sfumato.translator import options_of, translator
 
 
@@ -95,7 +90,7 @@ def compare(
         out.is_dir() and (not (had := set(out.iterdir())) or {p.name for p in had} & ours)
     ):
         raise ValueError(f"{out} holds something else than a comparison: choose another --out")
-    source = _sources(Path(source), limit, out)
+    source = sources_of(Path(source), limit, out)
     names = Pictures(source).names
 
     def judged(like: ImageSet) -> Judge:
@@ -115,7 +110,7 @@ def compare(
         elif e.scores is None:
             options_of(translator(e.method, **dict[str, Any](e.roles)), e.options)
 
-    work = _Cells(Path(source), out, size, batch, device)
+    work = Cells(Path(source), out, size, batch, device)
     backs: dict[str, ImageSet] = {}
     costs: dict[str, dict[str, float]] = {}
     for e in chosen:
@@ -126,7 +121,7 @@ def compare(
             swapped = dict(e.roles) | {"source": e.roles["target"], "target": e.roles["source"]}
             back = replace(e, label=f"{e.label} back", roles=swapped)
             cell = work.folder(e, seed)
-            backs[e.label] = _Cells(cell, out, size, batch, device).run(back, [seed])[0][0]
+            backs[e.label] = Cells(cell, out, size, batch, device).run(back, [seed])[0][0]
     first = next((pictures[e.label] for e in chosen if e.scores is None), [Pictures(source)])[0]
     judge = judged(first)
     judge.features = network
@@ -145,7 +140,7 @@ def compare(
     for name, made in controls(shown, styles.fitted(judge.size)).items():
         rows.append(Row(name, name, "control", {}, cost={"nfe": 0}))
         todo.append((rows[-1], [made], [None]))
-    _say(f"scoring {len(todo)} rows")
+    say(f"scoring {len(todo)} rows")
     found = iter(
         _scored(judge, [s for _, sets, _ in todo for s in sets],
                 [b for _, _, back in todo for b in back], out / "scores")
@@ -162,70 +157,6 @@ def compare(
     comparison = Comparison(rows, judge, notes, seed, out)
     _write(comparison)
     return comparison
-
-
-def _sources(folder: Path, limit: int | None, out: Path) -> Path:
-    """The folder of sources; of a part of them, copies."""
-    pictures = Pictures(folder)
-    if limit is None or limit >= len(pictures):
-        return folder
-    n = len(pictures)
-    some = [pictures.names[int((i + 0.5) * n / limit)] for i in range(limit)]
-    there = out / "cells" / f"sources-{pictures.only(some, '', '').digest[:8]}"
-    for name in some:
-        file = pictures.files[name]
-        copy = there / file.relative_to(folder)
-        if not copy.exists():
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, temporary := copy.with_name(f".{copy.name}.tmp"))
-            temporary.replace(copy)
-    return there
-
-
-class _Cells:
-    """Folders of results, one for each entry and seed, made when they are not there."""
-
-    def __init__(
-        self, source: Path, out: Path, size: int | None, batch: int | None, device: str
-    ) -> None:
-        self.source, self.out, self.size, self.batch, self.device = source, out, size, batch, device
-
-    def folder(self, e: Entry, seed: int) -> Path:
-        weights = {
-            role: (sha256(resolve(name)[0] / "weights.safetensors"), resolve(name)[1])
-            for role, name in e.roles.items()
-        }
-        what = [str(self.source), e.method, weights, dict(e.options), seed, self.size]
-        key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:8]
-        return self.out / "cells" / f"{e.slug}-seed{seed}-{key}"
-
-    def run(self, e: Entry, seeds: Sequence[int]) -> tuple[list[ImageSet], dict[str, float]]:
-        """Results for every seed (one if they do not depend on it), and the cost of a picture."""
-        roles: dict[str, Any] = dict(e.roles)
-        found: list[ImageSet] = []
-        costs: list[dict[str, float]] = []
-        for seed in seeds:
-            folder = self.folder(e, seed)
-            _say(f"translating by {e.label}, seed {seed}")
-            with peak_memory() as peak:
-                done = translate(
-                    self.source, folder, method=e.method, **roles, seed=seed, batch=self.batch,
-                    size=self.size, device=self.device, options=e.options, strict=True,
-                )  # fmt: skip
-            cost = folder.with_suffix(folder.suffix + ".json")
-            if done.written and peak():
-                write_text(cost, json.dumps({"megabytes": peak()}))
-            result = read_run(folder)["result"]
-            known = json.loads(cost.read_text()) if cost.exists() else {}
-            known |= {"nfe": result["nfe_per_picture"], "seconds": result["seconds_per_picture"]}
-            costs.append({k: v for k, v in known.items() if v is not None})
-            found.append(Pictures(folder))
-            if len(found) == 2 and found[0].digest == found[1].digest:
-                found = found[:1]
-                break
-        keys = ("nfe", "seconds", "megabytes")
-        pooled = {k: sorted(c[k] for c in costs if k in c) for k in keys}
-        return found, {k: v[len(v) // 2] for k, v in pooled.items() if v}
 
 
 def _scored(
@@ -254,10 +185,6 @@ def _write(c: Comparison) -> None:
     write_text(out / "protocol.json", json.dumps(c.judge.record, indent=2) + "\n")
     write_text(out / "scores.json", json.dumps(scores, indent=1) + "\n")
     write_text(out / "index.html", render(c))
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 def evaluate(

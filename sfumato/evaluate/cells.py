@@ -1,0 +1,88 @@
+"""Folders of results, one for each entry of a comparison and each seed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sfumato.data.folders import write_text
+from sfumato.evaluate.entries import Entry
+from sfumato.evaluate.memory import peak_memory
+from sfumato.evaluate.pictures import ImageSet, Pictures
+from sfumato.folder import resolve
+from sfumato.record import read_run, sha256
+from sfumato.translate import translate
+
+
+def sources_of(folder: Path, limit: int | None, out: Path) -> Path:
+    """The folder of sources; of a part of them, copies."""
+    pictures = Pictures(folder)
+    if limit is None or limit >= len(pictures):
+        return folder
+    n = len(pictures)
+    some = [pictures.names[int((i + 0.5) * n / limit)] for i in range(limit)]
+    there = out / "cells" / f"sources-{pictures.only(some, '', '').digest[:8]}"
+    for name in some:
+        file = pictures.files[name]
+        copy = there / file.relative_to(folder)
+        if not copy.exists():
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, temporary := copy.with_name(f".{copy.name}.tmp"))
+            temporary.replace(copy)
+    return there
+
+
+class Cells:
+    """Folders of results, one for each entry and seed, made when they are not there."""
+
+    def __init__(
+        self, source: Path, out: Path, size: int | None, batch: int | None, device: str
+    ) -> None:
+        self.source, self.out, self.size, self.batch, self.device = source, out, size, batch, device
+
+    def folder(self, e: Entry, seed: int) -> Path:
+        weights = {
+            role: (sha256(resolve(name)[0] / "weights.safetensors"), resolve(name)[1])
+            for role, name in e.roles.items()
+        }
+        what = [str(self.source), e.method, weights, dict(e.options), seed, self.size]
+        key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:8]
+        return self.out / "cells" / f"{e.slug}-seed{seed}-{key}"
+
+    def run(self, e: Entry, seeds: Sequence[int]) -> tuple[list[ImageSet], dict[str, float]]:
+        """Results for every seed (one if they do not depend on it), and the cost of a picture."""
+        roles: dict[str, Any] = dict(e.roles)
+        found: list[ImageSet] = []
+        costs: list[dict[str, float]] = []
+        for seed in seeds:
+            folder = self.folder(e, seed)
+            say(f"translating by {e.label}, seed {seed}")
+            with peak_memory() as peak:
+                done = translate(
+                    self.source, folder, method=e.method, **roles, seed=seed, batch=self.batch,
+                    size=self.size, device=self.device, options=e.options, strict=True,
+                )  # fmt: skip
+            cost = folder.with_suffix(folder.suffix + ".json")
+            if done.written and peak():
+                write_text(cost, json.dumps({"megabytes": peak()}))
+            result = read_run(folder)["result"]
+            known = json.loads(cost.read_text()) if cost.exists() else {}
+            known |= {"nfe": result["nfe_per_picture"], "seconds": result["seconds_per_picture"]}
+            costs.append({k: v for k, v in known.items() if v is not None})
+            found.append(Pictures(folder))
+            if len(found) == 2 and found[0].digest == found[1].digest:
+                found = found[:1]
+                break
+        keys = ("nfe", "seconds", "megabytes")
+        pooled = {k: sorted(c[k] for c in costs if k in c) for k in keys}
+        return found, {k: v[len(v) // 2] for k, v in pooled.items() if v}
+
+
+def say(text: str) -> None:
+    """Progress, on standard error."""
+    print(text, file=sys.stderr, flush=True)
