@@ -122,7 +122,9 @@ def surprise(model: Callable[[Tensor, Tensor], Distribution], y: Tensor) -> Ener
 
 def domain_surprise(classifier: Classifies, domain: int) -> Energy:
     """-log p_t(domain | x_t): classifier guidance (Dhariwal & Nichol 2021)."""
-    return surprise(lambda x, t: Categorical(logits=classifier(x, t)), torch.tensor(domain))
+    return surprise(
+        lambda x, t: Categorical(logits=classifier(x, t), validate_args=False), torch.tensor(domain)
+    )
 
 
 def edges(y: Tensor, x: Tensor, t: Tensor) -> Float[Tensor, " b"]:

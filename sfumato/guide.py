@@ -33,7 +33,7 @@ class Energy:
     def __add__(self, other: Energy) -> Energy:
         return Energy(lambda x, t: self(x, t) + other(x, t))
 
-    def __rmul__(self, weight: float) -> Energy:
+    def __rmul__(self, weight: float | int) -> Energy:
         return Energy(lambda x, t: weight * self(x, t))
 
 

@@ -18,6 +18,7 @@ Between Gaussians the sum is exact.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import ClassVar
 
@@ -81,6 +82,7 @@ class Controllable(Part):
         process = named_process(self.process)
         self.denoiser = Denoiser(net=make_net(self.net, channels=self.channels), process=process)
         net = make_net(self.net, channels=self.channels)
+        net = copy.deepcopy(net) if net is self.net else net  # one network each
         self.regressor = Regressor(net=net, process=process, channels=self.channels)
 
     def objectives(
