@@ -3,6 +3,7 @@
 import itertools
 import json
 from functools import partial
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -153,7 +154,7 @@ def test_nearest_by_hand_and_in_blocks(monkeypatch):
     got = lambda x: Vectors(len(x), lambda rows: x[torch.as_tensor(list(rows))])
     d = torch.cdist(q.double(), t.double()).sort(dim=1)
     for size in (100 * 2**20, 4096):
-        monkeypatch.setattr("sfumato.evaluate.nearest.BYTES", size)
+        monkeypatch.setattr(import_module("sfumato.evaluate.nearest"), "BYTES", size)
         found = nearest(got(q), got(t), k=5)
         assert (found.index == d.indices[:, 0].numpy()).all()
         np.testing.assert_allclose(found.distance, d.values[:, 0], atol=1e-6)
