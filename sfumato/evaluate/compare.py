@@ -179,10 +179,9 @@ def _scored(
 
 def _write(c: Comparison) -> None:
     out = c.folder
-
     scores = {"protocol": c.judge.record, "notes": c.notes, "names": c.judge.source.names,
               "rows": [row.to_json() for row in c.rows]}  # fmt: skip
-    write_text(out / "protocol.json", json.dumps(c.judge.record, indent=2) + "\n")
+    write_text(out / "protocol.json", json.dumps(c.protocol, indent=2) + "\n")
     write_text(out / "scores.json", json.dumps(scores, indent=1) + "\n")
     write_text(out / "index.html", render(c))
 

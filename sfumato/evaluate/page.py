@@ -41,7 +41,7 @@ def render(c: Comparison) -> str:
         audits=[(row.label, row.audit, _copies(c, row)) for row in pictured if row.audit],
         plane=_plane(c.rows, columns), spreads=[_spread(c, r) for r in pictured if len(r.results) > 1],
         record=c.judge.record, protocol=c.judge.protocol, counts=len(c.judge.source),
-        protocol_json=json.dumps(c.judge.record, indent=2), version=version("sfumato"),
+        protocol_json=json.dumps(c.protocol, indent=2), version=version("sfumato"),
     )  # fmt: skip
 
 
@@ -152,7 +152,7 @@ def _spread(c: Comparison, row: Row) -> dict[str, Any]:
     """Some sources with samples of several seeds, their mean and their deviation."""
     judge = c.judge
     n = len(judge.source)
-    count = min(n, ROWS)
+    count = min(n, SAMPLES)
     chosen = [int((i + 0.5) * n / count) for i in range(count)]
     samples = torch.stack([s.get(chosen) for s in row.results])
     mean, std = mean_and_spread(samples)

@@ -15,9 +15,10 @@ from sfumato.evaluate.audit import Audit, audit
 from sfumato.evaluate.entries import Entry
 from sfumato.evaluate.intervals import Interval, bootstrap_mean
 from sfumato.evaluate.measures import Scores, differences
-from sfumato.evaluate.pictures import ImageSet, chunks
+from sfumato.evaluate.pictures import ImageSet, Pictures, chunks
 from sfumato.evaluate.score import Judge
 from sfumato.evaluate.uncertainty import Calibration, calibration
+from sfumato.record import read_run
 
 
 @dataclass
@@ -82,6 +83,23 @@ class Comparison:
     notes: list[str]
     seed: int
     folder: Path
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """protocol.json: the record, and of every row its seeds, options and weights, where known."""
+        made = {row.label: known for row in self.rows if (known := _origin(row.results))}
+        return self.judge.record | {"results": made}
+
+
+def _origin(results: Sequence[ImageSet]) -> dict[str, Any]:
+    """What the run.json of translated pictures says of them; nothing, where there is none."""
+    folders = [s.folder for s in results if isinstance(s, Pictures)]
+    runs = [read_run(f)["run"] for f in folders if (f / "run.json").exists()]
+    if not runs:
+        return {}
+    return {"seeds": [run["seed"] for run in runs]} | {
+        key: runs[0][key] for key in ("method", "options", "weights", "versions")
+    }
 
 
 def add_extras(row: Row, judge: Judge) -> None:
