@@ -20,7 +20,7 @@ from torch.distributions import Categorical, Distribution
 from torch.nn import functional as F
 
 from sfumato.denoiser import Denoises
-from sfumato.guide import Energy
+from sfumato.guide import Energy, Guided
 from sfumato.lowpass import LowPass
 from sfumato.process import Process
 from sfumato.solve import Draw
@@ -182,6 +182,13 @@ def pulled(phi: LowPass, weight: float, reference: Reference, times: Tensor) -> 
 def spent(process: Process, t: Tensor) -> Tensor:
     """B(t) = integral of beta from 0 to t = log(1 + sigma^2 / alpha^2), float64; 0 where clean."""
     return F.softplus(-process.log_snr(t))
+
+
+def strong_weight(energy: Energy, denoiser: Denoises, x_t: Tensor, t: Tensor) -> float:
+    """The weight at which the energy moves eps at x_t by 1 (root mean square), as much as eps is."""
+    guided = Guided(denoiser, energy)
+    guided(x_t, t)
+    return 1 / float(guided.pushes[0])
 
 
 def check_classifier(classifier: object, target: Denoises) -> Classifies:

@@ -260,8 +260,14 @@ def test_a_classifier_that_does_not_fit():
         EGSDE(target=target(), classifier=classifier("vp"))
     with pytest.raises(ValueError, match="a Conditioned does not classify noisy images"):
         EGSDE(target=target(), classifier=target())
-    with pytest.raises(ValueError, match="egsde needs a classifier: --classifier FOLDER"):
-        translator("egsde", target="sfumato/digits:3")
+    with pytest.raises(
+        ValueError, match="classifier_guidance needs a classifier: --classifier FOL"
+    ):
+        translator("classifier_guidance", target="sfumato/digits:3")
+    with pytest.raises(ValueError, match="realism 1280 needs --classifier FOLDER, or be it 0"):
+        EGSDE(target=target()).translate(PICTURES)
+    plain = EGSDE(target=target()).translate(PICTURES, realism=0, steps=2)
+    assert torch.equal(plain, tiny().translate(PICTURES, realism=0, steps=2))
     with pytest.raises(ValueError, match="a Diffusion does not classify noisy images"):
         translator("egsde", target="sfumato/digits:3", classifier="sfumato/earth")
     with pytest.raises(ValueError, match="sdedit has no use for --classifier"):

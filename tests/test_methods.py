@@ -25,7 +25,7 @@ FEW = {"steps": 3}
 def tiny(name, gain=0.1):
     """The method on tiny random networks: denoisers wherever a field without default asks for one.
 
-    Any other model it asks for is the method of that name's end: a classifier is `domain_classifier`.
+    Any other model it needs or takes is the method of that name's end, as in `domain_classifier`.
     """
     cls, kwargs, shared = method.find(name), {}, tiny_denoiser()
     domains = itertools.cycle("ab")
@@ -34,7 +34,7 @@ def tiny(name, gain=0.1):
             kwargs["net"] = "tiny"
         elif f.default is dataclasses.MISSING and f.name == "domains":
             kwargs["domains"] = ("a", "b")
-        elif f.default is dataclasses.MISSING and f.name not in ("source", "target"):
+        elif f.default in (dataclasses.MISSING, None) and f.name not in ("source", "target"):
             kwargs[f.name] = tiny(next(n for n in NAMES if n.endswith(f"_{f.name}")))
         elif f.default is dataclasses.MISSING:
             kwargs[f.name] = Conditioned(denoiser=shared, domain=next(domains))

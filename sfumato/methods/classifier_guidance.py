@@ -27,7 +27,7 @@ from torch import Tensor
 from sfumato.choose import choose
 from sfumato.denoiser import Denoises
 from sfumato.edit import check_finite, check_weights, edit, times_of
-from sfumato.energies import Classifies, check_classifier, domain_surprise
+from sfumato.energies import Classifies, check_classifier, domain_surprise, strong_weight
 from sfumato.guide import Conditioned, Guided
 from sfumato.noise import Noise
 from sfumato.part import Part
@@ -101,8 +101,7 @@ class ClassifierGuidance(Part):
             noise=noise.stream("steps"), repeats=repeats, solver=solver, watch=watch,
         )  # fmt: skip
         bounds = {}
-        if scale and not y.isfinite().all():  # up to a push as large as the noise itself
-            probe = Guided(f, energy)
-            probe(process.perturb(source, times[0], noise(source)), times[0])
-            bounds["scale"] = scale, 1 / float(probe.pushes[0])
+        if scale and not y.isfinite().all():
+            x = process.perturb(source, times[0], noise(source))
+            bounds["scale"] = scale, strong_weight(energy, f, x, times[0])
         return check_finite(y, bounds)

@@ -29,7 +29,7 @@ from torch.distributions import Normal
 
 from sfumato.denoiser import Denoiser, Denoises
 from sfumato.edit import check_finite, check_weights
-from sfumato.energies import surprise
+from sfumato.energies import strong_weight, surprise
 from sfumato.guide import Guided
 from sfumato.nets import make_net
 from sfumato.noise import Noise
@@ -131,8 +131,6 @@ class Controllable(Part):
         start = process.perturb(torch.zeros_like(source), times[0], noise(source))
         x = integrate(solver, f, start, times, noise=noise.stream("steps"), watch=watch)
         bounds = {}
-        if scale and not x.isfinite().all():  # up to a push as large as the noise itself
-            probe = Guided(self.denoiser, energy)
-            probe(start, times[0])
-            bounds["scale"] = scale, 1 / float(probe.pushes[0])
+        if scale and not x.isfinite().all():
+            bounds["scale"] = scale, strong_weight(energy, self.denoiser, start, times[0])
         return check_finite(x, bounds)

@@ -13,14 +13,13 @@ of them: units="carried" counts it at the paper's D = 3x256x256 and multiplies b
 takes it as it is; 1280 carried is 20 at 32 pixels).  lambda_i is a rate per pixel, the same at all
 sizes if size / factor is; the paper's is 8.
 
-Steps.  An ancestral step adds beta / sqrt(1 - beta) times the gradient, so that a weight pushes alike
-in many small steps and few large ones until 2 lambda_i beta / sqrt(1 - beta) nears 2, where the low-pass
-overshoots (low_pass="explicit" warns of it).  The default solves that term exactly: with B(t) the
-integral of beta, d = y - x_s flows by dd = -2 lambda_i phi^2 d dB, after each step from t to s
+Steps.  An ancestral step adds beta / sqrt(1 - beta) times the gradient: many small steps and few large
+ones push alike, until 2 lambda_i beta / sqrt(1 - beta) nears 2 and the low-pass overshoots (of which
+low_pass="explicit" warns).  The default solves it exactly: with B the integral of beta, after a step
 
     y <- x_s + exp(-2 lambda_i (B(t) - B(s)) phi^2) (y - x_s),
 
-stable at any weight; lambda_i -> infinity is ILVR.
+from t to s: stable at any weight; lambda_i -> infinity is ILVR.
 
 @inproceedings{zhao2022egsde,
   title = {{EGSDE}: Unpaired Image-to-Image Translation via Energy-Guided Stochastic Differential
@@ -62,14 +61,15 @@ class EGSDE(Part):
 
     Args:
         target: denoiser of the target domain (FOLDER:DOMAIN).
-        classifier: of noisy images, made by `sfumato train domain_classifier`.
+        classifier: of noisy images, made by `sfumato train domain_classifier`; realism needs it.
     """
 
     target: Denoises
-    classifier: en.Classifies
+    classifier: en.Classifies | None = None
 
     def __post_init__(self) -> None:
-        en.check_classifier(self.classifier, self.target)
+        if self.classifier is not None:
+            en.check_classifier(self.classifier, self.target)
 
     @torch.no_grad()
     def translate(
@@ -115,18 +115,22 @@ class EGSDE(Part):
             solver: ancestral, sde_dpm2m, euler_maruyama, ancestral_large, or a deterministic one.
             spacing: of the times: karras, log_snr, time or chain.
         """
-        for name, given, kind in (("units", units, Units), ("low_pass", low_pass, LowPassStep),
-                                  ("noise", noise, Draws)):  # fmt: skip
-            choose(name, given, get_args(kind))
+        choose("units", units, get_args(Units))
+        choose("low_pass", low_pass, get_args(LowPassStep))
+        choose("noise", noise, get_args(Draws))
         check_weights({"realism": realism, "faithful": faithful})
         process, draws = self.target.process, Noise.of(source, seed)
         times = times_of(process, strength, steps, spacing)
         reference = en.Reference(process, source, draws.stream("energy"))
         start = draws if noise == "fresh" else reference.shared(draws)
         phi = LowPass(factor or max(1, source.shape[-1] // 8), kernel)
-        cosine = en.against(en.similarity(self.classifier.features), reference)
+        terms, after, bounds = [], None, {}
         weight = realism * (source[0].numel() / (3 * 256**2) if units == "carried" else 1.0)
-        terms, after, bounds = [weight * cosine] if weight else [], None, {}
+        if weight:
+            if self.classifier is None:
+                raise ValueError(f"realism {realism:g} needs --classifier FOLDER, or be it 0")
+            cosine = en.against(en.similarity(self.classifier.features), reference)
+            terms.append(weight * cosine)
         if faithful and low_pass == "exponential":
             after = en.pulled(phi, faithful, reference, times)
         elif faithful:
@@ -139,8 +143,8 @@ class EGSDE(Part):
             f, source, times, start=start, noise=draws.stream("steps"), repeats=repeats,
             solver=solver, after=after, watch=watch,
         )  # fmt: skip
-        if weight and not y.isfinite().all():  # up to a push as large as the noise itself
-            probe = Guided(self.target, cosine)
-            probe(process.perturb(source, times[0], draws(source)), times[0])
-            bounds["realism"] = realism, realism / weight / float(probe.pushes[0])
+        if weight and not y.isfinite().all():
+            x = process.perturb(source, times[0], draws(source))
+            most = en.strong_weight(cosine, self.target, x, times[0])
+            bounds["realism"] = realism, most * realism / weight
         return check_finite(y, bounds)
