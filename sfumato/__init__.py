@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sfumato.denoiser import Denoiser
-    from sfumato.evaluate import compare, doctor, evaluate, study
+    from sfumato.doctor import doctor
+    from sfumato.evaluate import compare, evaluate, study
     from sfumato.exact import Gaussian, Mixture
     from sfumato.fit import fit
     from sfumato.folder import load, save
@@ -35,7 +36,8 @@ if TYPE_CHECKING:
 
 _HOME = {
     "denoiser": ["Denoiser"],
-    "evaluate": ["compare", "doctor", "evaluate", "study"],
+    "doctor": ["doctor"],
+    "evaluate": ["compare", "evaluate", "study"],
     "exact": ["Gaussian", "Mixture"],
     "fit": ["fit"],
     "folder": ["load", "save"],

@@ -77,7 +77,7 @@ def doctor() -> Callable[..., None]:
     """`sfumato doctor A [B]`."""
     import json
 
-    from sfumato.evaluate.doctor import doctor
+    from sfumato.doctor import doctor
 
     def run(*places: str, **given: Any) -> None:
         as_json = given.pop("json", False)

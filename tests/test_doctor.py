@@ -10,10 +10,9 @@ import tifffile
 from PIL import Image
 
 from sfumato.data import write_digits, write_earth
-from sfumato.evaluate import duplicates
-from sfumato.evaluate.cost import training_cost
-from sfumato.evaluate.doctor import doctor
-from sfumato.evaluate.duplicates import agreement, near_copies
+from sfumato.doctor import doctor, duplicates
+from sfumato.doctor.cost import training_cost
+from sfumato.doctor.duplicates import agreement, near_copies
 from sfumato.flags import flags
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"

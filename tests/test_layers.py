@@ -17,7 +17,7 @@ FLOORS = [
     ("guide", "energies", "edit", "method"),
     ("methods", "folder", "hub"),
     ("fit", "train", "translate", "explore", "translator", "record", "journal"),
-    ("evaluate",),
+    ("evaluate", "doctor"),
     ("__init__",),  # the public interface
     ("cli", "cli_evaluate", "studio", "demo", "flags", "__main__"),
 ]

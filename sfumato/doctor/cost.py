@@ -36,7 +36,7 @@ def training_cost(method: str, size: int, domains: int) -> dict[str, Any]:
         steps), cpu_share (of its threads' time that it got), memory_gb (peak of the process) and
         gpu_memory_gb; with only `error` besides method and size if it failed.
     """
-    code = "import sys; from sfumato.evaluate.cost import _steps; _steps(*sys.argv[1:])"
+    code = "import sys; from sfumato.doctor.cost import _steps; _steps(*sys.argv[1:])"
     words = [sys.executable, "-c", code, method, str(size), str(domains)]
     done = subprocess.run(words, capture_output=True, text=True)
     if done.returncode == 0:
