@@ -245,6 +245,22 @@ def test_four_seeds_are_calibrated(root, entries, tmp_path):
     assert "mean of 4 seeds" in (tmp_path / "index.html").read_text()
 
 
+def test_the_page_warns_of_copies_and_of_nothing_else(tmp_path):
+    train, held = pictures(tmp_path / "train", 60, 0), pictures(tmp_path / "held", 60, 1)
+    source, honest = pictures(tmp_path / "source", 40, 2), pictures(tmp_path / "honest", 40, 3)
+    copies = tmp_path / "copies"
+    copies.mkdir()
+    for i in range(40):
+        shutil.copy(train / f"{i + 20}.png", copies / f"{i}.png")
+    chosen = [f"label=heart folder={copies}", f"label=own folder={honest}"]
+    found = compare(source, tmp_path / "out", chosen, target=held, train=train, protocol=FAST)
+    assert [row.audit.copied for row in found.rows[:2]] == [True, False]
+    html = unescape((tmp_path / "out" / "index.html").read_text())
+    warned = re.findall(r'<p class="warn"><b>(\w+)</b>: (.*?)</p>', html)
+    assert [label for label, _ in warned] == ["heart"]
+    assert "copies training pictures" in warned[0][1]
+
+
 def test_evaluate_is_a_comparison_of_one(root, tmp_path):
     shutil.copytree(root / "results", tmp_path / "cut")
     how = {"target": root / "target", "protocol": FAST, "truth": root / "truth"}
