@@ -241,16 +241,18 @@ def weighted_kid(
     kernel = needed("torchmetrics.image.kid").poly_kernel
 
     def mean(x: Tensor, y: Tensor, w: Tensor, v: Tensor, same: bool) -> Tensor:
-        total, pairs = w.new_zeros(len(w)), w.sum(1) * v.sum(1)
+        total, pairs = torch.zeros(len(w)).double(), w.sum(1).double() * v.sum(1).double()
         for start in range(0, len(x), block):
             part = slice(start, start + block)
             k = kernel(x[part], y)
             if same:
                 k[torch.arange(len(k)), torch.arange(start, start + len(k))] = 0
-            total += (w[:, part] * (v @ k.T)).sum(1)
+            for some in range(0, len(w), 100):  # draws at a time, for memory
+                rows = slice(some, some + 100)
+                total[rows] += (w[rows, part].double() * (v[rows].double() @ k.T)).sum(1)
         return total / (pairs - (w * v).sum(1) if same else pairs)
 
-    x, y, w, v = (t.double() for t in (x, y, w, v))
+    x, y = x.double(), y.double()
     return mean(x, x, w, w, True) + mean(y, y, v, v, True) - 2 * mean(x, y, w, v, False)
 
 
