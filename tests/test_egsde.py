@@ -7,15 +7,20 @@ import pytest
 import torch
 from truth import Affine, Impulses, f64, gaussian, lively, normal, tiny_denoiser
 
+from sfumato.data import write_png
 from sfumato.energies import spent, stable_weight
+from sfumato.folder import save
 from sfumato.guide import Conditioned
 from sfumato.lowpass import LowPass
+from sfumato.methods.diffusion import Diffusion
 from sfumato.methods.domain_classifier import DomainClassifier
 from sfumato.methods.egsde import EGSDE
 from sfumato.methods.sdedit import SDEdit
 from sfumato.noise import Noise
 from sfumato.process import DDPM, Cosine
+from sfumato.record import read_run
 from sfumato.times import chain_time, grid
+from sfumato.translate import repeat, translate
 from sfumato.translator import translator
 
 PICTURES = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
@@ -280,3 +285,25 @@ def test_strength_is_that_of_the_chain():
         PICTURES, strength=0.4, steps=2, watch=lambda t, x, mean, extras: seen.append(t)
     )
     assert seen[0] == pytest.approx(chain_time(Cosine(), 0.4))
+
+
+def test_folders_of_pictures(tmp_path):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = lively(Diffusion(domains=("a", "b"), net="tiny"))
+    save(model, tmp_path / "model", info={"size": 16})
+    save(classifier(), tmp_path / "which", info={"size": 16})
+    save(classifier(), tmp_path / "larger", info={"size": 32})
+    for i, picture in enumerate(PICTURES):
+        write_png(tmp_path / "in" / f"{i}.png", picture)
+    how = {"method": "egsde", "target": f"{tmp_path / 'model'}:b", "options": {"steps": 2}}
+    out = tmp_path / "out"
+    translate(tmp_path / "in", out, classifier=tmp_path / "which", **how)
+    assert read_run(out)["run"]["weights"].keys() == {"target", "classifier"}
+    repeat(out, tmp_path / "again")
+    for name in ("0.png", "1.png", "2.png"):
+        assert (out / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+    with pytest.raises(ValueError, match=r"trained at sizes \[16, 32\]"):
+        translate(tmp_path / "in", tmp_path / "no", classifier=tmp_path / "larger", **how)
+    with pytest.raises(ValueError, match="classifier_guidance needs a classifier"):
+        translate(tmp_path / "in", tmp_path / "no", **how | {"method": "classifier_guidance"})
