@@ -157,6 +157,8 @@ def test_the_rows_and_what_they_say(root, entries, tmp_path):
     assert "cost" not in rows["CUT"]["numbers"]
     assert rows["CUT"]["cost"] == {}
     record = json.loads((out / "protocol.json").read_text())
+    made = record.pop("results")
+    assert made["ddib"]["seeds"] == [0]
     assert record == json.loads((out / "scores.json").read_text())["protocol"]
     assert record["split"] == "not known"
     assert not any("flat" in note for note in c.notes)  # mean colour is flat on purpose

@@ -19,7 +19,7 @@ NAMES = method.names()
 TRANSLATORS = [n for n in NAMES if hasattr(method.find(n), "translate")]
 TRAINABLE = [n for n in NAMES if hasattr(method.find(n), "objectives")]
 PICTURES = torch.rand(7, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
-FEW = {"steps": 3}
+FEW = {"steps": 4}
 
 
 def tiny(name, gain=0.1):

@@ -19,7 +19,7 @@ from sfumato.folder import resolve
 from sfumato.translate import repeat, run_translator, translate
 from sfumato.translator import translator
 
-DDIB = {"method": "ddib", "options": {"steps": 2}}
+DDIB = {"method": "ddib", "options": {"steps": 4}}
 PLACES = ["a/1.png", "a/deep/2.jpg", "a/deep/3.tif", "b/1.webp", "4.bmp", "10.png", "9.png"]
 
 
@@ -81,7 +81,7 @@ def test_run_json_says_what_was_done(root, ends, tmp_path):
     own = {
         p.name: p.default for p in parameters if p.name not in ("self", "source", "seed", "watch")
     }
-    assert saved["run"]["options"] == own | {"steps": 2}
+    assert saved["run"]["options"] == own | {"steps": 4}
     assert saved["run"]["seed"] == 3
     assert saved["run"]["weights"]["source"] == saved["run"]["weights"]["target"]
     assert saved["run"]["versions"]["torch"] == torch.__version__
@@ -91,7 +91,7 @@ def test_run_json_says_what_was_done(root, ends, tmp_path):
         nonlocal counted
         counted += extras["nfe"]
 
-    translator("ddib", **ends).translate(torch.zeros(1, 3, 16, 16), steps=2, watch=watch)
+    translator("ddib", **ends).translate(torch.zeros(1, 3, 16, 16), steps=4, watch=watch)
     assert saved["result"]["nfe_per_picture"] == counted
     assert saved["result"]["pictures"] == 7
 
@@ -204,8 +204,8 @@ def test_too_little_memory_halves_the_batch(ends):
             return full(part, x, **kwargs)
 
     x = torch.linspace(-1, 1, 5 * 3 * 16 * 16).reshape(5, 3, 16, 16)
-    y, nfe = run_translator(Small(), x, options={"steps": 2})
-    wanted, wanted_nfe = run_translator(part, x, options={"steps": 2})
+    y, nfe = run_translator(Small(), x, options={"steps": 16})
+    wanted, wanted_nfe = run_translator(part, x, options={"steps": 16})
     torch.testing.assert_close(y, wanted, atol=1e-5, rtol=0)
     assert nfe == wanted_nfe
     assert seen == [5, 2, 3, 1, 2]
@@ -334,7 +334,7 @@ def processes():
 def work(root: Path, out: Path) -> None:
     torch.set_num_threads(1)
     ends = {"source": f"{root}/model:cat", "target": f"{root}/model:dog"}
-    translate(root / "many", out, method="ddib", batch=2, options={"steps": 1}, **ends)
+    translate(root / "many", out, method="ddib", batch=2, options={"steps": 2}, **ends)
 
 
 def fill(root: Path, out: Path) -> None:
