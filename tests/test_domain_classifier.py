@@ -79,6 +79,20 @@ def test_trained_it_tells_domains_apart_until_noise_hides_them(tmp_path, report)
     ).tolist() == [0, 1]
 
 
+def test_noise_levels_tell_nothing_of_the_domains():
+    """Batches hold the domains in turn: were levels in order, too, one would give away the other."""
+    part, seen = tiny(), []
+    part.forward = lambda x, t: seen.append(t) or torch.zeros(len(x), 3, requires_grad=True)
+    label, g = torch.arange(64) % 2, torch.Generator().manual_seed(0)
+    for _ in range(50):
+        batch = torch.zeros(64, 3, 8, 8), label
+        list(part.objectives(iter([batch]), g))
+    ranks = torch.stack(seen).argsort(1).argsort(1)
+    assert (ranks.sort(1).values == torch.arange(64)).all()  # one in each 64th of the levels
+    assert ((ranks % 2 == label).double().mean() - 0.5).abs() < 0.05
+    assert ((ranks.double().mean(0) - 31.5).abs() < 12).all()
+
+
 def test_one_domain_is_none():
     with pytest.raises(ValueError, match=r"needs two domains or more, not \['a'\]"):
         DomainClassifier(domains=("a",))

@@ -78,8 +78,10 @@ class DomainClassifier(Part):
         self, batches: Iterator[tuple[Tensor, Tensor]], rng: torch.Generator
     ) -> Iterator[tuple[str, Tensor]]:
         x, label = next(batches)
-        # uniform in the levels of the DDPM chain, as published: one in each n-th of it
-        share = (torch.rand(len(x), generator=rng) + torch.arange(len(x))) / len(x)
+        # uniform in the levels of the DDPM chain, as published: one in each n-th of it, in any
+        # order, for batches hold the domains in turn and the level must not tell which comes next
+        order = torch.randperm(len(x), generator=rng)
+        share = (torch.rand(len(x), generator=rng) + order) / len(x)
         t, z = self._time(share).to(x.device), torch.randn(x.shape, generator=rng).to(x)
         yield "classifier", F.cross_entropy(self(self._process.perturb(x, t, z), t), label)
 
