@@ -188,7 +188,12 @@ def _curve(k: Calibration) -> dict[str, Any]:
     def points(p: Sequence[tuple[float, float]]) -> str:
         return " ".join(f"{x:.1f},{y:.1f}" for x, y in p)
 
-    return {"line": points(up), "band": points(band), "dots": up, "ratio": _cell(k.ratio)}
+    return {
+        "line": points(up),
+        "band": points(band),
+        "dots": up,
+        "ratio": _cell(k.ratio, ", "),
+    }
 
 
 def _pngs(images: ImageSet, indices: Sequence[int]) -> list[str]:
@@ -201,17 +206,24 @@ def table(c: Comparison) -> None:
     from rich.table import Table
 
     known = measures(c.judge.features.kernel_name, c.judge.features.name)
-    wide = Table(box=None, pad_edge=False)
-    wide.add_column("")
-    for row in c.rows:
-        wide.add_column(row.label, justify="right", overflow="fold")
-    for key, measure in known.items():
-        cells = [row.numbers.get(key) for row in c.rows]
-        if any(cells):
-            better = {1: " (more)", -1: " (less)", 0: ""}[measure.better]
-            wide.add_row(measure.label + better, *("" if n is None else _cell(n) for n in cells))
     console = Console()
-    console.print(wide)
+    fit = max(
+        1, (console.width - 16) // 18
+    )  # as many rows beside each other as the screen has room for
+    for start in range(0, len(c.rows), fit):
+        rows = c.rows[start : start + fit]
+        shown = Table(box=None, pad_edge=False)
+        shown.add_column("", width=16)
+        for row in rows:
+            shown.add_column(row.label, justify="right", width=16)
+        for key, measure in known.items():
+            cells = [row.numbers.get(key) for row in rows]
+            if any(cells):
+                better = {1: " (more)", -1: " (less)", 0: ""}[measure.better]
+                shown.add_row(
+                    measure.label + better, *("" if n is None else _cell(n) for n in cells)
+                )
+        console.print(shown, "")
     for note in c.notes:
         console.print(note, style="yellow", highlight=False)
     for row in c.rows:
@@ -219,5 +231,5 @@ def table(c: Comparison) -> None:
             console.print(f"{row.label}: {row.audit.text}", highlight=False)
 
 
-def _cell(n: Interval) -> str:
-    return f"{text(n.value)} ({text(n.low)}..{text(n.high)})"
+def _cell(n: Interval, gap: str = "\n") -> str:
+    return f"{text(n.value)}{gap}{text(n.low)} to {text(n.high)}"
