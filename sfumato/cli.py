@@ -281,7 +281,9 @@ def methods() -> None:
         if outline.data:
             print(f"  trained on: {DATA[outline.data]}")
         if outline.translates:
-            needs = " ".join(f"--{n} FOLDER:DOMAIN" for n in outline.needs) or "--model FOLDER"
+            what = {"classifier": "FOLDER"}
+            needs = " ".join(f"--{n} {what.get(n, 'FOLDER:DOMAIN')}" for n in outline.needs)
+            needs = needs or "--model FOLDER"
             print(f"  translates with: {needs}")
 
 

@@ -51,6 +51,7 @@ def sweep() -> Callable[..., None]:
         "model": "folder of a trained translator.",
         "source_model": "model of the source domain, FOLDER:DOMAIN.",
         "target_model": "model of the target domain, FOLDER:DOMAIN.",
+        "classifier": "folder of a domain classifier.",
     }
 
     def run(method: str, *, option: list[str], source: str, out: str, **given: Any) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 from sfumato.choose import choose
 from sfumato.method import names
 
-ROLES = ("model", "source", "target")
+ROLES = ("model", "source", "target", "classifier")
 TAKEN = ("source", "truth", "copy", "mean colour", "moments", "real, training")
 """Labels that every page has."""
 
@@ -34,7 +34,7 @@ class Entry:
         label: its name on the page.
         family: entries of one family are the points of one curve.
         method: how to translate; None with model, folder or scores.
-        roles: model, source, target as `sfumato translate` takes them.
+        roles: model, source, target, classifier as `sfumato translate` takes them.
         options: of the method.
         folder: results that are there already.
         scores: a scores.json of another evaluation.
