@@ -175,7 +175,9 @@ def named_features(name: str = "lite0", weights: str | Path | None = None) -> Fe
             raise ValueError(f"lite0 brings its weights: use inception, or leave out {weights}")
         return Lite0()
     if weights is None:
-        raise ValueError(f"inception needs its file of weights, {INCEPTION}: --inception FILE, or --features lite0")
+        raise ValueError(
+            f"inception needs its file of weights, {INCEPTION}: --inception FILE, or --features lite0"
+        )
     return Inception(weights)
 
 
