@@ -238,7 +238,12 @@ def test_four_seeds_are_calibrated(root, entries, tmp_path):
     c = run(root, tmp_path, [entries["pairs"]], truth=root / "truth", seeds=4, limit=4)
     row = c.rows[0]
     assert (row.seeds, len(row.results)) == (4, 4)
-    assert row.calibration is not None
+    assert row.calibration.nominal.tolist() == pytest.approx(
+        [1 / 5, 3 / 5]
+    )  # (K + 1 - 2j) / (K + 1)
+    mean = torch.stack([s.get(range(4)) for s in row.results]).mean(0)
+    error = (mean - c.judge.truth.get(range(4))).square().mean().sqrt().item()
+    assert row.calibration.error == pytest.approx(error, rel=1e-5)
     assert row.spread["source/l2"] > 0
     each = [json.loads(p.read_text()) for p in (tmp_path / "scores").iterdir()]
     values = [s["numbers"]["source/l2"][0] for s in each]

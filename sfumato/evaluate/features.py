@@ -7,6 +7,7 @@ have nothing in common.  Nothing is ever downloaded.
 
 from __future__ import annotations
 
+import abc
 import hashlib
 import importlib
 import json
@@ -31,7 +32,7 @@ from .pictures import ImageSet
 INCEPTION = "pt_inception-2015-12-05-6726825d.pth"
 
 
-class Features(nn.Module):
+class Features(nn.Module, abc.ABC):
     """A feature network: images (B,3,H,W) in [-1,1] of any size to features (B,dim), float32.
 
     Gray images (B,1,H,W) are repeated.  Images of another shape, or with pixels that are no
@@ -59,9 +60,9 @@ class Features(nn.Module):
     def forward(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b dim"]:
         return self.maps(images)[-1].mean((2, 3))
 
+    @abc.abstractmethod
     def maps(self, images: Float[Tensor, "b c h w"]) -> list[Tensor]:
         """Maps (B,C,h,w) of growing depth; the last one's mean over positions is the feature."""
-        raise NotImplementedError
 
 
 class Lite0(Features):

@@ -116,7 +116,12 @@ def add_extras(row: Row, judge: Judge) -> None:
     if judge.train is not None:
         train, held = judge.train.fitted(judge.size), judge.target.fitted(judge.size)
         row.audit = audit(
-            row.results[0], train, held, lambda x: judge.embed(x, judge.eyes), groups=judge.groups
+            row.results[0],
+            train,
+            held,
+            lambda x: judge.embed(x, judge.eyes),
+            groups=judge.groups,
+            held_out_groups=judge.target_groups,
         )
 
 

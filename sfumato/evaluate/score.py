@@ -6,6 +6,7 @@ pictures they are compared with.  Its `record` is written beside every score.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from importlib.metadata import version
@@ -56,7 +57,7 @@ class Judge:
         protocol: see `sfumato.evaluate.protocol`.
         weights: file of the Inception network, for the protocols that ask for it.
         groups: FILE.csv:COLUMN, a table with a column `name`; pictures of one group are copies or
-            neighbours of each other, and the bootstrap draws whole groups.
+            neighbours of each other; the bootstrap draws whole groups (of the target's, too, if all are in).
         task: image (B, 3, H, W) -> labels (B, H, W), compared with the truth's; or a name of `TASKS`.
         classifier: images -> (B,) 1 where they are of the target domain; a linear probe by default.
         resamples: of the bootstrap.
@@ -98,6 +99,9 @@ class Judge:
         self.size = (h, w)
         self._seen: dict[str, Tensor] = {}
         self.groups = read_groups(groups, self.source.names) if groups else None
+        self.target_groups = None
+        with contextlib.suppress(ValueError):  # a table of the sources alone
+            self.target_groups = read_groups(groups, self.target.names) if groups else None
 
     # ---- what is compared, at which size --------------------------------------------------------
 
@@ -155,6 +159,7 @@ class Judge:
             "pictures": {k: {"count": len(s), "sha256": s.digest} for k, s in sets.items() if s},
             "features": self.features.describe(),
             "task": self.task_name, "groups": self.groups and len(set(self.groups)),
+            "reference_groups": self.target_groups and len(set(self.target_groups)),
             "domain": "cross-fitted linear probe" if self.classifier is None else "own classifier",
             "bootstrap": {"resamples": self.resamples, "level": 0.95, "seed": 0},
             "versions": {n: version(n) for n in ("sfumato", "torch", "torchmetrics", "pillow")},
@@ -221,8 +226,8 @@ class Judge:
     def _distances(self, x: Tensor, y: Tensor, groups: list[str] | None) -> dict[str, Interval]:
         few = self.resamples // (5 if x.shape[1] < 500 else 50)  # a draw takes longer
         return {
-            "kid": bootstrap_kid(x, y, groups, resamples=self.resamples),
-            "fd": bootstrap_frechet(x, y, groups, resamples=max(few, 2)),
+            "kid": bootstrap_kid(x, y, groups, self.target_groups, resamples=self.resamples),
+            "fd": bootstrap_frechet(x, y, groups, self.target_groups, resamples=max(few, 2)),
         }
 
     @torch.inference_mode()

@@ -136,7 +136,9 @@ class UNet(Part):
         h = F.silu(self.head_norm(h))
         if self.head is not None:
             h = torch.cat([F.pixel_shuffle(self.head(h), self.patch), x], 1)
-        return self.out(h)
+        h = self.out(h)
+        assert h.shape[2:] == x.shape[2:]
+        return h
 
     def _run(self, layer: nn.Module, h: Tensor, e: Tensor) -> Tensor:
         if not isinstance(layer, Block):
