@@ -25,7 +25,7 @@ from sfumato.part import Part
 from sfumato.process import Cosine, Process
 
 Prediction = Literal["eps", "x0", "v", "edm"]
-TimeLaw = Literal["uniform", "lognormal"]
+TimeLaw = Literal["uniform", "lognormal", "log_uniform"]
 
 
 def eps_of(mean: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
@@ -78,7 +78,8 @@ class Denoiser(Part):
             conditioning image the input's channels are cat(noisy, conditioning), in this order.
         process: the noising process.
         prediction: what the network predicts: eps, x0, v or edm.
-        times: law of t in training: uniform in [t_min, t_max], or lognormal in sigma/alpha.
+        times: law of t in [t_min, t_max] in training: uniform, lognormal in sigma/alpha, or
+            log_uniform: log(sigma/alpha) uniform, which spends most on little noise.
         lognormal_mean: mean of log(sigma/alpha) when times is lognormal.
         lognormal_std: its standard deviation, > 0.
         sigma_data: standard deviation of the data, used by edm only.
@@ -149,11 +150,15 @@ class Denoiser(Part):
         return (out - target).square().mean()
 
     def draw_times(self, n: int, rng: torch.Generator) -> Float[Tensor, " n"]:
-        """n training times, stratified over their law (one per n-th of its mass), float64."""
-        u = (torch.rand(n, generator=rng, dtype=torch.float64) + torch.arange(n)) / n
+        """n training times, one in each n-th of their law's mass, in any order; float64."""
+        order = torch.randperm(n, generator=rng)  # batches hold the domains in turn
+        u = (torch.rand(n, generator=rng, dtype=torch.float64) + order) / n
         lo, hi = self.process.t_min, self.process.t_max
         if self.times == "uniform":
             return lo + (hi - lo) * u
+        if self.times == "log_uniform":
+            ends = self.process.log_snr(torch.tensor([lo, hi], dtype=torch.float64))
+            return self.process.time(ends[0] + (ends[1] - ends[0]) * u).clamp(lo, hi)
         log_sigma = self.lognormal_mean + self.lognormal_std * math.sqrt(2) * torch.erfinv(
             (2 * u - 1).clamp(-1 + 1e-12, 1 - 1e-12)
         )

@@ -41,7 +41,8 @@ class Diffusion(Part):
         net: size of the network: tiny, small (1 M parameters, for CPUs), medium, large, thesis (58 M).
         process: noising process: cosine, vp, ddpm, ve or flow.
         prediction: what the network predicts: v, eps, x0 or edm.
-        times: law of the training times: lognormal in sigma/alpha, or uniform in t.
+        times: law of the training times: lognormal in sigma/alpha, uniform in t, or log_uniform in
+            sigma/alpha, which spends most on little noise.
         channels: 3 for colour, 1 for gray.
         any_domain: share of training images whose domain is hidden, in [0, 1]; above 0 the model also
             denoises "any domain", which classifier-free guidance needs.
