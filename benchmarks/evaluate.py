@@ -16,7 +16,7 @@ import torch
 from measure import images, write_result
 
 from sfumato.data import write_png
-from sfumato.evaluate.features import named_features
+from sfumato.evaluate.learned import named_features
 from sfumato.evaluate.memory import peak_memory
 from sfumato.evaluate.pictures import Pictures
 from sfumato.evaluate.score import Judge

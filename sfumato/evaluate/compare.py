@@ -62,7 +62,8 @@ def compare(
         truth: folder of the right answers, with the sources' names.
         train: folder of the target pictures the methods were trained on, for the audit of copies.
         protocol: standard, egsde, egsde_m2f, cyclediffusion, or a JSON file of one's own.
-        features: lite0 or inception, instead of the protocol's.
+        features: lite0, inception, or the folder of a domain classifier that guides none of the
+            methods, instead of the protocol's.
         inception: file of the FID network's weights, pt_inception-2015-12-05-6726825d.pth.
         groups: FILE.csv:COLUMN; pictures of one group are no independent evidence.
         task: labels that results are scored by against the truth's: land_water.
@@ -211,7 +212,8 @@ def evaluate(
         truth: folder of the right answers, with the sources' names.
         train: folder of the target pictures the method was trained on, for the audit of copies.
         protocol: standard, egsde, egsde_m2f, cyclediffusion, or a JSON file of one's own.
-        features: lite0 or inception, instead of the protocol's.
+        features: lite0, inception, or the folder of a domain classifier that guides none of the
+            methods, instead of the protocol's.
         inception: file of the FID network's weights, pt_inception-2015-12-05-6726825d.pth.
         groups: FILE.csv:COLUMN; pictures of one group are no independent evidence.
         task: labels that results are scored by against the truth's: land_water.

@@ -26,6 +26,7 @@ from torch.nn.functional import interpolate
 
 from ..choose import choose
 from ..data.folders import replacing
+from ..record import sha256
 from .inception import InceptionV3
 from .pictures import ImageSet
 
@@ -44,6 +45,7 @@ class Features(nn.Module, abc.ABC):
         dim: Length of a feature.
         sha256: Of the file of weights.
         preparation: How images are brought to the network, in words.
+        prober: What tells under these features which domain a result is of.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Features(nn.Module, abc.ABC):
     dim: int
     sha256: str
     preparation: str
+    prober: str = "cross-fitted linear probe"
 
     def describe(self) -> dict[str, Any]:
         """All that decides a feature, for JSON."""
@@ -92,11 +95,11 @@ class Lite0(Features):
         self.stem = nn.Sequential(net._conv_stem, net._bn0, nn.ReLU6())
         self.body = net._blocks[: self.blocks[-1] + 1]
         self.eval().requires_grad_(False)
-        self.side, self.sha256 = side, _sha256(file)
+        self.side, self.sha256 = side, sha256(file)
         self.preparation = f"bicubic antialiased to {side}x{side}, [-1,1]"
 
     def maps(self, images: Float[Tensor, "b c h w"]) -> list[Tensor]:
-        x = self.stem(_resized(_checked(images), self.side, "bicubic"))
+        x = self.stem(_resized(checked(images), self.side, "bicubic"))
         maps = []
         for i, block in enumerate(self.body):
             x = block(x)
@@ -145,7 +148,7 @@ class Inception(Features):
             raise ValueError(f"{file} has {more[0]} besides: expected {INCEPTION}")
         self.net.load_state_dict(state, assign=True)
         self.eval().requires_grad_(False)
-        self.sha256 = _sha256(file)
+        self.sha256 = sha256(Path(file))
         kind = {"bilinear": "", "clean": "Clean-"}[resize]
         normal = " (ImageNet-normalised)" if imagenet else ""
         self.name, self.kernel_name = f"{kind}FID{normal}", f"{kind}KID{normal}"
@@ -156,30 +159,13 @@ class Inception(Features):
 
     def maps(self, images: Float[Tensor, "b c h w"]) -> list[Tensor]:
         mode = "bilinear" if self.resize == "bilinear" else "bicubic"
-        x = _resized(_checked(images), 299, mode)
+        x = _resized(checked(images), 299, mode)
         if self.imagenet:
             mean, std = x.new_tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])[
                 ..., None, None
             ]
             x = 2 * ((x + 1) / 2 - mean) / std - 1
         return self.net(x)
-
-
-def named_features(name: str = "lite0", weights: str | Path | None = None) -> Features:
-    """The feature network of this name: "lite0", or "inception" with its file of weights.
-
-    Raises:
-        ValueError: the name is unknown, or weights are missing or were given in vain.
-    """
-    if choose("features", name, ("lite0", "inception")) == "lite0":
-        if weights is not None:
-            raise ValueError(f"lite0 brings its weights: use inception, or leave out {weights}")
-        return Lite0()
-    if weights is None:
-        raise ValueError(
-            f"inception needs its file of weights, {INCEPTION}: --inception FILE, or --features lite0"
-        )
-    return Inception(weights)
 
 
 def cache_folder() -> Path:
@@ -267,12 +253,7 @@ def _weights(file: str | Path, expected: str) -> dict[str, Tensor]:
     return {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
 
 
-def _sha256(file: str | Path) -> str:
-    with Path(file).open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _checked(images: Tensor) -> Tensor:
+def checked(images: Tensor) -> Tensor:
     """Images (B,3,H,W) of floats that are numbers; gray ones are repeated."""
     if images.ndim != 4 or images.shape[1] not in (1, 3) or not images.is_floating_point():
         kind = f"{str(images.dtype).removeprefix('torch.')} of shape {tuple(images.shape)}"

@@ -43,7 +43,8 @@ def measures(kernel: str, frechet: str) -> dict[str, Measure]:
         "fd": Measure(frechet, -1, "Frechet distance of features to the reference"),
         "domain": Measure(
             "target domain", 1,
-            "share of results that a linear probe on Lite0 features takes for the target domain",
+            "share of results that a linear probe on Lite0 features (with --features FOLDER: that "
+            "classifier) takes for the target domain",
         ),
         "task": Measure("task IoU", 1, "intersection over union of the task's labels with the truth's"),
     }  # fmt: skip

@@ -24,6 +24,12 @@ FILTERS = ("bilinear", "bicubic", "lanczos")
 PIXELS = ("l2", "psnr", "ssim", "perceptual", "colour", "hue")
 
 
+def check_features(name: str) -> str:
+    """The name, if it is lite0, inception or a model folder."""
+    known = Path(name, "model.json").is_file()
+    return name if known else choose("features", name, ("lite0", "inception"))
+
+
 @dataclass(frozen=True)
 class Protocol:
     """How scores are taken.
@@ -35,7 +41,8 @@ class Protocol:
             sources, truths and reference are brought as `sfumato translate` brings its sources.
         filter: Pillow's filter for that size.
         metrics: the measures against source and truth, of `PIXELS`.
-        features: the network of Frechet distance and KID, "lite0" or "inception".
+        features: the network of Frechet distance and KID: "lite0", "inception", or the folder of a
+            domain classifier of one's own.
         feature_size: side in pixels that pictures get before the network's own resize, or None.
         feature_filter: Pillow's filter for that size.
         feature_resize: how Inception's 299 pixels are reached: "bilinear" (pytorch-fid: in the
@@ -50,7 +57,7 @@ class Protocol:
     size: int | None = None
     filter: Filter = "bicubic"
     metrics: tuple[str, ...] = PIXELS
-    features: Literal["lite0", "inception"] = "lite0"
+    features: str = "lite0"
     feature_size: int | None = None
     feature_filter: Filter = "bicubic"
     feature_resize: Literal["bilinear", "clean"] = "bilinear"
@@ -62,11 +69,12 @@ class Protocol:
         for name in self.metrics:
             choose("metric", name, PIXELS)
         choices = {
-            "filter": FILTERS, "feature_filter": FILTERS, "features": ("lite0", "inception"),
-            "feature_resize": ("bilinear", "clean"), "reference": ("test", "train"),
+            "filter": FILTERS, "feature_filter": FILTERS, "feature_resize": ("bilinear", "clean"),
+            "reference": ("test", "train"),
         }  # fmt: skip
         for field, known in choices.items():
             choose(field, getattr(self, field), known)
+        check_features(self.features)
         for side in (self.size, self.feature_size):
             if side is not None and (type(side) is not int or side < 1):
                 raise ValueError(
@@ -141,8 +149,8 @@ def named_protocol(name: str | Path, features: str | None = None) -> Protocol:
     )
     if features is None or features == protocol.features:
         return protocol
-    choose("features", features, ["lite0", "inception"])
-    return replace(protocol, name=f"{protocol.name}+{features}", features=features)  # type: ignore[arg-type]
+    name = Path(check_features(features)).name
+    return replace(protocol, name=f"{protocol.name}+{name}", features=features)
 
 
 def resized(images: Tensor, side: int | None, filter: Filter) -> Tensor:

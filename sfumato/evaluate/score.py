@@ -18,28 +18,16 @@ from torch import Tensor
 
 from sfumato.choose import choose
 from sfumato.evaluate import metrics
-from sfumato.evaluate.features import (
-    Features,
-    Inception,
-    cache_folder,
-    extract,
-    named_features,
-)
+from sfumato.evaluate.features import Features, Inception, cache_folder, extract
 from sfumato.evaluate.intervals import (
     bootstrap_frechet,
     bootstrap_kid,
     bootstrap_mean,
     bootstrap_sums,
 )
+from sfumato.evaluate.learned import Learned, named_features
 from sfumato.evaluate.measures import TASKS, Scores, Task, caveats, measures
-from sfumato.evaluate.pictures import (
-    Derived,
-    ImageSet,
-    Pictures,
-    chunks,
-    matched,
-    read_groups,
-)
+from sfumato.evaluate.pictures import Derived, ImageSet, Pictures, chunks, matched, read_groups
 from sfumato.evaluate.probe import crossed
 from sfumato.evaluate.protocol import Protocol, named_protocol, resized
 
@@ -160,7 +148,7 @@ class Judge:
             "features": self.features.describe(),
             "task": self.task_name, "groups": self.groups and len(set(self.groups)),
             "reference_groups": self.target_groups and len(set(self.target_groups)),
-            "domain": "cross-fitted linear probe" if self.classifier is None else "own classifier",
+            "domain": "own classifier" if self.classifier else self.features.prober,
             "bootstrap": {"resamples": self.resamples, "level": 0.95, "seed": 0},
             "versions": {n: version(n) for n in ("sfumato", "torch", "torchmetrics", "pillow")},
         }  # fmt: skip
@@ -291,7 +279,12 @@ class Judge:
         return y
 
     def _probed(self, results: ImageSet) -> Tensor | None:
-        """1 where the probe takes a result for the target domain; None with too few pictures."""
+        """1 where the prober takes a result for the target domain; None with too few pictures."""
+        if isinstance(self.features, Learned):
+            y, real = (
+                self.features.says(self.embed(s, self.features)) for s in (results, self.target)
+            )
+            return (y == real.mode().values).float()
         if min(len(self.source), len(self.target)) < 8 or (
             self.groups and len(set(self.groups)) < 2
         ):

@@ -57,16 +57,24 @@ class DomainClassifier(Part):
             raise ValueError(f"a classifier needs two domains or more, not {list(self.domains)}")
         self.process = self._process = named_process(self.process)
         encoder = make_net(self.net, channels=self.channels, decoder=False)
-        width: int = encoder.features  # type: ignore[assignment]
-        head = nn.Sequential(
-            nn.GroupNorm(8, width), nn.SiLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
-            nn.Dropout(self.dropout), nn.Linear(width, len(self.domains)),
-        )  # fmt: skip
-        self.classifier = nn.ModuleDict({"encoder": encoder, "head": head})
+        self.width: int = encoder.features  # type: ignore[assignment]
+        pool = nn.Sequential(
+            nn.GroupNorm(8, self.width), nn.SiLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        )
+        head = nn.Sequential(nn.Dropout(self.dropout), nn.Linear(self.width, len(self.domains)))
+        self.classifier = nn.ModuleDict({"encoder": encoder, "pool": pool, "head": head})
 
     def forward(self, x_t: Float[Tensor, "b c h w"], t: Tensor | float) -> Float[Tensor, "b n"]:
         """Logits of the domains for images noised to t (a number or (B,))."""
-        return self.classifier["head"](self.features(x_t, t))
+        return self.logits(self.embedding(x_t, t))
+
+    def logits(self, embedding: Float[Tensor, "b d"]) -> Float[Tensor, "b n"]:
+        """The last, linear layer."""
+        return self.classifier["head"](embedding)
+
+    def embedding(self, x_t: Float[Tensor, "b c h w"], t: Tensor | float) -> Float[Tensor, "b d"]:
+        """What the logits are linear in: the pooled middle block."""
+        return self.classifier["pool"](self.features(x_t, t))
 
     def features(self, x_t: Float[Tensor, "b c h w"], t: Tensor | float) -> Float[Tensor, "b ..."]:
         """The middle block (B, C, h, w)."""
