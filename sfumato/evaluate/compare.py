@@ -26,6 +26,7 @@ from sfumato.evaluate.pictures import ImageSet, Pictures, controls, matched
 from sfumato.evaluate.protocol import Protocol, named_protocol
 from sfumato.evaluate.rows import Comparison, Row, add_extras, elsewhere
 from sfumato.evaluate.score import Judge
+from sfumato.evaluate.tradeoff import at_equal_l2
 from sfumato.translator import options_of, translator
 
 
@@ -153,6 +154,9 @@ def compare(
         row.fill(each, sets)
         if row.kind == "method":
             add_extras(row, judge)
+    equal = at_equal_l2(rows, judge)
+    for row in rows:
+        row.at_equal_l2 = equal.get(row.label, {})
     if floor := judge.real():
         rows.append(Row("real, training", "real, training", "control", floor))
     comparison = Comparison(rows, judge, notes, seed, out)

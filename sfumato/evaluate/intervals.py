@@ -88,7 +88,7 @@ def bootstrap_sums(
     sums = [torch.tensordot(some.double(), parts, 1) for some in torch.split(weights, DRAWS)]
     resampled = statistic(torch.cat(sums)) if sums else parts.new_zeros(0)
     value = statistic(parts.sum(0, keepdim=True)).item()
-    return _interval(value, resampled, level, centred=False)
+    return interval(value, resampled, level, centred=False)
 
 
 def bootstrap_frechet(
@@ -115,7 +115,7 @@ def bootstrap_frechet(
     v = draws(len(y), groups_y, resamples, [seed, 1])
     pairs = zip(w, v, strict=False)  # none of a set with one group
     resampled = torch.tensor([frechet_of(fit(x, i), fit(y, j)) for i, j in pairs])
-    return _interval(frechet(x, y), resampled, level)
+    return interval(frechet(x, y), resampled, level)
 
 
 def bootstrap_kid(
@@ -136,7 +136,7 @@ def bootstrap_kid(
     w = draws(len(x), groups_x, resamples, [seed, 0])
     v = draws(len(y), groups_y, resamples, [seed, 1])
     r = min(len(w), len(v))  # 0 if a set has one group
-    return _interval(kid(x, y), weighted_kid(x, y, w[:r], v[:r]), level)
+    return interval(kid(x, y), weighted_kid(x, y, w[:r], v[:r]), level)
 
 
 def draws(n: int, groups: Groups, resamples: int, seed: int | Sequence[int]) -> Tensor:
@@ -152,7 +152,7 @@ def draws(n: int, groups: Groups, resamples: int, seed: int | Sequence[int]) -> 
     return torch.from_numpy(counts if len(names) == n else counts[:, index])
 
 
-def _interval(value: float, resampled: Tensor, level: float, centred: bool = True) -> Interval:
+def interval(value: float, resampled: Tensor, level: float, centred: bool = True) -> Interval:
     """Quantiles of the resampled, moved so that their mean is the value if `centred`."""
     resampled = resampled[resampled.isfinite()]  # a tiny set may be drawn as one image only
     if not len(resampled):

@@ -41,7 +41,7 @@ def render(c: Comparison) -> str:
         audits=[(row.label, row.audit, _copies(c, row)) for row in pictured if row.audit],
         plane=_plane(c.rows, columns), spreads=[_spread(c, r) for r in pictured if len(r.results) > 1],
         record=c.judge.record, protocol=c.judge.protocol, counts=len(c.judge.source),
-        protocol_json=json.dumps(c.protocol, indent=2), version=version("sfumato"),
+        equal=_equal(c), protocol_json=json.dumps(c.protocol, indent=2), version=version("sfumato"),
     )  # fmt: skip
 
 
@@ -108,6 +108,16 @@ def _plane(rows: Sequence[Row], columns: dict[str, Measure]) -> str:
         faithful = "truth/perceptual"
     data = {"points": points, "axes": axes, "x": faithful, "y": "kid"}
     return json.dumps(data).replace("</", "<\\/")
+
+
+def _equal(c: Comparison) -> dict[str, Any]:
+    """Families that were swept, and the others' Frechet distances over theirs at equal L2."""
+    curves = list(dict.fromkeys(name for row in c.rows for name in row.at_equal_l2))
+    lines = [
+        (row.label, [_cell(n, ", ") if (n := row.at_equal_l2.get(k)) else "" for k in curves])
+        for row in c.rows if row.at_equal_l2
+    ]  # fmt: skip
+    return {"curves": curves, "lines": lines}
 
 
 def _extremes(c: Comparison, rows: Sequence[Row]) -> list[dict[str, Any]]:
@@ -224,6 +234,10 @@ def table(c: Comparison) -> None:
                     measure.label + better, *("" if n is None else _cell(n) for n in cells)
                 )
         console.print(shown, "")
+    for row in c.rows:
+        for name, ratio in row.at_equal_l2.items():
+            said = f"{_cell(ratio, ' (')}) of {name}'s Frechet distance at equal L2"
+            console.print(f"{row.label}: {said}", highlight=False)
     for note in c.notes:
         console.print(note, style="yellow", highlight=False)
     for row in c.rows:

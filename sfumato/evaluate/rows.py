@@ -37,6 +37,8 @@ class Row:
         results: the pictures, one set a seed.
         audit: nearest training pictures.
         calibration: of several seeds against the truth.
+        at_equal_l2: its Frechet distance over that of other methods' curves at equal L2 to the source,
+            by family, where it lies on them.
     """
 
     label: str
@@ -50,6 +52,7 @@ class Row:
     results: list[ImageSet] = field(default_factory=list)
     audit: Audit | None = None
     calibration: Calibration | None = None
+    at_equal_l2: dict[str, Interval] = field(default_factory=dict)
 
     def fill(self, each: Sequence[Scores], results: list[ImageSet]) -> None:
         """Puts in several seeds' scores: means of their numbers, and their spread."""
@@ -70,6 +73,7 @@ class Row:
         return {
             "label": self.label, "family": self.family, "kind": self.kind, "seeds": self.seeds,
             "numbers": {k: v.to_json() for k, v in self.numbers.items()},
+            "fd at equal l2": {k: v.to_json() for k, v in self.at_equal_l2.items()},
             "spread over seeds": self.spread, "cost": self.cost, "images": self.images,
         }  # fmt: skip
 
