@@ -40,6 +40,12 @@ class Noise:
         """An independent stream for the same images, from its beginning."""
         return Noise(self.seeds, name)
 
+    def clone(self) -> Noise:
+        """The same streams from where they stand now: it makes the draws that this one will make."""
+        twin = Noise([])
+        twin.seeds, twin._generators = self.seeds, [g.clone_state() for g in self._generators]
+        return twin
+
     def __call__(self, like: Tensor) -> Tensor:
         """The next standard normal draw of shape, type and device of `like` (B, ...).
 

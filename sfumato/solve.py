@@ -23,6 +23,7 @@ from torch import Tensor
 
 from sfumato.choose import choose
 from sfumato.denoiser import Denoises, eps_of, score_of
+from sfumato.process import Process
 
 Watch = Callable[[float, Tensor, Tensor, dict[str, Any]], None]
 Draw = Callable[[Tensor], Tensor]
@@ -37,7 +38,11 @@ class Point(NamedTuple):
     alpha: Tensor
     sigma: Tensor
     mean: Tensor
-    eps: Tensor
+
+    @property
+    def eps(self) -> Tensor:
+        """E[z | x_t]."""
+        return eps_of(self.mean, self.x, self.alpha, self.sigma)
 
     @property
     def log_sig(self) -> Tensor:
@@ -65,8 +70,7 @@ class Counted:
             clean, (alpha, sigma) = alpha, self.levels(t)
             x = x / clean * alpha
         self.nfe += 1
-        mean = self.denoiser(x, t)
-        return Point(x, t, alpha, sigma, mean, eps_of(mean, x, alpha, sigma))
+        return Point(x, t, alpha, sigma, self.denoiser(x, t))
 
 
 def integrate(
@@ -97,8 +101,22 @@ def integrate(
         ValueError: for unknown steps, times that are not monotone, or missing noise.
     """
     step = named_step(step)
-    process = denoiser.process
-    times = torch.as_tensor(times, dtype=torch.float64).to(x.device)
+    times = checked(times, denoiser.process).to(x.device)
+    f = Counted(denoiser)
+    past: list[Point] = []
+    for t, s in pairwise(times):
+        before = f.nfe
+        past, x = take(step, f, past, x, t, s, noise)
+        if watch is not None:
+            watch(t.item(), past[-1].x, past[-1].mean, {"nfe": f.nfe - before})
+        if after is not None:
+            x = after(x, s)
+    return x
+
+
+def checked(times: Tensor, process: Process) -> Tensor:
+    """The times, float64, if they are some to step along (see `integrate`)."""
+    times = torch.as_tensor(times, dtype=torch.float64)
     jumps = times.diff()
     if len(times) < 2 or not ((jumps > 0).all() or (jumps < 0).all()):
         raise ValueError("times must be at least two, strictly increasing or strictly decreasing")
@@ -107,18 +125,16 @@ def integrate(
         raise ValueError(
             f"times must be 0 or within [t_min, 1] = [{process.t_min:g}, 1], not {low:g}; see grid()"
         )
-    f = Counted(denoiser)
-    past: list[Point] = []
-    for t, s in pairwise(times):
-        before = f.nfe
-        now = f(x, t)
-        past = [*(p for p in past[-2:] if p.t != now.t), now]  # t = 0 and t_min are asked alike
-        x = step(f, past, s, noise)
-        if watch is not None:
-            watch(t.item(), now.x, now.mean, {"nfe": f.nfe - before})
-        if after is not None:
-            x = after(x, s)
-    return x
+    return times
+
+
+def take(
+    step: Step, f: Counted, past: list[Point], x: Tensor, t: Tensor, s: Tensor, noise: Draw | None
+) -> tuple[list[Point], Tensor]:
+    """One step from x_t, with two points before it at most: the points so far, and x_s."""
+    now = f(x, t)
+    past = [*(p for p in past[-2:] if p.t != now.t), now]  # t = 0 and t_min are asked alike
+    return past, step(f, past, s, noise)
 
 
 # ---- deterministic steps ------------------------------------------------------------------------

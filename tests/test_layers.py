@@ -12,17 +12,18 @@ FILES = {
     for p in sorted(ROOT.rglob("*.py"))
 }
 FLOORS = [
-    ("choose", "process", "noise", "part", "nets", "data", "lowpass"),
-    ("denoiser", "times", "solve", "exact"),
-    ("guide", "energies", "edit", "method"),
+    ("choose", "process", "noise", "part", "nets", "data", "lowpass", "replay"),
+    ("denoiser", "times", "solve", "flat", "exact"),
+    ("guide", "energies", "edit", "method", "coupling", "adversarial", "contrastive", "foreign"),
     ("methods", "folder", "hub"),
-    ("fit", "train", "translate", "explore", "translator", "record", "journal"),
+    ("fit", "heldout", "train", "translate", "explore", "translator", "record", "journal"),
     ("evaluate", "doctor"),
     ("__init__",),  # the public interface
     ("cli", "cli_evaluate", "studio", "demo", "flags", "__main__"),
 ]
 LONG = {  # argued for
     "solve.py": "nine solvers with their equations belong side by side",
+    "unpaired_sde.py": "six ways of making pairs, with an option for each of their choices",
     "train.py": "one call with many options, each documented",
 }
 
