@@ -148,14 +148,16 @@ DATA = {
 
 def _trainer(name: str, outline: Outline) -> Callable[..., None]:
     from sfumato.method import find
-    from sfumato.train import train
+    from sfumato.train import defaults, train
 
     cls = find(name)
-    own = flags(cls.__init__, cls.__doc__, skip=("self", "domains"))
+    own = flags(cls.__init__, cls.__doc__, skip=("self", "domains", "side"))
     common = flags(
         train, skip=("method", "data", "out", "options", "quiet"),
         kinds={"validation": (list[str] | None, "other folders to score it on, one a flag.")},
     )  # fmt: skip
+    known = defaults(cls)
+    common = [p.replace(default=known.get(p.name, p.default)) for p in common]
     fields = {p.name for p in own}
 
     def run(*data: str, out: str, **given: Any) -> None:

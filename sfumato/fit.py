@@ -131,6 +131,7 @@ def fit(
     seed: int = 0,
     lr: float = 1e-3,
     schedule: Literal["cosine", "linear", "constant"] = "cosine",
+    hold: float = 0.0,
     warmup: int = 100,
     clip: float = 1.0,
     ema: float = 0.999,
@@ -146,6 +147,7 @@ def fit(
         seed: of everything random in training.
         lr: highest learning rate, > 0.
         schedule: of the learning rate after the warm-up: cosine or linear to 0, or constant.
+        hold: share of the steps after the warm-up, in [0, 1), before the learning rate falls.
         warmup: steps over which the learning rate rises from 0.
         clip: largest norm of a player's gradient; 0 does not clip.
         ema: decay of the weights' moving average a step, in [0, 1).
@@ -162,7 +164,7 @@ def fit(
     method: Trainable = state.method  # type: ignore[assignment]
     state.method.train()
     while state.step < steps:
-        rate = lr * learning_rate(state.step, steps, schedule, warmup)
+        rate = lr * learning_rate(state.step, steps, schedule, warmup, hold)
         losses: dict[str, float] = {}
         for micro in range(accumulate):
             number = stable_hash(
@@ -187,11 +189,11 @@ def fit(
         yield Update(state.step, losses, rate)
 
 
-def learning_rate(step: int, steps: int, schedule: str, warmup: int) -> float:
-    """The factor on the learning rate at a step (from 0): linear warm-up, then the schedule."""
+def learning_rate(step: int, steps: int, schedule: str, warmup: int, hold: float = 0.0) -> float:
+    """The factor on the learning rate at a step (from 0): linear warm-up, 1, then the schedule."""
     if step < warmup:
         return (step + 1) / warmup
-    done = (step - warmup) / max(1, steps - warmup)
+    done = max(0.0, (step - warmup) / max(1, steps - warmup) - hold) / (1 - hold)
     return {"cosine": (1 + math.cos(math.pi * done)) / 2, "linear": 1 - done, "constant": 1.0}[
         schedule
     ]

@@ -116,6 +116,13 @@ def progress(steps: int, done: int, quiet: bool) -> Iterator[Callable[[dict[str,
         def show(line: dict[str, Any]) -> None:
             loss = " ".join(f"{v:.4f}" for v in line["loss"].values())
             bar.update(task, completed=line["step"], loss=loss, speed=line["images_per_s"])
+            if "measures" in line:
+                text = "  ".join(f"{k} {v:.2f}" for k, v in line["measures"].items())
+                said = [
+                    f"step {line['step']}  {text}",
+                    *([line["warning"]] if "warning" in line else []),
+                ]
+                console.print("\n".join(said), soft_wrap=True, highlight=False, markup=False)
             if not console.is_terminal and (line["step"] % 500 == 0 or line["step"] == steps):
                 print(
                     f"step {line['step']}/{steps}  loss {loss}  {line['images_per_s']} images/s",

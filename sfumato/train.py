@@ -15,19 +15,26 @@ import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from sfumato.choose import choose
-from sfumato.data import sets, tile, write_png
+from sfumato.data import sets
 from sfumato.data.folders import write_text
 from sfumato.fit import Diverged, State, fit
 from sfumato.folder import read_tensors, save, write_tensors
+from sfumato.heldout import preview, scores
 from sfumato.journal import Journal, interrupts, progress
-from sfumato.method import Trainable, find, name_of
+from sfumato.method import find, name_of
 from sfumato.part import Part, describe, fields
+
+DEFAULTS: dict[str, Any] = {
+    "batch": 32, "lr": 1e-3, "schedule": "cosine", "hold": 0.0, "warmup": 100, "optimiser": "adamw",
+    "beta1": 0.9, "clip": 1.0, "ema": 0.999,
+}  # fmt: skip
+"""How methods are trained that do not say otherwise by their `settings`."""
 
 LOG_EVERY = 50
 """Steps between lines of log.jsonl."""
@@ -48,14 +55,17 @@ def train(
     validation: str | Path | Sequence[str | Path] | Mapping[str, str | Path] | None = None,
     flip: bool = False,
     steps: int = 5000,
-    batch: int = 32,
-    lr: float = 1e-3,
-    schedule: Literal["cosine", "linear", "constant"] = "cosine",
-    warmup: int = 100,
-    optimiser: Literal["adamw", "adam"] = "adamw",
+    jitter: float = 0.0,
+    batch: int | None = None,
+    lr: float | None = None,
+    schedule: Literal["cosine", "linear", "constant"] | None = None,
+    hold: float | None = None,
+    warmup: int | None = None,
+    optimiser: Literal["adamw", "adam"] | None = None,
+    beta1: float | None = None,
     weight_decay: float = 0.0,
-    clip: float = 1.0,
-    ema: float = 0.999,
+    clip: float | None = None,
+    ema: float | None = None,
     accumulate: int = 1,
     precision: Literal["no", "bf16"] = "no",
     device: Literal["auto", "cpu"] = "auto",
@@ -82,12 +92,16 @@ def train(
         held_out: share of the images, in [0, 1), kept out of training to score it.
         validation: other folders to score it on, given like data; held_out is then not used.
         flip: mirror images at random, both of a pair alike.
+        jitter: enlarge images by this share and crop at random, both of a pair alike.
         steps: optimiser steps.
         batch: images a step, over all processes together (pairs, for methods of two folders).
+            This and what follows, to `ema`, are by default as `defaults` says for the method.
         lr: highest learning rate, > 0.
         schedule: of the learning rate after the warm-up: cosine or linear to 0, or constant.
+        hold: share of the steps after the warm-up, in [0, 1), before the learning rate falls.
         warmup: steps over which the learning rate rises from 0.
         optimiser: adamw or adam.
+        beta1: decay of the optimiser's mean of the gradient, in [0, 1); GANs use 0.5.
         weight_decay: of the optimiser, >= 0.
         clip: largest norm of a player's gradient; 0 does not clip.
         ema: decay of the weights' moving average a step, in [0, 1).
@@ -111,8 +125,11 @@ def train(
     }
     for key in ("resume", "quiet", "device"):
         settings.pop(key)
-    _check(settings)
     cls = find(method) if isinstance(method, str) else type(method)
+    own = defaults(cls)
+    settings |= {k: v for k, v in own.items() if settings[k] is None}
+    _check(settings)
+    batch = int(settings["batch"])
     if not hasattr(cls, "objectives"):
         raise ValueError(
             f"{name_of(cls)} is not trained itself: train `diffusion` on your folders, then "
@@ -134,6 +151,8 @@ def train(
         given = dict(options or {})
         if isinstance(everything, sets.Domains):
             given["domains"] = tuple(everything.parts)
+        if "side" in [f.name for f in fields(cls)]:
+            given["side"] = size
         with torch.random.fork_rng():
             torch.manual_seed(seed)  # the initial weights
             part: Part = _make(cls, given)
@@ -147,10 +166,13 @@ def train(
 
     accelerator = Accelerator(cpu=device == "cpu", mixed_precision=precision)
     part.to(accelerator.device)
-    state = State(part, optimiser, weight_decay=weight_decay)
+    betas = (float(settings["beta1"]), 0.999)
+    state = State(part, settings["optimiser"], betas, weight_decay)
     if previous is not None:
         state.restore(previous["tensors"], previous["step"])
     main = accelerator.is_main_process
+    for note in getattr(part, "notes", []) if main and not quiet else []:
+        print(note, file=sys.stderr)
     if main:
         out.mkdir(parents=True, exist_ok=True)
         write_text(out / "run.json", json.dumps(run, indent=2) + "\n")
@@ -161,7 +183,7 @@ def train(
 
     def batches(start: int) -> Iterator[tuple[Tensor, Tensor]]:
         numbered = training.batches(
-            batch, seed=seed, start=start, flip=flip,
+            batch, seed=seed, start=start, flip=flip, jitter=jitter,
             rank=accelerator.process_index, world=accelerator.num_processes,
         )  # fmt: skip
         for a, b in numbered:
@@ -180,8 +202,9 @@ def train(
         log.plot(out / "loss.png")
 
     updates = fit(
-        state, batches(state.step * accumulate), steps=steps, seed=seed, lr=lr, schedule=schedule,
-        warmup=warmup, clip=clip, ema=ema, accumulate=accumulate, accelerator=accelerator,
+        state, batches(state.step * accumulate), steps=steps, seed=seed, accumulate=accumulate,
+        accelerator=accelerator,
+        **{k: settings[k] for k in ("lr", "schedule", "hold", "warmup", "clip", "ema")},
     )  # fmt: skip
     with progress(steps, state.step, quiet or not main) as show, interrupts() as interrupted:
         try:
@@ -189,9 +212,7 @@ def train(
                 line = log.add(update)
                 if update.step % LOG_EVERY == 0 or update.step == steps:
                     if rest and (update.step % save_every == 0 or update.step == steps):
-                        line["held_out"] = held_out_loss(state, rest, batch, accelerator.device)
-                        if hasattr(part, "measures"):
-                            line["measures"] = measures(state, rest, batch, accelerator.device)
+                        line |= scores(state, rest, batch, accelerator.device)
                     if main:
                         log.write(line)
                 show(line)
@@ -208,14 +229,19 @@ def train(
         except Diverged as error:
             good = f"{out} holds the last good save" if (out / "model.json").exists() else "no save"
             raise ValueError(
-                f"{error}; {good}. Lower --lr (it was {lr:g}) or --clip (it was {clip:g}), then "
-                f"go on with --resume"
+                f"{error}; {good}. Lower --lr (it was {settings['lr']:g}) or --clip (it was "
+                f"{settings['clip']:g}), then go on with --resume"
             ) from None
     if state.step and not (out / "model.json").exists():
         keep()
     with torch.no_grad():
         state._put(state.ema)
     return part.eval()
+
+
+def defaults(method: type[Part]) -> dict[str, Any]:
+    """The method's own batch, learning rate and so on: what `train` does if it is not told."""
+    return DEFAULTS | getattr(method, "settings", {})
 
 
 def open_data(
@@ -246,52 +272,6 @@ def open_data(
     return opener(folders[0], folders[1], **how)
 
 
-def held_out_loss(
-    state: State, data: sets.Dataset, batch: int, device: torch.device, batches: int = 4
-) -> dict[str, float]:
-    """Mean held-out loss of each player with the averaged weights; the same noise every time."""
-    total: dict[str, float] = {}
-    with state.averaged() as part, torch.no_grad():
-        stream = ((a.to(device), b.to(device)) for a, b in data.batches(batch, seed=0))
-        method: Trainable = part  # type: ignore[assignment]
-        for i in range(batches):
-            for player, loss in method.objectives(stream, torch.Generator().manual_seed(i)):
-                total[player] = total.get(player, 0.0) + loss.item() / batches
-    return total
-
-
-def measures(
-    state: State, data: sets.Dataset, batch: int, device: torch.device, batches: int = 16
-) -> dict[str, float]:
-    """What the method itself measures on held-out data (accuracies, ...), mean over batches."""
-    total: dict[str, float] = {}
-    stream, part = data.batches(batch, seed=0), cast("Any", state.method)
-    with state.averaged():
-        for i in range(batches):
-            a, b = next(stream)
-            found = part.measures(a.to(device), b.to(device), torch.Generator().manual_seed(i))
-            total = {k: total.get(k, 0.0) + v / batches for k, v in found.items()}
-    return {k: round(v, 4) for k, v in total.items()}
-
-
-def preview(
-    state: State, data: sets.Dataset, folder: Path, device: torch.device, n: int = 8
-) -> None:
-    """Writes previews/step_NNNNNN.png: source, result and target of held-out images, or samples."""
-    a, b = data.first(n)
-    a, b = a.to(device), b.to(device)
-    part: Any
-    with state.averaged() as part:
-        if hasattr(part, "translate"):
-            rows = [a, part.translate(a), b]
-        elif hasattr(part, "preview"):
-            rows = part.preview(a)
-        else:
-            return
-    picture = torch.cat([r.float().cpu().clamp(-1, 1) for r in rows])
-    write_png(folder / f"step_{state.step:06d}.png", tile(picture, len(rows[0])))
-
-
 def _make(cls: type[Part], given: dict[str, Any]) -> Part:
     for name in given:
         choose(f"option of {name_of(cls)}", name, [f.name for f in fields(cls)])
@@ -304,7 +284,9 @@ def _check(settings: Mapping[str, Any]) -> None:
             raise ValueError(f"{name} must be at least {low}, not {settings[name]}")
     if settings["lr"] <= 0:
         raise ValueError(f"lr must be above 0, not {settings['lr']}")
-    for name in ("held_out", "ema"):
+    if settings["jitter"] < 0:
+        raise ValueError(f"jitter must be 0 or more, not {settings['jitter']}")
+    for name in ("held_out", "ema", "hold", "beta1"):
         if not 0 <= settings[name] < 1:
             raise ValueError(f"{name} must lie in [0, 1), not {settings[name]}")
 
@@ -334,8 +316,16 @@ def _compare(before: dict[str, Any], now: dict[str, Any], out: Path) -> None:
         if before[key] != now[key]:
             raise ValueError(f"{out} was trained with another {key}; choose another --out")
     for key, value in now["settings"].items():
-        was = before["settings"].get(key)
-        if was != value and key in ("batch", "seed", "held_out", "flip", "accumulate", "optimiser"):
+        was = before["settings"].get(key, DEFAULTS.get(key, value))
+        if was != value and key in (
+            "batch",
+            "seed",
+            "held_out",
+            "flip",
+            "jitter",
+            "accumulate",
+            "optimiser",
+        ):
             raise ValueError(f"{out} was trained with {key} {was}, not {value}; --{key} {was}")
         if was != value:
             print(f"resuming with {key} {value} (it was {was})", file=sys.stderr)

@@ -169,10 +169,12 @@ def test_all_randomness_of_training_comes_from_rng(name):
     losses = []
     for seed, world in ((0, 1), (0, 2), (5, 1)):
         torch.manual_seed(world)
-        rounds = part.objectives(batches(part.data), torch.Generator().manual_seed(seed))
-        losses.append([loss.item() for _, loss in rounds])
+        rng = torch.Generator().manual_seed(seed)
+        untouched = rng.get_state()
+        losses.append([loss.item() for _, loss in part.objectives(batches(part.data), rng)])
     assert losses[0] == losses[1]
-    assert losses[0] != losses[2]
+    drew = not torch.equal(rng.get_state(), untouched)  # nothing is random in some first steps
+    assert (losses[0] != losses[2]) == drew
 
 
 def test_a_new_image_of_a_domain():

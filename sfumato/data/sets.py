@@ -21,6 +21,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .augment import jittered, mirrored
 from .cached import Images, stem_of
 from .images import natural
 
@@ -52,6 +53,7 @@ class Dataset(abc.ABC):
         rank: int = 0,
         world: int = 1,
         flip: bool = False,
+        jitter: float = 0.0,
     ) -> Iterator[Batch]:
         """Batches start, start + 1, ... without end; images are float32 in [-1,1].
 
@@ -62,6 +64,7 @@ class Dataset(abc.ABC):
             rank: This process, 0 to world - 1; it gets size / world items of each batch.
             world: Number of processes.
             flip: Mirror half of the images at random, both halves of a pair alike.
+            jitter: Enlarge images by this share (0 or more) and crop at random, pairs alike.
 
         Raises:
             ValueError: `size` cannot be shared equally by the processes.
@@ -71,10 +74,13 @@ class Dataset(abc.ABC):
         share = slice(rank * size // world, (rank + 1) * size // world)
         for number in itertools.count(start):
             halves = list(self._take(number * size + np.arange(size)[share], seed))
-            coins = np.random.default_rng([seed, 1, 0, number]).random((2, size))[:, share] < 0.5
-            for half, coin in enumerate(self.coins if flip else ()):
-                mirrored = torch.from_numpy(coins[coin])[:, None, None, None]
-                halves[half] = torch.where(mirrored, halves[half].flip(3), halves[half])
+            coins = np.random.default_rng([seed, 1, 0, number]).random((2, size))[:, share]
+            places = np.random.default_rng([seed, 2, 0, number]).random((2, 2, size))[..., share]
+            for half, coin in enumerate(self.coins):
+                if flip:
+                    halves[half] = mirrored(halves[half], coins[coin])
+                if jitter:
+                    halves[half] = jittered(halves[half], jitter, places[coin])
             yield halves[0], halves[1]
 
     def first(self, count: int) -> Batch:
@@ -200,7 +206,8 @@ class Pairs(Unpaired):
         if no_source or no_target:
             raise ValueError(
                 f"pairs must have equal names: {source.root} lacks {_some(no_source)}; "
-                f"{target.root} lacks {_some(no_target)}; rename or delete these, or train unpaired"
+                f"{target.root} lacks {_some(no_target)}; rename or delete "
+                f"these, or train without pairs: cut or cyclegan on two folders, or diffusion"
             )
         both = sorted(here & there, key=natural)
         if not both:

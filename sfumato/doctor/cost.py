@@ -54,14 +54,16 @@ def _steps(method: str, size: str, domains: str) -> None:
 
     from sfumato.fit import State, fit
     from sfumato.method import find
-    from sfumato.train import train
+    from sfumato.part import fields
+    from sfumato.train import defaults, train
 
     cls: Any = find(method)
-    default = {p.name: p.default for p in signature(train).parameters.values()}
+    default = {p.name: p.default for p in signature(train).parameters.values()} | defaults(cls)
     batch, side, count = default["batch"], int(size), int(domains)
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
     device = accelerator.device
-    part = cls(domains=tuple(map(str, range(count)))) if cls.data == "domains" else cls()
+    known = {"domains": tuple(map(str, range(count))), "side": side}
+    part = cls(**{f.name: known[f.name] for f in fields(cls) if f.name in known})
     x = torch.rand(batch, 3, side, side, device=device) * 2 - 1
     y = torch.arange(batch, device=device) % count if cls.data == "domains" else x.flip(0)
     state = State(part.to(device), default["optimiser"])

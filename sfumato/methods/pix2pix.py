@@ -1,0 +1,123 @@
+"""Pix2pix: a conditional GAN on pairs (Isola et al. 2017, https://arxiv.org/abs/1611.07004).
+
+    L_D = 1/2 [-log D(x, y) - log(1 - D(x, G(x, z)))]
+    L_G = -log D(x, G(x, z)) + lambda |y - G(x, z)|_1
+
+G is a U-Net, and its only noise z the dropout on the way up, in translation, too; D sees source and
+target together, and judges patches.  The paper's setting: --net paper --size 256 --batch 1 --flip
+--jitter 0.117 (286 pixels, cropped to 256), 100 + 100 epochs.
+
+@inproceedings{isola2017image,
+  title = {Image-to-Image Translation with Conditional Adversarial Networks},
+  author = {Isola, Phillip and Zhu, Jun-Yan and Zhou, Tinghui and Efros, Alexei A.},
+  booktitle = {IEEE Conference on Computer Vision and Pattern Recognition},
+  year = {2017},
+  url = {https://arxiv.org/abs/1611.07004}
+}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from sfumato import adversarial as gan
+from sfumato.nets.layers import BatchNorm, Init, Norm
+from sfumato.nets.unet_generator import UNetGenerator
+from sfumato.noise import Noise
+from sfumato.part import Part
+from sfumato.solve import Draw, Watch
+
+
+class Pix2Pix(Part):
+    """A U-Net generator from source to target, and a discriminator of both together.
+
+    Args:
+        net: size of the networks: tiny, small, medium, paper (54 M parameters).
+        side: of the training images in pixels; given by the training.
+        lambda_l1: weight of |y - G(x)|_1, >= 0.
+        gan_mode: vanilla or lsgan.
+        n_layers_d: most layers of the discriminator that halve; patches of 16, 34, 70 pixels for 1, 2, 3.
+        norm: batch or instance.
+        init: of the weights: normal or xavier.
+        init_gain: standard deviation of normal, factor of xavier.
+        channels: 3 for colour, 1 for gray.
+    """
+
+    data: ClassVar[str] = "pairs"
+    settings: ClassVar[dict[str, Any]] = gan.SETTINGS
+
+    net: str | nn.Module = "small"
+    side: int = 256
+    lambda_l1: float = 100.0
+    gan_mode: gan.GANMode = "vanilla"
+    n_layers_d: int = 3
+    norm: Norm = "batch"
+    init: Init = "normal"
+    init_gain: float = 0.02
+    channels: int = 3
+
+    def __post_init__(self) -> None:
+        how, pair = (self.init, self.init_gain), 2 * self.channels
+        self.generator = gan.make_unet(self.net, self.channels, self.side, self.norm, *how)
+        self.discriminator = gan.make_critic(
+            self.net, pair, self.side, self.n_layers_d, self.norm, False, *how
+        )
+        self.notes = gan.notes(self.discriminator, self.n_layers_d, self.side)
+
+    def objectives(
+        self, batches: Iterator[tuple[Tensor, Tensor]], rng: torch.Generator
+    ) -> Iterator[tuple[str, Tensor]]:
+        x, y = next(batches)
+        fake = self._generate(x, lambda like: torch.randn(like.shape, generator=rng).to(like))
+        yield (
+            "discriminator",
+            gan.critic_loss(self._judge(x, y), self._judge(x, fake.detach()), self.gan_mode),
+        )
+        # the graph of `fake` is used here only, and holds no weight that has changed since
+        loss = gan.gan_loss(self._judge(x, fake), True, self.gan_mode)
+        yield "generator", loss + self.lambda_l1 * (fake - y).abs().mean()
+
+    @torch.no_grad()
+    def measures(self, x: Tensor, y: Tensor, rng: torch.Generator) -> dict[str, float]:
+        """The discriminator's mean scores of real and of generated pairs."""
+        fake = self._generate(x, lambda like: torch.randn(like.shape, generator=rng).to(like))
+        return gan.health(self._judge(x, y), self._judge(x, fake), self.gan_mode)
+
+    warning = staticmethod(gan.saturated)
+
+    @torch.no_grad()
+    def translate(
+        self,
+        source: Tensor,
+        *,
+        seed: int = 0,
+        watch: Watch | None = None,
+        statistics: Literal["running", "image"] = "running",
+    ) -> Tensor:
+        """Images (B, C, H, W) in [-1, 1] to images of the target's domain.
+
+        Args:
+            source: images in [-1, 1].
+            seed: of the dropout.
+            watch: see `integrate`.
+            statistics: of batch norm: running averages of the training, or each image's own, which
+                is the published test of models that were trained with a batch of 1.
+        """
+        if statistics not in ("running", "image"):
+            raise ValueError(f"statistics must be running or image, not {statistics!r}")
+        for module in self.generator.modules():
+            if isinstance(module, BatchNorm):
+                module.own = statistics == "image"
+        noise = Noise.of(source, seed)
+        return gan.one_pass(lambda x: self._generate(x, noise), source, watch)
+
+    def _generate(self, x: Tensor, draw: Draw) -> Tensor:
+        own = not isinstance(self.generator, UNetGenerator)  # a network without dropout of ours
+        return self.generator(x) if own else self.generator(x, draw)
+
+    def _judge(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.discriminator(torch.cat([x, y], 1))

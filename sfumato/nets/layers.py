@@ -1,0 +1,90 @@
+"""What the adversarial networks are made of: norms that say what is wrong, blur-pool, initialisation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sfumato.choose import choose
+
+Norm = Literal["instance", "batch"]
+Init = Literal["normal", "xavier"]
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """Batch norm; in evaluation by the running averages, or by each image's own if `own` is set."""
+
+    own = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and x.shape[0] * x.shape[2] * x.shape[3] == 1:
+            raise ValueError(
+                "batch norm has nothing to average over a batch of one at 1x1 features: use "
+                "--batch 2 or more, --norm instance, or a larger --size"
+            )
+        if self.own and not self.training:  # what batch norm is for a batch of one
+            return F.instance_norm(x, weight=self.weight, bias=self.bias, eps=self.eps)
+        return super().forward(x)
+
+
+class InstanceNorm(nn.InstanceNorm2d):
+    """Instance norm without parameters, as published."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[2] * x.shape[3] == 1:
+            raise ValueError(
+                "instance norm has nothing to average over 1x1 features: use a larger --size"
+            )
+        return super().forward(x)
+
+
+def make_norm(kind: Norm, channels: int) -> nn.Module:
+    """The norm of this name; a convolution before it needs a bias if it is not batch norm."""
+    norms = {"instance": InstanceNorm, "batch": BatchNorm}
+    return norms[choose("norm", kind, norms)](channels)
+
+
+class BlurDown(nn.Module):
+    """Half the size through [1, 2, 1]/4 in both directions, reflected at the edges.
+
+    Antialiased downsampling (https://arxiv.org/abs/1904.11486): [1, 2, 1] is [1, 1] twice.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.pad(x, (1, 1, 1, 1), mode="reflect")
+        return F.avg_pool2d(F.avg_pool2d(x, 2, stride=1), 2)
+
+
+class BlurUp(nn.Module):
+    """Twice the size through [1, 3, 3, 1]/4 in both directions, which is bilinear interpolation."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
+
+
+def initialise(net: nn.Module, kind: Init, gain: float) -> nn.Module:
+    """Weights N(0, gain^2) (normal) or Glorot's times gain (xavier), biases 0; changed in place."""
+    draws: dict[str, Callable[..., Any]] = {
+        "normal": partial(nn.init.normal_, std=gain),
+        "xavier": partial(nn.init.xavier_normal_, gain=gain),
+    }
+    draw = draws[choose("init", kind, draws)]
+    for m in net.modules():
+        if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
+            draw(m.weight)
+            if m.bias is not None:
+                nn.init.zeros_(m.bias)
+        elif isinstance(m, BatchNorm):
+            nn.init.normal_(m.weight, 1, gain)
+    return net
+
+
+def drop(x: Tensor, p: float, z: Tensor) -> Tensor:
+    """Dropout by standard normal numbers z of x' shape: 0 with probability p, else x / (1 - p)."""
+    keep = z > torch.special.ndtri(torch.tensor(p, dtype=torch.float64)).to(z)
+    return x * keep / (1 - p)

@@ -1,0 +1,109 @@
+"""Residual generator (https://arxiv.org/abs/1603.08155) as in CycleGAN and CUT.
+
+c7s1-64, two downsamplings, n residual blocks, two upsamplings, c7s1-3, tanh.  The layers are numbered as
+in the papers' code, for CUT's features: with antialiasing 0 is the padded image, 4 and 8 the two
+downsampling convolutions, 12 and on the residual blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from sfumato.nets.layers import BlurDown, BlurUp, Norm, make_norm
+from sfumato.part import Part
+
+
+class ResNet(Part):
+    """(B, channels, H, W) to the same shape, in (-1, 1).
+
+    Args:
+        channels: of the images.
+        ngf: channels of the first layer; four times as many in the residual blocks.
+        n_blocks: residual blocks: 9 for 256 pixels and more, 6 for 128.
+        norm: instance or batch.
+        antialias: blur before down- and after upsampling (CUT), or strided and transposed
+            convolutions (CycleGAN).
+    """
+
+    channels: int = 3
+    ngf: int = 64
+    n_blocks: int = 9
+    norm: Norm = "instance"
+    antialias: bool = False
+
+    def __post_init__(self) -> None:
+        c, bias, stride = self.ngf, self.norm != "batch", 1 if self.antialias else 2
+
+        def normed(conv: nn.Conv2d | nn.ConvTranspose2d) -> list[nn.Module]:
+            return [conv, make_norm(self.norm, conv.out_channels), nn.ReLU()]
+
+        layers = [nn.ReflectionPad2d(3), *normed(nn.Conv2d(self.channels, c, 7, bias=bias))]
+        for _ in range(2):
+            layers += normed(nn.Conv2d(c, 2 * c, 3, stride=stride, padding=1, bias=bias))
+            layers += [BlurDown()] if self.antialias else []
+            c *= 2
+        layers += [ResNetBlock(channels=c, norm=self.norm) for _ in range(self.n_blocks)]
+        self.encoder = len(layers)
+        for _ in range(2):
+            if self.antialias:
+                layers += [BlurUp(), *normed(nn.Conv2d(c, c // 2, 3, padding=1, bias=bias))]
+            else:
+                layers += normed(nn.ConvTranspose2d(c, c // 2, 3, 2, 1, output_padding=1, bias=bias))  # fmt: skip  # noqa: E501
+            c //= 2
+        layers += [nn.ReflectionPad2d(3), nn.Conv2d(c, self.channels, 7), nn.Tanh()]
+        self.model = nn.Sequential(*layers)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        if x.shape[2] % 4 or x.shape[3] % 4 or min(x.shape[2:]) < 8:
+            raise ValueError(
+                f"this network takes sizes that are multiples of 4 from 8 on, not "
+                f"{x.shape[2]}x{x.shape[3]}; choose another --size"
+            )
+        return self.model(x)
+
+    def features(self, x: Float[Tensor, "b c h w"], layers: Sequence[int]) -> list[Tensor]:
+        """What comes out of these layers of the encoder, in ascending order."""
+        found = []
+        for i, layer in enumerate(list(self.model)[: max(layers) + 1]):
+            x = layer(x)
+            found += [x] if i in layers else []
+        return found
+
+    def widths(self, layers: Sequence[int]) -> tuple[int, ...]:
+        """Channels of these features.
+
+        Raises:
+            ValueError: for a layer that the encoder does not have.
+        """
+        for layer in layers:
+            if not 0 <= layer < self.encoder:
+                raise ValueError(
+                    f"nce_layers: the encoder has layers 0 to {self.encoder - 1}, not {layer}"
+                )
+        widths: list[Any] = [self.channels]  # padding, norms and the like keep what they are given
+        for module in list(self.model)[: self.encoder]:
+            convolves = isinstance(module, nn.Conv2d)
+            widths.append(module.out_channels if convolves else widths[-1])
+        return tuple(widths[layer + 1] for layer in sorted(layers))
+
+
+class ResNetBlock(Part):
+    """x + two 3x3 convolutions, reflected at the edges."""
+
+    channels: int
+    norm: Norm = "instance"
+
+    def __post_init__(self) -> None:
+        def conv() -> list[nn.Module]:
+            plain = nn.Conv2d(self.channels, self.channels, 3, bias=self.norm != "batch")
+            return [nn.ReflectionPad2d(1), plain, make_norm(self.norm, self.channels)]
+
+        self.conv_block = nn.Sequential(*conv(), nn.ReLU(), *conv())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.add(x, self.conv_block(x))

@@ -1,0 +1,76 @@
+"""The U-Net generator of pix2pix (https://arxiv.org/abs/1611.07004): dropout is its only noise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sfumato.nets.layers import Norm, drop, make_norm
+from sfumato.part import Part
+
+
+class UNetGenerator(Part):
+    """(B, channels, H, W) to the same shape, in (-1, 1).
+
+    Args:
+        channels: of the images.
+        ngf: channels of the first level; they double from level to level up to eightfold.
+        downs: levels, each of half the size: 8 for 256 pixels (54 M parameters), which it takes to 1x1.
+        norm: batch or instance.
+        dropout: probability in [0, 1), in evaluation, too.
+        dropouts: how many of the inner levels have dropout on the way up.
+    """
+
+    channels: int = 3
+    ngf: int = 64
+    downs: int = 8
+    norm: Norm = "batch"
+    dropout: float = 0.5
+    dropouts: int = 3
+
+    def __post_init__(self) -> None:
+        if self.downs < 2:
+            raise ValueError(f"a U-Net has two levels or more, not {self.downs}; choose a --size "
+                             f"that is a multiple of a higher power of two")  # fmt: skip
+        widths, bias = [self.ngf * min(2**i, 8) for i in range(self.downs)], self.norm != "batch"
+        last = self.downs - 1
+
+        def level(conv: nn.Module, width: int, normed: bool) -> nn.ModuleDict:
+            norm = make_norm(self.norm, width) if normed else nn.Identity()
+            return nn.ModuleDict({"conv": conv, "norm": norm})
+
+        self.down, self.up = nn.ModuleList(), nn.ModuleList()  # up begins at the lowest level
+        for i, width in enumerate(widths):
+            c = widths[i - 1] if i else self.channels
+            conv = nn.Conv2d(c, width, 4, 2, 1, bias=bias)
+            self.down.append(level(conv, width, normed=0 < i < last))
+        for i in range(last, -1, -1):
+            c, width = widths[i] * (1 if i == last else 2), widths[i - 1] if i else self.channels
+            up = nn.ConvTranspose2d(c, width, 4, 2, 1, bias=bias or i == 0)
+            self.up.append(level(up, width, normed=i > 0))
+
+    def forward(
+        self, x: Float[Tensor, "b c h w"], draw: Callable[[Tensor], Tensor] | None = None
+    ) -> Float[Tensor, "b c h w"]:
+        """`draw` gives the dropout's standard normal numbers of a tensor's shape; None: no dropout."""
+        step = 2**self.downs
+        if x.shape[2] % step or x.shape[3] % step:
+            raise ValueError(
+                f"this network takes sizes that are multiples of {step}, not "
+                f"{x.shape[2]}x{x.shape[3]}; choose another --size"
+            )
+        skips: list[Tensor] = []
+        for level in self.down:
+            x = level["norm"](level["conv"](F.leaky_relu(x, 0.2) if skips else x))  # type: ignore[index]
+            skips.append(x)
+        x = skips.pop()
+        for i, level in enumerate(self.up):
+            x = level["norm"](level["conv"](F.relu(x)))  # type: ignore[index]
+            if draw is not None and self.dropout and 0 < i <= min(self.dropouts, self.downs - 2):
+                x = drop(x, self.dropout, draw(x))
+            x = torch.cat([skips.pop(), x], 1) if skips else x
+        return x.tanh()
