@@ -69,7 +69,9 @@ def _digits(folder: Path, count: int, seed: int) -> Section:
         "2 into 3",
         "One model of ten classes of coloured digits, trained without pairs. DDIB carries each 2 to the "
         "latent it shares with a 3, and keeps its colour and slant; SDEdit noises it most of the way and "
-        "lets a 3 re-emerge.",
+        "lets a 3 re-emerge. ILVR draws a 3 from noise that keeps the coarse picture; EGSDE is SDEdit with "
+        "two guides: a low-pass of the 2 that holds colour and place, and a classifier that leads away "
+        "from looking like a 2.",
         "sfumato translate DIGITS/2 --out threes --method ddib --source sfumato/digits:2 "
         "--target sfumato/digits:3",
     )
@@ -77,7 +79,12 @@ def _digits(folder: Path, count: int, seed: int) -> Section:
         _row("2, held out", twos),
         _translated("DDIB", twos, seed, method="ddib", **ends),
         _translated("SDEdit", twos, seed, method="sdedit", target=ends["target"], strength=0.6),
-    ]
+        _translated("ILVR", twos, seed, method="ilvr", target=ends["target"]),
+        _translated(
+            "EGSDE", twos, seed, method="egsde", target=ends["target"],
+            classifier="sfumato/digits_classifier",
+        ),
+    ]  # fmt: skip
     return section
 
 
@@ -104,10 +111,10 @@ def _earth(folder: Path, count: int, seed: int) -> Section:
 
 def _translated(
     title: str, images: Tensor, seed: int, *, method: str | None = None, model: str | None = None,
-    source: str | None = None, target: str | None = None, **options: Any,
+    source: str | None = None, target: str | None = None, classifier: str | None = None, **options: Any,
 ) -> Row:  # fmt: skip
     _say(f"translating by {title}")
-    part = translator(method, model=model, source=source, target=target)
+    part = translator(method, model=model, source=source, target=target, classifier=classifier)
     began = time.perf_counter()
     result, nfe = run_translator(part, images, seed=seed, options=options)
     seconds = (time.perf_counter() - began) / len(images)

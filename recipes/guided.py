@@ -1,0 +1,67 @@
+"""Guided methods on one target model, unpaired: a page for each task, with the trade-off curves.
+
+    python recipes/guided.py digits|mnist|horse2zebra [--seeds 2]
+
+SDEdit's and ILVR's curves, the low-pass energy alone, EGSDE with both energies, and DDIB as a control.
+`recipes/domain_classifiers.py` trains the classifiers that guide and those that judge, `recipes/mnist.py`
+and `recipes/horse2zebra.py` the models that do not ship.  Earth: `recipes/guided_earth.py`.
+"""
+
+import argparse
+from typing import Any
+
+from sfumato import compare
+
+DIGITS: dict[str, Any] = {
+    "ends": ("2", "3"),
+    "sdedit": "strength=0.4,0.45,0.5,0.55,0.6",
+    "ilvr": ("factor=4 until=0.25,0.4,0.55", "factor=8 until=0.1,0.25,0.4"),
+    "low-pass": "strength=0.65 faithful=0.15,0.25,0.35,0.5",
+    "egsde": "strength=0.65 realism=640 faithful=0.25,0.35,0.5",
+}
+TASKS: dict[str, dict[str, Any]] = {
+    "digits": DIGITS
+    | {
+        "model": "sfumato/digits",
+        "guide": "sfumato/digits_classifier",
+        "how": {"groups": "data/digits/digits.csv:source"},
+    },
+    "mnist": DIGITS | {"model": "runs/mnist", "guide": "runs/guide_mnist", "how": {"limit": 120}},
+    "horse2zebra": {
+        "ends": ("horse", "zebra"),
+        "model": "runs/horse2zebra",
+        "guide": "runs/guide_horse2zebra",
+        "sdedit": "strength=0.3,0.4,0.5,0.6,0.7",
+        "ilvr": ("factor=8 until=0.25,0.4,0.55", "factor=16 until=0.1,0.25,0.4"),
+        "low-pass": "strength=0.65 faithful=0.15,0.25,0.35,0.5",
+        "egsde": "strength=0.65 realism=640 faithful=0.25,0.35,0.5",
+        "how": {},
+    },
+}
+
+
+def guided(name: str, seeds: int) -> None:
+    task = TASKS[name]
+    a, b = task["ends"]
+    source, target = (f"{task['model']}:{end}" for end in (a, b))
+    entries = [f"sdedit target={target} {task['sdedit']}"]
+    for swept in task["ilvr"]:
+        entries.append(f"ilvr 'label=ilvr {swept.split()[0]}' target={target} {swept}")
+    entries += [
+        f"egsde label=low-pass target={target} realism=0 {task['low-pass']}",
+        f"egsde target={target} classifier={task['guide']} {task['egsde']}",
+        f"ddib source={source} target={target}",
+    ]
+    compare(
+        f"data/{name}/test/{a}", f"runs/guided_{name}", entries, target=f"data/{name}/test/{b}",
+        train=f"data/{name}/train/{b}", features=f"runs/judge_{name}", seeds=seeds, **task["how"],
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("tasks", nargs="*", default=list(TASKS), metavar="digits|mnist|horse2zebra")
+    parser.add_argument("--seeds", type=int, default=2)
+    args = parser.parse_args()
+    for name in args.tasks:
+        guided(name, args.seeds)
