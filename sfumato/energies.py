@@ -19,8 +19,9 @@ from torch import Tensor
 from torch.distributions import Categorical, Distribution
 from torch.nn import functional as F
 
+from sfumato.choose import choose
 from sfumato.denoiser import Denoises
-from sfumato.guide import Energy, Guided
+from sfumato.guide import Energy, Guided, On
 from sfumato.lowpass import LowPass
 from sfumato.process import Process
 from sfumato.solve import Draw
@@ -92,6 +93,17 @@ def low_pass_distance(phi: LowPass, process: Process) -> Compares:
     return distance
 
 
+def high_pass_distance(phi: LowPass, process: Process) -> Compares:
+    """|(1 - phi)(y - x)|^2, summed over channels and pixels: keeps what the low-pass leaves out."""
+
+    def distance(y: Tensor, x: Tensor, t: Tensor) -> Float[Tensor, " b"]:
+        alpha, sigma = process.at(t, y)
+        d = (y - x) / (alpha**2 + sigma**2).sqrt()
+        return (d - phi(d)).square().flatten(1).sum(1)
+
+    return distance
+
+
 def similarity(features: Callable[[Tensor, Tensor], Tensor]) -> Compares:
     """Cosine of y's and x's features at each position, mean over positions (EGSDE's S_s).
 
@@ -125,6 +137,30 @@ def domain_surprise(classifier: Classifies, domain: int) -> Energy:
     return surprise(
         lambda x, t: Categorical(logits=classifier(x, t), validate_args=False), torch.tensor(domain)
     )
+
+
+def by_variance(energy: Energy, process: Process, times: Tensor) -> Energy:
+    """The energy, so that an ancestral step adds its variance times the gradient.
+
+    It adds alpha_s (1 - k) sigma_t^2 / alpha_t of it, with the variance sigma_s^2 (1 - k): hence the
+    factor sigma_s^2 alpha_t / (alpha_s sigma_t^2), 0 in the step to clean (Dhariwal & Nichol 2021,
+    algorithm 1). Each time's factor is that of the step from it: for the solver ancestral only.
+    """
+    half = process.log_snr(times) / 2  # log alpha / sigma
+    _, sigma = process(times)
+    factors = (half[:-1] - half[1:]).exp() * sigma[1:] / sigma[:-1]
+    known = dict(zip(times[:-1].tolist(), factors.tolist(), strict=True))
+    return Energy(lambda x, t: known[float(t)] * energy(x, t))
+
+
+def named(energy: str | Compares, phi: LowPass, process: Process) -> Compares:
+    """An energy by its name, edges or high_pass, or one's own as it is.
+
+    Raises:
+        ValueError: for an unknown name.
+    """
+    known = {"edges": edges, "high_pass": high_pass_distance(phi, process)}
+    return known[choose("energy", energy, known)] if isinstance(energy, str) else energy
 
 
 def edges(y: Tensor, x: Tensor, t: Tensor) -> Float[Tensor, " b"]:
@@ -184,9 +220,11 @@ def spent(process: Process, t: Tensor) -> Tensor:
     return F.softplus(-process.log_snr(t))
 
 
-def strong_weight(energy: Energy, denoiser: Denoises, x_t: Tensor, t: Tensor) -> float:
+def strong_weight(
+    energy: Energy, denoiser: Denoises, x_t: Tensor, t: Tensor, on: On = "sample"
+) -> float:
     """The weight at which the energy moves eps at x_t by 1 (root mean square), as much as eps is."""
-    guided = Guided(denoiser, energy)
+    guided = Guided(denoiser, energy, on=on)
     guided(x_t, t)
     return 1 / float(guided.pushes[0])
 

@@ -7,14 +7,17 @@ formula is  E[x | x_t] <- E[x | x_t] - sigma^2 / alpha grad E.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
+from sfumato.choose import choose
 from sfumato.denoiser import Denoises
 from sfumato.part import Part
 from sfumato.process import Process
+
+On = Literal["sample", "mean"]
 
 
 class Energy:
@@ -109,6 +112,9 @@ class Guided(nn.Module):
         project: applied to the gradient; keeps guidance in a subspace, see `zero_mean`.
         every: the gradient is taken anew at every so many calls and kept in between, which saves
             as many of the energy's evaluations.
+        on: what the energy is a function of: the "sample" x_t, or the "mean" E[x | x_t], whose
+            gradient then stands for that in x_t / sqrt(alpha^2 + sigma^2) (an identity Jacobian, so
+            that nothing is differentiated through the denoiser).
     """
 
     def __init__(
@@ -117,10 +123,12 @@ class Guided(nn.Module):
         energy: Callable[[Tensor, Any], Tensor],
         project: Callable[[Tensor], Tensor] | None = None,
         every: int = 1,
+        on: str = "sample",
     ) -> None:
         super().__init__()
         if every < 1:
             raise ValueError(f"every must be at least 1, not {every}")
+        self.on = choose("on", on, get_args(On))
         self.denoiser, self.energy, self.process = denoiser, energy, denoiser.process
         self.project, self.every, self.calls = project, every, 0
         self.pushes: list[Tensor] = []
@@ -128,11 +136,14 @@ class Guided(nn.Module):
 
     def forward(self, x_t: Tensor, t: Tensor | float) -> Tensor:
         alpha, sigma = self.process.at(t, x_t)
-        if self.calls % self.every == 0:
+        mean = self.denoiser(x_t, t)
+        if self.calls % self.every == 0 and self.on == "sample":
             self.gradient = self._gradient(x_t, t)
+        elif self.calls % self.every == 0:
+            self.gradient = self._gradient(mean, t) / (alpha**2 + sigma**2).sqrt()
         self.calls += 1
         self.pushes.append((sigma * self.gradient).square().mean().sqrt())
-        return self.denoiser(x_t, t) - sigma**2 / alpha * self.gradient
+        return mean - sigma**2 / alpha * self.gradient
 
     def _gradient(self, x_t: Tensor, t: Tensor | float) -> Tensor:
         with torch.enable_grad():

@@ -7,6 +7,8 @@ With the interpolation weights U (n, n/N) of a kernel k of width N, rows of whic
 Down-scaling is antialiased with the kernel that scales up again.  phi is symmetric and keeps constant
 images.  It is a projection for "box" only: elsewhere phi phi is not phi, and a low-pass that was
 replaced (ILVR) is not quite the one that is then measured.
+
+The chroma alone, colour without brightness, is kept by one more projection, x - (mean over channels of x).
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from torch import Tensor
 from sfumato.choose import choose
 
 Kernel = Literal["box", "linear", "cubic"]
+Content = Literal["colour", "chroma"]
 
 
 class LowPass:
@@ -29,13 +32,15 @@ class LowPass:
     Args:
         factor: N >= 1; 1 keeps everything.
         kernel: box (means of NxN squares), linear (EGSDE's) or cubic (ILVR's; Keys, a = -1/2).
+        content: colour, or chroma: the mean over channels, the brightness, does not pass.
     """
 
-    def __init__(self, factor: int, kernel: Kernel = "cubic") -> None:
+    def __init__(self, factor: int, kernel: Kernel = "cubic", content: Content = "colour") -> None:
         choose("kernel", kernel, get_args(Kernel))
+        choose("content", content, get_args(Content))
         if factor < 1:
             raise ValueError(f"factor must be at least 1, not {factor}")
-        self.factor, self.kernel = factor, kernel
+        self.factor, self.kernel, self.content = factor, kernel, content
 
     def matrix(self, n: int) -> Float[Tensor, "n n"]:
         """Phi along an axis of n pixels, float64.
@@ -48,7 +53,7 @@ class LowPass:
     def __call__(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """Phi x for images (B, C, H, W)."""
         h, w = (self.matrix(n).to(x) for n in x.shape[-2:])
-        return h @ x @ w
+        return self._passed(h @ x @ w)
 
     def relax(self, x: Float[Tensor, "b c h w"], rate: float) -> Float[Tensor, "b c h w"]:
         """(1 - exp(-rate phi^2)) x: what x loses when it flows down the energy |phi x|^2 / 2.
@@ -58,7 +63,14 @@ class LowPass:
         (h, u), (w, v) = ((t.to(x) for t in _spectrum(n, self.factor, self.kernel))
                           for n in x.shape[-2:])  # fmt: skip
         lost = -torch.expm1(-rate * (h[:, None] * w) ** 2)
-        return u @ (lost * (u.mT @ x @ v)) @ v.mT
+        return self._passed(u @ (lost * (u.mT @ x @ v)) @ v.mT)
+
+    def _passed(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        if self.content == "colour":
+            return x
+        if x.shape[1] == 1:
+            raise ValueError("gray images have no chroma: take content colour")
+        return x - x.mean(1, keepdim=True)
 
 
 def _kernel(x: Tensor, kernel: Kernel) -> Tensor:

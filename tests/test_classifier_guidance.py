@@ -89,12 +89,25 @@ def test_more_scale_more_of_the_domain():
     assert all(one < two for one, two in itertools.pairwise(sure))
 
 
+def test_the_papers_weight_is_the_same_with_many_steps(report):
+    """A step's variance against beta / sqrt(1 - beta): apart in few steps, alike in many."""
+    part, apart = tiny(), []
+    for steps in (5, 200):
+        how = {"scale": 5, "steps": steps, "spacing": "time"}
+        score, variance = (part.translate(PICTURES, weight=w, **how) for w in ("score", "variance"))
+        apart.append((score - variance).abs().mean().item())
+    report("classifier guidance, weights score and variance apart in 5, 200 steps", *apart)
+    assert apart[1] < apart[0] / 4
+
+
 def test_bad_options():
     part = tiny()
     for options, message in (
         ({"strength": 0}, r"strength must lie in \(0, 1\]"),
         ({"scale": -1.0}, "scale must be a number >= 0, not -1"),
         ({"scale": 1e38}, r"scale 1e\+38 is too large: the result is not finite; up to about"),
+        ({"weight": "sigma"}, "unknown weight 'sigma'"),
+        ({"weight": "variance", "solver": "ddim"}, "that of solver ancestral's steps, not of ddim"),
         ({"prior": "none"}, "unknown prior 'none'"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -7,6 +7,7 @@ import pytest
 import torch
 from truth import Affine, Impulses, f64, gaussian, lively, normal, tiny_denoiser
 
+from sfumato import energies as en
 from sfumato.data import write_png
 from sfumato.energies import spent, stable_weight
 from sfumato.folder import save
@@ -217,6 +218,46 @@ def test_an_energy_of_ones_own():
         part.translate(PICTURES, energy=lambda y, x, t: y.sum(), **how)
 
 
+def test_chroma_is_kept_and_brightness_free(report):
+    part, how = tiny(), {"strength": 0.6, "steps": 4, "realism": 0, "factor": 1}
+    chroma = LowPass(1, content="chroma")
+    y = part.translate(PICTURES, faithful=1e30, content="chroma", **how)
+    torch.testing.assert_close(chroma(y), chroma(PICTURES), rtol=0, atol=1e-6)
+    brighter = (y - PICTURES).mean(1).abs().mean().item()
+    report("EGSDE, chroma kept: mean change of brightness", brighter)
+    assert brighter > 0.1
+    assert torch.allclose(part.translate(PICTURES, faithful=1e30, **how), PICTURES, atol=1e-6)
+
+
+def test_other_ways_to_look():
+    """Logits and the mean make the classifier surer of the target, each with its own weight."""
+    part, how = tiny(), {"strength": 0.6, "steps": 8, "faithful": 0, "units": "paper"}
+
+    def odds(y):
+        logits = part.classifier(y, 0.05)
+        return (logits[:, 1] - logits[:, 0]).mean().item()
+
+    plain = odds(part.translate(PICTURES, realism=0, **how))
+    for on in ("sample", "mean"):
+        y = part.translate(PICTURES, realism=30.0, similarity="logits", on=on, **how)
+        assert odds(y) > plain + 1e-3
+    sample, mean = (
+        part.translate(PICTURES, realism=300.0, on=on, **how) for on in ("sample", "mean")
+    )
+    assert (sample - mean).abs().max() > 1e-4
+
+
+def test_an_energy_by_its_name():
+    part, how = tiny(), {"strength": 0.6, "steps": 8, **NONE}
+    slope = lambda y: (y - PICTURES).diff(dim=-1).square().mean().item()
+    free = slope(part.translate(PICTURES, **how))
+    for name, weight in (("edges", 0.1), ("high_pass", 0.3)):
+        held = part.translate(PICTURES, energy=name, energy_weight=weight, **how)
+        assert slope(held) < free / 1.5
+    by_hand = part.translate(PICTURES, energy=lambda y, x, t: 0.1 * en.edges(y, x, t), **how)
+    assert torch.equal(by_hand, part.translate(PICTURES, energy="edges", energy_weight=0.1, **how))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -230,6 +271,11 @@ def test_an_energy_of_ones_own():
         ({"units": "papers"}, "unknown units 'papers': did you mean 'paper'"),
         ({"noise": "none"}, "unknown noise 'none'"),
         ({"low_pass": "exact"}, "unknown low_pass 'exact'"),
+        ({"content": "hue"}, "unknown content 'hue'"),
+        ({"on": "means"}, "unknown on 'means'"),
+        ({"similarity": "logit"}, "unknown similarity 'logit'"),
+        ({"energy": "edge"}, "unknown energy 'edge': did you mean 'edges'"),
+        ({"energy": "edges", "energy_weight": -1.0}, "energy_weight must be a number >= 0"),
         ({"every": 0}, "every must be at least 1, not 0"),
         ({"repeats": 0}, "repeats must be at least 1, not 0"),
         ({"realism": 1e38}, r"realism 1e\+38 is too large: .* up to about [\d.e+]+ is stable"),
@@ -269,7 +315,7 @@ def test_a_classifier_that_does_not_fit():
         ValueError, match="classifier_guidance needs a classifier: --classifier FOL"
     ):
         translator("classifier_guidance", target="sfumato/digits:3")
-    with pytest.raises(ValueError, match="realism 1280 needs --classifier FOLDER, or be it 0"):
+    with pytest.raises(ValueError, match="realism needs --classifier FOLDER, or be it 0"):
         EGSDE(target=target()).translate(PICTURES)
     plain = EGSDE(target=target()).translate(PICTURES, realism=0, steps=2)
     assert torch.equal(plain, tiny().translate(PICTURES, realism=0, steps=2))

@@ -66,3 +66,20 @@ def test_bad_options():
         LowPass(0)
     with pytest.raises(ValueError, match="unknown kernel 'cubik': did you mean 'cubic'"):
         LowPass(2, "cubik")
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_chroma_is_what_brightness_leaves(kernel):
+    x, gray = normal(2, 3, 8, 8), normal(2, 1, 8, 8, seed=1)
+    full, phi = LowPass(2, kernel), LowPass(2, kernel, "chroma")
+    torch.testing.assert_close(phi(x + gray), phi(x))
+    torch.testing.assert_close(phi(x), full(x) - full(x.mean(1, keepdim=True)))
+    y = normal(2, 3, 8, 8, seed=2)
+    torch.testing.assert_close((y * phi(x)).sum(), (phi(y) * x).sum())  # symmetric
+    for rate in (0.3, 1e9):
+        want = full.relax(x - x.mean(1, keepdim=True), rate)
+        torch.testing.assert_close(phi.relax(x, rate), want)
+    with pytest.raises(ValueError, match="gray images have no chroma"):
+        phi(gray)
+    with pytest.raises(ValueError, match="unknown content 'chrome': did you mean 'chroma'"):
+        LowPass(2, kernel, "chrome")

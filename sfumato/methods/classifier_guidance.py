@@ -6,7 +6,7 @@ Noise the source up to `strength`, then denoise with the score of one domain mad
 
 which at scale 1 is the score of that domain, by Bayes' rule; above 1 it is sharper than the domain, at 0
 nothing tells domains apart.  An ancestral step weighs the gradient by beta / sqrt(1 - beta), as the SDE
-does; the paper's weight is the variance of the step, which is the same in the limit of many steps.
+does; weight="variance" is the paper's: the variance of the step, the same in the limit of many steps.
 
 @inproceedings{dhariwal2021diffusion,
   title = {Diffusion Models Beat {GANs} on Image Synthesis},
@@ -27,7 +27,13 @@ from torch import Tensor
 from sfumato.choose import choose
 from sfumato.denoiser import Denoises
 from sfumato.edit import check_finite, check_weights, edit, times_of
-from sfumato.energies import Classifies, check_classifier, domain_surprise, strong_weight
+from sfumato.energies import (
+    Classifies,
+    by_variance,
+    check_classifier,
+    domain_surprise,
+    strong_weight,
+)
 from sfumato.guide import Conditioned, Guided
 from sfumato.noise import Noise
 from sfumato.part import Part
@@ -35,6 +41,7 @@ from sfumato.solve import Step, Watch
 from sfumato.times import Spacing
 
 Prior = Literal["any", "domain"]
+Weight = Literal["score", "variance"]
 
 
 class ClassifierGuidance(Part):
@@ -63,6 +70,7 @@ class ClassifierGuidance(Part):
         strength: float = 0.6,
         scale: float = 1.0,
         prior: Prior = "any",
+        weight: Weight = "score",
         every: int = 1,
         steps: int = 20,
         repeats: int = 1,
@@ -79,15 +87,22 @@ class ClassifierGuidance(Part):
             scale: weight of the classifier, >= 0.
             prior: what is guided: the denoiser of "any" domain, for models trained with
                 any_domain above 0, or that of the target "domain", to sharpen it.
+            weight: of the gradient in a step: that of the score, or the step's variance (the paper's;
+                solver ancestral only).
             every: guide anew at every so many steps, at least 1; the gradient is kept in between.
                 A step costs the classifier once forward and once back, 1/every of that.
             steps: solver steps for each repeat, at least 1.
             repeats: each repeat starts from the last result, at least 1.
-            solver: ancestral, sde_dpm2m, euler_maruyama, ancestral_large, or a deterministic one.
+            solver: ancestral, sde_dpm2m, sde_heun, predictor_corrector, euler_maruyama, or any other.
             spacing: of the times: karras, log_snr, time or chain.
         """
         choose("prior", prior, get_args(Prior))
+        choose("weight", weight, get_args(Weight))
         check_weights({"scale": scale})
+        if weight == "variance" and solver != "ancestral":
+            raise ValueError(
+                f"weight variance is that of solver ancestral's steps, not of {solver}"
+            )
         target, classifier = self.target, self.classifier
         assert isinstance(target, Conditioned)
         process = target.process
@@ -95,6 +110,7 @@ class ClassifierGuidance(Part):
         domain = classifier.domains.index(target.domain or "")
         f = Conditioned(denoiser=target.denoiser) if prior == "any" else target
         energy = domain_surprise(classifier, domain)
+        energy = energy if weight == "score" else by_variance(energy, process, times)
         noise = Noise.of(source, seed)
         y = edit(
             Guided(f, scale * energy, every=every) if scale else f, source, times, start=noise,

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from sfumato.denoiser import Denoises
 from sfumato.guide import Clipped
-from sfumato.lowpass import Kernel, LowPass
+from sfumato.lowpass import Content, Kernel, LowPass
 from sfumato.noise import Noise
 from sfumato.part import Part
 from sfumato.solve import Step, Watch, integrate
@@ -50,6 +50,7 @@ class ILVR(Part):
         watch: Watch | None = None,
         factor: int = 8,
         kernel: Kernel = "cubic",
+        content: Content = "colour",
         until: float = 0.25,
         steps: int = 20,
         clip: bool = True,
@@ -64,16 +65,17 @@ class ILVR(Part):
             watch: see `integrate`.
             factor: N of the low-pass; must divide the images' size. 1 returns the reference.
             kernel: of the low-pass: cubic (the paper's), linear (EGSDE's) or box (a projection).
+            content: what is kept of it: colour, or chroma, which leaves brightness to the model.
             until: the noise level, as a share of the DDPM chain in [0, 1], down to which the
                 reference's low-pass is kept: 0 keeps it to the end, 1 never.
             steps: solver steps, at least 1.
             clip: clip E[x | x_t] to [-1, 1] at every step, as the paper does.
-            solver: ancestral, sde_dpm2m, euler_maruyama, ancestral_large, or a deterministic one.
+            solver: ancestral, sde_dpm2m, sde_heun, predictor_corrector, euler_maruyama, or any other.
             spacing: of the times: karras, log_snr, time or chain.
         """
         if not 0 <= until <= 1:
             raise ValueError(f"until must lie in [0, 1], not {until}")
-        process, phi = self.target.process, LowPass(factor, kernel)
+        process, phi = self.target.process, LowPass(factor, kernel, content)
         last = chain_time(process, until) if until < 1 else process.t_max
         f: Denoises = Clipped(self.target) if clip else self.target
         times = grid(process, steps, spacing, clean=True)
