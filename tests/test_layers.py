@@ -14,7 +14,7 @@ FILES = {
 FLOORS = [
     ("choose", "process", "noise", "part", "nets", "data", "lowpass", "replay"),
     ("denoiser", "times", "solve", "flat", "exact"),
-    ("guide", "energies", "edit", "method", "coupling", "adversarial", "contrastive", "foreign"),
+    ("guide", "energies", "realism", "edit", "method", "coupling", "adversarial", "contrastive", "foreign"),
     ("methods", "folder", "hub"),
     ("fit", "heldout", "train", "translate", "explore", "translator", "record", "journal"),
     ("evaluate", "doctor"),
