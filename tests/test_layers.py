@@ -14,16 +14,27 @@ FILES = {
 FLOORS = [
     ("choose", "process", "noise", "part", "nets", "data", "lowpass", "replay"),
     ("denoiser", "times", "solve", "flat", "exact"),
-    ("guide", "energies", "realism", "edit", "method", "coupling", "adversarial", "contrastive", "foreign"),
+    (
+        "guide",
+        "energies",
+        "realism",
+        "edit",
+        "method",
+        "coupling",
+        "adversarial",
+        "contrastive",
+        "minimax",
+        "foreign",
+    ),
     ("methods", "folder", "hub"),
     ("fit", "heldout", "train", "translate", "explore", "translator", "record", "journal"),
     ("evaluate", "doctor"),
     ("__init__",),  # the public interface
-    ("cli", "cli_evaluate", "studio", "demo", "flags", "__main__"),
+    ("cli", "cli_evaluate", "cli_models", "studio", "demo", "flags", "__main__"),
 ]
 LONG = {  # argued for
-    "solve.py": "nine solvers with their equations belong side by side",
-    "unpaired_sde.py": "six ways of making pairs, with an option for each of their choices",
+    "unit_ddpm.py": "two players in training, two coupled chains in translation",
+    "unpaired_sde.py": "five ways of making pairs, and an option for each choice of the thesis",
     "train.py": "one call with many options, each documented",
 }
 

@@ -102,7 +102,7 @@ class PairedSDE(Part):
             watch: see `integrate`.
             direction: source-to-target, or back.
             steps: solver steps, at least 1.
-            solver: dpm2m, heun, ab3, ddim; euler_maruyama (the thesis', with spacing time), ancestral.
+            solver: dpm2m, heun, ab3, sde_heun; euler_maruyama (the thesis', with spacing time), or any other.
             spacing: of the times: karras, log_snr, time or chain.
             clip: clip E[x | x_t] to [-1, 1] at every step.
         """

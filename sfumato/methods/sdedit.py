@@ -63,7 +63,7 @@ class SDEdit(Part):
             steps: solver steps for each repeat, at least 1.
             repeats: K of the paper: each repeat starts from the last result, at least 1.
             mask: 1 where pixels are kept, 0 where they are edited; broadcasts against source.
-            solver: ancestral, sde_dpm2m, euler_maruyama, ancestral_large, or a deterministic one.
+            solver: ancestral, sde_dpm2m, sde_heun, predictor_corrector, euler_maruyama, or any other.
             spacing: of the times: karras, log_snr, time or chain.
         """
         if not 0 <= strength <= 1:

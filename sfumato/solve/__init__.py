@@ -1,0 +1,133 @@
+"""Solvers: steps x_t -> x_s as plain functions, and the one loop that takes them.
+
+In the coordinates  u = x_t / alpha,  sig = sigma / alpha  the probability-flow ODE of every process is
+
+    du = eps(x_t, t) d sig       (Song et al. 2021, eq. 13; Karras et al. 2022, eq. 1)
+
+so deterministic steps are quadratures of eps.  Stochastic steps solve the reverse SDE
+dx = (f x - g^2 score) dt + g dw.  Times run either way: down to translate, up to encode.
+
+A step is a function `step(f, past, s, noise) -> x_s`.  `past` holds the points visited so far, the
+present one last, each with what the denoiser said there; multi-step methods look further back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sfumato.choose import choose
+from sfumato.denoiser import Denoises
+from sfumato.process import Process
+from sfumato.solve.adaptive import dopri5
+from sfumato.solve.ode import ab2, ab3, ddim, dpm2m, heun
+from sfumato.solve.point import Counted, Draw, Point, Step
+from sfumato.solve.sde import (
+    ancestral,
+    euler_maruyama,
+    milstein,
+    predictor_corrector,
+    sde_dpm2m,
+    sde_heun,
+)
+
+Watch = Callable[[float, Tensor, Tensor, dict[str, Any]], None]
+
+STEPS: dict[str, Step] = {
+    "euler_maruyama": euler_maruyama,
+    "milstein": milstein,
+    "ancestral": ancestral,
+    "ancestral_large": partial(ancestral, variance="large"),
+    "predictor_corrector": predictor_corrector,
+    "sde_dpm2m": sde_dpm2m,
+    "sde_heun": sde_heun,
+    "ddim": ddim,
+    "heun": heun,
+    "dpm2m": dpm2m,
+    "ab2": ab2,
+    "ab3": ab3,
+    "dopri5": dopri5,
+}
+
+
+def integrate(
+    step: Step | str,
+    denoiser: Denoises,
+    x: Tensor,
+    times: Tensor,
+    *,
+    noise: Draw | None = None,
+    after: Callable[[Tensor, Tensor], Tensor] | None = None,
+    watch: Watch | None = None,
+) -> Tensor:
+    """Carries x from times[0] to times[-1], up or down in time.
+
+    Args:
+        step: a step, or its name in `STEPS`.
+        denoiser: (x_t, t) -> E[x | x_t], with a `.process`.
+        x: states (B, ...) at times[0].
+        times: N + 1 times for N steps, strictly monotone, float64 (see `grid`).
+        noise: draws standard normal noise like its argument; stochastic steps need it.
+        after: called after each step as after(x_s, s); its result replaces x_s.
+        watch: called for each step as watch(t, x_t, E[x | x_t], {"nfe": evaluations it took}).
+
+    Returns:
+        States (B, ...) at times[-1].
+
+    Raises:
+        ValueError: for unknown steps, times that are not monotone, or missing noise.
+    """
+    step = named_step(step)
+    times = checked(times, denoiser.process).to(x.device)
+    f = Counted(denoiser)
+    past: list[Point] = []
+    for t, s in pairwise(times):
+        before = f.nfe
+        past, x = take(step, f, past, x, t, s, noise)
+        if watch is not None:
+            watch(t.item(), past[-1].x, past[-1].mean, {"nfe": f.nfe - before})
+        if after is not None:
+            x = after(x, s)
+    return x
+
+
+def checked(times: Tensor, process: Process) -> Tensor:
+    """The times, float64, if they are some to step along (see `integrate`)."""
+    times = torch.as_tensor(times, dtype=torch.float64)
+    jumps = times.diff()
+    if len(times) < 2 or not ((jumps > 0).all() or (jumps < 0).all()):
+        raise ValueError("times must be at least two, strictly increasing or strictly decreasing")
+    low = times[times > 0].min().item()
+    if low < process.t_min * (1 - 1e-9) or times.min() < 0 or times.max() > 1:
+        raise ValueError(
+            f"times must be 0 or within [t_min, 1] = [{process.t_min:g}, 1], not {low:g}; see grid()"
+        )
+    return times
+
+
+def take(
+    step: Step, f: Counted, past: list[Point], x: Tensor, t: Tensor, s: Tensor, noise: Draw | None
+) -> tuple[list[Point], Tensor]:
+    """One step from x_t, with two points before it at most: the points so far, and x_s."""
+    now = f(x, t)
+    past = [*(p for p in past[-2:] if p.t != now.t), now]  # t = 0 and t_min are asked alike
+    return past, step(f, past, s, noise)
+
+
+def named_step(step: Step | str) -> Step:
+    """The step of this name; functions are returned as they are."""
+    if not isinstance(step, str):
+        return step
+    return STEPS[choose("solver", step, STEPS)]
+
+
+__all__ = [
+    "STEPS", "Counted", "Draw", "Point", "Step", "Watch", "ab2", "ab3", "ancestral", "checked", "ddim",
+    "dopri5", "dpm2m", "euler_maruyama", "heun", "integrate", "milstein", "named_step",
+    "predictor_corrector", "sde_dpm2m", "sde_heun", "take",
+]  # fmt: skip
