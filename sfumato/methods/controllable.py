@@ -120,7 +120,7 @@ class Controllable(Part):
             every: guide anew at every so many steps, at least 1; the gradient is kept in between.
                 A step costs the regression once forward and once back, 1/every of that.
             steps: solver steps, at least 1.
-            solver: ancestral, sde_dpm2m, euler_maruyama, ancestral_large, or a deterministic one.
+            solver: ancestral, sde_dpm2m, sde_heun, predictor_corrector, euler_maruyama, or any other.
             spacing: of the times: karras, log_snr, time or chain.
         """
         check_weights({"scale": scale})
