@@ -8,7 +8,7 @@ distance (summed over channels and pixels) keeps y faithful.  realism = lambda_s
 Where brightness is what tells the domains apart, content="chroma" leaves it out of the distance.
 
 Units.  lambda_s weighs a mean over positions, so its push on a pixel falls with D = C H W:
-units="carried" counts it at the paper's D = 3x256x256 (1280 carried is 20 at 32 pixels), "paper" as it
+units="carried" counts it at the paper's D = 3x256x256 (640 carried is 10 at 32 pixels), "paper" as it
 is.  lambda_i is a rate per pixel, the same at all sizes if size / factor is; the paper's is 8.
 
 Steps.  An ancestral step adds beta / sqrt(1 - beta) times the gradient, until 2 lambda_i beta /
@@ -73,8 +73,8 @@ class EGSDE(Part):
         *,
         seed: int = 0,
         watch: Watch | None = None,
-        strength: float = 0.6,
-        realism: float = 1280.0,
+        strength: float = 0.65,
+        realism: float = 640.0,
         faithful: float = 0.35,
         units: Units = "carried",
         similarity: real.Similarity = "cosine",
