@@ -13,8 +13,9 @@ from sfumato import compare, train
 
 TARGET = "target=sfumato/earth:relief spacing=time"
 CLASSIFIER = Path("runs/guided_classifier_earth")
-PUBLISHED = f"egsde {TARGET} classifier={CLASSIFIER} factor=4"
-CHROMA = f"egsde {TARGET} realism=0 content=chroma factor=2 strength=0.9"
+PUBLISHED = f"egsde label=published {TARGET} classifier={CLASSIFIER} factor=4"
+CHROMA = f"egsde {TARGET} content=chroma"
+OURS = f"{CHROMA} factor=2 strength=0.9"
 
 
 def classifier(folder: Path = CLASSIFIER) -> None:
@@ -31,7 +32,7 @@ def table(out: Path, limit: int, seeds: int) -> None:
     relief = "data/earth/test/relief"
     compare(
         "data/earth/test/satellite", out,
-        [f"{CHROMA} faithful=0.35,1,2",
+        [f"{OURS} label=chroma realism=0 faithful=0.35,1,2",
          f"sdedit {TARGET} strength=0.6,0.8,0.9",
          f"{PUBLISHED} strength=0.6 realism=0,1280",
          f"ilvr {TARGET}",
@@ -47,13 +48,13 @@ def sweep(out: Path, limit: int) -> None:
     compare(
         "data/earth/train/satellite", out,
         [f"sdedit {TARGET} strength=0.4,0.6,0.7,0.8,0.9,1",
-         f"{CHROMA} faithful=0.1,0.35,1,2,4",
-         f"egsde {TARGET} realism=0 content=chroma factor=2 faithful=1 strength=0.7,0.8",
-         f"egsde {TARGET} realism=0 content=chroma faithful=1 factor=1,4,8 strength=0.9",
-         f"{CHROMA} classifier={CLASSIFIER} faithful=1 realism=160",
-         f"{CHROMA} classifier={CLASSIFIER} faithful=1 realism=160 on=mean",
-         f"{CHROMA} faithful=1 energy=edges energy_weight=0.05",
-         f"{CHROMA} faithful=0 energy=high_pass energy_weight=0.2,1",
+         f"{OURS} label=chroma realism=0 faithful=0.1,0.35,1,2,4",
+         f"{CHROMA} label=chroma realism=0 faithful=1 factor=2 strength=0.7,0.8",
+         f"{CHROMA} label=chroma realism=0 faithful=1 factor=1,4,8 strength=0.9",
+         f"{OURS} 'label=chroma, realism' classifier={CLASSIFIER} faithful=1 realism=160",
+         f"{OURS} 'label=chroma, on the mean' classifier={CLASSIFIER} faithful=1 realism=160 on=mean",
+         f"{OURS} 'label=chroma, edges' realism=0 faithful=1 energy=edges energy_weight=0.05",
+         f"{OURS} label=high-pass realism=0 faithful=0 energy=high_pass energy_weight=0.05,0.2",
          f"{PUBLISHED} strength=0.6,0.8 faithful=0.35,2"],
         target=relief, truth=relief, task="land_water", limit=limit,
     )  # fmt: skip

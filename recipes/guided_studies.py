@@ -37,9 +37,9 @@ def studies(task: str, classifier: str, limit: int, seeds: int) -> None:
         "strength": [f"sdedit target={model} spacing=time strength=0.3,0.4,0.5,0.6,0.7",
                      f"{ours} {faithful} realism=640 strength=0.3,0.4,0.5,0.6,0.7"],
         "experts": [f"sdedit target={model} spacing=time {strength}",
-                    f"{ours} {strength} realism=640 faithful=0",
-                    f"{ours} {strength} {faithful} realism=0",
-                    f"{ours} {strength} {faithful} realism=640"],
+                    f"{ours} {strength} label=realism realism=640 faithful=0",
+                    f"{ours} {strength} label=faithful {faithful} realism=0",
+                    f"{ours} {strength} label=both {faithful} realism=640"],
         "realism": [f"{ours} {strength} {faithful} realism=0,160,640,2560"],
         "faithful": [f"{ours} {strength} {kept} realism=640 faithful=0,0.1,0.35,1,2"],
     }  # fmt: skip
