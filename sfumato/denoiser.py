@@ -22,10 +22,14 @@ from torch import Tensor, nn
 
 from sfumato.choose import choose
 from sfumato.part import Part
-from sfumato.process import Cosine, Process
+from sfumato.process import DDPM, Cosine, Process
 
 Prediction = Literal["eps", "x0", "v", "edm"]
-TimeLaw = Literal["uniform", "lognormal", "log_uniform"]
+TimeLaw = Literal["uniform", "lognormal", "log_uniform", "palette"]
+PALETTE = DDPM(steps=2000, beta_start=2e-6, beta_end=0.02)
+"""The chain of Palette (Saharia et al. 2022, https://arxiv.org/abs/2111.05826): beta 1e-6 to 0.01."""
+ORDER = "noisy, image"
+"""The order of a conditional network's input channels."""
 
 
 def eps_of(mean: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
@@ -79,7 +83,8 @@ class Denoiser(Part):
         process: the noising process.
         prediction: what the network predicts: eps, x0, v or edm.
         times: law of t in [t_min, t_max] in training: uniform, lognormal in sigma/alpha, or
-            log_uniform: log(sigma/alpha) uniform, which spends most on little noise.
+            log_uniform: log(sigma/alpha) uniform, which spends most on little noise; or palette:
+            gamma = alpha^2 uniform between neighbouring levels of Palette's chain, all levels alike.
         lognormal_mean: mean of log(sigma/alpha) when times is lognormal.
         lognormal_std: its standard deviation, > 0.
         sigma_data: standard deviation of the data, used by edm only.
@@ -159,6 +164,13 @@ class Denoiser(Part):
         if self.times == "log_uniform":
             ends = self.process.log_snr(torch.tensor([lo, hi], dtype=torch.float64))
             return self.process.time(ends[0] + (ends[1] - ends[0]) * u).clamp(lo, hi)
+        if self.times == "palette":
+            level = 1 + u * (PALETTE.steps - 1)
+            ends = torch.stack(
+                [PALETTE(at / PALETTE.steps)[0] ** 2 for at in (level.floor(), level.ceil())]
+            )
+            gamma = ends[0].lerp(ends[1], level.frac())
+            return self.process.time(gamma.logit()).clamp(lo, hi)
         log_sigma = self.lognormal_mean + self.lognormal_std * math.sqrt(2) * torch.erfinv(
             (2 * u - 1).clamp(-1 + 1e-12, 1 - 1e-12)
         )
@@ -190,6 +202,19 @@ class Denoiser(Part):
             return domain.to(x.device)
         index = len(self.domains) if domain is None else domain_index(domain, self.domains)
         return torch.full((len(x),), index, device=x.device)
+
+
+def check_order(order: str) -> None:
+    """Refuses conditional networks of another channel order than ours.
+
+    Raises:
+        ValueError: for any other order than `ORDER`.
+    """
+    if order != ORDER:
+        raise ValueError(
+            f"the network was trained on channels in the order {order!r}, but is given {ORDER!r}: "
+            f"train it again, or reorder the input channels of its first layer"
+        )
 
 
 def domain_index(domain: str, domains: tuple[str, ...]) -> int:

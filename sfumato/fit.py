@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from sfumato.folder import unique_state
+from sfumato.method import Diverged as Diverged
 from sfumato.noise import stable_hash
 from sfumato.part import Part
 
@@ -33,10 +34,6 @@ class Update(NamedTuple):
     step: int
     losses: dict[str, float]
     lr: float
-
-
-class Diverged(ValueError):
-    """A loss or gradient is NaN or infinite; the weights have not been touched by it."""
 
 
 class State:
@@ -84,6 +81,8 @@ class State:
         """Everything as named tensors, to be saved; `restore` takes them back."""
         out = {f"weights/{k}": v for k, v in unique_state(self.method).items()}
         out |= {f"ema/{k}": v for k, v in self.ema.items()}
+        kept = self.method.state_dict(keep_vars=True)  # what else it remembers is training's alone
+        out |= {f"memory/{k}": v for k, v in self.method.named_buffers() if k not in kept}
         for player, optimiser in self._optimisers.items():
             for i, values in optimiser.state_dict()["state"].items():
                 out |= {f"optimiser/{player}/{i}/{k}": v for k, v in values.items()}
@@ -104,6 +103,11 @@ class State:
                 v.copy_(weights[k])
             for k, v in self.ema.items():
                 v.copy_(tensors[f"ema/{k}"])
+        for key, value in tensors.items():
+            if key.startswith("memory/"):
+                module, _, name = key.removeprefix("memory/").rpartition(".")
+                value = value.to(next(self.method.parameters()).device)
+                self.method.get_submodule(module).register_buffer(name, value, persistent=False)
         saved: dict[str, dict[int, dict[str, Tensor]]] = {}
         for key, value in tensors.items():
             if key.startswith("optimiser/"):

@@ -53,6 +53,10 @@ class Trainable(Protocol):
         """
 
 
+class Diverged(ValueError):
+    """A loss, gradient or made image is NaN or infinite; the weights have not been touched by it."""
+
+
 def names() -> list[str]:
     """The names of all methods, sorted, without importing them."""
     folder = str(Path(__file__).parent / "methods")

@@ -1,0 +1,191 @@
+"""Unpaired score-SDE translation (Srivastava 2022, algs. 3 and 4), after https://arxiv.org/abs/2011.13456.
+
+Two conditional denoisers learn from each other's translations y' of x and x' of y:
+
+    L = l(F_x; x | y') + l(F_y; y | x') + [l(F_x; x' | y) + l(F_y; y' | x)]       (3.5), one t and z
+        + lambda (|x_r - x|^2 + |y_r - y|^2),    x_r = EM_x(y'), y_r = EM_y(x').
+
+The thesis makes y' and x' in the loop, with gradients through the sampler (pairing "exact"): from noise
+that learns noise, and a strong cycle term copies.  Here each side first learns alone, which makes a first
+coupling; frozen networks hand it on (distil), and slow copies refine it: back-translation, real images the
+only targets.  Networks see cat(noisy, image), always.
+
+@mastersthesis{srivastava2022investigating,
+  title = {Investigating Novel Methods to Perform Image-to-Image Translation},
+  author = {Srivastava, Ishan},
+  school = {Durham University},
+  year = {2022}
+}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, ClassVar, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from sfumato.choose import choose
+from sfumato.coupling import OTHER, Norm, Pairs, Rough, Sides, frozen, nets, round_trip, swapped
+from sfumato.denoiser import Prediction, TimeLaw, check_order
+from sfumato.noise import Noise
+from sfumato.part import Part
+from sfumato.process import Process, named_process
+from sfumato.replay import Colours
+from sfumato.solve import Step, Watch
+from sfumato.times import Spacing
+
+Pairing = Literal["buffer", "exact", "detached", "one_step", "auxiliary"]
+First = Literal["coarse", "unconditional"]
+Pseudo = Literal["none", "detached", "attached"]
+
+
+class UnpairedSDE(Part):
+    """Both directions of an unpaired translation.
+
+    Args:
+        pairing: how pairs are made after `alone` and `distil`. buffer: by a slow copy of the networks,
+            every `refresh` batches; exact: for each batch, with gradients through the sampler; detached:
+            without; one_step: denoised means of images with noise of a random t; auxiliary: by
+            feed-forward translators that learn beside.
+        net: size of each network: tiny, small (1 M parameters), medium, large, thesis (58 M).
+        process: noising process: cosine, vp (the thesis'), ddpm, ve or flow.
+        prediction: what the networks predict: v, eps (the thesis'), x0 or edm.
+        times: law of the training times: lognormal, uniform (the thesis'), log_uniform or palette.
+        channels: 3 for colour, 1 for gray.
+        shared: one network that is told the direction, instead of two.
+        loop_steps: solver steps N that make a pair, at least 1.
+        loop_solver: solver that makes pairs; euler_maruyama is the thesis'.
+        loop_spacing: of its times: karras, log_snr, time (the thesis') or chain.
+        alone: batches at the start in which each side learns from its own images, >= 0 (the thesis: 0).
+        distil: batches after it whose pairs are the first coupling's, >= 0 (the thesis: 0).
+        first: first coupling: coarse (a side refines coarse images of its own, then the other's) or
+            unconditional (DDIB).
+        cells: a coarse image is this many patches wide, at least 1.
+        roughness: standard deviation of the noise on coarse images, >= 0.
+        null: share of conditioning images that are hidden, in [0, 1].
+        pool: pairs kept for each direction, at least 1.
+        refresh: batches between new pairs, at least 1.
+        average: decay a batch of the slow copy that makes pairs, in [0, 1).
+        pseudo: made images as targets, too: none, detached or attached (the thesis').
+        cycle: weight lambda of the cycle term, >= 0; the papers' is 10.
+        cycle_norm: l2 (the thesis') or l1.
+        normalise: give both domains the same mean and spread of each channel, inside.
+        channel_order: of the networks' input; there is one only.
+    """
+
+    data: ClassVar[str] = "unpaired"
+    pairing: Pairing = "buffer"
+    net: str | nn.Module = "small"
+    process: str | Process = "cosine"
+    prediction: Prediction = "v"
+    times: TimeLaw = "lognormal"
+    channels: int = 3
+    shared: bool = True
+    loop_steps: int = 10
+    loop_solver: str = "dpm2m"
+    loop_spacing: Spacing = "karras"
+    alone: int = 1500
+    distil: int = 1500
+    first: First = "coarse"
+    cells: int = 4
+    roughness: float = 0.25
+    null: float = 0.15
+    pool: int = 384
+    refresh: int = 25
+    average: float = 0.999
+    pseudo: Pseudo = "none"
+    cycle: float = 0.0
+    cycle_norm: Norm = "l2"
+    normalise: bool = False
+    channel_order: str = "noisy, image"
+
+    def __post_init__(self) -> None:
+        check_order(self.channel_order)
+        choose("pairing", self.pairing, get_args(Pairing))
+        choose("first", self.first, get_args(First))
+        choose("pseudo", self.pseudo, get_args(Pseudo))
+        choose("cycle_norm", self.cycle_norm, get_args(Norm))
+        for name in ("loop_steps", "cells", "pool", "refresh"):
+            if (value := getattr(self, name)) < 1:
+                raise ValueError(f"{name} must be at least 1, not {value}")
+        self.denoisers = Sides(
+            self.net, self.channels, self.shared, process=named_process(self.process),
+            prediction=self.prediction, times=self.times,
+        )  # fmt: skip
+        rough = Rough(self.cells, self.roughness) if self.first == "coarse" else None
+        loop = {k: getattr(self, f"loop_{k}") for k in ("steps", "solver", "spacing")}
+        self.pairs = Pairs(self.pairing, rough, loop, self.pool, self.refresh)
+        if self.pairing == "auxiliary":
+            self.pairs.translators = nets(self.net, self.channels)
+        self.colours = Colours(self.channels, OTHER)
+        self.register_buffer("seen", torch.zeros((), dtype=torch.long))
+        self.seen: Tensor  # batches it has learnt from
+
+    def objectives(
+        self, batches: Iterator[tuple[Tensor, Tensor]], rng: torch.Generator
+    ) -> Iterator[tuple[str, Tensor]]:
+        f, pairs, n = self.denoisers, self.pairs, int(self.seen)
+        real = dict(zip(("source", "target"), next(batches), strict=True))
+        if self.training:
+            if self.normalise and n < max(self.alone, 200):
+                self.colours.learn(real, n)
+            pairs.follow(f, min(self.average, (1 + n) / (10 + n)), n == self.alone)
+            self.seen += 1
+        real = {s: self.colours.normal(x, s) for s, x in real.items()}
+        if n < self.alone:
+            null = self.null if pairs.rough else 1.0
+            yield "denoisers", f.loss(real, pairs.roughened(real, rng), rng, "rough", null)
+            return
+        first = n < self.alone + self.distil
+        real, made = pairs(f, real, rng, first, n)
+        pseudo = "none" if first else self.pseudo
+        loss = f.loss(real, swapped(made), rng, null=self.null, pseudo=pseudo)
+        if self.cycle and not first and self.pairing != "auxiliary":
+            back = {s: pairs.sample(f, s, made[o], rng, exact=True) for s, o in OTHER.items()}
+            loss = loss + self.cycle * round_trip(real, back, self.cycle_norm)
+        yield "denoisers", loss
+        if self.pairing == "auxiliary" and not first:
+            with frozen(f):
+                made = {s: pairs.translators[s](real[o]) for s, o in OTHER.items()}
+                back = {s: pairs.translators[s](made[o]) for s, o in OTHER.items()}
+                loss = f.loss(real, swapped(made), rng, pseudo="attached")
+            yield "pairs.translators", loss + self.cycle * round_trip(real, back, self.cycle_norm)
+
+    @torch.no_grad()
+    def translate(
+        self,
+        source: Tensor,
+        *,
+        seed: int = 0,
+        watch: Watch | None = None,
+        direction: Literal["source-to-target", "target-to-source"] = "source-to-target",
+        steps: int = 18,
+        solver: str | Step = "dpm2m",
+        spacing: Spacing = "karras",
+        clip: bool = False,
+    ) -> Tensor:
+        """Images (B, C, H, W) in [-1, 1] to the other domain; in the phase `alone` by the first coupling.
+
+        Args:
+            source: images in [-1, 1].
+            seed: of the noise; other seeds give other samples of the same posterior.
+            watch: see `integrate`.
+            direction: source-to-target, or back.
+            steps: solver steps, at least 1.
+            solver: dpm2m, heun, ab3, ddim; euler_maruyama (the thesis', with spacing time), ancestral.
+            spacing: of the times: karras, log_snr, time or chain.
+            clip: clip E[x | x_t] to [-1, 1] at every step.
+        """
+        sides = {f"{OTHER[s]}-to-{s}": s for s in OTHER}
+        if direction not in sides:
+            raise ValueError(f"direction must be {' or '.join(sides)}, not {direction!r}")
+        side = sides[direction]
+        image, noise = self.colours.normal(source, OTHER[side]), Noise.of(source, seed)
+        how: dict[str, Any] = {"steps": steps, "solver": solver, "spacing": spacing, "watch": watch}
+        if int(self.seen) < self.alone:
+            result = self.denoisers.couple(side, image, noise, self.pairs.rough, **how)
+        else:
+            result = self.denoisers.sample(side, image, noise, clip=clip, **how)
+        return self.colours.restore(result, side)

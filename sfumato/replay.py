@@ -1,0 +1,105 @@
+"""What a method remembers while it learns from what it makes: images, slow copies of itself, colours.
+
+Images and copies live in non-persistent buffers, which `sfumato train` saves with the training and not
+with the model: a run that was killed goes on with the same bits, and a model's folder holds no pictures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
+
+
+class Memory(nn.Module):
+    """The last `size` tuples of images, to be drawn at random; float16.
+
+    Args:
+        size: tuples kept, at least 1.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+        self.register_buffer("images", None, persistent=False)
+        self.images: Tensor | None
+
+    def add(self, *images: Float[Tensor, "b c h w"]) -> None:
+        """Remembers image i of all of these as one tuple; the oldest are forgotten."""
+        new = torch.stack(images, 1).half()
+        old = new[:0] if self.images is None else self.images
+        self.images = torch.cat([old, new])[-self.size :]
+
+    def draw(self, n: int, rng: torch.Generator) -> tuple[Tensor, ...]:
+        """N tuples at random: one tensor (n, C, H, W) for each place of a tuple."""
+        assert self.images is not None
+        chosen = torch.randint(len(self.images), (n,), generator=rng)
+        return self.images[chosen.to(self.images.device)].float().unbind(1)
+
+
+class Copy(nn.Module):
+    """A copy of another module's parameters that can act in their place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("vector", None, persistent=False)
+        self.vector: Tensor | None
+
+    def follow(self, module: nn.Module, decay: float) -> None:
+        """Copy <- decay copy + (1 - decay) module, and the module itself the first time."""
+        now = parameters_to_vector(module.parameters()).detach()
+        self.vector = now if self.vector is None else self.vector.lerp(now, 1 - decay)
+
+    @contextmanager
+    def acting_in(self, module: nn.Module) -> Iterator[None]:
+        """The module with the copy's parameters, in evaluation mode; its own if there is no copy."""
+        parameters, training = list(module.parameters()), module.training
+        now = [p.data for p in parameters]
+        if self.vector is not None:
+            vector_to_parameters(self.vector, parameters)
+        module.eval()
+        try:
+            yield
+        finally:
+            for p, value in zip(parameters, now, strict=True):
+                p.data = value
+            module.train(training)
+
+
+class Colours(nn.Module):
+    """Means and spreads of each domain's channels: images to a common scale of mean 0, spread 1/2.
+
+    Args:
+        channels: of the images.
+        domains: their names.
+    """
+
+    def __init__(self, channels: int, domains: Iterable[str]) -> None:
+        super().__init__()
+        for name in domains:  # E x and E x^2 of what is at that scale already
+            start = torch.stack([torch.zeros(channels), torch.full((channels,), 0.25)])
+            self.register_buffer(name, start)
+
+    def learn(self, batch: Mapping[str, Tensor], n: int) -> None:
+        """Takes in the n-th batch (from 0) of each domain; the moments are the means over all."""
+        for name, x in batch.items():
+            now = torch.stack([x.mean((0, 2, 3)), x.square().mean((0, 2, 3))])
+            self.get_buffer(name).lerp_(now, 1 / (n + 1))
+
+    def normal(self, x: Float[Tensor, "b c h w"], domain: str) -> Float[Tensor, "b c h w"]:
+        """Images of a domain to the common scale."""
+        mean, std = self._of(domain)
+        return (x - mean) / (2 * std)
+
+    def restore(self, u: Float[Tensor, "b c h w"], domain: str) -> Float[Tensor, "b c h w"]:
+        """And back."""
+        mean, std = self._of(domain)
+        return u * (2 * std) + mean
+
+    def _of(self, domain: str) -> tuple[Tensor, Tensor]:
+        mean, second = self.get_buffer(domain)[:, :, None, None]
+        return mean, (second - mean**2).clamp(min=1e-6).sqrt()

@@ -1,0 +1,232 @@
+"""The unpaired score-SDE: exact conditional networks, the phases of training, and what is remembered."""
+
+import json
+from itertools import count
+
+import pytest
+import torch
+from truth import normal
+
+from sfumato.coupling import OTHER, swapped
+from sfumato.denoiser import PALETTE, Denoiser
+from sfumato.fit import State, fit
+from sfumato.folder import load, save
+from sfumato.method import Diverged
+from sfumato.methods.unpaired_sde import UnpairedSDE
+from sfumato.process import Cosine
+from sfumato.replay import Colours
+from sfumato.solve import integrate
+
+R = 0.8
+SHORT = {"net": "tiny", "alone": 1, "distil": 2, "refresh": 2, "pool": 6, "loop_steps": 2}
+
+
+class Given(torch.nn.Module):
+    """E[y | y_t, x] of y = R x + N(0, 1 - R^2) in one pixel; keeps what it is asked."""
+
+    def forward(self, both, log_sigma, label=None):
+        self.asked, self.label = both.detach(), label
+        noisy, x = both.chunk(2, 1)
+        rel, V = log_sigma.exp()[:, None, None, None], 1 - R**2
+        y_t = noisy * (1 + rel**2).sqrt()
+        return R * x + V / (V + rel**2) * (y_t - R * x)
+
+
+def exact(**options):
+    given = {"alone": 0, "distil": 0, "prediction": "x0", "channels": 1} | options
+    return UnpairedSDE(net=Given(), **given)
+
+
+def tiny(**options):
+    torch.manual_seed(0)
+    return UnpairedSDE(**SHORT | options)
+
+
+def batches(start=0, n=2):
+    for i in count(start):
+        g = torch.Generator().manual_seed(i)
+        yield tuple(torch.rand(n, 3, 8, 8, generator=g) * 2 - 1 for _ in range(2))
+
+
+def rng():
+    return torch.Generator().manual_seed(0)
+
+
+@pytest.mark.parametrize("pairing", ["exact", "detached", "buffer"])
+@pytest.mark.parametrize(("solver", "steps"), [("dpm2m", 20), ("sde_dpm2m", 30)])
+def test_pairs_have_the_conditional_law(pairing, solver, steps, report):
+    """E[y | x] = R x and Var[y | x] = 1 - R^2."""
+    model = exact(pairing=pairing, loop_solver=solver, loop_steps=steps).eval()
+    real = {"source": normal(4000, 1, 1, 1), "target": normal(4000, 1, 1, 1, seed=1)}
+    same, made = model.pairs(model.denoisers, real, rng(), False, 0)
+    assert same is real
+    for side, other in OTHER.items():
+        x, y = real[other], made[side]
+        gain = ((x * y).sum() / (x * x).sum()).item()
+        variance = (y - gain * x).var().item()
+        report(f"{pairing} pairs, {solver}: gain (0.8), variance (0.36)", gain, variance)
+        assert gain == pytest.approx(R, abs=0.03)
+        assert variance == pytest.approx(1 - R**2, rel=0.08)
+
+
+def test_one_step_is_the_denoised_mean():
+    model, n = exact(pairing="one_step").eval(), 5
+    x = normal(n, 1, 1, 1)
+    _, made = model.pairs(model.denoisers, {"source": x, "target": x}, rng(), False, 0)
+    g = rng()  # the target is made first
+    t = model.denoisers.target.draw_times(n, g)
+    alpha, sigma = Cosine().at(t, x)
+    z = torch.randn(x.shape, generator=g).to(x)
+    V, rel = 1 - R**2, sigma / alpha
+    want = R * x + V / (V + rel**2) * (x + rel * z - R * x)
+    torch.testing.assert_close(made["target"], want)
+
+
+def test_the_net_sees_noisy_then_image_in_training_and_in_sampling():
+    model = exact(null=0.0).double()
+    net, image = model.denoisers.target.net, normal(3, 1, 1, 1)
+    model.translate(image, steps=2)
+    assert torch.equal(net.asked[:, 1:], image)
+    target = normal(3, 1, 1, 1, seed=1)
+    model.denoisers.loss({s: target for s in OTHER}, {s: image for s in OTHER}, rng())
+    assert torch.equal(net.asked[:, 1:], image)
+    assert not torch.equal(net.asked[:, :1], image)
+
+
+def test_gradients_through_the_sampler_are_those_of_plain_backpropagation(monkeypatch, report):
+    found = []
+    for plain in (False, True):
+        if plain:
+            naive = lambda step, on, x, times, *, noise, condition: integrate(
+                step, on(*condition), x, times, noise=noise
+            )
+            monkeypatch.setattr("sfumato.coupling.integrate_flat", naive)
+        model = tiny(pairing="exact", alone=0, distil=0, pseudo="attached", cycle=10.0, net="tiny")
+        g = torch.Generator().manual_seed(1)
+        with torch.no_grad():
+            for p in model.parameters():
+                p += 0.1 * torch.randn(p.shape, generator=g)
+        model.double()
+        ((_, loss),) = model.objectives(((a.double(), b.double()) for a, b in batches()), rng())
+        parameters = list(model.denoisers.parameters())
+        found.append(torch.cat([v.flatten() for v in torch.autograd.grad(loss, parameters)]))
+    error = ((found[0] - found[1]).norm() / found[1].norm()).item()
+    report("unpaired_sde exact: gradient against plain backpropagation", error)
+    assert error < 1e-6  # times and levels are float64, some of the network's embedding is not
+
+
+def test_phases():
+    """Alone: rough or hidden images of its own; distil: made by the frozen copy; then by the slow one."""
+    model, stream, kinds = tiny().train(), batches(), []
+    for f in {id(f): f for f in (model.denoisers.target, model.denoisers.source)}.values():
+        loss = f.loss
+
+        def spy(x, t, z, domain=None, image=None, f=f, loss=loss):
+            kinds[-1].update(f.domains[i].split()[1] for i in domain.tolist())
+            return loss(x, t, z, domain=domain, image=image)
+
+        f.loss = spy
+    copies = []
+    for _ in range(5):
+        kinds.append(set())
+        for _ in model.objectives(stream, rng()):
+            with torch.no_grad():
+                for p in model.parameters():
+                    p += 0.01
+        copies.append((model.pairs.frozen.vector, model.pairs.slow.vector.clone()))
+    assert kinds[0] <= {"rough", "none"}
+    assert set().union(*kinds[1:]) <= {"clean", "none"}
+    assert "rough" in kinds[0]
+    assert "clean" in set().union(*kinds[1:])
+    assert copies[0][0] is None
+    assert torch.equal(copies[1][0], copies[1][1])
+    assert torch.equal(copies[4][0], copies[1][0])
+    assert not torch.equal(copies[4][1], copies[1][1])
+    assert model.pairs.memory.images.shape == (6, 4, 3, 8, 8)
+
+
+@pytest.mark.parametrize("pairing", ["buffer", "exact", "detached", "one_step", "auxiliary"])
+def test_a_run_that_was_stopped_goes_on_with_the_same_bits(pairing):
+    make = lambda: State(tiny(pairing=pairing, normalise=True))
+    straight, first, second = make(), make(), make()
+    players = [list(u.losses) for u in fit(straight, batches(), steps=5, schedule="constant")]
+    assert players[0] == ["denoisers"]
+    assert players[-1] == ["denoisers", "pairs.translators"][: 1 + (pairing == "auxiliary")]
+    list(fit(first, batches(), steps=3, schedule="constant"))
+    second.restore({k: v.clone() for k, v in first.tensors().items()}, 3)
+    list(fit(second, batches(3), steps=5, schedule="constant"))
+    a, b = straight.tensors(), second.tensors()
+    assert a.keys() == b.keys() >= {"memory/pairs.slow.vector", "memory/pairs.memory.images"}
+    assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_the_model_folder_holds_no_pictures_and_no_copies(tmp_path):
+    state = State(tiny())
+    list(fit(state, batches(), steps=2))
+    save(state.method, tmp_path / "m")
+    part = load(tmp_path / "m")
+    assert part.pairs.memory.images is None
+    assert int(part.seen) == 2
+    kept = set(part.state_dict()) - {k for k in part.state_dict() if k.startswith("denoisers.")}
+    assert kept == {"seen", "colours.target", "colours.source"}
+
+
+def test_another_channel_order_is_refused(tmp_path):
+    save(tiny(), tmp_path / "m")
+    file = tmp_path / "m" / "model.json"
+    info = json.loads(file.read_text())
+    info["model"]["channel_order"] = "image, noisy"
+    file.write_text(json.dumps(info))
+    with pytest.raises(ValueError, match=r"trained on channels in the order 'image, noisy'"):
+        load(tmp_path / "m")
+
+
+def test_pairs_that_are_not_finite_stop_the_training():
+    state = State(tiny(alone=0, distil=0))
+    list(fit(state, batches(), steps=1))
+    before = {k: v.clone() for k, v in state.method.state_dict().items() if k != "seen"}
+    state.method.pairs.memory.images = None
+    state.method.pairs.sample = lambda f, side, image, rng: image * float("inf")
+    with pytest.raises(Diverged, match=r"2 steps of dpm2m make are not finite: take more --loop-"):
+        list(fit(state, batches(1), steps=2))
+    assert all(torch.equal(state.method.state_dict()[k], v) for k, v in before.items())
+
+
+def test_colours_of_a_domain_become_common_and_come_back():
+    colours = Colours(3, ("a", "b")).double()
+    x = normal(4, 3, 5, 5) * torch.tensor([0.1, 0.3, 0.2])[:, None, None] + 0.4
+    assert torch.equal(colours.normal(x, "a"), x)  # nothing learnt, nothing changed
+    for n, half in enumerate(x.split(2)):
+        colours.learn({"a": half}, n)
+    u = colours.normal(x, "a")
+    assert u.mean((0, 2, 3)).abs().max() < 1e-12
+    torch.testing.assert_close(u.square().mean((0, 2, 3)), torch.full((3,), 0.25).double())
+    torch.testing.assert_close(colours.restore(u, "a"), x)
+
+
+def test_palettes_law_of_noise_levels():
+    """As many draws between any two neighbouring levels, and gamma uniform between them."""
+    n = 8 * (PALETTE.steps - 1)
+    f = Denoiser(net=Given(), times="palette", process=Cosine(t_min=1e-6, t_max=1 - 1e-6))
+    alpha, _ = f.process(f.draw_times(n, rng()))
+    levels = torch.arange(1, PALETTE.steps + 1, dtype=torch.float64) / PALETTE.steps
+    gamma = PALETTE(levels)[0].square().flip(0)
+    where = torch.searchsorted(gamma, alpha.square().sort().values)
+    assert torch.equal(where.bincount()[1:], torch.full((PALETTE.steps - 1,), 8))
+
+
+def test_bad_options():
+    for wrong, message in {
+        "loop_steps=0": "loop_steps must be at least 1, not 0",
+        "pairing=exakt": "did you mean 'exact'",
+        "first=corse": "did you mean 'coarse'",
+        "pseudo=attach": "did you mean 'attached'",
+    }.items():
+        name, value = wrong.split("=")
+        with pytest.raises(ValueError, match=message):
+            tiny(**{name: int(value) if value.isdigit() else value})
+    with pytest.raises(ValueError, match="direction"):
+        tiny().translate(torch.zeros(1, 3, 8, 8), direction="backwards")
+    with pytest.raises(ValueError, match="steps must be at least 1"):
+        tiny(alone=0).translate(torch.zeros(1, 3, 8, 8), steps=0)
+    assert swapped({"target": 1, "source": 2}) == {"target": 2, "source": 1}
