@@ -17,6 +17,7 @@ import cyclopts
 from cyclopts import App
 
 from sfumato import cli_evaluate
+from sfumato.cli_models import import_, info
 from sfumato.flags import Outline, command, flag, flags, outlines
 
 HELP = """Translate pictures from one domain to another with diffusion models.
@@ -73,6 +74,7 @@ def make_app(words: Sequence[str]) -> App:
         app.command(chosen, name=name)
     for function in (info, methods, cite):
         app.command(function)
+    app.command(import_, name="import")
     return app
 
 
@@ -250,30 +252,6 @@ def _value(words: Sequence[str], flag: str) -> str | None:
         if word.startswith(f"{flag}="):
             return word.partition("=")[2]
     return None
-
-
-def info(folder: str) -> None:
-    """Say what a model folder is.
-
-    Args:
-        folder: a model folder, or sfumato/NAME for a model that ships with the package.
-    """
-    import json
-
-    from sfumato.folder import describe_folder, load, resolve
-    from sfumato.method import name_of
-    from sfumato.record import sha256
-
-    path, _ = resolve(folder)
-    part = load(path)
-    facts = {
-        "folder": str(path), "method": name_of(part), "domains": getattr(part, "domains", None),
-        "parameters": f"{sum(p.numel() for p in part.parameters()):,}",
-        **describe_folder(path)["info"], "sha256 of weights": sha256(path / "weights.safetensors"),
-    }  # fmt: skip
-    for key, value in facts.items():
-        if value is not None:
-            print(f"{key + ':':20}{value if isinstance(value, str) else json.dumps(value)}")
 
 
 def methods() -> None:

@@ -78,7 +78,8 @@ class CycleGAN(Part):
         self.pools = nn.ModuleDict()
         for which in ("target", "source") if self.directions == "both" else ("target",):
             made = gan.make_resnet(self.net, self.channels, *how)
-            self.generators[which] = copy.deepcopy(made) if made is self.net else made
+            shared = made is self.net and which == "source"
+            self.generators[which] = copy.deepcopy(made) if shared else made  # one network each
             critic = gan.make_critic(self.net, self.channels, self.side, self.n_layers_d, *how)
             self.discriminators[which], self.pools[which] = critic, gan.ImagePool(self.pool_size)
         self.notes = gan.notes(critic, self.n_layers_d, self.side)

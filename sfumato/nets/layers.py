@@ -43,7 +43,7 @@ class InstanceNorm(nn.InstanceNorm2d):
         return super().forward(x)
 
 
-def make_norm(kind: Norm, channels: int) -> nn.Module:
+def make_norm(kind: str, channels: int) -> nn.Module:
     """The norm of this name; a convolution before it needs a bias if it is not batch norm."""
     norms = {"instance": InstanceNorm, "batch": BatchNorm}
     return norms[choose("norm", kind, norms)](channels)
@@ -67,7 +67,7 @@ class BlurUp(nn.Module):
         return F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
 
 
-def initialise(net: nn.Module, kind: Init, gain: float) -> nn.Module:
+def initialise(net: nn.Module, kind: str, gain: float) -> nn.Module:
     """Weights N(0, gain^2) (normal) or Glorot's times gain (xavier), biases 0; changed in place."""
     draws: dict[str, Callable[..., Any]] = {
         "normal": partial(nn.init.normal_, std=gain),

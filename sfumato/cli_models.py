@@ -1,0 +1,48 @@
+"""The commands about model folders: what one is, and one made of weights from elsewhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def info(folder: str) -> None:
+    """Say what a model folder is.
+
+    Args:
+        folder: a model folder, or sfumato/NAME for a model that ships with the package.
+    """
+    import json
+
+    from sfumato.folder import describe_folder, load, resolve
+    from sfumato.method import name_of
+    from sfumato.record import sha256
+
+    path, _ = resolve(folder)
+    part = load(path)
+    facts = {
+        "folder": str(path), "method": name_of(part), "domains": getattr(part, "domains", None),
+        "parameters": f"{sum(p.numel() for p in part.parameters()):,}",
+        **describe_folder(path)["info"], "sha256 of weights": sha256(path / "weights.safetensors"),
+    }  # fmt: skip
+    for key, value in facts.items():
+        if value is not None:
+            print(f"{key + ':':20}{value if isinstance(value, str) else json.dumps(value)}")
+
+
+def import_(file: str, back: str | None = None, *, out: Path, size: int | None = None) -> None:
+    """Make a model folder of a generator that CycleGAN, pix2pix or CUT of the papers' code trained.
+
+    Args:
+        file: its weights, as latest_net_G.pth; read as tensors only.
+        back: of a CycleGAN, those of the way back.
+        out: the model folder.
+        size: side in pixels of the pictures it was trained on, which translate then makes.
+    """
+    from sfumato.folder import save
+    from sfumato.foreign import read_generator
+
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"{out} exists already: choose another --out")
+    part, said = read_generator(file, back)
+    save(part, out, info={"imported": Path(file).name} | ({"size": size} if size else {}))
+    print(f"{out} holds {said}; `sfumato translate PICTURES --model {out} --out RESULTS` uses it")

@@ -1,0 +1,172 @@
+"""Generators trained elsewhere: the `.pth` files of the public CycleGAN, pix2pix and CUT repositories.
+
+A file is read as tensors only (`weights_only=True`).  What it is follows from its keys and shapes:
+
+    model.model.0.weight, model.model.1.model. ...    a U-Net          pix2pix
+    model.1.weight, blocks of model.10 on             strided ResNet   cyclegan
+    model.1.weight, blocks of model.12 on             blurred ResNet   cut
+
+with batch norm where a norm has weights of its own, else instance norm.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sfumato.method import find
+from sfumato.nets.resnet import ResNet
+from sfumato.nets.unet_generator import UNetGenerator
+from sfumato.part import Part, fields
+
+Names = dict[str, str]
+"""Our keys and theirs, in the order of the layers."""
+
+LEFT_OUT = ("running_mean", "running_var", "num_batches_tracked", "filt")
+"""What files may hold besides: statistics of instance norms that are not used, blurs that are constant."""
+
+
+def read_generator(file: str | Path, back: str | Path | None = None) -> tuple[Part, str]:
+    """A method that translates with the generator of a file, and what the file was found to hold.
+
+    Args:
+        file: latest_net_G.pth or the like.
+        back: of a CycleGAN, the generator of the way back.
+
+    Raises:
+        ValueError: if a file holds anything but such a generator; it names the first difference.
+    """
+    net, said = _read(Path(file))
+    method = "pix2pix" if isinstance(net, UNetGenerator) else "cut" if net.antialias else "cyclegan"
+    options: dict[str, Any] = {"net": net, "channels": net.channels, "norm": net.norm}
+    if back is None and method == "cyclegan":
+        options["directions"] = "source-to-target"
+    if isinstance(net, ResNet) and method == "cut":  # a short encoder lacks the last of them
+        defaults: dict[str, Any] = {f.name: f.default for f in fields(find(method))}
+        layers = defaults["nce_layers"]
+        options["nce_layers"] = tuple(layer for layer in layers if layer < net.encoder)
+    part: Any = find(method)(**options)
+    if back is not None:
+        if method != "cyclegan":
+            raise ValueError(f"{file} is a {method} generator, which has no way back")
+        other, other_said = _read(Path(back))
+        if other_said != said:
+            raise ValueError(f"{file} is a {said}, {back} a {other_said}: they are no pair")
+        part.generators["source"].load_state_dict(other.state_dict())
+    return part.eval(), f"a {method} generator, a {said}"
+
+
+def _read(file: Path) -> tuple[ResNet | UNetGenerator, str]:
+    """The generator of a file, and a description of it."""
+    state, names = _tensors(file), Names()
+    net: ResNet | UNetGenerator | None = None
+    try:
+        if "model.model.0.weight" in state:
+            names = dict(_unet_names(net := _unet(state)))
+        elif "model.1.weight" in state:
+            names = _resnet_names(net := _resnet(state), state)
+    except (IndexError, KeyError, ValueError):  # shapes of no convolution, or no block
+        pass
+    if net is None:
+        raise ValueError(
+            f"{file} is no generator of a ResNet (model.1.weight, model.10.conv_block. ...) or of a "
+            f"U-Net (model.model.0.weight, ...): it begins with {next(iter(state), 'nothing')}"
+        )
+    ours = net.state_dict()
+    old = [m for m, t in names.items() if t.endswith("num_batches_tracked") and t not in state]
+    state |= {names[mine]: ours[mine] for mine in old}  # older files do not count batches
+    for mine, theirs in names.items():
+        found = tuple(state[theirs].shape) if theirs in state else "missing"
+        if found != tuple(ours[mine].shape):
+            raise ValueError(f"{file}: {theirs} is {found}, expected {tuple(ours[mine].shape)}")
+    known = set(names.values())
+    for key in state:
+        if key not in known and not key.endswith(LEFT_OUT):
+            raise ValueError(f"{file} holds {key}, which a {_said(net)} has not")
+    net.load_state_dict(
+        {mine: state[theirs].to(ours[mine].dtype) for mine, theirs in names.items()}
+    )
+    return net, _said(net)
+
+
+def _said(net: ResNet | UNetGenerator) -> str:
+    if isinstance(net, ResNet):
+        how = "blurred" if net.antialias else "strided"
+        return f"ResNet-{net.n_blocks} of {net.ngf} channels, {net.norm} norm, {how} sampling"
+    return f"U-Net of {net.downs} levels and {net.ngf} channels, {net.norm} norm"
+
+
+def _resnet(state: Mapping[str, Tensor]) -> ResNet:
+    blocks = {int(m[1]) for key in state if (m := re.match(r"model\.(\d+)\.conv_block\.", key))}
+    ngf, channels = state["model.1.weight"].shape[:2]
+    if not blocks:
+        raise KeyError("conv_block")
+    return ResNet(
+        channels=channels, ngf=ngf, n_blocks=len(blocks), antialias=min(blocks) >= 12,
+        norm="batch" if "model.2.weight" in state else "instance",
+    )  # fmt: skip
+
+
+def _resnet_names(net: ResNet, state: Mapping[str, Tensor]) -> Names:
+    """Ours are theirs, but for blocks with dropout, which counts as a layer in them."""
+    first = 12 if net.antialias else 10
+    dropped = f"model.{first}.conv_block.6.weight" in state and (
+        state[f"model.{first}.conv_block.6.weight"].ndim == 4
+    )
+    later = {"5": "6", "6": "7"} if dropped else {}
+    return {
+        key: re.sub(r"(conv_block)\.([56])\.", lambda m: f"{m[1]}.{later.get(m[2], m[2])}.", key)
+        for key in net.state_dict()
+    }
+
+
+def _unet(state: Mapping[str, Tensor]) -> UNetGenerator:
+    ngf, channels = state["model.model.0.weight"].shape[:2]
+    depth = 0
+    while any(key.startswith(_level(depth)) for key in state):
+        depth += 1
+    return UNetGenerator(
+        channels=channels, ngf=ngf, downs=depth, dropouts=max(0, depth - 5),
+        norm="batch" if f"{_level(depth - 1)}4.weight" in state else "instance",
+    )  # fmt: skip
+
+
+def _level(k: int) -> str:
+    """What their keys of level k begin with: each level holds the next one."""
+    return "model.model." + "1.model." * (k > 0) + "3.model." * (k - 1)
+
+
+def _unet_names(net: UNetGenerator) -> Iterator[tuple[str, str]]:
+    last = net.downs - 1
+    for key in net.state_dict():
+        way, number, kind, leaf = key.split(".")
+        k = int(number) if way == "down" else last - int(number)
+        places = {"conv": 1, "norm": 2} if way == "down" else {"conv": 5, "norm": 6}
+        if k == last and way == "up":
+            places = {"conv": 3, "norm": 4}
+        elif k == 0:
+            places = {"conv": 0} if way == "down" else {"conv": 3}
+        yield key, f"{_level(k)}{places[kind]}.{leaf}"
+
+
+def _tensors(file: Path) -> dict[str, Tensor]:
+    """The tensors of a `.pth` file; nothing in it can run."""
+    if not file.is_file():
+        raise ValueError(f"there is no file {str(file)!r}; expected a .pth file of a generator")
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever the unpickler says to what is no state dict
+        reason = str(error).strip().partition("\n")[0]
+        raise ValueError(
+            f"{file} holds something else than tensors, or is damaged ({reason})"
+        ) from None
+    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise ValueError(
+            f"{file} is no state dict: expected names and tensors, as latest_net_G.pth has"
+        )
+    return {str(k).removeprefix("module."): v for k, v in state.items()}
