@@ -1,0 +1,179 @@
+"""UNIT-DDPM, unpaired translation by two coupled chains (Sasaki et al. 2021, https://arxiv.org/abs/2104.05358).
+
+Two denoisers (theta), each given the other domain's image with noise of the same t, and two translators
+(phi), which make the missing images in training only:
+
+    L_theta = |eps_A - F_A(x_t^A, x_t(g_B(x^A)), t)|^2 + the same with A and B exchanged            (11)
+    L_phi = (11) + |eps_A - F_A(x_t(g_A(x^B)), x_t^B, t)|^2 + exchanged                             (12)
+            + lambda (|g_A(g_B(x^A)) - x^A|_1 + exchanged)                                      (13, 14)
+
+g_A makes images of A.  Every image has noise of its own, and the target of a term is the noise of the
+image it denoises; (12) is printed with x_t and g in the wrong order, (16) with B's noise for A.
+Translation denoises both chains together: A's is the source with fresh noise until the release time t_r,
+and is denoised, too, from there on (15-17).  The translators must not begin as the identity, which is a
+solution to all but the wish; here they begin as one gray image.
+
+@misc{sasaki2021unit,
+  title = {{UNIT-DDPM}: {UN}paired Image Translation with Denoising Diffusion Probabilistic Models},
+  author = {Sasaki, Hiroshi and Willcocks, Chris G. and Breckon, Toby P.},
+  year = {2021},
+  eprint = {2104.05358},
+  archivePrefix = {arXiv},
+  url = {https://arxiv.org/abs/2104.05358}
+}
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from sfumato.coupling import OTHER, Images, drawn, frozen, nets, round_trip, swapped
+from sfumato.denoiser import Denoiser, Prediction, TimeLaw, check_order
+from sfumato.nets import make_net
+from sfumato.noise import Noise
+from sfumato.part import Part
+from sfumato.process import Process, named_process
+from sfumato.solve import Step, Watch, integrate
+from sfumato.times import Spacing, grid
+
+
+class UnitDDPM(Part):
+    """Denoisers and translators of both domains.
+
+    Args:
+        net: size of each network: tiny, small (1 M parameters), medium, large.
+        process: noising process: ddpm (the paper's), cosine, vp or flow.
+        prediction: what the denoisers predict: eps (the paper's), v, x0 or edm.
+        times: law of the training times: uniform (the paper's), lognormal, log_uniform or palette.
+        channels: 3 for colour, 1 for gray.
+        cycle: weight lambda of the translators' cycle term, >= 0.
+        channel_order: of the denoisers' input; there is one only.
+    """
+
+    data: ClassVar[str] = "unpaired"
+
+    net: str | nn.Module = "small"
+    process: str | Process = "ddpm"
+    prediction: Prediction = "eps"
+    times: TimeLaw = "uniform"
+    channels: int = 3
+    cycle: float = 10.0
+    channel_order: str = "noisy, image"
+
+    def __post_init__(self) -> None:
+        check_order(self.channel_order)
+        process = named_process(self.process)
+
+        def denoiser() -> Denoiser:
+            net = make_net(self.net, conditioning=self.channels, channels=self.channels)
+            net = copy.deepcopy(net) if net is self.net else net  # one network each
+            return Denoiser(net=net, process=process, prediction=self.prediction, times=self.times)
+
+        self.denoisers = nn.ModuleDict({side: denoiser() for side in OTHER})
+        self.translators = nets(self.net, self.channels)
+
+    def objectives(
+        self, batches: Iterator[tuple[Tensor, Tensor]], rng: torch.Generator
+    ) -> Iterator[tuple[str, Tensor]]:
+        real = dict(zip(("source", "target"), next(batches), strict=True))
+        t = self._denoiser("target").draw_times(len(real["target"]), rng)
+        z = {side: drawn(x, rng) for side, x in real.items()}
+        with torch.no_grad():
+            made = self._translated(real)
+        yield "denoisers", self._score(real, swapped(made), t, z)
+        with frozen(self.denoisers):
+            made = self._translated(real)
+            loss = self._score(real, swapped(made), t, z) + self._score(made, swapped(real), t, z)
+            back = self._translated(made)
+        yield "translators", loss + self.cycle * round_trip(real, back, "l1")
+
+    @torch.no_grad()
+    def translate(
+        self,
+        source: Tensor,
+        *,
+        seed: int = 0,
+        watch: Watch | None = None,
+        direction: Literal["source-to-target", "target-to-source"] = "source-to-target",
+        steps: int = 50,
+        release: int = 1,
+        solver: str | Step = "ancestral",
+        spacing: Spacing = "chain",
+    ) -> Tensor:
+        """Images (B, C, H, W) in [-1, 1] to one sample of the other domain each; NFE steps + release.
+
+        Args:
+            source: images in [-1, 1].
+            seed: of the noise; other seeds give other samples.
+            watch: see `integrate`.
+            direction: source-to-target, or back.
+            steps: solver steps T, at least 1; the paper's is 1000.
+            release: how many of the last steps denoise the source, too, from 0 to steps.
+            solver: ancestral (the paper's), sde_dpm2m, or a deterministic one.
+            spacing: of the times: chain, karras, log_snr or time.
+        """
+        sides = {f"{OTHER[s]}-to-{s}": s for s in OTHER}
+        if direction not in sides:
+            raise ValueError(f"direction must be {' or '.join(sides)}, not {direction!r}")
+        if not 0 <= release <= steps:
+            raise ValueError(f"release must lie in [0, steps] = [0, {steps}], not {release}")
+        side = sides[direction]
+        process, noise = self._denoiser(side).process, Noise.of(source, seed)
+        times = grid(process, steps, spacing, clean=True)
+        fresh = noise.stream("source")
+        f = Joint(self._denoiser(side), self._denoiser(OTHER[side]), source, times[steps - release])
+
+        def renoise(both: Tensor, s: Tensor) -> Tensor:
+            """x^A_s is the source with fresh noise, down to the release."""
+            if s < f.released:
+                return both
+            return torch.cat([both.chunk(2, 1)[0], process.perturb(source, s, fresh(source))], 1)
+
+        def seen(t: float, both: Tensor, mean: Tensor, extras: dict[str, Any]) -> None:
+            if watch is not None:
+                watch(t, both.chunk(2, 1)[0], mean.chunk(2, 1)[0], extras | {"nfe": f.nfe})
+            f.nfe = 0
+
+        start = process.perturb(torch.zeros_like(source), times[0], noise(source))
+        start = torch.cat([start, process.perturb(source, times[0], fresh(source))], 1)
+        noise = noise.stream("steps")
+        return integrate(solver, f, start, times, noise=noise, after=renoise, watch=seen).chunk(
+            2, 1
+        )[0]
+
+    def _translated(self, images: Images) -> Images:
+        """g of each side's images, under the name of the side they are made for."""
+        return {s: self.translators[s](images[o]).tanh() for s, o in OTHER.items()}
+
+    def _score(self, x: Images, given: Images, t: Tensor, z: Images) -> Tensor:
+        """sum_s |eps_s - F_s(x_t(x_s), x_t(given_s), t)|^2; given_s is of the other side, as is its noise."""
+        losses = []
+        for s, o in OTHER.items():
+            f = self._denoiser(s)
+            losses.append(f.loss(x[s], t, z[s], image=f.process.perturb(given[s], t, z[o])))
+        return torch.stack(losses).sum()
+
+    def _denoiser(self, side: str) -> Denoiser:
+        denoiser = self.denoisers[side]
+        assert isinstance(denoiser, Denoiser)
+        return denoiser
+
+
+class Joint:
+    """cat(x^B_t, x^A_t) -> E[cat(x^B, x^A) | both]; x^A is known before its release, at no cost."""
+
+    def __init__(self, f_b: Denoiser, f_a: Denoiser, source: Tensor, released: Tensor) -> None:
+        self.f_b, self.f_a, self.source, self.released = f_b, f_a, source, released
+        self.process, self.nfe = f_b.process, 0
+
+    def __call__(self, both: Tensor, t: Tensor | float) -> Tensor:
+        b, a = both.chunk(2, 1)
+        free = bool(t <= self.released)
+        self.nfe += 1 + free
+        known = self.f_a(a, t, image=b) if free else self.source
+        return torch.cat([self.f_b(b, t, image=a), known], 1)

@@ -1,0 +1,122 @@
+"""UNIT-DDPM: identities between its losses, the release time, and independent domains."""
+
+import pytest
+import torch
+from truth import affine, f64, gaussian, lively, normal
+
+from sfumato.methods.unit_ddpm import UnitDDPM
+from sfumato.process import DDPM
+from sfumato.times import grid
+
+PICTURES = torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
+OTHERS = torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(1)) * 2 - 1
+
+
+def tiny(**options):
+    torch.manual_seed(0)
+    return lively(UnitDDPM(net="tiny", **options)).train()
+
+
+def losses(model):
+    return model.objectives(iter([(PICTURES, OTHERS)]), torch.Generator().manual_seed(0))
+
+
+def test_eq_11_is_terms_2_and_4_of_eq_12(report):
+    """Each term by hand: its target is the noise of the image it denoises, the other has its own."""
+    model = tiny(cycle=3.0)
+    (_, theta), (_, phi) = losses(model)
+    g = torch.Generator().manual_seed(0)
+    f, perturb = model.denoisers, model.denoisers["target"].process.perturb
+    t = f["target"].draw_times(3, g)
+    z_a, z_b = torch.randn(PICTURES.shape, generator=g), torch.randn(PICTURES.shape, generator=g)
+    to_a, to_b = (lambda x, s=s: model.translators[s](x).tanh() for s in ("source", "target"))
+    a, b = PICTURES, OTHERS
+
+    def term(side, x, z, image, z_image):
+        x_t, image_t = perturb(x, t, z), perturb(image, t, z_image)
+        alpha, sigma = f[side].process.at(t, x)
+        eps = (x_t - alpha * f[side](x_t, t, image=image_t)) / sigma
+        return (eps - z).square().mean()
+
+    with torch.no_grad():
+        one, two = term("source", to_a(b), z_a, b, z_b), term("target", b, z_b, to_a(b), z_a)
+        three, four = term("target", to_b(a), z_b, a, z_a), term("source", a, z_a, to_b(a), z_b)
+        back = (to_a(to_b(a)) - a).abs().mean() + (to_b(to_a(b)) - b).abs().mean()
+        report("unit_ddpm: (11), terms 2 + 4", theta.item(), (two + four).item())
+        torch.testing.assert_close(theta, two + four, rtol=1e-4, atol=0)
+        torch.testing.assert_close(phi, one + two + three + four + 3 * back, rtol=1e-4, atol=0)
+
+
+def test_gradients_never_cross():
+    model = tiny()
+    for player, loss in losses(model):
+        model.zero_grad(set_to_none=True)
+        loss.backward()
+        for name, p in model.named_parameters():
+            assert (p.grad is not None) == name.startswith(player), name
+
+
+def test_translators_begin_as_one_gray_image():
+    model = UnitDDPM(net="tiny")
+    assert all(
+        not v.any() for v in model._translated({"source": PICTURES, "target": OTHERS}).values()
+    )
+
+
+@pytest.mark.parametrize("direction", ["source-to-target", "target-to-source"])
+@pytest.mark.parametrize("release", [0, 1, 3, 5])
+def test_one_network_before_the_release_and_two_from_there_on(monkeypatch, direction, release):
+    model, steps, calls, noised, nfe = tiny().eval(), 5, [], [], []
+    for side, f in model.denoisers.items():
+        f.register_forward_hook(lambda *_, side=side: calls.append(side))
+    process = type(model.denoisers["target"].process)
+    perturb = process.perturb
+    spy = lambda self, x, t, z: noised.append(bool(x.any())) or perturb(self, x, t, z)
+    monkeypatch.setattr(process, "perturb", spy)
+    watch = lambda t, x, mean, extras: nfe.append(extras["nfe"])
+    options = {"steps": steps, "release": release, "watch": watch, "direction": direction}
+    model.translate(PICTURES, **options)
+    here, there = direction.split("-to-")
+    assert calls.count(there) == steps
+    assert calls.count(here) == release
+    assert sum(nfe) == steps + release
+    assert nfe == [1] * (steps - release) + [2] * release
+    assert sum(noised) == 1 + steps - release  # the source, with fresh noise
+
+
+def test_a_release_outside_the_chain_is_refused():
+    for release in (-1, 6):
+        with pytest.raises(
+            ValueError, match=rf"release must lie in \[0, steps\] = \[0, 5\], not {release}"
+        ):
+            tiny().translate(PICTURES, steps=5, release=release)
+
+
+class Alone(torch.nn.Module):
+    """E[x] of N(m, 0.25 I), whatever the other image is."""
+
+    def __init__(self, m):
+        super().__init__()
+        self.m = m
+
+    def forward(self, both, log_sigma, label=None):
+        rel = log_sigma.exp()[:, None, None, None]
+        x = both.chunk(2, 1)[0] * (1 + rel**2).sqrt()
+        return self.m + 0.25 / (0.25 + rel**2) * (x - self.m)
+
+
+@pytest.mark.parametrize("release", [0, 10, 40])
+def test_independent_domains_give_what_a_plain_chain_gives(release, report):
+    """Mean and spread of the affine map that the target's chain alone is, started at N(0, sigma^2)."""
+    model = UnitDDPM(net=Alone(0.0), prediction="x0", channels=1)
+    model.denoisers["target"].net = Alone(0.5)
+    y = model.translate(normal(4000, 1, 1, 1), steps=40, release=release)
+    process = DDPM()
+    times = grid(process, 40, "chain", clean=True)
+    chain = affine("ancestral", gaussian([0.5], [0.25], process), times, 1)
+    _, sigma = process(times[0])
+    mean, variance = chain.moments(f64([0.0]), sigma**2 * f64([[1.0]]))
+    want = mean.item(), variance.sqrt().item()
+    report(f"unit_ddpm, release {release}: mean, std", y.mean().item(), y.std().item(), *want)
+    assert y.mean().item() == pytest.approx(want[0], abs=0.02)
+    assert y.std().item() == pytest.approx(want[1], rel=0.04)
