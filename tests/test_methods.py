@@ -114,7 +114,7 @@ def test_translates(name):
 
 @pytest.mark.parametrize("name", TRANSLATORS)
 def test_one_image_in_any_batch(name, report):
-    """Any order and any duplicates at one batch size: to the bit. Any batch size: to 1e-5.
+    """Any order and any duplicates at one batch size: to the bit. Any batch size: to 2e-5.
 
     Between batch sizes the CPU's matrix products and convolutions sum in another order; noise and
     everything else is the same to the bit.
@@ -128,7 +128,7 @@ def test_one_image_in_any_batch(name, report):
     for batch in ([0], [6], [3, 2], [5, 5], [6, 1, 0], [0, 2, 4, 6]):
         worst = max(worst, ((run(batch) - y[batch]).abs().max() / scale).item())
     report(f"{name}, an image in other batches of one size: to the bit; of other sizes", worst)
-    assert worst < 1e-5
+    assert worst < 2e-5  # a row of instance norms magnifies rounding
     first = part.translate(PICTURES, seed=1, **options(part))
     assert torch.equal(first, y) == torch.equal(first, run(list(range(7))))
 

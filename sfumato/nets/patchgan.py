@@ -5,7 +5,7 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sfumato.nets.layers import BlurDown, Norm, make_norm
+from sfumato.nets.layers import BlurDown, make_norm
 from sfumato.part import Part
 
 
@@ -23,7 +23,7 @@ class PatchGAN(Part):
     channels: int = 3
     ndf: int = 64
     n_layers: int = 3
-    norm: Norm = "instance"
+    norm: str = "instance"
     antialias: bool = False
 
     def __post_init__(self) -> None:

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sfumato.nets.layers import BlurDown, BlurUp, Norm, make_norm
+from sfumato.nets.layers import BlurDown, BlurUp, make_norm
 from sfumato.part import Part
 
 
@@ -33,7 +33,7 @@ class ResNet(Part):
     channels: int = 3
     ngf: int = 64
     n_blocks: int = 9
-    norm: Norm = "instance"
+    norm: str = "instance"
     antialias: bool = False
 
     def __post_init__(self) -> None:
@@ -96,7 +96,7 @@ class ResNetBlock(Part):
     """x + two 3x3 convolutions, reflected at the edges."""
 
     channels: int
-    norm: Norm = "instance"
+    norm: str = "instance"
 
     def __post_init__(self) -> None:
         def conv() -> list[nn.Module]:

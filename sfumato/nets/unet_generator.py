@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sfumato.nets.layers import Norm, drop, make_norm
+from sfumato.nets.layers import drop, make_norm
 from sfumato.part import Part
 
 
@@ -28,7 +28,7 @@ class UNetGenerator(Part):
     channels: int = 3
     ngf: int = 64
     downs: int = 8
-    norm: Norm = "batch"
+    norm: str = "batch"
     dropout: float = 0.5
     dropouts: int = 3
 
