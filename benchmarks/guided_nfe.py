@@ -29,7 +29,7 @@ SHOWN = {"fd": "FD", "kid": "KID", "domain": "threes", "source/l2": "L2"}
 def entries() -> list[str]:
     made = []
     for name, text in METHODS.items():
-        made.append(f"{text} label={name} steps=5,10,15,20,25,50")
+        made.append(f"{text} label={name} steps=5,10,20,50")
         made.append(f"{text} label={name}-em steps=500 solver=euler_maruyama spacing=time")
     return made
 

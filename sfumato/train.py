@@ -304,6 +304,8 @@ def _previous(out: Path, resume: bool) -> dict[str, Any] | None:
         if out.exists() and (out / "model.json").exists():
             raise ValueError(f"{out} holds a model but no training to resume; choose another --out")
         return None  # killed before its first save: begin again
+    if not (out / "run.json").exists():
+        raise ValueError(f"{out} has lost its run.json, without which nothing resumes: choose another --out")
     tensors = read_tensors(saved)
     run = json.loads((out / "run.json").read_text())
     return {"tensors": tensors, "step": int(tensors.pop("step")), "run": run}
