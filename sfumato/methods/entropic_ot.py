@@ -1,0 +1,116 @@
+"""ENOT: entropic neural optimal transport (Gushchin et al. 2023, https://arxiv.org/abs/2211.01156).
+
+    max_D min_v  E int |v(x_t, t)|^2 dt - E D(x_1) + E D(y),    dx_t = v dt + sqrt(epsilon) dw,  x_0 = x,
+
+with |v|^2 as a mean over pixels (eq. 11, up to a scale of D).  epsilon is a variance a unit of time.
+x_1 given x_0 is the entropic plan for |x - y|^2 / 2: with epsilon 0 the Monge map, the more epsilon the
+less of the source remains.  N Euler-Maruyama steps, as published without noise in the last; noise in
+it, too, adds epsilon / N to the variance that v must leave room for.
+
+The paper's setting: --size 64 --epsilon-warmup 20000 --ema 0, 100,000 steps of D (1,100,000 of `fit`).
+
+@inproceedings{gushchin2023entropic,
+  title = {Entropic Neural Optimal Transport via Diffusion Processes},
+  author = {Gushchin, Nikita and Kolesov, Alexander and Korotin, Alexander and Vetrov, Dmitry and
+            Burnaev, Evgeny},
+  booktitle = {Advances in Neural Information Processing Systems},
+  year = {2023},
+  url = {https://arxiv.org/abs/2211.01156}
+}
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from sfumato.minimax import Turns, at_least, make_potential, potential_loss
+from sfumato.nets import make_net
+from sfumato.noise import Noise
+from sfumato.part import Part
+from sfumato.solve import Watch
+
+
+class EntropicOT(Part):
+    """A drift v and a potential D, of two unpaired domains.
+
+    Args:
+        net: size of v and of D: tiny, small (1 M parameters), medium, large; or a network for v:
+            (x_t, 8 t - 4) -> (B, ...).
+        critic: the potential: same (as net), another size, or a network D: y -> (B, 1).
+        epsilon: variance of the path's noise over the whole time, >= 0; the papers' are 0, 1 and 10.
+        epsilon_warmup: steps of D over which epsilon rises from 0, >= 0; a fifth of the training is
+            the paper's choice (20000).
+        n_steps: Euler-Maruyama steps N, at least 1.
+        noisy_end: noise in the last step, too.
+        k_t: steps of v for each of D, at least 1.
+        side: of the training images in pixels; given by the training.
+        channels: 3 for colour, 1 for gray.
+    """
+
+    data: ClassVar[str] = "unpaired"
+    settings: ClassVar[dict[str, Any]] = {
+        "batch": 64, "lr": 1e-4, "schedule": "constant", "warmup": 0, "optimiser": "adam", "clip": 0.0,
+    }  # fmt: skip
+
+    net: str | nn.Module = "small"
+    critic: str | nn.Module = "same"
+    epsilon: float = 1.0
+    epsilon_warmup: int = 100
+    n_steps: int = 10
+    noisy_end: bool = False
+    k_t: int = 10
+    side: int = 64
+    channels: int = 3
+
+    def __post_init__(self) -> None:
+        at_least(0, epsilon=self.epsilon, epsilon_warmup=self.epsilon_warmup)
+        at_least(1, n_steps=self.n_steps, k_t=self.k_t)
+        self.drift = make_net(self.net, channels=self.channels)
+        self.potential = make_potential(self.critic, self.net, self.channels, self.side)
+        self.turns = Turns("drift", "potential", self.k_t)
+
+    def objectives(
+        self, batches: Iterator[tuple[Tensor, Tensor]], rng: torch.Generator
+    ) -> Iterator[tuple[str, Tensor]]:
+        x, y = next(batches)
+        draw = lambda like: torch.randn(like.shape, generator=rng).to(like)
+        for player in self.turns.begin(self):
+            with torch.set_grad_enabled(torch.is_grad_enabled() and player == "drift"):
+                made, energy = self.path(x, draw)
+            if player == "drift":
+                yield player, energy - self.potential(made).mean()
+            else:
+                yield player, potential_loss(self.potential, made, y)
+
+    @torch.no_grad()
+    def translate(self, source: Tensor, *, seed: int = 0, watch: Watch | None = None) -> Tensor:
+        """Images (B, C, H, W) in [-1, 1] to one sample of the target's domain each.
+
+        Args:
+            source: images in [-1, 1].
+            seed: of the noise; other seeds give other samples, unless epsilon is 0.
+            watch: see `integrate`; its times are 1 - t, so that 0 is the clean end here, too.
+        """
+        return self.path(source, Noise.of(source, seed).stream("steps"), watch)[0]
+
+    def path(
+        self, x: Tensor, draw: Callable[[Tensor], Tensor], watch: Watch | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """x_1 (B, ...) of x_0 = x with the noise that `draw` makes, and the energy int |v|^2 dt."""
+        epsilon = self.epsilon * self.turns.ramp(self.epsilon_warmup)
+        dt, energy = 1 / self.n_steps, torch.zeros((), device=x.device)
+        for n in range(self.n_steps):
+            t = n * dt
+            v = self.drift(x, torch.full((len(x),), 8 * t - 4, device=x.device))
+            energy = energy + v.square().mean() * dt
+            if watch is not None:
+                watch(1 - t, x, x + (1 - t) * v, {"nfe": 1})
+            x = x + v * dt  # x_{t + dt} = x_t + v dt + sqrt(epsilon dt) z
+            if epsilon and (self.noisy_end or n + 1 < self.n_steps):
+                x = x + math.sqrt(epsilon * dt) * draw(x)
+        return x, energy

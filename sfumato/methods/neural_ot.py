@@ -1,0 +1,149 @@
+"""NOT: neural optimal transport, strong and weak (Korotin et al. 2023, https://arxiv.org/abs/2201.12220).
+
+    max_f min_T  E C(x, T(x, .)) - E f(T(x, z)) + E f(y)                                     (eq. 15)
+
+    strong   C = |x - T(x)|^2, a map
+    weak     C = |x - E_z T|^2 + (1 - gamma) Var_z T = E_z |x - T|^2 - gamma Var_z T, samples
+
+with squares as means over pixels.  Of Z samples of T, the mean's variance is Var / Z, so that
+
+    |x - mean_Z T|^2 + (1 - gamma - 1/Z) var_Z T   has the expectation C.
+
+Between Gaussians strong T is the Monge map.  In one dimension weak T has the slope min(1/gamma, s1/s0): it is
+stochastic only where the target is more than 1/gamma times as spread as the source.  The paper's setting:
+--net paper --size 128 --gamma-warmup 25000 --ema 0, 100,000 steps of f, which are 1,100,000 of `fit`.
+
+@inproceedings{korotin2023neural,
+  title = {Neural Optimal Transport},
+  author = {Korotin, Alexander and Selikhanovych, Daniil and Burnaev, Evgeny},
+  booktitle = {International Conference on Learning Representations},
+  year = {2023},
+  url = {https://arxiv.org/abs/2201.12220}
+}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from sfumato.choose import choose
+from sfumato.minimax import Turns, at_least, make_potential, potential_loss
+from sfumato.nets.layers import Norm
+from sfumato.nets.transport_unet import TransportUNet
+from sfumato.noise import Noise
+from sfumato.part import Part
+from sfumato.solve import Watch
+
+SIZES: dict[str, dict[str, Any]] = {
+    "tiny": {"base": 8, "levels": 2, "residual": True},
+    "small": {"base": 24, "levels": 3, "residual": True},
+    "medium": {"base": 32, "levels": 4, "residual": True},
+    "paper": {"base": 48, "levels": 4},
+}
+"""tiny: for tests; small: pictures of 32 to 64 pixels on a CPU; paper: the published network."""
+
+
+class NeuralOT(Part):
+    """A transport map T and a potential f, of two unpaired domains.
+
+    Args:
+        net: size of T and of f: tiny, small, medium, paper; or T: (x or cat(x, z)) -> y.
+        critic: the potential: same (as net), another size, or a network f: y -> (B, 1).
+        cost: strong (one result an image) or weak (samples).
+        gamma: share of the samples' variance that is free of cost, in [0, 1]; weak only.
+        gamma_warmup: steps of f over which gamma rises from 0, >= 0; the paper: a quarter of all, 25000.
+        z_size: samples Z of T an image in training, at least 2; weak only.
+        z_std: standard deviation of the noise channel z, > 0; weak only.
+        k_t: steps of T for each of f, at least 1.
+        norm: of T: batch or instance.
+        side: of the training images in pixels; given by the training.
+        channels: 3 for colour, 1 for gray.
+    """
+
+    data: ClassVar[str] = "unpaired"
+    settings: ClassVar[dict[str, Any]] = {
+        "batch": 64, "lr": 1e-4, "schedule": "constant", "warmup": 0, "optimiser": "adam", "clip": 0.0,
+    }  # fmt: skip
+
+    net: str | nn.Module = "small"
+    critic: str | nn.Module = "same"
+    cost: Literal["strong", "weak"] = "strong"
+    gamma: float = 0.66
+    gamma_warmup: int = 100
+    z_size: int = 8
+    z_std: float = 0.1
+    k_t: int = 10
+    norm: Norm = "batch"
+    side: int = 64
+    channels: int = 3
+
+    def __post_init__(self) -> None:
+        choose("cost", self.cost, ("strong", "weak"))
+        at_least(1, k_t=self.k_t)
+        at_least(0, gamma_warmup=self.gamma_warmup)
+        if not 0 <= (gamma := self.gamma) <= 1 or not self.z_std > 0:
+            raise ValueError(
+                f"gamma must lie in [0, 1], z_std be above 0, not {gamma} and {self.z_std}"
+            )
+        at_least(2 if self.cost == "weak" else 1, z_size=self.z_size)  # a variance needs two
+        if isinstance(self.net, nn.Module):
+            self.transport: nn.Module = self.net
+        else:
+            how = SIZES[choose("net", self.net, SIZES)] | {"noise": int(self.cost == "weak")}
+            self.transport = TransportUNet(channels=self.channels, norm=self.norm, **how)
+        self.potential = make_potential(self.critic, self.net, self.channels, self.side)
+        self.turns = Turns("transport", "potential", self.k_t)
+
+    def objectives(
+        self, batches: Iterator[tuple[Tensor, Tensor]], rng: torch.Generator
+    ) -> Iterator[tuple[str, Tensor]]:
+        x, y = next(batches)
+        for player in self.turns.begin(self):
+            with torch.set_grad_enabled(torch.is_grad_enabled() and player == "transport"):
+                made = self._samples(x, rng)
+            flat = made.flatten(0, 1)
+            if player == "transport":
+                yield player, self._cost(x, made) - self.potential(flat).mean()
+            else:
+                yield player, potential_loss(self.potential, flat, y)
+
+    @torch.no_grad()
+    def translate(self, source: Tensor, *, seed: int = 0, watch: Watch | None = None) -> Tensor:
+        """Images (B, C, H, W) in [-1, 1] to images of the target's domain.
+
+        Args:
+            source: images in [-1, 1].
+            seed: of the noise; other seeds give other samples with the weak cost, the same with strong.
+            watch: see `integrate`.
+        """
+        y = self._map(source, Noise.of(source, seed)(source[:, :1]))
+        if watch is not None:
+            watch(0.0, y, y, {"nfe": 1})
+        return y
+
+    def _map(self, x: Tensor, z: Tensor) -> Tensor:
+        """T(x, z), with standard normal z (B, 1, ...)."""
+        return self.transport(torch.cat([x, self.z_std * z], 1) if self.cost == "weak" else x)
+
+    def _samples(self, x: Tensor, rng: torch.Generator) -> Tensor:
+        """(B, Z, ...): Z samples of T for each x; strong: one, and nothing is drawn."""
+        if self.cost == "strong":
+            return self.transport(x)[:, None]
+        many = x.repeat_interleave(self.z_size, 0)
+        made = self._map(many, torch.randn(many[:, :1].shape, generator=rng).to(x))
+        return made.unflatten(0, (len(x), self.z_size))
+
+    def _cost(self, x: Tensor, made: Tensor) -> Tensor:
+        if self.cost == "strong":
+            return (x - made[:, 0]).square().mean()
+        return weak_cost(x, made, self.gamma * self.turns.ramp(self.gamma_warmup))
+
+
+def weak_cost(x: Tensor, made: Tensor, gamma: float) -> Tensor:
+    """|x - E T|^2 + (1 - gamma) Var T, unbiased from the samples made (B, Z, ...); a mean."""
+    weight = 1 - gamma - 1 / made.shape[1]
+    return (x - made.mean(1)).square().mean() + weight * made.var(1).mean()

@@ -1,0 +1,76 @@
+"""What the optimal-transport methods have in common: two players that take turns, and the potential.
+
+    max_f min_T  E C(x, T(x)) - E f(T(x)) + E f(y)
+
+T makes k steps for each one of f.  A step of `fit` is one step of one of them, on a batch of its own.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from sfumato.choose import choose
+from sfumato.nets.potential import Potential
+
+WIDTHS = {"tiny": 8, "small": 32, "medium": 48, "large": 64, "thesis": 64, "paper": 64}
+"""Channels of the potential's first stage for each size of the network that it plays against."""
+
+
+class Turns(nn.Module):
+    """Whose step it is: k of the inner player's, then one of the outer's.
+
+    Args:
+        inner: the player that minimises.
+        outer: the player that maximises.
+        k: steps of the inner one for each of the outer one.
+    """
+
+    def __init__(self, inner: str, outer: str, k: int) -> None:
+        super().__init__()
+        self.inner, self.outer, self.k = inner, outer, k
+        self.register_buffer("seen", torch.zeros((), dtype=torch.long))
+        self.seen: Tensor
+        """Steps begun; saved with the model, for what depends on it."""
+
+    def begin(self, method: nn.Module) -> tuple[str, ...]:
+        """The player whose step it is; in evaluation both."""
+        if not method.training:
+            return self.inner, self.outer
+        # a gradient that is still there is of an earlier micro-batch of the step that goes on
+        if all(p.grad is None for p in method.parameters()):
+            self.seen += 1
+        return (self.outer,) if int(self.seen) % (self.k + 1) == 0 else (self.inner,)
+
+    def ramp(self, warmup: int) -> float:
+        """From 1/warmup to 1 over so many rounds of k + 1 steps; 1 without a warm-up."""
+        rounds = max(0, int(self.seen) - 1) // (self.k + 1)
+        return min(1.0, (1 + rounds) / warmup) if warmup else 1.0
+
+
+def make_potential(
+    critic: str | nn.Module, net: str | nn.Module, channels: int, side: int
+) -> nn.Module:
+    """A potential by the name of its size, "same" for that of `net`; a network is returned as it is."""
+    if isinstance(critic, nn.Module):
+        return critic
+    size = net if critic == "same" else critic
+    if isinstance(size, nn.Module):
+        raise ValueError("a network as `net` needs a network as `critic`, too")
+    return Potential(channels=channels, width=WIDTHS[choose("critic", size, WIDTHS)], side=side)
+
+
+def potential_loss(f: nn.Module, made: Tensor, real: Tensor) -> Tensor:
+    """E f(T(x)) - E f(y): the potential shall be high on real images."""
+    return f(made).mean() - f(real).mean()
+
+
+def at_least(low: int, **values: float) -> None:
+    """Refuses values below `low`.
+
+    Raises:
+        ValueError: naming the first one.
+    """
+    for name, value in values.items():
+        if not value >= low:
+            raise ValueError(f"{name} must be at least {low}, not {value}")

@@ -1,0 +1,72 @@
+"""The transport map of neural optimal transport (https://arxiv.org/abs/2201.12220, app. E): a U-Net.
+
+Pairs of 3x3 convolutions, max-pooling on the way down, bilinear interpolation on the way up
+(https://arxiv.org/abs/1505.04597).
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sfumato.nets.layers import BlurUp, Norm, make_norm
+from sfumato.part import Part
+
+
+class TransportUNet(Part):
+    """(B, channels + noise, H, W) -> (B, channels, H, W), without bounds.
+
+    Args:
+        channels: of the images.
+        noise: channels of noise behind them.
+        base: channels of the first level; they double from level to level.
+        levels: that halve the size.
+        norm: batch (the paper's) or instance.
+        residual: whether it begins as the identity map and learns the difference.
+    """
+
+    channels: int = 3
+    noise: int = 0
+    base: int = 48
+    levels: int = 4
+    norm: Norm = "batch"
+    residual: bool = False
+
+    def __post_init__(self) -> None:
+        widths = [self.base * 2**i for i in range(self.levels)]
+        self.first = self._pair(self.channels + self.noise, self.base, self.base)
+        self.down, self.up = nn.ModuleList(), nn.ModuleList()  # up begins at the lowest level
+        for c, width in zip(widths, [*widths[1:], widths[-1]], strict=True):
+            self.down.append(self._pair(c, width, width))
+        c = widths[-1]
+        for skip in reversed(widths):
+            width = max(self.base, skip // 2)
+            self.up.append(self._pair(skip + c, (skip + c) // 2, width))
+            c = width
+        self.out, self.enlarge = nn.Conv2d(c, self.channels, 1), BlurUp()
+        if self.residual:
+            nn.init.zeros_(self.out.weight)
+
+    def forward(self, x: Float[Tensor, "b cz h w"]) -> Float[Tensor, "b c h w"]:
+        step = 2**self.levels
+        if x.shape[2] % step or x.shape[3] % step:
+            raise ValueError(
+                f"this network takes sizes that are multiples of {step}, not "
+                f"{x.shape[2]}x{x.shape[3]}; choose another --size"
+            )
+        h, skips = self.first(x), list[Tensor]()
+        for level in self.down:
+            skips.append(h)
+            h = level(F.max_pool2d(h, 2))
+        for level in self.up:
+            h = level(torch.cat([skips.pop(), self.enlarge(h)], 1))
+        return self.out(h) + x[:, : self.channels] if self.residual else self.out(h)
+
+    def _pair(self, c: int, middle: int, width: int) -> nn.Sequential:
+        layers: list[nn.Module] = []
+        for a, b in ((c, middle), (middle, width)):
+            conv = nn.Conv2d(a, b, 3, padding=1, bias=self.norm != "batch")
+            layers += [conv, make_norm(self.norm, b), nn.ReLU()]
+        return nn.Sequential(*layers)

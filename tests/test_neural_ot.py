@@ -1,0 +1,245 @@
+"""Neural optimal transport: the costs, the turns, and the maps between Gaussians that it must find."""
+
+import itertools
+
+import numpy as np
+import ot
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from truth import f64, rotation, sqrtm
+
+from sfumato.fit import State, fit
+from sfumato.folder import load, save
+from sfumato.methods.neural_ot import NeuralOT, weak_cost
+from sfumato.minimax import Turns
+from sfumato.nets.potential import Potential
+from sfumato.nets.transport_unet import TransportUNet
+from sfumato.train import defaults
+
+S0 = rotation(0.3) @ torch.diag(f64([1.0, 0.2])) @ rotation(0.3).T
+S1 = rotation(1.2) @ torch.diag(f64([1.5, 0.3])) @ rotation(1.2).T
+M0, M1 = f64([0.5, -1.0]), f64([-1.0, 2.0])
+
+
+class Quadratic(nn.Module):
+    """f(y) = y' A y + b' y."""
+
+    def __init__(self, dim):
+        super().__init__()
+        self.A = nn.Parameter(torch.zeros(dim, dim))
+        self.b = nn.Parameter(torch.zeros(dim))
+
+    def forward(self, y):
+        return ((y @ self.A) * y).sum(1) + y @ self.b
+
+
+def monge(s0, s1):
+    """The matrix of the Monge map between centred Gaussians."""
+    root = sqrtm(s0)
+    return torch.linalg.solve(root, sqrtm(root @ s1 @ root)) @ root.inverse()
+
+
+def exact_sample(n, mean, covariance):
+    """n points with exactly this mean and covariance (biased estimate)."""
+    z = torch.randn(n, len(mean), dtype=torch.float64, generator=torch.Generator().manual_seed(n))
+    z = z - z.mean(0)
+    z = z @ torch.linalg.inv(torch.linalg.cholesky(z.T @ z / n)).T
+    return mean + z @ torch.linalg.cholesky(covariance).T
+
+
+def normals(n, mean, covariance, x_mean, x_covariance):
+    """Batches of n sources and targets."""
+    roots = [torch.linalg.cholesky(s).float() for s in (x_covariance, covariance)]
+    g = torch.Generator().manual_seed(0)
+    while True:
+        x, y = (torch.randn(n, len(mean), generator=g) @ r.T for r in roots)
+        yield x + x_mean.float(), y + mean.float()
+
+
+def play(part, batches, *, steps, lr, ema):
+    """Trained by `fit`, without the momentum that keeps two players circling."""
+    state = State(part, "adam", (0.5, 0.999))
+    for _ in fit(state, batches, steps=steps, lr=lr, warmup=0, clip=0, ema=ema):
+        pass
+    return state
+
+
+@settings(max_examples=10)
+@given(
+    st.lists(st.floats(-3, 3), min_size=2, max_size=3), st.floats(-2, 2), st.integers(2, 4),
+    st.floats(0, 1),
+)  # fmt: skip
+def test_the_weak_cost_is_unbiased(values, x, z, gamma):
+    # T takes each of the values with the same probability: all ways to draw Z of them
+    t = f64(values)
+    made = f64(list(itertools.product(values, repeat=z)))[:, :, None]
+    # a batch of all of them: its mean is the expectation
+    cost = weak_cost(torch.full((len(made), 1), x, dtype=torch.float64), made, gamma)
+    want = (x - t).square().mean() - gamma * t.var(correction=0)
+    torch.testing.assert_close(cost, want, rtol=1e-9, atol=1e-9)
+    other = (x - t.mean()) ** 2 + (1 - gamma) * t.var(correction=0)
+    torch.testing.assert_close(want, other, rtol=1e-9, atol=1e-9)
+
+
+def test_strong_is_weak_without_gamma_and_noise():
+    x, y = torch.randn(2, 5, 3, 8, 8).unbind()
+    twice = torch.stack([y, y], 1)
+    torch.testing.assert_close(weak_cost(x, twice, 0.3), (x - y).square().mean())
+
+
+def test_the_monge_map_and_its_potential_are_a_saddle(float64):
+    """Grad f*(y) = (2/D) (y - T^{-1}(y)): there no player can gain."""
+    t = monge(S0, S1)
+    net, critic = nn.Linear(2, 2), Quadratic(2)
+    with torch.no_grad():
+        net.weight.copy_(t)
+        net.bias.copy_(M1 - t @ M0)
+        inverse = t.inverse()  # T^{-1}(y) = M0 + inverse (y - M1)
+        critic.A.copy_((torch.eye(2) - inverse) / 2)  # its gradient is 2 A y + b
+        critic.b.copy_(inverse @ M1 - M0)
+    x, y = exact_sample(200, M0, S0), exact_sample(300, M1, S1)
+    part = NeuralOT(net=net, critic=critic).eval()
+    losses = dict(part.objectives(iter([(x, y)]), torch.Generator()))
+    for player, loss in losses.items():
+        for g in torch.autograd.grad(loss, list(part.get_submodule(player).parameters())):
+            torch.testing.assert_close(g, torch.zeros_like(g), rtol=0, atol=1e-12)
+    moved = (x - part.translate(x)).square().sum(1).mean()
+    best = ot.gaussian.bures_wasserstein_distance(*(v.numpy() for v in (M0, M1, S0, S1))) ** 2
+    assert moved.item() == pytest.approx(best, rel=1e-10)
+
+
+def test_the_potential_rises_on_real_images():
+    part = NeuralOT(net=nn.Identity(), critic=Quadratic(2), k_t=1)
+    part.eval()
+    with torch.no_grad():
+        part.potential.b.copy_(torch.tensor([1.0, 0.0]))
+    x, y = torch.zeros(4, 2), torch.tensor([[3.0, 5.0]]).expand(4, 2)
+    losses = dict(part.objectives(iter([(x, y)]), torch.Generator()))
+    assert losses["potential"].item() == -3.0
+    assert losses["transport"].item() == 0.0
+
+
+def test_training_finds_the_monge_map(report):
+    part = NeuralOT(net=nn.Linear(2, 2), critic=Quadratic(2), k_t=1)
+    state = play(part, normals(128, M1, S1, M0, S0), steps=1000, lr=3e-2, ema=0.98)
+    x = exact_sample(500, M0, S0)
+    with state.averaged() as part:
+        found = part.translate(x.float()).double()
+    want = M1 + (x - M0) @ monge(S0, S1).T
+    unexplained = 100 * (found - want).square().sum(1).mean() / S1.trace()
+    report("NOT, strong, Gaussians in 2-D: L2-UVP in percent", unexplained.item())
+    assert unexplained < 2
+
+
+@pytest.mark.parametrize(
+    ("s1", "slope", "variance"), [(2.0, 1 / 0.66, 4 - 0.66**-2), (1.2, 1.2, 0.0)]
+)
+def test_the_weak_map_of_gaussians(s1, slope, variance, report):
+    """Stochastic where s1/s0 > 1/gamma, with the slope 1/gamma; else the strong map."""
+    how = {"cost": "weak", "gamma": 0.66, "gamma_warmup": 20, "z_std": 1.0, "k_t": 1}
+    net = nn.Linear(2, 1)
+    with torch.no_grad():
+        net.weight.copy_(torch.tensor([[0.3, 0.4]]))
+    part = NeuralOT(net=net, critic=Quadratic(1), **how)
+    batches = normals(128, f64([1.0]), f64([[s1**2]]), f64([0.0]), f64([[1.0]]))
+    state = play(part, batches, steps=1400, lr=2e-2, ema=0.995)
+    with state.averaged() as part:
+        a, b = part.transport.weight[0].tolist()
+    report(f"NOT, weak, s1/s0 = {s1}: slope, variance, wanted", a, b * b, slope, variance)
+    assert a == pytest.approx(slope, abs=0.05)
+    assert b * b == pytest.approx(variance, abs=0.12)
+
+
+def played(accumulate):
+    """The players whose weights changed in each step of `fit`, and the part."""
+    part, names = NeuralOT(net=nn.Linear(2, 2), critic=Quadratic(2), k_t=3), []
+    before = {k: v.clone() for k, v in part.named_parameters()}
+    batches = normals(8, M1, S1, M0, S0)
+    for _ in fit(State(part), batches, steps=8, warmup=0, accumulate=accumulate):
+        moved = [k for k, v in part.named_parameters() if not torch.equal(v, before[k])]
+        names.append({"net": "transport", "critic": "potential"}[k.split(".")[0]] for k in moved)
+        before = {k: v.clone() for k, v in part.named_parameters()}
+    return [set(n) for n in names], part
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_k_steps_of_the_map_then_one_of_the_potential(accumulate):
+    rounds = [{"transport"}] * 3 + [{"potential"}]
+    steps, part = played(accumulate)
+    assert steps == rounds * 2
+    assert int(part.turns.seen) == 8
+
+
+def test_warm_up():
+    turns = Turns("a", "b", 4)
+    shares = []
+    for _ in range(20):
+        turns.begin(turns)
+        shares.append(turns.ramp(3))
+    assert shares == pytest.approx([1 / 3] * 5 + [2 / 3] * 5 + [1.0] * 10)
+    assert Turns("a", "b", 4).ramp(0) == 1.0
+
+
+def test_samples_and_their_noise(tmp_path):
+    class Noisy(nn.Module):
+        def forward(self, xz):
+            return xz[:, :-1] + xz[:, -1:]
+
+    part = NeuralOT(net=Noisy(), critic=Quadratic(1), cost="weak", z_std=0.1, z_size=6).eval()
+    x = torch.linspace(-1, 1, 4000)[:, None, None, None].expand(4000, 1, 1, 1)
+    noise = part.translate(x) - x
+    assert noise.std().item() == pytest.approx(0.1, rel=0.05)
+    assert not torch.equal(part.translate(x, seed=1) - x, noise)
+    # in training the samples of one image stand together
+    made = part._samples(x[:5], torch.Generator().manual_seed(0))
+    assert made.shape == (5, 6, 1, 1, 1)
+    assert (made.mean(1) - x[:5]).abs().max() < 0.2 < (x[4] - x[0]).abs() + 0.2
+    strong = NeuralOT(net="tiny").eval()
+    pictures = torch.rand(2, 3, 16, 16)
+    assert torch.equal(strong.translate(pictures, seed=1), strong.translate(pictures))
+    strong.turns.seen += 7
+    save(strong, tmp_path / "m")
+    assert int(load(tmp_path / "m").turns.seen) == 7
+
+
+def test_networks():
+    x = torch.rand(2, 4, 32, 32)
+    net = TransportUNet(noise=1, base=4, levels=3, residual=True).eval()
+    torch.testing.assert_close(net(x) - net.out.bias[:, None, None], x[:, :3])
+    assert TransportUNet(noise=1, base=4).eval()(x).shape == (2, 3, 32, 32)
+    # without normalisation an image's potential is its own
+    f = Potential(width=4, side=32)
+    assert sum(isinstance(m, nn.AvgPool2d) for m in f.modules()) == 3  # 32 to 4
+    torch.testing.assert_close(f(x[:, :3])[:1], f(x[:1, :3]))
+    assert f(torch.rand(1, 3, 48, 48)).shape == (1, 1)
+    n = sum(p.numel() for p in TransportUNet().parameters())
+    assert n == 9_712_515  # base 48, four levels
+
+
+def test_wrong_options():
+    for wrong, message in (
+        ({"cost": "week"}, "unknown cost 'week': did you mean 'weak'"),
+        ({"cost": "weak", "gamma": 1.5}, r"gamma must lie in \[0, 1\], .*not 1.5"),
+        ({"cost": "weak", "z_std": 0.0}, "z_std be above 0, not .* and 0.0"),
+        ({"cost": "weak", "z_size": 1}, "z_size must be at least 2, not 1"),
+        ({"k_t": 0}, "k_t must be at least 1, not 0"),
+        ({"gamma_warmup": -1}, "gamma_warmup must be at least 0, not -1"),
+        ({"net": "smal"}, "unknown net 'smal': did you mean 'small'"),
+        ({"critic": "smal"}, "unknown critic 'smal': did you mean 'small'"),
+        ({"net": nn.Identity()}, "a network as `net` needs a network as `critic`, too"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            NeuralOT(**wrong)
+    with pytest.raises(ValueError, match="multiples of 4, not 18x16; choose another --size"):
+        NeuralOT(net="tiny").translate(torch.zeros(1, 3, 18, 16))
+    alone = iter([(torch.zeros(1, 3, 4, 4),) * 2])
+    with pytest.raises(ValueError, match="batch norm has nothing to average over a batch of one"):
+        next(NeuralOT(net="tiny").objectives(alone, torch.Generator()))
+
+
+def test_how_it_is_trained():
+    assert {"batch": 64, "lr": 1e-4, "optimiser": "adam"}.items() <= defaults(NeuralOT).items()
+    assert np.isclose(NeuralOT(net="tiny").gamma, 0.66)
