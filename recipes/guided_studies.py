@@ -1,10 +1,11 @@
 """The studies of EGSDE as pages: choice of M, each expert alone, each weight swept; and experts in 1-D.
 
-    python recipes/guided_studies.py digits runs/guided_classifier23 [--limit 66] [--seeds 1]
+    python recipes/guided_studies.py digits sfumato/digits_classifier [--limit 66] [--seeds 1]
     python recipes/guided_studies.py earth runs/guided_classifier_earth --limit 48
     python recipes/guided_studies.py experts
 
-The second word is the folder of a classifier that knows both domains. Each study is a page of its own,
+The second word is the folder of a classifier that knows both domains; `recipes/domain_classifiers.py`
+trains the digits' judge and `recipes/guided_earth.py` Earth's. Each study is a page of its own,
 with its curve, runs/guided_studies/TASK_STUDY/index.html; the last one is a picture.
 """
 
@@ -18,7 +19,7 @@ from sfumato import compare
 OUT = Path("runs/guided_studies")
 TASKS = {
     "digits": ("sfumato/digits:3", "data/digits/test/2", "data/digits/test/3", "faithful=0.35",
-               {"groups": "data/digits/digits.csv:source"}),
+               {"groups": "data/digits/digits.csv:source", "features": "runs/judge_digits"}),
     "earth": ("sfumato/earth:relief", "data/earth/test/satellite", "data/earth/test/relief",
               "faithful=1 content=chroma factor=2",
               {"truth": "data/earth/test/relief", "task": "land_water"}),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from inspect import Parameter, cleandoc, signature
 from itertools import pairwise
@@ -33,6 +34,7 @@ Begin with `sfumato demo`. With two folders of your own pictures:
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Runs a command and exits: 0, 2 after a user's error (one line), 130 after Ctrl-C."""
     words = list(sys.argv[1:] if argv is None else argv)
+    warnings.formatwarning = lambda message, *_, **__: f"sfumato: {message}\n"
     try:
         make_app(words)(words)
         sys.stdout.flush()

@@ -9,6 +9,7 @@ import statistics
 import subprocess
 import sys
 import time
+import warnings
 from importlib.metadata import version
 from pathlib import Path
 
@@ -254,6 +255,12 @@ def test_mistakes(words, says, root, tmp_path, monkeypatch, capsys):
     words = words.replace("IN", str(root / "in")).replace("MODEL", str(root / "model"))
     assert says in said(capsys, *words.split())
     assert not list(tmp_path.iterdir())
+
+
+def test_a_warning_is_one_line(monkeypatch):
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)  # put back afterwards
+    run("methods")
+    assert warnings.formatwarning("too much", UserWarning, "file.py", 3) == "sfumato: too much\n"
 
 
 def test_a_full_disk_is_one_line(root, tmp_path, monkeypatch, capsys):
