@@ -10,6 +10,7 @@ digits ships.  About 10 minutes on one core for 32 pixels.
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ship import ship
 
@@ -17,43 +18,41 @@ from sfumato.data import WRITERS
 from sfumato.train import train
 
 DIGITS = "0123456789"
-SHARED = {"batch": 64, "weight_decay": 0.05, "preview_every": 0, "resume": True}
+SHARED = {"batch": 64, "weight_decay": 0.05, "preview_every": 0, "resume": True, "size": 32}
 
 
-def classifiers(
-    name: str, guided: Sequence[str], judged: Sequence[str], steps: tuple[int, int] = (4000, 1500),
-    dropout: float = 0.0, **how: object,
-) -> None:  # fmt: skip
-    """The guide and the judge of domains in data/NAME/train, measured on data/NAME/test."""
-    for role, domains, net, count, seed in (
-        ("guide", guided, "tiny", steps[0], 0),
-        ("judge", judged, "small", steps[1], 7),
-    ):
-        data, test = ({d: f"data/{name}/{s}/{d}" for d in domains} for s in ("train", "test"))
-        train(
-            "domain_classifier", data, f"runs/{role}_{name}", validation=test, steps=count, seed=seed,
-            options={"net": net, "dropout": dropout}, **(SHARED | how),
-        )  # fmt: skip
+def classifier(
+    run: str, name: str, domains: Sequence[str], net: str, seed: int, **how: Any
+) -> None:
+    """One of the domains in data/NAME/train, measured on data/NAME/test."""
+    data, test = ({d: f"data/{name}/{split}/{d}" for d in domains} for split in ("train", "test"))
+    options = {"net": net, "dropout": how.pop("dropout", 0.0)}
+    train(
+        "domain_classifier", data, f"runs/{run}_{name}", validation=test, options=options, seed=seed,
+        **(SHARED | how),
+    )  # fmt: skip
 
 
 def digits() -> None:
     if not Path("data/digits").exists():
         WRITERS["digits"]("data/digits")
-    classifiers("digits", DIGITS, DIGITS, size=32)
+    classifier("guide", "digits", DIGITS, "tiny", 0, steps=4000)
+    classifier("judge", "digits", DIGITS, "small", 7, steps=1500)
     ship("runs/guide_digits", "digits_classifier")
 
 
 def mnist() -> None:
     """Guides between 2 and 3; the judge knows all ten: a bad 3 may look like another digit."""
-    classifiers("mnist", "23", DIGITS, size=32)
+    classifier("guide", "mnist", "23", "tiny", 0, steps=4000)
+    classifier("judge", "mnist", DIGITS, "small", 7, steps=1500)
 
 
 def horse2zebra() -> None:
-    """The split of `recipes/horse2zebra.py`; of 90 pictures a class more steps learn by heart."""
+    """Of 90 pictures a class more steps learn by heart; too few for a judge, ImageNet's features are."""
     animals = ("horse", "zebra")
-    classifiers(
-        "horse2zebra", animals, animals, (800, 500), dropout=0.3, size=64, flip=True, batch=32,
-        weight_decay=0.2,
+    classifier(
+        "guide", "horse2zebra", animals, "tiny", 0, steps=800, size=64, flip=True, batch=32,
+        weight_decay=0.2, dropout=0.3,
     )  # fmt: skip
 
 

@@ -3,8 +3,9 @@
     python recipes/guided.py digits|mnist|horse2zebra [--seeds 2]
 
 SDEdit's and ILVR's curves, the low-pass energy alone, EGSDE with both energies, and DDIB as a control.
-`recipes/domain_classifiers.py` trains the classifiers that guide and those that judge, `recipes/mnist.py`
-and `recipes/horse2zebra.py` the models that do not ship.  Earth: `recipes/guided_earth.py`.
+`recipes/domain_classifiers.py` trains the classifiers that guide and those that judge digits (horses and
+zebras are judged by ImageNet's features), `recipes/mnist.py` and `recipes/horse2zebra.py` the models that
+do not ship.  Earth: `recipes/guided_earth.py`.
 """
 
 import argparse
@@ -24,9 +25,14 @@ TASKS: dict[str, dict[str, Any]] = {
     | {
         "model": "sfumato/digits",
         "guide": "sfumato/digits_classifier",
-        "how": {"groups": "data/digits/digits.csv:source"},
+        "how": {"groups": "data/digits/digits.csv:source", "features": "runs/judge_digits"},
     },
-    "mnist": DIGITS | {"model": "runs/mnist", "guide": "runs/guide_mnist", "how": {"limit": 120}},
+    "mnist": DIGITS
+    | {
+        "model": "runs/mnist",
+        "guide": "runs/guide_mnist",
+        "how": {"limit": 120, "features": "runs/judge_mnist"},
+    },
     "horse2zebra": {
         "ends": ("horse", "zebra"),
         "model": "runs/horse2zebra",
@@ -54,7 +60,7 @@ def guided(name: str, seeds: int) -> None:
     ]
     compare(
         f"data/{name}/test/{a}", f"runs/guided_{name}", entries, target=f"data/{name}/test/{b}",
-        train=f"data/{name}/train/{b}", features=f"runs/judge_{name}", seeds=seeds, **task["how"],
+        train=f"data/{name}/train/{b}", seeds=seeds, **task["how"],
     )  # fmt: skip
 
 
