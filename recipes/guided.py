@@ -2,7 +2,8 @@
 
     python recipes/guided.py digits|mnist|horse2zebra [--seeds 2]
 
-SDEdit's and ILVR's curves, the low-pass energy alone, EGSDE with both energies, and DDIB as a control.
+SDEdit's and ILVR's curves, the low-pass energy alone, EGSDE with both energies (and with log-odds
+for the cosine), and DDIB as a control.
 `recipes/domain_classifiers.py` trains the classifiers that guide and those that judge digits (horses and
 zebras are judged by ImageNet's features), `recipes/mnist.py` and `recipes/horse2zebra.py` the models that
 do not ship.  Earth: `recipes/guided_earth.py`.
@@ -19,6 +20,7 @@ DIGITS: dict[str, Any] = {
     "ilvr": ("factor=4 until=0.25,0.4,0.55", "factor=8 until=0.1,0.25,0.4"),
     "low-pass": "strength=0.65 faithful=0.15,0.25,0.35,0.5",
     "egsde": "strength=0.65 realism=640 faithful=0.25,0.35,0.5",
+    "log-odds": "strength=0.65 realism=128 faithful=0.25,0.35,0.5",
 }
 TASKS: dict[str, dict[str, Any]] = {
     "digits": DIGITS
@@ -41,6 +43,7 @@ TASKS: dict[str, dict[str, Any]] = {
         "ilvr": ("factor=8 until=0.25,0.4,0.55", "factor=16 until=0.1,0.25,0.4"),
         "low-pass": "strength=0.65 faithful=0.15,0.25,0.35,0.5",
         "egsde": "strength=0.65 realism=640 faithful=0.25,0.35,0.5",
+        "log-odds": "strength=0.65 realism=128 faithful=0.25,0.35,0.5",
         "how": {},
     },
 }
@@ -56,6 +59,8 @@ def guided(name: str, seeds: int) -> None:
     entries += [
         f"egsde label=low-pass target={target} realism=0 {task['low-pass']}",
         f"egsde target={target} classifier={task['guide']} {task['egsde']}",
+        f"egsde 'label=egsde, log-odds' target={target} classifier={task['guide']} "
+        f"similarity=logits {task['log-odds']}",
         f"ddib source={source} target={target}",
     ]
     compare(

@@ -70,8 +70,8 @@ def _digits(folder: Path, count: int, seed: int) -> Section:
         "One model of ten classes of coloured digits, trained without pairs. DDIB carries each 2 to the "
         "latent it shares with a 3, and keeps its colour and slant; SDEdit noises it most of the way and "
         "lets a 3 re-emerge. ILVR draws a 3 from noise that keeps the coarse picture; EGSDE is SDEdit with "
-        "two guides: a low-pass of the 2 that holds colour and place, and a classifier that leads away "
-        "from looking like a 2.",
+        "two guides: a low-pass of the 2 that holds colour and place, and a classifier that leads to "
+        "looking like a 3.",
         "sfumato translate DIGITS/2 --out threes --method ddib --source sfumato/digits:2 "
         "--target sfumato/digits:3",
     )
@@ -82,7 +82,7 @@ def _digits(folder: Path, count: int, seed: int) -> Section:
         _translated("ILVR", twos, seed, method="ilvr", target=ends["target"]),
         _translated(
             "EGSDE", twos, seed, method="egsde", target=ends["target"],
-            classifier="sfumato/digits_classifier",
+            classifier="sfumato/digits_classifier", similarity="logits", realism=128,
         ),
     ]  # fmt: skip
     return section
