@@ -10,8 +10,8 @@ from truth import Affine, Impulses, f64, rotation, sqrtm
 from sfumato.fit import State, fit
 from sfumato.methods.entropic_ot import EntropicOT
 
-S0 = rotation(0.3) @ torch.diag(f64([1.0, 0.2])) @ rotation(0.3).T
-S1 = rotation(1.2) @ torch.diag(f64([1.5, 0.3])) @ rotation(1.2).T
+S0 = rotation(0.3) @ torch.diag(f64([1.0, 0.4])) @ rotation(0.3).T
+S1 = rotation(1.2) @ torch.diag(f64([1.5, 0.4])) @ rotation(1.2).T
 
 
 def plan(s0, s1, epsilon):
@@ -102,7 +102,7 @@ def test_the_exact_drift_gives_the_plan_and_all_marginals(epsilon, report):
         off = [cross - plan(S0, S1, epsilon), end - S1]
         off += [s - marginal(t, S0, S1, epsilon) for t, s in ways]
         errors[n] = max(e.norm().item() for e in off) / max(1, epsilon / 4)
-    assert errors[50] < 0.15
+    assert errors[50] < 0.1
     assert errors[50] / errors[100] == pytest.approx(2, abs=0.3) or errors[100] < 1e-4
     report(f"ENOT, exact drift, epsilon {epsilon:g}: error at N = 50, 100", *errors.values())
 
@@ -118,9 +118,9 @@ def test_training_finds_the_plan(epsilon, report):
     n, g = 8, torch.Generator().manual_seed(0)
     roots = [torch.linalg.cholesky(s).float() for s in (S0, S1)]
     batches = iter(lambda: tuple(torch.randn(128, 2, generator=g) @ r.T for r in roots), None)
-    part = made(Steps(n, 2), Quadratic(2), epsilon=epsilon, n_steps=n, noisy_end=True, k_t=1)
+    part = made(Steps(n, 2), Quadratic(2), epsilon=epsilon, n_steps=n, noisy_end=True, k_t=3)
     state = State(part, "adam", (0.5, 0.999))
-    for _ in fit(state, batches, steps=600, lr=3e-2, warmup=0, clip=0, ema=0.98):
+    for _ in fit(state, batches, steps=700, lr=3e-2, warmup=0, clip=0, ema=0.98):
         pass
     with state.averaged():
         part.double()
@@ -129,8 +129,8 @@ def test_training_finds_the_plan(epsilon, report):
     want = plan(S0, S1, epsilon)
     errors = [((cross - want).norm() / want.norm()).item(), ((end - S1).norm() / S1.norm()).item()]
     report(f"ENOT trained, epsilon {epsilon:g}: error of C, of S1", *errors)
-    assert errors[0] < 0.1  # N = 8 steps
-    assert errors[1] < 0.1
+    assert errors[0] < 0.06
+    assert errors[1] < 0.06
 
 
 def test_noise_follows_the_warm_up():
