@@ -135,7 +135,7 @@ class NeuralOT(Part):
             return self.transport(x)[:, None]
         many = x.repeat_interleave(self.z_size, 0)
         made = self._map(many, torch.randn(many[:, :1].shape, generator=rng).to(x))
-        return made.unflatten(0, (len(x), self.z_size))
+        return made.reshape(len(x), self.z_size, *made.shape[1:])
 
     def _cost(self, x: Tensor, made: Tensor) -> Tensor:
         if self.cost == "strong":
