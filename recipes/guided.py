@@ -1,6 +1,6 @@
 """Guided methods on one target model, unpaired: a page for each task, with the trade-off curves.
 
-    python recipes/guided.py digits|mnist|horse2zebra [--seeds 2]
+    python recipes/guided.py digits|mnist|horse2zebra|directions [--seeds 2]
 
 SDEdit's and ILVR's curves, the low-pass energy alone, EGSDE with both energies (and with log-odds
 for the cosine), and DDIB as a control.
@@ -69,10 +69,26 @@ def guided(name: str, seeds: int) -> None:
     )  # fmt: skip
 
 
+def directions() -> None:
+    """Other digits, on which no setting was chosen; everything at its default."""
+    for a, b in ("32", "17", "58"):
+        target, guide = f"target=sfumato/digits:{b}", "classifier=sfumato/digits_classifier"
+        compare(
+            f"data/digits/test/{a}", f"runs/guided_digits_{a}{b}",
+            [f"sdedit {target} strength=0.4,0.5,0.6",
+             f"egsde label=low-pass {target} realism=0",
+             f"egsde {target} {guide}",
+             f"egsde label=log-odds {target} {guide} similarity=logits realism=128",
+             f"ddib source=sfumato/digits:{a} {target}"],
+            target=f"data/digits/test/{b}", groups="data/digits/digits.csv:source",
+            features="runs/judge_digits", limit=66,
+        )  # fmt: skip
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("tasks", nargs="*", default=list(TASKS), metavar="digits|mnist|horse2zebra")
+    parser.add_argument("tasks", nargs="*", default=list(TASKS), metavar="TASK")
     parser.add_argument("--seeds", type=int, default=2)
     args = parser.parse_args()
     for name in args.tasks:
-        guided(name, args.seeds)
+        directions() if name == "directions" else guided(name, args.seeds)
