@@ -40,5 +40,5 @@ if __name__ == "__main__":
             [f"label=unpaired_sde model={args.out} direction={way}",
              f"ddib source=sfumato/digits:{a} target=sfumato/digits:{b}"],
             target=f"data/digits/test/{b}", train=f"data/digits/train/{b}",
-            groups="data/digits/digits.csv:source", seeds=4,
+            groups="data/digits/digits.csv:source", seeds=4, features="runs/judge_digits",
         )  # fmt: skip

@@ -26,7 +26,7 @@ class Journal:
 
     def __init__(self, path: Path, images: int, step: int = 0) -> None:
         self.path, self.images = path, images
-        self.since, self.clock, self.sums = 0, time.perf_counter(), dict[str, float]()
+        self.since, self.clock, self.sums = 0, time.perf_counter(), dict[str, tuple[float, int]]()
         if path.exists():
             write_text(
                 path, "".join(json.dumps(e) + "\n" for e in self.entries() if e["step"] <= step)
@@ -36,11 +36,12 @@ class Journal:
         """Counts a step; the line as it stands."""
         self.since += 1
         for player, loss in update.losses.items():
-            self.sums[player] = self.sums.get(player, 0.0) + loss
+            total, steps = self.sums.get(player, (0.0, 0))  # a player may rest in some steps
+            self.sums[player] = total + loss, steps + 1
         seconds = time.perf_counter() - self.clock
         return {
             "step": update.step,
-            "loss": {k: round(v / self.since, 6) for k, v in self.sums.items()},
+            "loss": {k: round(total / steps, 6) for k, (total, steps) in self.sums.items()},
             "lr": update.lr,
             "images_per_s": round(self.since * self.images / seconds, 1),
         }

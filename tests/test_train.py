@@ -14,7 +14,9 @@ import pytest
 import torch
 from PIL import Image
 
+from sfumato.fit import Update
 from sfumato.folder import load
+from sfumato.journal import Journal
 from sfumato.train import train
 
 TINY = {"options": {"net": "tiny"}, "size": 16, "batch": 4, "quiet": True, "preview_every": 0}
@@ -187,3 +189,10 @@ def test_bad_input_is_one_line_and_writes_nothing(folders, tmp_path, change, mes
         train(how.pop("method"), how.pop("data"), how.pop("out"), **how)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "run").exists()
+
+
+def test_the_mean_loss_of_a_player_is_over_its_own_steps(tmp_path):
+    journal = Journal(tmp_path / "log.jsonl", images=4)
+    for step, losses in enumerate([{"a": 1.0}, {"a": 3.0, "b": 5.0}, {"a": 2.0}], start=1):
+        line = journal.add(Update(step, losses, 0.1))
+    assert line["loss"] == {"a": 2.0, "b": 5.0}
