@@ -85,7 +85,7 @@ def uvp(found: Tensor, want: Tensor, s1: np.ndarray) -> float:
 
 def bw_uvp(found: np.ndarray, want: np.ndarray) -> float:
     zero = np.zeros(len(want))
-    tiny = 1e-12 * np.eye(len(want))  # a plan without noise has a singular covariance
+    tiny = 1e-9 * np.eye(len(want))  # a plan without noise has a singular covariance
     distance = ot.gaussian.bures_wasserstein_distance(zero, zero, found + tiny, want + tiny)
     return float(100 * distance**2 / np.trace(want))
 
