@@ -40,7 +40,7 @@ def test_samples_of_the_posterior(solver, steps, report):
     part.denoiser = Gaussian(torch.zeros(1).double(), torch.ones(1).double(), Cosine())
     part.regressor = Posterior(r)
     y = normal(n, 1, 1, 1)
-    x = part.translate(y, steps=steps, solver=solver)
+    x = part.translate(y, steps=steps, solver=solver, scale=1)
     gain = ((x * y).sum() / (y * y).sum()).item()
     variance = (x - gain * y).var().item()
     report(f"controllable, {solver}: gain (0.8) and variance (0.36)", gain, variance)

@@ -104,7 +104,7 @@ class Controllable(Part):
         *,
         seed: int = 0,
         watch: Watch | None = None,
-        scale: float = 1.0,
+        scale: float = 0.1,
         every: int = 1,
         steps: int = 25,
         solver: str | Step = "ancestral",
@@ -116,7 +116,8 @@ class Controllable(Part):
             source: images y in [-1, 1].
             seed: of the noise; other seeds give other samples of the same posterior.
             watch: see `integrate`.
-            scale: weight of the regression, >= 0: 1 is eq. 4.1, 0 forgets the source.
+            scale: weight of the regression, >= 0: 1 is eq. 4.1 for errors that are independent from
+                pixel to pixel, which pictures' are not; 0 forgets the source.
             every: guide anew at every so many steps, at least 1; the gradient is kept in between.
                 A step costs the regression once forward and once back, 1/every of that.
             steps: solver steps, at least 1.
