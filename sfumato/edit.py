@@ -80,15 +80,16 @@ def check_finite(result: Tensor, bounds: Mapping[str, tuple[float, float]]) -> T
         bounds: of each weight what it was, and up to where it is stable.
 
     Raises:
-        ValueError: naming the weight that is furthest beyond its bound.
+        ValueError: naming the weight that is furthest beyond its bound, if one is.
     """
     if result.isfinite().all():
         return result
-    name = max(bounds, key=lambda k: bounds[k][0] / bounds[k][1], default=None)
-    if name is None:
+    beyond = {k: weight / bound for k, (weight, bound) in bounds.items() if weight > bound}
+    if not beyond:
         raise ValueError(
             "the result is not finite: the energy is too large, or the model untrained"
         )
+    name = max(beyond, key=beyond.__getitem__)
     weight, bound = bounds[name]
     raise ValueError(
         f"{name} {weight:g} is too large: the result is not finite; up to about {bound:.3g} is stable"

@@ -48,6 +48,8 @@ class Classifies(Protocol):
 class Reference:
     """The source noised to t: one Monte-Carlo draw x_t ~ q(x_t | x_0) for each noise level visited.
 
+    Within an adaptive step, which asks with a time for each image, the draw stays.
+
     Args:
         process: the noising process.
         source: images (B, ...).
@@ -68,11 +70,16 @@ class Reference:
 
         return tell
 
-    def __call__(self, t: Tensor | float) -> Tensor:
-        """x_t; the terms of one step see the same one."""
-        if self._now is None or self._now[0] != float(t):
-            self._now = float(t), self.process.perturb(self.source, t, self.draw(self.source))
+    def noise(self, t: Tensor | float) -> Tensor:
+        """z of x_t = alpha x_0 + sigma z; the terms of one step see the same one."""
+        level = torch.as_tensor(t)
+        if self._now is None or (level.ndim == 0 and self._now[0] != float(level)):
+            self._now = float(level.max()), self.draw(self.source)
         return self._now[1]
+
+    def __call__(self, t: Tensor | float) -> Tensor:
+        """x_t for a time t, or one for each image (B,)."""
+        return self.process.perturb(self.source, t, self.noise(t))
 
 
 def against(function: Compares, reference: Reference) -> Energy:
@@ -226,7 +233,25 @@ def strong_weight(
     """The weight at which the energy moves eps at x_t by 1 (root mean square), as much as eps is."""
     guided = Guided(denoiser, energy, on=on)
     guided(x_t, t)
-    return 1 / float(guided.pushes[0])
+    push = float(guided.pushes[0])
+    return 1 / push if push > 0 else float("inf")
+
+
+class Terms(dict[str, tuple[float, float, Energy, On]]):
+    """Weighted energies: by each option's name its value, the weight that it means, energy and `on`."""
+
+    def guide(self, denoiser: Denoises, every: int) -> Denoises:
+        """The denoiser, guided by each in turn."""
+        for _, weight, energy, on in self.values():
+            denoiser = Guided(denoiser, weight * energy, every=every, on=on)
+        return denoiser
+
+    def bounds(self, denoiser: Denoises, x_t: Tensor, t: Tensor) -> dict[str, tuple[float, float]]:
+        """Of each option its value, and that which is a `strong_weight` at x_t."""
+        return {
+            name: (value, value / weight * strong_weight(energy, denoiser, x_t, t, on))
+            for name, (value, weight, energy, on) in self.items()
+        }
 
 
 def check_classifier(classifier: object, target: Denoises) -> Classifies:

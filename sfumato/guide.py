@@ -111,7 +111,7 @@ class Guided(nn.Module):
         energy: (x_t, t) -> (B,), differentiable in x_t.
         project: applied to the gradient; keeps guidance in a subspace, see `zero_mean`.
         every: the gradient is taken anew at every so many calls and kept in between, which saves
-            as many of the energy's evaluations.
+            as many of the energy's evaluations; they count from 0 where noise was added.
         on: what the energy is a function of: the "sample" x_t, or the "mean" E[x | x_t], whose
             gradient then stands for that in x_t / sqrt(alpha^2 + sigma^2) (an identity Jacobian, so
             that nothing is differentiated through the denoiser).
@@ -130,16 +130,20 @@ class Guided(nn.Module):
             raise ValueError(f"every must be at least 1, not {every}")
         self.on = choose("on", on, get_args(On))
         self.denoiser, self.energy, self.process = denoiser, energy, denoiser.process
-        self.project, self.every, self.calls = project, every, 0
+        self.project, self.every, self.calls, self.level = project, every, 0, 0.0
         self.pushes: list[Tensor] = []
         """By how much each call moved eps (of unit size itself): root mean square of sigma grad E."""
 
     def forward(self, x_t: Tensor, t: Tensor | float) -> Tensor:
         alpha, sigma = self.process.at(t, x_t)
         mean = self.denoiser(x_t, t)
-        if self.calls % self.every == 0 and self.on == "sample":
+        if sigma.ndim == 0:
+            before, self.level = self.level, float(sigma)
+            self.calls = 0 if self.level > before else self.calls  # another repeat
+        anew = self.calls % self.every == 0
+        if anew and self.on == "sample":
             self.gradient = self._gradient(x_t, t)
-        elif self.calls % self.every == 0:
+        elif anew:
             self.gradient = self._gradient(mean, t) / (alpha**2 + sigma**2).sqrt()
         self.calls += 1
         self.pushes.append((sigma * self.gradient).square().mean().sqrt())

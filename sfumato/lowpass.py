@@ -13,6 +13,7 @@ The chroma alone, colour without brightness, is kept by one more projection, x -
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from typing import Literal, get_args
 
@@ -71,6 +72,12 @@ class LowPass:
         if x.shape[1] == 1:
             raise ValueError("gray images have no chroma: take content colour")
         return x - x.mean(1, keepdim=True)
+
+
+def eighth(h: int, w: int) -> int:
+    """The largest factor up to an eighth of the shorter side that divides both sides; at least 1."""
+    both = math.gcd(h, w)
+    return max(n for n in range(1, max(8, min(h, w)) // 8 + 1) if both % n == 0)
 
 
 def _kernel(x: Tensor, kernel: Kernel) -> Tensor:

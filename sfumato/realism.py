@@ -75,7 +75,7 @@ def on_mean(function: Compares, reference: Reference) -> Energy:
     level = process.time(torch.tensor(-2 * math.log(ON_MEAN), dtype=torch.float64))
 
     def energy(mean: Tensor, t: Tensor) -> Tensor:
-        z = reference.draw(source)
+        z = reference.noise(t)
         y, x = process.perturb(mean, level, z), process.perturb(source, level, z)
         return function(y, x, level)
 

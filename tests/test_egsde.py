@@ -170,6 +170,24 @@ def test_an_explicit_step_beyond_the_bound_is_unstable_and_warned_of(report):
     assert exact < within
 
 
+@pytest.mark.parametrize("on", ["sample", "mean"])
+@pytest.mark.parametrize("noise", ["fresh", "shared"])
+@pytest.mark.parametrize("low_pass", ["exponential", "explicit"])
+@pytest.mark.filterwarnings("ignore:faithful")
+def test_to_a_tolerance_by_an_adaptive_solver(on, noise, low_pass):
+    part, how = tiny(), {"solver": "dopri5", "steps": 2, "on": on, "noise": noise, "realism": 300.0}
+    y = part.translate(PICTURES, low_pass=low_pass, **how)
+    alone = part.translate(PICTURES[[1]], low_pass=low_pass, **how)
+    torch.testing.assert_close(y[[1]], alone, rtol=0, atol=1e-4)
+    assert (y - part.translate(PICTURES, **how | {"realism": 0, "faithful": 0})).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("size", [(16, 24), (24, 16), (28, 28), (20, 12)])
+def test_pictures_of_any_shape_by_default(size):
+    x = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    assert tiny().translate(x, steps=1).shape == x.shape
+
+
 def test_units_carry_over():
     part, how = tiny(), {"strength": 0.5, "steps": 2, "faithful": 0}
     paper = part.translate(PICTURES, realism=10.0, units="paper", **how)
@@ -267,6 +285,7 @@ def test_an_energy_by_its_name():
         ({"realism": -1.0}, "realism must be a number >= 0, not -1"),
         ({"faithful": float("inf")}, "faithful must be a number >= 0, not inf"),
         ({"faithful": -0.1}, "faithful must be a number >= 0"),
+        ({"factor": 0}, "factor must be at least 1, not 0"),
         ({"factor": 3}, "factor 3 does not divide the size 16"),
         ({"units": "papers"}, "unknown units 'papers': did you mean 'paper'"),
         ({"noise": "none"}, "unknown noise 'none'"),
@@ -278,6 +297,10 @@ def test_an_energy_by_its_name():
         ({"energy": "edges", "energy_weight": -1.0}, "energy_weight must be a number >= 0"),
         ({"every": 0}, "every must be at least 1, not 0"),
         ({"repeats": 0}, "repeats must be at least 1, not 0"),
+        (
+            {"energy": "edges", "energy_weight": 1e30},
+            r"energy_weight 1e\+30 is too large: .* stable",
+        ),
         ({"realism": 1e38}, r"realism 1e\+38 is too large: .* up to about [\d.e+]+ is stable"),
     ],
 )

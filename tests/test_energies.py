@@ -19,6 +19,7 @@ from sfumato.energies import (
     similarity,
     spent,
     stable_weight,
+    strong_weight,
     surprise,
 )
 from sfumato.exact import Mixture
@@ -49,10 +50,21 @@ def reference(process, seed=0, source=None):
 def test_one_draw_for_each_level():
     x = reference(Cosine())
     once = x(f64(0.5))
-    assert x(0.5) is once  # all terms of a step see the same
+    assert torch.equal(x(0.5), once)  # all terms of a step see the same
     other = x(0.4)
     assert torch.equal(other, reference_draws(0.5, 0.4)[1])
     assert not torch.equal(x(0.5), once)
+
+
+def test_a_time_for_each_image_keeps_the_draw():
+    """An adaptive solver asks so within a step, where nothing may jump."""
+    x, t = reference(Cosine()), f64([0.5, 0.4, 0.3, 0.2])
+    once = x(f64(0.5))
+    z = x.noise(f64(0.5))
+    got = x(t)
+    torch.testing.assert_close(got, Cosine().perturb(x.source, t, z), rtol=0, atol=0)
+    assert torch.equal(got[0], once[0])
+    assert torch.equal(x(f64(0.5)), once)
 
 
 def reference_draws(*levels):
@@ -355,6 +367,29 @@ def test_guidance_every_kth_step_keeps_the_gradient(every):
     integrate("ddim", guided, normal(2, 3), times := grid(f.process, 10, clean=True))
     assert asked == times[:-1:every].tolist()
     assert len(guided.pushes) == 10
+
+
+def test_every_kth_counts_from_the_start_of_each_repeat():
+    asked = []
+
+    def energy(x, t):
+        asked.append(float(t))
+        return x.square().sum(-1)
+
+    f, x = gaussian([0.0] * 3, [1.0] * 3, Cosine()), normal(2, 3)
+    guided = Guided(f, energy, every=3)
+    times = grid(f.process, 4, clean=True)
+    for _ in range(2):
+        integrate("ddim", guided, x, times)
+    assert asked == 2 * times[[0, 3]].tolist()
+
+
+def test_the_weight_of_an_energy_without_a_push_has_no_bound():
+    f, x = gaussian([0.0] * 3, [1.0] * 3, Cosine()), normal(4, 3)
+    assert strong_weight(Energy(lambda v, t: 0 * v.sum(-1)), f, x, f64(0.5)) == float("inf")
+    sigma = Cosine()(f64(0.5))[1].item()
+    got = strong_weight(Energy(lambda v, t: 3 * v.sum(-1)), f, x, f64(0.5))
+    assert got == pytest.approx(1 / (3 * sigma))
 
 
 def test_pushes_are_the_moves_of_eps():

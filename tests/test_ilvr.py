@@ -90,6 +90,8 @@ def test_seed():
 def test_bad_options():
     with pytest.raises(ValueError, match="factor 3 does not divide the size 8; choose one of 1, 2"):
         tiny().translate(PICTURES, factor=3)
+    with pytest.raises(ValueError, match="factor 3 does not divide the size 8"):
+        tiny().translate(PICTURES, factor=3, until=1, steps=2)
     with pytest.raises(ValueError, match=r"until must lie in \[0, 1\], not 2"):
         tiny().translate(PICTURES, until=2)
     with pytest.raises(ValueError, match="unknown kernel 'lanczos'"):

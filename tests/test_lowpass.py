@@ -4,7 +4,7 @@ import pytest
 import torch
 from truth import normal
 
-from sfumato.lowpass import LowPass
+from sfumato.lowpass import LowPass, eighth
 
 KERNELS = ("box", "linear", "cubic")
 
@@ -57,6 +57,12 @@ def test_relax_is_the_flow_of_the_energy(kernel):
     torch.testing.assert_close(phi.relax(x, 1e-6) / 1e-6, phi(phi(x)), rtol=1e-5, atol=1e-6)
     if kernel == "box":
         torch.testing.assert_close(phi.relax(x, 1e9), phi(x))
+
+
+def test_an_eighth_divides_both_sides():
+    sides = {(32, 32): 4, (64, 64): 8, (256, 256): 32, (28, 28): 2, (32, 48): 4, (48, 32): 4, (4, 6): 1,
+             (100, 100): 10, (97, 97): 1}  # fmt: skip
+    assert {hw: eighth(*hw) for hw in sides} == sides
 
 
 def test_bad_options():

@@ -40,7 +40,7 @@ from sfumato.choose import choose
 from sfumato.denoiser import Denoises
 from sfumato.edit import check_finite, check_weights, edit, times_of
 from sfumato.guide import Guided, On
-from sfumato.lowpass import Content, Kernel, LowPass
+from sfumato.lowpass import Content, Kernel, LowPass, eighth
 from sfumato.noise import Noise
 from sfumato.part import Part
 from sfumato.solve import Step, Watch
@@ -104,7 +104,7 @@ class EGSDE(Part):
             units: of realism: carried (counted at 3x256x256, for all sizes) or paper.
             similarity: to the source: cosine of features, or logits, the target's log-odds alone.
             on: where the classifier looks: at the noisy sample, or at E[x | x_t] (mean).
-            factor: N of the low-pass, a divisor of the size; by default an eighth of the size.
+            factor: N of the low-pass, a divisor of both sides; by default an eighth of the shorter.
             kernel: of the low-pass: box, linear (the paper's) or cubic.
             content: what is faithful: colour, or chroma, which leaves brightness to the model.
             low_pass: exponential (exact, any weight) or explicit (the paper's, in the gradient).
@@ -124,15 +124,16 @@ class EGSDE(Part):
         process, draws = self.target.process, Noise.of(source, seed)
         times = times_of(process, strength, steps, spacing)
         reference = en.Reference(process, source, draws.stream("energy"))
-        start = draws if noise == "fresh" else reference.shared(draws)
-        n, f, after, bounds = factor or max(1, source.shape[-1] // 8), self.target, None, {}
+        n = eighth(*source.shape[-2:]) if factor is None else factor
+        f, after, bounds, terms = self.target, None, {}, en.Terms()
         weight = realism * (source[0].numel() / (3 * 256**2) if units == "carried" else 1.0)
         if weight:
-            away = real.realism(self.classifier, f, reference, similarity, on)
-            f = Guided(f, weight * away, every=every, on=on)
-        if energy is not None:
-            third = en.named(energy, LowPass(n, kernel), process)
-            f = Guided(f, energy_weight * en.against(third, reference), every=every)
+            e = real.realism(self.classifier, f, reference, similarity, on)
+            terms["realism"] = realism, weight, e, on
+        if energy is not None and energy_weight:
+            e = en.against(en.named(energy, LowPass(n, kernel), process), reference)
+            terms["energy_weight"] = energy_weight, energy_weight, e, "sample"
+        f = terms.guide(f, every)
         phi = LowPass(n, kernel, content)
         if faithful and low_pass == "exponential":
             after = en.pulled(phi, faithful, reference, times)
@@ -140,11 +141,10 @@ class EGSDE(Part):
             f = Guided(f, en.pushed(phi, faithful, reference, times), every=every)
             bounds["faithful"] = faithful, en.stable_weight(process, times)
         y = edit(
-            f, source, times, start=start, noise=draws.stream("steps"), repeats=repeats,
-            solver=solver, after=after, watch=watch,
+            f, source, times, noise=draws.stream("steps"), repeats=repeats, solver=solver, after=after,
+            start=draws if noise == "fresh" else reference.shared(draws), watch=watch,
         )  # fmt: skip
-        if weight and not y.isfinite().all():
+        if not y.isfinite().all():
             x = process.perturb(source, times[0], draws(source))
-            most = en.strong_weight(away, self.target, x, times[0], on)
-            bounds["realism"] = realism, most * realism / weight
+            bounds |= terms.bounds(self.target, x, times[0])
         return check_finite(y, bounds)

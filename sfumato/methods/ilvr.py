@@ -76,6 +76,8 @@ class ILVR(Part):
         if not 0 <= until <= 1:
             raise ValueError(f"until must lie in [0, 1], not {until}")
         process, phi = self.target.process, LowPass(factor, kernel, content)
+        for n in source.shape[-2:]:
+            phi.matrix(n)  # of a wrong factor it speaks even where no step is above `until`
         last = chain_time(process, until) if until < 1 else process.t_max
         f: Denoises = Clipped(self.target) if clip else self.target
         times = grid(process, steps, spacing, clean=True)
