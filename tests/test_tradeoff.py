@@ -8,7 +8,7 @@ import torch
 
 from sfumato.evaluate.metrics import frechet
 from sfumato.evaluate.rows import Row
-from sfumato.evaluate.tradeoff import at_equal_l2
+from sfumato.evaluate.tradeoff import Track, _ratio, at_equal_l2
 
 N, D = 120, 4
 REAL = torch.randn(150, D, generator=torch.Generator().manual_seed(0))
@@ -57,6 +57,20 @@ def test_between_two_points_the_logarithm_is_linear(report):
     assert value == pytest.approx(frechet(better.results[0], REAL) / there, rel=1e-9)
     assert low < value < high < 1  # truth: .49 / 2, less the bias of few pictures
     assert low > 0.1
+
+
+def test_points_of_the_curve_that_change_places_in_a_draw():
+    """Neighbours at 8 and 8.1 whose order turns in the first draw: read off in that draw's order."""
+    curve = [
+        Track(torch.tensor(l2).double(), torch.tensor(fd).double())
+        for l2, fd in (((4, 4, 4), (3, 3, 3)), ((8, 9, 8), (2, 2, 2)), ((8.1, 8, 8.1), (1, 1, 1)))
+    ]
+    one = Track(torch.tensor([6, 6, 6]).double(), torch.tensor([0, 0, 0]).double())
+    value, low, high = _ratio(one, curve)
+    # between (4, 3) and (8, 2), in the first draw (8, 1): logs -2.5, and draws -2 and -2.5
+    assert math.log(value) == pytest.approx(-2.5)
+    assert math.log(low) == pytest.approx(-2.75, abs=0.02)
+    assert math.log(high) == pytest.approx(-2.25, abs=0.02)
 
 
 def test_seeds_are_averaged():

@@ -74,9 +74,8 @@ def _tracks(rows: Sequence[Row], judge: Judge) -> dict[str, Track]:
 
 def _ratio(one: Track, curve: Sequence[Track]) -> Interval | None:
     l2, log_fd = (torch.stack(z).numpy() for z in zip(*curve, strict=True))  # (points, R + 1)
-    order = l2[:, 0].argsort()
     there = [
-        np.interp(at, x[order], f[order], left=math.nan, right=math.nan)
+        np.interp(at, x[order := x.argsort()], f[order], left=math.nan, right=math.nan)
         for at, x, f in zip(one.l2.numpy(), l2.T, log_fd.T, strict=True)
     ]
     logs = one.log_fd - torch.tensor(there, dtype=torch.float64)
