@@ -341,11 +341,34 @@ def test_a_domain_classifier_is_a_feature_network(tmp_path):
     assert found.prober.startswith("what pets (cat")
 
 
+def test_the_classifier_that_ships():
+    found = named_features("sfumato/digits_classifier")
+    assert found.name == "FD-digits_classifier (0, 1, 2, 3, 4, 5, 6, 7, 8, 9)"
+    assert len(found.sha256) == 64
+
+
+def test_a_classifier_of_gray_pictures(tmp_path):
+    net = DomainClassifier(domains=("a", "b"), net="tiny", channels=1).eval()
+    save(net, tmp_path / "gray")
+    found, x = Learned(tmp_path / "gray"), pictures(2, 1)
+    with torch.no_grad():
+        want = net.embedding(x, net.process.t_min)
+        torch.testing.assert_close(found(x), want)
+        torch.testing.assert_close(found(x.expand(-1, 3, -1, -1)), want)
+        assert found.maps(x)[0].shape[0] == 2
+    with pytest.raises(
+        ValueError, match=r"FD-gray \(a, b\) is of gray pictures, an image is in col"
+    ):
+        found(pictures(2, 3))
+
+
 def test_another_model_is_no_feature_network(tmp_path):
     save(Diffusion(domains=("a",), net="tiny"), tmp_path / "d")
     with pytest.raises(
         ValueError, match="d holds no domain classifier: expected lite0, inception, or"
     ):
         named_features(str(tmp_path / "d"))
+    with pytest.raises(ValueError, match=r"no model folder 'no/where': expected lite0, inception"):
+        named_features("no/where")
     with pytest.raises(ValueError, match="lite"):
         named_features("lite1")

@@ -8,11 +8,11 @@ from typing import Protocol, runtime_checkable
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..choose import choose
 from ..energies import Classifies
-from ..folder import load
+from ..folder import load, resolve
 from ..record import sha256
 from .features import INCEPTION, Features, Inception, Lite0, checked
+from .protocol import check_features
 
 
 @runtime_checkable
@@ -43,7 +43,7 @@ class Learned(Features):
 
     def __init__(self, folder: str | Path) -> None:
         super().__init__()
-        found = load(folder)
+        found, (path, _) = load(folder), resolve(folder)
         if not isinstance(found, Embeds):
             raise ValueError(
                 f"{folder} holds no domain classifier: expected lite0, inception, or a folder made by "
@@ -52,16 +52,26 @@ class Learned(Features):
         assert isinstance(found, nn.Module)
         self.net = found.eval().requires_grad_(False)
         self.t = found.process.t_min
-        kind = f"{Path(folder).name} ({', '.join(found.domains)})"
+        self.gray = getattr(found, "channels", 3) == 1
+        kind = f"{path.name} ({', '.join(found.domains)})"
         self.name, self.kernel_name = f"FD-{kind}", f"KID-{kind}"
         self.preparation, self.prober = "[-1,1]", f"what {kind} sees most of the reference as"
-        self.sha256, self.dim = sha256(Path(folder) / "weights.safetensors"), found.width
+        self.sha256, self.dim = sha256(path / "weights.safetensors"), found.width
 
     def forward(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b dim"]:
-        return self.net.embedding(checked(images), self.t)
+        return self.net.embedding(self._seen(images), self.t)
 
     def maps(self, images: Float[Tensor, "b c h w"]) -> list[Tensor]:
-        return [self.net.features(checked(images), self.t)]
+        return [self.net.features(self._seen(images), self.t)]
+
+    def _seen(self, images: Tensor) -> Tensor:
+        x = checked(images)
+        if self.gray and (x.amax(1) - x.amin(1)).max() > 0.1:
+            raise ValueError(
+                f"{self.name} is of gray pictures, an image is in colour: convert it to gray, or take "
+                f"--features lite0"
+            )
+        return x[:, :1] if self.gray else x
 
     def says(self, features: Float[Tensor, "b dim"]) -> Tensor:
         """The domain (B,) that it sees, by its number."""
@@ -74,9 +84,9 @@ def named_features(name: str = "lite0", weights: str | Path | None = None) -> Fe
     Raises:
         ValueError: the name is unknown, or weights are missing or were given in vain.
     """
-    if Path(name, "model.json").is_file():
+    if check_features(name) not in ("lite0", "inception"):
         return Learned(name)
-    if choose("features", name, ("lite0", "inception")) == "lite0":
+    if name == "lite0":
         if weights is not None:
             raise ValueError(f"lite0 brings its weights: use inception, or leave out {weights}")
         return Lite0()

@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from sfumato.choose import choose
+from sfumato.folder import resolve
 
 Filter = Literal["bilinear", "bicubic", "lanczos"]
 FILTERS = ("bilinear", "bicubic", "lanczos")
@@ -25,9 +26,20 @@ PIXELS = ("l2", "psnr", "ssim", "perceptual", "colour", "hue")
 
 
 def check_features(name: str) -> str:
-    """The name, if it is lite0, inception or a model folder."""
-    known = Path(name, "model.json").is_file()
-    return name if known else choose("features", name, ("lite0", "inception"))
+    """The name, if it is lite0, inception or a model folder.
+
+    Raises:
+        ValueError: if it is none of them.
+    """
+    path, _ = resolve(name)
+    if (path / "model.json").is_file():
+        return name
+    if len(path.parts) > 1:
+        raise ValueError(
+            f"there is no model folder {name!r}: expected lite0, inception, or a folder made by "
+            f"`sfumato train domain_classifier`"
+        )
+    return choose("features", name, ("lite0", "inception"))
 
 
 @dataclass(frozen=True)
