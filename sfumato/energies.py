@@ -161,12 +161,18 @@ def by_variance(energy: Energy, process: Process, times: Tensor) -> Energy:
 
 
 def named(energy: str | Compares, phi: LowPass, process: Process) -> Compares:
-    """An energy by its name, edges or high_pass, or one's own as it is.
+    """An energy by its name, edges or high_pass, in variance-preserving coordinates; one's own as it is.
 
     Raises:
         ValueError: for an unknown name.
     """
-    known = {"edges": edges, "high_pass": high_pass_distance(phi, process)}
+
+    def outlines(y: Tensor, x: Tensor, t: Tensor) -> Float[Tensor, " b"]:
+        alpha, sigma = process.at(t, y)
+        norm = (alpha**2 + sigma**2).sqrt()
+        return edges(y / norm, x / norm, t)
+
+    known = {"edges": outlines, "high_pass": high_pass_distance(phi, process)}
     return known[choose("energy", energy, known)] if isinstance(energy, str) else energy
 
 

@@ -68,8 +68,11 @@ def test_slopes_of_the_third_energies(name, report):
 
 
 def test_names_of_energies():
-    phi = LowPass(2)
-    assert named("edges", phi, Cosine()) is edges
+    phi, y, x = LowPass(2), normal(*SHAPE), normal(*SHAPE, seed=1)
+    for process in (Cosine(), VE(), Flow()):
+        alpha, sigma = process.at(f64(0.6), y)
+        got = named("edges", phi, process)(y, x, f64(0.6))
+        torch.testing.assert_close(got, edges(y, x, f64(0.6)) / (alpha**2 + sigma**2))
     assert named(own := (lambda y, x, t: y), phi, Cosine()) is own
     with pytest.raises(ValueError, match="unknown energy 'edge': did you mean 'edges'"):
         named("edge", phi, Cosine())
