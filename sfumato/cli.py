@@ -17,7 +17,7 @@ from typing import Annotated, Any, NoReturn
 import cyclopts
 from cyclopts import App
 
-from sfumato import cli_evaluate
+from sfumato import cli_evaluate, cli_explore
 from sfumato.cli_models import import_, info
 from sfumato.flags import Outline, command, flag, flags, outlines
 
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         make_app(words)(words)
         sys.stdout.flush()
     except cyclopts.CycloptsError as error:
-        known = " ".join(words[: 2 if words[:1] in (["train"], ["data"]) else 1])
+        known = " ".join(words[: 2 if words[:1] in (["train"], ["data"], ["explore"]) else 1])
         see = "" if "Did you mean" in str(error) else f" See `sfumato {known} --help`."
         _fail(f"{error}{see}")
     except BrokenPipeError:  # `sfumato methods | head`
@@ -71,9 +71,11 @@ def make_app(words: Sequence[str]) -> App:
     app.command(_data(words[0] == "data"), name="data")
     app.command(_train(words[1] if words[0] == "train" else ""), name="train")
     app.command(_translate(words if words[0] == "translate" else []), name="translate")
+    chosen = words[1] if words[0] == "explore" else ""
+    app.command(cli_explore.explore(chosen), name="explore")
     for name, (make, text) in cli_evaluate.COMMANDS.items():
-        chosen = make() if words[0] == name else command(lambda: None, text, [])
-        app.command(chosen, name=name)
+        made = make() if words[0] == name else command(lambda: None, text, [])
+        app.command(made, name=name)
     for function in (info, methods, cite):
         app.command(function)
     app.command(import_, name="import")

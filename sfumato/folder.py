@@ -199,7 +199,12 @@ def _digest(stored: Mapping[str, Tensor]) -> str:
 
 
 def read_tensors(file: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file.
+    """The tensors of a safetensors file (see `read_protocol` for the errors)."""
+    return read_protocol(file)[0]
+
+
+def read_protocol(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors of a safetensors file, and the protocol they were written with, or {}.
 
     Raises:
         ValueError: if it is missing, truncated, or its contents do not have the hash they were written with.
@@ -212,21 +217,31 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
             metadata = f.metadata() or {}
     except SafetensorError as error:
         raise ValueError(f"{file} is damaged or truncated ({error}); copy it again") from None
-    if "sha256" in metadata and metadata["sha256"] != _digest(stored):
+    try:
+        protocol = json.loads(metadata.get("protocol", "{}"))
+        wanted = protocol.pop("tensors", metadata.get("sha256"))
+    except (ValueError, AttributeError, RecursionError):
+        raise ValueError(f"{file} has a protocol that was not written by sfumato") from None
+    if wanted is not None and wanted != _digest(stored):
         raise ValueError(f"{file} is damaged: its contents do not have their hash; copy it again")
-    return stored
+    return stored, protocol
 
 
-def write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
+def write_tensors(
+    file: Path, tensors: Mapping[str, Tensor], protocol: Mapping[str, Any] | None = None
+) -> None:
     """Writes a safetensors file atomically, with the hash of its contents.
 
-    The hash is the only metadata: safetensors writes several in any order, and equal runs shall
-    give equal files.
+    The hash, or a protocol that holds it as "tensors", is the only metadata: safetensors writes
+    several in any order, and equal runs shall give equal files.
     """
     stored = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
     # the hash travels in the file it is the hash of: a kill between two writes cannot part them
     with replacing(file) as temporary:
-        temporary.write_bytes(to_bytes(stored, {"sha256": _digest(stored)}))
+        said = {"sha256": _digest(stored)}
+        if protocol is not None:
+            said = {"protocol": json.dumps({**protocol, "tensors": said["sha256"]})}
+        temporary.write_bytes(to_bytes(stored, said))
 
 
 def _load_weights(part: Part, folder: Path) -> None:

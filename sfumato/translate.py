@@ -21,12 +21,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sfumato.data.images import Resize, find_images, fit_image, read_image, write_png
-from sfumato.folder import describe_folder, resolve
+from sfumato.data.gather import gather, reader
+from sfumato.data.images import Resize, fit_image, read_image, write_png
+from sfumato.folder import resolve
 from sfumato.method import name_of
 from sfumato.part import describe
 from sfumato.record import check, digest, read_run, sha256, write_run
-from sfumato.translator import channels_of, options_of, translator
+from sfumato.translator import channels_of, device_of, options_of, size_of, translator
 
 __all__ = ["Summary", "repeat", "run_translator", "translate", "translator"]
 
@@ -93,13 +94,13 @@ def translate(
         ValueError: for anything wrong with the pictures, models or options, in one line.
     """
     out, given = Path(out), [paths] if isinstance(paths, (str, Path)) else list(paths)
-    files = _gather(given, out)
+    files = gather(given, out)
     part = translator(method, model, source, target, classifier)
-    channels, where = channels_of(part), _device(device)
+    where = device_of(device)
     roles = {"model": model, "source": source, "target": target, "classifier": classifier}
     models = {role: resolve(name) for role, name in roles.items() if name is not None}
     if size is None and resize != "none":
-        size = _size([folder for folder, _ in models.values()])
+        size = size_of([folder for folder, _ in models.values()])
     if min(1 if size is None else size, 1 if batch is None else batch) < 1:
         raise ValueError(f"size and batch must be at least 1, not {size} and {batch}")
     chosen = options_of(part, options or {})
@@ -114,16 +115,7 @@ def translate(
     }  # fmt: skip
     check(out, run := json.loads(json.dumps(run)), expect)
 
-    def read(file: Path) -> Tensor:
-        image = torch.from_numpy(read_image(file))
-        if channels == 1:
-            if (image.amax(0) - image.amin(0)).max() > 0.1:
-                raise ValueError(f"{file} is in colour, the model in gray: convert it to gray")
-            image = torch.from_numpy(read_image(file, 1))
-        if size is None:
-            return image
-        return torch.from_numpy(fit_image(image.numpy(), size, resize, upscale, file))
-
+    read = reader(channels_of(part), size, resize, upscale)
     if strict:
         for file in files.values():
             read(file)
@@ -184,27 +176,6 @@ def repeat(run: str | Path, out: str | Path, *, device: str | None = None) -> Su
     )  # fmt: skip
 
 
-def _gather(paths: Sequence[str | Path], out: Path) -> dict[Path, Path]:
-    """Results' names, relative to the output folder, and the pictures they are made of."""
-    found: dict[Path, Path] = {}
-    for path in map(Path, paths):
-        if not path.exists():
-            raise ValueError(f"{path} does not exist: expected a picture or a folder of pictures")
-        if path.is_dir() and out.resolve().is_relative_to(path.resolve()):
-            raise ValueError(f"{out} lies inside the folder it is made of; choose another --out")
-        for file in find_images(path) if path.is_dir() else [path]:
-            name = file.relative_to(path if path.is_dir() else path.parent).with_suffix(".png")
-            if name in found:
-                raise ValueError(
-                    f"{found[name]} and {file} would both become {out / name}: "
-                    f"rename one, or translate them into two folders"
-                )
-            found[name] = file
-    if not found:
-        raise ValueError("no pictures given: name some, or a folder of them")
-    return found
-
-
 def _batches(
     files: Mapping[Path, Path],
     out: Path,
@@ -259,30 +230,11 @@ def run_translator(
     return torch.cat([one, two]), nfe
 
 
-def _size(folders: list[Path]) -> int | None:
-    """The size that the models were trained at, if they say."""
-    sizes = {describe_folder(folder)["info"].get("size") for folder in folders} - {None}
-    if len(sizes) > 1:
-        raise ValueError(f"the models were trained at sizes {sorted(sizes)}: choose one by --size")
-    return sizes.pop() if sizes else None
-
-
 def _mask(file: Path, like: Tensor) -> Tensor:
     """1 where the picture `file` is white, else 0; of the size of images (B, C, H, W)."""
     h, w = like.shape[-2:]
     image = fit_image(read_image(file, 1), (h, w), "stretch", upscale=True, name=file)
     return torch.from_numpy(image > 0).to(like)[None]
-
-
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(
-            name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-        )
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError):
-        raise ValueError(f"there is no device {name!r} here: use auto, cpu or cuda") from None
-    return device
 
 
 @contextlib.contextmanager

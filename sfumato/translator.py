@@ -8,10 +8,11 @@ from dataclasses import MISSING
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from sfumato.choose import choose
-from sfumato.folder import denoiser_of, load, resolve
+from sfumato.folder import denoiser_of, describe_folder, load, resolve
 from sfumato.method import find, name_of
 from sfumato.part import Part, fields
 
@@ -111,3 +112,23 @@ def options_of(part: Any, given: Mapping[str, Any]) -> dict[str, Any]:
         if not isinstance(value, (str, int, float, Path, type(None))):
             raise ValueError(f"{name}={value!r} cannot be written into run.json; give its name")
     return known | dict(given)
+
+
+def size_of(folders: list[Path]) -> int | None:
+    """The size that the models were trained at, if they say."""
+    sizes = {describe_folder(folder)["info"].get("size") for folder in folders} - {None}
+    if len(sizes) > 1:
+        raise ValueError(f"the models were trained at sizes {sorted(sizes)}: choose one by --size")
+    return sizes.pop() if sizes else None
+
+
+def device_of(name: str) -> torch.device:
+    """The device of this name; auto is a GPU if there is one."""
+    try:
+        device = torch.device(
+            name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+        )
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError):
+        raise ValueError(f"there is no device {name!r} here: use auto, cpu or cuda") from None
+    return device

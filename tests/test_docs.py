@@ -28,12 +28,12 @@ def test_links_lead_somewhere(page):
 def test_commands_are_real(page):
     """Every `sfumato COMMAND --flags` of the docs exists, flags included."""
     text = page.read_text().replace("\\\n", " ")
-    names = "train|translate|data|info|import|evaluate|compare|sweep|doctor|study"
+    names = "train|translate|data|info|import|evaluate|compare|sweep|doctor|study|explore"
     commands = re.findall(rf"^sfumato ((?:{names}) .*)$", text, flags=re.M)
     for command in commands:
         words = command.split("#")[0].split()
-        if words[0] == "train":
-            known = _help("train", words[1])
+        if words[0] in ("train", "explore"):
+            known = _help(*words[:2])
         elif "--method" in words:
             known = _help("translate", "--method", words[words.index("--method") + 1])
         else:

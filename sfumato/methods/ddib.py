@@ -26,13 +26,12 @@ from torch import Tensor
 
 from sfumato.denoiser import Denoises
 from sfumato.part import Part
-from sfumato.solve import Step, Watch, integrate
-from sfumato.times import Spacing, grid
+from sfumato.solve import Step, Watch
+from sfumato.solve.bridge import decode, encode
+from sfumato.times import Spacing
 
 ENCODING = 0.55
 """Share of the steps: an error near the data grows on its way to the latent, so encoding needs more."""
-RHO = 10.0
-"""Karras exponent of the times; the usual 7 has fewer of them near the data."""
 
 
 class DDIB(Part):
@@ -84,7 +83,7 @@ class DDIB(Part):
         spacing: Spacing = "karras", watch: Watch | None = None,
     ) -> Tensor:  # fmt: skip
         """Images to latents, nearly N(0, I) in VP processes, by the source's ODE."""
-        return _solve(self.source, source, steps, solver, spacing, watch, up=True)
+        return encode(self.source, source, steps=steps, solver=solver, spacing=spacing, watch=watch)
 
     @torch.no_grad()
     def decode(
@@ -92,7 +91,7 @@ class DDIB(Part):
         spacing: Spacing = "karras", watch: Watch | None = None,
     ) -> Tensor:  # fmt: skip
         """Latents to images by the target's ODE."""
-        return _solve(self.target, latent, steps, solver, spacing, watch, up=False)
+        return decode(self.target, latent, steps=steps, solver=solver, spacing=spacing, watch=watch)
 
     def _shift(self, latent: Tensor) -> Tensor:
         """alpha (m' - m), one number a channel.
@@ -109,15 +108,3 @@ class DDIB(Part):
         """There and back again; equals the source up to the solver's error."""
         back = DDIB(source=self.target, target=self.source)
         return back.translate(self.translate(source, **options), **options)
-
-
-def _solve(
-    f: Denoises, x: Tensor, steps: int, solver: str | Step, spacing: Spacing, watch: Watch | None,
-    up: bool,
-) -> Tensor:  # fmt: skip
-    """Image <-> latent along u = x/alpha: at t_min an image of unit alpha is the clean image."""
-    times = grid(f.process, steps, spacing, rho=RHO)
-    alpha, _ = f.process.at(f.process.t_min, x)
-    if up:
-        return integrate(solver, f, alpha * x, times.flip(0), watch=watch)
-    return integrate(solver, f, x, times, watch=watch) / alpha

@@ -1,0 +1,134 @@
+"""The commands of the laboratory of latents; see `sfumato.cli`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from inspect import Parameter
+from pathlib import Path
+from typing import Any
+
+from cyclopts import App
+
+from sfumato.flags import command, flag, flags
+
+EXPLORE = "Look into latents: encode pictures, compare with N(0, I), operate on them, decode."
+ENCODE = "Encode pictures by a model's ODE into a file of latents."
+DECODE = "Decode a file of latents by a model's ODE into pictures."
+REPORT = "Compare every latent of a file with N(0, I)."
+APPLY = 'Apply a chain of operations to latents: "rotate angle=60, blur sigma=2".'
+LATENTS = "a file of latents, made by `sfumato explore encode`."
+
+
+def explore(chosen: str) -> App:
+    """`sfumato explore encode|decode|report|apply`, with the flags of the chosen one."""
+    app = App(help=EXPLORE)
+    for name, (make, text) in COMMANDS.items():
+        app.command(make() if name == chosen else command(lambda: None, text, []), name=name)
+    return app
+
+
+def encode() -> Callable[..., None]:
+    """`sfumato explore encode PICTURES... --model FOLDER:DOMAIN --out FILE`."""
+    from sfumato.explore import encode_pictures
+
+    def run(*paths: str, model: str, out: str, **given: Any) -> None:
+        _new(out)
+        latents = encode_pictures(paths, model, **given)
+        latents.save(out)
+        nfe = latents.protocol["encoded"]["nfe"]
+        print(f"{len(latents.names)} latents written to {out} ({nfe} NFE each)")
+
+    paths = flag("paths", str, Parameter.VAR_POSITIONAL, "pictures, or folders of them.")
+    out = flag("out", str, Parameter.KEYWORD_ONLY, "a new file, NAME.safetensors.")
+    own = flags(encode_pictures, skip=("paths",), keyword=("model",))
+    return command(run, ENCODE, [paths, out, *own])
+
+
+def decode() -> Callable[..., None]:
+    """`sfumato explore decode FILE --model FOLDER:DOMAIN --out FOLDER`."""
+    from sfumato.explore import Latents, decode_latents
+
+    def run(latents: str, *, model: str, out: str, **given: Any) -> None:
+        images = decode_latents(Latents.load(latents), model, out, **given)
+        print(f"{len(images)} pictures written to {out}")
+
+    own = flags(decode_latents, skip=("latents",), keyword=("model", "out"))
+    return command(run, DECODE, [_file("latents"), *own])
+
+
+def report() -> Callable[..., None]:
+    """`sfumato explore report FILE`."""
+    import json
+
+    from sfumato.explore import Latents, qq_plot
+    from sfumato.explore import report as judge
+
+    def run(
+        latents: str, *, qq: str | None = None, json: bool = False, full: bool = False, **given: Any
+    ) -> None:
+        loaded = Latents.load(latents)
+        judged = [judge(z, **given) for z in loaded.latents]
+        reports = dict(zip(loaded.names, judged, strict=True))
+        if qq is not None:
+            qq_plot(loaded.latents, qq)
+        print(_json(reports) if json else _text(reports, full))
+
+    def _json(reports: Mapping[str, Any]) -> str:
+        return json.dumps({name: r.to_json() for name, r in reports.items()}, indent=2)
+
+    def _text(reports: Mapping[str, Any], full: bool) -> str:
+        lines = [f"{name}: {r.verdict()}" for name, r in reports.items()]
+        if full or len(reports) == 1:
+            lines = [f"{name}\n{r.text()}\n" for name, r in reports.items()]
+        accepted = sum(r.accepts for r in reports.values())
+        return "\n".join([*lines, f"{accepted} of {len(reports)} may be N(0, I)"])
+
+    places = [
+        _file("latents"), *flags(judge, skip=("latent",), keyword=("alpha",)),
+        flag("full", bool, Parameter.KEYWORD_ONLY, "all statistics of every latent.", False),
+        flag("qq", str | None, Parameter.KEYWORD_ONLY, "a PNG of quantiles over those of N(0, 1).", None),
+        flag("json", bool, Parameter.KEYWORD_ONLY, "print JSON instead of text.", False),
+    ]  # fmt: skip
+    return command(run, REPORT, places)
+
+
+def apply() -> Callable[..., None]:
+    """`sfumato explore apply FILE CHAIN --out FILE`."""
+    from sfumato.explore import Latents
+    from sfumato.explore.chain import apply, outline
+
+    def run(latents: str, chain: str, *, out: str, seed: int = 0) -> None:
+        _new(out)
+        z = Latents.load(latents)
+        z.latents, log = apply(chain, z.latents, z.images, seed)
+        z.protocol["operations"] = [*z.protocol.get("operations", []), *log]
+        z.save(out)
+        for entry in log:
+            print(entry["operation"])
+            for name, after in entry["after"].items():
+                print(f"  {name:16}{entry['before'][name]:10.4g} -> {after:.4g}")
+        print(f"{len(z.names)} latents written to {out}")
+
+    places = [
+        _file("latents"),
+        flag("chain", str, Parameter.POSITIONAL_OR_KEYWORD, "operations, separated by commas."),
+        flag("out", str, Parameter.KEYWORD_ONLY, "a new file, NAME.safetensors."),
+        flag("seed", int, Parameter.KEYWORD_ONLY, "of the fixed noise.", 0),
+    ]
+    return command(run, f"{APPLY}\n\nThe operations, with their defaults:\n\n{outline()}", places)
+
+
+def _file(name: str) -> Parameter:
+    return flag(name, str, Parameter.POSITIONAL_OR_KEYWORD, LATENTS)
+
+
+def _new(out: str) -> None:
+    """A file that is not there yet."""
+    if Path(out).exists():
+        raise ValueError(f"{out} exists already: choose another --out")
+
+
+COMMANDS = {
+    "encode": (encode, ENCODE), "decode": (decode, DECODE),
+    "report": (report, REPORT), "apply": (apply, APPLY),
+}  # fmt: skip

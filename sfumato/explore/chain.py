@@ -1,0 +1,124 @@
+"""Chains of operations, written as a text: "rotate angle=60, blur sigma=2"."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Sequence
+from inspect import Parameter, cleandoc, signature
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args, get_origin
+
+from torch import Tensor
+
+from sfumato.choose import choose
+from sfumato.explore.gaussianity import summary
+from sfumato.explore.latents import Latents
+from sfumato.explore.operations import OPERATIONS, Given
+
+
+class Operation(NamedTuple):
+    """An operation's name and parameters; latents among them are tensors, or names of files."""
+
+    name: str
+    parameters: dict[str, Any]
+
+    def __str__(self) -> str:
+        shown = {k: "latents" if isinstance(v, Tensor) else v for k, v in self.parameters.items()}
+        return " ".join([self.name, *(f"{k}={v}" for k, v in shown.items())])
+
+
+def parse(chain: str) -> list[Operation]:
+    """The operations of a text as "rotate angle=60, blur sigma=2"; what is not said has its default.
+
+    Raises:
+        ValueError: for names and values that are not known, or values that are missing.
+    """
+    words = shlex.shlex(chain, posix=True, punctuation_chars=",")
+    words.whitespace_split, words.commenters = True, ""
+    groups = [list(g) for comma, g in groupby(words, lambda w: set(w) == {","}) if not comma]
+    if not groups:
+        raise ValueError(f"no operation given: expected some of {', '.join(OPERATIONS)}")
+    operations = []
+    for name, *pairs in groups:
+        known = parameters(choose("operation", name, OPERATIONS))
+        given: dict[str, Any] = {}
+        for pair in pairs:
+            key, equals, value = pair.partition("=")
+            choose(f"parameter of {name}", key, known)
+            if not equals or key in given:
+                raise ValueError(f"{name}: {pair!r}: expected {key}=VALUE, once")
+            given[key] = _value(f"{name} {key}", value, known[key][0])
+        operations.append(Operation(name, given))
+    return operations
+
+
+def parameters(name: str) -> dict[str, tuple[Any, Any]]:
+    """An operation's parameters: type and default, Parameter.empty where there is none."""
+    own = list(signature(OPERATIONS[name], eval_str=True).parameters.values())[2:]
+    return {p.name: (p.annotation, p.default) for p in own}
+
+
+def apply(
+    chain: str | Sequence[Operation], latents: Tensor, images: Tensor | None = None, seed: int = 0
+) -> tuple[Tensor, list[dict[str, Any]]]:
+    """One operation after the other.
+
+    Args:
+        chain: a text, see `parse`, or operations.
+        latents: (N, C, H, W); or images, for the operations that ask for no others.
+        images: (N, C, H, W) in [-1, 1] that the latents are of, for blend and checkerboard.
+        seed: of the fixed noise.
+
+    Returns:
+        Latents, and for each operation its text, and statistics before and after it.
+
+    Raises:
+        ValueError: for parameters out of range, or that are missing.
+    """
+    given, log = Given(images, seed), []
+    for operation in parse(chain) if isinstance(chain, str) else chain:
+        values = dict(operation.parameters)
+        for key, (kind, default) in parameters(operation.name).items():
+            if kind is Tensor and isinstance(values.get(key), (str, Path)):
+                values[key] = Latents.load(values[key]).latents
+            elif key not in values and default is Parameter.empty:
+                raise ValueError(f"{operation.name} needs {key}=FILE, a file of latents")
+        before = latents
+        latents = OPERATIONS[operation.name](latents, given, **values)
+        log.append({"operation": str(operation), "seed": seed,
+                    "before": summary(before), "after": summary(latents)})  # fmt: skip
+    return latents, log
+
+
+def outline() -> str:
+    """Every operation with its parameters and what it does, a paragraph each."""
+    lines = []
+    for name, function in OPERATIONS.items():
+        shown = []
+        for key, (kind, default) in parameters(name).items():
+            value = "FILE" if kind is Tensor else str(default)
+            choices = "|".join(map(str, get_args(kind))) if get_origin(kind) is Literal else value
+            shown.append(f"{key}={choices}")
+        text = cleandoc(function.__doc__ or "").split("\n\n")[0]
+        lines.append(f"{' '.join([name, *shown])}: {' '.join(text.split())}")
+    return "\n\n".join(lines)
+
+
+def _value(what: str, text: str, kind: Any) -> Any:
+    """A parameter's value of its type."""
+    if get_origin(kind) is Literal:
+        return choose(what, text, get_args(kind))
+    if kind is Tensor:
+        return text
+    if kind is bool:
+        return choose(what, text.lower(), ("true", "false")) == "true"
+    try:
+        value = kind(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        what_kind = "a whole number" if kind is int else "a number"
+        raise ValueError(f"{what}={text}: expected {what_kind}") from None
+    return value

@@ -1,0 +1,85 @@
+"""Latents: pictures carried to noise by a model's ODE, kept with all that is needed to repeat it.
+
+A file of latents is a safetensors file with two tensors, `latents` (N, C, H, W) and the `images` in
+[-1, 1] that they are of, and one JSON text, the protocol: model and hash of its weights, domain,
+solver, steps, names and hash of the pictures, and every operation done since.  Reading it runs no code.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sfumato.denoiser import Denoises
+from sfumato.folder import read_protocol, write_tensors
+from sfumato.solve.bridge import decode, encode
+
+FORMAT = 1
+"""Raised when a newer version writes files that older ones cannot read."""
+
+
+@dataclass
+class Latents:
+    """Latents, the images they are of, and how they were made.
+
+    Args:
+        latents: (N, C, H, W), float32.
+        images: (N, C, H, W) in [-1, 1].
+        names: of the N pictures, relative paths that end in .png.
+        protocol: JSON-able facts.
+    """
+
+    latents: Tensor
+    images: Tensor
+    names: list[str]
+    protocol: dict[str, Any] = field(default_factory=dict)
+
+    def save(self, file: str | Path) -> None:
+        """Writes one safetensors file, whole or not at all."""
+        tensors = {"latents": self.latents.float(), "images": self.images.float()}
+        protocol = {"latents": FORMAT, "names": self.names, **self.protocol}
+        write_tensors(Path(file), tensors, protocol)
+
+    @classmethod
+    def load(cls, file: str | Path) -> Latents:
+        """The latents of a file.
+
+        Raises:
+            ValueError: if it is missing, damaged, no file of latents, or of a future format.
+        """
+        tensors, protocol = read_protocol(Path(file))
+        form, names = protocol.pop("latents", None), protocol.pop("names", None)
+        wrong = ValueError(f"{file} holds no latents: make some by `sfumato explore encode`")
+        if not isinstance(form, int) or not isinstance(names, list) or form < 1:
+            raise wrong
+        if form > FORMAT:
+            raise ValueError(
+                f"{file} has format {form}, this sfumato reads up to {FORMAT}; pip install -U sfumato"
+            )
+        shapes = {tuple(t.shape) for t in tensors.values()}
+        if tensors.keys() != {"latents", "images"} or len(shapes) > 1:
+            raise wrong
+        if any(t.ndim != 4 or t.dtype != torch.float32 for t in tensors.values()):
+            raise wrong
+        if len(names) != len(tensors["latents"]) or not all(map(_inside, names)):
+            raise wrong
+        return cls(tensors["latents"], tensors["images"], names, protocol)
+
+
+def _inside(name: Any) -> bool:
+    """Whether a name of a file that others wrote stays below the folder it is put into."""
+    return (
+        isinstance(name, str)
+        and bool(name)
+        and not Path(name).anchor
+        and ".." not in Path(name).parts
+    )
+
+
+def round_trip(f: Denoises, images: Tensor, *, steps: int = 12, **options: Any) -> Tensor:
+    """Images to latents and back by one denoiser: the images, up to the solver's error."""
+    return decode(f, encode(f, images, steps=steps, **options), steps=steps, **options)

@@ -1,0 +1,105 @@
+"""`sfumato explore`: encode, report, apply, decode; and one line for every mistake."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_cli import python, run, said
+
+import sfumato
+from sfumato.explore import Latents
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("cli_explore")
+    part = sfumato.find("diffusion")(domains=("cat", "dog"), net="tiny")
+    sfumato.save(part, root / "model", info={"size": 16})
+    rng = np.random.default_rng(0)
+    (root / "in").mkdir()
+    for name in ("1.png", "2.png"):
+        Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(root / "in" / name)
+    run("explore", "encode", root / "in", "--model", f"{root}/model:cat", "--out",
+        root / "z.safetensors", "--steps", 2)  # fmt: skip
+    return root
+
+
+def test_from_pictures_to_pictures(root, tmp_path, capsys):
+    run("explore", "apply", root / "z.safetensors", "rotate angle=60, blur sigma=2", "--out",
+        tmp_path / "b.safetensors")  # fmt: skip
+    shown = capsys.readouterr().out
+    assert shown.startswith("rotate angle=60.0\n  mean ")
+    assert "blur sigma=2.0\n" in shown
+    assert shown.endswith(f"2 latents written to {tmp_path}/b.safetensors\n")
+    run("explore", "apply", tmp_path / "b.safetensors", "add c=0.1", "--seed", 3, "--out",
+        tmp_path / "c.safetensors")  # fmt: skip
+    done = Latents.load(tmp_path / "c.safetensors").protocol["operations"]
+    assert [(e["operation"], e["seed"]) for e in done] == [
+        ("rotate angle=60.0", 0), ("blur sigma=2.0", 0), ("add c=0.1", 3),
+    ]  # fmt: skip
+    capsys.readouterr()
+    run("explore", "decode", tmp_path / "c.safetensors", "--model", f"{root}/model:dog", "--out",
+        tmp_path / "out", "--steps", 2)  # fmt: skip
+    assert capsys.readouterr().out == f"2 pictures written to {tmp_path}/out\n"
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["1.png", "2.png", "run.json"]
+
+
+def test_report(root, tmp_path, capsys):
+    run("explore", "report", root / "z.safetensors", "--qq", tmp_path / "qq.png")
+    *lines, last = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["1.png", "2.png"]
+    assert last.endswith("of 2 may be N(0, I)")
+    assert (tmp_path / "qq.png").is_file()
+    run("explore", "report", root / "z.safetensors", "--full")
+    assert "autocorrelation [2]" in capsys.readouterr().out
+    run("explore", "report", root / "z.safetensors", "--json", "--alpha", 0.05)
+    found = json.loads(capsys.readouterr().out)
+    assert found["2.png"]["alpha"] == 0.05
+    assert len(found["2.png"]["rows"]) == 29
+
+
+def test_help(capsys):
+    run("explore", "--help")
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in ("encode", "decode", "report", "apply"))
+    run("explore", "apply", "--help")
+    assert "blur sigma=2.0 renormalise=False: Gaussian blur" in capsys.readouterr().out
+    heavy = "{'torch', 'numpy', 'matplotlib', 'PIL'}"
+    code = f"import sfumato.cli as c, sys; c.make_app(['explore']); print(sys.modules.keys() & {heavy})"
+    assert python("-c", code) == "set()\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("encod", 'Did you mean "encode"'),
+        ("encode IN --out z", "--model"),
+        ("encode IN --model MODEL --out z", "say which"),
+        ("encode IN --model MODEL:cta --out z", "did you mean 'cat'"),
+        ("encode IN --model MODEL:cat --out LATENTS", "exists already"),
+        ("encode IN --model MODEL:cat --out z --solver ancestral", "'ancestral' draws noise"),
+        ("encode IN --model MODEL:cat --out z --steps 0", "steps"),
+        ("encode IN --model MODEL:cat --out z --size 64", "--upscale"),
+        ("encode IN --model MODEL:cat --out z --size 0", "at least 1"),
+        ("encode IN --model MODEL:cat --out z --first blurr", "did you mean 'blur'"),
+        ("encode IN --model MODEL:cat --out z --first blend", "no images to mix with"),
+        ("encode nowhere --model MODEL:cat --out z", "nowhere does not exist"),
+        ("decode nowhere --model MODEL:cat --out o", "has no nowhere"),
+        ("decode LATENTS --model MODEL:cat --out IN", "not an empty folder"),
+        ("decode IN/1.png --model MODEL:cat --out o", "damaged"),
+        ("report MODEL/weights.safetensors", "holds no latents"),
+        ("report LATENTS --alpha 2", "between 0 and 1"),
+        ("report LATENTS --ful", "Did you mean --full"),
+        ("apply LATENTS sharpen --out z", "unknown operation 'sharpen'"),
+        ("apply LATENTS slerp --out z", "slerp needs other=FILE"),
+        ("apply LATENTS blur", "--out"),
+    ],
+)
+def test_mistakes(words, says, root, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name, file in {"IN": "in", "MODEL": "model", "LATENTS": "z.safetensors"}.items():
+        words = words.replace(name, str(root / file))
+    capsys.readouterr()
+    assert says in said(capsys, "explore", *words.split())
+    assert not list(tmp_path.iterdir())
