@@ -101,7 +101,7 @@ def apply() -> Callable[..., None]:
         _new(out)
         z = Latents.load(latents)
         z.latents, log = apply(chain, z.latents, z.images, seed)
-        z.protocol["operations"] = [*z.protocol.get("operations", []), *log]
+        z.protocol["operations"] = [*z.protocol["operations"], *log]
         z.save(out)
         for entry in log:
             print(entry["operation"])

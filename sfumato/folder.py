@@ -220,7 +220,7 @@ def read_protocol(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         protocol = json.loads(metadata.get("protocol", "{}"))
         wanted = protocol.pop("tensors", metadata.get("sha256"))
-    except (ValueError, AttributeError, RecursionError):
+    except (ValueError, TypeError, AttributeError, RecursionError):
         raise ValueError(f"{file} has a protocol that was not written by sfumato") from None
     if wanted is not None and wanted != _digest(stored):
         raise ValueError(f"{file} is damaged: its contents do not have their hash; copy it again")

@@ -408,6 +408,7 @@ def test_a_chain_reads_latents_from_files(tmp_path):
         (["a.png", "b.png"], {}, "holds no latents"),
         (["a.png"], {"latents": 99}, "reads up to 1"),
         (["a.png"], {"latents": "1"}, "holds no latents"),
+        (["a.png"], {"operations": 5}, "holds no latents"),
     ],
 )
 def test_files_that_others_wrote(names, protocol, says, tmp_path):
@@ -421,8 +422,12 @@ def test_damaged_files(root, tmp_path):
     file = tmp_path / "z.safetensors"
     with pytest.raises(ValueError, match="no latents"):
         Latents.load(root / "model/weights.safetensors")
-    save_file({"latents": Z}, file, {"protocol": "[" * 100_000})
-    with pytest.raises(ValueError, match="not written by sfumato"):
+    for text in ("[" * 100_000, "[1]", "3", "{"):
+        save_file({"latents": Z}, file, {"protocol": text})
+        with pytest.raises(ValueError, match="not written by sfumato"):
+            Latents.load(file)
+    Latents(Z, X, list("abca"), {}).save(file)
+    with pytest.raises(ValueError, match="two pictures alike"):
         Latents.load(file)
     Latents(Z, X, list("abcd"), {}).save(file)
     data = bytearray(file.read_bytes())

@@ -67,6 +67,10 @@ class Latents:
             raise wrong
         if len(names) != len(tensors["latents"]) or not all(map(_inside, names)):
             raise wrong
+        if len(set(names)) < len(names):
+            raise ValueError(f"{file} names two pictures alike: its results would be one file")
+        if not isinstance(protocol.setdefault("operations", []), list):
+            raise wrong
         return cls(tensors["latents"], tensors["images"], names, protocol)
 
 

@@ -60,7 +60,7 @@ def normalise(
 
 
 def scale(z: Tensor, given: Given, *, c: float = 1.0) -> Tensor:
-    """C z."""
+    """Each number times c."""
     return c * z
 
 

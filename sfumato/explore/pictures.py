@@ -74,8 +74,8 @@ def encode_pictures(
     latents, nfe = _batched(encode, f, images, device, how)
     names = [name.as_posix() for name in files]
     facts |= how | {"nfe": nfe, "size": size, "resize": resize, "upscale": upscale}
-    facts |= {"pictures": digest(files), "first": log, "operations": []}
-    return Latents(latents, images, names, {"encoded": facts})
+    facts |= {"pictures": digest(files), "first": log}
+    return Latents(latents, images, names, {"encoded": facts, "operations": []})
 
 
 def decode_latents(
