@@ -86,6 +86,10 @@ def translator(
     for role, where in given.items():
         folder, domain = resolve(where)
         part = models[folder]
+        if role == "classifier" and domain is not None:
+            raise ValueError(
+                f"a classifier knows all its domains: --classifier {folder}, without :{domain}"
+            )
         made[role] = part if role == "classifier" else denoiser_of(part, domain, str(folder))
     if len(channels := {channels_of(part) for part in made.values()}) > 1:
         raise ValueError(

@@ -345,6 +345,8 @@ def test_a_classifier_that_does_not_fit():
     assert torch.equal(plain, tiny().translate(PICTURES, realism=0, steps=2))
     with pytest.raises(ValueError, match="a Diffusion does not classify noisy images"):
         translator("egsde", target="sfumato/digits:3", classifier="sfumato/earth")
+    with pytest.raises(ValueError, match="knows all its domains: --classifier .*, without :3"):
+        translator("egsde", target="sfumato/digits:3", classifier="sfumato/digits_classifier:3")
     with pytest.raises(ValueError, match="sdedit has no use for --classifier"):
         translator("sdedit", target="sfumato/digits:3", classifier="sfumato/earth")
 
