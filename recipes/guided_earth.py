@@ -55,7 +55,7 @@ def sweep(out: Path, limit: int) -> None:
          f"{OURS} 'label=chroma, on the mean' classifier={CLASSIFIER} faithful=1 realism=160 on=mean",
          f"{OURS} 'label=chroma, edges' realism=0 faithful=1 energy=edges energy_weight=0.05",
          f"{OURS} label=high-pass realism=0 faithful=0 energy=high_pass energy_weight=0.05,0.2",
-         f"{PUBLISHED} strength=0.6,0.8 faithful=0.35,2"],
+         f"{PUBLISHED} strength=0.6,0.8 realism=1280 faithful=0.35,2"],
         target=relief, truth=relief, task="land_water", limit=limit,
     )  # fmt: skip
 
