@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from sfumato.denoiser import Denoiser, domain_index
 from sfumato.flat import integrate_flat
 from sfumato.guide import Clipped, Conditioned
+from sfumato.lowpass import Content, passed
 from sfumato.method import Diverged, find
 from sfumato.nets import make_net
 from sfumato.noise import Noise
@@ -34,15 +35,23 @@ Images = dict[str, Tensor]
 
 
 class Rough(NamedTuple):
-    """Coarse images with noise: means over cells x cells equal patches, at the images' own size."""
+    """Coarse images with noise: means over cells x cells equal patches, at the images' own size.
+
+    Of `content` chroma they keep colour without brightness, see `LowPass`.
+    """
 
     cells: int
     std: float
+    content: Content = "colour"
 
     def __call__(self, x: Float[Tensor, "b c h w"], z: Float[Tensor, "b c h w"]) -> Tensor:
         """The coarse images of x, with standard normal z."""
-        means = F.adaptive_avg_pool2d(x, self.cells)
-        return F.interpolate(means, x.shape[-2:]) + self.std * z
+        return passed(coarse(x, self.cells), self.content) + self.std * z
+
+
+def coarse(x: Float[Tensor, "b c h w"], cells: int) -> Float[Tensor, "b c h w"]:
+    """Means over cells x cells equal patches, at the images' own size."""
+    return F.interpolate(F.adaptive_avg_pool2d(x, cells), x.shape[-2:])
 
 
 class Sides(nn.Module):
@@ -217,6 +226,10 @@ class Pairs(nn.Module):
     ) -> Tensor:
         """Samples of a side given images, by the sampler of the loop."""
         return f.sample(side, image, noise_for(image, rng), exact=exact, **self.loop)
+
+    def translated(self, images: Images) -> Images:
+        """What the auxiliary translators make of each side's images, under the other's name."""
+        return {s: self.translators[s](images[o]) for s, o in OTHER.items()}
 
     def _make(
         self, f: Sides, side: str, image: Tensor, rng: torch.Generator, first: bool

@@ -54,7 +54,7 @@ class LowPass:
     def __call__(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """Phi x for images (B, C, H, W)."""
         h, w = (self.matrix(n).to(x) for n in x.shape[-2:])
-        return self._passed(h @ x @ w)
+        return passed(h @ x @ w, self.content)
 
     def relax(self, x: Float[Tensor, "b c h w"], rate: float) -> Float[Tensor, "b c h w"]:
         """(1 - exp(-rate phi^2)) x: what x loses when it flows down the energy |phi x|^2 / 2.
@@ -64,14 +64,20 @@ class LowPass:
         (h, u), (w, v) = ((t.to(x) for t in _spectrum(n, self.factor, self.kernel))
                           for n in x.shape[-2:])  # fmt: skip
         lost = -torch.expm1(-rate * (h[:, None] * w) ** 2)
-        return self._passed(u @ (lost * (u.mT @ x @ v)) @ v.mT)
+        return passed(u @ (lost * (u.mT @ x @ v)) @ v.mT, self.content)
 
-    def _passed(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        if self.content == "colour":
-            return x
-        if x.shape[1] == 1:
-            raise ValueError("gray images have no chroma: take content colour")
-        return x - x.mean(1, keepdim=True)
+
+def passed(x: Float[Tensor, "b c h w"], content: Content) -> Float[Tensor, "b c h w"]:
+    """What of x is kept: all colour, or chroma, x - (mean over channels of x).
+
+    Raises:
+        ValueError: for the chroma of gray images.
+    """
+    if content == "colour":
+        return x
+    if x.shape[1] == 1:
+        raise ValueError("gray images have no chroma: take content colour")
+    return x - x.mean(1, keepdim=True)
 
 
 def eighth(h: int, w: int) -> int:

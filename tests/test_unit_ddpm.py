@@ -4,6 +4,7 @@ import pytest
 import torch
 from truth import affine, f64, gaussian, lively, normal
 
+from sfumato.coupling import coarse
 from sfumato.methods.unit_ddpm import UnitDDPM
 from sfumato.process import DDPM
 from sfumato.times import grid
@@ -14,22 +15,26 @@ OTHERS = torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(1)) * 2 
 
 def tiny(**options):
     torch.manual_seed(0)
-    return lively(UnitDDPM(net="tiny", **options)).train()
+    return lively(UnitDDPM(net="tiny", **{"alone": 0} | options)).train()
 
 
 def losses(model):
     return model.objectives(iter([(PICTURES, OTHERS)]), torch.Generator().manual_seed(0))
 
 
-def test_eq_11_is_terms_2_and_4_of_eq_12(report):
+@pytest.mark.parametrize("begin", ["coarse", "image", "gray"])
+def test_eq_11_is_terms_2_and_4_of_eq_12(report, begin):
     """Each term by hand: its target is the noise of the image it denoises, the other has its own."""
-    model = tiny(cycle=3.0)
+    model = tiny(cycle=3.0, begin=begin)
     (_, theta), (_, phi) = losses(model)
     g = torch.Generator().manual_seed(0)
     f, perturb = model.denoisers, model.denoisers["target"].process.perturb
     t = f["target"].draw_times(3, g)
     z_a, z_b = torch.randn(PICTURES.shape, generator=g), torch.randn(PICTURES.shape, generator=g)
-    to_a, to_b = (lambda x, s=s: model.translators[s](x).tanh() for s in ("source", "target"))
+    first = {"coarse": lambda x: coarse(x, 3), "image": lambda x: x, "gray": torch.zeros_like}[
+        begin
+    ]
+    to_a, to_b = (lambda x, s=s: model.translators[s](x) + first(x) for s in ("source", "target"))
     a, b = PICTURES, OTHERS
 
     def term(side, x, z, image, z_image):
@@ -56,11 +61,26 @@ def test_gradients_never_cross():
             assert (p.grad is not None) == name.startswith(player), name
 
 
-def test_translators_begin_as_one_gray_image():
-    model = UnitDDPM(net="tiny")
-    assert all(
-        not v.any() for v in model._translated({"source": PICTURES, "target": OTHERS}).values()
-    )
+def test_translators_begin_as_what_is_asked_for():
+    images = {"source": PICTURES, "target": OTHERS}
+    means = PICTURES.unflatten(-1, (2, 4)).unflatten(-3, (2, 4)).mean((-1, -3))
+    expected = {
+        "coarse": means.repeat_interleave(4, -1).repeat_interleave(4, -2),
+        "image": PICTURES,
+        "gray": torch.zeros_like(PICTURES),
+    }
+    for begin, first in expected.items():
+        model = UnitDDPM(net="tiny", begin=begin, cells=2)
+        torch.testing.assert_close(model._translated(images)["target"], first)
+    with pytest.raises(ValueError, match="cells must be at least 1, not 0"):
+        UnitDDPM(net="tiny", cells=0)
+
+
+def test_translators_do_not_learn_while_the_denoisers_are_alone():
+    model, players = tiny(alone=2), []
+    for _ in range(3):
+        players.append([name for name, _ in losses(model)])
+    assert players == [["denoisers"], ["denoisers"], ["denoisers", "translators"]]
 
 
 @pytest.mark.parametrize("direction", ["source-to-target", "target-to-source"])

@@ -5,9 +5,10 @@ from itertools import count
 
 import pytest
 import torch
-from truth import normal
+from truth import lively, normal
 
-from sfumato.coupling import OTHER, swapped
+from sfumato.coupling import OTHER, Sides, swapped
+from sfumato.data import write_png
 from sfumato.denoiser import PALETTE, Denoiser
 from sfumato.fit import State, fit
 from sfumato.folder import load, save
@@ -16,6 +17,7 @@ from sfumato.methods.unpaired_sde import UnpairedSDE
 from sfumato.process import Cosine
 from sfumato.replay import Colours
 from sfumato.solve import integrate
+from sfumato.train import train
 
 R = 0.8
 SHORT = {"net": "tiny", "alone": 1, "distil": 2, "refresh": 2, "pool": 6, "loop_steps": 2}
@@ -115,6 +117,16 @@ def test_gradients_through_the_sampler_are_those_of_plain_backpropagation(monkey
     assert error < 1e-10
 
 
+def pictures(folder, *counts):
+    """A folder of random 8x8 pictures for each count."""
+    folders = [folder / f"domain{i}" for i in range(len(counts))]
+    for place, n in zip(folders, counts, strict=True):
+        place.mkdir()
+        for i in range(n):
+            write_png(place / f"{i}.png", normal(3, 8, 8, seed=i).clamp(-1, 1))
+    return folders
+
+
 def test_phases():
     """Alone: rough or hidden images of its own; distil: made by the frozen copy; then by the slow one."""
     model, stream, kinds = tiny().train(), batches(), []
@@ -151,7 +163,8 @@ def test_a_run_that_was_stopped_goes_on_with_the_same_bits(pairing):
     straight, first, second = make(), make(), make()
     players = [list(u.losses) for u in fit(straight, batches(), steps=5, schedule="constant")]
     assert players[0] == ["denoisers"]
-    assert players[-1] == ["denoisers", "pairs.translators"][: 1 + (pairing == "auxiliary")]
+    two = ["denoisers", "pairs.translators"][: 1 + (pairing == "auxiliary")]
+    assert players[1:] == [two] * 4
     list(fit(first, batches(), steps=3, schedule="constant"))
     second.restore({k: v.clone() for k, v in first.tensors().items()}, 3)
     list(fit(second, batches(3), steps=5, schedule="constant"))
@@ -190,6 +203,44 @@ def test_pairs_that_are_not_finite_stop_the_training():
     with pytest.raises(Diverged, match=r"2 steps of dpm2m make are not finite: take more --loop-"):
         list(fit(state, batches(1), steps=2))
     assert all(torch.equal(state.method.state_dict()[k], v) for k, v in before.items())
+
+
+def test_auxiliary_translators_first_learn_the_first_coupling():
+    """Images of a side are compared with what the translator to it makes of what they were made of."""
+    model, pairs = lively(tiny(pairing="auxiliary", alone=0)).train(), []
+    model.pairs.register_forward_hook(lambda *call: pairs.append(call[-1]))
+    losses = dict(model.objectives(batches(n=6), rng()))
+    ((real, made),) = pairs
+    errors = [(model.pairs.translators[s](real[o]) - made[s]).square() for s, o in OTHER.items()]
+    torch.testing.assert_close(losses["pairs.translators"], sum(e.mean() for e in errors))
+
+
+def test_domains_of_unequal_sizes_are_learnt_from(tmp_path):
+    folders = pictures(tmp_path, 3, 7)
+    part = train("unpaired_sde", folders, tmp_path / "run", options=SHORT, size=8, steps=3, batch=4,
+                 held_out=0, preview_every=0, quiet=True)  # fmt: skip
+    counts = json.loads((tmp_path / "run" / "run.json").read_text())["data"]["count"]
+    assert (int(part.seen), counts) == (3, {"source": 3, "target": 7})
+
+
+def test_a_training_that_diverges_keeps_its_last_good_save(tmp_path, monkeypatch):
+    """One line of advice; the folder holds the save before, and nothing else."""
+    sample, calls = Sides.sample, count()
+    broken = lambda *a, **k: sample(*a, **k) / (next(calls) < 6)
+    monkeypatch.setattr(Sides, "sample", broken)
+    folders = pictures(tmp_path, 4, 4)
+    out, how = tmp_path / "run", {"size": 8, "batch": 4, "held_out": 0, "preview_every": 0}
+    options = SHORT | {"alone": 0, "distil": 0, "pairing": "detached"}
+    with pytest.raises(ValueError, match=r"not finite: .*last good save\. Lower --lr .*--resume"):
+        train("unpaired_sde", folders, out, options=options, steps=9, save_every=2,
+              quiet=True, **how)  # fmt: skip
+    kept = load(out)
+    assert int(kept.seen) == 2
+    assert all(v.isfinite().all() for v in kept.state_dict().values())
+    monkeypatch.setattr(Sides, "sample", sample)
+    more = train("unpaired_sde", folders, out, options=options, steps=4,
+                 save_every=2, quiet=True, resume=True, **how)  # fmt: skip
+    assert int(more.seen) == 4
 
 
 def test_colours_of_a_domain_become_common_and_come_back():

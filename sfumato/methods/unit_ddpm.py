@@ -10,8 +10,11 @@ Two denoisers (theta), each given the other domain's image with noise of the sam
 g_A makes images of A.  Every image has noise of its own, and the target of a term is the noise of the
 image it denoises; (12) is printed with x_t and g in the wrong order, (16) with B's noise for A.
 Translation denoises both chains together: A's is the source with fresh noise until the release time t_r,
-and is denoised, too, from there on (15-17).  The translators must not begin as the identity, which is a
-solution to all but the wish; here they begin as one gray image.
+and is denoised, too, from there on (15-17).
+
+No term asks for what a user wants kept, so the translators' beginning decides.  As the identity they stay
+it, from gray (the paper's) they copy shapes and turn hues.  Here g = coarse image + network, the network
+0 at first, and while `alone` only the denoisers learn: what the domains share is then what is coarse.
 
 @misc{sasaki2021unit,
   title = {{UNIT-DDPM}: {UN}paired Image Translation with Denoising Diffusion Probabilistic Models},
@@ -27,12 +30,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from sfumato.coupling import OTHER, Images, drawn, frozen, nets, round_trip, swapped
+from sfumato.choose import choose
+from sfumato.coupling import OTHER, Images, coarse, drawn, frozen, nets, round_trip, swapped
 from sfumato.denoiser import Denoiser, Prediction, TimeLaw, check_order
 from sfumato.nets import make_net
 from sfumato.noise import Noise
@@ -40,6 +44,8 @@ from sfumato.part import Part
 from sfumato.process import Process, named_process
 from sfumato.solve import Step, Watch, integrate
 from sfumato.times import Spacing, grid
+
+Begin = Literal["coarse", "image", "gray"]
 
 
 class UnitDDPM(Part):
@@ -52,21 +58,30 @@ class UnitDDPM(Part):
         times: law of the training times: uniform (the paper's), lognormal, log_uniform or palette.
         channels: 3 for colour, 1 for gray.
         cycle: weight lambda of the translators' cycle term, >= 0.
+        begin: what the translators begin as: coarse, image (the identity) or gray (the paper's).
+        cells: a coarse image is this many patches wide, at least 1.
+        alone: batches at the start in which the translators do not learn, >= 0 (the paper: 0).
         channel_order: of the denoisers' input; there is one only.
     """
 
     data: ClassVar[str] = "unpaired"
-
+    settings: ClassVar[dict[str, Any]] = {"batch": 16, "lr": 2e-3}
     net: str | nn.Module = "small"
     process: str | Process = "ddpm"
     prediction: Prediction = "eps"
     times: TimeLaw = "uniform"
     channels: int = 3
     cycle: float = 10.0
+    begin: Begin = "coarse"
+    cells: int = 3
+    alone: int = 2000
     channel_order: str = "noisy, image"
 
     def __post_init__(self) -> None:
         check_order(self.channel_order)
+        choose("begin", self.begin, get_args(Begin))
+        if self.cells < 1:
+            raise ValueError(f"cells must be at least 1, not {self.cells}")
         process = named_process(self.process)
 
         def denoiser() -> Denoiser:
@@ -76,6 +91,8 @@ class UnitDDPM(Part):
 
         self.denoisers = nn.ModuleDict({side: denoiser() for side in OTHER})
         self.translators = nets(self.net, self.channels)
+        self.register_buffer("seen", torch.zeros((), dtype=torch.long))
+        self.seen: Tensor  # batches it has learnt from
 
     def objectives(
         self, batches: Iterator[tuple[Tensor, Tensor]], rng: torch.Generator
@@ -86,6 +103,10 @@ class UnitDDPM(Part):
         with torch.no_grad():
             made = self._translated(real)
         yield "denoisers", self._score(real, swapped(made), t, z)
+        learnt = int(self.seen)
+        self.seen += self.training
+        if learnt < self.alone:
+            return
         with frozen(self.denoisers):
             made = self._translated(real)
             loss = self._score(real, swapped(made), t, z) + self._score(made, swapped(real), t, z)
@@ -148,7 +169,14 @@ class UnitDDPM(Part):
 
     def _translated(self, images: Images) -> Images:
         """g of each side's images, under the name of the side they are made for."""
-        return {s: self.translators[s](images[o]).tanh() for s, o in OTHER.items()}
+
+        def g(side: str, x: Tensor) -> Tensor:
+            made = self.translators[side](x)
+            if self.begin == "gray":
+                return made
+            return made + (coarse(x, self.cells) if self.begin == "coarse" else x)
+
+        return {s: g(s, images[o]) for s, o in OTHER.items()}
 
     def _score(self, x: Images, given: Images, t: Tensor, z: Images) -> Tensor:
         """sum_s |eps_s - F_s(x_t(x_s), x_t(given_s), t)|^2; given_s is of the other side, as is its noise."""

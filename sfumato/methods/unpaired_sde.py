@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from sfumato.choose import choose
 from sfumato.coupling import OTHER, Norm, Pairs, Rough, Sides, frozen, nets, round_trip, swapped
 from sfumato.denoiser import Prediction, TimeLaw, check_order
+from sfumato.lowpass import Content
 from sfumato.noise import Noise
 from sfumato.part import Part
 from sfumato.process import Process, named_process
@@ -63,6 +64,7 @@ class UnpairedSDE(Part):
         first: first coupling: coarse (a side refines coarse images of its own, then the other's) or
             unconditional (DDIB).
         cells: a coarse image is this many patches wide, at least 1.
+        content: of coarse images: colour, or chroma, for domains that differ in brightness.
         roughness: standard deviation of the noise on coarse images, >= 0.
         null: share of conditioning images that are hidden, in [0, 1].
         pool: pairs kept for each direction, at least 1.
@@ -76,6 +78,7 @@ class UnpairedSDE(Part):
     """
 
     data: ClassVar[str] = "unpaired"
+    settings: ClassVar[dict[str, Any]] = {"batch": 16, "lr": 2e-3}
     pairing: Pairing = "buffer"
     net: str | nn.Module = "small"
     process: str | Process = "cosine"
@@ -89,11 +92,12 @@ class UnpairedSDE(Part):
     alone: int = 1500
     distil: int = 1500
     first: First = "coarse"
-    cells: int = 4
-    roughness: float = 0.25
+    cells: int = 3
+    content: Content = "colour"
+    roughness: float = 0.5
     null: float = 0.15
-    pool: int = 384
-    refresh: int = 25
+    pool: int = 1024
+    refresh: int = 16
     average: float = 0.999
     pseudo: Pseudo = "none"
     cycle: float = 0.0
@@ -105,6 +109,7 @@ class UnpairedSDE(Part):
         check_order(self.channel_order)
         choose("pairing", self.pairing, get_args(Pairing))
         choose("first", self.first, get_args(First))
+        choose("content", self.content, get_args(Content))
         choose("pseudo", self.pseudo, get_args(Pseudo))
         choose("cycle_norm", self.cycle_norm, get_args(Norm))
         for name in ("loop_steps", "cells", "pool", "refresh"):
@@ -114,7 +119,7 @@ class UnpairedSDE(Part):
             self.net, self.channels, self.shared, process=named_process(self.process),
             prediction=self.prediction, times=self.times,
         )  # fmt: skip
-        rough = Rough(self.cells, self.roughness) if self.first == "coarse" else None
+        rough = Rough(self.cells, self.roughness, self.content) if self.first == "coarse" else None
         loop = {k: getattr(self, f"loop_{k}") for k in ("steps", "solver", "spacing")}
         self.pairs = Pairs(self.pairing, rough, loop, self.pool, self.refresh)
         if self.pairing == "auxiliary":
@@ -146,10 +151,12 @@ class UnpairedSDE(Part):
             back = {s: pairs.sample(f, s, made[o], rng, exact=True) for s, o in OTHER.items()}
             loss = loss + self.cycle * round_trip(real, back, self.cycle_norm)
         yield "denoisers", loss
-        if self.pairing == "auxiliary" and not first:
+        if self.pairing == "auxiliary" and first:  # its translators learn the first coupling, too
+            yield "pairs.translators", round_trip(made, pairs.translated(real), self.cycle_norm)
+        elif self.pairing == "auxiliary":
             with frozen(f):
-                made = {s: pairs.translators[s](real[o]) for s, o in OTHER.items()}
-                back = {s: pairs.translators[s](made[o]) for s, o in OTHER.items()}
+                made = pairs.translated(real)
+                back = pairs.translated(made)
                 loss = f.loss(real, swapped(made), rng, pseudo="attached")
             yield "pairs.translators", loss + self.cycle * round_trip(real, back, self.cycle_norm)
 
