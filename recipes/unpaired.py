@@ -36,7 +36,7 @@ PAIRINGS: dict[str, tuple[int, int, dict[str, Any]]] = {
     "detached": (240, 16, {}),
     "one_step": (600, 16, {}),
     "auxiliary": (600, 16, {"distil": 350}),
-    "exact": (160, 4, {"cycle": 10, "pseudo": "attached"}),
+    "exact": (100, 4, {"cycle": 10, "pseudo": "attached"}),
 }
 """Steps, batch and options of the other ways of making pairs, after the first coupling."""
 
@@ -53,9 +53,6 @@ def models(name: str, seed: int) -> None:
         return out
 
     fit("unpaired_sde", "default", 4500)
-    for n in (10, 50):
-        options = THESIS | {"loop_steps": n}
-        fit("unpaired_sde", f"thesis_{n}", 3000 // n, 1e-3, batch=4, options=options)
     first = fit("unpaired_sde", "first", 2200, options={"alone": 1500, "distil": 700})
     for pairing, (steps, batch, options) in PAIRINGS.items():
         method = find("unpaired_sde")(**{"pairing": pairing, "alone": 0, "distil": 0} | options)
@@ -63,6 +60,9 @@ def models(name: str, seed: int) -> None:
         torch.nn.init.zeros_(method.seen)
         fit(method, pairing, steps, 1e-3, batch=batch)
     fit("unit_ddpm", "unit", 1500, options=UNIT)
+    for n in (10, 50):
+        options = THESIS | {"loop_steps": n}
+        fit("unpaired_sde", f"thesis_{n}", 1000 // n, 1e-3, batch=4, warmup=10, options=options)
 
 
 def run(name: str, label: str, seed: int) -> Path:

@@ -169,7 +169,7 @@ class UnpairedSDE(Part):
         watch: Watch | None = None,
         direction: Literal["source-to-target", "target-to-source"] = "source-to-target",
         steps: int = 18,
-        solver: str | Step = "dpm2m",
+        solver: str | Step = "ancestral",
         spacing: Spacing = "karras",
         clip: bool = False,
     ) -> Tensor:
@@ -181,7 +181,8 @@ class UnpairedSDE(Part):
             watch: see `integrate`.
             direction: source-to-target, or back.
             steps: solver steps, at least 1.
-            solver: dpm2m, heun, ab3, ddim; euler_maruyama (the thesis', with spacing time), ancestral.
+            solver: ancestral or sde_dpm2m, which undo small errors of the pairs; dpm2m, heun, ab3, ddim;
+                euler_maruyama (the thesis', with spacing time).
             spacing: of the times: karras, log_snr, time or chain.
             clip: clip E[x | x_t] to [-1, 1] at every step.
         """
