@@ -17,8 +17,8 @@ from sfumato import compare, train
 from sfumato.data import find_images
 
 ENDS = "horse", "zebra"
-OPTIONS = {"cells": 8, "alone": 2000, "distil": 1200, "pool": 512}
-SMALL: dict[str, Any] = {"steps": 4500, "batch": 8, "lr": 1e-3, "options": OPTIONS}
+OPTIONS = {"cells": 16, "roughness": 0.25, "alone": 1800, "distil": 900, "pool": 512}
+SMALL: dict[str, Any] = {"steps": 3600, "batch": 8, "lr": 1e-3, "options": OPTIONS}
 FULL: dict[str, Any] = {
     "steps": 60_000, "batch": 32, "lr": 2e-4, "precision": "bf16",
     "options": OPTIONS | {"net": "thesis", "shared": False, "alone": 20_000, "distil": 20_000},
