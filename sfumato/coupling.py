@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sfumato.choose import choose
 from sfumato.denoiser import Denoiser, domain_index
 from sfumato.flat import integrate_flat
 from sfumato.guide import Clipped, Conditioned
@@ -30,6 +31,7 @@ KINDS = "clean", "rough", "none"
 
 
 Norm = Literal["l2", "l1"]
+Begin = Literal["coarse", "image", "gray"]
 Images = dict[str, Tensor]
 """Images (B, C, H, W) of each side, both of one B."""
 
@@ -147,24 +149,38 @@ class Sides(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """An auxiliary translator: the same network, at one noise level.
+    """An auxiliary translator: what it begins as, plus the same network at one noise level.
 
     Args:
-        net: size of the network, or a network.
+        net: size of the network, or a network; its output is 0 at first.
         channels: of the images.
+        begin: coarse images, images (the identity) or gray ones.
+        cells: a coarse image is this many patches wide.
     """
 
-    def __init__(self, net: str | nn.Module, channels: int) -> None:
+    def __init__(self, net: str | nn.Module, channels: int, begin: Begin, cells: int) -> None:
         super().__init__()
         self.net = copy.deepcopy(make_net(net, channels=channels))
+        self.begin, self.cells = choose("begin", begin, get_args(Begin)), cells
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        return self.net(x, torch.zeros(len(x), device=x.device))
+        made = self.net(x, torch.zeros(len(x), device=x.device))
+        if self.begin == "gray":
+            return made
+        return made + (coarse(x, self.cells) if self.begin == "coarse" else x)
 
 
-def nets(net: str | nn.Module, channels: int) -> nn.ModuleDict:
-    """An auxiliary translator to each side."""
-    return nn.ModuleDict({side: FeedForward(net, channels) for side in OTHER})
+class Translators(nn.ModuleDict):
+    """An auxiliary translator to each side, see `FeedForward`; of images of both sides, to both."""
+
+    def __init__(
+        self, net: str | nn.Module, channels: int, begin: Begin = "gray", cells: int = 1
+    ) -> None:
+        super().__init__({side: FeedForward(net, channels, begin, cells) for side in OTHER})
+
+    def forward(self, images: Images) -> Images:
+        """What is made of each side's images, under the name of the other."""
+        return {s: self[s](images[o]) for s, o in OTHER.items()}
 
 
 class Pairs(nn.Module):
@@ -178,7 +194,7 @@ class Pairs(nn.Module):
         refresh: batches between new pairs.
     """
 
-    translators: nn.ModuleDict
+    translators: Translators
 
     def __init__(
         self, pairing: str, rough: Rough | None, loop: dict[str, Any], pool: int, refresh: int
@@ -186,6 +202,10 @@ class Pairs(nn.Module):
         super().__init__()
         self.pairing, self.rough, self.loop, self.refresh = pairing, rough, loop, refresh
         self.slow, self.frozen, self.memory = Copy(), Copy(), Memory(pool)
+
+    def add_translators(self, net: str | nn.Module, channels: int) -> None:
+        """Auxiliary translators of this network."""
+        self.translators = Translators(net, channels)
 
     def roughened(self, images: Images, rng: torch.Generator) -> Images:
         """What each side is given of its own images while it is alone; blank for DDIB."""
@@ -226,10 +246,6 @@ class Pairs(nn.Module):
     ) -> Tensor:
         """Samples of a side given images, by the sampler of the loop."""
         return f.sample(side, image, noise_for(image, rng), exact=exact, **self.loop)
-
-    def translated(self, images: Images) -> Images:
-        """What the auxiliary translators make of each side's images, under the other's name."""
-        return {s: self.translators[s](images[o]) for s, o in OTHER.items()}
 
     def _make(
         self, f: Sides, side: str, image: Tensor, rng: torch.Generator, first: bool

@@ -17,7 +17,7 @@ import inspect
 import pkgutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -25,6 +25,21 @@ from torch import Tensor
 from sfumato.choose import choose
 from sfumato.part import Part
 from sfumato.solve import Watch
+
+Direction = Literal["source-to-target", "target-to-source"]
+"""Which way a method of two domains translates."""
+
+
+def end(direction: str) -> str:
+    """The domain, target or source, that a direction leads to.
+
+    Raises:
+        ValueError: for what is no direction.
+    """
+    ends = {"source-to-target": "target", "target-to-source": "source"}
+    if direction not in ends:
+        raise ValueError(f"direction must be {' or '.join(ends)}, not {direction!r}")
+    return ends[direction]
 
 
 @runtime_checkable

@@ -4,7 +4,6 @@ import pytest
 import torch
 from truth import affine, f64, gaussian, lively, normal
 
-from sfumato.coupling import coarse
 from sfumato.methods.unit_ddpm import UnitDDPM
 from sfumato.process import DDPM
 from sfumato.times import grid
@@ -31,10 +30,7 @@ def test_eq_11_is_terms_2_and_4_of_eq_12(report, begin):
     f, perturb = model.denoisers, model.denoisers["target"].process.perturb
     t = f["target"].draw_times(3, g)
     z_a, z_b = torch.randn(PICTURES.shape, generator=g), torch.randn(PICTURES.shape, generator=g)
-    first = {"coarse": lambda x: coarse(x, 3), "image": lambda x: x, "gray": torch.zeros_like}[
-        begin
-    ]
-    to_a, to_b = (lambda x, s=s: model.translators[s](x) + first(x) for s in ("source", "target"))
+    to_a, to_b = (model.translators[s] for s in ("source", "target"))
     a, b = PICTURES, OTHERS
 
     def term(side, x, z, image, z_image):
@@ -71,7 +67,7 @@ def test_translators_begin_as_what_is_asked_for():
     }
     for begin, first in expected.items():
         model = UnitDDPM(net="tiny", begin=begin, cells=2)
-        torch.testing.assert_close(model._translated(images)["target"], first)
+        torch.testing.assert_close(model.translators(images)["target"], first)
     with pytest.raises(ValueError, match="cells must be at least 1, not 0"):
         UnitDDPM(net="tiny", cells=0)
 

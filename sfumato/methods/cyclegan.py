@@ -29,6 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from sfumato import adversarial as gan
+from sfumato.method import Direction, end
 from sfumato.nets.layers import Init, Norm
 from sfumato.part import Part
 from sfumato.solve import Watch
@@ -122,7 +123,7 @@ class CycleGAN(Part):
         *,
         seed: int = 0,
         watch: Watch | None = None,
-        direction: Literal["source-to-target", "target-to-source"] = "source-to-target",
+        direction: Direction = "source-to-target",
     ) -> Tensor:
         """Images (B, C, H, W) in [-1, 1] to images of the other domain.
 
@@ -132,14 +133,11 @@ class CycleGAN(Part):
             watch: see `integrate`.
             direction: source-to-target, or back.
         """
-        sides = {"source-to-target": "target", "target-to-source": "source"}
-        if direction not in sides:
-            raise ValueError(f"direction must be {' or '.join(sides)}, not {direction!r}")
-        if sides[direction] not in self.generators:
+        if (side := end(direction)) not in self.generators:
             raise ValueError(
                 "this model has one direction; import the generator of the way back, too"
             )
-        return gan.one_pass(self.generators[sides[direction]], source, watch)
+        return gan.one_pass(self.generators[side], source, watch)
 
 
 def _l1(x: Tensor, y: Tensor) -> Tensor:

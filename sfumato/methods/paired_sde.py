@@ -27,13 +27,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from sfumato.denoiser import Denoiser, Denoises, Prediction, TimeLaw
 from sfumato.guide import Clipped, Conditioned
+from sfumato.method import Direction, end
 from sfumato.nets import make_net
 from sfumato.noise import Noise
 from sfumato.part import Part
@@ -88,7 +89,7 @@ class PairedSDE(Part):
         *,
         seed: int = 0,
         watch: Watch | None = None,
-        direction: Literal["source-to-target", "target-to-source"] = "source-to-target",
+        direction: Direction = "source-to-target",
         steps: int = 18,
         solver: str | Step = "dpm2m",
         spacing: Spacing = "karras",
@@ -106,10 +107,7 @@ class PairedSDE(Part):
             spacing: of the times: karras, log_snr, time or chain.
             clip: clip E[x | x_t] to [-1, 1] at every step.
         """
-        sides = {"source-to-target": "target", "target-to-source": "source"}
-        if direction not in sides:
-            raise ValueError(f"direction must be {' or '.join(sides)}, not {direction!r}")
-        which = sides[direction]
+        which = end(direction)
         f: Denoises = Conditioned(denoiser=self._denoiser(which)).on(source)
         process = self._denoiser(which).process
         f = Clipped(f) if clip else f

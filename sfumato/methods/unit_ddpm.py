@@ -30,22 +30,20 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from sfumato.choose import choose
-from sfumato.coupling import OTHER, Images, coarse, drawn, frozen, nets, round_trip, swapped
+from sfumato.coupling import OTHER, Begin, Images, Translators, drawn, frozen, round_trip, swapped
 from sfumato.denoiser import Denoiser, Prediction, TimeLaw, check_order
+from sfumato.method import Direction, end
 from sfumato.nets import make_net
 from sfumato.noise import Noise
 from sfumato.part import Part
 from sfumato.process import Process, named_process
 from sfumato.solve import Step, Watch, integrate
 from sfumato.times import Spacing, grid
-
-Begin = Literal["coarse", "image", "gray"]
 
 
 class UnitDDPM(Part):
@@ -79,7 +77,6 @@ class UnitDDPM(Part):
 
     def __post_init__(self) -> None:
         check_order(self.channel_order)
-        choose("begin", self.begin, get_args(Begin))
         if self.cells < 1:
             raise ValueError(f"cells must be at least 1, not {self.cells}")
         process = named_process(self.process)
@@ -90,7 +87,7 @@ class UnitDDPM(Part):
             return Denoiser(net=net, process=process, prediction=self.prediction, times=self.times)
 
         self.denoisers = nn.ModuleDict({side: denoiser() for side in OTHER})
-        self.translators = nets(self.net, self.channels)
+        self.translators = Translators(self.net, self.channels, self.begin, self.cells)
         self.register_buffer("seen", torch.zeros((), dtype=torch.long))
         self.seen: Tensor  # batches it has learnt from
 
@@ -101,16 +98,16 @@ class UnitDDPM(Part):
         t = self._denoiser("target").draw_times(len(real["target"]), rng)
         z = {side: drawn(x, rng) for side, x in real.items()}
         with torch.no_grad():
-            made = self._translated(real)
+            made = self.translators(real)
         yield "denoisers", self._score(real, swapped(made), t, z)
         learnt = int(self.seen)
         self.seen += self.training
         if learnt < self.alone:
             return
         with frozen(self.denoisers):
-            made = self._translated(real)
+            made = self.translators(real)
             loss = self._score(real, swapped(made), t, z) + self._score(made, swapped(real), t, z)
-            back = self._translated(made)
+            back = self.translators(made)
         yield "translators", loss + self.cycle * round_trip(real, back, "l1")
 
     @torch.no_grad()
@@ -120,7 +117,7 @@ class UnitDDPM(Part):
         *,
         seed: int = 0,
         watch: Watch | None = None,
-        direction: Literal["source-to-target", "target-to-source"] = "source-to-target",
+        direction: Direction = "source-to-target",
         steps: int = 50,
         release: int = 1,
         solver: str | Step = "ancestral",
@@ -138,12 +135,9 @@ class UnitDDPM(Part):
             solver: ancestral (the paper's), sde_dpm2m, or a deterministic one.
             spacing: of the times: chain, karras, log_snr or time.
         """
-        sides = {f"{OTHER[s]}-to-{s}": s for s in OTHER}
-        if direction not in sides:
-            raise ValueError(f"direction must be {' or '.join(sides)}, not {direction!r}")
         if not 0 <= release <= steps:
             raise ValueError(f"release must lie in [0, steps] = [0, {steps}], not {release}")
-        side = sides[direction]
+        side = end(direction)
         process, noise = self._denoiser(side).process, Noise.of(source, seed)
         times = grid(process, steps, spacing, clean=True)
         fresh = noise.stream("source")
@@ -166,17 +160,6 @@ class UnitDDPM(Part):
         return integrate(solver, f, start, times, noise=noise, after=renoise, watch=seen).chunk(
             2, 1
         )[0]
-
-    def _translated(self, images: Images) -> Images:
-        """g of each side's images, under the name of the side they are made for."""
-
-        def g(side: str, x: Tensor) -> Tensor:
-            made = self.translators[side](x)
-            if self.begin == "gray":
-                return made
-            return made + (coarse(x, self.cells) if self.begin == "coarse" else x)
-
-        return {s: g(s, images[o]) for s, o in OTHER.items()}
 
     def _score(self, x: Images, given: Images, t: Tensor, z: Images) -> Tensor:
         """sum_s |eps_s - F_s(x_t(x_s), x_t(given_s), t)|^2; given_s is of the other side, as is its noise."""

@@ -27,9 +27,10 @@ import torch
 from torch import Tensor, nn
 
 from sfumato.choose import choose
-from sfumato.coupling import OTHER, Norm, Pairs, Rough, Sides, frozen, nets, round_trip, swapped
+from sfumato.coupling import OTHER, Norm, Pairs, Rough, Sides, frozen, round_trip, swapped
 from sfumato.denoiser import Prediction, TimeLaw, check_order
 from sfumato.lowpass import Content
+from sfumato.method import Direction, end
 from sfumato.noise import Noise
 from sfumato.part import Part
 from sfumato.process import Process, named_process
@@ -40,6 +41,9 @@ from sfumato.times import Spacing
 Pairing = Literal["buffer", "exact", "detached", "one_step", "auxiliary"]
 First = Literal["coarse", "unconditional"]
 Pseudo = Literal["none", "detached", "attached"]
+CHOICES = {
+    "pairing": Pairing, "first": First, "content": Content, "pseudo": Pseudo, "cycle_norm": Norm,
+}  # fmt: skip
 
 
 class UnpairedSDE(Part):
@@ -107,11 +111,8 @@ class UnpairedSDE(Part):
 
     def __post_init__(self) -> None:
         check_order(self.channel_order)
-        choose("pairing", self.pairing, get_args(Pairing))
-        choose("first", self.first, get_args(First))
-        choose("content", self.content, get_args(Content))
-        choose("pseudo", self.pseudo, get_args(Pseudo))
-        choose("cycle_norm", self.cycle_norm, get_args(Norm))
+        for name, known in CHOICES.items():
+            choose(name, getattr(self, name), get_args(known))
         for name in ("loop_steps", "cells", "pool", "refresh"):
             if (value := getattr(self, name)) < 1:
                 raise ValueError(f"{name} must be at least 1, not {value}")
@@ -123,7 +124,7 @@ class UnpairedSDE(Part):
         loop = {k: getattr(self, f"loop_{k}") for k in ("steps", "solver", "spacing")}
         self.pairs = Pairs(self.pairing, rough, loop, self.pool, self.refresh)
         if self.pairing == "auxiliary":
-            self.pairs.translators = nets(self.net, self.channels)
+            self.pairs.add_translators(self.net, self.channels)
         self.colours = Colours(self.channels, OTHER)
         self.register_buffer("seen", torch.zeros((), dtype=torch.long))
         self.seen: Tensor  # batches it has learnt from
@@ -151,14 +152,16 @@ class UnpairedSDE(Part):
             back = {s: pairs.sample(f, s, made[o], rng, exact=True) for s, o in OTHER.items()}
             loss = loss + self.cycle * round_trip(real, back, self.cycle_norm)
         yield "denoisers", loss
-        if self.pairing == "auxiliary" and first:  # its translators learn the first coupling, too
-            yield "pairs.translators", round_trip(made, pairs.translated(real), self.cycle_norm)
-        elif self.pairing == "auxiliary":
+        if self.pairing != "auxiliary":
+            return
+        if first:  # the translators learn the first coupling, too
+            loss = round_trip(made, pairs.translators(real), self.cycle_norm)
+        else:
             with frozen(f):
-                made = pairs.translated(real)
-                back = pairs.translated(made)
+                made = pairs.translators(real)
                 loss = f.loss(real, swapped(made), rng, pseudo="attached")
-            yield "pairs.translators", loss + self.cycle * round_trip(real, back, self.cycle_norm)
+            loss = loss + self.cycle * round_trip(real, pairs.translators(made), self.cycle_norm)
+        yield "pairs.translators", loss
 
     @torch.no_grad()
     def translate(
@@ -167,7 +170,7 @@ class UnpairedSDE(Part):
         *,
         seed: int = 0,
         watch: Watch | None = None,
-        direction: Literal["source-to-target", "target-to-source"] = "source-to-target",
+        direction: Direction = "source-to-target",
         steps: int = 18,
         solver: str | Step = "ancestral",
         spacing: Spacing = "karras",
@@ -186,10 +189,7 @@ class UnpairedSDE(Part):
             spacing: of the times: karras, log_snr, time or chain.
             clip: clip E[x | x_t] to [-1, 1] at every step.
         """
-        sides = {f"{OTHER[s]}-to-{s}": s for s in OTHER}
-        if direction not in sides:
-            raise ValueError(f"direction must be {' or '.join(sides)}, not {direction!r}")
-        side = sides[direction]
+        side = end(direction)
         image, noise = self.colours.normal(source, OTHER[side]), Noise.of(source, seed)
         how: dict[str, Any] = {"steps": steps, "solver": solver, "spacing": spacing, "watch": watch}
         if int(self.seen) < self.alone:
