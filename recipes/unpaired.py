@@ -64,7 +64,7 @@ def models(name: str, seed: int) -> None:
     fit("unit_ddpm", "unit", 1500, options=UNIT)
     for n in (10, 50):
         options = THESIS | {"loop_steps": n}
-        fit("unpaired_sde", f"thesis_{n}", 600 // n, 1e-3, batch=4, warmup=10, options=options)
+        fit("unpaired_sde", f"thesis_{n}", 400 // n, 1e-3, batch=4, warmup=10, options=options)
 
 
 def run(name: str, label: str, seed: int) -> Path:
