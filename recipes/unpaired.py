@@ -4,7 +4,7 @@
     python recipes/unpaired.py digits|mnist [--seeds 0 1] --table
 
 Each seed trains the default `unpaired_sde`; its other ways of making pairs, all from one first coupling
-for a few minutes each; UNIT-DDPM; and the thesis' setting with 10 and with 50 steps: about 45 minutes on
+for a few minutes each; UNIT-DDPM; and the thesis' setting with 10 and with 50 steps: about 55 minutes on
 one core a seed, and what was stopped goes on. `--table` compares them with DDIB on held-out pictures; it
 needs the judges of `recipes/domain_classifiers.py`, and for MNIST DDIB's model of `recipes/mnist.py`.
 See also `unpaired_earth.py` and `unpaired_horse2zebra.py`.
@@ -64,7 +64,7 @@ def models(name: str, seed: int) -> None:
     fit("unit_ddpm", "unit", 1500, options=UNIT)
     for n in (10, 50):
         options = THESIS | {"loop_steps": n}
-        fit("unpaired_sde", f"thesis_{n}", 400 // n, 1e-3, batch=4, warmup=10, options=options)
+        fit("unpaired_sde", f"thesis_{n}", 2000 // n, 1e-3, batch=4, warmup=10, options=options)
 
 
 def run(name: str, label: str, seed: int) -> Path:
