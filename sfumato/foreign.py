@@ -6,7 +6,8 @@ A file is read as tensors only (`weights_only=True`).  What it is follows from i
     model.1.weight, blocks of model.10 on             strided ResNet   cyclegan
     model.1.weight, blocks of model.12 on             blurred ResNet   cut
 
-with batch norm where a norm has weights of its own, else instance norm.
+with batch norm where a norm has running averages, instance norm where it has no weights, and else
+instance norm with weights of its own ("affine").  Blocks may be called `block`, too.
 """
 
 from __future__ import annotations
@@ -101,6 +102,12 @@ def _said(net: ResNet | UNetGenerator) -> str:
     return f"U-Net of {net.downs} levels and {net.ngf} channels, {net.norm} norm"
 
 
+def _norm(state: Mapping[str, Tensor], layer: str) -> str:
+    if f"{layer}.weight" not in state:
+        return "instance"
+    return "batch" if f"{layer}.running_mean" in state else "affine"
+
+
 def _resnet(state: Mapping[str, Tensor]) -> ResNet:
     blocks = {int(m[1]) for key in state if (m := re.match(r"model\.(\d+)\.conv_block\.", key))}
     ngf, channels = state["model.1.weight"].shape[:2]
@@ -108,7 +115,7 @@ def _resnet(state: Mapping[str, Tensor]) -> ResNet:
         raise KeyError("conv_block")
     return ResNet(
         channels=channels, ngf=ngf, n_blocks=len(blocks), antialias=min(blocks) >= 12,
-        norm="batch" if "model.2.weight" in state else "instance",
+        norm=_norm(state, "model.2"),
     )  # fmt: skip
 
 
@@ -132,7 +139,7 @@ def _unet(state: Mapping[str, Tensor]) -> UNetGenerator:
         depth += 1
     return UNetGenerator(
         channels=channels, ngf=ngf, downs=depth, dropouts=max(0, depth - 5),
-        norm="batch" if f"{_level(depth - 1)}4.weight" in state else "instance",
+        norm=_norm(state, f"{_level(depth - 1)}4"),
     )  # fmt: skip
 
 
@@ -169,4 +176,6 @@ def _tensors(file: Path) -> dict[str, Tensor]:
         raise ValueError(
             f"{file} is no state dict: expected names and tensors, as latest_net_G.pth has"
         )
-    return {str(k).removeprefix("module."): v for k, v in state.items()}
+    names = (str(k).removeprefix("module.") for k in state)
+    names = (re.sub(r"^(model\.\d+)\.block\.", r"\1.conv_block.", name) for name in names)
+    return dict(zip(names, state.values(), strict=True))

@@ -27,6 +27,10 @@ class Named(nn.Module):
         return getattr(self, self.name)(x)
 
 
+def affine(channels):
+    return nn.InstanceNorm2d(channels, affine=True)
+
+
 class Block(Named):
     def forward(self, x):
         return x + self.conv_block(x)
@@ -52,7 +56,7 @@ class Blur(nn.Module):
 
 
 def resnet(ngf, blocks, *, blur=False, norm=nn.InstanceNorm2d, dropout=False, channels=3):
-    bias, c, stride = norm is nn.InstanceNorm2d, ngf, 1 if blur else 2
+    bias, c, stride = norm is not nn.BatchNorm2d, ngf, 1 if blur else 2
     layers = [nn.ReflectionPad2d(3), nn.Conv2d(channels, c, 7, bias=bias), norm(c), nn.ReLU(True)]
     for _ in range(2):
         layers += [nn.Conv2d(c, 2 * c, 3, stride, 1, bias=bias), norm(2 * c), nn.ReLU(True)]
@@ -84,7 +88,7 @@ class Level(Named):
 
 def unet(ngf, downs, norm=nn.BatchNorm2d, dropouts=0):
     widths = [ngf * min(2**i, 8) for i in range(downs)]
-    bias, inner = norm is nn.InstanceNorm2d, None
+    bias, inner = norm is not nn.BatchNorm2d, None
     for i in reversed(range(downs)):
         c_in, c = widths[i - 1] if i else 3, widths[i]
         down = nn.Conv2d(c_in, c, 4, 2, 1, bias=bias)
@@ -132,6 +136,8 @@ def written(net, file, **changes):
         (resnet(6, 3, norm=nn.BatchNorm2d), "cyclegan", "ResNet-3 of 6 channels, batch norm, strided"),
         (resnet(4, 2, dropout=True), "cyclegan", "ResNet-2 of 4 channels"),
         (resnet(4, 3, blur=True), "cut", "ResNet-3 of 4 channels, instance norm, blurred sampling"),
+        (resnet(4, 2, norm=affine), "cyclegan", "ResNet-2 of 4 channels, affine norm, strided"),
+        (unet(4, 3, norm=affine), "pix2pix", "U-Net of 3 levels and 4 channels, affine norm"),
         (unet(4, 5), "pix2pix", "U-Net of 5 levels and 4 channels, batch norm"),
         (unet(4, 3, norm=nn.InstanceNorm2d), "pix2pix", "U-Net of 3 levels and 4 channels, instance"),
     ],
@@ -159,11 +165,12 @@ def test_the_published_sizes_are_told_from_the_shapes(tmp_path):
         )
 
 
-def test_old_files_and_those_of_several_gpus(tmp_path):
+def test_old_files_other_names_and_those_of_several_gpus(tmp_path):
     net, batch = resnet(4, 2), unet(4, 4)
     old = {"model.2.running_mean": torch.zeros(4), "model.2.running_var": torch.ones(4)}
     a, _ = read_generator(written(net, tmp_path / "a.pth", **old))
-    torch.save({f"module.{k}": v for k, v in net.state_dict().items()}, tmp_path / "b.pth")
+    torch.save({f"module.{k}".replace("conv_block", "block"): v for k, v in net.state_dict().items()},
+               tmp_path / "b.pth")  # fmt: skip
     b, _ = read_generator(tmp_path / "b.pth")
     assert torch.equal(a.translate(PICTURES), b.translate(PICTURES))
     uncounted = {k: None for k in batch.state_dict() if k.endswith("num_batches_tracked")}

@@ -45,7 +45,7 @@ class CUT(Contrastive):
         num_patches: patches a layer and picture, at most.
         gan_mode: lsgan or vanilla.
         n_layers_d: most layers of the discriminator that halve; patches of 16, 34, 70 pixels for 1, 2, 3.
-        norm: instance or batch.
+        norm: instance, batch, or affine (instance norm with weights).
         antialias: blur with every down- and upsampling.
         init: of the weights: xavier or normal.
         init_gain: factor of xavier, standard deviation of normal.

@@ -47,7 +47,7 @@ class CycleGAN(Part):
         pool_size: earlier fakes that the discriminators are shown from; 0: none.
         gan_mode: lsgan or vanilla.
         n_layers_d: most layers of the discriminators that halve; patches of 16, 34, 70 pixels for 1, 2, 3.
-        norm: instance or batch.
+        norm: instance, batch, or affine (instance norm with weights).
         antialias: blur with every down- and upsampling.
         init: of the weights: normal or xavier.
         init_gain: standard deviation of normal, factor of xavier.

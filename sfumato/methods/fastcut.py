@@ -46,7 +46,7 @@ class FastCUT(Contrastive):
         num_patches: patches a layer and picture, at most.
         gan_mode: lsgan or vanilla.
         n_layers_d: most layers of the discriminator that halve; patches of 16, 34, 70 pixels for 1, 2, 3.
-        norm: instance or batch.
+        norm: instance, batch, or affine (instance norm with weights).
         antialias: blur with every down- and upsampling.
         init: of the weights: xavier or normal.
         init_gain: factor of xavier, standard deviation of normal.

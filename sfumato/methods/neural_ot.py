@@ -59,7 +59,7 @@ class NeuralOT(Part):
         z_size: samples Z of T an image in training, at least 2; weak only.
         z_std: standard deviation of the noise channel z, > 0; weak only.
         k_t: steps of T for each of f, at least 1.
-        norm: of T: batch or instance.
+        norm: of T: batch, instance, or affine (instance norm with weights).
         side: of the training images in pixels; given by the training.
         channels: 3 for colour, 1 for gray.
     """

@@ -41,7 +41,7 @@ class Pix2Pix(Part):
         lambda_l1: weight of |y - G(x)|_1, >= 0.
         gan_mode: vanilla or lsgan.
         n_layers_d: most layers of the discriminator that halve; patches of 16, 34, 70 pixels for 1, 2, 3.
-        norm: batch or instance.
+        norm: batch, instance, or affine (instance norm with weights).
         init: of the weights: normal or xavier.
         init_gain: standard deviation of normal, factor of xavier.
         channels: 3 for colour, 1 for gray.

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from sfumato.choose import choose
 
-Norm = Literal["instance", "batch"]
+Norm = Literal["instance", "batch", "affine"]
 Init = Literal["normal", "xavier"]
 
 
@@ -33,7 +33,7 @@ class BatchNorm(nn.BatchNorm2d):
 
 
 class InstanceNorm(nn.InstanceNorm2d):
-    """Instance norm without parameters, as published."""
+    """Instance norm, as published without parameters."""
 
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[2] * x.shape[3] == 1:
@@ -44,8 +44,15 @@ class InstanceNorm(nn.InstanceNorm2d):
 
 
 def make_norm(kind: str, channels: int) -> nn.Module:
-    """The norm of this name; a convolution before it needs a bias if it is not batch norm."""
-    norms = {"instance": InstanceNorm, "batch": BatchNorm}
+    """The norm of this name; a convolution before it needs a bias if it is not batch norm.
+
+    instance has no parameters, affine is instance norm with a scale and a shift a channel.
+    """
+    norms: dict[str, Callable[[int], nn.Module]] = {
+        "instance": InstanceNorm,
+        "batch": BatchNorm,
+        "affine": partial(InstanceNorm, affine=True),
+    }
     return norms[choose("norm", kind, norms)](channels)
 
 
@@ -79,7 +86,7 @@ def initialise(net: nn.Module, kind: str, gain: float) -> nn.Module:
             draw(m.weight)
             if m.bias is not None:
                 nn.init.zeros_(m.bias)
-        elif isinstance(m, BatchNorm):
+        elif isinstance(m, (BatchNorm, InstanceNorm)) and m.weight is not None:
             nn.init.normal_(m.weight, 1, gain)
     return net
 

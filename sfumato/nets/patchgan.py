@@ -16,7 +16,7 @@ class PatchGAN(Part):
         channels: of the images, or of source and target together.
         ndf: channels of the first layer; they double from layer to layer up to eightfold.
         n_layers: layers that halve the size; with 1, 2, 3 the patches have 16, 34, 70 pixels.
-        norm: instance or batch.
+        norm: instance, batch, or affine.
         antialias: blur instead of stride (CUT).
     """
 

@@ -25,7 +25,7 @@ class ResNet(Part):
         channels: of the images.
         ngf: channels of the first layer; four times as many in the residual blocks.
         n_blocks: residual blocks: 9 for 256 pixels and more, 6 for 128.
-        norm: instance or batch.
+        norm: instance, batch, or affine.
         antialias: blur before down- and after upsampling (CUT), or strided and transposed
             convolutions (CycleGAN).
     """

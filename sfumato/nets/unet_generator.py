@@ -20,7 +20,7 @@ class UNetGenerator(Part):
         channels: of the images.
         ngf: channels of the first level; they double from level to level up to eightfold.
         downs: levels, each of half the size: 8 for 256 pixels (54 M parameters), which it takes to 1x1.
-        norm: batch or instance.
+        norm: batch, instance, or affine.
         dropout: probability in [0, 1), in evaluation, too.
         dropouts: how many of the inner levels have dropout on the way up.
     """
