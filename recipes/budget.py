@@ -1,0 +1,216 @@
+"""Every trained method on one budget: the same time, and the same number of pictures.
+
+    python recipes/budget.py digits|earth|earth_pairs|horse2zebra [--methods cut ddib]
+    python recipes/budget.py digits|earth|earth_pairs|horse2zebra --table
+
+Two models a method: one trained on as many pictures of each domain as every other (1,000 batches of 4 at
+32 pixels, 400 at 64: what the slowest method sees in its time), and one for as long on one core as every
+other (about 5 minutes, and 8); where both have batches of 4, it goes on with the first.  The steps are
+fixed below, so that a run can be repeated; what they took is measured and written beside the model
+(`spent.json`).  `--table` compares all on held-out pictures with the controls.  What was stopped goes on
+with the same command.
+"""
+
+import argparse
+import json
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from unpaired import UNIT
+from unpaired_earth import OPTIONS as CHROMA
+from unpaired_earth import hide_pairs
+from unpaired_horse2zebra import hold_out
+
+from sfumato import compare, train
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+RUNS = Path("runs/budget")
+FEW, PICTURES = 4, {32: 4000, 64: 1600}
+
+
+@dataclass
+class Data:
+    """Two domains, where they are, and for how long methods learn from them."""
+
+    ends: tuple[str, str]
+    train: str
+    test: str
+    how: dict[str, Any] = field(default_factory=dict)
+    compare: dict[str, Any] = field(default_factory=dict)
+    ddib: dict[str, str] = field(default_factory=dict)
+    sde: dict[str, Any] = field(default_factory=dict)
+
+
+DATA = {
+    "digits": Data(
+        ("2", "3"), "data/digits/train", "data/digits/test",
+        compare={"features": "runs/judge_digits", "groups": "data/digits/digits.csv:source"},
+    ),
+    "earth": Data(
+        ("satellite", "relief"), "data/earth_hidden", "data/earth/test",
+        compare={"truth": "data/earth/test/relief", "task": "land_water", "limit": 96},
+        ddib={"recentre": "true"}, sde=CHROMA,
+    ),
+    "earth_pairs": Data(
+        ("satellite", "relief"), "data/earth/train", "data/earth/test",
+        compare={"truth": "data/earth/test/relief", "task": "land_water", "limit": 96},
+    ),
+    "horse2zebra": Data(
+        ("horse", "zebra"), "data/horse2zebra12/train", "data/horse2zebra12/test",
+        how={"size": 64, "flip": True}, compare={"size": 64},
+        sde={"cells": 16, "roughness": 0.25, "pool": 512},
+    ),
+}  # fmt: skip
+
+
+@dataclass
+class Method:
+    """How a method is trained; `steps` are those of the equal time, at 32 and at 64 pixels."""
+
+    name: str
+    steps: dict[int, int]
+    batch: dict[int, int]
+    options: Callable[[int, Data], dict[str, Any]] = lambda steps, data: {}
+    how: dict[str, Any] = field(default_factory=dict)
+
+
+GAN: dict[str, Any] = {"lr": 5e-4, "ema": 0.99}
+"""More than the papers' 2e-4, and averaged weights: for a thousand steps instead of a million."""
+
+METHODS = {
+    "cyclegan": Method("cyclegan", {32: 1250, 64: 480}, {32: 4, 64: 4}, how=GAN),
+    "cut": Method("cut", {32: 1000, 64: 400}, {32: 4, 64: 4}, how=GAN),
+    "fastcut": Method("fastcut", {32: 1700, 64: 640}, {32: 4, 64: 4}, how=GAN),
+    "neural_ot": Method(
+        "neural_ot", {32: 1400, 64: 800}, {32: 16, 64: 8}, lambda steps, data: {"k_t": 3},
+        {"lr": 5e-4, "beta1": 0.5},
+    ),
+    "neural_ot, weak": Method(
+        "neural_ot", {32: 440, 64: 240}, {32: 16, 64: 8},
+        lambda steps, data: {"k_t": 3, "cost": "weak", "z_size": 4, "gamma_warmup": steps // 16},
+        {"lr": 5e-4, "beta1": 0.5},
+    ),
+    "entropic_ot": Method(
+        "entropic_ot", {32: 600, 64: 320}, {32: 16, 64: 8},
+        lambda steps, data: {"k_t": 3, "n_steps": 5, "epsilon_warmup": steps // 20},
+        {"lr": 5e-4, "beta1": 0.5},
+    ),
+    "unpaired_sde": Method(
+        "unpaired_sde", {32: 2400, 64: 1200}, {32: 16, 64: 8},
+        lambda steps, data: data.sde | {"alone": steps // 3, "distil": steps // 3},
+    ),
+    "unit_ddpm": Method(
+        "unit_ddpm", {32: 600, 64: 320}, {32: 16, 64: 8},
+        lambda steps, data: UNIT | {"alone": 4 * steps // 5},
+    ),
+    "ddib": Method("diffusion", {32: 1300, 64: 700}, {32: 32, 64: 16}),
+    "pix2pix": Method("pix2pix", {32: 4000}, {32: 16}, how={"lr": 5e-4, "ema": 0.99}),
+    "paired_sde": Method("paired_sde", {32: 2400}, {32: 16}),
+}  # fmt: skip
+
+
+def methods(data: str) -> list[str]:
+    pairs = ["pix2pix", "paired_sde"]
+    if data == "earth_pairs":
+        return pairs
+    out = [*pairs, *([] if data == "digits" else ["neural_ot, weak"])]
+    return [m for m in METHODS if m not in out + (["unit_ddpm"] if data == "horse2zebra" else [])]
+
+
+def run(data: str, method: str, budget: str) -> Path:
+    return RUNS / f"{data}_{method.replace(', ', '_')}_{budget}"
+
+
+def fit(name: str, method: str, budget: str) -> None:
+    """Trains one model and notes what it took; one that is complete stays as it is."""
+    data, how, out = DATA[name], METHODS[method], run(name, method, budget)
+    if (out / "spent.json").exists():
+        return
+    side = data.how.get("size", 32)
+    batch = how.batch[side] if budget == "time" else FEW
+    steps = how.steps[side] if budget == "time" else PICTURES[side] // FEW
+    spent = {"cpu minutes": 0.0}
+    before = run(name, method, "pictures") / "spent.json"
+    if budget == "time" and batch == FEW and not out.exists():  # goes on with the other one
+        fit(name, method, "pictures")
+        shutil.copytree(before.parent, out, ignore=shutil.ignore_patterns("spent.json"))
+    if budget == "time" and batch == FEW:
+        spent = json.loads(before.read_text())
+    start = time.process_time()
+    train(
+        how.name, [f"{data.train}/{end}" for end in data.ends], out, steps=steps, batch=batch,
+        options=how.options(steps, data), held_out=0, seed=0, resume=True, preview_every=steps // 4,
+        **data.how, **how.how,
+    )  # fmt: skip
+    spent |= {"steps": steps, "batch": batch, "pictures": steps * batch}
+    spent["cpu minutes"] += (time.process_time() - start) / 60
+    (out / "spent.json").write_text(json.dumps(spent) + "\n")
+
+
+def entry(name: str, method: str, budget: str) -> str:
+    """The line of `compare` for a trained model."""
+    data, out = DATA[name], run(name, method, budget)
+    label = shlex.quote(f"label={method}, equal {budget}")
+    if method != "ddib":
+        return f"{label} model={out}"
+    a, b = data.ends
+    more = " ".join(f"{k}={v}" for k, v in data.ddib.items())
+    return f"ddib {label} source={out}:{a} target={out}:{b} {more}"
+
+
+def linear(data: Data) -> Path:
+    """Linear regression of each pixel's colour, as a folder of results."""
+    from earth_paired import Linear
+    from measure import images
+
+    from sfumato.data import write_png
+
+    out = RUNS / "linear"
+    if not out.exists():
+        a, b = (images(f"{data.train}/{end}")[0] for end in data.ends)
+        x, names = images(f"{data.test}/{data.ends[0]}")
+        out.mkdir(parents=True)
+        for name, y in zip(names, Linear(a, b, 1)(x).clamp(-1, 1), strict=True):
+            write_png(out / name, y)
+    return out
+
+
+def table(name: str, only: list[str]) -> None:
+    data = DATA[name]
+    a, b = data.ends
+    entries = [entry(name, m, budget) for budget in ("time", "pictures") for m in only]
+    if name == "earth_pairs":
+        entries.append(f"'label=linear regression' folder={linear(data)}")
+    sources = {"": data.test} | ({"_trained": data.train} if name == "horse2zebra" else {})
+    for label, folder in sources.items():
+        compare(
+            f"{folder}/{a}", f"{RUNS}/compare_{name}{label}", entries, target=f"{folder}/{b}",
+            **({} if label else {"train": f"{data.train}/{b}"}), **data.compare,
+        )  # fmt: skip
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data", choices=list(DATA))
+    parser.add_argument("--methods", nargs="*", default=[])
+    parser.add_argument("--budgets", nargs="*", default=["time", "pictures"])
+    parser.add_argument("--table", action="store_true", help="compare what was trained")
+    args = parser.parse_args()
+    only = args.methods or methods(args.data)
+    torch.set_num_threads(1)
+    if args.data == "earth" and not Path("data/earth_hidden").exists():
+        hide_pairs(Path("data/earth_hidden"))
+    if args.data == "horse2zebra" and not Path("data/horse2zebra12").exists():
+        hold_out(12, Path("data/horse2zebra12"))
+    for budget in () if args.table else args.budgets:
+        for method in only:
+            fit(args.data, method, budget)
+    if args.table:
+        table(args.data, only)
