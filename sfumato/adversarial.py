@@ -27,12 +27,15 @@ from sfumato.solve import Watch
 GANMode = Literal["vanilla", "lsgan"]
 
 SIZES: dict[str, dict[str, int]] = {
-    "tiny": {"ngf": 8, "n_blocks": 5, "downs": 3, "ndf": 8, "n_layers": 1},
-    "small": {"ngf": 32, "n_blocks": 6, "downs": 6, "ndf": 32, "n_layers": 3},
-    "medium": {"ngf": 48, "n_blocks": 9, "downs": 7, "ndf": 48, "n_layers": 3},
-    "paper": {"ngf": 64, "n_blocks": 9, "downs": 8, "ndf": 64, "n_layers": 3},
+    "tiny": {"ngf": 8, "n_blocks": 5, "unet": 8, "downs": 3, "ndf": 8, "n_layers": 1},
+    "small": {"ngf": 16, "n_blocks": 6, "unet": 32, "downs": 6, "ndf": 32, "n_layers": 3},
+    "medium": {"ngf": 32, "n_blocks": 9, "unet": 48, "downs": 7, "ndf": 48, "n_layers": 3},
+    "paper": {"ngf": 64, "n_blocks": 9, "unet": 64, "downs": 8, "ndf": 64, "n_layers": 3},
 }
-"""tiny: for tests; small: for pictures of 32 to 64 pixels on a CPU; paper: the published networks."""
+"""First channels and blocks of a ResNet, first channels and levels of a U-Net, those of a discriminator.
+
+tiny: for tests; small: for pictures of 32 to 64 pixels on a CPU; paper: the published networks.
+"""
 
 SETTINGS: dict[str, Any] = {
     "batch": 16, "lr": 2e-4, "schedule": "linear", "hold": 0.5, "warmup": 0, "optimiser": "adam",
@@ -62,7 +65,7 @@ def make_unet(
         return net
     size = SIZES[choose("net", net, SIZES)]
     downs = max([d for d in range(1, size["downs"] + 1) if side % 2**d == 0], default=0)
-    made = UNetGenerator(channels=channels, ngf=size["ngf"], downs=downs, norm=norm)
+    made = UNetGenerator(channels=channels, ngf=size["unet"], downs=downs, norm=norm)
     return initialise(made, init, gain)
 
 
