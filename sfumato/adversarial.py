@@ -60,12 +60,18 @@ def make_resnet(
 def make_unet(
     net: str | nn.Module, channels: int, side: int, norm: Norm, init: Init, gain: float
 ) -> nn.Module:
-    """A U-Net generator by the name of its size, with no more levels than halve `side`."""
+    """A U-Net generator by the name of its size, with no more levels than halve `side`.
+
+    As in the published code, the levels below the fourth have dropout, the lowest excepted: three of
+    eight, none of five, which is what pictures of 32 pixels have.
+    """
     if isinstance(net, nn.Module):
         return net
     size = SIZES[choose("net", net, SIZES)]
     downs = max([d for d in range(1, size["downs"] + 1) if side % 2**d == 0], default=0)
-    made = UNetGenerator(channels=channels, ngf=size["unet"], downs=downs, norm=norm)
+    made = UNetGenerator(
+        channels=channels, ngf=size["unet"], downs=downs, norm=norm, dropouts=max(0, downs - 5)
+    )  # fmt: skip
     return initialise(made, init, gain)
 
 

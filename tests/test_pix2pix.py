@@ -85,6 +85,7 @@ def test_the_papers_options():
 
 def test_dropout_is_the_noise_in_translation_too():
     part = tiny().eval()
+    part.generator.dropouts = 1
     y = part.translate(PICTURES, seed=1)
     assert torch.equal(y, part.translate(PICTURES, seed=1))
     assert not torch.equal(y, part.translate(PICTURES, seed=2))
@@ -92,6 +93,15 @@ def test_dropout_is_the_noise_in_translation_too():
     assert torch.equal(same[0], same[2])  # one image, one noise
     part.generator.dropout = 0.0
     assert torch.equal(part.translate(PICTURES, seed=1), part.translate(PICTURES, seed=2))
+
+
+def test_shallow_networks_have_less_dropout_and_say_so():
+    """As published: 3 levels of 8, 2 of 7; 32 pixels have 5."""
+    levels = {side: Pix2Pix(net="small", side=side) for side in (32, 64)}
+    assert [part.generator.dropouts for part in levels.values()] == [0, 1]
+    assert Pix2Pix(net="paper").generator.dropouts == 3
+    assert "without dropout" in " ".join(levels[32].notes)
+    assert "dropout" not in " ".join(levels[64].notes)
 
 
 def test_statistics_of_each_image_are_a_batch_of_one_in_training_mode():
