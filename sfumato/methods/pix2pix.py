@@ -4,8 +4,8 @@
     L_G = -log D(x, G(x, z)) + lambda |y - G(x, z)|_1
 
 G is a U-Net, and its only noise z the dropout on the way up, in translation, too (pictures below 64
-pixels have none); D sees source and target together, and judges patches.  The paper's setting: --net paper --size 256 --batch 1 --flip
---jitter 0.117 (286 pixels, cropped to 256), 100 + 100 epochs.
+pixels have none); D sees source and target together, and judges patches.  The paper's setting: --net
+paper --size 256 --batch 1 --flip --jitter 0.117 (286 pixels, cropped to 256), 100 + 100 epochs.
 
 @inproceedings{isola2017image,
   title = {Image-to-Image Translation with Conditional Adversarial Networks},
