@@ -89,7 +89,8 @@ OT: dict[str, Any] = {"lr": 2e-4, "beta1": 0.5, "ema": 0.99}
 """At 5e-4 the potential ran away on Earth."""
 
 METHODS = {
-    "cyclegan": Method("cyclegan", {32: 2500, 64: 1000}, {32: 4, 64: 4}, lambda steps, data: {"antialias": True}, GAN,
+    "cyclegan": Method(
+        "cyclegan", {32: 2500, 64: 1000}, {32: 4, 64: 4}, lambda steps, data: {"antialias": True}, GAN,
     ),  # without it, a grid shows
     "cut": Method("cut", {32: 3400, 64: 1300}, {32: 4, 64: 4}, lambda steps, data: data.cut, GAN),
     "fastcut": Method("fastcut", {32: 5200, 64: 2000}, {32: 4, 64: 4}, lambda steps, data: data.cut, GAN),
