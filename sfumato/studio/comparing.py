@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from . import jobs
@@ -37,19 +38,18 @@ def build(given: Given, shelf: Shelf) -> None:
                 names, value=[n for n in AT_FIRST if n in names], label="methods", info=texts["methods"]
             ))  # fmt: skip
             Roles(given, form)
-            form.held["model"].visible = True
             form.add("seed", gr.Number(0, label="seed", info=texts["seed"], precision=0))
         with gr.Column(scale=3, min_width=300):
             with gr.Row():
                 go = gr.Button("Compare", variant="primary", elem_id="compare")
                 cancel = gr.Button("Cancel", variant="stop")
-            status = message(value=said("Pick a picture, and press Compare."))
+            status = message("status", said("Pick a picture, and press Compare."))
             shown = gr.Gallery(
                 label="side by side", columns=3, height=520, allow_preview=False, interactive=False,
                 object_fit="contain", format="png", elem_classes="sfumato-picture", buttons=[],
                 elem_id="compared",
             )  # fmt: skip
-            facts = message("sfumato-text")
+            facts = message("text")
     picker.on_pick(form.held["source"], form.held["target"])
 
     def run(values: dict[Any, Any]) -> Iterator[dict[Any, Any]]:
@@ -63,11 +63,11 @@ def build(given: Given, shelf: Shelf) -> None:
             folder = shelf.new()
             try:
                 trained = given.trained(method)
-                own = held | {"model": held["model"] if held["model"] in trained else (trained or [None])[0]}
-                asked = ask(given, method, own)
-                for event in jobs.run(
-                    lambda watch, a=asked, f=folder: make(a, paths(held["pictures"])[:1], f, watch)
-                ):
+                if trained and held["model"] not in trained:
+                    held["model"] = trained[0]
+                asked = ask(given, method, held)
+                work = partial(make, asked, paths(held["pictures"])[:1], folder)
+                for event in jobs.run(work):
                     if isinstance(event, Done):
                         ((before, after),) = before_and_after(folder, asked["resize"])
                         pictures = pictures or [(before, "the picture")]

@@ -65,9 +65,13 @@ class Control:
         if self.kind == "text":
             return gr.Textbox(**{**shown, "value": self.default or ""}, max_length=200)
         if self.kind == "slider":
-            return gr.Slider(self.low, self.high, step=0.01, **shown)
+            assert self.low is not None
+            assert self.high is not None
+            return gr.Slider(self.low, self.high, step=1 if self.whole else 0.01, **shown)
+        if self.optional:  # an empty number field is a 0 to gradio
+            shown |= {"label": f"{self.name} (0: by default)", "value": self.default or 0}
         return gr.Number(
-            minimum=self.low, maximum=self.high, precision=0 if self.whole else None,
+            minimum=0 if self.optional else self.low, maximum=self.high, precision=0 if self.whole else None,
             step=1 if self.whole else 0.05, **shown,
         )  # fmt: skip
 
@@ -79,9 +83,11 @@ class Control:
         """
         if self.kind in ("choice", "text", "picture"):
             return None if given in (NONE, "", None) else given
-        if given is None and not self.optional:
+        if self.kind != "switch" and self.optional and not given:
+            return None
+        if given is None:
             raise ValueError(f"{self.name} is empty: expected a number, as {self.default}")
-        return given if given is None or not self.whole else int(given)
+        return int(given) if self.whole else given
 
 
 def controls(

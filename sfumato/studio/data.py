@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from sfumato import doctor
 
-from .controls import NONE
+from .controls import NONE, controls
 from .given import Given
 from .page import Form, alert, helps, message, plain, said
 
@@ -29,8 +30,7 @@ def examine(given: Given, held: dict[str, Any]) -> str:
     a, b = folders
     if a is None:
         raise ValueError("no folder chosen: choose one")
-    size = int(held["size"]) if held["size"] else None
-    return doctor(a, b, size=size, measure=bool(held["measure"])).text()
+    return doctor(a, b, size=held["size"] or None, measure=bool(held["measure"])).text()
 
 
 def build(given: Given) -> None:
@@ -43,14 +43,12 @@ def build(given: Given) -> None:
         with gr.Column(scale=2, min_width=300):
             form.add("a", gr.Dropdown(names, value=(own or names)[0], label="a", info=texts["a"]))
             form.add("b", gr.Dropdown([NONE, *names], value=NONE, label="b", info=texts["b"]))
-            form.add("size", gr.Number(
-                None, label="size", info=texts["size"], precision=0, minimum=1, maximum=4096
-            ))  # fmt: skip
-            form.add("measure", gr.Checkbox(False, label="measure", info=texts["measure"]))
+            for control in controls(doctor, skip=("a", "b", "test_a", "test_b")):
+                form.add(control.name, replace(control, default=None).component())
             go = gr.Button("Examine", variant="primary", elem_id="examine")
         with gr.Column(scale=3, min_width=300):
-            status = message(value=said("" if own else NOTHING))
-            found = message("sfumato-text")
+            status = message("status", said("" if own else NOTHING))
+            found = message("text")
 
     def run(values: dict[Any, Any]) -> Any:
         yield {status: said("looking at the pictures; nothing is changed")}

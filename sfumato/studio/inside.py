@@ -50,7 +50,7 @@ def build(given: Given, shelf: Shelf, frames: Any) -> list[Any]:
 
 
 def _way(gr: Any, frames: Any) -> list[Any]:
-    place = message(value=said("Translate a picture in the first tab; its way appears here."))
+    place = message("status", said("Translate a picture in the first tab; its way appears here."))
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
             step = gr.Slider(
@@ -105,7 +105,7 @@ def _latent(gr: Any, given: Given, shelf: Shelf) -> None:
             form.add("steps", steps.component())
             go = gr.Button("Encode", variant="primary", elem_id="encode")
         with gr.Column(scale=3, min_width=300):
-            status = message(value=said("Pick a picture, and press Encode."))
+            status = message("status", said("Pick a picture, and press Encode."))
             with gr.Row():
                 views = [
                     gr.Image(label=label, format="png", interactive=False, height=180, min_width=130,
@@ -116,7 +116,7 @@ def _latent(gr: Any, given: Given, shelf: Shelf) -> None:
             operation = form.add("operation", gr.Dropdown(
                 list(names), value="blur", label="operation", info=texts["operation"], elem_id="operation"
             ))  # fmt: skip
-            what, boxes = gr.Markdown(names["blur"]), {}
+            boxes = {}
             for name in names:
                 with gr.Column(visible=name == "blur") as boxes[name]:
                     for control in operation_controls(name):
@@ -128,7 +128,7 @@ def _latent(gr: Any, given: Given, shelf: Shelf) -> None:
             with gr.Row():
                 keep = gr.Button("Keep this operation, add another", size="sm")
                 clear = gr.Button("Start again", size="sm")
-            facts = message("sfumato-text")
+            facts = message("text")
     picker.on_pick(form.held["source"], form.held["target"])
 
     def encoding(values: dict[Any, Any]) -> dict[Any, Any]:
@@ -172,10 +172,10 @@ def _latent(gr: Any, given: Given, shelf: Shelf) -> None:
 
     def chosen(name: str) -> list[Any]:
         needs = any(kind is Tensor for kind in operations_kinds(name))
-        return [names[name], gr.update(visible=needs), *(gr.update(visible=n == name) for n in boxes)]
+        return [gr.update(visible=needs), *(gr.update(visible=n == name) for n in boxes)]
 
     operation.change(
-        chosen, operation, [what, form.held["other"], *boxes.values()], queue=False, **how
+        chosen, operation, [form.held["other"], *boxes.values()], queue=False, **how
     )
     watched = [c for n, c in form.held.items() if n not in ("pictures", "source", "steps")]
     gr.on(

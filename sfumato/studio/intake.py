@@ -11,6 +11,7 @@ import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from sfumato.data import read_image
 from sfumato.data.images import SUFFIXES
@@ -70,8 +71,8 @@ def _check_header(name: str, data: bytes) -> None:
     try:
         if data[:2] in (b"II", b"MM"):
             with tifffile.TiffFile(io.BytesIO(data)) as tiff:
-                page = tiff.pages[0]
-                (width, height), frames = (page.imagewidth, page.imagelength), 1
+                page: Any = tiff.pages[0]
+                (width, height), frames = (page.imagewidth, page.imagelength), _pages(tiff)
                 if page.bitspersample != 8 and page.compression != 1:  # unpacked without a bound
                     raise ValueError(
                         f"{name} is a compressed 16-bit TIFF: save it as PNG, or uncompressed"
@@ -92,7 +93,19 @@ def _check_header(name: str, data: bytes) -> None:
     if width * height > limits.PIXELS or max(width, height) > limits.SIDE:
         raise ValueError(f"{name} has {width}x{height} pixels: {_expected()}")
     if frames > limits.FRAMES:
-        raise ValueError(f"{name} holds {frames} pictures: expected at most {limits.FRAMES}")
+        raise ValueError(f"{name} holds {frames} pictures or more: expected at most {limits.FRAMES}")
+
+
+def _pages(tiff: Any) -> int:
+    """Pictures in a TIFF; no more than one beyond the limit are looked for."""
+    count = 0
+    while count <= limits.FRAMES:
+        try:
+            tiff.pages[count]
+        except IndexError:
+            break
+        count += 1
+    return count
 
 
 def _expected() -> str:

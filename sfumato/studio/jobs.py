@@ -142,7 +142,7 @@ class _Job:
         """Keeps a frame; of long ways every second, fourth, eighth ... one."""
         noise, clean = summary(x_t), summary(mean)
         curves = {f"{k} of x_t": noise[k] for k in ("std", "autocorrelation")}
-        curves |= {f"{k} of E[x | x_t]": clean[k] for k in ("mean", "std", "autocorrelation")}
+        curves |= {f"{k} of E[x | x_t]": clean[k] for k in ("std", "autocorrelation")}
         small = [picture(one[0]) for one in (x_t, mean)]
         for one in small:
             one.thumbnail((limits.FRAME_SIDE, limits.FRAME_SIDE))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from inspect import getdoc
+from dataclasses import replace
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -36,26 +37,15 @@ def available(given: Given) -> dict[str, Outline]:
 
 def options(method: str) -> list[Control]:
     """The controls of a method's own options."""
-    return controls(find(method).translate, skip=("source", "seed", "watch"))
+    part: Any = find(method)
+    return controls(part.translate, skip=("source", "seed", "watch"))
 
 
 def run_options() -> list[Control]:
     """The controls of what all translations have."""
-    others = [name for name in _parameters() if name not in RUN]
+    others = [name for name in signature(translate).parameters if name not in RUN]
     made = controls(translate, skip=others, fixed={"resize": ("crop", "stretch")})
-    return [c if c.name != "size" else _at_most(c, limits.SIZE) for c in made]
-
-
-def _parameters() -> list[str]:
-    from inspect import signature
-
-    return list(signature(translate).parameters)
-
-
-def _at_most(control: Control, most: float) -> Control:
-    from dataclasses import replace
-
-    return replace(control, high=most)
+    return [replace(c, high=limits.SIZE) if c.name == "size" else c for c in made]
 
 
 class Roles:
@@ -64,22 +54,22 @@ class Roles:
     Args:
         given: what there is to choose from.
         form: gets the controls.
-        names: some of `ROLES`.
+        shown: the roles that are visible at first.
     """
 
-    def __init__(self, given: Given, form: Form, names: tuple[str, ...] = ROLES) -> None:
+    def __init__(self, given: Given, form: Form, shown: tuple[str, ...] = ROLES) -> None:
         import gradio as gr
 
-        offered = {
+        offered: dict[str, list[str]] = {
             "model": [m.name for m in given.models.values() if m.translates],
             "source": given.denoisers(), "target": given.denoisers(),
             "classifier": [NONE, *given.classifiers()],
         }  # fmt: skip
         texts = helps(translate)
-        for name in names:
-            first = FIRST.get(name, (offered[name] or [None])[-1])
+        for name in ROLES:
+            first = FIRST.get(name, offered[name][-1] if offered[name] else None)
             form.add(name, gr.Dropdown(
-                offered[name], value=first, label=name, info=texts[name], visible=name != "model",
+                offered[name], value=first, label=name, info=texts[name], visible=name in shown,
             ))  # fmt: skip
 
 
@@ -124,5 +114,4 @@ def make(asked: Mapping[str, Any], pictures: list[str], folder: Path, watch: Any
 
 def about(method: str) -> str:
     """What a method is, in a line or two."""
-    doc = outlines()[method].summary
-    return doc if doc else (getdoc(find(method)) or "")
+    return outlines()[method].summary

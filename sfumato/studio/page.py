@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from PIL import Image
 
@@ -23,14 +23,22 @@ from .jobs import Preview, Shelf
 
 CSS = """
 .sfumato-picture img { image-rendering: pixelated; }
-.sfumato-examples button.thumbnail-item { min-width: 0; }
-.sfumato-said { min-height: 2.2em; font-size: var(--text-md); color: var(--body-text-color); }
+.sfumato-picture .image-frame img { width: 100%; height: 100%; object-fit: contain; }
+.sfumato-examples .grid-container { grid-template-columns: repeat(auto-fill, minmax(56px, 1fr)) !important;
+                                    grid-auto-rows: auto; gap: 6px; }
+.sfumato-examples .thumbnail-item { aspect-ratio: 1; width: 100%; height: auto; min-width: 0; }
+.sfumato-upload .grid-wrap { padding-top: 2rem; }
+.sfumato-status { min-height: 2.2em; }
+.sfumato-notes:not(:has(.alert)) { display: none; }
+.sfumato-said { font-size: var(--text-md); color: var(--body-text-color); }
 .sfumato-said progress { width: 9em; vertical-align: middle; accent-color: var(--color-accent); }
 .sfumato-said .alert { border-left: 4px solid #b91c1c; padding: 0.4em 0.8em; font-weight: 600; }
 .sfumato-text pre { white-space: pre-wrap; overflow-wrap: anywhere; font-family: var(--font-mono);
                     font-size: var(--text-sm); color: var(--body-text-color); margin: 0; }
 .sfumato-text table { border-collapse: collapse; color: var(--body-text-color); }
-.sfumato-text td, .sfumato-text th { padding: 0.15em 0.9em 0.15em 0; text-align: left; }
+.sfumato-text td, .sfumato-text th { padding: 0.15em 0.9em 0.15em 0 !important; text-align: left;
+                                     border: none !important; }
+.sfumato-text tbody tr { border-top: 1px solid var(--border-color-primary); }
 .sfumato-text td.number, .sfumato-text th.number { text-align: right; }
 .sfumato-text { overflow-x: auto; }
 :focus-visible { outline: 2px solid var(--color-accent) !important; outline-offset: 2px; }
@@ -106,10 +114,10 @@ def progress(preview: Preview, steps: int | None) -> str:
 
 
 def table(rows: Sequence[Sequence[object]], head: Sequence[str]) -> str:
-    """An HTML table; all but the first column are numbers."""
+    """An HTML table; columns that begin with a number are aligned at the right."""
+    kinds = [' class="number"' if _is_number(cell) else "" for cell in (rows or [head])[0]]
 
     def line(cells: Sequence[object], tag: str) -> str:
-        kinds = ["", *[' class="number"'] * (len(cells) - 1)]
         shown = zip(kinds, cells, strict=True)
         return "".join(f"<{tag}{k}>{html.escape(str(c))}</{tag}>" for k, c in shown)
 
@@ -117,16 +125,25 @@ def table(rows: Sequence[Sequence[object]], head: Sequence[str]) -> str:
     return f"<table><thead><tr>{line(head, 'th')}</tr></thead><tbody>{body}</tbody></table>"
 
 
+def _is_number(cell: object) -> bool:
+    try:
+        float(str(cell))
+    except ValueError:
+        return False
+    return True
+
+
 def plain(text: str) -> str:
     """Text as it is: nothing in it is read as markup."""
     return f"<pre>{html.escape(text)}</pre>"
 
 
-def message(css: str = "sfumato-said", value: str = "") -> Any:
-    """A place for lines, texts and tables."""
+def message(kind: Literal["notes", "status", "text"] = "notes", value: str = "") -> Any:
+    """A place for notes, for a line that is always there, or for texts and tables."""
     import gradio as gr
 
-    return gr.HTML(value, elem_classes=css, container=False, padding=False)
+    classes = ["sfumato-text" if kind == "text" else "sfumato-said", f"sfumato-{kind}"]
+    return gr.HTML(value, elem_classes=classes, container=False, padding=False)
 
 
 @lru_cache(maxsize=512)
@@ -153,16 +170,17 @@ class Picker:
         self.given, self.shelf = given, shelf
         kinds = [k for s in SUFFIXES for k in (s, s.upper())]
         self.pictures = gr.Gallery(
-            label=label, type="filepath", file_types=kinds, columns=4, height=190, interactive=True,
-            object_fit="contain", elem_classes="sfumato-picture", sources=["upload", "clipboard"],
-            buttons=[], format="png",
+            label=label, type="filepath", file_types=kinds, columns=5, height=190, interactive=True,
+            object_fit="contain", buttons=[],
+            elem_classes=["sfumato-picture", "sfumato-examples", "sfumato-upload"],
+            sources=["upload", "clipboard"], format="png", fit_columns=False,
         )  # fmt: skip
         self.folder = gr.Dropdown(
             list(given.folders), value=first, label="folder", info=helps(self.pick)["folder"]
         )
         self.shown = gr.Gallery(
-            self.thumbnails(first), label="pick one of these", columns=8, height=170, format="png",
-            allow_preview=False, interactive=False, object_fit="contain", buttons=[],
+            self.thumbnails(first), label="pick one of these", columns=5, height=150, format="png",
+            allow_preview=False, interactive=False, object_fit="contain", buttons=[], show_label=False,
             elem_classes=["sfumato-picture", "sfumato-examples"],
         )  # fmt: skip
         self.notes = message()
@@ -204,25 +222,22 @@ class Picker:
         (copy,) = place([files[index]], self.shelf.new())
         return copy, self.given.domain_of(files[index])
 
-    def on_pick(self, source: Any = None, target: Any = None, then: Callable[[str], str] | None = None) -> Any:
-        """A picked picture replaces the pictures, and its domain those in `source` and `target`."""
+    def on_pick(self, source: Any, target: Any) -> None:
+        """A picked picture replaces the pictures, its domain that in `source`; `target` is the next."""
         import gradio as gr
-
-        then = then or self.given.other
 
         def picked(event: gr.SelectData, folder: str) -> list[Any]:
             try:
                 copy, domain = self.pick(folder, event.index)
             except (ValueError, OSError) as error:
-                return [gr.skip(), alert(error), *[gr.skip()] * len(ends)]
-            found = [domain, then(domain)] if domain else [gr.skip()] * 2
-            return [[str(copy)], "", *found[: len(ends)]]
+                return [gr.skip(), alert(error), gr.skip(), gr.skip()]
+            ends = [domain, self.given.other(domain)] if domain else [gr.skip(), gr.skip()]
+            return [[str(copy)], "", *ends]
 
-        ends = [end for end in (source, target) if end is not None]
         # gradio finds the event by its annotation, which this file's are texts
         picked.__annotations__["event"] = gr.SelectData
-        return self.shown.select(
-            picked, self.folder, [self.pictures, self.notes, *ends], show_progress="hidden",
+        self.shown.select(
+            picked, self.folder, [self.pictures, self.notes, source, target], show_progress="hidden",
             api_visibility="private", concurrency_id="intake",
         )  # fmt: skip
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ def build(given: Given, shelf: Shelf) -> Any:
                 list(methods), value=first, label="method", info=helps(choose_method)["name"]
             ))  # fmt: skip
             what = gr.Markdown(about(first))
-            Roles(given, form)
+            Roles(given, form, shown=uses(given, first))
             with gr.Accordion("Options", open=False):
                 boxes = {}
                 for name in methods:
@@ -69,7 +70,7 @@ def build(given: Given, shelf: Shelf) -> Any:
             with gr.Row():
                 go = gr.Button("Translate", variant="primary", elem_id="translate")
                 cancel = gr.Button("Cancel", variant="stop", elem_id="cancel")
-            status = message(value=said("Pick a picture, and press Translate."))
+            status = message("status", said("Pick a picture, and press Translate."))
             slider = gr.ImageSlider(
                 label="before | after", format="png", interactive=False, max_height=420, height=420,
                 elem_classes="sfumato-picture", elem_id="before-after",
@@ -104,7 +105,7 @@ def build(given: Given, shelf: Shelf) -> Any:
             pictures, steps = paths(held["pictures"]), steps_of(asked)
             yield {status: said("begun"), results: gr.update(visible=False), files: gr.update(visible=False)}
             source: Any = None
-            for event in jobs.run(lambda watch: make(asked, pictures, folder, watch)):
+            for event in jobs.run(partial(make, asked, pictures, folder)):
                 if isinstance(event, Done):
                     made, summary = before_and_after(folder, asked["resize"]), event.value
                     yield {
