@@ -41,6 +41,8 @@ CSS = """
 .sfumato-text tbody tr { border-top: 1px solid var(--border-color-primary); }
 .sfumato-text td.number, .sfumato-text th.number { text-align: right; }
 .sfumato-text { overflow-x: auto; }
+button[role=tab][aria-selected=true] { color: var(--primary-600) !important; }
+.dark button[role=tab][aria-selected=true] { color: var(--primary-300) !important; }
 :focus-visible { outline: 2px solid var(--color-accent) !important; outline-offset: 2px; }
 """
 
@@ -66,6 +68,8 @@ def theme() -> Any:
         block_info_text_color="*neutral_600", block_info_text_color_dark="*neutral_300",
         block_label_text_color="*neutral_700", block_label_text_color_dark="*neutral_200",
         block_title_text_color="*neutral_800", block_title_text_color_dark="*neutral_100",
+        link_text_color_dark="*primary_300", link_text_color_hover_dark="*primary_200",
+        link_text_color_visited_dark="*primary_300", link_text_color_active_dark="*primary_300",
         input_placeholder_color="*neutral_600", input_placeholder_color_dark="*neutral_400",
     )  # fmt: skip
 
