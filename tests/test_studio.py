@@ -15,13 +15,14 @@ from PIL import Image
 
 pytest.importorskip("gradio", reason="the studio needs gradio: pip install 'sfumato[studio]'")
 
+from visitor import Visitor, gallery
+
 import sfumato
 from sfumato.flags import args_of
 from sfumato.method import find, names
 from sfumato.studio import given as rooms
 from sfumato.studio import intake, jobs, latents, limits, methods, page, serve
 from sfumato.studio.controls import NONE, controls
-from visitor import Visitor, gallery
 
 
 def png(size=(32, 32), **how):

@@ -15,7 +15,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 if CHROMIUM is None:
     pytest.skip("Chromium is not installed", allow_module_level=True)
 
-from sfumato.studio import studio
+from sfumato.studio import studio  # noqa: E402
 
 expect = sync_api.expect
 expect.set_options(timeout=20_000)

@@ -77,7 +77,10 @@ def build(given: Given, shelf: Shelf) -> None:
                         yield {status: progress(event, steps_of(asked))}
             except (ValueError, OSError) as error:
                 rows.append([method, "", "", " ".join(str(error).split())])
-            yield {shown: pictures, facts: table(rows, ("method", "NFE", "seconds", "said"))}
+            wrong = any(row[-1] for row in rows)
+            seen = rows if wrong else [row[:-1] for row in rows]
+            head = ("method", "NFE", "seconds", "what is wrong")[: len(seen[0])]
+            yield {shown: pictures, facts: table(seen, head)}
         done = len(pictures) - 1 if pictures else 0
         line = f"{done} of {len(held['methods'])} methods, seed {held['seed'] or 0}"
         yield {status: said(line) if done else alert(rows[-1][-1])}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -10,7 +11,7 @@ from .controls import Control
 from .given import Given
 from .jobs import Frame, Shelf
 from .latents import OTHERS, Encoded, change, encode, operation_controls, operations
-from .page import Form, Picker, alert, helps, message, paths, said, table
+from .page import Form, Picker, alert, helps, message, paths, said, table, written
 
 
 class Shown(NamedTuple):
@@ -34,6 +35,8 @@ def show_step(frames: list[Frame], step: int) -> Shown:
     if not frames:
         raise ValueError("nothing translated yet: translate a picture in the first tab")
     frame = frames[max(0, min(len(frames), int(step)) - 1)]
+    if not Path(frame.noisy).exists():
+        raise ValueError("the way is no longer kept: translate the picture again")
     text = f"step {frame.step}, t = {frame.t:.3f}, {frame.nfe} network evaluations so far"
     return Shown(frame.noisy, frame.mean, text)
 
@@ -93,6 +96,7 @@ def _way(gr: Any, frames: Any) -> list[Any]:
 
 
 def _latent(gr: Any, given: Given, shelf: Shelf) -> None:
+    live_shelf = Shelf(shelf.root / "live")
     form, texts, encoded = Form(), helps(encode) | helps(change), gr.State(None)
     ends = given.denoisers()
     with gr.Row():
@@ -146,7 +150,7 @@ def _latent(gr: Any, given: Given, shelf: Shelf) -> None:
             return {status: alert(error)}
         return {
             status: said(result.verdict), facts: table(result.rows, ("", "before", "after")),
-            **dict(zip(views, result.pictures, strict=True)),
+            **dict(zip(views, written(result.pictures, live_shelf.new(), "view"), strict=True)),
         }  # fmt: skip
 
     def live(values: dict[Any, Any]) -> dict[Any, Any]:

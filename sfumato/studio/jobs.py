@@ -37,7 +37,7 @@ class Frame:
     Attributes:
         step: how many steps were done.
         t: time, 0 is clean.
-        noisy: x_t of the first picture.
+        noisy: x_t of the first picture; a picture, later its file.
         mean: E[x | x_t] of it.
         nfe: network evaluations so far.
         curves: statistics of both.
@@ -45,8 +45,8 @@ class Frame:
 
     step: int
     t: float
-    noisy: Image.Image
-    mean: Image.Image
+    noisy: Any
+    mean: Any
     nfe: int
     curves: dict[str, float]
 

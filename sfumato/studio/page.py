@@ -27,7 +27,8 @@ CSS = """
 .sfumato-examples .grid-container { grid-template-columns: repeat(auto-fill, minmax(56px, 1fr)) !important;
                                     grid-auto-rows: auto; gap: 6px; }
 .sfumato-examples .thumbnail-item { aspect-ratio: 1; width: 100%; height: auto; min-width: 0; }
-.sfumato-upload .grid-wrap { padding-top: 2rem; }
+.sfumato-picture .grid-wrap, .sfumato-picture .image-frame { padding-top: 2rem; }
+.sfumato-unlabelled .grid-wrap { padding-top: 0; }
 .sfumato-status { min-height: 2.2em; }
 .sfumato-notes:not(:has(.alert)) { display: none; }
 .sfumato-said { font-size: var(--text-md); color: var(--body-text-color); }
@@ -38,7 +39,7 @@ CSS = """
 .sfumato-text table { border-collapse: collapse; color: var(--body-text-color); }
 .sfumato-text td, .sfumato-text th { padding: 0.15em 0.9em 0.15em 0 !important; text-align: left;
                                      border: none !important; }
-.sfumato-text tbody tr { border-top: 1px solid var(--border-color-primary); }
+.sfumato-text table, .sfumato-text tr { border: none !important; }
 .sfumato-text td.number, .sfumato-text th.number { text-align: right; }
 .sfumato-text { overflow-x: auto; }
 button[role=tab][aria-selected=true] { color: var(--primary-600) !important; }
@@ -185,7 +186,7 @@ class Picker:
         self.shown = gr.Gallery(
             self.thumbnails(first), label="pick one of these", columns=5, height=150, format="png",
             allow_preview=False, interactive=False, object_fit="contain", buttons=[], show_label=False,
-            elem_classes=["sfumato-picture", "sfumato-examples"],
+            elem_classes=["sfumato-picture", "sfumato-examples", "sfumato-unlabelled"],
         )  # fmt: skip
         self.notes = message()
         self.folder.change(
@@ -244,6 +245,15 @@ class Picker:
             picked, self.folder, [self.pictures, self.notes, source, target], show_progress="hidden",
             api_visibility="private", concurrency_id="intake",
         )  # fmt: skip
+
+
+def written(pictures: Sequence[Image.Image], folder: Path, name: str) -> list[str]:
+    """Pictures as files of a folder: gradio writes a picture anew each time it is shown, a file once."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = [folder / f"{name}{i}.png" for i in range(len(pictures))]
+    for one, file in zip(pictures, files, strict=True):
+        one.save(file)
+    return list(map(str, files))
 
 
 def paths(gallery: Sequence[tuple[str, Any]] | None) -> list[str]:

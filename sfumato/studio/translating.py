@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,24 +13,22 @@ from sfumato.data.images import picture
 
 from . import jobs
 from .given import Given
-from .jobs import Done, Shelf
+from .jobs import Done, Frame, Shelf
 from .methods import Roles, about, ask, available, make, options, run_options, steps_of, uses
-from .page import Form, Picker, alert, helps, message, paths, progress, said
+from .page import Form, Picker, alert, helps, message, paths, progress, said, written
 
-Pair = tuple[Any, Any]
-"""A picture before and after."""
+Pair = tuple[str, ...]
+"""A picture before and after, as files."""
 
 
 def before_and_after(folder: Path, resize: str) -> list[Pair]:
     """The results in a job's folder, each beside its source as the model saw it."""
     sources = {file.stem: file for file in find_images(folder / "in")}
-    pairs = []
+    pairs: list[Pair] = []
     for file in find_images(folder / "out"):
         after = read_image(file)
-        size = after.shape[1], after.shape[2]
-        how: Any = "stretch" if resize == "stretch" else "crop"
-        before = fit_image(read_image(sources[file.stem]), size, how, upscale=True)
-        pairs.append((picture(before), picture(after)))
+        before = _as_seen(sources[file.stem], (after.shape[1], after.shape[2]), resize)
+        pairs.append(tuple(written([picture(before), picture(after)], folder, f"pair{len(pairs)}_")))
     return pairs
 
 
@@ -108,12 +107,13 @@ def build(given: Given, shelf: Shelf) -> Any:
             for event in jobs.run(partial(make, asked, pictures, folder)):
                 if isinstance(event, Done):
                     made, summary = before_and_after(folder, asked["resize"]), event.value
+                    way = as_files(event.frames, folder)
                     yield {
                         status: said(
                             f"{summary.written} translated by {asked['method']}, seed {asked['seed']}, "
                             f"{summary.nfe:g} NFE and {summary.seconds / summary.written:.2f} s each"
                         ),
-                        slider: made[0], pairs: made, frames: event.frames,
+                        slider: made[0], pairs: made, frames: way,
                         results: gr.update(value=[after for _, after in made], visible=len(made) > 1),
                         files: gr.update(value=_downloads(folder), visible=True),
                     }  # fmt: skip
@@ -133,7 +133,8 @@ def build(given: Given, shelf: Shelf) -> Any:
     )  # fmt: skip
 
     def select(event: gr.SelectData, made: list[Pair]) -> Any:
-        return made[event.index] if 0 <= event.index < len(made) else gr.skip()
+        there = 0 <= event.index < len(made) and Path(made[event.index][0]).exists()
+        return made[event.index] if there else gr.skip()
 
     select.__annotations__["event"] = gr.SelectData
     results.select(
@@ -142,14 +143,26 @@ def build(given: Given, shelf: Shelf) -> Any:
     return frames
 
 
-def _first(folder: Path, size: tuple[int, int], resize: str) -> Any:
-    """The source beside the preview, of the preview's size; the preview itself if there are many."""
+def _first(folder: Path, size: tuple[int, int], resize: str) -> str | None:
+    """The source beside the previews, of their size; none if there are many."""
     files = find_images(folder / "in")
     if len(files) > 1:
         return None
+    before = picture(_as_seen(files[0], (size[1], size[0]), resize))
+    return written([before], folder, "before")[0]
+
+
+def as_files(frames: list[Frame], folder: Path) -> list[Frame]:
+    """Frames whose pictures are files."""
+    noisy = written([f.noisy for f in frames], folder / "way", "noisy")
+    mean = written([f.mean for f in frames], folder / "way", "mean")
+    return [replace(f, noisy=x, mean=m) for f, x, m in zip(frames, noisy, mean, strict=True)]
+
+
+def _as_seen(file: Path, size: tuple[int, int], resize: str) -> Any:
+    """A picture of (height, width), as the model saw it."""
     how: Any = "stretch" if resize == "stretch" else "crop"
-    image = fit_image(read_image(files[0]), (size[1], size[0]), how, upscale=True)
-    return picture(image)
+    return fit_image(read_image(file), size, how, upscale=True)
 
 
 def _downloads(folder: Path) -> list[str]:
