@@ -33,7 +33,7 @@ def main(out: Path) -> None:
                     continue
                 tab(page, name)
                 work(page)
-                page.wait_for_timeout(1000)
+                page.wait_for_timeout(4000)
                 dark = "_dark" if scheme == "dark" else ""
                 keep(page, out / f"studio_{name.lower()}_{width}{dark}.png")
             context.close()
@@ -78,6 +78,7 @@ def inside(page):
     sigma.press("Home")
     for _ in range(40):
         sigma.press("ArrowRight")
+    page.mouse.move(0, 0)
 
 
 WORK = {

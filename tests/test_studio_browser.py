@@ -15,7 +15,8 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 if CHROMIUM is None:
     pytest.skip("Chromium is not installed", allow_module_level=True)
 
-from sfumato.studio import studio  # noqa: E402
+from sfumato.studio import latents, studio  # noqa: E402
+from sfumato.studio.given import HERE  # noqa: E402
 
 expect = sync_api.expect
 expect.set_options(timeout=20_000)
@@ -155,7 +156,7 @@ def test_pick_translate_slide_download_and_look_at_the_way(visit):
         step.press("ArrowLeft")
     says(page, "step 3, t = ")
     expect(page.locator(".sfumato-picture img:visible").first).not_to_have_attribute("src", before)
-    expect(page.locator("canvas:visible, .vega-embed svg:visible").first).to_be_visible()
+    expect(page.locator("canvas:visible, .vega-embed svg:visible")).to_have_count(2)
 
 
 def test_upload_of_several_and_of_bad_ones(visit):
@@ -227,6 +228,16 @@ def test_latent_is_changed_by_a_slider_and_decoded_live(visit):
     slider.press("Home")
     expect(decoded).not_to_have_attribute("src", before)
     expect(page.get_by_role("cell", name="kurtosis")).to_be_visible()
+    for _ in range(25):
+        slider.press("ArrowRight")
+    file = next((HERE / "digits" / "5").glob("*.png"))
+    expected = latents.change(
+        latents._encoded(file, "sfumato/digits:5", 4), "blur",
+        {"blur.sigma": 0.25, "blur.renormalise": False}, "", "sfumato/digits:6", "",
+    )  # fmt: skip
+    for name, *numbers in expected.rows:  # the last of the values that were passed is the one shown
+        expect(page.get_by_role("row", name=" ".join([name, *numbers]), exact=True)).to_be_visible()
+    slider.press("Home")
     press(page, "Keep this operation, add another")
     first = page.get_by_role("textbox", name="first").filter(visible=True)
     expect(first).to_have_value("blur sigma=0 renormalise=False")

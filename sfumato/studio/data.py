@@ -30,7 +30,10 @@ def examine(given: Given, held: dict[str, Any]) -> str:
     a, b = folders
     if a is None:
         raise ValueError("no folder chosen: choose one")
-    return doctor(a, b, size=held["size"] or None, measure=bool(held["measure"])).text()
+    text = doctor(a, b, size=held["size"] or None, measure=bool(held["measure"])).text()
+    for name, folder in given.folders.items():  # visitors know folders by their names
+        text = text.replace(str(folder), name)
+    return text
 
 
 def build(given: Given) -> None:

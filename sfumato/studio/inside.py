@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .controls import Control
 from .given import Given
-from .jobs import Frame, Shelf
+from .jobs import CURVES, Frame, Shelf
 from .latents import OTHERS, Encoded, change, encode, operation_controls, operations
 from .page import Form, Picker, alert, helps, message, paths, said, table, written
 
@@ -66,10 +66,10 @@ def _way(gr: Any, frames: Any) -> list[Any]:
                     for label in ("x_t", "E[x | x_t]")
                 )  # fmt: skip
         with gr.Column(scale=3, min_width=300):
-            curves = gr.LinePlot(
-                x="step", y="value", color="curve", title="std and autocorrelation along the way",
-                height=300, buttons=[],
-            )  # fmt: skip
+            plots = [
+                gr.LinePlot(x="step", y="value", color="of", title=title, height=190, buttons=[])
+                for title in CURVES
+            ]
 
     def show(kept: list[Frame], number: int) -> list[Any]:
         try:
@@ -82,17 +82,19 @@ def _way(gr: Any, frames: Any) -> list[Any]:
         import pandas as pd
 
         if not kept:
-            return [gr.skip()] * 5
-        rows = [(f.step, name, value) for f in kept for name, value in f.curves.items()]
-        drawn = pd.DataFrame(rows, columns=["step", "curve", "value"])
+            return [gr.skip()] * (4 + len(plots))
+        drawn = []
+        for curve in CURVES:
+            rows = [(f.step, of, value) for f in kept for of, value in f.curves[curve].items()]
+            drawn.append(pd.DataFrame(rows, columns=["step", "of", "value"]))
         many = max(2, len(kept))
-        return [gr.update(maximum=many, value=len(kept)), drawn, *show(kept, len(kept))]
+        return [gr.update(maximum=many, value=len(kept)), *drawn, *show(kept, len(kept))]
 
     step.change(
         show, [frames, step], [noisy, mean, place], show_progress="hidden", trigger_mode="always_last",
         api_visibility="private", queue=False,
     )  # fmt: skip
-    return [opened, frames, [step, curves, noisy, mean, place]]
+    return [opened, frames, [step, *plots, noisy, mean, place]]
 
 
 def _latent(gr: Any, given: Given, shelf: Shelf) -> None:

@@ -24,6 +24,8 @@ from . import limits
 T = TypeVar("T")
 OFTEN = 0.12
 """Seconds between two previews, at least."""
+CURVES = ("std", "autocorrelation")
+"""Statistics that are kept of every frame."""
 
 
 class Stopped(Exception):
@@ -40,7 +42,7 @@ class Frame:
         noisy: x_t of the first picture; a picture, later its file.
         mean: E[x | x_t] of it.
         nfe: network evaluations so far.
-        curves: statistics of both.
+        curves: statistics of both, {statistic: {x_t or E[x | x_t]: value}}.
     """
 
     step: int
@@ -48,7 +50,7 @@ class Frame:
     noisy: Any
     mean: Any
     nfe: int
-    curves: dict[str, float]
+    curves: dict[str, dict[str, float]]
 
 
 @dataclass
@@ -141,8 +143,7 @@ class _Job:
     def keep(self, t: float, x_t: Any, mean: Any) -> None:
         """Keeps a frame; of long ways every second, fourth, eighth ... one."""
         noise, clean = summary(x_t), summary(mean)
-        curves = {f"{k} of x_t": noise[k] for k in ("std", "autocorrelation")}
-        curves |= {f"{k} of E[x | x_t]": clean[k] for k in ("std", "autocorrelation")}
+        curves = {k: {"x_t": noise[k], "E[x | x_t]": clean[k]} for k in CURVES}
         small = [picture(one[0]) for one in (x_t, mean)]
         for one in small:
             one.thumbnail((limits.FRAME_SIDE, limits.FRAME_SIDE))
