@@ -3,6 +3,8 @@
 import io
 import json
 import shutil
+import threading
+import time
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -15,7 +17,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 if CHROMIUM is None:
     pytest.skip("Chromium is not installed", allow_module_level=True)
 
-from sfumato.studio import latents, studio  # noqa: E402
+from sfumato.studio import jobs, latents, studio  # noqa: E402
 from sfumato.studio.given import HERE  # noqa: E402
 
 expect = sync_api.expect
@@ -118,6 +120,16 @@ def alerts(page, text):
     expect(page.get_by_role("alert").filter(visible=True, has_text=text)).to_have_count(1)
 
 
+def idle(seconds=5):
+    """Whether the studio's work ends within so many seconds."""
+    until = time.monotonic() + seconds
+    while any(thread.name == jobs.NAME for thread in threading.enumerate()):
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.1)
+    return True
+
+
 # ---- translate ----------------------------------------------------------------------------------
 
 
@@ -186,6 +198,9 @@ def test_cancel_preview_and_one_line_errors(visit):
     expect(page.locator("#before-after img")).to_have_count(2)
     press(page, "Cancel")
     says(page, "Cancelled.")
+    page.wait_for_timeout(1000)
+    says(page, "Cancelled.")  # nothing comes after it
+    assert idle()
     number(page, "steps", 2)
     press(page, "Translate")  # the place is free again at once
     says(page, "1 translated by ddib")
@@ -195,6 +210,18 @@ def test_cancel_preview_and_one_line_errors(visit):
     number(page, "factor", 7)
     press(page, "Translate")
     alerts(page, "factor 7")
+
+
+def test_closing_the_page_stops_the_work(visit):
+    page = visit()
+    pick(page, 7, "sfumato/digits:7")
+    page.get_by_role("button", name="Options").click()
+    number(page, "steps", 1000)
+    press(page, "Translate")
+    says(page, "of 1000, t = ")
+    assert not idle(seconds=0)
+    page.close()
+    assert idle(seconds=10)
 
 
 # ---- the other tabs -----------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from . import jobs
 from .given import Given
 from .jobs import Done, Shelf
 from .methods import Roles, ask, available, make, steps_of
-from .page import Form, Picker, alert, helps, message, paths, progress, said, table
+from .page import Form, Picker, alert, cancels, helps, message, paths, progress, said, table
 from .translating import before_and_after
 
 AT_FIRST = ("ddib", "sdedit", "ilvr", "egsde")
@@ -45,9 +45,9 @@ def build(given: Given, shelf: Shelf) -> None:
                 cancel = gr.Button("Cancel", variant="stop")
             status = message("status", said("Pick a picture, and press Compare."))
             shown = gr.Gallery(
-                label="side by side", columns=3, height=520, allow_preview=False, interactive=False,
-                object_fit="contain", format="png", elem_classes="sfumato-picture", buttons=[],
-                elem_id="compared",
+                label="side by side", columns=3, height="auto", allow_preview=False, interactive=False,
+                object_fit="contain", format="png", buttons=[],
+                elem_classes=["sfumato-picture", "sfumato-side"], elem_id="compared",
             )  # fmt: skip
             facts = message("text")
     picker.on_pick(form.held["source"], form.held["target"])
@@ -70,7 +70,7 @@ def build(given: Given, shelf: Shelf) -> None:
                 for event in jobs.run(work):
                     if isinstance(event, Done):
                         ((before, after),) = before_and_after(folder, asked["resize"])
-                        pictures = pictures or [(before, "the picture")]
+                        pictures = pictures or [(before, "before")]
                         pictures.append((after, method))
                         rows.append([method, f"{event.value.nfe:g}", f"{event.value.seconds:.2f}", ""])
                     else:
@@ -89,7 +89,4 @@ def build(given: Given, shelf: Shelf) -> None:
         run, form.inputs(), [status, shown, facts], concurrency_id="work", concurrency_limit=1,
         show_progress="hidden", api_visibility="private",
     )  # fmt: skip
-    cancel.click(
-        lambda: said("Cancelled."), None, status, cancels=[running], queue=False, show_progress="hidden",
-        api_visibility="private",
-    )  # fmt: skip
+    cancels(cancel, running, status)

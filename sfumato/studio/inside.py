@@ -67,7 +67,7 @@ def _way(gr: Any, frames: Any) -> list[Any]:
                 )  # fmt: skip
         with gr.Column(scale=3, min_width=300):
             plots = [
-                gr.LinePlot(x="step", y="value", color="of", title=title, height=190, buttons=[])
+                gr.LinePlot(x="step", y="value", color="of", title=title, height=230, buttons=[])
                 for title in CURVES
             ]
 

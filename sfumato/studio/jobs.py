@@ -27,6 +27,9 @@ OFTEN = 0.12
 CURVES = ("std", "autocorrelation")
 """Statistics that are kept of every frame."""
 
+NAME = "sfumato-job"
+"""Of the threads that work."""
+
 
 class Stopped(Exception):
     """The work was stopped."""
@@ -85,7 +88,7 @@ def run(work: Callable[[Watch], T], seconds: float | None = None) -> Iterator[Pr
     """
     seconds = limits.SECONDS if seconds is None else seconds
     job = _Job(seconds)
-    thread = threading.Thread(target=job.do, args=(work,), daemon=True)
+    thread = threading.Thread(target=job.do, args=(work,), name=NAME, daemon=True)
     thread.start()
     try:
         while True:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -28,7 +29,10 @@ CSS = """
                                     grid-auto-rows: auto; gap: 6px; }
 .sfumato-examples .thumbnail-item { aspect-ratio: 1; width: 100%; height: auto; min-width: 0; }
 .sfumato-picture .grid-wrap, .sfumato-picture .image-frame { padding-top: 2rem; }
-.sfumato-unlabelled .grid-wrap { padding-top: 0; }
+.sfumato-unlabelled .grid-wrap { padding-top: 0.5rem; }
+.sfumato-side .grid-container { gap: 6px; grid-auto-rows: auto;
+    grid-template-columns: repeat(auto-fill, minmax(min(190px, 45%), 1fr)) !important; }
+.sfumato-side .thumbnail-item { aspect-ratio: 1; width: 100%; height: auto; min-width: 0; }
 .sfumato-status { min-height: 2.2em; }
 .sfumato-notes:not(:has(.alert)) { display: none; }
 .sfumato-said { font-size: var(--text-md); color: var(--body-text-color); }
@@ -61,7 +65,7 @@ def theme() -> Any:
         button_primary_background_fill="*primary_600",
         button_primary_background_fill_hover="*primary_700",
         button_primary_background_fill_dark="*primary_600",
-        button_primary_background_fill_hover_dark="*primary_500",
+        button_primary_background_fill_hover_dark="*primary_700",
         button_primary_text_color="white", button_primary_text_color_dark="white",
         button_cancel_background_fill="*neutral_200", button_cancel_background_fill_dark="*neutral_700",
         button_cancel_text_color="*neutral_800", button_cancel_text_color_dark="*neutral_100",
@@ -245,6 +249,18 @@ class Picker:
             picked, self.folder, [self.pictures, self.notes, source, target], show_progress="hidden",
             api_visibility="private", concurrency_id="intake",
         )  # fmt: skip
+
+
+def cancels(button: Any, running: Any, status: Any) -> None:
+    """A button that stops an event, and says so when its last preview has come."""
+
+    def stopped() -> str:
+        time.sleep(0.5)  # what was on its way to the page arrives, and would be read as going on
+        return said("Cancelled.")
+
+    how: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+    stopping = button.click(lambda: said("stopping"), None, status, cancels=[running], **how)
+    stopping.then(stopped, None, status, **how)
 
 
 def written(pictures: Sequence[Image.Image], folder: Path, name: str) -> list[str]:

@@ -15,7 +15,7 @@ from . import jobs
 from .given import Given
 from .jobs import Done, Frame, Shelf
 from .methods import Roles, about, ask, available, make, options, run_options, steps_of, uses
-from .page import Form, Picker, alert, helps, message, paths, progress, said, written
+from .page import Form, Picker, alert, cancels, helps, message, paths, progress, said, written
 
 Pair = tuple[str, ...]
 """A picture before and after, as files."""
@@ -127,10 +127,7 @@ def build(given: Given, shelf: Shelf) -> Any:
         run, form.inputs(), [status, slider, results, files, pairs, frames], concurrency_id="work",
         concurrency_limit=1, show_progress="hidden", api_visibility="private",
     )  # fmt: skip
-    cancel.click(
-        lambda: said("Cancelled."), None, status, cancels=[running], queue=False, show_progress="hidden",
-        api_visibility="private",
-    )  # fmt: skip
+    cancels(cancel, running, status)
 
     def select(event: gr.SelectData, made: list[Pair]) -> Any:
         there = 0 <= event.index < len(made) and Path(made[event.index][0]).exists()
