@@ -6,6 +6,7 @@ The server is a process of its own.
 """
 
 import argparse
+import signal
 import statistics
 import subprocess
 import sys
@@ -40,7 +41,7 @@ def main() -> None:
         shown = previews(url)
         crowd = many(url, server.pid, args.visitors)
     finally:
-        server.terminate()
+        server.send_signal(signal.SIGINT)  # as Ctrl-C: it removes what it made
         server.wait()
     report(opening, first, shown, crowd)
 

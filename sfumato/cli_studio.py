@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from inspect import Parameter
+from typing import Any
 
 from sfumato.flags import command, flag, flags
 
@@ -14,8 +15,8 @@ def studio() -> Callable[..., None]:
     """`sfumato studio FOLDERS...`."""
     from sfumato.studio import studio as run
 
-    def begin(*folders: str, host: str, port: int) -> None:
-        run(folders, host=host, port=port)
+    def begin(*folders: str, **given: Any) -> None:
+        run(folders, **given)
 
     what = "model folders, folders of them, and folders of pictures; nothing else is read."
     places = flag("folders", str, Parameter.VAR_POSITIONAL, what)

@@ -8,6 +8,7 @@ import threading
 import time
 import zipfile
 import zlib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -377,6 +378,28 @@ def test_a_folder_that_was_not_given_is_refused_over_http(studio):
         visitor.press("examine", {"a": value})
         last = list(visitor.answers())[-1]
         assert not last["success"], last
+
+
+def test_the_command_passes_its_flags_on_and_says_what_is_wrong(monkeypatch, capsys, tmp_path):
+    from sfumato import cli
+
+    with pytest.raises(SystemExit) as end:
+        cli.main(["studio", str(tmp_path / "nothing")])
+    assert end.value.code == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "does not exist: expected a model folder or a folder of pictures" in said
+    called = []
+    blank = SimpleNamespace(local_url="here", block_thread=lambda: None)
+    monkeypatch.setattr(serve, "build", lambda folders, room: called.append(folders) or blank)
+    monkeypatch.setattr(serve, "_launch", lambda *given: called.append(given[1:]))
+    for name in ("GRADIO_TEMP_DIR", "GRADIO_ANALYTICS_ENABLED", "HF_HUB_OFFLINE"):
+        monkeypatch.setenv(name, "")
+    for words in ([], ["a", "b", "--port", "0", "--host", "0.0.0.0"]):
+        with pytest.raises(SystemExit) as end:
+            cli.main(["studio", *words])
+        assert end.value.code == 0
+    assert called == [(), ("127.0.0.1", 7860), ("a", "b"), ("0.0.0.0", 0)]
 
 
 def test_the_studio_listens_to_this_machine_alone():
