@@ -104,8 +104,13 @@ def pick(page, index, domain):
 
 def number(page, label, value):
     field = page.get_by_label(label, exact=True).filter(visible=True)
-    field.fill(str(value))
-    field.press("Tab")
+    for _ in range(5):  # a control that has just appeared takes its first value once more
+        field.fill(str(value))
+        field.press("Tab")
+        page.wait_for_timeout(300)
+        if field.input_value() == str(value):
+            return
+    raise AssertionError(f"{label} does not keep {value}")
 
 
 def press(page, name):
