@@ -17,7 +17,7 @@ from typing import Annotated, Any, NoReturn
 import cyclopts
 from cyclopts import App
 
-from sfumato import cli_evaluate, cli_explore
+from sfumato import cli_evaluate, cli_explore, cli_studio
 from sfumato.cli_models import import_, info
 from sfumato.flags import Outline, command, flag, flags, outlines
 
@@ -73,6 +73,8 @@ def make_app(words: Sequence[str]) -> App:
     app.command(_translate(words if words[0] == "translate" else []), name="translate")
     chosen = words[1] if words[0] == "explore" else ""
     app.command(cli_explore.explore(chosen), name="explore")
+    made = cli_studio.studio() if words[0] == "studio" else command(lambda: None, cli_studio.STUDIO, [])
+    app.command(made, name="studio")
     for name, (make, text) in cli_evaluate.COMMANDS.items():
         made = make() if words[0] == name else command(lambda: None, text, [])
         app.command(made, name=name)

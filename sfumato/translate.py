@@ -27,6 +27,7 @@ from sfumato.folder import resolve
 from sfumato.method import name_of
 from sfumato.part import describe
 from sfumato.record import check, digest, read_run, sha256, write_run
+from sfumato.solve import Watch
 from sfumato.translator import channels_of, device_of, options_of, size_of, translator
 
 __all__ = ["Summary", "repeat", "run_translator", "translate", "translator"]
@@ -68,6 +69,7 @@ def translate(
     device: str = "auto",
     options: Mapping[str, Any] | None = None,
     expect: Mapping[str, Any] | None = None,
+    watch: Watch | None = None,
 ) -> Summary:
     """Translates pictures and folders of pictures into a folder of PNGs.
 
@@ -89,6 +91,7 @@ def translate(
         device: auto (a GPU if there is one), cpu, cuda or cuda:N.
         options: the method's own options.
         expect: refuse to begin unless run.json's "run" is this one; used by `repeat`.
+        watch: called for each step of each batch, see `integrate`; what it raises ends the run.
 
     Raises:
         ValueError: for anything wrong with the pictures, models or options, in one line.
@@ -132,7 +135,7 @@ def translate(
         for names, images in _batches(files, out, batch, read, done.skipped, advance):
             x, began = images.to(where), time.perf_counter()
             now = chosen | ({"mask": _mask(Path(mask), x)} if mask else {})
-            y, nfe = run_translator(part, x, seed=seed, options=now)
+            y, nfe = run_translator(part, x, seed=seed, options=now, watch=watch)
             if not y.isfinite().all():
                 raise ValueError(f"{name_of(part)} gave values that are no numbers; train it again")
             missing = [i for i, name in enumerate(names) if not (out / name).exists()]
@@ -202,21 +205,25 @@ def _batches(
 
 
 def run_translator(
-    part: Any, x: Tensor, *, seed: int = 0, options: Mapping[str, Any] | None = None
-) -> tuple[Tensor, int]:
+    part: Any, x: Tensor, *, seed: int = 0, options: Mapping[str, Any] | None = None,
+    watch: Watch | None = None,
+) -> tuple[Tensor, int]:  # fmt: skip
     """Results for images (B, C, H, W) in [-1, 1], and the network evaluations each took.
 
-    Works in halves where there is too little memory for all at once.
+    Works in halves where there is too little memory for all at once; `watch` (see `integrate`) is called
+    for each.
     """
     nfe = 0
 
-    def watch(t: float, x_t: Tensor, mean: Tensor, extras: dict[str, Any]) -> None:
+    def count(t: float, x_t: Tensor, mean: Tensor, extras: dict[str, Any]) -> None:
         nonlocal nfe
         nfe += extras["nfe"]
+        if watch is not None:
+            watch(t, x_t, mean, extras)
 
     try:
         with torch.no_grad():  # no inference_mode: guidance differentiates
-            return part.translate(x, seed=seed, watch=watch, **(options or {})), nfe
+            return part.translate(x, seed=seed, watch=count, **(options or {})), nfe
     except (MemoryError, RuntimeError) as error:
         full = isinstance(error, (MemoryError, torch.OutOfMemoryError))
         if not full and "allocate memory" not in str(error):
@@ -225,8 +232,8 @@ def run_translator(
         h, w = x.shape[-2:]
         raise ValueError(f"one picture of {w}x{h} is too much for the memory: use a smaller --size")
     cut = len(x) // 2
-    one, nfe = run_translator(part, x[:cut], seed=seed, options=options)
-    two, _ = run_translator(part, x[cut:], seed=seed, options=options)
+    one, nfe = run_translator(part, x[:cut], seed=seed, options=options, watch=watch)
+    two, _ = run_translator(part, x[cut:], seed=seed, options=options, watch=watch)
     return torch.cat([one, two]), nfe
 
 

@@ -28,7 +28,7 @@ def test_links_lead_somewhere(page):
 def test_commands_are_real(page):
     """Every `sfumato COMMAND --flags` of the docs exists, flags included."""
     text = page.read_text().replace("\\\n", " ")
-    names = "train|translate|data|info|import|evaluate|compare|sweep|doctor|study|explore"
+    names = "train|translate|data|info|import|evaluate|compare|sweep|doctor|study|explore|studio"
     commands = re.findall(rf"^sfumato ((?:{names}) .*)$", text, flags=re.M)
     for command in commands:
         words = command.split("#")[0].split()

@@ -219,7 +219,13 @@ def _deep_png(data: bytes) -> NDArray[np.uint16]:
     width, height, _, colour, _, _, interlace = struct.unpack(">IIBBBBB", chunks[0][1])
     if interlace:
         raise _Refused("is an interlaced 16-bit PNG: save it without interlacing")
-    raw = zlib.decompress(b"".join(body for kind, body in chunks if kind == b"IDAT"))
+    samples = {0: 1, 2: 3, 4: 2, 6: 4}.get(colour, 1)
+    size = height * (1 + 2 * samples * width)
+    if size > 16 * (Image.MAX_IMAGE_PIXELS or size):  # as Pillow, who refuses twice its pixels
+        raise Image.DecompressionBombError
+    # no more than the header says: a small file may unpack to anything
+    body = b"".join(body for kind, body in chunks if kind == b"IDAT")
+    raw = zlib.decompressobj().decompress(body, size)
     lines = np.frombuffer(raw, np.uint8).reshape(height, -1)
     exif = [(kind, body) for kind, body in chunks if kind == b"eXIf"]
 

@@ -1,0 +1,17 @@
+"""The studio: translate, compare and look inside in a browser, on this machine alone (`sfumato studio`).
+
+A face of the package: it shows what the public functions do, with their parameters as controls and their
+docstrings as help, and computes nothing itself.  Its files, from the ground up:
+
+    limits      what a visitor may ask of the machine
+    given       models and folders that were named at the start; nothing else is read
+    intake      pictures from outside, checked before they are decoded
+    controls    a function's parameters as controls
+    jobs        work that is watched, and can be stopped
+    translating, comparing, inside, data, about     a tab each
+    serve       all of it behind an address
+"""
+
+from .serve import studio
+
+__all__ = ["studio"]

@@ -1,0 +1,155 @@
+"""A function's parameters as controls: kind and range from its signature, help from its docstring."""
+
+from __future__ import annotations
+
+import re
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from inspect import Parameter, signature
+from typing import Any, Literal, get_args, get_origin
+
+from torch import Tensor
+
+from sfumato.flags import args_of
+from sfumato.solve import STEPS as SOLVERS
+from sfumato.solve import Step
+
+from . import limits
+
+NONE = "(none)"
+NUMBER = r"-?[0-9]+(?:\.[0-9]+)?"
+
+
+@dataclass(frozen=True)
+class Control:
+    """A parameter as it is asked for.
+
+    Attributes:
+        name: of the parameter.
+        kind: of the control; a picture is an upload.
+        default: its value at first.
+        text: help.
+        choices: of a choice.
+        low: least number, if there is one.
+        high: largest number, if there is one.
+        whole: a whole number.
+        optional: may be left empty, which is None.
+    """
+
+    name: str
+    kind: Literal["number", "slider", "choice", "switch", "text", "picture"]
+    default: Any
+    text: str
+    choices: tuple[str, ...] = ()
+    low: float | None = None
+    high: float | None = None
+    whole: bool = False
+    optional: bool = False
+
+    def component(self) -> Any:
+        """The control, for the page."""
+        import gradio as gr
+
+        if self.kind == "picture":
+            label = f"{self.name}: {self.text}"
+            return gr.File(label=label, file_types=["image"], type="filepath", height=90)
+        shown: dict[str, Any] = {"label": self.name, "info": self.text, "value": self.default}
+        if self.kind == "switch":
+            return gr.Checkbox(**shown)
+        if self.kind == "choice":
+            offered = [*([NONE] if self.optional else []), *self.choices]
+            shown["value"] = NONE if self.default is None else self.default
+            return gr.Dropdown(offered, **shown)
+        if self.kind == "text":
+            return gr.Textbox(**{**shown, "value": self.default or ""}, max_length=200)
+        if self.kind == "slider":
+            assert self.low is not None
+            assert self.high is not None
+            return gr.Slider(self.low, self.high, step=1 if self.whole else 0.01, **shown)
+        if self.optional:  # an empty number field is a 0 to gradio
+            shown |= {"label": f"{self.name} (0: by default)", "value": self.default or 0}
+        return gr.Number(
+            minimum=0 if self.optional else self.low, maximum=self.high, precision=0 if self.whole else None,
+            step=1 if self.whole else 0.05, **shown,
+        )  # fmt: skip
+
+    def value(self, given: Any) -> Any:
+        """What the function gets for what the control holds.
+
+        Raises:
+            ValueError: for a number that is missing.
+        """
+        if self.kind in ("choice", "text", "picture"):
+            return None if given in (NONE, "", None) else given
+        if self.kind != "switch" and self.optional and not given:
+            return None
+        if given is None:
+            raise ValueError(f"{self.name} is empty: expected a number, as {self.default}")
+        return int(given) if self.whole else given
+
+
+def controls(
+    function: Callable[..., Any],
+    doc: str | None = None,
+    skip: Sequence[str] = (),
+    fixed: Mapping[str, Sequence[str]] | None = None,
+) -> list[Control]:
+    """A control for every parameter that can be asked for.
+
+    Args:
+        function: whose parameters.
+        doc: another docstring.
+        skip: parameters to leave out.
+        fixed: choices of parameters that the signature cannot say.
+    """
+    helps, out = args_of(doc or function.__doc__ or ""), []
+    for p in signature(function, eval_str=True).parameters.values():
+        if p.name in ("self", *skip):
+            continue
+        default = None if p.default is Parameter.empty else p.default
+        made = _control(p.name, p.annotation, default, helps.get(p.name, ""), (fixed or {}))
+        if made is not None:
+            out.append(made)
+    return out
+
+
+def _control(
+    name: str, hint: Any, default: Any, text: str, fixed: Mapping[str, Sequence[str]]
+) -> Control | None:
+    members = get_args(hint) if get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    optional = type(None) in members
+    kinds = [m for m in members if m is not type(None)]
+    if name in fixed:
+        return Control(name, "choice", default, text, tuple(fixed[name]), optional=optional)
+    if Tensor in kinds:
+        return Control(name, "picture", None, text, optional=True)
+    if literals := [c for k in kinds if get_origin(k) is Literal for c in get_args(k)]:
+        return Control(name, "choice", default, text, tuple(literals), optional=optional)
+    if Step in members:
+        named = [s for s in SOLVERS if re.search(rf"\b{s}\b", text)]
+        offered = tuple(SOLVERS) if "any other" in text else tuple(named)
+        return Control(name, "choice", default, text, offered)
+    if bool in kinds:
+        return Control(name, "switch", bool(default), text)
+    if str in kinds:
+        return Control(name, "text", default, text, optional=optional)
+    if int in kinds or float in kinds:
+        low, high = _range(text)
+        if int in kinds:
+            low = 1.0 if low is None and optional else low
+            most = float(limits.STEPS) if high is None and low is not None else high
+            return Control(name, "number", default, text, (), low, most, True, optional)
+        kind: Literal["slider", "number"] = "number" if low is None or high is None else "slider"
+        return Control(name, kind, default, text, (), low, high, False, optional)
+    return None
+
+
+def _range(text: str) -> tuple[float | None, float | None]:
+    """The range that a help text states: "in [0, 1]", "at least 1", ">= 0"."""
+    if found := re.search(rf"[\[(]({NUMBER}), ({NUMBER})[\])]", text):
+        return float(found[1]), float(found[2])
+    if found := re.search(rf"(?:at least|>=|from) ({NUMBER})", text):
+        return float(found[1]), None
+    return None, None

@@ -1,0 +1,133 @@
+"""Pictures from outside: looked at before they are decoded, and decoded within limits.
+
+What is refused: other kinds of files, whatever their names; more bytes, pixels or frames than `limits`
+says; files that hold more than a picture, which another program could read as something else.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sfumato.data import read_image
+from sfumato.data.images import SUFFIXES
+
+from . import limits
+
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
+FOREIGN = re.compile(rb"<script|<!doctype html|<html|<\?php|%PDF-1|%PDF-2", re.IGNORECASE)
+
+
+def admit(file: Path) -> None:
+    """Sees that a file is a picture, sound and within the limits.
+
+    Raises:
+        ValueError: saying in one line what is wrong with it.
+    """
+    name = file.name
+    if file.suffix.lower() not in SUFFIXES:
+        raise ValueError(f"{name} is of a kind that is not read: expected {', '.join(SUFFIXES)}")
+    if (size := file.stat().st_size) > limits.BYTES:
+        raise ValueError(f"{name} has {size:,} bytes: expected at most {limits.BYTES:,}")
+    _check_header(name, data := file.read_bytes())
+    if _more_than_a_picture(data):
+        raise ValueError(f"{name} holds more than a picture: save it anew as PNG")
+    try:
+        read_image(file)
+    except ValueError as error:
+        raise ValueError(str(error).replace(str(file), name)) from None
+
+
+def place(files: Sequence[str | Path], folder: Path) -> list[Path]:
+    """Admitted copies of pictures in a new folder, under names of their own that keep theirs.
+
+    Raises:
+        ValueError: for none or too many, and see `admit`.
+    """
+    if not files:
+        raise ValueError("no picture given: upload some, or pick an example")
+    if len(files) > limits.PICTURES:
+        raise ValueError(f"{len(files)} pictures given: expected at most {limits.PICTURES} at once")
+    folder.mkdir(parents=True)
+    placed: dict[str, Path] = {}
+    for file in map(Path, files):
+        admit(file)
+        stem = re.sub(r"[^\w.-]+", "_", file.stem).strip("._")[:60] or "picture"
+        stem = f"{stem}_{len(placed) + 1}" if stem in placed else stem
+        placed[stem] = folder / f"{stem}{file.suffix.lower()}"
+        shutil.copyfile(file, placed[stem])
+    return list(placed.values())
+
+
+def _check_header(name: str, data: bytes) -> None:
+    """Format, pixels and frames, before any pixel is decoded."""
+    import tifffile
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        if data[:2] in (b"II", b"MM"):
+            with tifffile.TiffFile(io.BytesIO(data)) as tiff:
+                page: Any = tiff.pages[0]
+                (width, height), frames = (page.imagewidth, page.imagelength), _pages(tiff)
+                if page.bitspersample != 8 and page.compression != 1:  # unpacked without a bound
+                    raise ValueError(
+                        f"{name} is a compressed 16-bit TIFF: save it as PNG, or uncompressed"
+                    )
+        else:
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                (width, height), frames = image.size, getattr(image, "n_frames", 1)
+    except Image.DecompressionBombError:
+        raise ValueError(f"{name} has too many pixels: {_expected()}") from None
+    except UnidentifiedImageError:
+        raise ValueError(f"{name} is no image, or its header is broken") from None
+    except ValueError as error:
+        if str(error).startswith(name):
+            raise
+        raise ValueError(f"{name} is broken ({' '.join(str(error).split())})") from None
+    except Exception as error:  # decoders raise almost anything on broken data
+        raise ValueError(f"{name} is broken ({' '.join(str(error).split())})") from None
+    if width * height > limits.PIXELS or max(width, height) > limits.SIDE:
+        raise ValueError(f"{name} has {width}x{height} pixels: {_expected()}")
+    if frames > limits.FRAMES:
+        raise ValueError(f"{name} holds {frames} pictures or more: expected at most {limits.FRAMES}")
+
+
+def _pages(tiff: Any) -> int:
+    """Pictures in a TIFF; no more than one beyond the limit are looked for."""
+    count = 0
+    while count <= limits.FRAMES:
+        try:
+            tiff.pages[count]
+        except IndexError:
+            break
+        count += 1
+    return count
+
+
+def _expected() -> str:
+    return f"expected at most {limits.PIXELS:,}, and {limits.SIDE:,} a side; make it smaller first"
+
+
+def _more_than_a_picture(data: bytes) -> bool:
+    """Whether something follows the picture's end, or another kind of file hides in it."""
+    if data[:4] == b"\x89PNG":
+        follows = data[data.rfind(b"IEND") + 8 :]
+    elif data[:2] == b"\xff\xd8":
+        follows = data[data.rfind(b"\xff\xd9") + 2 :].strip(b"\0")
+    elif data[:4] == b"RIFF":
+        follows = data[8 + int.from_bytes(data[4:8], "little") :].strip(b"\0")
+    elif data[:2] == b"BM":
+        follows = data[int.from_bytes(data[2:6], "little") or len(data) :].strip(b"\0")
+    else:
+        follows = b""
+    return bool(follows) or _is_zip(data) or FOREIGN.search(data) is not None
+
+
+def _is_zip(data: bytes) -> bool:
+    """Whether a ZIP ends where the file does: its last record says how long its comment is."""
+    at = data.rfind(b"PK\x05\x06", -65_557)
+    return at >= 0 and at + 22 + int.from_bytes(data[at + 20 : at + 22], "little") == len(data)

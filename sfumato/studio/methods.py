@@ -1,0 +1,117 @@
+"""A method, the models it translates with, and its options, as controls."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+from sfumato import find, translate
+from sfumato.flags import Outline, outlines
+from sfumato.translate import Summary
+
+from . import limits
+from .controls import NONE, Control, controls
+from .given import Given
+from .intake import place
+from .page import Form, helps
+
+ROLES = ("model", "source", "target", "classifier")
+RUN = ("seed", "size", "resize", "upscale")
+FIRST = {"source": "sfumato/digits:2", "target": "sfumato/digits:3"}
+
+
+def available(given: Given) -> dict[str, Outline]:
+    """The methods that can translate with the models there are."""
+    found = {}
+    for name, outline in outlines().items():
+        if not outline.translates:
+            continue
+        parts = given.denoisers() if outline.needs else given.trained(name)
+        if parts and (given.classifiers() or "classifier" not in outline.needs):
+            found[name] = outline
+    return found
+
+
+def options(method: str) -> list[Control]:
+    """The controls of a method's own options."""
+    part: Any = find(method)
+    return controls(part.translate, skip=("source", "seed", "watch"))
+
+
+def run_options() -> list[Control]:
+    """The controls of what all translations have."""
+    others = [name for name in signature(translate).parameters if name not in RUN]
+    made = controls(translate, skip=others, fixed={"resize": ("crop", "stretch")})
+    return [replace(c, high=limits.SIZE) if c.name == "size" else c for c in made]
+
+
+class Roles:
+    """Which models a translation is made with.
+
+    Args:
+        given: what there is to choose from.
+        form: gets the controls.
+        shown: the roles that are visible at first.
+    """
+
+    def __init__(self, given: Given, form: Form, shown: tuple[str, ...] = ROLES) -> None:
+        import gradio as gr
+
+        offered: dict[str, list[str]] = {
+            "model": [m.name for m in given.models.values() if m.translates],
+            "source": given.denoisers(), "target": given.denoisers(),
+            "classifier": [NONE, *given.classifiers()],
+        }  # fmt: skip
+        texts = helps(translate)
+        for name in ROLES:
+            first = FIRST.get(name, offered[name][-1] if offered[name] else None)
+            form.add(name, gr.Dropdown(
+                offered[name], value=first, label=name, info=texts[name], visible=name in shown,
+            ))  # fmt: skip
+
+
+def uses(given: Given, method: str) -> tuple[str, ...]:
+    """The roles that a method needs filled."""
+    return tuple(outlines()[method].needs) or ("model",)
+
+
+def ask(given: Given, method: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """What `sfumato.translate` is called with, besides pictures and folder.
+
+    Args:
+        given: models to choose from.
+        method: a method's name.
+        values: what the controls hold: roles, what all translations have, and METHOD.OPTION.
+
+    Raises:
+        ValueError: for an option that is missing.
+    """
+    roles = {r: values[r] for r in uses(given, method) if values.get(r) not in (None, NONE)}
+    common = {c.name: c.value(values.get(c.name, c.default)) for c in run_options()}
+    own = {c.name: c.value(values.get(f"{method}.{c.name}", c.default)) for c in options(method)}
+    return {"method": method, **roles, **common, "options": own}
+
+
+def steps_of(asked: Mapping[str, Any]) -> int | None:
+    """Solver steps in all, where the method has such an option."""
+    own = asked["options"]
+    return own["steps"] * own.get("repeats", 1) if own.get("steps") else None
+
+
+def make(asked: Mapping[str, Any], pictures: list[str], folder: Path, watch: Any) -> Summary:
+    """Translates pictures from outside: `folder` gets them in `in`, results and run.json in `out`."""
+    placed = place(pictures, folder / "in")
+    own = dict(asked["options"])
+    if own.get("mask"):
+        (mask,) = place([own["mask"]], folder / "mask")
+        own["mask"] = str(mask)
+    options = {**asked, "options": own, "strict": True}
+    return translate([str(p) for p in placed], folder / "out", watch=watch, **options)
+
+
+def about(method: str) -> str:
+    """What a method is, in a line or two."""
+    return outlines()[method].summary

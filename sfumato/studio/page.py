@@ -1,0 +1,277 @@
+"""What the tabs share: the picker of pictures, what is said to visitors, help, and how it all looks."""
+
+from __future__ import annotations
+
+import html
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+from PIL import Image
+
+from sfumato.choose import choose
+from sfumato.data import read_image
+from sfumato.data.images import SUFFIXES, picture
+from sfumato.flags import args_of
+
+from . import limits
+from .given import Given
+from .intake import admit, place
+from .jobs import Preview, Shelf
+
+CSS = """
+.sfumato-picture img { image-rendering: pixelated; }
+.sfumato-picture .image-frame img { width: 100%; height: 100%; object-fit: contain; }
+.sfumato-examples .grid-container { grid-template-columns: repeat(auto-fill, minmax(56px, 1fr)) !important;
+                                    grid-auto-rows: auto; gap: 6px; }
+.sfumato-examples .thumbnail-item { aspect-ratio: 1; width: 100%; height: auto; min-width: 0; }
+.sfumato-picture .grid-wrap, .sfumato-picture .image-frame { padding-top: 2rem; }
+.sfumato-unlabelled .grid-wrap { padding-top: 0.5rem; }
+.sfumato-side .grid-container { gap: 6px; grid-auto-rows: auto;
+    grid-template-columns: repeat(auto-fill, minmax(min(190px, 45%), 1fr)) !important; }
+.sfumato-side .thumbnail-item { aspect-ratio: 1; width: 100%; height: auto; min-width: 0; }
+.sfumato-status { min-height: 2.2em; }
+.sfumato-notes:not(:has(.alert)) { display: none; }
+.sfumato-said { font-size: var(--text-md); color: var(--body-text-color); }
+.sfumato-said progress { width: 9em; vertical-align: middle; accent-color: var(--color-accent); }
+.sfumato-said .alert { border-left: 4px solid #b91c1c; padding: 0.4em 0.8em; font-weight: 600; }
+.sfumato-text pre { white-space: pre-wrap; overflow-wrap: anywhere; font-family: var(--font-mono);
+                    font-size: var(--text-sm); color: var(--body-text-color); margin: 0; }
+.sfumato-text table { border-collapse: collapse; color: var(--body-text-color); }
+.sfumato-text td, .sfumato-text th { padding: 0.15em 0.9em 0.15em 0 !important; text-align: left;
+                                     border: none !important; }
+.sfumato-text table, .sfumato-text tr { border: none !important; }
+.sfumato-text td.number, .sfumato-text th.number { text-align: right; }
+.sfumato-text { overflow-x: auto; }
+button[role=tab][aria-selected=true] { color: var(--primary-600) !important; }
+.dark button[role=tab][aria-selected=true] { color: var(--primary-300) !important; }
+:focus-visible { outline: 2px solid var(--color-accent) !important; outline-offset: 2px; }
+"""
+
+
+def theme() -> Any:
+    """System fonts, and colours whose contrast to their background is 4.5 or more, light and dark."""
+    import gradio as gr
+
+    fonts = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")
+    mono = ("ui-monospace", "Menlo", "Consolas", "DejaVu Sans Mono", "monospace")
+    base = gr.themes.Default(
+        primary_hue="indigo", secondary_hue="indigo", neutral_hue="slate", font=fonts, font_mono=mono
+    )
+    return base.set(
+        button_primary_background_fill="*primary_600",
+        button_primary_background_fill_hover="*primary_700",
+        button_primary_background_fill_dark="*primary_600",
+        button_primary_background_fill_hover_dark="*primary_700",
+        button_primary_text_color="white", button_primary_text_color_dark="white",
+        button_cancel_background_fill="*neutral_200", button_cancel_background_fill_dark="*neutral_700",
+        button_cancel_text_color="*neutral_800", button_cancel_text_color_dark="*neutral_100",
+        body_text_color_subdued="*neutral_600", body_text_color_subdued_dark="*neutral_300",
+        block_info_text_color="*neutral_600", block_info_text_color_dark="*neutral_300",
+        block_label_text_color="*neutral_700", block_label_text_color_dark="*neutral_200",
+        block_title_text_color="*neutral_800", block_title_text_color_dark="*neutral_100",
+        link_text_color_dark="*primary_300", link_text_color_hover_dark="*primary_200",
+        link_text_color_visited_dark="*primary_300", link_text_color_active_dark="*primary_300",
+        input_placeholder_color="*neutral_600", input_placeholder_color_dark="*neutral_400",
+    )  # fmt: skip
+
+
+@dataclass
+class Form:
+    """Controls by name; a function gets what they hold as one mapping."""
+
+    held: dict[str, Any] = field(default_factory=dict)
+
+    def add(self, name: str, component: Any) -> Any:
+        """The component, under a name."""
+        self.held[name] = component
+        return component
+
+    def inputs(self) -> set[Any]:
+        """All components, as an event's inputs."""
+        return set(self.held.values())
+
+    def read(self, values: Mapping[Any, Any]) -> dict[str, Any]:
+        """What the components hold, by name."""
+        return {name: values[component] for name, component in self.held.items()}
+
+
+def helps(function: Callable[..., Any]) -> dict[str, str]:
+    """The help texts of a function's parameters."""
+    return args_of(function.__doc__ or "")
+
+
+def said(text: str) -> str:
+    """A line for the visitor."""
+    return f'<div role="status">{html.escape(text)}</div>'
+
+
+def alert(error: object) -> str:
+    """What is wrong, in one line."""
+    return f'<div class="alert" role="alert">{html.escape(" ".join(str(error).split()))}</div>'
+
+
+def progress(preview: Preview, steps: int | None) -> str:
+    """How far a job is; `steps` in all, if that is known."""
+    of = f" of {steps}" if steps else ""
+    how = f' value="{min(preview.step, steps)}" max="{steps}"' if steps else ""
+    words = f"step {preview.step}{of}, t = {preview.t:.2f}, {preview.nfe} network evaluations"
+    return f'<div role="status"><progress aria-label="steps"{how}></progress> {words}</div>'
+
+
+def table(rows: Sequence[Sequence[object]], head: Sequence[str]) -> str:
+    """An HTML table; columns that begin with a number are aligned at the right."""
+    kinds = [' class="number"' if _is_number(cell) else "" for cell in (rows or [head])[0]]
+
+    def line(cells: Sequence[object], tag: str) -> str:
+        shown = zip(kinds, cells, strict=True)
+        return "".join(f"<{tag}{k}>{html.escape(str(c))}</{tag}>" for k, c in shown)
+
+    body = "".join(f"<tr>{line(row, 'td')}</tr>" for row in rows)
+    return f"<table><thead><tr>{line(head, 'th')}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _is_number(cell: object) -> bool:
+    try:
+        float(str(cell))
+    except ValueError:
+        return False
+    return True
+
+
+def plain(text: str) -> str:
+    """Text as it is: nothing in it is read as markup."""
+    return f"<pre>{html.escape(text)}</pre>"
+
+
+def message(kind: Literal["notes", "status", "text"] = "notes", value: str = "") -> Any:
+    """A place for notes, for a line that is always there, or for texts and tables."""
+    import gradio as gr
+
+    classes = ["sfumato-text" if kind == "text" else "sfumato-said", f"sfumato-{kind}"]
+    return gr.HTML(value, elem_classes=classes, container=False, padding=False)
+
+
+@lru_cache(maxsize=512)
+def thumbnail(file: Path) -> Image.Image:
+    """A picture of at most 128 pixels a side."""
+    shown = picture(read_image(file))
+    shown.thumbnail((128, 128))
+    return shown
+
+
+class Picker:
+    """Pictures, uploaded or picked from a folder that was given.
+
+    Args:
+        given: what there is to choose from.
+        shelf: where picked pictures are copied to.
+        label: says what the pictures are for.
+        first: the folder that is shown at first.
+    """
+
+    def __init__(self, given: Given, shelf: Shelf, label: str, first: str) -> None:
+        import gradio as gr
+
+        self.given, self.shelf = given, shelf
+        kinds = [k for s in SUFFIXES for k in (s, s.upper())]
+        self.pictures = gr.Gallery(
+            label=label, type="filepath", file_types=kinds, columns=5, height=190, interactive=True,
+            object_fit="contain", buttons=[],
+            elem_classes=["sfumato-picture", "sfumato-examples", "sfumato-upload"],
+            sources=["upload", "clipboard"], format="png", fit_columns=False,
+        )  # fmt: skip
+        self.folder = gr.Dropdown(
+            list(given.folders), value=first, label="folder", info=helps(self.pick)["folder"]
+        )
+        self.shown = gr.Gallery(
+            self.thumbnails(first), label="pick one of these", columns=5, height=150, format="png",
+            allow_preview=False, interactive=False, object_fit="contain", buttons=[], show_label=False,
+            elem_classes=["sfumato-picture", "sfumato-examples", "sfumato-unlabelled"],
+        )  # fmt: skip
+        self.notes = message()
+        self.folder.change(
+            self.thumbnails, self.folder, self.shown, show_progress="hidden", api_visibility="private"
+        )
+        self.pictures.upload(
+            self.check, self.pictures, [self.pictures, self.notes], show_progress="hidden",
+            api_visibility="private", concurrency_id="intake",
+        )  # fmt: skip
+
+    def thumbnails(self, folder: str) -> list[Image.Image]:
+        """The pictures of a folder, small."""
+        return [thumbnail(file) for file in self.given.pictures(folder)]
+
+    def check(self, uploaded: Sequence[tuple[str, Any]] | None) -> tuple[Any, str]:
+        """Keeps the uploads that are pictures within the limits, and says what is wrong with others."""
+        good, wrong = [], []
+        for path, _ in uploaded or ():
+            try:
+                admit(Path(path))
+                good.append(path)
+            except (ValueError, OSError) as error:
+                wrong.append(str(error))
+        if len(good) > limits.PICTURES:
+            wrong.append(f"{len(good)} pictures: only the first {limits.PICTURES} are kept")
+        return good[: limits.PICTURES], alert("; ".join(wrong)) if wrong else ""
+
+    def pick(self, folder: str, index: int) -> tuple[Path, str | None]:
+        """A copy of a picture that was picked, and the domain it is of, if a model has one.
+
+        Args:
+            folder: pictures to pick from: examples that ship, and the folders named at the start.
+            index: which of them.
+        """
+        files = self.given.pictures(choose("folder", folder, self.given.folders))
+        if not isinstance(index, int) or not 0 <= index < len(files):
+            raise ValueError(f"picture {index} of {len(files)}: pick one that is shown")
+        (copy,) = place([files[index]], self.shelf.new())
+        return copy, self.given.domain_of(files[index])
+
+    def on_pick(self, source: Any, target: Any) -> None:
+        """A picked picture replaces the pictures, its domain that in `source`; `target` is the next."""
+        import gradio as gr
+
+        def picked(event: gr.SelectData, folder: str) -> list[Any]:
+            try:
+                copy, domain = self.pick(folder, event.index)
+            except (ValueError, OSError) as error:
+                return [gr.skip(), alert(error), gr.skip(), gr.skip()]
+            ends = [domain, self.given.other(domain)] if domain else [gr.skip(), gr.skip()]
+            return [[str(copy)], "", *ends]
+
+        # gradio finds the event by its annotation, which this file's are texts
+        picked.__annotations__["event"] = gr.SelectData
+        self.shown.select(
+            picked, self.folder, [self.pictures, self.notes, source, target], show_progress="hidden",
+            api_visibility="private", concurrency_id="intake",
+        )  # fmt: skip
+
+
+def cancels(button: Any, running: Any, status: Any) -> None:
+    """A button that stops an event, and says so when its last preview has come."""
+
+    def stopped() -> str:
+        time.sleep(0.5)  # what was on its way to the page arrives, and would be read as going on
+        return said("Cancelled.")
+
+    how: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+    stopping = button.click(lambda: said("stopping"), None, status, cancels=[running], **how)
+    stopping.then(stopped, None, status, **how)
+
+
+def written(pictures: Sequence[Image.Image], folder: Path, name: str) -> list[str]:
+    """Pictures as files of a folder: gradio writes a picture anew each time it is shown, a file once."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = [folder / f"{name}{i}.png" for i in range(len(pictures))]
+    for one, file in zip(pictures, files, strict=True):
+        one.save(file)
+    return list(map(str, files))
+
+
+def paths(gallery: Sequence[tuple[str, Any]] | None) -> list[str]:
+    """The files of a gallery of uploads."""
+    return [path for path, _ in gallery or ()]

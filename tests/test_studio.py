@@ -1,0 +1,408 @@
+"""The studio without a browser: controls, limits, folders, what HTTP reaches, and work that is stopped."""
+
+import inspect
+import io
+import json
+import struct
+import threading
+import time
+import zipfile
+import zlib
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("gradio", reason="the studio needs gradio: pip install 'sfumato[studio]'")
+
+from visitor import Visitor, gallery
+
+import sfumato
+from sfumato.flags import args_of
+from sfumato.method import find, names
+from sfumato.studio import given as rooms
+from sfumato.studio import intake, jobs, latents, limits, methods, page, serve
+from sfumato.studio.controls import NONE, controls
+
+
+def png(size=(32, 32), **how):
+    buffer = io.BytesIO()
+    pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(buffer, "PNG", **how)
+    return buffer.getvalue()
+
+
+def chunk(kind, body):
+    return (
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+    )
+
+
+def claimed(width, height, body, bits=8):
+    """A PNG whose header says width x height, whatever its body holds."""
+    header = struct.pack(">IIBBBBB", width, height, bits, 2, 0, 0, 0)
+    parts = [chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(body)), chunk(b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def zipped():
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("a.py", "print('a picture')")
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pictures")
+    outside = tmp_path_factory.mktemp("outside") / "secret.png"
+    outside.write_bytes(png())
+    for name in ("5/a.png", "5/b.png", "7/c.png"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(png())
+    (folder / "5" / "link.png").symlink_to(outside)
+    return rooms.gather([folder])
+
+
+# ---- controls -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [n for n in names() if hasattr(find(n), "translate")])
+def test_every_option_of_every_method_has_a_control_with_the_help_of_the_docstring(name):
+    translate = find(name).translate
+    texts = args_of(translate.__doc__)
+    made = {c.name: c for c in methods.options(name)}
+    own = inspect.signature(translate).parameters.keys() - {"self", "source", "seed", "watch"}
+    if name != "diffusion":
+        assert made.keys() == own
+    for control in made.values():
+        assert control.text
+        assert control.text == texts[control.name]
+        part = control.component()
+        assert control.text in (part.label if control.kind == "picture" else part.info)
+
+
+def test_defaults_go_through_the_controls_unchanged():
+    for name in names():
+        if hasattr(find(name), "translate"):
+            known = inspect.signature(find(name).translate).parameters
+            for c in methods.options(name):
+                shown = c.component()
+                assert c.value(shown.value) == known[c.name].default, (name, c.name)
+
+
+def test_ranges_and_choices_come_from_types_and_docstrings():
+    made = {c.name: c for c in methods.options("egsde")}
+    assert (made["strength"].kind, made["strength"].low, made["strength"].high) == ("slider", 0, 1)
+    assert (made["steps"].low, made["steps"].high, made["steps"].whole) == (1, limits.STEPS, True)
+    assert made["kernel"].choices == ("box", "linear", "cubic")
+    assert made["realism"].low == 0
+    assert made["factor"].optional
+    assert "ab3" in made["solver"].choices
+    assert "ancestral" not in {c.name: c for c in methods.options("ddib")}["solver"].choices
+    assert {c.name for c in methods.run_options()} == {"seed", "size", "resize", "upscale"}
+    assert "none" not in {c.name: c for c in methods.run_options()}["resize"].choices
+
+
+def test_an_empty_number_is_one_line():
+    def f(n: int = 3, m: int | None = None) -> None:
+        """Nothing.
+
+        Args:
+            n: a number, at least 1.
+            m: another.
+        """
+
+    n, m = controls(f)
+    assert m.value(0) is None
+    assert n.value(4.0) == 4
+    with pytest.raises(ValueError, match="n is empty: expected a number, as 3"):
+        n.value(None)
+
+
+def test_no_control_of_the_page_is_without_help(tmp_path, monkeypatch):
+    monkeypatch.setattr(serve, "_warm", lambda: None)
+    blocks = serve.build([], tmp_path)
+    asked = [b for b in blocks.blocks.values() if "info" in inspect.signature(type(b)).parameters]
+    assert len(asked) > 60
+    missing = [b.label for b in asked if not b.info]
+    assert not missing
+
+
+def test_all_methods_that_can_translate_are_offered(given):
+    offered = methods.available(given)
+    assert {"ddib", "sdedit", "ilvr", "egsde", "classifier_guidance", "paired_sde"} <= offered.keys()
+    assert not {"cut", "pix2pix"} & offered.keys()  # of which no model is given
+
+
+# ---- pictures from outside ------------------------------------------------------------------------
+
+REFUSED = {
+    "bomb.png": (claimed(60_000, 60_000, b"\0" * 1000), "pixels: expected at most"),
+    "long.png": (claimed(100_000, 1, b"\0" * 300_001), "has 100000x1 pixels: expected at most"),
+    "drawing.svg": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "is of a kind that is not read"),
+    "drawing.png": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "is no image, or its header"),
+    "archive.png": (png() + zipped(), "holds more than a picture"),
+    "page.png": (png().replace(b"IEND", b"IEND") + b"<script>alert(1)</script>", "more than a pic"),
+    "truncated.png": (png()[:900], "truncated.png"),
+    "empty.png": (b"", "empty.png"),
+    "animation.gif": (b"GIF89a", "is of a kind that is not read"),
+    "hidden.png": (b"GIF89a" + png(), "is no image"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_bad_pictures_are_refused_in_one_line(name, tmp_path):
+    content, said = REFUSED[name]
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=said) as error:
+        intake.admit(tmp_path / name)
+    assert "\n" not in str(error.value)
+    assert str(tmp_path) not in str(error.value)
+
+
+def test_limits_of_bytes_frames_and_number(tmp_path, monkeypatch):
+    good = tmp_path / "good.png"
+    good.write_bytes(png())
+    intake.admit(good)
+    frames = [Image.new("RGB", (8, 8), (i, i, i)) for i in range(0, 240, 2)]
+    frames[0].save(tmp_path / "many.tif", save_all=True, append_images=frames[1:])
+    with pytest.raises(ValueError, match="expected at most 100"):
+        intake.admit(tmp_path / "many.tif")
+    frames[0].save(tmp_path / "many.png", save_all=True, append_images=frames[1:])
+    with pytest.raises(ValueError, match="expected at most 100"):
+        intake.admit(tmp_path / "many.png")
+    monkeypatch.setattr(limits, "BYTES", 100)
+    with pytest.raises(ValueError, match="bytes: expected at most 100"):
+        intake.admit(good)
+    with pytest.raises(ValueError, match="17 pictures given: expected at most 16"):
+        intake.place([good] * 17, tmp_path / "in")
+    with pytest.raises(ValueError, match="no picture given"):
+        intake.place([], tmp_path / "in")
+
+
+def test_a_deep_png_unpacks_no_more_than_its_header_says(tmp_path):
+    """64 MB of zeros behind a 16-bit header of 8x8."""
+    import tracemalloc
+
+    bomb = tmp_path / "deep.png"
+    bomb.write_bytes(claimed(8, 8, b"\0" * 2**26, bits=16))
+    tracemalloc.start()
+    try:
+        intake.admit(bomb)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 8e6
+
+
+def test_names_cannot_leave_the_folder(tmp_path):
+    bad = tmp_path / "..  ..%2f;rm -rf.png"
+    bad.write_bytes(png())
+    (placed,) = intake.place([bad], tmp_path / "in")
+    assert placed.parent == tmp_path / "in"
+    assert set(placed.name) <= set("abcdefghijklmnopqrstuvwxyz_2%-.".replace("%", ""))
+    placed = intake.place([bad, bad], tmp_path / "in2")
+    assert len({p.stem for p in placed}) == 2
+
+
+# ---- folders ------------------------------------------------------------------------------------
+
+
+def test_only_folders_given_at_the_start_are_read(given, tmp_path):
+    own = [name for name in given.folders if not name.startswith("examples")]
+    assert len(own) == 1
+    files = given.pictures(own[0])
+    assert {f.name for f in files} == {"a.png", "b.png", "c.png"}  # the link leads out
+    for name in ("/etc", "..", f"{own[0]}/..", "sfumato/digits", ""):
+        with pytest.raises(ValueError, match="unknown folder"):
+            given.pictures(name)
+    import gradio as gr
+
+    with gr.Blocks():
+        picker = page.Picker(given, jobs.Shelf(tmp_path), "pictures", own[0])
+    copy, domain = picker.pick(own[0], 0)
+    assert copy.is_relative_to(tmp_path)
+    assert domain == "sfumato/digits:5"
+    for index in (-1, 3, "../a.png"):
+        with pytest.raises(ValueError, match="pick one that is shown"):
+            picker.pick(own[0], index)
+
+
+def test_folders_are_models_or_pictures(tmp_path):
+    part = sfumato.find("diffusion")(domains=("cat", "dog"), net="tiny")
+    sfumato.save(part, tmp_path / "runs" / "pets", info={"size": 16})
+    found = rooms.gather([tmp_path / "runs"])
+    assert f"{tmp_path}/runs/pets:dog" in found.denoisers()
+    assert found.other("sfumato/earth:topographic") == "sfumato/earth:satellite"
+    with pytest.raises(ValueError, match="does not exist: expected a model folder"):
+        rooms.gather([tmp_path / "nothing"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="holds neither a model nor pictures"):
+        rooms.gather([tmp_path / "empty"])
+
+
+def test_chains_of_operations_read_no_files():
+    for chain in ("slerp other=/etc/passwd", "attribute towards=a away=b", "swap other=x"):
+        with pytest.raises(ValueError, match="mixes in another latent"):
+            latents._chain(chain)
+    with pytest.raises(ValueError, match="at most 8"):
+        latents._chain(", ".join(["scale"] * 9))
+    assert [str(o) for o in latents._chain("rotate angle=60, blur")] == ["rotate angle=60.0", "blur"]
+
+
+# ---- work ---------------------------------------------------------------------------------------
+
+
+def test_a_translation_is_that_of_the_package_and_can_be_repeated(given, tmp_path):
+    picture = given.pictures("examples: digits")[2]
+    asked = methods.ask(given, "ddib", {
+        "source": "sfumato/digits:2", "target": "sfumato/digits:3", "seed": 3.0, "ddib.steps": 4,
+        "classifier": NONE,
+    })  # fmt: skip
+    events = list(jobs.run(lambda watch: methods.make(asked, [str(picture)], tmp_path / "1", watch)))
+    done = events[-1]
+    assert isinstance(done, jobs.Done)
+    assert [f.step for f in done.frames] == [1, 2, 3, 4]
+    assert done.frames[-1].nfe == done.value.nfe == 6
+    run = json.loads((tmp_path / "1/out/run.json").read_text())
+    assert run["run"]["options"]["steps"] == 4
+    sfumato.translate(
+        picture, tmp_path / "2", method="ddib", source="sfumato/digits:2", target="sfumato/digits:3",
+        seed=3, options={"steps": 4},
+    )  # fmt: skip
+    name = f"{picture.stem}.png"
+    assert (tmp_path / "1/out" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()
+    sfumato.repeat(tmp_path / "1/out", tmp_path / "3")
+    assert (tmp_path / "1/out" / name).read_bytes() == (tmp_path / "3" / name).read_bytes()
+
+
+def test_work_is_stopped_when_its_visitor_leaves_or_its_time_is_over():
+    import torch
+
+    ended = threading.Event()
+    x = torch.zeros(1, 3, 8, 8)
+
+    def work(watch):
+        try:
+            for step in range(10**6):
+                time.sleep(0.002)
+                watch(0.5, x, x, {"nfe": step})
+        finally:
+            ended.set()
+
+    events = jobs.run(work)
+    next(events)
+    events.close()
+    assert ended.wait(5)
+    with pytest.raises(ValueError, match="stopped after 0.3 seconds: take fewer"):
+        list(jobs.run(work, seconds=0.3))
+
+
+def test_long_ways_keep_few_frames():
+    import torch
+
+    x = torch.zeros(1, 3, 300, 300)
+
+    def work(watch):
+        for _ in range(500):
+            watch(0.5, x, x, {"nfe": 1})
+
+    *_, done = jobs.run(work)
+    assert len(done.frames) <= limits.FRAMES_KEPT
+    assert done.frames[-1].mean.size == (limits.FRAME_SIDE, limits.FRAME_SIDE)
+
+
+def test_results_that_nobody_fetches_go(tmp_path):
+    shelf = jobs.Shelf(tmp_path, keep=2)
+    for _ in range(4):
+        shelf.new().mkdir()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["000003", "000004"]
+
+
+def test_words_of_visitors_are_no_markup():
+    assert "<img" not in page.alert("<img src=x>")
+    assert "<b>" not in page.plain("</pre><b>") + page.table([["<b>"]], ["<b>"]) + page.said("<b>")
+
+
+# ---- over HTTP ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def studio(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("given")
+    (folder / "a.png").write_bytes(png())
+    (folder / "private.txt").write_text("secret")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("GRADIO_TEMP_DIR", "GRADIO_ANALYTICS_ENABLED", "HF_HUB_OFFLINE"):
+            patch.setenv(name, "")  # the studio sets them for its process; restore after
+        opened = sfumato.studio.studio([folder], port=0, wait=False)
+        yield opened, folder
+        opened.close()
+        opened.room.cleanup()
+
+
+@pytest.mark.parametrize("route", ["/gradio_api/file=", "/gradio_api/file/", "/file=", "/static/"])
+def test_http_reads_no_file_but_what_was_shown(studio, route):
+    opened, folder = studio
+    visitor = Visitor(opened.local_url)
+    here = [folder / "a.png", folder / "private.txt", "/etc/passwd", "pyproject.toml", "README.md"]
+    for file in [*here, "../../../../etc/passwd", "..%2f..%2fetc/passwd", "%2e%2e/%2e%2e/etc/passwd"]:
+        answer = visitor.http.get(f"{route}{file}")
+        assert answer.status_code in (403, 404, 405), (file, answer.status_code)
+        assert b"secret" not in answer.content
+
+
+def test_paths_in_requests_and_names_of_uploads_stay_inside(studio):
+    opened, folder = studio
+    visitor = Visitor(opened.local_url)
+    for path in ("/etc/passwd", folder / "a.png", "../../etc/passwd"):
+        visitor.press("translate", {"pictures to translate": gallery(path)})
+        last = list(visitor.answers())[-1]
+        assert not last.get("success", False) or "alert" in json.dumps(last), last
+        assert "root:" not in json.dumps(last)
+    placed = visitor.upload("../../../../tmp/evil.png", png())
+    assert placed.startswith(f"{opened.room.name}/cache/")
+    assert ".." not in placed
+    big = visitor.http.post(
+        "/gradio_api/upload", files={"files": ("b.png", b"\0" * (limits.BYTES + 1))}
+    )
+    assert big.status_code == 413
+
+
+def test_a_folder_that_was_not_given_is_refused_over_http(studio):
+    opened, _ = studio
+    visitor = Visitor(opened.local_url)
+    for value in ("/etc", "..", "/"):
+        visitor.press("examine", {"a": value})
+        last = list(visitor.answers())[-1]
+        assert not last["success"], last
+
+
+def test_the_command_passes_its_flags_on_and_says_what_is_wrong(monkeypatch, capsys, tmp_path):
+    from sfumato import cli
+
+    with pytest.raises(SystemExit) as end:
+        cli.main(["studio", str(tmp_path / "nothing")])
+    assert end.value.code == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "does not exist: expected a model folder or a folder of pictures" in said
+    called = []
+    blank = SimpleNamespace(local_url="here", block_thread=lambda: None)
+    monkeypatch.setattr(serve, "build", lambda folders, room: called.append(folders) or blank)
+    monkeypatch.setattr(serve, "_launch", lambda *given: called.append(given[1:]))
+    for name in ("GRADIO_TEMP_DIR", "GRADIO_ANALYTICS_ENABLED", "HF_HUB_OFFLINE"):
+        monkeypatch.setenv(name, "")
+    for words in ([], ["a", "b", "--port", "0", "--host", "0.0.0.0"]):
+        with pytest.raises(SystemExit) as end:
+            cli.main(["studio", *words])
+        assert end.value.code == 0
+    assert called == [(), ("127.0.0.1", 7860), ("a", "b"), ("0.0.0.0", 0)]
+
+
+def test_the_studio_listens_to_this_machine_alone():
+    known = inspect.signature(sfumato.studio.studio).parameters
+    assert known["host"].default == "127.0.0.1"
+    assert "share" not in known
