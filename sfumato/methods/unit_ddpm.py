@@ -144,7 +144,8 @@ class UnitDDPM(Part):
 
         def seen(t: float, both: Tensor, mean: Tensor, extras: dict[str, Any]) -> None:
             if watch is not None:
-                watch(t, both.chunk(2, 1)[0], mean.chunk(2, 1)[0], extras | {"nfe": chains.nfe})
+                told = {k: extras[k] for k in ("alpha", "sigma")} | {"nfe": chains.nfe}
+                watch(t, both.chunk(2, 1)[0], mean.chunk(2, 1)[0], told)
             chains.nfe = 0
 
         return chains.run(chains.start, chains.times, solver, seen).chunk(2, 1)[0]
