@@ -172,7 +172,8 @@ def earth(name: str, ends: tuple[str, str], limit: int) -> Task:
 
     decoders = {f"by {end}": partial(coded, decode, f"sfumato/earth:{end}", "down") for end in (b, a)}
     title = f"earth: {a} to {b}, DDIB with sfumato/earth"
-    reference = f"L2 of a plain copy to the truth: {l2(x, truth).mean():.2f}; {len(x)} tiles, none trained on."
+    copied = l2(x, truth).mean()
+    reference = f"A plain copy has L2 {copied:.2f} to the truth; {len(x)} tiles, none trained on."
     sections = [s for s in SECTIONS if s.only in ("", "earth")]
     return Task(name, "earth", title, x, up[a], decoders, named, measure, neighbourhoods(names), reference,
                 sections)  # fmt: skip

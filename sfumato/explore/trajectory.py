@@ -33,6 +33,7 @@ from sfumato.explore.subject import Subject
 from sfumato.method import name_of
 from sfumato.solve import rms
 
+LEVELS = "alpha", "sigma"
 COLUMNS = 10
 """Steps on a film strip, and the result after them."""
 
@@ -84,7 +85,7 @@ def record(
     states, means, rows = list[Tensor](), list[Tensor](), list[dict[str, Tensor]]()
 
     def watch(t: float, x_t: Tensor, mean: Tensor, extras: dict[str, Any]) -> None:
-        alpha, sigma = (torch.tensor(extras.get(k, torch.nan)) for k in ("alpha", "sigma"))
+        alpha, sigma = (torch.tensor(extras.get(k, torch.nan), dtype=torch.float64) for k in LEVELS)
         known = {
             k: v for k, v in extras.items() if isinstance(v, Tensor) and v.shape == (len(x_t),)
         }
@@ -216,7 +217,8 @@ def plot(found: Trajectory, file: str | Path) -> None:
         panel.set_title(kind, fontsize=9)
         panel.set_xlabel("t" if falling else "step", fontsize=8)
         panel.tick_params(labelsize=7)
-        panel.set_yscale("log" if kind in ("score", "energy") else "linear")
+        positive = all((found.curves[name] > 0).all() for name in names)
+        panel.set_yscale("log" if kind in ("score", "energy") and positive else "linear")
         if falling:
             panel.invert_xaxis()
         if len(names) > 1 or "/" in names[0]:
