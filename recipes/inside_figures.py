@@ -61,7 +61,8 @@ def slides(figure: "Figure", sections: dict[str, dict[str, Cell]]) -> None:
             n = cell["numbers"][head]
             sevens, hue = n["share of 7s"][0], n["hue error"][0]
             panel.set_xlabel(f"{sevens:.0%} sevens, hue {hue:.0f}°", fontsize=7.5)
-    for panel, name in zip(panels[:, 0], ("latent", "by the sevens'\nmodel", "by the fives'\nown"), strict=True):
+    names = "latent", "by the sevens'\nmodel", "by the fives'\nown"
+    for panel, name in zip(panels[:, 0], names, strict=True):
         panel.set_ylabel(name, fontsize=9)
 
 
