@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from inside_experiments import HALVES, SECTIONS
 from inside_tasks import STEPS, Task, digits, earth, unit
 from torch import Tensor
 
@@ -68,7 +69,7 @@ def run(task: Task) -> dict[str, Any]:
     return {
         "title": task.title, "reference": task.reference, "count": len(task.x), "source": sheet(task.x),
         "heads": list(task.decoders), "steps": STEPS,
-        "sections": [{"title": s.title, "text": s.text, "cells": out[s.title]} for s in sections],
+        "sections": [{"title": s.title, "cells": out[s.title]} for s in sections],
         "versions": {n: version(n) for n in ("sfumato", "torch")},
     }  # fmt: skip
 
@@ -97,7 +98,8 @@ def page(tasks: dict[str, Any]) -> str:
     from jinja2 import Environment, FileSystemLoader
 
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
-    return environment.get_template("inside.html").render(tasks=tasks, text=text)
+    texts = {s.title: s.text for s in (*SECTIONS, HALVES)}
+    return environment.get_template("inside.html").render(tasks=tasks, texts=texts, text=text)
 
 
 def main(args: argparse.Namespace) -> None:

@@ -50,8 +50,8 @@ SECTIONS = (
     ),
     Section(
         "Normalise",
-        "The slides do not say how. A latent of norm 1 has pixels of std 0.018, next to zero: the mean of "
-        "the domain, nearly black. The z-score enlarges everything, the quiet ground too.",
+        "The slides do not say how. A latent of norm 1 has pixels of std 0.018, next to zero: all pictures "
+        "become one. Min-max moves the mean; the z-score enlarges everything, the quiet ground too.",
         [Setting("z-score", "normalise"), Setting("min-max", "normalise mode=minmax"),
          Setting("norm 1", "normalise mode=l2")],
     ),
@@ -60,7 +60,7 @@ SECTIONS = (
         "By 55.4 a latent of norm 1 has std 1 again: it is the z-score, but for the mean.",
         swept("normalise mode=l2, scale c=*", "norm 1, times", (10, 20, 33, 55.4)),
     ),
-    Section("Multiply the latent as it is", "Its size says how far the picture is from the domain's mean.",
+    Section("Multiply the latent as it is", "Smaller is nearer to the one picture that zero becomes.",
             swept("scale c=*", "times", (0.25, 0.5, 0.75, 0.9, 1.1, 1.25, 1.5, 2))),
     Section(
         "Normalised noise + c fixed noise",
@@ -122,7 +122,7 @@ SECTIONS = (
          Setting("then blur the latent", "blur sigma=2, scale c=1.6667",
                  "rotate angle=60 fill=-1, blur sigma=2")],
     ),
-    Section("Translate", "The networks know places only by their borders: a moved latent is a moved picture.",
+    Section("Translate", "Is a moved latent a moved picture?",
             [*swept("translate right=*", "latent right by", (1, 4, 8)),
              Setting("picture right by 4", first="translate right=4")]),
     Section("From one latent to another", "Along the great circle, to the latent of another picture.",

@@ -105,12 +105,13 @@ def frequencies(figure: "Figure", sections: dict[str, dict[str, Cell]]) -> None:
     panels[0].legend(fontsize=7)
     rows = [(s, said, head) for s, said in SWAPPED for head in ("by 5", "by 7")]
     grid = right.subplots(4, 5)
-    for line, (section, said, head) in zip(grid, rows, strict=True):
+    for i, (line, (section, said, head)) in enumerate(zip(grid, rows, strict=True)):
         for panel, factor in zip(line, (2, 4, 8, 16, 32), strict=True):
             show(panel, sections[section][f"factor {factor}"]["pictures"][head])
-            if line is grid[0]:
+            if i == 0:
                 panel.set_title(f"factor {factor}", fontsize=8)
-        line[0].set_ylabel(f"{said.replace(' from', chr(10) + 'from')},\n{head}", fontsize=7)
+        short = said.replace(" from", "\nfrom")
+        line[0].set_ylabel(f"{short},\n{head}", fontsize=7)
 
 
 def curve(
@@ -136,6 +137,7 @@ def show(panel: "Axes", sheet: str) -> None:
 
 def main(file: str = "out/inside/digits.json", out: str = "docs/pictures") -> None:
     from matplotlib.figure import Figure
+    from PIL import Image
 
     task = json.loads(Path(file).read_text())
     sections = {s["title"]: {c["label"]: c for c in s["cells"]} for s in task["sections"]}
@@ -143,7 +145,9 @@ def main(file: str = "out/inside/digits.json", out: str = "docs/pictures") -> No
         figure = Figure(layout="constrained")
         draw(figure, sections)
         with replacing(Path(out) / f"inside_{draw.__name__}.png") as temporary:
-            figure.savefig(temporary, dpi=100, format="png")
+            drawn = io.BytesIO()
+            figure.savefig(drawn, dpi=100, format="png")
+            Image.open(drawn).convert("RGB").quantize(256).save(temporary, "PNG", optimize=True)
         print(f"{out}/inside_{draw.__name__}.png")
 
 
