@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 from inside_experiments import HALVES, SECTIONS
-from inside_tasks import STEPS, Task, digits, earth, unit
+from inside_tasks import STEPS, Task, any_digit, digits, earth, unit
 from torch import Tensor
 
 from sfumato.data import base64_png, tile
@@ -106,6 +106,7 @@ def main(args: argparse.Namespace) -> None:
     makes: dict[str, tuple[list[str], Callable[[], Task]]] = {
         "digits": (["data/digits"],
                    lambda: digits("digits", args.digits, ("5", "7"), args.judge, args.limit)),
+        "any": (["data/digits"], lambda: any_digit(args.digits, ("5", "7"), args.judge, args.limit)),
         "earth": (["data/earth"], lambda: earth("earth", ("satellite", "relief"), args.limit)),
         "earth_back": (["data/earth"], lambda: earth("earth_back", ("relief", "satellite"), args.limit)),
         "mnist": (["data/mnist", args.mnist, args.mnist_judge],
@@ -136,7 +137,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     add = parser.add_argument
     add("--out", type=Path, default=Path("out/inside"))
-    add("--tasks", nargs="+", default=["digits", "earth", "earth_back", "mnist", "unit"])
+    add("--tasks", nargs="+", default=["digits", "any", "earth", "earth_back", "mnist", "unit"])
     add("--limit", type=int, default=40, help="pictures of each task")
     add("--digits", default="sfumato/digits", help="model of the digits 5 and 7")
     add("--judge", default="benchmarks/digits_classifier.safetensors")

@@ -14,6 +14,7 @@ from sfumato import load
 from sfumato.evaluate.measures import land_water
 from sfumato.evaluate.metrics import colour, hue, l2, label_parts
 from sfumato.evaluate.pictures import read_groups
+from sfumato.guide import Conditioned
 from sfumato.solve.bridge import decode, encode
 
 ROOT = Path(__file__).parent.parent
@@ -43,11 +44,20 @@ class Task(NamedTuple):
 
 def digits(name: str, model: str, ends: tuple[str, str], judge: str, limit: int) -> Task:
     """Coloured digits, by the domains of a diffusion model."""
-    up, down = (f"{model}:{end}" for end in ends)
-    return digits_task(name, f"{name}: {ends[0]} to {ends[1]}, DDIB with {up} and {down}", ends, judge,
-                       limit, partial(coded, encode, up, "up"),
-                       {f"by {end}": partial(coded, decode, f"{model}:{end}", "down")
-                        for end in reversed(ends)})  # fmt: skip
+    a, b = (f"{model}:{end}" for end in ends)
+    decoders = {f"by {end}": partial(coded, decode, f"{model}:{end}", "down") for end in reversed(ends)}
+    title = f"{name}: {ends[0]} to {ends[1]}, DDIB with {a} and {b}"
+    return digits_task(name, title, ends, judge, limit, partial(coded, encode, a, "up"), decoders)
+
+
+def any_digit(model: str, ends: tuple[str, str], judge: str, limit: int) -> Task:
+    """One model of all digits, as it denoises any domain; OTHER is a picture of the target."""
+    own, b = f"{model}:*", f"{model}:{ends[1]}"
+    decoders = {name: partial(coded, decode, f, "down")
+                for name, f in ((f"by {ends[1]}", b), ("by the model of all digits", own))}  # fmt: skip
+    title = f"digits: {ends[0]} to {ends[1]}, encoded by one model of all ten digits; OTHER is a {ends[1]}"
+    up = partial(coded, encode, own, "up")
+    return digits_task("digits", title, ends, judge, limit, up, decoders, target_other=True)
 
 
 def unit(name: str, model: str, judge: str, limit: int) -> Task:
@@ -80,18 +90,20 @@ def unit(name: str, model: str, judge: str, limit: int) -> Task:
 
 def digits_task(
     name: str, title: str, ends: tuple[str, str], judge: str, limit: int, up: Solve,
-    decoders: dict[str, Solve], train: bool = True,
+    decoders: dict[str, Solve], train: bool = True, target_other: bool = False,
 ) -> Task:  # fmt: skip
     a, b = ends
     x, names = images(f"data/{name}/test/{a}")
     x, names = x[some(len(x), limit)], [names[i] for i in some(len(names), limit)]
     says = judge_of(judge)
-    angles = torch.stack([hue(x, one.expand_as(x)) for one in x])
-    other = angles.argmax(0)  # the picture of the most different colour
-    z, ink = up(x), inked(x)
+    real = images(f"data/{name}/test/{b}")[0]
+    others = real if target_other else x
+    angles = torch.stack([hue(x, one.expand_as(x)) for one in others])
+    other = others[angles.argmax(0)]  # the picture of the most different colour
+    z_other, z, ink = up(other), up(x), inked(x)
     noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(1))
     mask = ink[:, None].expand_as(z) if z.shape == x.shape else ink[:, None]
-    named = {"OWN": z, "OTHER": z[other], "NOISE": noise,
+    named = {"OWN": z, "OTHER": z_other, "NOISE": noise,
              "INK": torch.where(mask, z, noise), "GROUND": torch.where(mask, noise, z)}  # fmt: skip
     blue = torch.tensor([-1.0, -1, 1])[:, None, None]
     if train:
@@ -105,12 +117,11 @@ def digits_task(
         amount = drawn.sum((1, 2)) / ink.sum((1, 2)).clamp(min=1)
         return {
             f"share of {b}s": said == int(b), f"share of {a}s": said == int(a),
-            "hue error": hue(y, x), "hue error to OTHER": hue(y, x[other]),
+            "hue error": hue(y, x), "hue error to OTHER": hue(y, other),
             "hue from blue": hue(y, blue.expand_as(y)), "ink shared": shared(drawn, ink),
-            "ink shared with OTHER": shared(drawn, ink[other]), "amount of ink": amount,
+            "ink shared with OTHER": shared(drawn, inked(other)), "amount of ink": amount,
         }  # fmt: skip
 
-    real = images(f"data/{name}/test/{b}")[0]
     reference = (
         f"Judged by {judge}, which guides nobody: it calls {says(real).eq(int(b)).float().mean():.1%} of "
         f"{len(real)} real {b}s and {says(x).eq(int(b)).float().mean():.1%} of the {len(x)} sources a {b}."
@@ -155,8 +166,9 @@ def earth(name: str, ends: tuple[str, str], limit: int) -> Task:
 
 
 def coded(solve: Callable[..., Tensor], model: str, way: str, x: Tensor) -> Tensor:
-    """Pictures to latents or back by a model's ODE."""
-    f = load(model)
+    """Pictures to latents or back by a model's ODE; its domain * is any of them."""
+    whole, _, domain = model.partition(":")
+    f = Conditioned(denoiser=load(whole).denoiser) if domain == "*" else load(model)  # type: ignore[union-attr]
     return torch.cat([solve(f, part, steps=STEPS[way]) for part in x.split(BATCH)])
 
 
