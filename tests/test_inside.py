@@ -60,6 +60,7 @@ def test_the_control_is_the_identity(found):
 def test_the_page_shows_every_setting(found):
     page = inside.page({"one": found | {"cpu minutes": 1.0}})
     assert page.count('scope="col"') == len(cells(found))
+    assert all(page.count(f">{label}<") >= 2 for _, label in cells(found) if "/" not in label)
     assert not re.search(r'(?:src|href)="(?!data:|#)', page)  # nothing from elsewhere
 
 
