@@ -10,7 +10,6 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from inspect import Parameter, cleandoc, signature
-from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -19,7 +18,7 @@ from cyclopts import App
 
 from sfumato import cli_evaluate, cli_explore, cli_studio
 from sfumato.cli_models import import_, info
-from sfumato.flags import Outline, command, flag, flags, outlines
+from sfumato.flags import Outline, command, flag, flags, method_flags, outlines
 
 HELP = """Translate pictures from one domain to another with diffusion models.
 
@@ -72,7 +71,7 @@ def make_app(words: Sequence[str]) -> App:
     app.command(_train(words[1] if words[0] == "train" else ""), name="train")
     app.command(_translate(words if words[0] == "translate" else []), name="translate")
     chosen = words[1] if words[0] == "explore" else ""
-    app.command(cli_explore.explore(chosen), name="explore")
+    app.command(cli_explore.explore(chosen, words), name="explore")
     made = cli_studio.studio() if words[0] == "studio" else command(lambda: None, cli_studio.STUDIO, [])
     app.command(made, name="studio")
     for name, (make, text) in cli_evaluate.COMMANDS.items():
@@ -199,8 +198,6 @@ def _translate(words: Sequence[str]) -> Callable[..., None]:
     text = "Translate pictures and folders of pictures."
     if not words:
         return command(lambda: None, text, [])
-    from sfumato.folder import describe_folder, resolve
-    from sfumato.method import find
     from sfumato.translate import Summary, repeat, translate
 
     def report(summary: Summary, out: str) -> None:
@@ -220,19 +217,10 @@ def _translate(words: Sequence[str]) -> Callable[..., None]:
     if any(w.split("=")[0] == "--repeat-from" for w in words):
         return command(again, text, [recorded, *flags(repeat, skip=("run",), keyword=("out",))])
 
-    method, model = _value(words, "--method"), _value(words, "--model")
-    own: list[Parameter] = []
-    if model and not method:
-        kind = str(describe_folder(resolve(model)[0])["model"]["is"])
-        method = kind.partition(":")[0].rpartition(".")[2]
-    if method and hasattr(cls := find(method), "translate"):
-        own = flags(
-            cls.translate, skip=("self", "source", "seed", "watch"),
-            kinds={"mask": (str | None, "a picture: where it is white, pixels are kept.")},
-        )  # fmt: skip
-        text += f" Options of {method} are among the parameters."
-    else:
-        text += " `sfumato translate --method METHOD --help` has the method's options, too."
+    own, said = method_flags(
+        words, "translate", {"mask": (str | None, "a picture: where it is white, pixels are kept.")}
+    )
+    text += said
     options = {p.name for p in own}
 
     def run(*paths: str, out: str, **given: Any) -> None:
@@ -248,16 +236,6 @@ def _translate(words: Sequence[str]) -> Callable[..., None]:
     )
     shown = recorded.replace(annotation=Annotated[str | None, recorded.annotation.__metadata__[0]])
     return command(run, text, [paths, *common, *own, shown.replace(default=None)])
-
-
-def _value(words: Sequence[str], flag: str) -> str | None:
-    """What follows a flag on the command line."""
-    for word, following in pairwise(words):
-        if word == flag:
-            return following or None
-        if word.startswith(f"{flag}="):
-            return word.partition("=")[2]
-    return None
 
 
 def methods() -> None:

@@ -2,32 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from inspect import Parameter
 from pathlib import Path
 from typing import Any
 
 from cyclopts import App
 
-from sfumato.flags import command, flag, flags
+from sfumato.flags import command, flag, flags, method_flags
 
-EXPLORE = "Look into latents: encode pictures, compare with N(0, I), operate on them, decode."
+EXPLORE = "Look inside: latents, operations on them, trajectories, and what a result depends on."
 ENCODE = "Encode pictures by a model's ODE into a file of latents."
 DECODE = "Decode a file of latents by a model's ODE into pictures."
 REPORT = "Compare every latent of a file with N(0, I)."
 APPLY = 'Apply a chain of operations to latents: "rotate angle=60, blur sigma=2".'
+TRAJECTORY = "Translate a picture and show every step: film strip, animation, curves."
+SENSITIVITY = (
+    "Show which pixels of a result change with the seed, and which of the source it depends on."
+)
 LATENTS = "a file of latents, made by `sfumato explore encode`."
 
 
-def explore(chosen: str) -> App:
-    """`sfumato explore encode|decode|report|apply`, with the flags of the chosen one."""
+def explore(chosen: str, words: Sequence[str]) -> App:
+    """`sfumato explore COMMAND`, with the flags of the chosen one and of the method that `words` name."""
     app = App(help=EXPLORE)
     for name, (make, text) in COMMANDS.items():
-        app.command(make() if name == chosen else command(lambda: None, text, []), name=name)
+        app.command(make(words) if name == chosen else command(lambda: None, text, []), name=name)
     return app
 
 
-def encode() -> Callable[..., None]:
+def encode(words: Sequence[str]) -> Callable[..., None]:
     """`sfumato explore encode PICTURES... --model FOLDER:DOMAIN --out FILE`."""
     from sfumato.explore import encode_pictures
 
@@ -44,7 +48,7 @@ def encode() -> Callable[..., None]:
     return command(run, ENCODE, [paths, out, *own])
 
 
-def decode() -> Callable[..., None]:
+def decode(words: Sequence[str]) -> Callable[..., None]:
     """`sfumato explore decode FILE --model FOLDER:DOMAIN --out FOLDER`."""
     from sfumato.explore import Latents, decode_latents
 
@@ -56,7 +60,7 @@ def decode() -> Callable[..., None]:
     return command(run, DECODE, [_file("latents"), *own])
 
 
-def report() -> Callable[..., None]:
+def report(words: Sequence[str]) -> Callable[..., None]:
     """`sfumato explore report FILE`."""
     import json
 
@@ -92,7 +96,7 @@ def report() -> Callable[..., None]:
     return command(run, REPORT, places)
 
 
-def apply() -> Callable[..., None]:
+def apply(words: Sequence[str]) -> Callable[..., None]:
     """`sfumato explore apply FILE CHAIN --out FILE`."""
     from sfumato.explore import Latents
     from sfumato.explore.chain import apply, outline
@@ -118,6 +122,50 @@ def apply() -> Callable[..., None]:
     return command(run, f"{APPLY}\n\nThe operations, with their defaults:\n\n{outline()}", places)
 
 
+def trajectory(words: Sequence[str]) -> Callable[..., None]:
+    """`sfumato explore trajectory PICTURE --out FOLDER`, with the translator's flags."""
+    from sfumato.explore.trajectory import Trajectory
+    from sfumato.explore.trajectory import show_trajectory as run
+
+    def said(found: Trajectory, out: str) -> str:
+        nfe = int(found.curves["nfe"][-1, 0])
+        return f"{len(found.times)} steps ({nfe} NFE) shown in {out}: {', '.join(found.curves)}"
+
+    return _of_a_picture(run, words, "trajectory", TRAJECTORY, said)
+
+
+def sensitivity(words: Sequence[str]) -> Callable[..., None]:
+    """`sfumato explore sensitivity PICTURE --out FOLDER`, with the translator's flags."""
+    from sfumato.explore.sensitivity import Sensitivity
+    from sfumato.explore.sensitivity import show_sensitivity as run
+
+    def said(found: Sensitivity, out: str) -> str:
+        spread, most = found.spread.max().item(), found.depends.max().item()
+        place = divmod(int(found.depends.argmax()), found.depends.shape[1])
+        return (
+            f"{out}: deviation over seeds up to {spread:.3g}, change by a covered cell up to {most:.3g} "
+            f"(row {place[0]}, column {place[1]}), in units of [-1, 1]"
+        )
+
+    return _of_a_picture(run, words, "sensitivity", SENSITIVITY, said)
+
+
+def _of_a_picture(
+    look: Callable[..., Any], words: Sequence[str], name: str, text: str, said: Callable[..., str]
+) -> Callable[..., None]:
+    """A command that translates one picture, to look at how; `said` makes its line."""
+    own, more = method_flags(words, f"explore {name}", {"mask": (None, "")})
+    options = {p.name for p in own}
+
+    def run(path: str, *, out: str, **given: Any) -> None:
+        chosen = {k: given.pop(k) for k in list(given) if k in options}
+        print(said(look(path, out, options=chosen, **given), out))
+
+    path = flag("path", str, Parameter.POSITIONAL_OR_KEYWORD, "the picture.")
+    common = flags(look, skip=("path", "options"), keyword=("out",))
+    return command(run, text + more, [path, *common, *own])
+
+
 def _file(name: str) -> Parameter:
     return flag(name, str, Parameter.POSITIONAL_OR_KEYWORD, LATENTS)
 
@@ -131,4 +179,5 @@ def _new(out: str) -> None:
 COMMANDS = {
     "encode": (encode, ENCODE), "decode": (decode, DECODE),
     "report": (report, REPORT), "apply": (apply, APPLY),
+    "trajectory": (trajectory, TRAJECTORY), "sensitivity": (sensitivity, SENSITIVITY),
 }  # fmt: skip

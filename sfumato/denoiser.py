@@ -62,6 +62,11 @@ def mean_of_v(v: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
     return (alpha * x_t - sigma * v) / (alpha**2 + sigma**2)
 
 
+def told(f: object) -> dict[str, Tensor]:
+    """What a wrapped denoiser, or a function called after steps, tells of its last call; see `integrate`."""
+    return getattr(f, "told", {})
+
+
 @runtime_checkable
 class Denoises(Protocol):
     """Anything that answers (x_t, t) -> E[x | x_t] and names its process: all that solvers ask for."""

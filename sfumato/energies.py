@@ -214,18 +214,25 @@ def stable_weight(process: Process, times: Tensor) -> float:
     return float(((1 + kept) * kept / (2 * (1 - kept**2))).min())
 
 
-def pulled(phi: LowPass, weight: float, reference: Reference, times: Tensor) -> After:
+class Pulled:
     """What weight * `low_pass_distance` does to y between two times, exactly; for `integrate`'s after.
 
     With B(t) = `spent`, d = y - x_s flows by dd = -2 weight phi^2 d dB: stable at any weight.
     """
-    levels = dict(zip(times[1:].tolist(), -spent(reference.process, times).diff(), strict=True))
 
-    def pull(y: Tensor, s: Tensor) -> Tensor:
-        rate = 2 * weight * float(levels.get(s.item(), 0.0))  # 0 at the start
-        return y - phi.relax(y - reference(s), rate) if rate else y
+    def __init__(self, phi: LowPass, weight: float, reference: Reference, times: Tensor) -> None:
+        levels = -spent(reference.process, times).diff()
+        self.levels = dict(zip(times[1:].tolist(), levels, strict=True))
+        self.phi, self.weight, self.reference = phi, weight, reference
+        self.energy = weight * against(low_pass_distance(phi, reference.process), reference)
+        self.told: dict[str, Tensor] = {}
 
-    return pull
+    def __call__(self, y: Tensor, s: Tensor) -> Tensor:
+        rate = 2 * self.weight * float(self.levels.get(s.item(), 0.0))  # 0 at the start
+        if not rate:
+            return y
+        self.told = {"energy/faithful": self.energy(y, s)}
+        return y - self.phi.relax(y - self.reference(s), rate)
 
 
 def spent(process: Process, t: Tensor) -> Tensor:
@@ -248,8 +255,8 @@ class Terms(dict[str, tuple[float, float, Energy, On]]):
 
     def guide(self, denoiser: Denoises, every: int) -> Denoises:
         """The denoiser, guided by each in turn."""
-        for _, weight, energy, on in self.values():
-            denoiser = Guided(denoiser, weight * energy, every=every, on=on)
+        for name, (_, weight, energy, on) in self.items():
+            denoiser = Guided(denoiser, weight * energy, every=every, on=on, name=name)
         return denoiser
 
     def bounds(self, denoiser: Denoises, x_t: Tensor, t: Tensor) -> dict[str, tuple[float, float]]:

@@ -11,6 +11,7 @@ import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from inspect import Parameter, Signature, cleandoc, signature
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -53,6 +54,39 @@ def args_of(doc: str) -> dict[str, str]:
         r"^    (\w+): (.*?)(?=^    \w|\Z)", section[1] if section else "", re.M | re.S
     )
     return {name: " ".join(text.split()) for name, text in entries}
+
+
+def method_flags(
+    words: Sequence[str], shown: str, kinds: Mapping[str, tuple[Any, str]] | None = None
+) -> tuple[list[Parameter], str]:
+    """Flags of the method that a command's words name, by --method or --model, and a sentence for its help.
+
+    Args:
+        words: of the command line.
+        shown: the command, for the sentence.
+        kinds: see `flags`.
+    """
+    from sfumato.folder import describe_folder, resolve
+    from sfumato.method import find
+
+    method, model = _value(words, "--method"), _value(words, "--model")
+    if model and not method:
+        kind = str(describe_folder(resolve(model)[0])["model"]["is"])
+        method = kind.partition(":")[0].rpartition(".")[2]
+    if method and hasattr(cls := find(method), "translate"):
+        own = flags(cls.translate, skip=("self", "source", "seed", "watch"), kinds=kinds)
+        return own, f" Options of {method} are among the parameters."
+    return [], f" `sfumato {shown} --method METHOD --help` has the method's options, too."
+
+
+def _value(words: Sequence[str], flag: str) -> str | None:
+    """What follows a flag on the command line."""
+    for word, following in pairwise(words):
+        if word == flag:
+            return following or None
+        if word.startswith(f"{flag}="):
+            return word.partition("=")[2]
+    return None
 
 
 def _typed(hint: Any) -> Any:

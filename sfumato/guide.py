@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sfumato.choose import choose
-from sfumato.denoiser import Denoises
+from sfumato.denoiser import Denoises, told
 from sfumato.part import Part
 from sfumato.process import Process
 
@@ -81,7 +81,9 @@ class Clipped(nn.Module):
         self.denoiser, self.process = denoiser, denoiser.process
 
     def forward(self, x_t: Tensor, t: Tensor | float) -> Tensor:
-        return self.denoiser(x_t, t).clamp(-1, 1)
+        mean = self.denoiser(x_t, t)
+        self.told = told(self.denoiser)
+        return mean.clamp(-1, 1)
 
 
 class ClassifierFree(nn.Module):
@@ -100,7 +102,14 @@ class ClassifierFree(nn.Module):
 
     def forward(self, x_t: Tensor, t: Tensor | float) -> Tensor:
         mean = self.denoiser(x_t, t)
-        return mean if self.scale == 0 else mean + self.scale * (mean - self.unconditional(x_t, t))
+        self.told = told(self.denoiser)
+        if self.scale == 0:
+            return mean
+        push = self.scale * (mean - self.unconditional(x_t, t))
+        alpha, sigma = self.process.at(t, x_t)
+        eps = (alpha / sigma * push).square().flatten(1).mean(1).sqrt()
+        self.told = self.told | {"push/classifier_free": eps}
+        return mean + push
 
 
 class Guided(nn.Module):
@@ -115,6 +124,7 @@ class Guided(nn.Module):
         on: what the energy is a function of: the "sample" x_t, or the "mean" E[x | x_t], whose
             gradient then stands for that in x_t / sqrt(alpha^2 + sigma^2) (an identity Jacobian, so
             that nothing is differentiated through the denoiser).
+        name: of the energy, for those who watch.
     """
 
     def __init__(
@@ -124,6 +134,7 @@ class Guided(nn.Module):
         project: Callable[[Tensor], Tensor] | None = None,
         every: int = 1,
         on: str = "sample",
+        name: str = "energy",
     ) -> None:
         super().__init__()
         if every < 1:
@@ -131,6 +142,7 @@ class Guided(nn.Module):
         self.on = choose("on", on, get_args(On))
         self.denoiser, self.energy, self.process = denoiser, energy, denoiser.process
         self.project, self.every, self.calls, self.level = project, every, 0, 0.0
+        self.name, self.told = name, dict[str, Tensor]()
         self.pushes: list[Tensor] = []
         """By how much each call moved eps (of unit size itself): root mean square of sigma grad E."""
 
@@ -146,7 +158,10 @@ class Guided(nn.Module):
         elif anew:
             self.gradient = self._gradient(mean, t) / (alpha**2 + sigma**2).sqrt()
         self.calls += 1
-        self.pushes.append((sigma * self.gradient).square().mean().sqrt())
+        squares = (sigma * self.gradient).square().flatten(1).mean(1)
+        self.pushes.append(squares.mean().sqrt())
+        own = {f"energy/{self.name}": self.value, f"push/{self.name}": squares.sqrt()}
+        self.told = told(self.denoiser) | own
         return mean - sigma**2 / alpha * self.gradient
 
     def _gradient(self, x_t: Tensor, t: Tensor | float) -> Tensor:
@@ -163,6 +178,7 @@ class Guided(nn.Module):
                 if energy.requires_grad
                 else (None,)
             )
+            self.value = energy.detach()
         if gradient is None:
             raise ValueError(
                 "the energy has lost its gradient: compute it from x_t with torch functions, "

@@ -8,11 +8,28 @@ when an energy that draws noise of its own is added.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from hashlib import blake2b
 
 import torch
 from torch import Tensor
+
+_STANDIN: ContextVar[Tensor | None] = ContextVar("standin", default=None)
+
+
+@contextmanager
+def noise_as_of(images: Tensor) -> Iterator[None]:
+    """Within, `Noise.of` draws for any batch what it draws for these images, one for one.
+
+    So a picture and a changed copy of it meet the same noise, and what differs is due to the change.
+    """
+    token = _STANDIN.set(images)
+    try:
+        yield
+    finally:
+        _STANDIN.reset(token)
 
 
 class Noise:
@@ -33,6 +50,8 @@ class Noise:
     @classmethod
     def of(cls, images: Tensor, seed: int) -> Noise:
         """Noise for `images` (B, ...): image i is seeded by (seed, content of image i)."""
+        standin = _STANDIN.get()
+        images = images if standin is None else standin
         content = images.detach().float().cpu().contiguous().numpy()
         return cls([stable_hash(str(seed).encode() + image.tobytes()) for image in content])
 

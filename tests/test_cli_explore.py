@@ -59,10 +59,25 @@ def test_report(root, tmp_path, capsys):
     assert len(found["2.png"]["rows"]) == 29
 
 
+def test_looking_at_a_translation(root, tmp_path, capsys):
+    how = ("--method", "sdedit", "--target", f"{root}/model:dog", "--steps", 3)
+    run("explore", "trajectory", root / "in" / "1.png", "--out", tmp_path / "t", *how)
+    assert capsys.readouterr().out.startswith(f"3 steps (3 NFE) shown in {tmp_path}/t: score, change")
+    assert (tmp_path / "t" / "strip.png").is_file()
+    run("explore", "sensitivity", root / "in" / "1.png", "--out", tmp_path / "s", *how, "--seeds", 2,
+        "--cell", 8, "--fill", -1)  # fmt: skip
+    assert f"{tmp_path}/s: deviation over seeds up to" in capsys.readouterr().out
+    run("explore", "trajectory", "--method", "egsde", "--help")
+    shown = capsys.readouterr().out
+    assert "--faithful" in shown
+    assert "Options of egsde are among the parameters" in " ".join(shown.split())
+
+
 def test_help(capsys):
     run("explore", "--help")
     shown = capsys.readouterr().out
-    assert all(name in shown for name in ("encode", "decode", "report", "apply"))
+    names = ("encode", "decode", "report", "apply", "trajectory", "sensitivity")
+    assert all(name in shown for name in names)
     run("explore", "apply", "--help")
     assert "blur sigma=2.0 renormalise=False: Gaussian blur" in capsys.readouterr().out
     heavy = "{'torch', 'numpy', 'matplotlib', 'PIL'}"
@@ -94,6 +109,14 @@ def test_help(capsys):
         ("apply LATENTS sharpen --out z", "unknown operation 'sharpen'"),
         ("apply LATENTS slerp --out z", "slerp needs other=FILE"),
         ("apply LATENTS blur", "--out"),
+        ("trajectory IN/1.png --out o", "say how to translate"),
+        ("trajectory IN/1.png --model MODEL --out o", "which other methods translate with"),
+        ("trajectory IN/3.png --method sdedit --target MODEL:dog --out o", "expected one file"),
+        ("trajectory IN/1.png --method sdedit --target MODEL:dog --out IN", "not an empty folder"),
+        ("trajectory IN/1.png --method sdedit --target MODEL:dog --out o --strength 2", "strength"),
+        ("sensitivity IN/1.png --method sdedit --target MODEL:dog --out o --cell 0", "at least 1"),
+        ("sensitivity IN/1.png --method sdedit --target MODEL:dog --out o --seeds 1", "at least 2"),
+        ("sensitivity IN/1.png --method sdedit --target MODEL:dog --out o --fill 3", "black"),
     ],
 )
 def test_mistakes(words, says, root, tmp_path, monkeypatch, capsys):

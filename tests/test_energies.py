@@ -9,13 +9,13 @@ from truth import f64, gaussian, normal, rotation
 
 from sfumato.denoiser import score_of
 from sfumato.energies import (
+    Pulled,
     Reference,
     against,
     domain_surprise,
     edges,
     low_pass_distance,
     masked,
-    pulled,
     similarity,
     spent,
     stable_weight,
@@ -169,12 +169,12 @@ def test_stable_weight_of_the_papers_chain():
 
 
 def test_the_exact_step_is_the_limit_of_many_explicit_ones():
-    """Without a model: d(t_0) .. d(0) by `pulled` against the gradient in 20,000 small steps."""
+    """Without a model: d(t_0) .. d(0) by `Pulled` against the gradient in 20,000 small steps."""
     phi, process, weight = LowPass(4, "linear"), Cosine(), 0.7
     source, y = torch.zeros(1, 1, 8, 8).double(), normal(1, 1, 8, 8)
     times = grid(process, 7, start=0.5, clean=True)
     x = Reference(process, source, lambda like: torch.zeros_like(like))
-    pull = pulled(phi, weight, x, times)
+    pull = Pulled(phi, weight, x, times)
     got = pull(y, times[0])
     assert torch.equal(got, y)  # nothing at the start
     for s in times[1:]:
@@ -186,7 +186,7 @@ def test_the_exact_step_is_the_limit_of_many_explicit_ones():
     torch.testing.assert_close(got, d, rtol=0, atol=2e-4)
     assert (got - y).abs().max() > 0.1
     for huge in (1e3, 1e30):
-        again = pulled(phi, huge, x, times)(y, times[3])
+        again = Pulled(phi, huge, x, times)(y, times[3])
         assert again.isfinite().all()
         assert phi(again).norm() < phi(y).norm()
 

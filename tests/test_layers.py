@@ -20,6 +20,7 @@ FLOORS = [
         "realism",
         "edit",
         "method",
+        "chains",
         "coupling",
         "adversarial",
         "contrastive",

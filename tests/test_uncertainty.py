@@ -8,7 +8,8 @@ import torch
 from scipy.integrate import quad
 from scipy.stats import binom, norm
 
-from sfumato.evaluate.uncertainty import calibration, mean_and_spread
+from sfumato.evaluate.uncertainty import calibration
+from sfumato.explore.sensitivity import mean_and_spread
 
 K, B = 9, 300
 

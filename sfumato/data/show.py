@@ -3,6 +3,7 @@
 import base64
 import io
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -25,3 +26,14 @@ def tile(images: Float[Tensor, "n c h w"], columns: int) -> Float[Tensor, "c H W
         top, left = i // columns * (h + 2), i % columns * (w + 2)
         sheet[:, top : top + h, left : left + w] = image
     return sheet
+
+
+def enlarged(image: Float[Tensor, "c h w"], side: int = 256) -> Float[Tensor, "c H W"]:
+    """A small picture with every pixel a square, so that its longer side is about `side` pixels."""
+    times = max(1, side // max(image.shape[1:]))
+    return image.repeat_interleave(times, 1).repeat_interleave(times, 2)
+
+
+def heat(x: Float[Tensor, "b h w"]) -> Float[Tensor, "b 3 h w"]:
+    """Numbers in [0, 1] as colours from black over red to white, in [-1, 1]."""
+    return torch.stack([3 * x, 3 * x - 1, 3 * x - 2], 1).clamp(0, 1) * 2 - 1

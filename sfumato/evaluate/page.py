@@ -10,14 +10,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from sfumato.data import base64_png
+from sfumato.data.show import heat
 from sfumato.evaluate.intervals import Interval
 from sfumato.evaluate.measures import Measure, measures
 from sfumato.evaluate.pictures import ImageSet
 from sfumato.evaluate.rows import Comparison, Row
-from sfumato.evaluate.uncertainty import Calibration, mean_and_spread
+from sfumato.evaluate.uncertainty import Calibration
+from sfumato.explore.sensitivity import mean_and_spread
 
 SHOWN, ROWS, SAMPLES = 48, 8, 5
 """Pictures that can be switched to, rows of the grid at first, and samples beside their spread."""
@@ -167,7 +168,7 @@ def _spread(c: Comparison, row: Row) -> dict[str, Any]:
     samples = torch.stack([s.get(chosen) for s in row.results])
     mean, std = mean_and_spread(samples)
     top = std.max().clamp(min=1e-6)
-    sets = [judge.source.fitted(judge.size).get(chosen), *samples[:SAMPLES], mean, _heat(std / top)]
+    sets = [judge.source.fitted(judge.size).get(chosen), *samples[:SAMPLES], mean, heat(std / top)]
     heads = [
         "source",
         *(f"seed {c.seed + k}" for k in range(len(samples[:SAMPLES]))),
@@ -182,11 +183,6 @@ def _spread(c: Comparison, row: Row) -> dict[str, Any]:
         "label": row.label, "heads": heads, "lines": lines, "top": text(top.item()),
         "seeds": row.seeds, "calibration": row.calibration and _curve(row.calibration),
     }  # fmt: skip
-
-
-def _heat(x: Tensor) -> Tensor:
-    """Numbers (B, H, W) in [0, 1] as colours from black over red to white."""
-    return torch.stack([3 * x, 3 * x - 1, 3 * x - 2], 1).clamp(0, 1) * 2 - 1
 
 
 def _curve(k: Calibration) -> dict[str, Any]:

@@ -53,22 +53,6 @@ class Calibration:
     ratio: Interval
 
 
-def mean_and_spread(samples: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean (B,C,H,W) and standard deviation (B,H,W) of samples (K,B,C,H,W).
-
-    The deviation is the root of the unbiased variance averaged over channels, in the units of [-1,1].
-
-    Raises:
-        ValueError: fewer than two samples.
-    """
-    if samples.ndim != 5 or len(samples) < 2:
-        raise ValueError(
-            f"samples of shape {tuple(samples.shape)}: expected (K,B,C,H,W) with K at least 2; "
-            f"translate with more seeds"
-        )
-    return samples.mean(0), samples.var(0).mean(1).sqrt()
-
-
 def calibration(
     samples: Tensor | Sequence[Tensor | ImageSet],
     truth: Tensor | ImageSet,

@@ -1,12 +1,15 @@
-"""The laboratory of latents: encode and decode, compare with N(0, I), and operate on them."""
+"""The laboratory: latents and operations on them, trajectories, and what a result depends on."""
 
 from .chain import Operation, apply, parse
 from .gaussianity import Report, qq_plot, report
 from .latents import Latents, round_trip
 from .operations import OPERATIONS, direction
 from .pictures import decode_latents, encode_pictures
+from .sensitivity import Sensitivity, mean_and_spread, occlusion, show_sensitivity
+from .trajectory import Trajectory, record, show_trajectory
 
 __all__ = [
-    "OPERATIONS", "Latents", "Operation", "Report", "apply", "decode_latents", "direction",
-    "encode_pictures", "parse", "qq_plot", "report", "round_trip",
+    "OPERATIONS", "Latents", "Operation", "Report", "Sensitivity", "Trajectory", "apply",
+    "decode_latents", "direction", "encode_pictures", "mean_and_spread", "occlusion", "parse", "qq_plot",
+    "record", "report", "round_trip", "show_sensitivity", "show_trajectory",
 ]  # fmt: skip

@@ -112,9 +112,10 @@ class ClassifierGuidance(Part):
         energy = domain_surprise(classifier, domain)
         energy = energy if weight == "score" else by_variance(energy, process, times)
         noise = Noise.of(source, seed)
+        g: Denoises = Guided(f, scale * energy, every=every, name="classifier") if scale else f
         y = edit(
-            Guided(f, scale * energy, every=every) if scale else f, source, times, start=noise,
-            noise=noise.stream("steps"), repeats=repeats, solver=solver, watch=watch,
+            g, source, times, start=noise, noise=noise.stream("steps"), repeats=repeats, solver=solver,
+            watch=watch,
         )  # fmt: skip
         bounds = {}
         if scale and not y.isfinite().all():

@@ -126,7 +126,9 @@ class Controllable(Part):
         """
         check_weights({"scale": scale})
         process, energy = self.denoiser.process, surprise(self.regressor, source)
-        f: Denoises = Guided(self.denoiser, scale * energy, every=every) if scale else self.denoiser
+        f: Denoises = self.denoiser
+        if scale:
+            f = Guided(f, scale * energy, every=every, name="regression")
         times = grid(process, steps, spacing, clean=True)
         noise = Noise.of(source, seed)
         start = process.perturb(torch.zeros_like(source), times[0], noise(source))

@@ -136,9 +136,9 @@ class EGSDE(Part):
         f = terms.guide(f, every)
         phi = LowPass(n, kernel, content)
         if faithful and low_pass == "exponential":
-            after = en.pulled(phi, faithful, reference, times)
+            after = en.Pulled(phi, faithful, reference, times)
         elif faithful:
-            f = Guided(f, en.pushed(phi, faithful, reference, times), every=every)
+            f = Guided(f, en.pushed(phi, faithful, reference, times), None, every, name="faithful")
             bounds["faithful"] = faithful, en.stable_weight(process, times)
         y = edit(
             f, source, times, noise=draws.stream("steps"), repeats=repeats, solver=solver, after=after,

@@ -35,6 +35,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from sfumato.chains import Chains
 from sfumato.coupling import OTHER, Begin, Images, Translators, drawn, frozen, round_trip, swapped
 from sfumato.denoiser import Denoiser, Prediction, TimeLaw, check_order
 from sfumato.method import Direction, end
@@ -42,7 +43,7 @@ from sfumato.nets import make_net
 from sfumato.noise import Noise
 from sfumato.part import Part
 from sfumato.process import Process, named_process
-from sfumato.solve import Step, Watch, integrate
+from sfumato.solve import Step, Watch
 from sfumato.times import Spacing, grid
 
 
@@ -137,29 +138,29 @@ class UnitDDPM(Part):
         """
         if not 0 <= release <= steps:
             raise ValueError(f"release must lie in [0, steps] = [0, {steps}], not {release}")
-        side = end(direction)
-        process, noise = self._denoiser(side).process, Noise.of(source, seed)
-        times = grid(process, steps, spacing, clean=True)
-        fresh = noise.stream("source")
-        f = Joint(self._denoiser(side), self._denoiser(OTHER[side]), source, times[steps - release])
-
-        def renoise(both: Tensor, s: Tensor) -> Tensor:
-            """x^A_s is the source with fresh noise, down to the release."""
-            if s < f.released:
-                return both
-            return torch.cat([both.chunk(2, 1)[0], process.perturb(source, s, fresh(source))], 1)
+        chains = self.chains(
+            source, seed=seed, direction=direction, steps=steps, release=release, spacing=spacing
+        )
 
         def seen(t: float, both: Tensor, mean: Tensor, extras: dict[str, Any]) -> None:
             if watch is not None:
-                watch(t, both.chunk(2, 1)[0], mean.chunk(2, 1)[0], extras | {"nfe": f.nfe})
-            f.nfe = 0
+                told = {k: extras[k] for k in ("alpha", "sigma")} | {"nfe": chains.nfe}
+                watch(t, both.chunk(2, 1)[0], mean.chunk(2, 1)[0], told)
+            chains.nfe = 0
 
-        start = process.perturb(torch.zeros_like(source), times[0], noise(source))
-        start = torch.cat([start, process.perturb(source, times[0], fresh(source))], 1)
-        noise = noise.stream("steps")
-        return integrate(solver, f, start, times, noise=noise, after=renoise, watch=seen).chunk(
-            2, 1
-        )[0]
+        return chains.run(chains.start, chains.times, solver, seen).chunk(2, 1)[0]
+
+    def chains(
+        self, source: Tensor, *, seed: int = 0, direction: Direction = "source-to-target",
+        steps: int = 50, release: int = 1, spacing: Spacing = "chain",
+    ) -> Chains:  # fmt: skip
+        """Both chains, at their beginning; see `translate`.  Half way they can be looked at and changed."""
+        if not 0 <= release <= steps:
+            raise ValueError(f"release must lie in [0, steps] = [0, {steps}], not {release}")
+        side = end(direction)
+        f_b, f_a = self._denoiser(side), self._denoiser(OTHER[side])
+        times = grid(f_b.process, steps, spacing, clean=True)
+        return Chains(f_b, f_a, source, times, steps - release, Noise.of(source, seed))
 
     def _score(self, x: Images, given: Images, t: Tensor, z: Images) -> Tensor:
         """sum_s |eps_s - F_s(x_t(x_s), x_t(given_s), t)|^2; given_s is of the other side, as is its noise."""
@@ -173,18 +174,3 @@ class UnitDDPM(Part):
         denoiser = self.denoisers[side]
         assert isinstance(denoiser, Denoiser)
         return denoiser
-
-
-class Joint:
-    """cat(x^B_t, x^A_t) -> E[cat(x^B, x^A) | both]; x^A is known before its release, at no cost."""
-
-    def __init__(self, f_b: Denoiser, f_a: Denoiser, source: Tensor, released: Tensor) -> None:
-        self.f_b, self.f_a, self.source, self.released = f_b, f_a, source, released
-        self.process, self.nfe = f_b.process, 0
-
-    def __call__(self, both: Tensor, t: Tensor | float) -> Tensor:
-        b, a = both.chunk(2, 1)
-        free = bool(t <= self.released)
-        self.nfe += 1 + free
-        known = self.f_a(a, t, image=b) if free else self.source
-        return torch.cat([self.f_b(b, t, image=a), known], 1)

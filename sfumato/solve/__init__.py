@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from sfumato.choose import choose
-from sfumato.denoiser import Denoises
+from sfumato.denoiser import Denoises, told
 from sfumato.process import Process
 from sfumato.solve.adaptive import dopri5
 from sfumato.solve.ode import ab2, ab3, ddim, dpm2m, heun
@@ -74,7 +74,10 @@ def integrate(
         times: N + 1 times for N steps, strictly monotone, float64 (see `grid`).
         noise: draws standard normal noise like its argument; stochastic steps need it.
         after: called after each step as after(x_s, s); its result replaces x_s.
-        watch: called for each step as watch(t, x_t, E[x | x_t], {"nfe": evaluations it took}).
+        watch: called for each step as watch(t, x_t, E[x | x_t], extras). Extras hold nfe, the evaluations
+            it took; alpha and sigma at x_t; moved (B,), by how much `after` moved x_s (root mean
+            square); and of guidance, for each energy NAME, energy/NAME (B,), its value with its weight,
+            and push/NAME (B,), by how much it moved eps (of unit size itself; root mean square).
 
     Returns:
         States (B, ...) at times[-1].
@@ -89,11 +92,20 @@ def integrate(
     for t, s in pairwise(times):
         before = f.nfe
         past, x = take(step, f, past, x, t, s, noise)
+        free, x = x, x if after is None else after(x, s)
         if watch is not None:
-            watch(t.item(), past[-1].x, past[-1].mean, {"nfe": f.nfe - before})
-        if after is not None:
-            x = after(x, s)
+            now = past[-1]
+            extras: dict[str, Any] = {"nfe": f.nfe - before, **now.told}
+            extras |= {"alpha": now.alpha.item(), "sigma": now.sigma.item()}
+            if after is not None:
+                extras |= told(after) | {"moved": rms(x - free)}
+            watch(t.item(), now.x, now.mean, extras)
     return x
+
+
+def rms(x: Tensor) -> Tensor:
+    """Root mean square (B,) of each of a batch."""
+    return x.flatten(1).square().mean(1).sqrt()
 
 
 def checked(times: Tensor, process: Process) -> Tensor:
@@ -129,5 +141,5 @@ def named_step(step: Step | str) -> Step:
 __all__ = [
     "STEPS", "Counted", "Draw", "Point", "Step", "Watch", "ab2", "ab3", "ancestral", "checked", "ddim",
     "dopri5", "dpm2m", "euler_maruyama", "heun", "integrate", "milstein", "named_step",
-    "predictor_corrector", "sde_dpm2m", "sde_heun", "take",
+    "predictor_corrector", "rms", "sde_dpm2m", "sde_heun", "take",
 ]  # fmt: skip

@@ -8,20 +8,21 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sfumato.denoiser import Denoises, eps_of
+from sfumato.denoiser import Denoises, eps_of, told
 
 Draw = Callable[[Tensor], Tensor]
 Step = Callable[["Counted", "list[Point]", Tensor, "Draw | None"], Tensor]
 
 
 class Point(NamedTuple):
-    """Where a solver is: state x_t at time t, and the denoiser's answer there."""
+    """Where a solver is: state x_t at time t, the denoiser's answer there, and what else it told."""
 
     x: Tensor
     t: Tensor
     alpha: Tensor
     sigma: Tensor
     mean: Tensor
+    told: dict[str, Tensor]
 
     @property
     def eps(self) -> Tensor:
@@ -54,7 +55,8 @@ class Counted:
             clean, (alpha, sigma) = alpha, self.levels(t)
             x = x / clean * alpha
         self.nfe += 1
-        return Point(x, t, alpha, sigma, self.denoiser(x, t))
+        mean = self.denoiser(x, t)
+        return Point(x, t, alpha, sigma, mean, told(self.denoiser))
 
 
 def share_kept(now: Point, alpha: Tensor, sigma: Tensor) -> Tensor:

@@ -1,0 +1,199 @@
+"""Which pixels of a result change with the seed, and which pixels of the source it depends on.
+
+The first is the standard deviation over samples of several seeds.  The second is an occlusion map (Zeiler &
+Fergus 2014, https://arxiv.org/abs/1311.2901): cells of the source are covered one after the other, and the
+result's change is measured, with the same noise as without the cover.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sfumato.data.folders import new_folder
+from sfumato.data.images import write_png
+from sfumato.data.show import enlarged, heat, tile
+from sfumato.explore.subject import Subject
+from sfumato.folder import write_tensors
+from sfumato.noise import noise_as_of
+from sfumato.solve import rms
+
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """What one picture's result depends on.
+
+    Attributes:
+        source: (C, H, W) in [-1, 1].
+        result: (C, H, W), of the first seed.
+        mean: (C, H, W), over seeds.
+        spread: (H, W), deviation over seeds, in units of [-1, 1].
+        depends: (rows, columns), root mean square of the result's change where a cell is covered.
+    """
+
+    source: Tensor
+    result: Tensor
+    mean: Tensor
+    spread: Tensor
+    depends: Tensor
+
+    def sheet(self) -> Tensor:
+        """Source, result, mean, spread and dependence side by side (3, H, W'), maps up to their largest."""
+        cover = (self.source.shape[1:], self.depends.shape)
+        cell = -(-cover[0][0] // cover[1][0])
+        large = self.depends.repeat_interleave(cell, 0).repeat_interleave(cell, 1)
+        large = large[: cover[0][0], : cover[0][1]]
+        maps = [heat((m / m.max().clamp(min=1e-6))[None])[0] for m in (self.spread, large)]
+        pictures = [x.clamp(-1, 1).expand(3, -1, -1) for x in (self.source, self.result, self.mean)]
+        return tile(torch.stack([*pictures, *maps]), 5)
+
+
+def mean_and_spread(samples: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean (B,C,H,W) and standard deviation (B,H,W) of samples (K,B,C,H,W).
+
+    The deviation is the root of the unbiased variance averaged over channels, in the units of [-1,1].
+
+    Raises:
+        ValueError: fewer than two samples.
+    """
+    if samples.ndim != 5 or len(samples) < 2:
+        raise ValueError(
+            f"samples of shape {tuple(samples.shape)}: expected (K,B,C,H,W) with K at least 2; "
+            f"translate with more seeds"
+        )
+    return samples.mean(0), samples.var(0).mean(1).sqrt()
+
+
+def samples(
+    part: Any,
+    source: Tensor,
+    seeds: int,
+    *,
+    seed: int = 0,
+    options: Mapping[str, Any] | None = None,
+) -> Tensor:
+    """Results (K, B, C, H, W) of images (B, C, H, W) for K seeds, `seed` the first."""
+    given = dict(options or {})
+    return torch.stack([part.translate(source, seed=seed + k, **given) for k in range(seeds)])
+
+
+def occlusion(
+    part: Any,
+    source: Tensor,
+    *,
+    cell: int = 4,
+    fill: float | None = None,
+    seed: int = 0,
+    options: Mapping[str, Any] | None = None,
+    of: Tensor | None = None,
+) -> Tensor:
+    """How much the result of one image changes where a cell of the image is covered: (rows, columns).
+
+    Args:
+        part: a translator.
+        source: an image (1, C, H, W) in [-1, 1].
+        cell: side of the cells in pixels, at least 1; those at the far borders may be smaller.
+        fill: what covers: a value in [-1, 1], -1 is black; by default the image's mean colour.
+        seed: of the noise, the same for all covers.
+        options: of its `translate`.
+        of: weights (H, W) of the result's pixels, to ask what a part of it depends on; by default all
+            weigh the same.
+
+    Returns:
+        Root mean squares of the change, in units of [-1, 1].
+
+    Raises:
+        ValueError: for a cell below 1, or a fill outside [-1, 1].
+    """
+    if cell < 1:
+        raise ValueError(f"cell {cell}: expected a side of at least 1 pixel")
+    if fill is not None and not -1 <= fill <= 1:
+        raise ValueError(f"fill {fill:g}: expected a value from -1 (black) to 1 (white)")
+    h, w = source.shape[2:]
+    cover = (
+        source.mean((2, 3), keepdim=True) if fill is None else source.new_full((1, 1, 1, 1), fill)
+    )
+    i, j = (torch.arange(n, device=source.device) // cell for n in (h, w))
+    index = i[:, None] * (int(j[-1]) + 1) + j
+    cells = torch.arange(int(index.max()) + 1, device=source.device)
+    weight = torch.ones(h, w) if of is None else of
+    weight = (weight / weight.sum()).to(source)
+    given, change = dict(options or {}), []
+    plain = part.translate(source, seed=seed, **given)
+    for some in torch.split(cells, BATCH):
+        covered = torch.where((index == some[:, None, None])[:, None], cover, source)
+        with noise_as_of(source.expand(len(some), -1, -1, -1)):
+            result = part.translate(covered, seed=seed, **given)
+        change.append(((result - plain).square().mean(1) * weight).sum((1, 2)).sqrt())
+    return torch.cat(change).reshape(int(i[-1]) + 1, int(j[-1]) + 1)
+
+
+def show_sensitivity(
+    path: str | Path,
+    out: str | Path,
+    *,
+    method: str | None = None,
+    model: str | Path | None = None,
+    source: str | Path | None = None,
+    target: str | Path | None = None,
+    classifier: str | Path | None = None,
+    seeds: int = 8,
+    cell: int = 4,
+    fill: float | None = None,
+    seed: int = 0,
+    size: int | None = None,
+    upscale: bool = False,
+    device: str = "auto",
+    options: Mapping[str, Any] | None = None,
+) -> Sensitivity:
+    """Writes what one picture's result depends on: sensitivity.png, maps.safetensors, sensitivity.json.
+
+    Args:
+        path: the picture.
+        out: a new or empty folder.
+        method: how to translate, see `sfumato methods`; not needed with model.
+        model: folder of a trained translator.
+        source: model of the source domain, FOLDER:DOMAIN.
+        target: model of the target domain, FOLDER:DOMAIN.
+        classifier: folder of a domain classifier, for methods that are guided by one.
+        seeds: samples for the deviation, at least 2.
+        cell: side of the covered cells in pixels, at least 1.
+        fill: what covers: a value from -1 (black) to 1 (white); by default the picture's mean colour.
+        seed: the first one, and that of the covered pictures.
+        size: side of the picture in pixels; by default that of the model's training.
+        upscale: accept a picture smaller than size.
+        device: auto (a GPU if there is one), cpu, cuda or cuda:N.
+        options: the method's own options.
+
+    Raises:
+        ValueError: for anything wrong with picture, models or options.
+    """
+    given = Subject.read(path, method=method, model=model, source=source, target=target,
+                         classifier=classifier, size=size, upscale=upscale, device=device,
+                         options=options or {})  # fmt: skip
+    if seeds < 2:
+        raise ValueError(f"seeds {seeds}: a deviation needs at least 2")
+    part, x, chosen = given.part, given.image, given.options
+    with new_folder(out) as folder:
+        drawn = samples(part, x, seeds, seed=seed, options=chosen)
+        mean, spread = mean_and_spread(drawn)
+        depends = occlusion(part, x, cell=cell, fill=fill, seed=seed, options=chosen)
+        found = Sensitivity(*(y.cpu() for y in (x[0], drawn[0, 0], mean[0], spread[0], depends)))
+        facts = given.facts | {"seed": seed, "seeds": seeds, "cell": cell, "fill": fill}
+        largest = {"spread": found.spread.max().item(), "depends": found.depends.max().item()}
+        overall = {"spread": rms(spread).item(), "largest": largest, "run": facts}
+        (folder / "sensitivity.json").write_text(
+            json.dumps(overall, indent=1) + "\n", encoding="utf-8"
+        )
+        tensors = {k: getattr(found, k) for k in ("mean", "spread", "depends")}
+        write_tensors(folder / "maps.safetensors", tensors, {"maps": 1, "run": facts})
+        write_png(folder / "sensitivity.png", enlarged(found.sheet(), 5 * 160))
+    return found

@@ -1,0 +1,52 @@
+"""A translator and the picture that it is asked about."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from sfumato.data.gather import reader
+from sfumato.folder import resolve
+from sfumato.method import name_of
+from sfumato.record import digest, sha256
+from sfumato.translator import channels_of, device_of, options_of, size_of, translator
+
+
+class Subject(NamedTuple):
+    """A translator, one image (1, C, H, W) in [-1, 1], the options, and facts for a protocol."""
+
+    part: Any
+    image: Tensor
+    options: dict[str, Any]
+    facts: dict[str, Any]
+
+    @classmethod
+    def read(
+        cls, path: str | Path, *, size: int | None, upscale: bool, device: str,
+        options: Mapping[str, Any], method: str | None = None, **roles: str | Path | None,
+    ) -> Subject:  # fmt: skip
+        """From what is given on a command line; see `sfumato.translate.translate`.
+
+        Raises:
+            ValueError: for anything wrong with picture, models or options, in one line.
+        """
+        if not (file := Path(path)).is_file():
+            raise ValueError(f"{path} is no picture: expected one file")
+        part, where = translator(method, **roles), device_of(device)
+        chosen = options_of(part, options)
+        folders = {role: resolve(name)[0] for role, name in roles.items() if name is not None}
+        size = size_of(list(folders.values())) if size is None else size
+        image = reader(channels_of(part), size, "crop", upscale)(file)[None].to(where)
+        facts = {
+            "method": name_of(part), "options": {k: str(v) if isinstance(v, Path) else v
+                                                 for k, v in chosen.items()},
+            "models": {role: str(name) for role, name in roles.items() if name is not None},
+            "weights": {role: sha256(f / "weights.safetensors") for role, f in folders.items()},
+            "picture": digest({Path(file.name): file}), "size": size,
+            "versions": {name: version(name) for name in ("sfumato", "torch")},
+        }  # fmt: skip
+        return cls(part.to(where), image, chosen, facts)

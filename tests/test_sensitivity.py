@@ -1,0 +1,135 @@
+"""Spread over seeds and occlusion maps, of translators whose dependence is known."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import sfumato
+from sfumato.explore import mean_and_spread, occlusion, show_sensitivity
+from sfumato.explore.sensitivity import samples
+from sfumato.folder import read_protocol
+from sfumato.methods.ddib import DDIB
+from sfumato.noise import Noise, noise_as_of
+from sfumato.process import Cosine
+
+G = torch.Generator().manual_seed(0)
+X = torch.rand(1, 3, 12, 10, generator=G) * 2 - 1
+
+
+class Linear:
+    """result_i = sum_j A_ij source_j for each channel, plus noise of a deviation for each pixel."""
+
+    def __init__(self, matrix, deviation=0.0):
+        self.matrix, self.deviation = matrix, deviation
+
+    def translate(self, source, *, seed=0, watch=None):
+        y = (source.flatten(2) @ self.matrix.T).reshape(source.shape)
+        return y + self.deviation * Noise.of(source, seed)(source)
+
+
+def rolled(n=120, by=37):
+    """Every pixel of the result is another pixel of the source."""
+    return torch.eye(n).roll(by, 0)
+
+
+@pytest.mark.parametrize("deviation", [0.0, 0.8])
+@pytest.mark.parametrize("cell", [1, 4, 5])
+def test_occlusion_of_a_linear_translator(cell, deviation):
+    """The change is A (cover - x) on the cell, whatever the noise."""
+    matrix = rolled() * torch.linspace(0, 2, 120)  # pixel j has the weight w_j, wherever it goes
+    part = Linear(matrix, deviation)
+    got = occlusion(part, X, cell=cell, fill=-1)
+    squares = (torch.linspace(0, 2, 120).reshape(12, 10) * (-1 - X[0])).square().mean(0)
+    want = torch.zeros(-(-12 // cell), -(-10 // cell))
+    for i in range(12):
+        for j in range(10):
+            want[i // cell, j // cell] += squares[i, j] / 120
+    torch.testing.assert_close(got, want.sqrt(), rtol=1e-4, atol=1e-5)
+
+
+def test_pixels_that_do_not_matter():
+    """What only the upper half goes into depends on it alone; by the mean colour, too."""
+    upper = torch.eye(120) * (torch.arange(120) < 60)
+    got = occlusion(Linear(upper), X, cell=2)
+    assert (got[:3] > 0.01).all()
+    assert (got[3:] == 0).all()
+
+
+def test_of_a_part_of_the_result():
+    """Pixel (2, 3) of the result is pixel (2, 3) - 37 of the source, and depends on no other cell."""
+    place = torch.zeros(12, 10)
+    place[5, 3] = 1
+    got = occlusion(Linear(rolled(), 0.5), X, cell=1, fill=1, of=place)
+    row, column = divmod(53 - 37, 10)
+    want = torch.zeros(12, 10)
+    want[row, column] = (1 - X[0, :, row, column]).square().mean().sqrt()
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
+
+
+def test_spread_is_the_noises():
+    deviation = torch.linspace(0, 1, 120).reshape(12, 10)
+    _, spread = mean_and_spread(samples(Linear(torch.eye(120), deviation), X, 400))
+    torch.testing.assert_close(spread[0], deviation, rtol=0.12, atol=1e-6)
+    assert (mean_and_spread(samples(Linear(torch.eye(120)), X, 3))[1] == 0).all()
+
+
+class Pixels(torch.nn.Module):
+    """E[x | x_t] of independent pixels N(m, v)."""
+
+    def __init__(self, m, v):
+        super().__init__()
+        self.process, self.m, self.v = Cosine(), m, v
+
+    def forward(self, x_t, t):
+        a, s = self.process.at(t, x_t)
+        return self.m + a * self.v / (a**2 * self.v + s**2) * (x_t - a * self.m)
+
+
+def test_an_exact_bridge_depends_on_its_own_pixel():
+    """DDIB of independent Gaussian pixels: y = m' + sqrt(v'/v) (x - m), at its place."""
+    v = torch.linspace(0.2, 2, 120).reshape(12, 10)
+    part = DDIB(source=Pixels(torch.tensor(0.3), torch.tensor(0.5)), target=Pixels(0 * v, v))
+    got = occlusion(part, X, cell=1, fill=0, options={"steps": 60})
+    want = ((v / 0.5).sqrt() * X[0]).square().mean(0).sqrt() / 120**0.5
+    torch.testing.assert_close(got, want, rtol=0.02, atol=1e-4)
+
+
+def test_noise_as_of():
+    one, other = X, X + 0.1
+    draw = lambda x: Noise.of(x, 5)(x)
+    assert not torch.equal(draw(one), draw(other))
+    with noise_as_of(one):
+        assert torch.equal(draw(other), Noise(Noise.of(one, 5).seeds)(one))
+    assert torch.equal(draw(one), Noise.of(one, 5)(one))
+    with noise_as_of(one), pytest.raises(ValueError, match="noise for 1 images"):
+        draw(torch.cat([one, one]))
+
+
+@pytest.mark.parametrize(("how", "says"), [({"cell": 0}, "at least 1"), ({"fill": 2.0}, "-1")])
+def test_mistakes(how, says):
+    with pytest.raises(ValueError, match=says):
+        occlusion(Linear(torch.eye(120)), X, **how)
+
+
+def test_files(tmp_path):
+    part = sfumato.find("diffusion")(domains=("cat", "dog"), net="tiny")
+    sfumato.save(part, tmp_path / "model", info={"size": 16})
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "one.png")
+    given = {"method": "sdedit", "target": f"{tmp_path}/model:dog"}
+    with pytest.raises(ValueError, match="at least 2"):
+        show_sensitivity(tmp_path / "one.png", tmp_path / "out", seeds=1, **given)
+    found = show_sensitivity(tmp_path / "one.png", tmp_path / "out", seeds=2, options={"steps": 2},
+                             **given)  # fmt: skip
+    assert found.spread.shape == (16, 16)
+    assert found.depends.shape == (4, 4)
+    tensors, protocol = read_protocol(tmp_path / "out" / "maps.safetensors")
+    assert torch.equal(tensors["depends"], found.depends)
+    assert protocol["run"]["cell"] == 4
+    facts = json.loads((tmp_path / "out" / "sensitivity.json").read_text())
+    assert facts["largest"]["spread"] == pytest.approx(found.spread.max().item())
+    with Image.open(tmp_path / "out" / "sensitivity.png") as sheet:
+        assert sheet.size[0] == (5 * 16 + 4 * 2) * 9
