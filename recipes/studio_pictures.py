@@ -71,6 +71,11 @@ def compare(page):
 
 
 def inside(page):
+    tab(page, "Translate")  # by a method with energies
+    page.get_by_label("method", exact=True).filter(visible=True).click()
+    page.get_by_role("option", name="egsde", exact=True).click()
+    press(page, "Translate", "by egsde")
+    tab(page, "Inside")
     pick(page, 5)
     press(page, "Encode", "N(0, I)")
     sigma = page.get_by_role("slider", name="sigma").filter(visible=True)

@@ -278,6 +278,20 @@ def test_a_translation_is_that_of_the_package_and_can_be_repeated(given, tmp_pat
     assert (tmp_path / "1/out" / name).read_bytes() == (tmp_path / "3" / name).read_bytes()
 
 
+def test_the_way_of_a_guided_translation_has_its_energies(given, tmp_path):
+    picture = given.pictures("examples: digits")[2]
+    asked = methods.ask(given, "egsde", {
+        "target": "sfumato/digits:3", "classifier": "sfumato/digits_classifier", "egsde.domain": "3",
+        "egsde.steps": 4, "source": NONE,
+    })  # fmt: skip
+    *_, done = jobs.run(lambda watch: methods.make(asked, [str(picture)], tmp_path / "1", watch))
+    for frame in done.frames[:-1]:
+        assert {name: set(of) for name, of in frame.curves.items()} == {
+            "std": {"x_t", "E[x | x_t]"}, "autocorrelation": {"x_t", "E[x | x_t]"}, "score": {"x_t"},
+            "energy": {"realism", "faithful"}, "push": {"realism"},
+        }  # fmt: skip
+
+
 def test_work_is_stopped_when_its_visitor_leaves_or_its_time_is_over():
     import torch
 

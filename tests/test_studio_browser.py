@@ -173,7 +173,7 @@ def test_pick_translate_slide_download_and_look_at_the_way(visit):
         step.press("ArrowLeft")
     says(page, "step 3, t = ")
     expect(page.locator(".sfumato-picture img:visible").first).not_to_have_attribute("src", before)
-    expect(page.locator("canvas:visible, .vega-embed svg:visible")).to_have_count(2)
+    expect(page.locator("canvas:visible, .vega-embed svg:visible")).to_have_count(3)  # no energy
 
 
 def test_upload_of_several_and_of_bad_ones(visit):

@@ -85,17 +85,14 @@ def record(
     states, means, rows = list[Tensor](), list[Tensor](), list[dict[str, Tensor]]()
 
     def watch(t: float, x_t: Tensor, mean: Tensor, extras: dict[str, Any]) -> None:
-        alpha, sigma = (torch.tensor(extras.get(k, torch.nan), dtype=torch.float64) for k in LEVELS)
-        known = {
-            k: v for k, v in extras.items() if isinstance(v, Tensor) and v.shape == (len(x_t),)
-        }
         last = means[-1] if means else torch.full_like(mean, torch.nan)
-        row = {"score": rms(score_of(mean, x_t, alpha, sigma)), "change": rms(mean - last),
-               "from source": rms(mean - source), **known}  # fmt: skip
+        told = told_of(x_t, mean, extras)
+        row = {"score": told.pop("score"), "change": rms(mean - last),
+               "from source": rms(mean - source), **told}  # fmt: skip
         nfe = rows[-1]["nfe"] if rows else torch.zeros(len(x_t))
         rows.append({k: v.detach().cpu() for k, v in row.items()} | {"nfe": nfe + extras["nfe"]})
         times.append(t)
-        size = (alpha**2 + sigma**2).sqrt().nan_to_num(1.0)
+        size = torch.stack(levels(extras)).norm().nan_to_num(1.0)
         states.append((x_t / size).detach().clone())
         means.append(mean.detach().clone())
 
@@ -111,6 +108,18 @@ def record(
     curves = {k: v for k, v in curves.items() if not v.isnan().all()}
     seen = torch.stack(states).cpu(), torch.stack(means).cpu()
     return Trajectory(times, *seen, curves, source.cpu(), result.cpu())
+
+
+def told_of(x_t: Tensor, mean: Tensor, extras: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The score's size and what guidance tells of one step, by name, (B,) each; nan where there is none."""
+    told = {k: v for k, v in extras.items() if isinstance(v, Tensor) and v.shape == (len(x_t),)}
+    return {"score": rms(score_of(mean, x_t, *levels(extras))), **told}
+
+
+def levels(extras: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+    """alpha and sigma of a step; nan where the method has none."""
+    alpha, sigma = (torch.tensor(extras.get(k, torch.nan), dtype=torch.float64) for k in LEVELS)
+    return alpha, sigma
 
 
 def show_trajectory(

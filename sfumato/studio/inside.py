@@ -65,11 +65,12 @@ def _way(gr: Any, frames: Any) -> list[Any]:
                              elem_classes="sfumato-picture", min_width=130)
                     for label in ("x_t", "E[x | x_t]")
                 )  # fmt: skip
-        with gr.Column(scale=3, min_width=300):
+        with gr.Column(scale=3, min_width=300), gr.Row():
             plots = [
-                gr.LinePlot(x="step", y="value", color="of", title=title, height=230, buttons=[])
-                for title in CURVES
-            ]
+                gr.LinePlot(x="step", y="value", color="of", title=title, height=200, buttons=[],
+                            min_width=280, visible=name in ("std", "autocorrelation"))
+                for name, title in CURVES.items()
+            ]  # fmt: skip
 
     def show(kept: list[Frame], number: int) -> list[Any]:
         try:
@@ -86,7 +87,8 @@ def _way(gr: Any, frames: Any) -> list[Any]:
         drawn = []
         for curve in CURVES:
             rows = [(f.step, of, value) for f in kept for of, value in f.curves[curve].items()]
-            drawn.append(pd.DataFrame(rows, columns=["step", "of", "value"]))
+            lines = pd.DataFrame(rows, columns=["step", "of", "value"])
+            drawn.append(gr.update(value=lines, visible=bool(rows)))
         many = max(2, len(kept))
         return [gr.update(maximum=many, value=len(kept)), *drawn, *show(kept, len(kept))]
 

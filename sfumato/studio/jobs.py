@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import shutil
 import threading
 import time
@@ -17,6 +18,7 @@ from PIL import Image
 from sfumato.data import tile
 from sfumato.data.images import picture
 from sfumato.explore.gaussianity import summary
+from sfumato.explore.trajectory import told_of
 from sfumato.solve import Watch
 
 from . import limits
@@ -24,7 +26,10 @@ from . import limits
 T = TypeVar("T")
 OFTEN = 0.12
 """Seconds between two previews, at least."""
-CURVES = ("std", "autocorrelation")
+CURVES = {
+    "std": "std", "autocorrelation": "autocorrelation", "score": "score, root mean square",
+    "energy": "energy, with its weight", "push": "push of guidance on eps",
+}  # fmt: skip
 """Statistics that are kept of every frame."""
 
 NAME = "sfumato-job"
@@ -45,7 +50,7 @@ class Frame:
         noisy: x_t of the first picture; a picture, later its file.
         mean: E[x | x_t] of it.
         nfe: network evaluations so far.
-        curves: statistics of both, {statistic: {x_t or E[x | x_t]: value}}.
+        curves: statistics of the first picture by name of `CURVES`, {statistic: {of what: value}}.
     """
 
     step: int
@@ -136,17 +141,23 @@ class _Job:
             raise Stopped
         self.step, self.nfe = self.step + 1, self.nfe + extras["nfe"]
         if self.step % self.every == 0:
-            self.keep(t, x_t[:1], mean[:1])
+            self.keep(t, x_t[:1], mean[:1], told_of(x_t, mean, extras))
         if (now := time.monotonic()) - self.last >= OFTEN:
             self.last = now
             shown = mean[0] if len(mean) == 1 else tile(mean[:, :3], min(4, len(mean)))
             self.preview = Preview(self.step, t, self.nfe, picture(shown))
             self.news.set()
 
-    def keep(self, t: float, x_t: Any, mean: Any) -> None:
+    def keep(self, t: float, x_t: Any, mean: Any, told: dict[str, Any]) -> None:
         """Keeps a frame; of long ways every second, fourth, eighth ... one."""
         noise, clean = summary(x_t), summary(mean)
-        curves = {k: {"x_t": noise[k], "E[x | x_t]": clean[k]} for k in CURVES}
+        curves: dict[str, dict[str, float]] = {k: {} for k in CURVES}
+        for k in ("std", "autocorrelation"):
+            curves[k] = {"x_t": noise[k], "E[x | x_t]": clean[k]}
+        for name, values in told.items():  # score, energy/realism, push/realism ...
+            kind, _, of = name.partition("/")
+            if kind in curves and math.isfinite(value := float(values[0])):
+                curves[kind][of or "x_t"] = value
         small = [picture(one[0]) for one in (x_t, mean)]
         for one in small:
             one.thumbnail((limits.FRAME_SIDE, limits.FRAME_SIDE))
