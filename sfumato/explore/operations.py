@@ -48,7 +48,11 @@ class Given(NamedTuple):
 def normalise(
     z: Tensor, given: Given, *, mode: Literal["zscore", "minmax", "l2"] = "zscore"
 ) -> Tensor:
-    """Each latent to mean 0 and std 1 (zscore), to [-1, 1] (minmax), or to norm 1 (l2)."""
+    """Each latent to mean 0 and std 1 (zscore), to [-1, 1] (minmax), or to norm 1 (l2).
+
+    Args:
+        mode: zscore, minmax or l2.
+    """
     dims = (1, 2, 3)
     if mode == "zscore":
         centred = z - z.mean(dims, keepdim=True)
@@ -60,7 +64,11 @@ def normalise(
 
 
 def scale(z: Tensor, given: Given, *, c: float = 1.0) -> Tensor:
-    """Each number times c."""
+    """Each number times c.
+
+    Args:
+        c: the factor.
+    """
     return c * z
 
 
@@ -68,13 +76,24 @@ def add(
     z: Tensor, given: Given, *, c: float = 0.1, form: Literal["sum", "product"] = "sum",
     preserve_variance: bool = False,
 ) -> Tensor:  # fmt: skip
-    """z + c noise, or z + c noise z, with the fixed noise; Var z = 1 becomes 1 + c^2, or is kept."""
+    """z + c noise, or z + c noise z, with the fixed noise; Var z = 1 becomes 1 + c^2, or is kept.
+
+    Args:
+        c: the noise's coefficient.
+        form: sum, or product with z itself.
+        preserve_variance: divide by sqrt(1 + c^2).
+    """
     noise = given.fixed(z) * (z if form == "product" else 1)
     return (z + c * noise) / (math.sqrt(1 + c**2) if preserve_variance else 1)
 
 
 def blend(z: Tensor, given: Given, *, w: float = 0.5, preserve_variance: bool = False) -> Tensor:
-    """w image + (1-w) z, of variance w^2 Var(x) + (1-w)^2; or with the weights' square roots."""
+    """w image + (1-w) z, of variance w^2 Var(x) + (1-w)^2; or with the weights' square roots.
+
+    Args:
+        w: weight of the image, in [0, 1].
+        preserve_variance: take the square roots of both weights.
+    """
     if not 0 <= w <= 1:
         raise ValueError(f"w={w:g}: expected a weight of the image in [0, 1]")
     one, other = (math.sqrt(w), math.sqrt(1 - w)) if preserve_variance else (w, 1 - w)
@@ -84,7 +103,12 @@ def blend(z: Tensor, given: Given, *, w: float = 0.5, preserve_variance: bool = 
 def checkerboard(
     z: Tensor, given: Given, *, cell: int = 1, other: Literal["image", "noise"] = "image"
 ) -> Tensor:
-    """The image, or the fixed noise, where (i//cell + j//cell) is odd; z elsewhere."""
+    """The image, or the fixed noise, where (i//cell + j//cell) is odd; z elsewhere.
+
+    Args:
+        cell: side of a cell in pixels, at least 1.
+        other: what the other cells are from: image, or the fixed noise.
+    """
     if cell < 1:
         raise ValueError(f"cell={cell}: expected a size of at least 1 pixel")
     i, j = (torch.arange(n, device=z.device) // cell for n in z.shape[-2:])
@@ -97,6 +121,10 @@ def blur(z: Tensor, given: Given, *, sigma: float = 2.0, renormalise: bool = Fal
 
     White noise then has std 1 / (2 sqrt(pi) sigma), 0.141 for sigma 2, more at the borders;
     renormalise divides by it.
+
+    Args:
+        sigma: standard deviation of the blur in pixels, >= 0.
+        renormalise: give white noise its std back.
     """
     if not 0 <= sigma <= min(z.shape[-2:]):
         raise ValueError(f"sigma={sigma:g}: expected pixels from 0 to the side {min(z.shape[-2:])}")
@@ -114,6 +142,11 @@ def rotate(
     """Rotation by degrees, counter-clockwise; the corners that come in are `fill`, -1 is black.
 
     Nearest keeps white noise white inside, bilinear lowers its variance.
+
+    Args:
+        angle: degrees, counter-clockwise.
+        interpolation: nearest or bilinear.
+        fill: value of the corners that come in.
     """
     if angle % 360 == 0:
         return z
@@ -127,7 +160,14 @@ def rotate(
 def translate(
     z: Tensor, given: Given, *, right: int = 0, down: int = 0, wrap: bool = True, fill: float = 0.0
 ) -> Tensor:
-    """Shift by whole pixels; what leaves comes in at the other side, or `fill` does."""
+    """Shift by whole pixels; what leaves comes in at the other side, or `fill` does.
+
+    Args:
+        right: pixels to the right; negative: to the left.
+        down: pixels down; negative: up.
+        wrap: what leaves comes in at the other side.
+        fill: value that comes in without wrap.
+    """
     moved = z.roll((down, right), (-2, -1))
     if wrap:
         return moved
@@ -141,6 +181,10 @@ def slerp(z: Tensor, given: Given, *, other: Tensor, t: float = 0.5) -> Tensor:
     """From z (t = 0) to other latents (t = 1) along the great circle, which keeps the norm.
 
     sin((1-t) a)/sin(a) z + sin(t a)/sin(a) other,  a the angle between them (Shoemake 1985).
+
+    Args:
+        other: latents, one or as many.
+        t: how far on the circle; 0 is z, 1 the other.
     """
     other = _alike(other, z)
     cosine = torch.cosine_similarity(z.flatten(1).double(), other.flatten(1).double())
@@ -159,6 +203,11 @@ def swap(
 
     phi keeps what an image has at 1/factor of its resolution. With kernel box it is a projection,
     so that N(0, I) stays N(0, I).
+
+    Args:
+        other: latents whose low frequencies are taken, one or as many.
+        factor: from where frequencies are low: 1/factor of the resolution.
+        kernel: of the low-pass: box, linear or cubic.
     """
     return z + LowPass(factor, kernel)(_alike(other, z) - z)
 
@@ -166,7 +215,13 @@ def swap(
 def attribute(
     z: Tensor, given: Given, *, towards: Tensor, away: Tensor, weight: float = 1.0
 ) -> Tensor:
-    """z + weight direction, the difference between the means of two groups of latents."""
+    """z + weight direction, the difference between the means of two groups of latents.
+
+    Args:
+        towards: one group (N, C, H, W).
+        away: the other group.
+        weight: how far; negative: the other way.
+    """
     return z + weight * _alike(direction(towards, away)[None], z)
 
 

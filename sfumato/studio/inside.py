@@ -125,8 +125,9 @@ def _latent(gr: Any, given: Given, shelf: Shelf) -> None:
                 list(names), value="blur", label="operation", info=texts["operation"], elem_id="operation"
             ))  # fmt: skip
             boxes = {}
-            for name in names:
+            for name, text in names.items():
                 with gr.Column(visible=name == "blur") as boxes[name]:
+                    gr.Markdown(text)
                     for control in operation_controls(name):
                         form.add(f"{name}.{control.name}", control.component())
             form.add("other", gr.Dropdown(

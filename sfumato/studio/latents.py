@@ -136,14 +136,14 @@ def operations() -> dict[str, str]:
 
 
 def operation_controls(name: str) -> list[Control]:
-    """The controls of an operation; its help is each one's."""
+    """The controls of an operation."""
     made = []
     for control in controls(OPERATIONS[name], skip=("z", "given")):
         if control.kind == "picture":  # latents of another picture: chosen beside
             continue
         low, high = RANGES.get(f"{name}.{control.name}", (None, None))
         kind: Any = "slider" if low is not None else control.kind
-        made.append(replace(control, kind=kind, low=low, high=high, text=operations()[name]))
+        made.append(replace(control, kind=kind, low=low, high=high))
     return made
 
 
