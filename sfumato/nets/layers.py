@@ -59,12 +59,14 @@ def make_norm(kind: str, channels: int) -> nn.Module:
 class BlurDown(nn.Module):
     """Half the size through [1, 2, 1]/4 in both directions, reflected at the edges.
 
-    Antialiased downsampling (https://arxiv.org/abs/1904.11486): [1, 2, 1] is [1, 1] twice.
+    Antialiased downsampling (https://arxiv.org/abs/1904.11486).
     """
 
     def forward(self, x: Tensor) -> Tensor:
+        k = x.new_tensor([1.0, 2.0, 1.0]) / 4
+        kernel = torch.outer(k, k).expand(x.shape[1], 1, 3, 3)  # faster than averaging twice
         x = F.pad(x, (1, 1, 1, 1), mode="reflect")
-        return F.avg_pool2d(F.avg_pool2d(x, 2, stride=1), 2)
+        return F.conv2d(x, kernel, stride=2, groups=x.shape[1])
 
 
 class BlurUp(nn.Module):
