@@ -9,7 +9,7 @@ from PIL import Image
 
 import sfumato
 from sfumato.explore import mean_and_spread, occlusion, show_sensitivity
-from sfumato.explore.sensitivity import samples
+from sfumato.explore.sensitivity import Sensitivity, samples
 from sfumato.folder import read_protocol
 from sfumato.methods.ddib import DDIB
 from sfumato.noise import Noise, noise_as_of
@@ -133,3 +133,15 @@ def test_files(tmp_path):
     assert facts["largest"]["spread"] == pytest.approx(found.spread.max().item())
     with Image.open(tmp_path / "out" / "sensitivity.png") as sheet:
         assert sheet.size[0] == (5 * 16 + 4 * 2) * 9
+
+
+@pytest.mark.parametrize(("h", "w", "cell"), [(32, 32, 20), (32, 48, 12), (8, 8, 3)])
+def test_the_map_lies_where_the_cells_were(h, w, cell):
+    rows, columns = -(-h // cell), -(-w // cell)
+    depends = torch.zeros(rows, columns)
+    depends[0, 1] = 1.0
+    x = torch.zeros(3, h, w)
+    sheet = Sensitivity(x, x, x, torch.zeros(h, w), depends, cell).sheet()
+    place = sheet[..., -w:]
+    assert (place[:, : min(cell, h), cell : 2 * cell] == place[:, :1, cell : cell + 1]).all()
+    assert not torch.equal(place[:, 0, cell], place[:, 0, cell - 1])

@@ -94,7 +94,8 @@ def test_defaults_go_through_the_controls_unchanged():
 
 def test_ranges_and_choices_come_from_types_and_docstrings():
     made = {c.name: c for c in methods.options("egsde")}
-    assert (made["strength"].kind, made["strength"].low, made["strength"].high) == ("slider", 0, 1)
+    strength = made["strength"]  # in (0, 1]
+    assert (strength.kind, strength.low, strength.high) == ("slider", 0.01, 1)
     assert (made["steps"].low, made["steps"].high, made["steps"].whole) == (1, limits.STEPS, True)
     assert made["kernel"].choices == ("box", "linear", "cubic")
     assert made["realism"].low == 0
@@ -241,6 +242,48 @@ def test_folders_are_models_or_pictures(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="holds neither a model nor pictures"):
         rooms.gather([tmp_path / "empty"])
+
+
+def test_small_pictures_in_huge_tiles_and_endless_jpegs(tmp_path):
+    import tifffile
+
+    small = np.zeros((64, 64, 3), np.uint8)
+    tifffile.imwrite(tmp_path / "tiles.tif", small, tile=(8192, 8192), compression="deflate")
+    with pytest.raises(ValueError, match="tiles.tif has 8192x8192 pixels"):
+        intake.admit(tmp_path / "tiles.tif")
+    Image.fromarray(small).save(tmp_path / "a.jpg", progressive=True)
+    data = (tmp_path / "a.jpg").read_bytes()
+    scan = data[data.rfind(b"\xff\xda") : -2]
+    (tmp_path / "endless.jpg").write_bytes(data[:-2] + scan * 100 + data[-2:])
+    with pytest.raises(ValueError, match="drawn over more than 64 times"):
+        intake.admit(tmp_path / "endless.jpg")
+
+
+def test_a_second_end_does_not_hide_what_follows_a_png(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    data = (tmp_path / "a.png").read_bytes()
+    (tmp_path / "b.png").write_bytes(data + b"echo payload" + data[-12:])
+    intake.admit(tmp_path / "a.png")
+    with pytest.raises(ValueError, match="more than a picture"):
+        intake.admit(tmp_path / "b.png")
+
+
+def test_no_address_is_fetched(tmp_path):
+    from gradio import processing_utils
+
+    serve._refuse_addresses()
+    with pytest.raises(ValueError, match="addresses are not read"):
+        processing_utils.ssrf_protected_download("http://example.com/x.png", str(tmp_path))
+
+
+def test_picks_take_no_results_place(given, tmp_path):
+    shelf = jobs.Shelf(tmp_path)
+    first = shelf.new()
+    first.mkdir()
+    picks = jobs.Shelf(shelf.root / "picked", limits.PICKS_KEPT)
+    for _ in range(100):
+        picks.new()
+    assert first.exists()
 
 
 def test_chains_of_operations_read_no_files():

@@ -17,6 +17,9 @@ from sfumato.explore.gaussianity import summary
 from sfumato.explore.latents import Latents
 from sfumato.explore.operations import OPERATIONS, Given
 
+LARGEST = 1_000_000
+"""Size of a number that an operation takes."""
+
 
 class Operation(NamedTuple):
     """An operation's name and parameters; latents among them are tensors, or names of files."""
@@ -118,7 +121,7 @@ def _value(what: str, text: str, kind: Any) -> Any:
         value = kind(text)
     except ValueError:
         value = math.nan
-    if not math.isfinite(value):
-        what_kind = "a whole number" if kind is int else "a number"
+    if not abs(value) <= LARGEST:
+        what_kind = f"a {'whole ' if kind is int else ''}number of at most {LARGEST:,} in size"
         raise ValueError(f"{what}={text}: expected {what_kind}") from None
     return value

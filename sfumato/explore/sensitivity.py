@@ -37,6 +37,7 @@ class Sensitivity:
         mean: (C, H, W), over seeds.
         spread: (H, W), deviation over seeds, in units of [-1, 1].
         depends: (rows, columns), root mean square of the result's change where a cell is covered.
+        cell: side of a cell in pixels; those at the right and lower edge may be smaller.
     """
 
     source: Tensor
@@ -44,13 +45,12 @@ class Sensitivity:
     mean: Tensor
     spread: Tensor
     depends: Tensor
+    cell: int
 
     def sheet(self) -> Tensor:
         """Source, result, mean, spread and dependence side by side (3, H, W'), maps up to their largest."""
-        cover = (self.source.shape[1:], self.depends.shape)
-        cell = -(-cover[0][0] // cover[1][0])
-        large = self.depends.repeat_interleave(cell, 0).repeat_interleave(cell, 1)
-        large = large[: cover[0][0], : cover[0][1]]
+        h, w = self.source.shape[1:]
+        large = self.depends.repeat_interleave(self.cell, 0).repeat_interleave(self.cell, 1)[:h, :w]
         maps = [heat((m / m.max().clamp(min=1e-6))[None])[0] for m in (self.spread, large)]
         pictures = [x.clamp(-1, 1).expand(3, -1, -1) for x in (self.source, self.result, self.mean)]
         return tile(torch.stack([*pictures, *maps]), 5)
@@ -186,7 +186,8 @@ def show_sensitivity(
         drawn = samples(part, x, seeds, seed=seed, options=chosen)
         mean, spread = mean_and_spread(drawn)
         depends = occlusion(part, x, cell=cell, fill=fill, seed=seed, options=chosen)
-        found = Sensitivity(*(y.cpu() for y in (x[0], drawn[0, 0], mean[0], spread[0], depends)))
+        seen = (x[0].cpu(), drawn[0, 0].cpu(), mean[0].cpu(), spread[0].cpu(), depends.cpu())
+        found = Sensitivity(*seen, cell)
         facts = given.facts | {"seed": seed, "seeds": seeds, "cell": cell, "fill": fill}
         largest = {"spread": found.spread.max().item(), "depends": found.depends.max().item()}
         overall = {"spread": rms(spread).item(), "largest": largest, "run": facts}

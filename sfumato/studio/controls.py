@@ -148,8 +148,9 @@ def _control(
 
 def _range(text: str) -> tuple[float | None, float | None]:
     """The range that a help text states: "in [0, 1]", "at least 1", ">= 0"."""
-    if found := re.search(rf"[\[(]({NUMBER}), ({NUMBER})[\])]", text):
-        return float(found[1]), float(found[2])
+    if found := re.search(rf"([\[(])({NUMBER}), ({NUMBER})[\])]", text):
+        open_end = 0.01 if found[1] == "(" else 0.0
+        return float(found[2]) + open_end, float(found[3])
     if found := re.search(rf"(?:at least|>=|from) ({NUMBER})", text):
         return float(found[1]), None
     return None, None

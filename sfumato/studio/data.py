@@ -61,6 +61,6 @@ def build(given: Given) -> None:
             yield {status: alert(error)}
 
     go.click(
-        run, form.inputs(), [status, found], concurrency_id="work", concurrency_limit=1,
+        run, form.inputs(), [status, found], concurrency_id="doctor", concurrency_limit=1,
         show_progress="hidden", api_visibility="private",
     )  # fmt: skip

@@ -100,7 +100,7 @@ def _way(gr: Any, frames: Any) -> list[Any]:
 
 
 def _latent(gr: Any, given: Given, shelf: Shelf) -> None:
-    live_shelf = Shelf(shelf.root / "live")
+    live_shelf, encodings = Shelf(shelf.root / "live"), Shelf(shelf.root / "encoded")
     form, texts, encoded = Form(), helps(encode) | helps(change), gr.State(None)
     ends = given.denoisers()
     with gr.Row():
@@ -143,7 +143,7 @@ def _latent(gr: Any, given: Given, shelf: Shelf) -> None:
     def encoding(values: dict[Any, Any]) -> dict[Any, Any]:
         held = form.read(values)
         try:
-            made = encode(paths(held["pictures"]), held["source"], int(held["steps"] or 12), shelf)
+            made = encode(paths(held["pictures"]), held["source"], int(held["steps"] or 12), encodings)
         except (ValueError, OSError) as error:
             return {status: alert(error)}
         return {encoded: made, **changed(held, made)}

@@ -73,6 +73,10 @@ def _check_header(name: str, data: bytes) -> None:
             with tifffile.TiffFile(io.BytesIO(data)) as tiff:
                 page: Any = tiff.pages[0]
                 (width, height), frames = (page.imagewidth, page.imagelength), _pages(tiff)
+                if page.is_tiled:  # whole tiles are unpacked, however small the picture is
+                    width, height = max(width, page.tilewidth), max(height, page.tilelength)
+                if page.samplesperpixel > 4:
+                    raise ValueError(f"{name} has {page.samplesperpixel} channels: expected at most 4")
                 if page.bitspersample != 8 and page.compression != 1:  # unpacked without a bound
                     raise ValueError(
                         f"{name} is a compressed 16-bit TIFF: save it as PNG, or uncompressed"
@@ -92,6 +96,8 @@ def _check_header(name: str, data: bytes) -> None:
         raise ValueError(f"{name} is broken ({' '.join(str(error).split())})") from None
     if width * height > limits.PIXELS or max(width, height) > limits.SIDE:
         raise ValueError(f"{name} has {width}x{height} pixels: {_expected()}")
+    if data[:2] == b"\xff\xd8" and data.count(b"\xff\xda") > limits.SCANS:
+        raise ValueError(f"{name} is drawn over more than {limits.SCANS} times: save it anew as PNG")
     if frames > limits.FRAMES:
         raise ValueError(f"{name} holds {frames} pictures or more: expected at most {limits.FRAMES}")
 
@@ -115,7 +121,7 @@ def _expected() -> str:
 def _more_than_a_picture(data: bytes) -> bool:
     """Whether something follows the picture's end, or another kind of file hides in it."""
     if data[:4] == b"\x89PNG":
-        follows = data[data.rfind(b"IEND") + 8 :]
+        follows = data[_png_end(data) :]
     elif data[:2] == b"\xff\xd8":
         follows = data[data.rfind(b"\xff\xd9") + 2 :].strip(b"\0")
     elif data[:4] == b"RIFF":
@@ -125,6 +131,14 @@ def _more_than_a_picture(data: bytes) -> bool:
     else:
         follows = b""
     return bool(follows) or _is_zip(data) or FOREIGN.search(data) is not None
+
+
+def _png_end(data: bytes) -> int:
+    """Where the first IEND chunk ends; chunks are length, name, content, checksum."""
+    at = 8
+    while at + 8 <= len(data) and data[at + 4 : at + 8] != b"IEND":
+        at += int.from_bytes(data[at : at + 4], "big") + 12
+    return at + 12
 
 
 def _is_zip(data: bytes) -> bool:

@@ -97,7 +97,8 @@ def run(work: Callable[[Watch], T], seconds: float | None = None) -> Iterator[Pr
     thread.start()
     try:
         while True:
-            job.news.wait()
+            if not job.news.wait(max(0.0, job.deadline + 1 - time.monotonic())):
+                raise _too_long(seconds)  # between two steps, which end it as soon as they can
             job.news.clear()
             ended, preview = job.ended, job.preview
             if preview is not None and not ended:
@@ -107,12 +108,16 @@ def run(work: Callable[[Watch], T], seconds: float | None = None) -> Iterator[Pr
                 break
         thread.join()
         if isinstance(job.error, Stopped):
-            raise ValueError(f"stopped after {seconds:g} seconds: take fewer steps or pictures")
+            raise _too_long(seconds)
         if job.error is not None:
             raise job.error
         yield Done(job.value, job.frames)
     finally:
         job.stop.set()
+
+
+def _too_long(seconds: float) -> ValueError:
+    return ValueError(f"stopped after {seconds:g} seconds: take fewer steps or pictures")
 
 
 class _Job:
@@ -123,7 +128,7 @@ class _Job:
         self.stop, self.news, self.ended = threading.Event(), threading.Event(), False
         self.preview: Preview | None = None
         self.frames: list[Frame] = []
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
         self.value: Any = None
         self.step = self.nfe = 0
         self.every, self.last = 1, 0.0
@@ -131,10 +136,11 @@ class _Job:
     def do(self, work: Callable[[Watch], Any]) -> None:
         try:
             self.value = work(self.watch)
-        except Exception as error:
+        except BaseException as error:
             self.error = error
-        self.ended = True
-        self.news.set()
+        finally:
+            self.ended = True
+            self.news.set()
 
     def watch(self, t: float, x_t: Any, mean: Any, extras: dict[str, Any]) -> None:
         if self.stop.is_set() or time.monotonic() > self.deadline:

@@ -10,6 +10,8 @@ SIDE = 16_384
 """Pixels of a picture's longer side."""
 FRAMES = 100
 """Pictures in one file, of which the first is read."""
+SCANS = 64
+"""Times that a progressive JPEG is drawn over."""
 PICTURES = 16
 """Pictures translated at once."""
 SIZE = 512
@@ -28,5 +30,7 @@ FRAMES_KEPT = 64
 """Steps of a translation that are kept to look at."""
 FRAME_SIDE = 128
 """Pixels of a side, at most, at which they are kept."""
+PICKS_KEPT = 400
+"""Copies of picked pictures; they are small."""
 JOBS_KEPT = 40
 """Results that stay on disk, to be downloaded, while the studio runs."""

@@ -176,7 +176,9 @@ class Picker:
     def __init__(self, given: Given, shelf: Shelf, label: str, first: str) -> None:
         import gradio as gr
 
-        self.given, self.shelf = given, shelf
+        self.given = given
+        # not among the results, which would lose their places to picks
+        self.shelf = Shelf(shelf.root / label.replace(" ", "_"), limits.PICKS_KEPT)
         kinds = [k for s in SUFFIXES for k in (s, s.upper())]
         self.pictures = gr.Gallery(
             label=label, type="filepath", file_types=kinds, columns=5, height=190, interactive=True,

@@ -51,6 +51,16 @@ def studio(
     return page
 
 
+def _refuse_addresses() -> None:
+    """Gradio would fetch pictures whose place is an http address; nothing leaves this machine."""
+    from gradio import processing_utils
+
+    async def refuse(url: str, cache_dir: str) -> str:
+        raise ValueError("addresses are not read: upload the picture")
+
+    processing_utils.async_ssrf_protected_download = refuse
+
+
 def _launch(page: Any, host: str, port: int) -> None:
     from . import limits
     from .page import CSS, theme
@@ -75,6 +85,7 @@ def build(folders: Sequence[str | Path], room: Path) -> Any:
     from . import about, comparing, data, given, inside, limits, translating
     from .jobs import Shelf
 
+    _refuse_addresses()
     known, shelf = given.gather(folders), Shelf(room)
     _warm()
     hour = 3600
