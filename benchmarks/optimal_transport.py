@@ -167,7 +167,7 @@ def entropic_rows(fast: bool) -> list[Row]:
         joint = np.cov(torch.cat([x, y], 1).T.numpy())
         rows.append({
             "epsilon": epsilon, "N": n_steps, "steps": steps,
-            "|C - C*| / |C*| % (wanted: at most 5)":
+            "error of C, % (wanted: at most 5)":
                 100 * float(np.linalg.norm(joint[:2, 2:] - c) / np.linalg.norm(c)),
             "of the best N steps": 100 * float(np.linalg.norm(plan_of_steps(s0, s1, epsilon, n_steps) - c))
             / float(np.linalg.norm(c)),
