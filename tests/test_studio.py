@@ -268,22 +268,30 @@ def test_a_second_end_does_not_hide_what_follows_a_png(tmp_path):
         intake.admit(tmp_path / "b.png")
 
 
-def test_no_address_is_fetched(tmp_path):
+def test_no_address_is_fetched(tmp_path, monkeypatch):
     from gradio import processing_utils
 
-    serve._refuse_addresses()
+    async def fetch(url, cache_dir):
+        pytest.fail(f"{url} would be fetched")
+
+    monkeypatch.setattr(processing_utils, "async_ssrf_protected_download", fetch)
+    serve.build([], tmp_path)
     with pytest.raises(ValueError, match="addresses are not read"):
         processing_utils.ssrf_protected_download("http://example.com/x.png", str(tmp_path))
 
 
 def test_picks_take_no_results_place(given, tmp_path):
-    shelf = jobs.Shelf(tmp_path)
-    first = shelf.new()
-    first.mkdir()
-    picks = jobs.Shelf(shelf.root / "picked", limits.PICKS_KEPT)
-    for _ in range(100):
-        picks.new()
-    assert first.exists()
+    import gradio as gr
+
+    shelf = jobs.Shelf(tmp_path, keep=2)
+    result = shelf.new()
+    result.mkdir()
+    with gr.Blocks():
+        pickers = [page.Picker(given, shelf, label, "examples: digits") for label in ("one", "two")]
+    copies = [picker.pick("examples: digits", i)[0] for i in range(3) for picker in pickers]
+    assert result.exists()
+    assert len(set(copies)) == 6
+    assert all(copy.exists() for copy in copies)
 
 
 def test_chains_of_operations_read_no_files():

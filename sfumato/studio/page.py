@@ -200,7 +200,7 @@ class Picker:
         )
         self.pictures.upload(
             self.check, self.pictures, [self.pictures, self.notes], show_progress="hidden",
-            api_visibility="private", concurrency_id="intake",
+            api_visibility="private", concurrency_id="intake", concurrency_limit=1,
         )  # fmt: skip
 
     def thumbnails(self, folder: str) -> list[Image.Image]:
@@ -249,7 +249,7 @@ class Picker:
         picked.__annotations__["event"] = gr.SelectData
         self.shown.select(
             picked, self.folder, [self.pictures, self.notes, source, target], show_progress="hidden",
-            api_visibility="private", concurrency_id="intake",
+            api_visibility="private", concurrency_id="intake", concurrency_limit=1,
         )  # fmt: skip
 
 
