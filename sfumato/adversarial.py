@@ -27,14 +27,16 @@ from sfumato.solve import Watch
 GANMode = Literal["vanilla", "lsgan"]
 
 SIZES: dict[str, dict[str, int]] = {
-    "tiny": {"ngf": 8, "n_blocks": 5, "unet": 8, "downs": 3, "ndf": 8, "n_layers": 1},
-    "small": {"ngf": 16, "n_blocks": 6, "unet": 32, "downs": 6, "ndf": 32, "n_layers": 3},
-    "medium": {"ngf": 32, "n_blocks": 9, "unet": 48, "downs": 7, "ndf": 48, "n_layers": 3},
-    "paper": {"ngf": 64, "n_blocks": 9, "unet": 64, "downs": 8, "ndf": 64, "n_layers": 3},
+    "tiny": {"ngf": 8, "n_blocks": 5, "halvings": 2, "unet": 8, "downs": 3, "ndf": 8, "n_layers": 1},
+    "small": {"ngf": 16, "n_blocks": 6, "halvings": 1, "unet": 32, "downs": 6, "ndf": 32, "n_layers": 3},
+    "medium": {"ngf": 32, "n_blocks": 9, "halvings": 2, "unet": 48, "downs": 7, "ndf": 48, "n_layers": 3},
+    "paper": {"ngf": 64, "n_blocks": 9, "halvings": 2, "unet": 64, "downs": 8, "ndf": 64, "n_layers": 3},
 }
-"""First channels and blocks of a ResNet, first channels and levels of a U-Net, those of a discriminator.
+"""First channels, blocks and halvings of a ResNet, first channels and levels of a U-Net, those of a
+discriminator.
 
-tiny: for tests; small: for pictures of 32 to 64 pixels on a CPU; paper: the published networks.
+tiny: for tests; small: for pictures of 32 to 64 pixels on a CPU, whose detail a second halving loses;
+paper: the published networks.
 """
 
 SETTINGS: dict[str, Any] = {
@@ -52,7 +54,8 @@ def make_resnet(
         return net
     size = SIZES[choose("net", net, SIZES)]
     made = ResNet(
-        channels=channels, ngf=size["ngf"], n_blocks=size["n_blocks"], norm=norm, antialias=antialias
+        channels=channels, ngf=size["ngf"], n_blocks=size["n_blocks"], downs=size["halvings"],
+        norm=norm, antialias=antialias,
     )  # fmt: skip
     return initialise(made, init, gain)
 

@@ -48,16 +48,16 @@ class Contrastive(Part):
     channels: int
 
     def __post_init__(self) -> None:
-        if self.nce_t <= 0 or self.num_patches < 1 or not self.nce_layers:
+        if self.nce_t <= 0 or self.num_patches < 1:
             raise ValueError(
-                f"nce_t must be above 0, num_patches and nce_layers at least one, not {self.nce_t}, "
-                f"{self.num_patches} and {len(self.nce_layers)}"
+                f"nce_t must be above 0 and num_patches at least one, not {self.nce_t} and "
+                f"{self.num_patches}"
             )
         how = self.norm, self.antialias, self.init, self.init_gain
         made = gan.make_resnet(self.net, self.channels, *how)
         if not isinstance(made, ResNet):
             raise TypeError(f"patches are compared inside a ResNet, not a {type(made).__name__}")
-        self.nce_layers = tuple(sorted(set(self.nce_layers)))
+        self.nce_layers = tuple(sorted(set(self.nce_layers))) or made.paper_layers()
         heads = PatchHead(widths=made.widths(self.nce_layers))
         initialise(heads, self.init, self.init_gain)
         self.generator = nn.ModuleDict({"net": made, "heads": heads})

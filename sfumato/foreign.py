@@ -23,7 +23,7 @@ from torch import Tensor
 from sfumato.method import find
 from sfumato.nets.resnet import ResNet
 from sfumato.nets.unet_generator import UNetGenerator
-from sfumato.part import Part, fields
+from sfumato.part import Part
 
 Names = dict[str, str]
 """Our keys and theirs, in the order of the layers."""
@@ -47,10 +47,6 @@ def read_generator(file: str | Path, back: str | Path | None = None) -> tuple[Pa
     options: dict[str, Any] = {"net": net, "channels": net.channels, "norm": net.norm}
     if back is None and method == "cyclegan":
         options["directions"] = "source-to-target"
-    if isinstance(net, ResNet) and method == "cut":  # a short encoder lacks the last of them
-        defaults: dict[str, Any] = {f.name: f.default for f in fields(find(method))}
-        layers = defaults["nce_layers"]
-        options["nce_layers"] = tuple(layer for layer in layers if layer < net.encoder)
     part: Any = find(method)(**options)
     if back is not None:
         if method != "cyclegan":

@@ -137,7 +137,7 @@ def test_the_papers_options():
         1, 10, False, True,
     )  # fmt: skip
     for part in (cut, fast):
-        assert part.nce_layers == (0, 4, 8, 12, 16)
+        assert part.nce_layers == (0, 4, 8, 12, 14)  # of five blocks
         assert (part.nce_t, part.num_patches, part.antialias) == (0.07, 256, True)
         assert part.generator["heads"].mlps[0][2].out_features == 256
     assert (defaults(CUT)["hold"], defaults(FastCUT)["hold"]) == (0.5, 0.75)  # 200+200, 150+50

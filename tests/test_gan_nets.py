@@ -152,6 +152,13 @@ def test_dropout_is_in_the_three_inner_levels_of_the_way_up_only():
     assert asked == [(2, 8, 8)]  # neither the lowest level nor the image
 
 
+def test_the_layers_that_cut_compares():
+    assert ResNet(ngf=2, antialias=True).paper_layers() == (0, 4, 8, 12, 16)
+    assert ResNet(ngf=2).paper_layers() == (0, 4, 7, 10, 14)
+    assert ResNet(ngf=2, n_blocks=6, downs=1, antialias=True).paper_layers() == (0, 4, 8, 11)
+    assert ResNet(ngf=2, n_blocks=1).paper_layers() == (0, 4, 7, 10)
+
+
 def test_features_of_cut_are_the_papers_layers():
     net, layers = ResNet(ngf=4, n_blocks=5, antialias=True), (0, 4, 8, 12, 16)
     x = torch.randn(2, 3, 16, 16)
@@ -170,6 +177,7 @@ def test_features_of_cut_are_the_papers_layers():
     ("net", "message"),
     [
         (ResNet(ngf=2, n_blocks=1), "multiples of 4 from 8 on, not 18x16; choose another --size"),
+        (ResNet(ngf=2, n_blocks=1, downs=3), "multiples of 8 from 16 on, not 18x16"),
         (UNetGenerator(ngf=2, downs=3), "multiples of 8, not 18x16; choose another --size"),
     ],
 )

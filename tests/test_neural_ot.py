@@ -14,7 +14,7 @@ from truth import f64, rotation, sqrtm
 from sfumato.fit import State, fit
 from sfumato.folder import load, save
 from sfumato.methods.neural_ot import NeuralOT, weak_cost
-from sfumato.minimax import Turns
+from sfumato.minimax import Turns, beyond, potential_loss
 from sfumato.nets.potential import Potential
 from sfumato.nets.transport_unet import TransportUNet
 from sfumato.train import defaults
@@ -65,6 +65,30 @@ def play(part, batches, *, steps, lr, ema):
     for _ in fit(state, batches, steps=steps, lr=lr, warmup=0, clip=0, ema=ema):
         pass
     return state
+
+
+@settings(max_examples=10)
+@given(st.floats(0, 3), st.floats(0, 3))
+def test_a_potential_says_how_far_its_images_have_come(shift, reach):
+    y = torch.randn(4, 2, 3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    f = lambda at: (at - (y - shift)).square().flatten(1).mean(1, keepdim=True)  # y came from y - shift
+    expected = max(0.0, shift - reach) ** 2
+    assert beyond(f, y, reach).item() == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_steep_potential_is_made_less_steep():
+    g = torch.Generator().manual_seed(0)
+    x, y, f = torch.randn(64, 2, generator=g), torch.randn(64, 2, generator=g) + 1, nn.Linear(2, 1)
+    with torch.no_grad():
+        f.weight.mul_(50)
+    optimiser = torch.optim.Adam(f.parameters(), 0.1)
+    for _ in range(500):
+        optimiser.zero_grad()
+        potential_loss(f, x, y, reach=1.0).backward()
+        optimiser.step()
+    s = f.weight.norm().item() / 2**0.5  # sqrt(D) |grad f| / 2
+    # of -|E y - E x| |w| + max(0, s - 1)^2, with |w| = sqrt(2) s
+    assert s == pytest.approx(1 + (y.mean(0) - x.mean(0)).norm().item() / 2**0.5, rel=1e-3)
 
 
 @settings(max_examples=10)

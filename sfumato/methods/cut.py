@@ -39,8 +39,8 @@ class CUT(Contrastive):
         lambda_nce: weight of the contrast, >= 0.
         nce_idt: whether pictures of the target are contrasted with their own results, too.
         flip_equivariance: whether half of the steps, at random, see their pictures mirrored.
-        nce_layers: of the encoder, counted as in the paper: 0 is the padded image, 4 and 8 the
-            downsampling convolutions, 12 and on the residual blocks (with antialias).
+        nce_layers: of the encoder, counted as in the paper; none: as there, the padded image, the
+            downsampling convolutions, the first and the middle block (0, 4, 8, 12, 16 of net paper).
         nce_t: temperature tau, > 0.
         num_patches: patches a layer and picture, at most.
         gan_mode: lsgan or vanilla.
@@ -61,7 +61,7 @@ class CUT(Contrastive):
     lambda_nce: float = 1.0
     nce_idt: bool = True
     flip_equivariance: bool = False
-    nce_layers: tuple[int, ...] = (0, 4, 8, 12, 16)
+    nce_layers: tuple[int, ...] = ()
     nce_t: float = 0.07
     num_patches: int = 256
     gan_mode: gan.GANMode = "lsgan"

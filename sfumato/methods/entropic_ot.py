@@ -48,6 +48,8 @@ class EntropicOT(Part):
         n_steps: Euler-Maruyama steps N, at least 1.
         noisy_end: noise in the last step, too.
         k_t: steps of v for each of D, at least 1.
+        reach: root mean square distance (a pixel) above which the potential's slope costs, >= 0; images in
+            [-1, 1] are at most 2 apart; 0: without limit (the paper), which asks for many more steps.
         side: of the training images in pixels; given by the training.
         channels: 3 for colour, 1 for gray.
     """
@@ -64,11 +66,12 @@ class EntropicOT(Part):
     n_steps: int = 10
     noisy_end: bool = False
     k_t: int = 10
+    reach: float = 0.0
     side: int = 64
     channels: int = 3
 
     def __post_init__(self) -> None:
-        at_least(0, epsilon=self.epsilon, epsilon_warmup=self.epsilon_warmup)
+        at_least(0, epsilon=self.epsilon, epsilon_warmup=self.epsilon_warmup, reach=self.reach)
         at_least(1, n_steps=self.n_steps, k_t=self.k_t)
         self.drift = make_net(self.net, channels=self.channels)
         self.potential = make_potential(self.critic, self.net, self.channels, self.side)
@@ -85,7 +88,7 @@ class EntropicOT(Part):
             if player == "drift":
                 yield player, energy - self.potential(made).mean()
             else:
-                yield player, potential_loss(self.potential, made, y)
+                yield player, potential_loss(self.potential, made, y, self.reach)
 
     @torch.no_grad()
     def translate(self, source: Tensor, *, seed: int = 0, watch: Watch | None = None) -> Tensor:

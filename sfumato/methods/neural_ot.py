@@ -59,6 +59,8 @@ class NeuralOT(Part):
         z_size: samples Z of T an image in training, at least 2; weak only.
         z_std: standard deviation of the noise channel z, > 0; weak only.
         k_t: steps of T for each of f, at least 1.
+        reach: root mean square distance (a pixel) above which the potential's slope costs, >= 0; images in
+            [-1, 1] are at most 2 apart; 0: without limit (the paper), which asks for many more steps.
         norm: of T: batch, instance, or affine (instance norm with weights).
         side: of the training images in pixels; given by the training.
         channels: 3 for colour, 1 for gray.
@@ -77,6 +79,7 @@ class NeuralOT(Part):
     z_size: int = 8
     z_std: float = 0.1
     k_t: int = 10
+    reach: float = 0.0
     norm: Norm = "batch"
     side: int = 64
     channels: int = 3
@@ -84,6 +87,7 @@ class NeuralOT(Part):
     def __post_init__(self) -> None:
         choose("cost", self.cost, ("strong", "weak"))
         at_least(1, k_t=self.k_t)
+        at_least(0, reach=self.reach)
         at_least(0, gamma_warmup=self.gamma_warmup)
         if not 0 <= (gamma := self.gamma) <= 1 or not self.z_std > 0:
             raise ValueError(
@@ -109,7 +113,7 @@ class NeuralOT(Part):
             if player == "transport":
                 yield player, self._cost(x, made) - self.potential(flat).mean()
             else:
-                yield player, potential_loss(self.potential, flat, y)
+                yield player, potential_loss(self.potential, flat, y, self.reach)
 
     @torch.no_grad()
     def translate(self, source: Tensor, *, seed: int = 0, watch: Watch | None = None) -> Tensor:

@@ -25,6 +25,7 @@ class ResNet(Part):
         channels: of the images.
         ngf: channels of the first layer; four times as many in the residual blocks.
         n_blocks: residual blocks: 9 for 256 pixels and more, 6 for 128.
+        downs: levels that halve the size: 2 in the papers; 1 keeps more of a small picture's detail.
         norm: instance, batch, or affine.
         antialias: blur before down- and after upsampling (CUT), or strided and transposed
             convolutions (CycleGAN).
@@ -33,6 +34,7 @@ class ResNet(Part):
     channels: int = 3
     ngf: int = 64
     n_blocks: int = 9
+    downs: int = 2
     norm: str = "instance"
     antialias: bool = False
 
@@ -43,13 +45,14 @@ class ResNet(Part):
             return [conv, make_norm(self.norm, conv.out_channels), nn.ReLU()]
 
         layers = [nn.ReflectionPad2d(3), *normed(nn.Conv2d(self.channels, c, 7, bias=bias))]
-        for _ in range(2):
+        for _ in range(self.downs):
             layers += normed(nn.Conv2d(c, 2 * c, 3, stride=stride, padding=1, bias=bias))
             layers += [BlurDown()] if self.antialias else []
             c *= 2
+        self.first_block = len(layers)
         layers += [ResNetBlock(channels=c, norm=self.norm) for _ in range(self.n_blocks)]
         self.encoder = len(layers)
-        for _ in range(2):
+        for _ in range(self.downs):
             if self.antialias:
                 layers += [BlurUp(), *normed(nn.Conv2d(c, c // 2, 3, padding=1, bias=bias))]
             else:
@@ -59,9 +62,10 @@ class ResNet(Part):
         self.model = nn.Sequential(*layers)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        if x.shape[2] % 4 or x.shape[3] % 4 or min(x.shape[2:]) < 8:
+        step = 2**self.downs
+        if x.shape[2] % step or x.shape[3] % step or min(x.shape[2:]) < 2 * step:
             raise ValueError(
-                f"this network takes sizes that are multiples of 4 from 8 on, not "
+                f"this network takes sizes that are multiples of {step} from {2 * step} on, not "
                 f"{x.shape[2]}x{x.shape[3]}; choose another --size"
             )
         return self.model(x)
@@ -73,6 +77,12 @@ class ResNet(Part):
             x = layer(x)
             found += [x] if i in layers else []
         return found
+
+    def paper_layers(self) -> tuple[int, ...]:
+        """Those that CUT compares: the padded image, what halves the size, the first and middle block."""
+        halve = [i for i in range(1, self.first_block) if isinstance(self.model[i], nn.Conv2d)][1:]
+        middle = self.first_block + self.n_blocks // 2
+        return tuple(sorted({0, *halve, self.first_block, middle}))
 
     def widths(self, layers: Sequence[int]) -> tuple[int, ...]:
         """Channels of these features.
