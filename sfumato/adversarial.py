@@ -27,15 +27,30 @@ from sfumato.solve import Watch
 GANMode = Literal["vanilla", "lsgan"]
 
 SIZES: dict[str, dict[str, int]] = {
-    "tiny": {"ngf": 8, "n_blocks": 5, "halvings": 2, "unet": 8, "downs": 3, "ndf": 8, "n_layers": 1},
-    "small": {"ngf": 16, "n_blocks": 6, "halvings": 1, "unet": 32, "downs": 6, "ndf": 32, "n_layers": 3},
-    "medium": {"ngf": 32, "n_blocks": 9, "halvings": 2, "unet": 48, "downs": 7, "ndf": 48, "n_layers": 3},
-    "paper": {"ngf": 64, "n_blocks": 9, "halvings": 2, "unet": 64, "downs": 8, "ndf": 64, "n_layers": 3},
-}
-"""First channels, blocks and halvings of a ResNet, first channels and levels of a U-Net, those of a
-discriminator.
+    "tiny": {
+        "ngf": 8, "n_blocks": 5, "halvings": 2,
+        "unet": 8, "downs": 3, "stem": 0,
+        "ndf": 8, "n_layers": 1,
+    },
+    "small": {
+        "ngf": 16, "n_blocks": 6, "halvings": 1,
+        "unet": 32, "downs": 6, "stem": 16,
+        "ndf": 32, "n_layers": 3,
+    },
+    "medium": {
+        "ngf": 32, "n_blocks": 9, "halvings": 2,
+        "unet": 48, "downs": 7, "stem": 0,
+        "ndf": 48, "n_layers": 3,
+    },
+    "paper": {
+        "ngf": 64, "n_blocks": 9, "halvings": 2,
+        "unet": 64, "downs": 8, "stem": 0,
+        "ndf": 64, "n_layers": 3,
+    },
+}  # fmt: skip
+"""A row each for the ResNet, the U-Net and the discriminator: first channels, then how deep.
 
-tiny: for tests; small: for pictures of 32 to 64 pixels on a CPU, whose detail a second halving loses;
+tiny: for tests; small: for pictures of 32 to 64 pixels on a CPU, with detail kept at full and half size;
 paper: the published networks.
 """
 
@@ -73,7 +88,8 @@ def make_unet(
     size = SIZES[choose("net", net, SIZES)]
     downs = max([d for d in range(1, size["downs"] + 1) if side % 2**d == 0], default=0)
     made = UNetGenerator(
-        channels=channels, ngf=size["unet"], downs=downs, norm=norm, dropouts=max(0, downs - 5)
+        channels=channels, ngf=size["unet"], downs=downs, norm=norm, dropouts=max(0, downs - 5),
+        stem=size["stem"],
     )  # fmt: skip
     return initialise(made, init, gain)
 

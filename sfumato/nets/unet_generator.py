@@ -23,6 +23,7 @@ class UNetGenerator(Part):
         norm: batch, instance, or affine.
         dropout: probability in [0, 1), in evaluation, too.
         dropouts: how many of the inner levels have dropout on the way up.
+        stem: channels of a level at full size, whose skip keeps small pictures sharp; 0: none, as published.
     """
 
     channels: int = 3
@@ -31,6 +32,7 @@ class UNetGenerator(Part):
     norm: str = "batch"
     dropout: float = 0.5
     dropouts: int = 3
+    stem: int = 0
 
     def __post_init__(self) -> None:
         if self.downs < 2:
@@ -43,15 +45,19 @@ class UNetGenerator(Part):
             norm = make_norm(self.norm, width) if normed else nn.Identity()
             return nn.ModuleDict({"conv": conv, "norm": norm})
 
+        outer = self.stem or self.channels
+        if self.stem:
+            self.first = nn.Conv2d(self.channels, self.stem, 3, 1, 1)
+            self.final = nn.Conv2d(2 * self.stem, self.channels, 3, 1, 1)
         self.down, self.up = nn.ModuleList(), nn.ModuleList()  # up begins at the lowest level
         for i, width in enumerate(widths):
-            c = widths[i - 1] if i else self.channels
+            c = widths[i - 1] if i else outer
             conv = nn.Conv2d(c, width, 4, 2, 1, bias=bias)
             self.down.append(level(conv, width, normed=0 < i < last))
         for i in range(last, -1, -1):
-            c, width = widths[i] * (1 if i == last else 2), widths[i - 1] if i else self.channels
+            c, width = widths[i] * (1 if i == last else 2), widths[i - 1] if i else outer
             up = nn.ConvTranspose2d(c, width, 4, 2, 1, bias=bias or i == 0)
-            self.up.append(level(up, width, normed=i > 0))
+            self.up.append(level(up, width, normed=i > 0 or self.stem > 0))
 
     def forward(
         self, x: Float[Tensor, "b c h w"], draw: Callable[[Tensor], Tensor] | None = None
@@ -64,6 +70,9 @@ class UNetGenerator(Part):
                 f"{x.shape[2]}x{x.shape[3]}; choose another --size"
             )
         skips: list[Tensor] = []
+        if self.stem:
+            x = self.first(x)
+            skips.append(x)
         for level in self.down:
             x = level["norm"](level["conv"](F.leaky_relu(x, 0.2) if skips else x))  # type: ignore[index]
             skips.append(x)
@@ -73,4 +82,4 @@ class UNetGenerator(Part):
             if draw is not None and self.dropout and 0 < i <= min(self.dropouts, self.downs - 2):
                 x = drop(x, self.dropout, draw(x))
             x = torch.cat([skips.pop(), x], 1) if skips else x
-        return x.tanh()
+        return (self.final(F.relu(x)) if self.stem else x).tanh()
