@@ -41,7 +41,8 @@ def test_shapes_and_range(norm):
     x = torch.rand(2, 3, 16, 24) * 2 - 1
     for net in (
         ResNet(ngf=4, n_blocks=1, norm=norm), ResNet(ngf=4, n_blocks=1, norm=norm, antialias=True),
-        UNetGenerator(ngf=4, downs=3, norm=norm),
+        ResNet(ngf=4, n_blocks=1, norm=norm, downs=1),
+        UNetGenerator(ngf=4, downs=3, norm=norm), UNetGenerator(ngf=4, downs=3, norm=norm, stem=2),
     ):  # fmt: skip
         y = net(x)
         assert y.shape == x.shape

@@ -116,4 +116,4 @@ class ResNetBlock(Part):
         self.conv_block = nn.Sequential(*conv(), nn.ReLU(), *conv())
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.add(x, self.conv_block(x))
+        return self.conv_block(x).add_(x)
