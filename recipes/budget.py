@@ -58,12 +58,12 @@ DATA = {
     ),
     "earth": Data(
         ("satellite", "relief"), "data/earth_hidden", "data/earth/test",
-        compare={"truth": "data/earth/test/relief", "task": "land_water", "limit": 96},
+        compare={"truth": "data/earth/test/relief", "task": "relief_water", "limit": 321},
         ddib={"recentre": "true"}, sde=CHROMA,
     ),
     "earth_pairs": Data(
         ("satellite", "relief"), "data/earth/train", "data/earth/test",
-        compare={"truth": "data/earth/test/relief", "task": "land_water", "limit": 96},
+        compare={"truth": "data/earth/test/relief", "task": "relief_water", "limit": 321},
     ),
     "horse2zebra": Data(
         ("horse", "zebra"), "data/horse2zebra12/train", "data/horse2zebra12/test",

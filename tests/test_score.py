@@ -16,7 +16,7 @@ from scipy.ndimage import correlate1d
 
 from sfumato.evaluate.features import Lite0
 from sfumato.evaluate.inception import InceptionV3
-from sfumato.evaluate.measures import Scores, differences
+from sfumato.evaluate.measures import TASKS, Scores, differences
 from sfumato.evaluate.pictures import Derived, Pictures, controls, matched, read_groups
 from sfumato.evaluate.protocol import PROTOCOLS, Protocol
 from sfumato.evaluate.score import Judge
@@ -605,3 +605,10 @@ def test_the_variants_of_fid_are_not_one_number(root, tmp_path, inception):
     )
     assert len({s.numbers["fd"].value for s in found.values()}) == 3
     assert len({s.numbers["source/l2"].value for s in found.values()}) == 1
+
+
+def test_water_by_its_colour():
+    deep, shallow, land, satellite = (0.6, 0.76, 0.9), (0.84, 0.9, 0.98), (0.6, 0.73, 0.6), (0.02, 0.05, 0.2)
+    pictures = torch.tensor([deep, shallow, land, satellite])[:, :, None, None] * 2 - 1
+    assert TASKS["relief_water"](pictures).flatten().tolist() == [1, 1, 0, 0]
+    assert TASKS["land_water"](pictures).flatten().tolist() == [1, 1, 0, 1]  # copies of a satellite's

@@ -67,7 +67,7 @@ def compare(
             methods, instead of the protocol's.
         inception: file of the FID network's weights, pt_inception-2015-12-05-6726825d.pth.
         groups: FILE.csv:COLUMN; pictures of one group are no independent evidence.
-        task: labels that results are scored by against the truth's: land_water.
+        task: labels that results are scored by against the truth's: land_water, relief_water.
         classifier: images (B, 3, H, W) -> (B,) 1 for the target domain; a linear probe by default.
         seed: first seed of the noise.
         seeds: how many seeds; 4 and more show how sure a method is.
@@ -220,7 +220,7 @@ def evaluate(
             methods, instead of the protocol's.
         inception: file of the FID network's weights, pt_inception-2015-12-05-6726825d.pth.
         groups: FILE.csv:COLUMN; pictures of one group are no independent evidence.
-        task: labels that results are scored by against the truth's: land_water.
+        task: labels that results are scored by against the truth's: land_water, relief_water.
         classifier: images (B, 3, H, W) -> (B,) 1 for the target domain; a linear probe by default.
 
     Raises:

@@ -118,4 +118,15 @@ def land_water(relief: Tensor) -> Tensor:
     return (2 * b - r - g > 0.16).long()
 
 
-TASKS: dict[str, Task] = {"land_water": land_water}
+def relief_water(relief: Tensor) -> Tensor:
+    """1 for the relief's pale water: B - 0.6 R > 0.42, RGB in [0, 1].
+
+    Fitted to the land mask of Natural Earth on Earth's training tiles, and right on 97 % of their pixels,
+    98.6 % of those held out (`land_water`: 96 and 98.3 %).  Dark water of a satellite is none, so that
+    copies score low.
+    """
+    r, _, b = ((relief.clamp(-1, 1) + 1) / 2).unbind(1)
+    return (b - 0.6 * r > 0.42).long()
+
+
+TASKS: dict[str, Task] = {"land_water": land_water, "relief_water": relief_water}
