@@ -47,6 +47,7 @@ class Data:
     ddib: dict[str, str] = field(default_factory=dict)
     cut: dict[str, Any] = field(default_factory=lambda: {"num_patches": 64})
     sde: dict[str, Any] = field(default_factory=dict)
+    columns: tuple[str, ...] = ("fd", "task", "truth/l2")
     share: float = 1.0
     """Of the budget."""
 
@@ -55,6 +56,7 @@ DATA = {
     "digits": Data(
         ("2", "3"), "data/digits/train", "data/digits/test",
         compare={"features": "runs/judge_digits", "groups": "data/digits/digits.csv:source"}, share=0.5,
+        columns=("domain", "fd", "source/hue"),
     ),
     "earth": Data(
         ("satellite", "relief"), "data/earth_hidden", "data/earth/test",
@@ -68,6 +70,7 @@ DATA = {
     "horse2zebra": Data(
         ("horse", "zebra"), "data/horse2zebra12/train", "data/horse2zebra12/test",
         how={"size": 64, "flip": True}, compare={"size": 64}, share=0.5,
+        columns=("fd", "kid", "source/l2"),
         sde={"cells": 16, "roughness": 0.25, "pool": 512},
     ),
 }  # fmt: skip
@@ -194,18 +197,33 @@ def linear(data: Data) -> Path:
     return out
 
 
-def table(name: str, only: list[str]) -> None:
+def table(name: str, only: list[str], picture_file: str | None) -> None:
+    """Compares what was trained, with the controls, and prints the tables of docs/which.md."""
+    from budget_page import markdown, picture
+
     data = DATA[name]
     a, b = data.ends
-    entries = [entry(name, m, budget) for budget in ("time", "pictures") for m in only]
-    if name == "earth_pairs":
-        entries.append(f"'label=linear regression' folder={linear(data)}")
+    entries = {
+        f"{m}, equal {budget}": entry(name, m, budget)
+        for budget in ("time", "pictures") for m in only if (run(name, m, budget) / "spent.json").exists()
+    }  # fmt: skip
+    more = [f"'label=linear regression' folder={linear(data)}"] if name == "earth_pairs" else []
     sources = {"": data.test} | ({"_trained": data.train} if name == "horse2zebra" else {})
     for label, folder in sources.items():
-        compare(
-            f"{folder}/{a}", f"{RUNS}/compare_{name}{label}", entries, target=f"{folder}/{b}",
-            **({} if label else {"train": f"{data.train}/{b}"}), **data.compare,
+        found = compare(
+            f"{folder}/{a}", f"{RUNS}/compare_{name}{label}", [*entries.values(), *more],
+            target=f"{folder}/{b}", **({} if label else {"train": f"{data.train}/{b}"}), **data.compare,
         )  # fmt: skip
+        print(markdown(found, data.columns, lambda row: spent_of(name, row)))
+        if picture_file and not label:
+            real = [found.judge.source, *([found.judge.truth] if found.judge.truth else [])]
+            picture(Path(picture_file), found, real, list(entries)[: len(only)])
+
+
+def spent_of(name: str, label: str) -> Path | None:
+    """Where it stands what the model of this row took; None for what was not trained here."""
+    method, _, budget = label.rpartition(", equal ")
+    return run(name, method, budget) / "spent.json" if method else None
 
 
 if __name__ == "__main__":
@@ -214,6 +232,7 @@ if __name__ == "__main__":
     parser.add_argument("--methods", nargs="*", default=[])
     parser.add_argument("--budgets", nargs="*", default=["time", "pictures"])
     parser.add_argument("--table", action="store_true", help="compare what was trained")
+    parser.add_argument("--picture", help="with --table: write rows of results here, as PNG")
     args = parser.parse_args()
     only = args.methods or methods(args.data)
     torch.set_num_threads(1)
@@ -225,4 +244,4 @@ if __name__ == "__main__":
         for method in only:
             fit(args.data, method, budget)
     if args.table:
-        table(args.data, only)
+        table(args.data, only, args.picture)
