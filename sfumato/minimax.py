@@ -58,7 +58,8 @@ def make_potential(
     size = net if critic == "same" else critic
     if isinstance(size, nn.Module):
         raise ValueError("a network as `net` needs a network as `critic`, too")
-    return Potential(channels=channels, width=WIDTHS[choose("critic", size, WIDTHS)], side=side)
+    width = WIDTHS[choose("critic", size, WIDTHS)]
+    return Potential(channels=channels, width=width, side=side, antialias=size != "paper")
 
 
 def potential_loss(f: nn.Module, made: Tensor, real: Tensor, reach: float = 0) -> Tensor:
