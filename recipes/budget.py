@@ -91,7 +91,7 @@ GAN: dict[str, Any] = {"lr": 1e-3, "ema": 0.99}
 """More than the papers' 2e-4, and averaged weights: for ten thousand steps instead of a million."""
 
 OT: dict[str, Any] = {"lr": 5e-4, "beta1": 0.5, "ema": 0.99}
-NEAR = {"k_t": 5, "reach": 2.0}
+NEAR = {"k_t": 2, "reach": 2.0}
 """Without the limit the potential runs away at this rate."""
 
 METHODS = {
@@ -103,7 +103,7 @@ METHODS = {
     "cut": Method("cut", {32: 12000, 64: 4400}, {32: 4, 64: 4}, lambda steps, data: data.cut, GAN),
     "fastcut": Method("fastcut", {32: 18000, 64: 6600}, {32: 4, 64: 4}, lambda steps, data: data.cut, GAN),
     "neural_ot": Method(
-        "neural_ot", {32: 4500, 64: 2400}, {32: 16, 64: 8}, lambda steps, data: NEAR, OT,
+        "neural_ot", {32: 9000, 64: 4800}, {32: 16, 64: 8}, lambda steps, data: NEAR, OT,
     ),
     "neural_ot, weak": Method(
         "neural_ot", {32: 1900, 64: 1000}, {32: 16, 64: 8},
