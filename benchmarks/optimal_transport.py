@@ -95,7 +95,7 @@ def strong(s0: np.ndarray, s1: np.ndarray, steps: int, lr: float, width: int) ->
     torch.manual_seed(0)
     dim = len(s0)
     nets = {"net": Perceptron(dim, dim, width), "critic": Perceptron(dim, 1, width)}
-    part = find("neural_ot")(**nets, k_t=3)
+    part = find("neural_ot")(**nets, k_t=3, reach=0)
     return part, trained(part, s0, s1, steps, lr, 256)
 
 
@@ -123,7 +123,7 @@ def weak_rows(fast: bool) -> list[Row]:
         steps = 150 if fast else 3000
         part = find("neural_ot")(
             net=Perceptron(2, 1, 32), critic=Perceptron(1, 1, 32), cost="weak", gamma=gamma,
-            gamma_warmup=steps // 24, z_std=1.0, k_t=1,
+            gamma_warmup=steps // 24, z_std=1.0, k_t=1, reach=0,
         )  # fmt: skip
         s0, s1 = np.eye(1), np.eye(1) * s**2
         seconds = trained(part, s0, s1, steps, 3e-3, 512)
@@ -148,7 +148,7 @@ def entropic_rows(fast: bool) -> list[Row]:
         steps = 75 if fast else 3000
         part = find("entropic_ot")(
             net=Perceptron(3, 2, 32), critic=Perceptron(2, 1, 32), epsilon=epsilon, n_steps=n_steps,
-            epsilon_warmup=steps // 30, k_t=3, noisy_end=True,
+            epsilon_warmup=steps // 30, k_t=3, reach=0, noisy_end=True,
         )  # fmt: skip
         seconds = trained(part, s0, s1, steps, 3e-3, 512)
         d = sqrtm(4 * root @ s1 @ root + epsilon**2 * eye)

@@ -91,8 +91,8 @@ GAN: dict[str, Any] = {"lr": 1e-3, "ema": 0.99}
 """More than the papers' 2e-4, and averaged weights: for ten thousand steps instead of a million."""
 
 OT: dict[str, Any] = {"lr": 5e-4, "beta1": 0.5, "ema": 0.99}
-NEAR = {"k_t": 2, "reach": 2.0}
-"""Without the limit the potential runs away at this rate."""
+NEAR = {"k_t": 2}
+"""With the potential's slope limited (`reach`), it need not wait long for the map."""
 
 METHODS = {
     "cyclegan": Method(

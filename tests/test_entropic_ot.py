@@ -63,7 +63,7 @@ class Quadratic(nn.Module):
 
 
 def made(net, critic="tiny", **options):
-    return EntropicOT(net=net, critic=critic, epsilon_warmup=0, **options).eval()
+    return EntropicOT(net=net, critic=critic, reach=0, epsilon_warmup=0, **options).eval()
 
 
 def moments(part, s0):

@@ -126,7 +126,7 @@ def test_the_monge_map_and_its_potential_are_a_saddle(float64):
         critic.A.copy_((torch.eye(2) - inverse) / 2)  # its gradient is 2 A y + b
         critic.b.copy_(inverse @ M1 - M0)
     x, y = exact_sample(200, M0, S0), exact_sample(300, M1, S1)
-    part = NeuralOT(net=net, critic=critic).eval()
+    part = NeuralOT(net=net, critic=critic, reach=0).eval()
     losses = dict(part.objectives(iter([(x, y)]), torch.Generator()))
     for player, loss in losses.items():
         for g in torch.autograd.grad(loss, list(part.get_submodule(player).parameters())):
@@ -137,7 +137,7 @@ def test_the_monge_map_and_its_potential_are_a_saddle(float64):
 
 
 def test_the_potential_rises_on_real_images():
-    part = NeuralOT(net=nn.Identity(), critic=Quadratic(2), k_t=1)
+    part = NeuralOT(net=nn.Identity(), critic=Quadratic(2), reach=0, k_t=1)
     part.eval()
     with torch.no_grad():
         part.potential.b.copy_(torch.tensor([1.0, 0.0]))
@@ -148,7 +148,7 @@ def test_the_potential_rises_on_real_images():
 
 
 def test_training_finds_the_monge_map(report):
-    part = NeuralOT(net=nn.Linear(2, 2), critic=Quadratic(2), k_t=3)
+    part = NeuralOT(net=nn.Linear(2, 2), critic=Quadratic(2), reach=0, k_t=3)
     state = play(part, normals(128, M1, S1, M0, S0), steps=800, lr=3e-2, ema=0.98)
     x = exact_sample(500, M0, S0)
     with state.averaged() as part:
@@ -168,7 +168,7 @@ def test_the_weak_map_of_gaussians(s1, slope, variance, report):
     net = nn.Linear(2, 1)
     with torch.no_grad():
         net.weight.copy_(torch.tensor([[0.3, 0.4]]))
-    part = NeuralOT(net=net, critic=Quadratic(1), **how)
+    part = NeuralOT(net=net, critic=Quadratic(1), reach=0, **how)
     batches = normals(128, f64([1.0]), f64([[s1**2]]), f64([0.0]), f64([[1.0]]))
     state = play(part, batches, steps=1400, lr=2e-2, ema=0.995)
     with state.averaged() as part:
@@ -180,7 +180,7 @@ def test_the_weak_map_of_gaussians(s1, slope, variance, report):
 
 def played(accumulate):
     """The players whose weights changed in each step of `fit`, and the part."""
-    part, names = NeuralOT(net=nn.Linear(2, 2), critic=Quadratic(2), k_t=3), []
+    part, names = NeuralOT(net=nn.Linear(2, 2), critic=Quadratic(2), reach=0, k_t=3), []
     before = {k: v.clone() for k, v in part.named_parameters()}
     batches = normals(8, M1, S1, M0, S0)
     for _ in fit(State(part), batches, steps=8, warmup=0, accumulate=accumulate):
@@ -213,7 +213,7 @@ def test_samples_and_their_noise(tmp_path):
         def forward(self, xz):
             return xz[:, :-1] + xz[:, -1:]
 
-    part = NeuralOT(net=Noisy(), critic=Quadratic(1), cost="weak", z_std=0.1, z_size=6).eval()
+    part = NeuralOT(net=Noisy(), critic=Quadratic(1), reach=0, cost="weak", z_std=0.1, z_size=6).eval()
     x = torch.linspace(-1, 1, 4000)[:, None, None, None].expand(4000, 1, 1, 1)
     noise = part.translate(x) - x
     assert noise.std().item() == pytest.approx(0.1, rel=0.05)

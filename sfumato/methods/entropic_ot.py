@@ -49,7 +49,7 @@ class EntropicOT(Part):
         noisy_end: noise in the last step, too.
         k_t: steps of v for each of D, at least 1.
         reach: root mean square distance (a pixel) above which the potential's slope costs, >= 0; images in
-            [-1, 1] are at most 2 apart; 0: without limit (the paper), which asks for many more steps.
+            [-1, 1] are at most 2 apart; 0: without limit, as published, where it may run away.
         side: of the training images in pixels; given by the training.
         channels: 3 for colour, 1 for gray.
     """
@@ -66,7 +66,7 @@ class EntropicOT(Part):
     n_steps: int = 10
     noisy_end: bool = False
     k_t: int = 10
-    reach: float = 0.0
+    reach: float = 2.0
     side: int = 64
     channels: int = 3
 

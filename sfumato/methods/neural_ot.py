@@ -60,7 +60,7 @@ class NeuralOT(Part):
         z_std: standard deviation of the noise channel z, > 0; weak only.
         k_t: steps of T for each of f, at least 1.
         reach: root mean square distance (a pixel) above which the potential's slope costs, >= 0; images in
-            [-1, 1] are at most 2 apart; 0: without limit (the paper), which asks for many more steps.
+            [-1, 1] are at most 2 apart; 0: without limit, as published, where it may run away.
         norm: of T: batch, instance, or affine (instance norm with weights).
         side: of the training images in pixels; given by the training.
         channels: 3 for colour, 1 for gray.
@@ -79,7 +79,7 @@ class NeuralOT(Part):
     z_size: int = 8
     z_std: float = 0.1
     k_t: int = 10
-    reach: float = 0.0
+    reach: float = 2.0
     norm: Norm = "batch"
     side: int = 64
     channels: int = 3
