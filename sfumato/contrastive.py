@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sfumato import adversarial as gan
-from sfumato.nets.layers import Init, Norm, initialise
+from sfumato.nets.layers import Init, Norm, initialise, still
 from sfumato.nets.patch_head import PatchHead
 from sfumato.nets.resnet import ResNet
 from sfumato.part import Part
@@ -71,9 +71,7 @@ class Contrastive(Part):
     ) -> Iterator[tuple[str, Tensor]]:
         x, y = next(batches)
         flipped = self.flip_equivariance and torch.rand((), generator=rng).item() < 0.5
-        inputs = torch.cat([x, y]) if self.nce_idt else x
-        made = self.generator["net"](inputs.flip(3) if flipped else inputs)
-        fake = made[: len(x)]
+        fake, keys = self._generate(x, flipped)
         yield (
             "discriminator",
             gan.critic_loss(
@@ -83,34 +81,52 @@ class Contrastive(Part):
         # the graph of `made` is used here only, and holds no weight that has changed since
         loss = self.lambda_gan * gan.gan_loss(self.discriminator(fake), True, self.gan_mode)
         if self.lambda_nce:
-            nce = self._nce(x, fake, flipped, rng)
-            if self.nce_idt:
-                nce = (nce + self._nce(y, made[len(x) :], flipped, rng)) / 2
+            with still(self.generator):
+                nce = self._nce(keys, fake, flipped, rng)
+                if self.nce_idt:
+                    made, keys = self._generate(y, flipped)
+                    nce = (nce + self._nce(keys, made, flipped, rng)) / 2
             loss = loss + self.lambda_nce * nce
         yield "generator", loss
 
     @torch.no_grad()
     def measures(self, x: Tensor, y: Tensor, rng: torch.Generator) -> dict[str, float]:
         """The discriminator's mean scores of real and of generated pictures, and the NCE."""
-        fake = self.generator["net"](x)
+        fake, keys = self._generate(x, False)
         scores = gan.health(self.discriminator(y), self.discriminator(fake), self.gan_mode)
-        return scores | {"nce": self._nce(x, fake, False, rng).item()}
+        return scores | {"nce": self._nce(keys, fake, False, rng).item()}
 
     warning = staticmethod(gan.saturated)
 
-    def _nce(self, source: Tensor, result: Tensor, flipped: bool, rng: torch.Generator) -> Tensor:
+    def _generate(self, x: Tensor, flipped: bool) -> tuple[Tensor, list[Tensor]]:
+        """The result of x, or of its mirror image, and the features of x itself."""
+        net = self._net
+        made, keys = net.with_features(x.flip(3) if flipped else x, self.nce_layers)
+        if flipped:
+            with torch.no_grad():
+                keys = net.features(x, self.nce_layers)
+        return made, keys
+
+    def _nce(
+        self, keys: Sequence[Tensor], result: Tensor, flipped: bool, rng: torch.Generator
+    ) -> Tensor:
         """The mean of the layers' contrast; a result of a flipped source is flipped back first."""
-        net, heads = self.generator["net"], self.generator["heads"]
-        assert isinstance(net, ResNet)
-        queries = net.features(result, self.nce_layers)
+        queries = self._net.features(result, self.nce_layers)
         queries = [f.flip(3) for f in queries] if flipped else queries
         places = [
             torch.randperm(f[0, 0].numel(), generator=rng)[: self.num_patches].to(f.device)
             for f in queries
         ]
+        heads = self.generator["heads"]
         with torch.no_grad():  # the keys are detached
-            keys = heads(net.features(source, self.nce_layers), places)
-        return layers_nce(heads(queries, places), keys, self.nce_t)
+            k = heads(keys, places)
+        return layers_nce(heads(queries, places), k, self.nce_t)
+
+    @property
+    def _net(self) -> ResNet:
+        net = self.generator["net"]
+        assert isinstance(net, ResNet)
+        return net
 
 
 def layers_nce(queries: Sequence[Tensor], keys: Sequence[Tensor], tau: float) -> Tensor:

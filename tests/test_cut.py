@@ -1,5 +1,6 @@
 """CUT and FastCUT: the contrast in closed form, flips, terms and weights, the papers' options."""
 
+import copy
 import math
 
 import pytest
@@ -75,8 +76,8 @@ def test_identity_halves_the_contrast_of_source_and_target():
         part.discriminator = Same(1)  # fools the generator's loss away
     with torch.no_grad():
         rng = torch.Generator().manual_seed(0)
-        x = both._nce(A, both.generator["net"](A), False, rng)
-        y = both._nce(B, both.generator["net"](B), False, rng)
+        nce = lambda made, keys: both._nce(keys, made, False, rng)
+        x, y = nce(*both._generate(A, False)), nce(*both._generate(B, False))
     assert losses(both)["generator"] == pytest.approx(((x + y) / 2).item(), rel=1e-5)
     assert losses(one)["generator"] == pytest.approx(x.item(), rel=1e-5)
     ten = tiny(FastCUT, flip_equivariance=False)
@@ -87,17 +88,39 @@ def test_identity_halves_the_contrast_of_source_and_target():
 def test_flips_are_undone_before_patches_are_compared():
     """The padded image's features of a mirrored result, mirrored back, are those of the result."""
     part = tiny(FastCUT, nce_layers=(0,))
-    rng = lambda: torch.Generator().manual_seed(3)
-    straight = part._nce(A, A, False, rng())
-    torch.testing.assert_close(part._nce(A, A.flip(3), True, rng()), straight, rtol=0, atol=0)
-    assert part._nce(A, A.flip(3), False, rng()) > straight + 0.1
-    assert part._nce(A, A, True, rng()) > straight + 0.1
+    keys = part._net.features(A, (0,))
+    nce = lambda made, flipped: part._nce(keys, made, flipped, torch.Generator().manual_seed(3))
+    straight = nce(A, False)
+    torch.testing.assert_close(nce(A.flip(3), True), straight, rtol=0, atol=0)
+    assert nce(A.flip(3), False) > straight + 0.1
+    assert nce(A, True) > straight + 0.1
+
+
+def test_keys_are_of_the_source_as_it_is():
+    part = tiny(FastCUT)
+    with torch.no_grad():
+        for flipped in (False, True):
+            made, keys = part._generate(A, flipped)
+            assert torch.equal(made, part.generator["net"](A.flip(3) if flipped else A))
+            for key, feature in zip(keys, part._net.features(A, part.nce_layers), strict=True):
+                assert torch.equal(key, feature)
+
+
+@pytest.mark.parametrize("cls", [CUT, FastCUT])
+def test_running_averages_are_of_sources_alone(cls):
+    part = tiny(cls, norm="batch", flip_equivariance=False)
+    alone = copy.deepcopy(part.generator["net"])
+    losses(part)
+    alone(A)
+    for name, there in alone.named_buffers():
+        assert torch.equal(part.generator["net"].get_buffer(name), there) or "tracked" in name
 
 
 def test_half_of_fastcuts_steps_are_mirrored():
     part, seen = tiny(FastCUT, lambda_nce=0.0), []
     net = part.generator["net"]
-    net.forward, plain = lambda x: seen.append(torch.equal(x, A)) or plain(x), net.forward
+    plain = net.with_features
+    net.with_features = lambda x, layers: seen.append(torch.equal(x, A)) or plain(x, layers)
     for seed in range(60):
         losses(part, seed=seed)
     assert 15 < sum(seen) < 45  # four standard deviations

@@ -1,5 +1,6 @@
 """CycleGAN: identities, the image pool, both directions, exact resume with the pool."""
 
+import copy
 import json
 import shutil
 
@@ -60,6 +61,16 @@ def test_each_term_has_its_weight(identity):
     assert losses(made(2, 0.5, 1, **how))["generators"] == pytest.approx(same, rel=1e-5)
     found = losses(made(2, 1, 1, **how))["generators"]
     assert found == pytest.approx(3 * a + 7 * b + identity * 7 * b, rel=1e-5)
+
+
+def test_running_averages_are_of_each_generators_sources_alone():
+    torch.manual_seed(0)
+    part = CycleGAN(net="tiny", side=16, norm="batch")
+    alone = copy.deepcopy(part.generators)
+    losses(part)
+    alone["target"](A), alone["source"](B)
+    for name, there in alone.named_buffers():
+        assert torch.equal(part.generators.get_buffer(name), there) or "tracked" in name
 
 
 def test_a_network_of_ones_own_becomes_two():

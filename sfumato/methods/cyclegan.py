@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from sfumato import adversarial as gan
 from sfumato.method import Direction, end
-from sfumato.nets.layers import Init, Norm
+from sfumato.nets.layers import Init, Norm, still
 from sfumato.part import Part
 from sfumato.solve import Watch
 
@@ -96,10 +96,11 @@ class CycleGAN(Part):
         fake_b, fake_a = g_a(a), g_b(b)
         loss = gan.gan_loss(d_a(fake_b), True, self.gan_mode)
         loss = loss + gan.gan_loss(d_b(fake_a), True, self.gan_mode)
-        loss = loss + self.lambda_a * _l1(g_b(fake_b), a) + self.lambda_b * _l1(g_a(fake_a), b)
-        if self.lambda_identity:
-            same = self.lambda_b * _l1(g_a(b), b) + self.lambda_a * _l1(g_b(a), a)
-            loss = loss + self.lambda_identity * same
+        with still(self.generators):
+            loss = loss + self.lambda_a * _l1(g_b(fake_b), a) + self.lambda_b * _l1(g_a(fake_a), b)
+            if self.lambda_identity:
+                same = self.lambda_b * _l1(g_a(b), b) + self.lambda_a * _l1(g_b(a), a)
+                loss = loss + self.lambda_identity * same
         yield "generators", loss
         for which, d, real, fake in (("target", d_a, b, fake_b), ("source", d_b, a, fake_a)):
             fake = self.pools[which](fake.detach(), rng)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, Literal
 
@@ -30,6 +31,23 @@ class BatchNorm(nn.BatchNorm2d):
         if self.own and not self.training:  # what batch norm is for a batch of one
             return F.instance_norm(x, weight=self.weight, bias=self.bias, eps=self.eps)
         return super().forward(x)
+
+
+@contextmanager
+def still(net: nn.Module) -> Iterator[None]:
+    """Batch norm averages over the batch as in training, and leaves its running averages as they are.
+
+    Those are for translation, which sees sources alone: no results, and no pictures of the target.
+    """
+    norms = [m for m in net.modules() if isinstance(m, BatchNorm)]
+    momenta = [m.momentum for m in norms]
+    try:
+        for m in norms:
+            m.momentum = 0.0
+        yield
+    finally:
+        for m, momentum in zip(norms, momenta, strict=True):
+            m.momentum = momentum
 
 
 class InstanceNorm(nn.InstanceNorm2d):
