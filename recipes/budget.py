@@ -45,7 +45,7 @@ class Data:
     how: dict[str, Any] = field(default_factory=dict)
     compare: dict[str, Any] = field(default_factory=dict)
     ddib: dict[str, str] = field(default_factory=dict)
-    cut: dict[str, Any] = field(default_factory=lambda: {"num_patches": 64})
+    cut: dict[str, Any] = field(default_factory=lambda: {"num_patches": 64, "norm": "batch"})
     sde: dict[str, Any] = field(default_factory=dict)
     columns: tuple[str, ...] = ("fd", "task", "truth/l2")
     share: float = 1.0

@@ -59,7 +59,7 @@ def make_potential(
     if isinstance(size, nn.Module):
         raise ValueError("a network as `net` needs a network as `critic`, too")
     width = WIDTHS[choose("critic", size, WIDTHS)]
-    return Potential(channels=channels, width=width, side=side, antialias=size != "paper")
+    return Potential(channels=channels, width=width, side=side, pool=3 if size == "paper" else 2)
 
 
 def potential_loss(f: nn.Module, made: Tensor, real: Tensor, reach: float = 0) -> Tensor:

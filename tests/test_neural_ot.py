@@ -15,7 +15,6 @@ from sfumato.fit import State, fit
 from sfumato.folder import load, save
 from sfumato.methods.neural_ot import NeuralOT, weak_cost
 from sfumato.minimax import Turns, beyond, potential_loss
-from sfumato.nets.layers import BlurDown
 from sfumato.nets.potential import Potential
 from sfumato.nets.transport_unet import TransportUNet
 from sfumato.train import defaults
@@ -238,11 +237,26 @@ def test_networks():
     # without normalisation an image's potential is its own
     f = Potential(width=4, side=32)
     assert sum(isinstance(m, nn.AvgPool2d) for m in f.modules()) == 3  # 32 to 4
-    assert sum(isinstance(m, BlurDown) for m in NeuralOT(side=32).potential.modules()) == 3
     torch.testing.assert_close(f(x[:, :3])[:1], f(x[:1, :3]))
     assert f(torch.rand(1, 3, 48, 48)).shape == (1, 1)
     n = sum(p.numel() for p in TransportUNet().parameters())
     assert n == 9_712_515  # base 48, four levels
+
+
+def test_a_potential_counts_all_pixels_alike():
+    """Over many first weights, the gradient of even and of odd columns is of one size."""
+
+    def even_over_odd(pool):
+        torch.manual_seed(0)
+        total = torch.zeros(32)
+        for _ in range(8):
+            x = torch.randn(4, 3, 32, 32, requires_grad=True)
+            Potential(width=4, side=32, pool=pool)(x).sum().backward()
+            total += x.grad.abs().mean((0, 1, 2))
+        return (total[8:24:2].sum() / total[9:24:2].sum()).item()
+
+    assert abs(even_over_odd(2) - 1) < 0.04 < abs(even_over_odd(3) - 1)
+    assert NeuralOT(side=32).potential.pool == 2
 
 
 def test_wrong_options():

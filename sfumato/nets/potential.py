@@ -10,7 +10,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sfumato.nets.layers import BlurDown
 from sfumato.part import Part
 
 
@@ -21,22 +20,21 @@ class Potential(Part):
         channels: of the images.
         width: channels of the first stage; they double from stage to stage up to 512.
         side: of the images in pixels: as many stages as halve it to 4.
-        antialias: halve with a blur that weighs all pixels alike; the published average of three weighs
-            every second one double, and the map that follows f's gradient draws stripes.
+        pool: side of the averages that halve: 3 as published, which counts every second pixel double, so
+            that a map that follows f's gradient draws stripes; 2 counts all alike.
     """
 
     channels: int = 3
     width: int = 64
     side: int = 64
-    antialias: bool = False
+    pool: int = 3
 
     def __post_init__(self) -> None:
         stages = max(1, (self.side // 4).bit_length())
         widths = [min(self.width * 2**i, 512) for i in range(stages + 1)]
         layers: list[nn.Module] = [nn.Conv2d(self.channels, self.width, 3, padding=1)]
         for i in range(stages):
-            halve = BlurDown() if self.antialias else nn.AvgPool2d(3, stride=2, padding=1)
-            layers += [halve] if i else []
+            layers += [nn.AvgPool2d(self.pool, 2, padding=self.pool - 2)] if i else []
             layers += [Residual(c_in=widths[i], c_out=widths[i])]
             layers += [Residual(c_in=widths[i], c_out=widths[i + 1])]
         self.body = nn.Sequential(*layers)
