@@ -90,7 +90,8 @@ class Method:
 GAN: dict[str, Any] = {"lr": 1e-3, "ema": 0.99}
 """More than the papers' 2e-4, and averaged weights: for ten thousand steps instead of a million."""
 
-OT: dict[str, Any] = {"lr": 5e-4, "beta1": 0.5, "ema": 0.99}
+OT: dict[str, Any] = {"lr": 5e-4, "beta1": 0.5, "ema": 0.999, "schedule": "linear"}
+"""Averaged for longer: map and potential circle each other."""
 NEAR = {"k_t": 2}
 """With the potential's slope limited (`reach`), it need not wait long for the map."""
 
