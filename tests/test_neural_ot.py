@@ -283,3 +283,16 @@ def test_wrong_options():
 def test_how_it_is_trained():
     assert {"batch": 64, "lr": 1e-4, "optimiser": "adam"}.items() <= defaults(NeuralOT).items()
     assert np.isclose(NeuralOT(net="tiny").gamma, 0.66)
+
+
+def test_a_small_map_cannot_know_where_the_edge_is():
+    """A picture of one colour comes out in one colour; with zeros around it, it has a frame."""
+    torch.manual_seed(0)
+    flat = torch.full((1, 3, 32, 32), 0.3)
+
+    def spread(edge):
+        net = TransportUNet(base=4, levels=2, edge=edge).eval()
+        return net(flat).std((2, 3)).max().item()
+
+    assert spread("replicate") < 1e-6 < 1e-4 < spread("zeros")
+    assert NeuralOT(net="tiny").transport.edge == "replicate"

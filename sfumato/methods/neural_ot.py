@@ -39,9 +39,9 @@ from sfumato.part import Part
 from sfumato.solve import Watch
 
 SIZES: dict[str, dict[str, Any]] = {
-    "tiny": {"base": 8, "levels": 2, "residual": True},
-    "small": {"base": 24, "levels": 3, "residual": True},
-    "medium": {"base": 32, "levels": 4, "residual": True},
+    "tiny": {"base": 8, "levels": 2, "residual": True, "edge": "replicate"},
+    "small": {"base": 24, "levels": 3, "residual": True, "edge": "replicate"},
+    "medium": {"base": 32, "levels": 4, "residual": True, "edge": "replicate"},
     "paper": {"base": 48, "levels": 4},
 }
 """tiny: for tests; small: pictures of 32 to 64 pixels on a CPU; paper: the published network."""

@@ -6,6 +6,8 @@ Pairs of 3x3 convolutions, max-pooling on the way down, bilinear interpolation o
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -24,6 +26,8 @@ class TransportUNet(Part):
         base: channels of the first level; they double from level to level.
         levels: that halve the size.
         norm: batch (the paper's) or instance.
+        edge: zeros (the paper's) or replicate, with which the map cannot know where the edge is, and draws
+            no frame.
         residual: whether it begins as the identity map and learns the difference.
     """
 
@@ -32,6 +36,7 @@ class TransportUNet(Part):
     base: int = 48
     levels: int = 4
     norm: Norm = "batch"
+    edge: Literal["zeros", "replicate"] = "zeros"
     residual: bool = False
 
     def __post_init__(self) -> None:
@@ -67,6 +72,8 @@ class TransportUNet(Part):
     def _pair(self, c: int, middle: int, width: int) -> nn.Sequential:
         layers: list[nn.Module] = []
         for a, b in ((c, middle), (middle, width)):
-            conv = nn.Conv2d(a, b, 3, padding=1, bias=self.norm != "batch")
+            conv = nn.Conv2d(
+                a, b, 3, padding=1, padding_mode=self.edge, bias=self.norm != "batch"
+            )
             layers += [conv, make_norm(self.norm, b), nn.ReLU()]
         return nn.Sequential(*layers)
