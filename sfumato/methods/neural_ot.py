@@ -87,12 +87,9 @@ class NeuralOT(Part):
     def __post_init__(self) -> None:
         choose("cost", self.cost, ("strong", "weak"))
         at_least(1, k_t=self.k_t)
-        at_least(0, reach=self.reach)
-        at_least(0, gamma_warmup=self.gamma_warmup)
-        if not 0 <= (gamma := self.gamma) <= 1 or not self.z_std > 0:
-            raise ValueError(
-                f"gamma must lie in [0, 1], z_std be above 0, not {gamma} and {self.z_std}"
-            )
+        at_least(0, reach=self.reach, gamma_warmup=self.gamma_warmup)
+        if not 0 <= (g := self.gamma) <= 1 or not self.z_std > 0:
+            raise ValueError(f"gamma must lie in [0, 1], z_std be above 0, not {g} and {self.z_std}")
         at_least(2 if self.cost == "weak" else 1, z_size=self.z_size)  # a variance needs two
         if isinstance(self.net, nn.Module):
             self.transport: nn.Module = self.net
