@@ -71,9 +71,9 @@ def potential_loss(f: nn.Module, made: Tensor, real: Tensor, reach: float = 0) -
 def beyond(f: nn.Module, y: Tensor, reach: float) -> Tensor:
     """E max(0, s - reach)^2 of the distances s that f says its images have come; a mean.
 
-    With |x - T(x)|^2 as a mean over the D numbers of an image, the best f has the gradient
-    2 (y - x) / D at y = T(x), so that s = sqrt(D) |grad f(y)| / 2 is the root mean square of y - x
-    (https://arxiv.org/abs/2201.12220, th. 1): at most 2 for images in [-1, 1].
+    T(x) is the y with the least |x - y|^2 / D - f(y), D the numbers of an image, so that there
+    grad f(y) = 2 (y - x) / D, and s = sqrt(D) |grad f(y)| / 2 is the root mean square of y - x: at
+    most 2 for images in [-1, 1].
     """
     with torch.enable_grad():
         y = y.detach().requires_grad_()
