@@ -101,7 +101,7 @@ METHODS = {
         # without the blur a grid shows; instance norm paints over what has one colour
         lambda steps, data: {"antialias": True, "norm": "batch"}, GAN,
     ),
-    "cut": Method("cut", {32: 12000, 64: 4400}, {32: 4, 64: 4}, lambda steps, data: data.cut, GAN),
+    "cut": Method("cut", {32: 14000, 64: 5000}, {32: 4, 64: 4}, lambda steps, data: data.cut, GAN),
     "fastcut": Method("fastcut", {32: 18000, 64: 6600}, {32: 4, 64: 4}, lambda steps, data: data.cut, GAN),
     "neural_ot": Method(
         "neural_ot", {32: 9000, 64: 4800}, {32: 16, 64: 8}, lambda steps, data: NEAR, OT,
@@ -124,7 +124,7 @@ METHODS = {
         "unit_ddpm", {32: 2600, 64: 1300}, {32: 16, 64: 8},
         lambda steps, data: UNIT | {"alone": 4 * steps // 5},
     ),
-    "ddib": Method("diffusion", {32: 5200, 64: 2700}, {32: 32, 64: 16}),
+    "ddib": Method("diffusion", {32: 10000, 64: 4600}, {32: 32, 64: 16}),
     "pix2pix": Method(
         "pix2pix", {32: 14000}, {32: 16}, how={"lr": 5e-4, "ema": 0.999, "jitter": 0.12},
     ),
