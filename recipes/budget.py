@@ -4,11 +4,10 @@
     python recipes/budget.py digits|earth|earth_pairs|horse2zebra --table
 
 Two models a method: one trained on as many pictures of each domain as every other (28,000 of 32 pixels,
-10,400 of 64), and one that goes on from there until it has had as
-long on one core as every other (about 20 minutes, and 30; half of both for digits and horses).  The steps
-are fixed below, so that a run can be repeated; what they took is measured and written beside the model
-(`spent.json`).  `--table` compares all on held-out pictures with the controls.  What was stopped goes on
-with the same command.
+10,400 of 64), and one that goes on from there until it has had as long on one core as every other (about
+20 minutes, and 30; half of both for digits and horses).  The steps are fixed below, so that a run can be
+repeated; what they took is measured and written beside the model (`spent.json`).  `--table` compares all
+on held-out pictures with the controls.  What was stopped goes on with the same command.
 """
 
 import argparse
