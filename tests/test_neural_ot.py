@@ -13,6 +13,7 @@ from truth import f64, rotation, sqrtm
 
 from sfumato.fit import State, fit
 from sfumato.folder import load, save
+from sfumato.methods.entropic_ot import EntropicOT
 from sfumato.methods.neural_ot import NeuralOT, weak_cost
 from sfumato.minimax import Turns, beyond, potential_loss
 from sfumato.nets.potential import Potential
@@ -89,6 +90,20 @@ def test_a_steep_potential_is_made_less_steep():
     s = f.weight.norm().item() / 2**0.5  # sqrt(D) |grad f| / 2
     # of -|E y - E x| |w| + max(0, s - 1)^2, with |w| = sqrt(2) s
     assert s == pytest.approx(1 + (y.mean(0) - x.mean(0)).norm().item() / 2**0.5, rel=1e-3)
+
+
+@pytest.mark.parametrize("cls", [NeuralOT, EntropicOT])
+def test_the_limit_is_part_of_the_potentials_loss(cls):
+    torch.manual_seed(0)
+    part, x = cls(net="tiny", side=16).eval(), torch.rand(4, 3, 16, 16)
+
+    def loss(reach):
+        part.reach = reach
+        players = part.objectives(iter([(x, x.flip(0))]), torch.Generator().manual_seed(0))
+        return dict(players)["potential"].item()
+
+    assert part.reach == 2  # images in [-1, 1]
+    assert loss(1e-6) > loss(0) + 1e-9
 
 
 @settings(max_examples=10)
