@@ -88,7 +88,16 @@ class EntropicOT(Part):
             if player == "drift":
                 yield player, energy - self.potential(made).mean()
             else:
-                yield player, potential_loss(self.potential, made, y, self.reach)
+                yield player, potential_loss(self.potential, made, y, self.limit)
+
+    @property
+    def limit(self) -> float:
+        """Of the root mean square of v at the end, which is the potential's slope at the best drift.
+
+        Besides `reach` the last step covers the noise of the bridge, of variance epsilon t (1 - t), in
+        1 - t = 1 / N: sqrt(epsilon (N - 1)) in the mean square.
+        """
+        return self.reach and self.reach + math.sqrt(self.epsilon * (self.n_steps - 1))
 
     @torch.no_grad()
     def translate(self, source: Tensor, *, seed: int = 0, watch: Watch | None = None) -> Tensor:
