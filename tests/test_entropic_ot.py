@@ -133,6 +133,26 @@ def test_training_finds_the_plan(epsilon, report):
     assert errors[1] < 0.06
 
 
+@pytest.mark.parametrize("n", [2, 5, 10])
+def test_the_limit_leaves_room_for_the_noise(n):
+    """The drift from one point to another, 1 away in every number: its last step, against the limit."""
+
+    class Bridge(nn.Module):
+        def forward(self, x, time):
+            last.append((1 - x) / (1 - (time[0] + 4) / 8))
+            return last[-1]
+
+    last: list[torch.Tensor] = []
+    part = EntropicOT(net=Bridge(), critic=Quadratic(1), epsilon=0.5, n_steps=n, epsilon_warmup=0)
+    g = torch.Generator().manual_seed(0)
+    end, _ = part.eval().path(torch.zeros(200_000, 1), lambda like: torch.randn(like.shape, generator=g))
+    torch.testing.assert_close(end, torch.ones_like(end))
+    noise = (last[-1] - 1).square().mean().sqrt().item()
+    assert noise == pytest.approx(part.limit - part.reach, rel=0.01)
+    part.reach = 0.0
+    assert part.limit == 0
+
+
 def test_noise_follows_the_warm_up():
     part = EntropicOT(net="tiny", epsilon=4.0, epsilon_warmup=2, k_t=1, n_steps=2)
     part.drift.forward = lambda x, time: torch.zeros_like(x)

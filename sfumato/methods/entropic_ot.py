@@ -48,8 +48,9 @@ class EntropicOT(Part):
         n_steps: Euler-Maruyama steps N, at least 1.
         noisy_end: noise in the last step, too.
         k_t: steps of v for each of D, at least 1.
-        reach: root mean square distance (a pixel) above which the potential's slope costs, >= 0; images in
-            [-1, 1] are at most 2 apart; 0: without limit, as published, where it may run away.
+        reach: root mean square distance (a pixel) above which the potential's slope costs, >= 0, more for
+            noise (`limit`); images in [-1, 1] are at most 2 apart; 0: without limit, as published, where
+            it may run away.
         side: of the training images in pixels; given by the training.
         channels: 3 for colour, 1 for gray.
     """
@@ -92,12 +93,13 @@ class EntropicOT(Part):
 
     @property
     def limit(self) -> float:
-        """Of the root mean square of v at the end, which is the potential's slope at the best drift.
+        """Of the root mean square of v in the last step, which is the potential's slope at the best drift.
 
-        Besides `reach` the last step covers the noise of the bridge, of variance epsilon t (1 - t), in
-        1 - t = 1 / N: sqrt(epsilon (N - 1)) in the mean square.
+        Besides `reach` v takes back the noise of the steps before.  Between two points, where
+        v = (y - x_t) / (1 - t), that is sqrt(epsilon N (1 + 1/4 + ... + 1/(N - 1)^2)) of it.
         """
-        return self.reach and self.reach + math.sqrt(self.epsilon * (self.n_steps - 1))
+        noise = self.epsilon * self.n_steps * sum(1 / n**2 for n in range(1, self.n_steps))
+        return self.reach and self.reach + math.sqrt(noise)
 
     @torch.no_grad()
     def translate(self, source: Tensor, *, seed: int = 0, watch: Watch | None = None) -> Tensor:
