@@ -92,6 +92,23 @@ def test_paths():
     torch.testing.assert_close(made(Constant(), epsilon=0.0).path(x, draw)[0], x + 0.5)
 
 
+@pytest.mark.parametrize("n", [1, 4])
+def test_a_named_net_says_the_rest_of_the_way(n):
+    """What always says where the end is ends there, whatever the noise, after equal steps without it."""
+    x, end, on_the_way = torch.rand(2, 3, 8, 8), torch.rand(2, 3, 8, 8), []
+    part = EntropicOT(net="tiny", epsilon=2.0, n_steps=n, epsilon_warmup=0).eval()
+    part.drift.net.forward = lambda x, time: end - x
+    torch.testing.assert_close(part.path(x, torch.ones_like)[0], end)
+    part.epsilon = 0.0
+    y, energy = part.path(x, torch.ones_like, lambda t, x, mean, extras: on_the_way.append((1 - t, x, mean)))
+    for t, x_t, mean in on_the_way:
+        torch.testing.assert_close(x_t, x + t * (end - x))
+        torch.testing.assert_close(mean, end)
+    assert len(on_the_way) == n
+    torch.testing.assert_close(y, end)
+    torch.testing.assert_close(energy, (end - x).square().mean())
+
+
 @pytest.mark.parametrize("epsilon", [0.0, 1.0, 10.0])
 def test_the_exact_drift_gives_the_plan_and_all_marginals(epsilon, report):
     """Errors are O(1/N); the time reaches the network in float32."""
@@ -155,7 +172,7 @@ def test_the_limit_leaves_room_for_the_noise(n):
 
 def test_noise_follows_the_warm_up():
     part = EntropicOT(net="tiny", epsilon=4.0, epsilon_warmup=2, k_t=1, n_steps=2)
-    part.drift.forward = lambda x, time: torch.zeros_like(x)
+    part.drift.forward = lambda x, time: torch.zeros_like(x)  # v itself
     x = torch.rand(1, 3, 16, 16)
     before = part.path(x, torch.ones_like)[0] - x
     part.turns.seen += 3

@@ -35,12 +35,28 @@ from sfumato.part import Part
 from sfumato.solve import Watch
 
 
+class RestOfTheWay(nn.Module):
+    """The drift v = net(x_t, t) / (1 - t): the network says how far it is to the end, not how fast.
+
+    Args:
+        net: (x_t, 8 t - 4) -> E[x_1 | x_t] - x_t.
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        left = (4 - time) / 8  # 1 - t
+        return self.net(x, time) / left.view(-1, *[1] * (x.dim() - 1))
+
+
 class EntropicOT(Part):
     """A drift v and a potential D, of two unpaired domains.
 
     Args:
-        net: size of v and of D: tiny, small (1 M parameters), medium, large; or a network for v:
-            (x_t, 8 t - 4) -> (B, ...).
+        net: size of both networks: tiny, small (1 M parameters), medium, large, and v is what it says of
+            `RestOfTheWay`; or a network for v itself: (x_t, 8 t - 4) -> (B, ...).
         critic: the potential: same (as net), another size, or a network D: y -> (B, 1).
         epsilon: variance of the path's noise over the whole time, >= 0; the papers' are 0, 1 and 10.
         epsilon_warmup: steps of D over which epsilon rises from 0, >= 0; a fifth of the training is
@@ -74,7 +90,9 @@ class EntropicOT(Part):
     def __post_init__(self) -> None:
         at_least(0, epsilon=self.epsilon, epsilon_warmup=self.epsilon_warmup, reach=self.reach)
         at_least(1, n_steps=self.n_steps, k_t=self.k_t)
-        self.drift = make_net(self.net, channels=self.channels)
+        named = not isinstance(self.net, nn.Module)
+        drift = make_net(self.net, channels=self.channels)
+        self.drift = RestOfTheWay(drift) if named else drift
         self.potential = make_potential(self.critic, self.net, self.channels, self.side)
         self.turns = Turns("drift", "potential", self.k_t)
 
