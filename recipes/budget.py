@@ -101,12 +101,12 @@ NEAR = {"k_t": 2}
 
 METHODS = {
     "cyclegan": Method(
-        "cyclegan", {32: 11000, 64: 4000}, {32: 4, 64: 4},
+        "cyclegan", {32: 11000, 64: 4400}, {32: 4, 64: 4},
         # without the blur a grid shows
         lambda steps, data: {"antialias": True, "norm": data.norm}, GAN,
     ),
-    "cut": Method("cut", {32: 14000, 64: 5000}, {32: 4, 64: 4}, patches, GAN),
-    "fastcut": Method("fastcut", {32: 18000, 64: 6600}, {32: 4, 64: 4}, patches, GAN),
+    "cut": Method("cut", {32: 14000, 64: 7600}, {32: 4, 64: 4}, patches, GAN),
+    "fastcut": Method("fastcut", {32: 18000, 64: 11000}, {32: 4, 64: 4}, patches, GAN),
     "neural_ot": Method(
         "neural_ot", {32: 9000, 64: 4800}, {32: 16, 64: 8}, lambda steps, data: NEAR, OT,
     ),
