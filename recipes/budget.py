@@ -47,7 +47,7 @@ class Data:
     norm: str = "batch"
     """Of CycleGAN and CUT; the papers' instance norm paints over pictures of one colour."""
     sde: dict[str, Any] = field(default_factory=dict)
-    columns: tuple[str, ...] = ("fd", "task", "truth/l2")
+    columns: tuple[str, ...] = ("fd", "task", "truth/l2", "diversity")
     share: float = 1.0
     """Of the budget."""
 
@@ -56,7 +56,7 @@ DATA = {
     "digits": Data(
         ("2", "3"), "data/digits/train", "data/digits/test",
         compare={"features": "runs/judge_digits", "groups": "data/digits/digits.csv:source"}, share=0.5,
-        columns=("domain", "fd", "source/hue"),
+        columns=("domain", "fd", "source/hue", "diversity"),
     ),
     "earth": Data(
         ("satellite", "relief"), "data/earth_hidden", "data/earth/test",
@@ -70,7 +70,7 @@ DATA = {
     "horse2zebra": Data(
         ("horse", "zebra"), "data/horse2zebra12/train", "data/horse2zebra12/test",
         how={"size": 64, "flip": True}, compare={"size": 64}, share=0.5,
-        columns=("fd", "kid", "source/l2"), norm="instance",
+        columns=("fd", "kid", "source/l2", "diversity"), norm="instance",
         sde={"cells": 16, "roughness": 0.25, "pool": 512},
     ),
 }  # fmt: skip
@@ -219,7 +219,8 @@ def table(name: str, only: list[str], picture_file: str | None) -> None:
     for label, folder in sources.items():
         found = compare(
             f"{folder}/{a}", f"{RUNS}/compare_{name}{label}", [*entries.values(), *more],
-            target=f"{folder}/{b}", **({} if label else {"train": f"{data.train}/{b}"}), **data.compare,
+            target=f"{folder}/{b}", seeds=2,
+            **({} if label else {"train": f"{data.train}/{b}"}), **data.compare,
         )  # fmt: skip
         print(markdown(found, data.columns, lambda row: spent_of(name, row)))
         if picture_file and not label:

@@ -20,6 +20,7 @@ COLUMNS = {
     "source/hue": ("hue error", "{:.0f} ({:.0f} - {:.0f})"),
     "truth/l2": ("L2 to the truth", "{:.1f}"),
     "source/l2": ("L2 to the source", "{:.1f}"),
+    "diversity": ("two seeds differ by", "{:.2f}"),
 }
 
 
