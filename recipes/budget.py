@@ -224,7 +224,7 @@ def table(name: str, only: list[str], picture_file: str | None) -> None:
         )  # fmt: skip
         print(markdown(found, data.columns, lambda row: spent_of(name, row)))
         if picture_file and not label:
-            real = [found.judge.source, *([found.judge.truth] if found.judge.truth else [])]
+            real = [s.fitted(found.judge.size) for s in (found.judge.source, found.judge.truth) if s]
             picture(Path(picture_file), found, real, list(entries)[: len(only)])
 
 

@@ -14,8 +14,8 @@ from sfumato.evaluate.rows import Comparison, Row
 
 COLUMNS = {
     "domain": ("share of the target", "{:.2f} ({:.2f} - {:.2f})"),
-    "fd": ("FD", "{:.3g} ({:.3g} - {:.3g})"),
-    "kid": ("KID", "{:.3g} ({:.3g} - {:.3g})"),
+    "fd": ("FD", "{} ({} - {})"),
+    "kid": ("KID", "{} ({} - {})"),
     "task": ("land-water IoU", "{:.3f} ({:.3f} - {:.3f})"),
     "source/hue": ("hue error", "{:.0f} ({:.0f} - {:.0f})"),
     "truth/l2": ("L2 to the truth", "{:.1f}"),
@@ -48,7 +48,11 @@ def _number(row: Row, column: str) -> str:
     there = row.numbers.get(column)
     if there is None:
         return ""
-    return COLUMNS[column][1].format(there.value, there.low, there.high)
+    values = there.value, there.low, there.high
+    if column in ("fd", "kid"):
+        short = (f"{v:.0f}" if abs(v) >= 100 else f"{v:.2g}" for v in values)
+        return COLUMNS[column][1].format(*short)
+    return COLUMNS[column][1].format(*values)
 
 
 def picture(
