@@ -39,7 +39,7 @@ def markdown(
             f"{spent['cpu minutes']:.0f}" if spent else "",
             f"{spent['pictures']:,}" if spent else "",
             *(_number(row, c) for c in columns),
-            f"{1000 * seconds:.2g}" if seconds else "",
+            _short(1000 * seconds) if seconds else "",
         ])  # fmt: skip
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
@@ -50,9 +50,12 @@ def _number(row: Row, column: str) -> str:
         return ""
     values = there.value, there.low, there.high
     if column in ("fd", "kid"):
-        short = (f"{v:.0f}" if abs(v) >= 100 else f"{v:.2g}" for v in values)
-        return COLUMNS[column][1].format(*short)
+        return COLUMNS[column][1].format(*map(_short, values))
     return COLUMNS[column][1].format(*values)
+
+
+def _short(x: float) -> str:
+    return f"{x:.0f}" if abs(x) >= 100 else f"{x:.2g}"
 
 
 def picture(
