@@ -46,6 +46,7 @@ class Data:
     ddib: dict[str, str] = field(default_factory=dict)
     norm: str = "batch"
     """Of CycleGAN and CUT; the papers' instance norm paints over pictures of one colour."""
+    cut: dict[str, Any] = field(default_factory=dict)
     sde: dict[str, Any] = field(default_factory=dict)
     columns: tuple[str, ...] = ("fd", "task", "truth/l2", "diversity")
     share: float = 1.0
@@ -61,7 +62,7 @@ DATA = {
     "earth": Data(
         ("satellite", "relief"), "data/earth_hidden", "data/earth/test",
         compare={"truth": "data/earth/test/relief", "task": "relief_water", "limit": 321},
-        ddib={"recentre": "true"}, sde=CHROMA,
+        ddib={"recentre": "true"}, sde=CHROMA, cut={"lambda_nce": 0.5},
     ),
     "earth_pairs": Data(
         ("satellite", "relief"), "data/earth/train", "data/earth/test",
@@ -91,6 +92,10 @@ def patches(steps: int, data: Data) -> dict[str, Any]:
     return {"num_patches": 64, "norm": data.norm}
 
 
+def cut(steps: int, data: Data) -> dict[str, Any]:
+    return patches(steps, data) | data.cut
+
+
 GAN: dict[str, Any] = {"lr": 1e-3, "ema": 0.99}
 """More than the papers' 2e-4, and averaged weights: for ten thousand steps instead of a million."""
 
@@ -105,7 +110,7 @@ METHODS = {
         # without the blur a grid shows
         lambda steps, data: {"antialias": True, "norm": data.norm}, GAN,
     ),
-    "cut": Method("cut", {32: 14000, 64: 7600}, {32: 4, 64: 4}, patches, GAN),
+    "cut": Method("cut", {32: 14000, 64: 7600}, {32: 4, 64: 4}, cut, GAN),
     "fastcut": Method("fastcut", {32: 18000, 64: 11000}, {32: 4, 64: 4}, patches, GAN),
     "neural_ot": Method(
         "neural_ot", {32: 9000, 64: 4800}, {32: 16, 64: 8}, lambda steps, data: NEAR, OT,
@@ -116,20 +121,20 @@ METHODS = {
         OT,
     ),
     "entropic_ot": Method(
-        "entropic_ot", {32: 5500, 64: 5000}, {32: 16, 64: 8},
+        "entropic_ot", {32: 5000, 64: 3750}, {32: 16, 64: 8},
         # every step through the SDE costs three networks; of more noise more remains after so few steps
         lambda steps, data: NEAR | {"n_steps": 3, "epsilon": 0.1, "epsilon_warmup": steps // 30},
         OT | {"lr": 1e-3},
     ),
     "unpaired_sde": Method(
-        "unpaired_sde", {32: 6500, 64: 3200}, {32: 16, 64: 8},
+        "unpaired_sde", {32: 6500, 64: 6000}, {32: 16, 64: 8},
         lambda steps, data: data.sde | {"alone": steps // 3, "distil": steps // 3},
     ),
     "unit_ddpm": Method(
-        "unit_ddpm", {32: 2600, 64: 1300}, {32: 16, 64: 8},
+        "unit_ddpm", {32: 4000, 64: 2000}, {32: 16, 64: 8},
         lambda steps, data: UNIT | {"alone": 4 * steps // 5},
     ),
-    "ddib": Method("diffusion", {32: 10000, 64: 4600}, {32: 32, 64: 16}),
+    "ddib": Method("diffusion", {32: 10000, 64: 6800}, {32: 32, 64: 16}),
     "pix2pix": Method(
         "pix2pix", {32: 14000}, {32: 16}, how={"lr": 5e-4, "ema": 0.999, "jitter": 0.12},
     ),

@@ -65,7 +65,8 @@ def resnet(ngf, blocks, *, blur=False, norm=nn.InstanceNorm2d, dropout=False, ch
     for _ in range(blocks):
         half = [nn.ReflectionPad2d(1), nn.Conv2d(c, c, 3, bias=bias), norm(c)]
         other = [nn.ReflectionPad2d(1), nn.Conv2d(c, c, 3, bias=bias), norm(c)]
-        layers.append(Block("conv_block", [*half, nn.ReLU(), *[nn.Dropout(0.5)] * dropout, *other]))
+        middle = [nn.ReLU(True), *[nn.Dropout(0.5)] * dropout]
+        layers.append(Block("conv_block", [*half, *middle, *other]))
     for _ in range(2):
         up = nn.ConvTranspose2d(c, c // 2, 3, 2, 1, output_padding=1, bias=bias)
         if blur:
@@ -95,12 +96,12 @@ def unet(ngf, downs, norm=nn.BatchNorm2d, dropouts=0):
         c_mid = c if inner is None else 2 * c
         if i == 0:
             up = nn.ConvTranspose2d(c_mid, 3, 4, 2, 1)
-            layers = [down, inner, nn.ReLU(), up, nn.Tanh()]
+            layers = [down, inner, nn.ReLU(True), up, nn.Tanh()]
         else:
-            up = [nn.ReLU(), nn.ConvTranspose2d(c_mid, c_in, 4, 2, 1, bias=bias), norm(c_in)]
+            up = [nn.ReLU(True), nn.ConvTranspose2d(c_mid, c_in, 4, 2, 1, bias=bias), norm(c_in)]
             middle = [] if inner is None else [norm(c), inner]
             drop = [nn.Dropout(0.5)] * (inner is not None and i >= downs - 1 - dropouts)
-            layers = [nn.LeakyReLU(0.2), down, *middle, *up, *drop]
+            layers = [nn.LeakyReLU(0.2, True), down, *middle, *up, *drop]
         inner = Level("model", layers)
     return shaken(Outer(inner))
 

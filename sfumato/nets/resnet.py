@@ -2,7 +2,8 @@
 
 c7s1-64, two downsamplings, n residual blocks, two upsamplings, c7s1-3, tanh.  The layers are numbered as
 in the papers' code, for CUT's features: with antialiasing 0 is the padded image, 4 and 8 the two
-downsampling convolutions, 12 and on the residual blocks.
+downsampling convolutions, 12 and on the residual blocks.  ReLUs work in place, as there: what a norm
+gives as a feature has been through its ReLU.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class ResNet(Part):
         c, bias, stride = self.ngf, self.norm != "batch", 1 if self.antialias else 2
 
         def normed(conv: nn.Conv2d | nn.ConvTranspose2d) -> list[nn.Module]:
-            return [conv, make_norm(self.norm, conv.out_channels), nn.ReLU()]
+            return [conv, make_norm(self.norm, conv.out_channels), nn.ReLU(inplace=True)]
 
         layers = [nn.ReflectionPad2d(3), *normed(nn.Conv2d(self.channels, c, 7, bias=bias))]
         for _ in range(self.downs):
@@ -119,7 +120,7 @@ class ResNetBlock(Part):
             plain = nn.Conv2d(self.channels, self.channels, 3, bias=self.norm != "batch")
             return [nn.ReflectionPad2d(1), plain, make_norm(self.norm, self.channels)]
 
-        self.conv_block = nn.Sequential(*conv(), nn.ReLU(), *conv())
+        self.conv_block = nn.Sequential(*conv(), nn.ReLU(inplace=True), *conv())
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv_block(x).add_(x)

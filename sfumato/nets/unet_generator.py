@@ -74,12 +74,13 @@ class UNetGenerator(Part):
             x = self.first(x)
             skips.append(x)
         for level in self.down:
-            x = level["norm"](level["conv"](F.leaky_relu(x, 0.2) if skips else x))  # type: ignore[index]
+            # in place, so that the skip is activated, too: the ReLU on the way up makes it no difference
+            x = level["norm"](level["conv"](F.leaky_relu_(x, 0.2) if skips else x))  # type: ignore[index]
             skips.append(x)
         x = skips.pop()
         for i, level in enumerate(self.up):
-            x = level["norm"](level["conv"](F.relu(x)))  # type: ignore[index]
+            x = level["norm"](level["conv"](F.relu_(x)))  # type: ignore[index]
             if draw is not None and self.dropout and 0 < i <= min(self.dropouts, self.downs - 2):
                 x = drop(x, self.dropout, draw(x))
             x = torch.cat([skips.pop(), x], 1) if skips else x
-        return (self.final(F.relu(x)) if self.stem else x).tanh()
+        return (self.final(F.relu_(x)) if self.stem else x).tanh()
