@@ -93,7 +93,7 @@ class EntropicOT(Part):
         at_least(0, epsilon=self.epsilon, epsilon_warmup=self.epsilon_warmup, reach=self.reach)
         at_least(1, n_steps=self.n_steps, k_t=self.k_t)
         named = not isinstance(self.net, nn.Module)
-        drift = make_net(self.net, channels=self.channels)
+        drift = make_net(self.net, channels=self.channels, smooth=True)
         self.drift = RestOfTheWay(drift) if named else drift
         self.potential = make_potential(self.critic, self.net, self.channels, self.side)
         self.turns = Turns("drift", "potential", self.k_t)

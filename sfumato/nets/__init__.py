@@ -24,21 +24,29 @@ SIZES: dict[str, dict[str, Any]] = {
 
 def make_net(
     net: str | nn.Module, *, labels: int = 0, conditioning: int = 0, channels: int = 3,
-    decoder: bool = True,
+    decoder: bool = True, smooth: bool = False,
 ) -> nn.Module:  # fmt: skip
     """A network by the name of its size; anything that is a network already is returned as it is.
+
+    smooth: for what learns from a critic alone, which draws every grid and frame that it can see.  A level
+    at full size, half as wide, in place of the patches of two; no nearest neighbours, no zeros at edges.
 
     Raises:
         ValueError: for an unknown size, naming the nearest.
     """
     if isinstance(net, nn.Module):
         return net
+    size = SIZES[choose("net", net, SIZES)]
+    if smooth and size.get("patch", 2) == 2:
+        levels = (1, *(2 * m for m in size["multipliers"]))
+        size = size | {"width": size["width"] // 2, "multipliers": levels, "patch": 1}
     return UNet(
         channels=channels,
         labels=labels,
         conditioning=conditioning,
         decoder=decoder,
-        **SIZES[choose("net", net, SIZES)],
+        smooth=smooth,
+        **size,
     )
 
 

@@ -10,6 +10,7 @@ Residual blocks and the noise-level embedding follow Dhariwal & Nichol 2021
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from sfumato.nets.layers import BlurUp
 from sfumato.part import Part
 
 
@@ -38,6 +40,7 @@ class UNet(Part):
         dropout: probability in [0, 1).
         checkpointing: recompute blocks in the backward pass, to save memory.
         decoder: whether there is a way up again; an encoder alone serves classifiers.
+        smooth: bilinear upsampling and edges repeated, not zeros, so that it sees no grid and no frame.
     """
 
     channels: int = 3
@@ -52,8 +55,10 @@ class UNet(Part):
     dropout: float = 0.0
     checkpointing: bool = False
     decoder: bool = True
+    smooth: bool = False
 
     def __post_init__(self) -> None:
+        conv3 = partial(nn.Conv2d, kernel_size=3, padding=1, padding_mode=_edge(self.smooth))
         widths = [self.width * m for m in self.multipliers]
         self.embed_dim = 4 * self.width
         self.embed = nn.Sequential(
@@ -63,12 +68,12 @@ class UNet(Part):
         )
         self.label_embed = nn.Embedding(self.labels + 1, self.embed_dim) if self.labels else None
         inputs = self.channels + self.conditioning
-        self.stem = nn.Conv2d(inputs * self.patch**2, widths[0], 3, padding=1)
+        self.stem = conv3(inputs * self.patch**2, widths[0])
 
         def block(c_in: int, c_out: int, attend: bool) -> Block:
             return Block(
                 c_in=c_in, c_out=c_out, embed_dim=self.embed_dim, dropout=self.dropout,
-                heads=self.heads if attend else 0,
+                heads=self.heads if attend else 0, smooth=self.smooth,
             )  # fmt: skip
 
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
@@ -79,7 +84,7 @@ class UNet(Part):
                 self.down.append(block(c, w, attend))
                 skips.append(c := w)
             if level < len(widths) - 1:
-                self.down.append(nn.Conv2d(c, c, 3, stride=2, padding=1))
+                self.down.append(conv3(c, c, stride=2))
                 skips.append(c)
         self.middle = nn.ModuleList([block(c, c, True), block(c, c, False)])
         self.features = c
@@ -91,13 +96,12 @@ class UNet(Part):
                 self.up.append(block(c + skips.pop(), w, attend))
                 c = w
             if level > 0:
-                self.up.append(nn.Conv2d(c, c, 3, padding=1))
+                self.up.append(conv3(c, c))
         detail = 4 * self.channels if self.patch > 1 else c
         self.head_norm = nn.GroupNorm(_groups(c), c)
-        self.head = nn.Conv2d(c, detail * self.patch**2, 3, padding=1) if self.patch > 1 else None
-        self.out = nn.Conv2d(
-            detail + (inputs if self.patch > 1 else 0), self.channels, 3, padding=1
-        )
+        self.head = conv3(c, detail * self.patch**2) if self.patch > 1 else None
+        self.out = conv3(detail + (inputs if self.patch > 1 else 0), self.channels)
+        self.enlarge = BlurUp() if self.smooth else nn.Upsample(scale_factor=2.0, mode="nearest")
         nn.init.zeros_(self.out.weight)
         nn.init.constant_(self.out.bias, 0)  # type: ignore[arg-type]
 
@@ -132,7 +136,7 @@ class UNet(Part):
             if isinstance(layer, Block):
                 h = self._run(layer, torch.cat([h, skips.pop()], 1), e)
             else:
-                h = layer(F.interpolate(h, scale_factor=2.0, mode="nearest"))
+                h = layer(self.enlarge(h))
         h = F.silu(self.head_norm(h))
         if self.head is not None:
             h = torch.cat([F.pixel_shuffle(self.head(h), self.patch), x], 1)
@@ -156,14 +160,16 @@ class Block(Part):
     embed_dim: int
     dropout: float = 0.0
     heads: int = 0
+    smooth: bool = False
 
     def __post_init__(self) -> None:
+        conv3 = partial(nn.Conv2d, kernel_size=3, padding=1, padding_mode=_edge(self.smooth))
         self.norm1 = nn.GroupNorm(_groups(self.c_in), self.c_in)
-        self.conv1 = nn.Conv2d(self.c_in, self.c_out, 3, padding=1)
+        self.conv1 = conv3(self.c_in, self.c_out)
         self.scale_shift = nn.Linear(self.embed_dim, 2 * self.c_out)
         self.norm2 = nn.GroupNorm(_groups(self.c_out), self.c_out)
         self.drop = nn.Dropout(self.dropout)
-        self.conv2 = nn.Conv2d(self.c_out, self.c_out, 3, padding=1)
+        self.conv2 = conv3(self.c_out, self.c_out)
         nn.init.zeros_(self.conv2.weight)  # a new block is the identity
         same = self.c_in == self.c_out
         self.skip = nn.Identity() if same else nn.Conv2d(self.c_in, self.c_out, 1)
@@ -207,3 +213,7 @@ def fourier(log_sigma: Tensor, dim: int) -> Tensor:
 def _groups(channels: int) -> int:
     """Group count of a GroupNorm: 8 channels a group, at most 32 groups."""
     return math.gcd(channels, min(32, max(1, channels // 8)))
+
+
+def _edge(smooth: bool) -> str:
+    return "replicate" if smooth else "zeros"
