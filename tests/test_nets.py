@@ -81,3 +81,15 @@ def test_unknown_size_and_ones_own_network():
         make_net("smal")
     net = torch.nn.Identity()
     assert make_net(net) is net
+
+
+@pytest.mark.parametrize("size", ["tiny", "small"])
+def test_a_smooth_network_sees_no_grid_and_no_frame(size):
+    flat = torch.rand(1, 3, 1, 1).expand(2, 3, 32, 32).contiguous()
+    spread = {}
+    for smooth in (False, True):
+        with torch.no_grad():
+            y = lively(make_net(size, smooth=smooth))(flat, torch.zeros(2))
+        assert y.shape == flat.shape
+        spread[smooth] = ((y.amax((2, 3)) - y.amin((2, 3))) / y.abs().amax((2, 3))).max()
+    assert spread[True] < 1e-4 < 1e-2 < spread[False]

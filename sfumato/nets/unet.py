@@ -10,7 +10,9 @@ Residual blocks and the noise-level embedding follow Dhariwal & Nichol 2021
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -58,7 +60,7 @@ class UNet(Part):
     smooth: bool = False
 
     def __post_init__(self) -> None:
-        conv3 = partial(nn.Conv2d, kernel_size=3, padding=1, padding_mode=_edge(self.smooth))
+        conv3 = _convolution(self.smooth)
         widths = [self.width * m for m in self.multipliers]
         self.embed_dim = 4 * self.width
         self.embed = nn.Sequential(
@@ -163,7 +165,7 @@ class Block(Part):
     smooth: bool = False
 
     def __post_init__(self) -> None:
-        conv3 = partial(nn.Conv2d, kernel_size=3, padding=1, padding_mode=_edge(self.smooth))
+        conv3 = _convolution(self.smooth)
         self.norm1 = nn.GroupNorm(_groups(self.c_in), self.c_in)
         self.conv1 = conv3(self.c_in, self.c_out)
         self.scale_shift = nn.Linear(self.embed_dim, 2 * self.c_out)
@@ -215,5 +217,7 @@ def _groups(channels: int) -> int:
     return math.gcd(channels, min(32, max(1, channels // 8)))
 
 
-def _edge(smooth: bool) -> str:
-    return "replicate" if smooth else "zeros"
+def _convolution(smooth: bool) -> Callable[..., nn.Conv2d]:
+    """3x3, of the same size."""
+    edge: Literal["replicate", "zeros"] = "replicate" if smooth else "zeros"
+    return partial(nn.Conv2d, kernel_size=3, padding=1, padding_mode=edge)
