@@ -121,9 +121,9 @@ METHODS = {
         OT,
     ),
     "entropic_ot": Method(
-        "entropic_ot", {32: 3700, 64: 2700}, {32: 16, 64: 8},
+        "entropic_ot", {32: 5000, 64: 3600}, {32: 16, 64: 8},
         # every step through the SDE costs three networks; of more noise more remains after so few steps
-        lambda steps, data: NEAR | {"n_steps": 3, "epsilon": 0.03, "epsilon_warmup": steps // 30},
+        lambda steps, data: NEAR | {"n_steps": 2, "epsilon": 0.01, "epsilon_warmup": steps // 30},
         OT | {"lr": 1e-3},
     ),
     "unpaired_sde": Method(
