@@ -123,7 +123,7 @@ METHODS = {
     "entropic_ot": Method(
         "entropic_ot", {32: 5000, 64: 3600}, {32: 16, 64: 8},
         # every step through the SDE costs three networks; of more noise more remains after so few steps
-        lambda steps, data: NEAR | {"n_steps": 2, "epsilon": 0.01, "epsilon_warmup": steps // 30},
+        lambda steps, data: NEAR | {"n_steps": 2, "epsilon": 0.002, "epsilon_warmup": steps // 30},
         OT | {"lr": 1e-3},
     ),
     "unpaired_sde": Method(
