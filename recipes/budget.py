@@ -134,7 +134,7 @@ METHODS = {
         "unit_ddpm", {32: 4000, 64: 2000}, {32: 16, 64: 8},
         lambda steps, data: UNIT | {"alone": 4 * steps // 5},
     ),
-    "ddib": Method("diffusion", {32: 10000, 64: 6800}, {32: 32, 64: 16}),
+    "ddib": Method("diffusion", {32: 10000, 64: 4600}, {32: 32, 64: 16}),
     "pix2pix": Method(
         "pix2pix", {32: 14000}, {32: 16}, how={"lr": 5e-4, "ema": 0.999, "jitter": 0.12},
     ),
