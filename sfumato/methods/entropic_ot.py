@@ -9,7 +9,7 @@ it, too, adds epsilon / N to the variance that v must leave room for.
 
 The paper's setting: --size 64 --epsilon-warmup 20000 --ema 0, 100,000 steps of D (1,100,000 of `fit`).
 For 32 to 64 pixels on a CPU (docs/which.md), where noise that is left takes long to learn away:
---n-steps 3 --epsilon 0.1 --k-t 2 --batch 16 --lr 1e-3 --beta1 0.5 --ema 0.999 --schedule linear.
+--n-steps 2 --epsilon 0.002 --k-t 2 --batch 16 --lr 1e-3 --beta1 0.5 --ema 0.999 --schedule linear.
 
 @inproceedings{gushchin2023entropic,
   title = {Entropic Neural Optimal Transport via Diffusion Processes},
@@ -57,8 +57,8 @@ class EntropicOT(Part):
     """A drift v and a potential D, of two unpaired domains.
 
     Args:
-        net: size of both networks: tiny, small (1 M parameters), medium, large, and v is what it says of
-            `RestOfTheWay`; or a network for v itself: (x_t, 8 t - 4) -> (B, ...).
+        net: size of both networks: tiny, small (1 M parameters), medium, large, at full size, and v is what
+            `RestOfTheWay` makes of it; or a network for v itself: (x_t, 8 t - 4) -> (B, ...).
         critic: the potential: same (as net), another size, or a network D: y -> (B, 1).
         epsilon: variance of the path's noise over the whole time, >= 0; the papers' are 0, 1 and 10.
         epsilon_warmup: steps of D over which epsilon rises from 0, >= 0; a fifth of the training is
