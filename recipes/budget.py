@@ -131,7 +131,7 @@ METHODS = {
         lambda steps, data: data.sde | {"alone": steps // 3, "distil": steps // 3},
     ),
     "unit_ddpm": Method(
-        "unit_ddpm", {32: 2600, 64: 1300}, {32: 16, 64: 8},
+        "unit_ddpm", {32: 4000, 64: 2000}, {32: 16, 64: 8},
         lambda steps, data: UNIT | {"alone": 4 * steps // 5},
     ),
     "ddib": Method("diffusion", {32: 10000, 64: 4600}, {32: 32, 64: 16}),

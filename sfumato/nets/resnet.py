@@ -62,20 +62,24 @@ class ResNet(Part):
         self.model = nn.Sequential(*layers)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        return self.with_features(x, ())[0]
+        self._fits(x)
+        return self.model(x)
 
     def with_features(
         self, x: Float[Tensor, "b c h w"], layers: Sequence[int]
     ) -> tuple[Float[Tensor, "b c h w"], list[Tensor]]:
         """The result, and what comes out of these layers of the encoder on the way, in ascending order."""
+        self._fits(x)
+        found = self.features(x, [*layers, self.encoder - 1])
+        return self.model[self.encoder :](found[-1]), found[: len(set(layers))]
+
+    def _fits(self, x: Tensor) -> None:
         step = 2**self.downs
         if x.shape[2] % step or x.shape[3] % step or min(x.shape[2:]) < 2 * step:
             raise ValueError(
                 f"this network takes sizes that are multiples of {step} from {2 * step} on, not "
                 f"{x.shape[2]}x{x.shape[3]}; choose another --size"
             )
-        found = self.features(x, [*layers, self.encoder - 1])
-        return self.model[self.encoder :](found[-1]), found[: len(set(layers))]
 
     def features(self, x: Float[Tensor, "b c h w"], layers: Sequence[int]) -> list[Tensor]:
         """What comes out of these layers of the encoder, in ascending order."""
