@@ -165,7 +165,8 @@ def main() -> None:
         "one. Translated: batches of 16 with the defaults, whose network evaluations are NFE.",
         rows,
         "Generators, one picture a time, against the same layers as the original repositories have them, "
-        "in turns; the ratio is the median over the turns, above 1 ours is faster, and a copy of the original shows what chance does:",
+        "in turns; the ratio is the median of the turns, above 1 ours is faster, and a copy of the original "
+        "shows what chance does:",
         against,
     )
 
