@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sfumato.choose import choose
+from sfumato.errors import choose
 from sfumato.nets.layers import Init, Norm, initialise
 from sfumato.nets.patchgan import PatchGAN, layers_for, patch_size
 from sfumato.nets.resnet import ResNet

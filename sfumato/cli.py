@@ -18,6 +18,7 @@ from cyclopts import App
 
 from sfumato import cli_evaluate, cli_explore, cli_studio
 from sfumato.cli_models import import_, info
+from sfumato.errors import UserError
 from sfumato.flags import Outline, command, flag, flags, method_flags, outlines
 
 HELP = """Translate pictures from one domain to another with diffusion models.
@@ -31,7 +32,10 @@ Begin with `sfumato demo`. With two folders of your own pictures:
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
-    """Runs a command and exits: 0, 2 after a user's error (one line), 130 after Ctrl-C."""
+    """Runs a command and exits: 0, 2 after a user's error (one line), 130 after Ctrl-C.
+
+    A bug is neither: it shows its traceback and exits with 1.
+    """
     words = list(sys.argv[1:] if argv is None else argv)
     warnings.formatwarning = lambda message, *_, **__: f"sfumato: {message}\n"
     try:
@@ -43,10 +47,14 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         _fail(f"{error}{see}")
     except BrokenPipeError:  # `sfumato methods | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing to flush to
-    except OSError as error:
-        _fail(f"{error.strerror}: {error.filename}" if error.strerror else str(error))
-    except ValueError as error:
+    except UserError as error:
         _fail(str(error))
+    except OSError as error:
+        if (
+            error.filename is None
+        ):  # the system refuses a file that it names: a full disk, no permission
+            raise
+        _fail(f"{error.strerror}: {error.filename}")
     except KeyboardInterrupt as error:
         print(f"\n{str(error) or 'stopped; the same command goes on'}", file=sys.stderr)
         sys.exit(130)
@@ -72,7 +80,11 @@ def make_app(words: Sequence[str]) -> App:
     app.command(_translate(words if words[0] == "translate" else []), name="translate")
     chosen = words[1] if words[0] == "explore" else ""
     app.command(cli_explore.explore(chosen, words), name="explore")
-    made = cli_studio.studio() if words[0] == "studio" else command(lambda: None, cli_studio.STUDIO, [])
+    made = (
+        cli_studio.studio()
+        if words[0] == "studio"
+        else command(lambda: None, cli_studio.STUDIO, [])
+    )
     app.command(made, name="studio")
     for name, (make, text) in cli_evaluate.COMMANDS.items():
         made = make() if words[0] == name else command(lambda: None, text, [])
@@ -132,7 +144,7 @@ def _train(chosen: str) -> App:
     for name, outline in outlines().items():
         if outline.data is None:
             if name == chosen:
-                raise ValueError(
+                raise UserError(
                     f"{name} is not trained itself: train `diffusion` on your folders, then "
                     f"`sfumato translate --method {name}`"
                 )
@@ -184,12 +196,12 @@ def _trainer(name: str, outline: Outline) -> Callable[..., None]:
 def _named(data: Sequence[str], kind: str | None) -> Sequence[str] | Mapping[str, str]:
     """NAME=FOLDER ... as a mapping; anything else as it is."""
     if not data:
-        raise ValueError(f"no pictures to train on: expected {DATA[kind or 'domains']}")
+        raise UserError(f"no pictures to train on: expected {DATA[kind or 'domains']}")
     pairs = [item.partition("=")[::2] for item in data if "=" in item and not Path(item).exists()]
     if kind != "domains" or not pairs:
         return data
     if len(dict(pairs)) < len(data):
-        raise ValueError(f"every domain needs one folder and a name of its own: {DATA['domains']}")
+        raise UserError(f"every domain needs one folder and a name of its own: {DATA['domains']}")
     return dict(pairs)
 
 

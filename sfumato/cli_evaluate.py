@@ -6,6 +6,7 @@ from collections.abc import Callable
 from inspect import Parameter
 from typing import Any
 
+from sfumato.errors import UserError
 from sfumato.flags import command, flag, flags
 
 EVALUATE = "Score a folder of results: a table, JSON and a page, with intervals and controls."
@@ -100,7 +101,7 @@ def study() -> Callable[..., None]:
             print(score(paths, score_key).text)
             return
         if len(paths) != 3 or out is None:
-            raise ValueError(
+            raise UserError(
                 f"a study needs --out and the folders SOURCE OURS THEIRS, not {len(paths)} paths; its "
                 f"answers are counted by `sfumato study --score study_key.json ANSWERS.json ...`"
             )

@@ -9,6 +9,7 @@ from typing import Any
 
 from cyclopts import App
 
+from sfumato.errors import UserError
 from sfumato.flags import command, flag, flags, method_flags
 
 EXPLORE = "Look inside: latents, operations on them, trajectories, and what a result depends on."
@@ -173,7 +174,7 @@ def _file(name: str) -> Parameter:
 def _new(out: str) -> None:
     """A file that is not there yet."""
     if Path(out).exists():
-        raise ValueError(f"{out} exists already: choose another --out")
+        raise UserError(f"{out} exists already: choose another --out")
 
 
 COMMANDS = {

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from sfumato.errors import UserError
+
 
 def info(folder: str) -> None:
     """Say what a model folder is.
@@ -42,7 +44,7 @@ def import_(file: str, back: str | None = None, *, out: Path, size: int | None =
     from sfumato.foreign import read_generator
 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"{out} exists already: choose another --out")
+        raise UserError(f"{out} exists already: choose another --out")
     part, said = read_generator(file, back)
     save(part, out, info={"imported": Path(file).name} | ({"size": size} if size else {}))
     print(f"{out} holds {said}; `sfumato translate PICTURES --model {out} --out RESULTS` uses it")

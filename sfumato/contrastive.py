@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sfumato import adversarial as gan
+from sfumato.errors import UserError
 from sfumato.nets.layers import Init, Norm, initialise, still
 from sfumato.nets.patch_head import PatchHead
 from sfumato.nets.resnet import ResNet
@@ -49,7 +50,7 @@ class Contrastive(Part):
 
     def __post_init__(self) -> None:
         if self.nce_t <= 0 or self.num_patches < 1:
-            raise ValueError(
+            raise UserError(
                 f"nce_t must be above 0 and num_patches at least one, not {self.nce_t} and "
                 f"{self.num_patches}"
             )

@@ -12,8 +12,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sfumato.choose import choose
 from sfumato.denoiser import Denoiser, domain_index
+from sfumato.errors import choose
 from sfumato.flat import integrate_flat
 from sfumato.guide import Clipped, Conditioned
 from sfumato.lowpass import Content, passed

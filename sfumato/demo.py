@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from sfumato.data import WRITERS, base64_png, find_images, read_image, write_text
+from sfumato.errors import UserError
 from sfumato.translate import run_translator, translator
 
 
@@ -47,7 +48,7 @@ def main(out: str | Path = "out/demo", *, count: int = 10, seed: int = 0) -> Pat
         The page.
     """
     if count < 1:
-        raise ValueError(f"count must be at least 1, not {count}")
+        raise UserError(f"count must be at least 1, not {count}")
     began, out = time.perf_counter(), Path(out)
     for name in ("digits", "earth"):
         if not (out / "data" / name).exists():

@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sfumato.choose import choose
+from sfumato.errors import UserError, choose
 from sfumato.part import Part
 from sfumato.process import DDPM, Cosine, Process
 
@@ -109,7 +109,7 @@ class Denoiser(Part):
         for name, kind in (("prediction", Prediction), ("times", TimeLaw)):
             choose(name, getattr(self, name), get_args(kind))
         if self.lognormal_std <= 0:
-            raise ValueError(f"lognormal_std must be above 0, not {self.lognormal_std}")
+            raise UserError(f"lognormal_std must be above 0, not {self.lognormal_std}")
 
     def forward(
         self,
@@ -201,7 +201,7 @@ class Denoiser(Part):
         """Labels (B,); the label after the last domain means "any domain"."""
         if not self.domains:
             if isinstance(domain, str):
-                raise ValueError(f"the model has no domains, {domain!r} was asked for")
+                raise UserError(f"the model has no domains, {domain!r} was asked for")
             return None
         if isinstance(domain, Tensor):
             return domain.to(x.device)
@@ -213,10 +213,10 @@ def check_order(order: str) -> None:
     """Refuses conditional networks of another channel order than ours.
 
     Raises:
-        ValueError: for any other order than `ORDER`.
+        UserError: for any other order than `ORDER`.
     """
     if order != ORDER:
-        raise ValueError(
+        raise UserError(
             f"the network was trained on channels in the order {order!r}, but is given {ORDER!r}: "
             f"train it again, or reorder the input channels of its first layer"
         )
@@ -226,6 +226,6 @@ def domain_index(domain: str, domains: tuple[str, ...]) -> int:
     """The label of a named domain.
 
     Raises:
-        ValueError: naming the nearest and all known domains.
+        UserError: naming the nearest and all known domains.
     """
     return domains.index(choose("domain", domain, domains))

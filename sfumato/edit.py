@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from torch import Tensor
 
 from sfumato.denoiser import Denoises
+from sfumato.errors import UserError
 from sfumato.process import Process
 from sfumato.solve import Draw, Step, Watch, integrate
 from sfumato.times import Spacing, chain_time, grid
@@ -18,11 +19,11 @@ def times_of(process: Process, strength: float, steps: int, spacing: Spacing) ->
     """Times from the noise level of `strength` (M/T of the DDPM chain) down to clean.
 
     Raises:
-        ValueError: for a strength outside (0, 1], or one that is less than the process's least noise.
+        UserError: for a strength outside (0, 1], or one that is less than the process's least noise.
     """
     start = chain_time(process, strength) if 0 < strength <= 1 else 0.0
     if start <= process.t_min:
-        raise ValueError(f"strength must lie in (0, 1] and add some noise, not {strength}")
+        raise UserError(f"strength must lie in (0, 1] and add some noise, not {strength}")
     return grid(process, steps, spacing, start=start, clean=True)
 
 
@@ -52,7 +53,7 @@ def edit(
         watch: see `integrate`.
     """
     if repeats < 1:
-        raise ValueError(f"repeats must be at least 1, not {repeats}")
+        raise UserError(f"repeats must be at least 1, not {repeats}")
     x = source
     for _ in range(repeats):
         x = denoiser.process.perturb(x, times[0], start(x))
@@ -65,11 +66,11 @@ def check_weights(weights: Mapping[str, float]) -> None:
     """Weights of energies are numbers >= 0.
 
     Raises:
-        ValueError: naming the one that is not.
+        UserError: naming the one that is not.
     """
     for name, weight in weights.items():
         if not 0 <= weight < float("inf"):
-            raise ValueError(f"{name} must be a number >= 0, not {weight}")
+            raise UserError(f"{name} must be a number >= 0, not {weight}")
 
 
 def check_finite(result: Tensor, bounds: Mapping[str, tuple[float, float]]) -> Tensor:
@@ -80,17 +81,15 @@ def check_finite(result: Tensor, bounds: Mapping[str, tuple[float, float]]) -> T
         bounds: of each weight what it was, and up to where it is stable.
 
     Raises:
-        ValueError: naming the weight that is furthest beyond its bound, if one is.
+        UserError: naming the weight that is furthest beyond its bound, if one is.
     """
     if result.isfinite().all():
         return result
     beyond = {k: weight / bound for k, (weight, bound) in bounds.items() if weight > bound}
     if not beyond:
-        raise ValueError(
-            "the result is not finite: the energy is too large, or the model untrained"
-        )
+        raise UserError("the result is not finite: the energy is too large, or the model untrained")
     name = max(beyond, key=beyond.__getitem__)
     weight, bound = bounds[name]
-    raise ValueError(
+    raise UserError(
         f"{name} {weight:g} is too large: the result is not finite; up to about {bound:.3g} is stable"
     )

@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.distributions import Categorical, Distribution
 from torch.nn import functional as F
 
-from sfumato.choose import choose
 from sfumato.denoiser import Denoises
+from sfumato.errors import UserError, choose
 from sfumato.guide import Energy, Guided, On
 from sfumato.lowpass import LowPass
 from sfumato.process import Process
@@ -164,7 +164,7 @@ def named(energy: str | Compares, phi: LowPass, process: Process) -> Compares:
     """An energy by its name, edges or high_pass, in variance-preserving coordinates; one's own as it is.
 
     Raises:
-        ValueError: for an unknown name.
+        UserError: for an unknown name.
     """
 
     def outlines(y: Tensor, x: Tensor, t: Tensor) -> Float[Tensor, " b"]:
@@ -271,21 +271,21 @@ def check_classifier(classifier: object, target: Denoises) -> Classifies:
     """The classifier, if it can guide the target's denoiser.
 
     Raises:
-        ValueError: if it is none, of another process, or does not know the target's domain.
+        UserError: if it is none, of another process, or does not know the target's domain.
     """
     if not isinstance(classifier, Classifies):
-        raise ValueError(
+        raise UserError(
             f"a {type(classifier).__name__} does not classify noisy images; make a classifier by "
             f"`sfumato train domain_classifier`"
         )
     if classifier.process != target.process:
-        raise ValueError(
+        raise UserError(
             f"the classifier was trained with {classifier.process}, the target with "
             f"{target.process}; train it with --process {type(target.process).__name__.lower()}"
         )
     domain = getattr(target, "domain", None)
     if domain is not None and domain not in classifier.domains:
-        raise ValueError(
+        raise UserError(
             f"the classifier knows {', '.join(classifier.domains)}, not the target's domain "
             f"{domain!r}; train it on folders of the same names"
         )

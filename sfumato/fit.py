@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from sfumato.errors import UserError
 from sfumato.folder import unique_state
 from sfumato.method import Diverged as Diverged
 from sfumato.noise import stable_hash
@@ -92,12 +93,12 @@ class State:
         """Takes back what `tensors` gave.
 
         Raises:
-            ValueError: if they are of another model.
+            UserError: if they are of another model.
         """
         weights = {k.removeprefix("weights/"): v for k, v in tensors.items() if k[:8] == "weights/"}
         ours = unique_state(self.method)
         if {k: v.shape for k, v in ours.items()} != {k: v.shape for k, v in weights.items()}:
-            raise ValueError("the saved training is of another model; choose another --out")
+            raise UserError("the saved training is of another model; choose another --out")
         with torch.no_grad():
             for k, v in ours.items():
                 v.copy_(weights[k])

@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import get_device_states, set_device_states
 
-from sfumato.choose import choose
 from sfumato.denoiser import Denoises
+from sfumato.errors import UserError, choose
 from sfumato.noise import Noise
 from sfumato.solve import Counted, Point, Step, checked, integrate, named_step, take
 
@@ -69,12 +69,12 @@ def integrate_flat(
         States (B, ...) at times[-1].
 
     Raises:
-        ValueError: as `integrate` does, for an unknown keep, a last below 1, or a tensor that wants a
+        UserError: as `integrate` does, for an unknown keep, a last below 1, or a tensor that wants a
             gradient and hangs on the denoiser without being in `condition`.
     """
     choose("keep", keep, get_args(Keep))
     if last is not None and last < 1:
-        raise ValueError(f"last must be at least 1, or None for all steps, not {last}")
+        raise UserError(f"last must be at least 1, or None for all steps, not {last}")
     # leaves: behind a condition there may be a graph that the adjoint must not enter
     leaves = [v.detach().requires_grad_(v.requires_grad) for v in condition]
     f: Any = denoiser(*leaves) if condition else denoiser
@@ -82,7 +82,7 @@ def integrate_flat(
     parameters = [p for p in f.parameters() if p.requires_grad] if modules else []
     for name, v in (item for m in modules for item in vars(m).items()):
         if isinstance(v, Tensor) and v.requires_grad and not any(v is leaf for leaf in leaves):
-            raise ValueError(
+            raise UserError(
                 f"the denoiser's {name} wants a gradient: give condition=({name},) and, for the "
                 "denoiser, a function of it, such as Conditioned(...).on"
             )

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from sfumato.data.folders import replacing, write_text
 from sfumato.denoiser import Denoiser, domain_index
+from sfumato.errors import UserError
 from sfumato.guide import Conditioned
 from sfumato.method import name_of
 from sfumato.part import Part, build, describe
@@ -65,7 +66,7 @@ def load(folder: str | Path, *, allow: tuple[str, ...] = ("sfumato",)) -> Part:
         allow: packages whose parts a model may be made of.
 
     Raises:
-        ValueError: if the folder is missing, damaged, foreign, or of a future format.
+        UserError: if the folder is missing, damaged, foreign, or of a future format.
     """
     path, domain = resolve(folder)
     info = describe_folder(path)
@@ -78,7 +79,7 @@ def load(folder: str | Path, *, allow: tuple[str, ...] = ("sfumato",)) -> Part:
         raise
     except Exception as error:  # whatever a constructor says to fields of the wrong kind
         reason = str(error).partition("\n")[0]
-        raise ValueError(f"{path / 'model.json'} does not describe a model ({reason})") from None
+        raise UserError(f"{path / 'model.json'} does not describe a model ({reason})") from None
     _load_weights(part, path)
     part.eval()
     return part if domain is None else denoiser_of(part, domain, str(path))
@@ -88,7 +89,7 @@ def resolve(name: str | Path) -> tuple[Path, str | None]:
     """Folder and domain of "FOLDER" or "FOLDER:DOMAIN"; real folders win over shipped sfumato/NAME.
 
     Raises:
-        ValueError: if sfumato/NAME is neither a folder nor a model that ships with the package.
+        UserError: if sfumato/NAME is neither a folder nor a model that ships with the package.
     """
     text, domain = str(name), None
     if not Path(text).exists() and ":" in text:
@@ -99,7 +100,7 @@ def resolve(name: str | Path) -> tuple[Path, str | None]:
     shipped = Path(__file__).parent / "models" / path.name
     if not (shipped / "model.json").is_file():
         known = sorted(f"sfumato/{m.parent.name}" for m in shipped.parent.glob("*/model.json"))
-        raise ValueError(f"no model {text!r} ships with sfumato; there are {', '.join(known)}")
+        raise UserError(f"no model {text!r} ships with sfumato; there are {', '.join(known)}")
     return shipped, domain
 
 
@@ -107,18 +108,18 @@ def denoiser_of(part: Part, domain: str | None, name: str = "the model") -> Cond
     """The denoiser of one domain of a diffusion model.
 
     Raises:
-        ValueError: if the model has no such denoiser.
+        UserError: if the model has no such denoiser.
     """
     denoiser = getattr(part, "denoiser", part)
     if isinstance(denoiser, Conditioned):
         return denoiser
     if not isinstance(denoiser, Denoiser):
-        raise ValueError(
+        raise UserError(
             f"{name} is a {name_of(part)}, which has no domains; name a model trained with "
             f"`sfumato train diffusion`"
         )
     if domain is None and len(denoiser.domains) > 1:
-        raise ValueError(
+        raise UserError(
             f"{name} knows {', '.join(denoiser.domains)}: say which, as in "
             f"{name}:{denoiser.domains[0]}"
         )
@@ -131,21 +132,21 @@ def describe_folder(folder: str | Path) -> dict[str, Any]:
     """The contents of model.json, checked as far as that goes without building anything.
 
     Raises:
-        ValueError: if it is missing, not JSON, or of a format this version does not know.
+        UserError: if it is missing, not JSON, or of a format this version does not know.
     """
     path = Path(folder)
     file = path / "model.json"
     if not path.is_dir():
-        raise ValueError(f"there is no model folder {str(path)!r}; `sfumato train` makes one")
+        raise UserError(f"there is no model folder {str(path)!r}; `sfumato train` makes one")
     if not file.is_file():
-        raise ValueError(f"{path} is not a model folder: it has no model.json")
+        raise UserError(f"{path} is not a model folder: it has no model.json")
     try:
         info = json.loads(file.read_text(encoding="utf-8"))
         form, _ = info["format"], info["model"]["is"]
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{file} is damaged or was not written by sfumato ({error!r})") from None
+        raise UserError(f"{file} is damaged or was not written by sfumato ({error!r})") from None
     if not isinstance(form, int) or form > FORMAT:
-        raise ValueError(
+        raise UserError(
             f"{path} has format {form}, this sfumato reads up to {FORMAT}; pip install -U sfumato"
         )
     return dict(info)
@@ -207,23 +208,23 @@ def read_protocol(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors of a safetensors file, and the protocol they were written with, or {}.
 
     Raises:
-        ValueError: if it is missing, truncated, or its contents do not have the hash they were written with.
+        UserError: if it is missing, truncated, or its contents do not have the hash they were written with.
     """
     if not file.is_file():
-        raise ValueError(f"{file.parent} has no {file.name}")
+        raise UserError(f"{file.parent} has no {file.name}")
     try:
         with safe_open(file, framework="pt") as f:
             stored = {key: f.get_tensor(key) for key in f.keys()}
             metadata = f.metadata() or {}
     except SafetensorError as error:
-        raise ValueError(f"{file} is damaged or truncated ({error}); copy it again") from None
+        raise UserError(f"{file} is damaged or truncated ({error}); copy it again") from None
     try:
         protocol = json.loads(metadata.get("protocol", "{}"))
         wanted = protocol.pop("tensors", metadata.get("sha256"))
     except (ValueError, TypeError, AttributeError, RecursionError):
-        raise ValueError(f"{file} has a protocol that was not written by sfumato") from None
+        raise UserError(f"{file} has a protocol that was not written by sfumato") from None
     if wanted is not None and wanted != _digest(stored):
-        raise ValueError(f"{file} is damaged: its contents do not have their hash; copy it again")
+        raise UserError(f"{file} is damaged: its contents do not have their hash; copy it again")
     return stored, protocol
 
 
@@ -251,12 +252,12 @@ def _load_weights(part: Part, folder: Path) -> None:
     for key, value in wanted.items():
         if key not in stored or stored[key].shape != value.shape:
             was = tuple(stored[key].shape) if key in stored else "missing"
-            raise ValueError(
+            raise UserError(
                 f"{file} does not belong to its model.json: {key} is {was}, "
                 f"expected {tuple(value.shape)}"
             )
     if extra := stored.keys() - wanted.keys():
-        raise ValueError(f"{file} does not belong to its model.json: unexpected {min(extra)}")
+        raise UserError(f"{file} does not belong to its model.json: unexpected {min(extra)}")
     aliases: dict[int, str] = {}
     full = {}
     for key, value in part.state_dict(keep_vars=True).items():

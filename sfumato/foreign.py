@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sfumato.errors import UserError
 from sfumato.method import find
 from sfumato.nets.resnet import ResNet
 from sfumato.nets.unet_generator import UNetGenerator
@@ -40,7 +41,7 @@ def read_generator(file: str | Path, back: str | Path | None = None) -> tuple[Pa
         back: of a CycleGAN, the generator of the way back.
 
     Raises:
-        ValueError: if a file holds anything but such a generator; it names the first difference.
+        UserError: if a file holds anything but such a generator; it names the first difference.
     """
     net, said = _read(Path(file))
     method = "pix2pix" if isinstance(net, UNetGenerator) else "cut" if net.antialias else "cyclegan"
@@ -50,10 +51,10 @@ def read_generator(file: str | Path, back: str | Path | None = None) -> tuple[Pa
     part: Any = find(method)(**options)
     if back is not None:
         if method != "cyclegan":
-            raise ValueError(f"{file} is a {method} generator, which has no way back")
+            raise UserError(f"{file} is a {method} generator, which has no way back")
         other, other_said = _read(Path(back))
         if other_said != said:
-            raise ValueError(f"{file} is a {said}, {back} a {other_said}: they are no pair")
+            raise UserError(f"{file} is a {said}, {back} a {other_said}: they are no pair")
         part.generators["source"].load_state_dict(other.state_dict())
     return part.eval(), f"a {method} generator, a {said}"
 
@@ -70,7 +71,7 @@ def _read(file: Path) -> tuple[ResNet | UNetGenerator, str]:
     except (IndexError, KeyError, ValueError):  # shapes of no convolution, or no block
         pass
     if net is None:
-        raise ValueError(
+        raise UserError(
             f"{file} is no generator of a ResNet (model.1.weight, model.10.conv_block. ...) or of a "
             f"U-Net (model.model.0.weight, ...): it begins with {next(iter(state), 'nothing')}"
         )
@@ -80,11 +81,11 @@ def _read(file: Path) -> tuple[ResNet | UNetGenerator, str]:
     for mine, theirs in names.items():
         found = tuple(state[theirs].shape) if theirs in state else "missing"
         if found != tuple(ours[mine].shape):
-            raise ValueError(f"{file}: {theirs} is {found}, expected {tuple(ours[mine].shape)}")
+            raise UserError(f"{file}: {theirs} is {found}, expected {tuple(ours[mine].shape)}")
     known = set(names.values())
     for key in state:
         if key not in known and not key.endswith(LEFT_OUT):
-            raise ValueError(f"{file} holds {key}, which a {_said(net)} has not")
+            raise UserError(f"{file} holds {key}, which a {_said(net)} has not")
     net.load_state_dict(
         {mine: state[theirs].to(ours[mine].dtype) for mine, theirs in names.items()}
     )
@@ -160,16 +161,16 @@ def _unet_names(net: UNetGenerator) -> Iterator[tuple[str, str]]:
 def _tensors(file: Path) -> dict[str, Tensor]:
     """The tensors of a `.pth` file; nothing in it can run."""
     if not file.is_file():
-        raise ValueError(f"there is no file {str(file)!r}; expected a .pth file of a generator")
+        raise UserError(f"there is no file {str(file)!r}; expected a .pth file of a generator")
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever the unpickler says to what is no state dict
         reason = str(error).strip().partition("\n")[0]
-        raise ValueError(
+        raise UserError(
             f"{file} holds something else than tensors, or is damaged ({reason})"
         ) from None
     if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise ValueError(
+        raise UserError(
             f"{file} is no state dict: expected names and tensors, as latest_net_G.pth has"
         )
     names = (str(k).removeprefix("module.") for k in state)

@@ -12,8 +12,8 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from sfumato.choose import choose
 from sfumato.denoiser import Denoises, told
+from sfumato.errors import UserError, choose
 from sfumato.part import Part
 from sfumato.process import Process
 
@@ -138,7 +138,7 @@ class Guided(nn.Module):
     ) -> None:
         super().__init__()
         if every < 1:
-            raise ValueError(f"every must be at least 1, not {every}")
+            raise UserError(f"every must be at least 1, not {every}")
         self.on = choose("on", on, get_args(On))
         self.denoiser, self.energy, self.process = denoiser, energy, denoiser.process
         self.project, self.every, self.calls, self.level = project, every, 0, 0.0
@@ -169,7 +169,7 @@ class Guided(nn.Module):
             y = x_t.detach().requires_grad_()
             energy = self.energy(y, t)
             if energy.shape != (want := (len(y),)):
-                raise ValueError(
+                raise UserError(
                     f"the energy's shape is {tuple(energy.shape)}, expected {want}: one number per "
                     f"image, for instance by .flatten(1).sum(1)"
                 )
@@ -180,7 +180,7 @@ class Guided(nn.Module):
             )
             self.value = energy.detach()
         if gradient is None:
-            raise ValueError(
+            raise UserError(
                 "the energy has lost its gradient: compute it from x_t with torch functions, "
                 "without detach(), no_grad() or item()"
             )

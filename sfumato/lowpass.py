@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sfumato.choose import choose
+from sfumato.errors import UserError, choose
 
 Kernel = Literal["box", "linear", "cubic"]
 Content = Literal["colour", "chroma"]
@@ -40,14 +40,14 @@ class LowPass:
         choose("kernel", kernel, get_args(Kernel))
         choose("content", content, get_args(Content))
         if factor < 1:
-            raise ValueError(f"factor must be at least 1, not {factor}")
+            raise UserError(f"factor must be at least 1, not {factor}")
         self.factor, self.kernel, self.content = factor, kernel, content
 
     def matrix(self, n: int) -> Float[Tensor, "n n"]:
         """Phi along an axis of n pixels, float64.
 
         Raises:
-            ValueError: if the factor does not divide n.
+            UserError: if the factor does not divide n.
         """
         return _matrix(n, self.factor, self.kernel)
 
@@ -71,12 +71,12 @@ def passed(x: Float[Tensor, "b c h w"], content: Content) -> Float[Tensor, "b c 
     """What of x is kept: all colour, or chroma, x - (mean over channels of x).
 
     Raises:
-        ValueError: for the chroma of gray images.
+        UserError: for the chroma of gray images.
     """
     if content == "colour":
         return x
     if x.shape[1] == 1:
-        raise ValueError("gray images have no chroma: take content colour")
+        raise UserError("gray images have no chroma: take content colour")
     return x - x.mean(1, keepdim=True)
 
 
@@ -102,7 +102,7 @@ def _kernel(x: Tensor, kernel: Kernel) -> Tensor:
 def _matrix(n: int, factor: int, kernel: Kernel) -> Tensor:
     if n % factor:
         near = [d for d in range(1, n + 1) if n % d == 0]
-        raise ValueError(
+        raise UserError(
             f"factor {factor} does not divide the size {n}; choose one of {', '.join(map(str, near))}"
         )
     small = n // factor

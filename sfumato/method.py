@@ -22,7 +22,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from sfumato.choose import choose
+from sfumato.errors import UserError, choose
 from sfumato.part import Part
 from sfumato.solve import Watch
 
@@ -34,11 +34,11 @@ def end(direction: str) -> str:
     """The domain, target or source, that a direction leads to.
 
     Raises:
-        ValueError: for what is no direction.
+        UserError: for what is no direction.
     """
     ends = {"source-to-target": "target", "target-to-source": "source"}
     if direction not in ends:
-        raise ValueError(f"direction must be {' or '.join(ends)}, not {direction!r}")
+        raise UserError(f"direction must be {' or '.join(ends)}, not {direction!r}")
     return ends[direction]
 
 
@@ -68,7 +68,7 @@ class Trainable(Protocol):
         """
 
 
-class Diverged(ValueError):
+class Diverged(UserError):
     """A loss, gradient or made image is NaN or infinite; the weights have not been touched by it."""
 
 
@@ -82,7 +82,7 @@ def find(name: str) -> type[Part]:
     """The method of this name.
 
     Raises:
-        ValueError: for unknown names, with the nearest one.
+        UserError: for unknown names, with the nearest one.
     """
     choose("method", name, names())
     module = importlib.import_module(f"sfumato.methods.{name}")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sfumato.choose import choose
+from sfumato.errors import UserError, choose
 from sfumato.nets.potential import Potential
 
 WIDTHS = {"tiny": 8, "small": 16, "medium": 32, "large": 64, "thesis": 64, "paper": 64}
@@ -57,7 +57,7 @@ def make_potential(
         return critic
     size = net if critic == "same" else critic
     if isinstance(size, nn.Module):
-        raise ValueError("a network as `net` needs a network as `critic`, too")
+        raise UserError("a network as `net` needs a network as `critic`, too")
     width = WIDTHS[choose("critic", size, WIDTHS)]
     return Potential(channels=channels, width=width, side=side, pool=3 if size == "paper" else 2)
 
@@ -86,8 +86,8 @@ def at_least(low: int, **values: float) -> None:
     """Refuses values below `low`.
 
     Raises:
-        ValueError: naming the first one.
+        UserError: naming the first one.
     """
     for name, value in values.items():
         if not value >= low:
-            raise ValueError(f"{name} must be at least {low}, not {value}")
+            raise UserError(f"{name} must be at least {low}, not {value}")

@@ -16,6 +16,8 @@ from hashlib import blake2b
 import torch
 from torch import Tensor
 
+from sfumato.errors import UserError
+
 _STANDIN: ContextVar[Tensor | None] = ContextVar("standin", default=None)
 
 
@@ -69,10 +71,10 @@ class Noise:
         """The next standard normal draw of shape, type and device of `like` (B, ...).
 
         Raises:
-            ValueError: if the batch is not the one the noise was made for.
+            UserError: if the batch is not the one the noise was made for.
         """
         if len(like) != len(self.seeds):
-            raise ValueError(f"noise for {len(self.seeds)} images was asked for {len(like)}")
+            raise UserError(f"noise for {len(self.seeds)} images was asked for {len(like)}")
         draws = [torch.randn(like.shape[1:], generator=g) for g in self._generators]
         return torch.stack(draws).to(like)
 

@@ -12,6 +12,7 @@ from typing import Any, dataclass_transform
 
 from torch import nn
 
+from sfumato.errors import UserError
 from sfumato.process import Process
 
 
@@ -68,7 +69,7 @@ def build(
     """The inverse of `describe`.  Only parts and processes of the packages in `allow` are made.
 
     Raises:
-        ValueError: if the description names anything else, or fields that the part does not have.
+        UserError: if the description names anything else, or fields that the part does not have.
     """
     made = {} if made is None else made
     if isinstance(description, list):
@@ -84,7 +85,7 @@ def build(
     cls = _part_class(str(description["is"]), allow)
     known = {f.name for f in fields(cls)}
     if unknown := sorted(inner.keys() - known):
-        raise ValueError(f"{description['is']} has no field {unknown[0]!r}; it has {sorted(known)}")
+        raise UserError(f"{description['is']} has no field {unknown[0]!r}; it has {sorted(known)}")
     made[path] = cls(**inner)
     return made[path]
 
@@ -92,14 +93,14 @@ def build(
 def _part_class(name: str, allow: tuple[str, ...]) -> Any:
     module, _, qualname = name.partition(":")
     if module.split(".")[0] not in allow:
-        raise ValueError(
+        raise UserError(
             f"the model is a {name!r}, which is not part of {' or '.join(allow)}; if you trust "
             f"it, import it and pass allow=(..., {module.split('.')[0]!r})"
         )
     try:
         cls = getattr(importlib.import_module(module), qualname)
     except (ImportError, AttributeError):
-        raise ValueError(f"this version of sfumato has no {name!r}") from None
+        raise UserError(f"this version of sfumato has no {name!r}") from None
     if not (isinstance(cls, type) and issubclass(cls, (Part, Process))):
-        raise ValueError(f"{name!r} is not a part that a model may be made of")
+        raise UserError(f"{name!r} is not a part that a model may be made of")
     return cls

@@ -22,7 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from sfumato.choose import choose
+from sfumato.errors import choose
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sfumato.choose import choose
 from sfumato.denoiser import Denoises
 from sfumato.energies import Classifies, Compares, Reference, against, similarity
+from sfumato.errors import UserError, choose
 from sfumato.guide import Energy, On
 
 Similarity = Literal["cosine", "logits"]
@@ -36,14 +36,14 @@ def realism(
         on: the noisy sample, or the mean E[x | x_t].
 
     Raises:
-        ValueError: without a classifier, for an unknown kind, or odds without a domain.
+        UserError: without a classifier, for an unknown kind, or odds without a domain.
     """
     if classifier is None:
-        raise ValueError("realism needs --classifier FOLDER, or be it 0")
+        raise UserError("realism needs --classifier FOLDER, or be it 0")
     choose("similarity", kind, get_args(Similarity))
     domain = getattr(target, "domain", None)
     if kind == "logits" and domain is None:
-        raise ValueError("similarity logits needs a domain to go to: FOLDER:DOMAIN")
+        raise UserError("similarity logits needs a domain to go to: FOLDER:DOMAIN")
     function = (
         similarity(classifier.features)
         if kind == "cosine"

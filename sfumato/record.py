@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sfumato.data.folders import write_text
+from sfumato.errors import UserError
 
 
 def write_run(out: Path, run: Any, origin: Any, result: Any) -> None:
@@ -27,13 +28,13 @@ def read_run(folder: Path, name: str = "run.json") -> dict[str, Any]:
     """The three parts of a run.json.
 
     Raises:
-        ValueError: if there is none, or not one of a translation.
+        UserError: if there is none, or not one of a translation.
     """
     try:
         saved = json.loads((folder / name).read_text(encoding="utf-8"))
         return {key: saved[key] for key in ("run", "from", "result")}
     except (OSError, ValueError, KeyError, TypeError):
-        raise ValueError(
+        raise UserError(
             f"{folder} holds no translation, or its {name} is damaged: choose another folder"
         ) from None
 
@@ -42,7 +43,7 @@ def check(out: Path, run: dict[str, Any], expect: Mapping[str, Any] | None) -> N
     """Sees that `out` is new, empty, or holds this very run; removes what a kill left there.
 
     Raises:
-        ValueError: if it holds anything else, or if `run` is not the expected one.
+        UserError: if it holds anything else, or if `run` is not the expected one.
     """
 
     def differences(other: Mapping[str, Any]) -> list[str]:
@@ -55,14 +56,14 @@ def check(out: Path, run: dict[str, Any], expect: Mapping[str, Any] | None) -> N
     if expect is not None and changed == ["versions"]:
         print(f"repeated with {run['versions']}, made with {expect['versions']}", file=sys.stderr)
     elif changed:
-        raise ValueError(f"the run cannot be repeated: {', '.join(changed)} changed since")
+        raise UserError(f"the run cannot be repeated: {', '.join(changed)} changed since")
     if out.exists() and not out.is_dir():
-        raise ValueError(f"{out} is a file: choose another --out")
+        raise UserError(f"{out} is a file: choose another --out")
     left = list(out.rglob(".*.tmp"))  # of a killed run
     if not out.is_dir() or not set(out.iterdir()) - set(left):
         return
     if changed := differences(read_run(out)["run"]):
-        raise ValueError(
+        raise UserError(
             f"{out} holds another run ({', '.join(changed)} differ): choose another --out "
             f"or delete it"
         )

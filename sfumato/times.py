@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from sfumato.choose import choose
+from sfumato.errors import UserError, choose
 from sfumato.process import DDPM, Process
 
 Spacing = Literal["time", "log_snr", "karras", "chain"]
@@ -37,17 +37,17 @@ def grid(
         rho: exponent of "karras".
 
     Raises:
-        ValueError: for fewer than one step, unknown spacings, or ends outside [t_min, t_max].
+        UserError: for fewer than one step, unknown spacings, or ends outside [t_min, t_max].
     """
     start = process.t_max if start is None else start
     stop = process.t_min if stop is None else stop
     n = steps - 1 if clean else steps
     choose("spacing", spacing, get_args(Spacing))
     if steps < 1:
-        raise ValueError(f"steps must be at least 1, not {steps}")
+        raise UserError(f"steps must be at least 1, not {steps}")
     for t in (start, stop):
         if not process.t_min <= t <= process.t_max:
-            raise ValueError(
+            raise UserError(
                 f"times must lie in [t_min, t_max] = [{process.t_min:g}, {process.t_max:g}], not {t:g}"
             )
     ends = torch.tensor([start, stop], dtype=torch.float64)
@@ -66,7 +66,7 @@ def grid(
         levels = (a + (b - a) * u).round()
         if (levels.diff() == 0).any():
             most = int((a.round() - b.round()).abs()) + clean
-            raise ValueError(f"the chain has room for {most} steps there, not for {steps}")
+            raise UserError(f"the chain has room for {most} steps there, not for {steps}")
         times = process.time(chain.log_snr(levels / chain.steps))
     if spacing != "chain":  # undo rounding at the ends
         times[0], times[-1] = ends[0], ends[1] if n else ends[0]

@@ -20,9 +20,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from sfumato.choose import choose
 from sfumato.data import sets
 from sfumato.data.folders import write_text
+from sfumato.errors import UserError, choose
 from sfumato.fit import Diverged, State, fit
 from sfumato.folder import read_tensors, save, write_tensors
 from sfumato.heldout import preview, scores
@@ -115,7 +115,7 @@ def train(
         quiet: no progress bar.
 
     Raises:
-        ValueError: for anything wrong with the data, the options or the run folder, in one line.
+        UserError: for anything wrong with the data, the options or the run folder, in one line.
     """
     out = Path(out)
     settings = {
@@ -131,7 +131,7 @@ def train(
     _check(settings)
     batch = int(settings["batch"])
     if not hasattr(cls, "objectives"):
-        raise ValueError(
+        raise UserError(
             f"{name_of(cls)} is not trained itself: train `diffusion` on your folders, then "
             f"sfumato translate --method {name_of(cls)} --source RUN:A --target RUN:B ..."
         )
@@ -228,7 +228,7 @@ def train(
                     )
         except Diverged as error:
             good = f"{out} holds the last good save" if (out / "model.json").exists() else "no save"
-            raise ValueError(
+            raise UserError(
                 f"{error}; {good}. Lower --lr (it was {settings['lr']:g}) or --clip (it was "
                 f"{settings['clip']:g}), then go on with --resume"
             ) from None
@@ -264,7 +264,7 @@ def open_data(
     if side_by_side and len(folders) == 1:
         return sets.open_side_by_side(folders[0], **how)
     if len(folders) != 2:
-        raise ValueError(
+        raise UserError(
             f"this method learns from two folders, source and target, not {len(folders)}; for "
             f"pairs side by side in one folder say --side-by-side"
         )
@@ -281,14 +281,14 @@ def _make(cls: type[Part], given: dict[str, Any]) -> Part:
 def _check(settings: Mapping[str, Any]) -> None:
     for name, low in {"size": 1, "steps": 1, "batch": 1, "accumulate": 1, "save_every": 1}.items():
         if settings[name] < low:
-            raise ValueError(f"{name} must be at least {low}, not {settings[name]}")
+            raise UserError(f"{name} must be at least {low}, not {settings[name]}")
     if settings["lr"] <= 0:
-        raise ValueError(f"lr must be above 0, not {settings['lr']}")
+        raise UserError(f"lr must be above 0, not {settings['lr']}")
     if settings["jitter"] < 0:
-        raise ValueError(f"jitter must be 0 or more, not {settings['jitter']}")
+        raise UserError(f"jitter must be 0 or more, not {settings['jitter']}")
     for name in ("held_out", "ema", "hold", "beta1"):
         if not 0 <= settings[name] < 1:
-            raise ValueError(f"{name} must lie in [0, 1), not {settings[name]}")
+            raise UserError(f"{name} must lie in [0, 1), not {settings[name]}")
 
 
 def _previous(out: Path, resume: bool) -> dict[str, Any] | None:
@@ -296,16 +296,18 @@ def _previous(out: Path, resume: bool) -> dict[str, Any] | None:
     saved = out / "training.safetensors"
     if not resume:
         if out.exists() and any(out.iterdir()):
-            raise ValueError(
+            raise UserError(
                 f"{out} is not empty; go on with its run by --resume, or choose another --out"
             )
         return None
     if not saved.exists():
         if out.exists() and (out / "model.json").exists():
-            raise ValueError(f"{out} holds a model but no training to resume; choose another --out")
+            raise UserError(f"{out} holds a model but no training to resume; choose another --out")
         return None  # killed before its first save: begin again
     if not (out / "run.json").exists():
-        raise ValueError(f"{out} has lost its run.json, without which nothing resumes: choose another --out")
+        raise UserError(
+            f"{out} has lost its run.json, without which nothing resumes: choose another --out"
+        )
     tensors = read_tensors(saved)
     run = json.loads((out / "run.json").read_text())
     return {"tensors": tensors, "step": int(tensors.pop("step")), "run": run}
@@ -316,7 +318,7 @@ def _compare(before: dict[str, Any], now: dict[str, Any], out: Path) -> None:
     now = json.loads(json.dumps(now))
     for key in ("model", "data"):
         if before[key] != now[key]:
-            raise ValueError(f"{out} was trained with another {key}; choose another --out")
+            raise UserError(f"{out} was trained with another {key}; choose another --out")
     for key, value in now["settings"].items():
         was = before["settings"].get(key, DEFAULTS.get(key, value))
         if was != value and key in (
@@ -328,6 +330,6 @@ def _compare(before: dict[str, Any], now: dict[str, Any], out: Path) -> None:
             "accumulate",
             "optimiser",
         ):
-            raise ValueError(f"{out} was trained with {key} {was}, not {value}; --{key} {was}")
+            raise UserError(f"{out} was trained with {key} {was}, not {value}; --{key} {was}")
         if was != value:
             print(f"resuming with {key} {value} (it was {was})", file=sys.stderr)

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from sfumato.data.gather import gather, reader
 from sfumato.data.images import Resize, fit_image, read_image, write_png
+from sfumato.errors import UserError
 from sfumato.folder import resolve
 from sfumato.method import name_of
 from sfumato.part import describe
@@ -94,7 +95,7 @@ def translate(
         watch: called for each step of each batch, see `integrate`; what it raises ends the run.
 
     Raises:
-        ValueError: for anything wrong with the pictures, models or options, in one line.
+        UserError: for anything wrong with the pictures, models or options, in one line.
     """
     out, given = Path(out), [paths] if isinstance(paths, (str, Path)) else list(paths)
     files = gather(given, out)
@@ -105,7 +106,7 @@ def translate(
     if size is None and resize != "none":
         size = size_of([folder for folder, _ in models.values()])
     if min(1 if size is None else size, 1 if batch is None else batch) < 1:
-        raise ValueError(f"size and batch must be at least 1, not {size} and {batch}")
+        raise UserError(f"size and batch must be at least 1, not {size} and {batch}")
     chosen = options_of(part, options or {})
     mask = chosen.get("mask")
     run = {
@@ -137,7 +138,7 @@ def translate(
             now = chosen | ({"mask": _mask(Path(mask), x)} if mask else {})
             y, nfe = run_translator(part, x, seed=seed, options=now, watch=watch)
             if not y.isfinite().all():
-                raise ValueError(f"{name_of(part)} gave values that are no numbers; train it again")
+                raise UserError(f"{name_of(part)} gave values that are no numbers; train it again")
             missing = [i for i, name in enumerate(names) if not (out / name).exists()]
             done.add(len(missing), nfe, time.perf_counter() - began)
             if not (out / "run.json").exists():  # not before it is known to work
@@ -147,7 +148,7 @@ def translate(
     done.kept = len(files) - done.written - len(done.skipped)
     if len(done.skipped) == len(files):
         why = next(iter(done.skipped.values()))
-        raise ValueError(why if len(files) == 1 else f"none of {len(files)} can be read: {why}")
+        raise UserError(why if len(files) == 1 else f"none of {len(files)} can be read: {why}")
     if done.written or read_run(out)["result"] is None:
         write_run(out, run, origin, {
             "pictures": done.written + done.kept, "skipped": done.skipped,
@@ -166,7 +167,7 @@ def repeat(run: str | Path, out: str | Path, *, device: str | None = None) -> Su
         device: instead of the recorded one.
 
     Raises:
-        ValueError: if its pictures or models are no longer what they were.
+        UserError: if its pictures or models are no longer what they were.
     """
     run = Path(run)
     saved = read_run(run if run.is_dir() else run.parent, "run.json" if run.is_dir() else run.name)
@@ -196,7 +197,7 @@ def _batches(
             try:
                 image = read(files[name])
                 groups[image.shape][name] = image
-            except ValueError as error:
+            except UserError as error:
                 skipped[str(files[name])] = str(error)
         for group in groups.values():
             if not all((out / n).exists() for n in group):
@@ -230,7 +231,7 @@ def run_translator(
             raise
     if len(x) == 1:
         h, w = x.shape[-2:]
-        raise ValueError(f"one picture of {w}x{h} is too much for the memory: use a smaller --size")
+        raise UserError(f"one picture of {w}x{h} is too much for the memory: use a smaller --size")
     cut = len(x) // 2
     one, nfe = run_translator(part, x[:cut], seed=seed, options=options, watch=watch)
     two, _ = run_translator(part, x[cut:], seed=seed, options=options, watch=watch)

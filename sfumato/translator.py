@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sfumato.choose import choose
+from sfumato.errors import UserError, choose
 from sfumato.folder import denoiser_of, describe_folder, load, resolve
 from sfumato.method import find, name_of
 from sfumato.part import Part, fields
@@ -34,7 +34,7 @@ def translator(
         classifier: folder of a domain classifier, for methods that are guided by one.
 
     Raises:
-        ValueError: for what is missing, or given but of no use, and what to type instead.
+        UserError: for what is missing, or given but of no use, and what to type instead.
     """
     offered = {"source": source, "target": target, "classifier": classifier}
     given = {k: v for k, v in offered.items() if v is not None}
@@ -42,37 +42,37 @@ def translator(
         part = load(model)
         name, (folder, _) = name_of(part), resolve(model)
         if not hasattr(part, "translate"):
-            raise ValueError(
+            raise UserError(
                 f"{folder} is a {name} model, which other methods translate with: --method ddib "
                 f"--source {folder}:DOMAIN --target {folder}:DOMAIN"
             )
         if method not in (None, name):
-            raise ValueError(f"{folder} is a {name} model, not {method}; leave --method away")
+            raise UserError(f"{folder} is a {name} model, not {method}; leave --method away")
         if given:
-            raise ValueError(f"{folder} translates by itself; leave --{next(iter(given))} away")
+            raise UserError(f"{folder} translates by itself; leave --{next(iter(given))} away")
         return part
     if method is None:
-        raise ValueError(
+        raise UserError(
             "say how to translate: --model FOLDER of a trained translator, or --method NAME "
             "(`sfumato methods` lists them) with --source FOLDER:DOMAIN --target FOLDER:DOMAIN"
         )
     cls = find(method)
     roles = {f.name: f.default is MISSING for f in fields(cls) if f.name in offered}
     if not hasattr(cls, "translate"):
-        raise ValueError(
+        raise UserError(
             f"{method} does not translate by itself: use --method ddib or sdedit with "
             f"--target FOLDER:DOMAIN of a {method} model"
         )
     if not roles:
-        raise ValueError(
+        raise UserError(
             f"{method} translates with a model of its own: --model FOLDER, made by "
             f"`sfumato train {method}`"
         )
     for role in given.keys() - roles.keys():
-        raise ValueError(f"{method} has no use for --{role}; leave it away")
+        raise UserError(f"{method} has no use for --{role}; leave it away")
     for role, needed in roles.items():
         if needed and role not in given:
-            raise ValueError(
+            raise UserError(
                 f"{method} needs a classifier: --classifier FOLDER, made by `sfumato train "
                 f"domain_classifier`"
                 if role == "classifier"
@@ -87,12 +87,12 @@ def translator(
         folder, domain = resolve(where)
         part = models[folder]
         if role == "classifier" and domain is not None:
-            raise ValueError(
+            raise UserError(
                 f"a classifier knows all its domains: --classifier {folder}, without :{domain}"
             )
         made[role] = part if role == "classifier" else denoiser_of(part, domain, str(folder))
     if len(channels := {channels_of(part) for part in made.values()}) > 1:
-        raise ValueError(
+        raise UserError(
             f"{' and '.join(made)} differ in channels ({channels}); choose models alike"
         )
     return cls(**made).eval()
@@ -107,14 +107,14 @@ def options_of(part: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     """All options of the method's `translate`, defaults included.
 
     Raises:
-        ValueError: for an unknown one, naming the nearest, or one that JSON cannot hold.
+        UserError: for an unknown one, naming the nearest, or one that JSON cannot hold.
     """
     parameters = inspect.signature(part.translate).parameters
     known = {k: p.default for k, p in parameters.items() if k not in ("source", "seed", "watch")}
     for name, value in given.items():
         choose(f"option of {name_of(part)}", name, known)
         if not isinstance(value, (str, int, float, Path, type(None))):
-            raise ValueError(f"{name}={value!r} cannot be written into run.json; give its name")
+            raise UserError(f"{name}={value!r} cannot be written into run.json; give its name")
     return known | dict(given)
 
 
@@ -122,7 +122,7 @@ def size_of(folders: list[Path]) -> int | None:
     """The size that the models were trained at, if they say."""
     sizes = {describe_folder(folder)["info"].get("size") for folder in folders} - {None}
     if len(sizes) > 1:
-        raise ValueError(f"the models were trained at sizes {sorted(sizes)}: choose one by --size")
+        raise UserError(f"the models were trained at sizes {sorted(sizes)}: choose one by --size")
     return sizes.pop() if sizes else None
 
 
@@ -134,5 +134,5 @@ def device_of(name: str) -> torch.device:
         )
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError):
-        raise ValueError(f"there is no device {name!r} here: use auto, cpu or cuda") from None
+        raise UserError(f"there is no device {name!r} here: use auto, cpu or cuda") from None
     return device

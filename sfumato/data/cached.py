@@ -15,6 +15,8 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sfumato.errors import UserError
+
 from .images import Resize, _read, find_images, fit_image, to_float, to_samples
 
 CACHE_BYTES = 2 * 10**9
@@ -47,7 +49,7 @@ class Images:
         side: Take only the "left" or "right" half of each picture.
 
     Raises:
-        ValueError: no image, a broken one under `strict`, or one smaller than `size`.
+        UserError: no image, a broken one under `strict`, or one smaller than `size`.
     """
 
     def __init__(
@@ -68,9 +70,7 @@ class Images:
         self.size = (size, size) if isinstance(size, int) else size
         self.channels, self.resize, self.upscale, self.side = channels, resize, upscale, side
         if min(self.size) < 1 or side not in (None, "left", "right"):
-            raise ValueError(
-                f"size {size}, side {side}: expected pixels and left, right or nothing"
-            )
+            raise UserError(f"size {size}, side {side}: expected pixels and left, right or nothing")
         self.paths: list[Path] = []
         self.skipped: dict[str, str] = {}
         self._hashes: list[str] = []
@@ -87,18 +87,18 @@ class Images:
                     self._cache = None
         why = "; ".join(list(self.skipped.values())[:5])
         if not self.paths:
-            raise ValueError(f"no image could be read in {self.root}: {why or 'the list is empty'}")
+            raise UserError(f"no image could be read in {self.root}: {why or 'the list is empty'}")
         if self.skipped:
             count = f"{len(self.skipped)} of {len(files)} images cannot be read: {why}"
             if strict:
-                raise ValueError(f"{count}: mend or delete them")
+                raise UserError(f"{count}: mend or delete them")
             warnings.warn(f"{count}; they are skipped", stacklevel=2)
 
     def _decode_all(self, files: list[Path]) -> Iterator[tuple[str, NDArray[Any] | str]]:
         def decode(path: Path) -> tuple[str, NDArray[Any] | str]:
             try:
                 raw = _read(path, self.channels)
-            except ValueError as error:
+            except UserError as error:
                 return "", str(error)
             return hashlib.sha256(path.read_bytes()).hexdigest(), self._fit(raw, path)
 

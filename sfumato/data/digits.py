@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sfumato.errors import UserError
+
 from .folders import new_folder, save_pixels
 
 
@@ -33,14 +35,14 @@ def write_digits(out: str | Path, size: int = 32, seed: int = 0, copies: int = 7
         copies: Copies of each source image in train, 1 or more; 7 make about 1,000 per digit.
 
     Raises:
-        ValueError: a parameter is out of range, `out` is not empty, or scikit-learn is missing.
+        UserError: a parameter is out of range, `out` is not empty, or scikit-learn is missing.
     """
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise ValueError("digits need scikit-learn: pip install 'sfumato[data]'") from error
+        raise UserError("digits need scikit-learn: pip install 'sfumato[data]'") from error
     if size < 8 or copies < 1:
-        raise ValueError(f"size {size}, copies {copies}: expected size >= 8 and copies >= 1")
+        raise UserError(f"size {size}, copies {copies}: expected size >= 8 and copies >= 1")
     bunch = load_digits()
     sources, labels = torch.from_numpy(bunch.images).float() / 16, bunch.target
     rng = np.random.default_rng(seed)
@@ -65,10 +67,10 @@ def write_mnist(out: str | Path, source_folder: str | Path, size: int = 32, seed
         seed: Seed of the split and of the colours.
 
     Raises:
-        ValueError: files are missing, broken or do not match, or `out` is not empty.
+        UserError: files are missing, broken or do not match, or `out` is not empty.
     """
     if size < 8:
-        raise ValueError(f"size {size}: expected 8 or more, such as --size 32")
+        raise UserError(f"size {size}: expected 8 or more, such as --size 32")
     sets = _idx_sets(Path(source_folder))
     rng = np.random.default_rng(seed)
     if len(sets) == 2:
@@ -167,13 +169,13 @@ def _idx_sets(folder: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
             found.setdefault(kind, {})[data.ndim] = (path, data)
     sets = {k: (v[3][1], v[1][1]) for k, v in found.items() if set(v) == {1, 3}}
     if not sets or ("all" in sets and len(sets) > 1):
-        raise ValueError(
+        raise UserError(
             f"{folder} has no matching idx files: expected images and labels such as "
             f"train-images-idx3-ubyte.gz and train-labels-idx1-ubyte.gz"
         )
     for kind, (images, labels) in sets.items():
         if len(images) != len(labels) or images.shape[1:] != (28, 28) or labels.max(initial=0) > 9:
-            raise ValueError(
+            raise UserError(
                 f"{found[kind][3][0]} does not match its labels: {len(images)} images of "
                 f"{images.shape[1:]} and {len(labels)} labels; expected equal numbers of 28x28 "
                 f"images and labels 0 to 9"
@@ -188,15 +190,15 @@ def _read_idx(path: Path) -> np.ndarray | None:
         if data[:2] == b"\x1f\x8b":
             data = gzip.decompress(data)
     except (EOFError, OSError, zlib.error) as error:
-        raise ValueError(f"{path} is a broken gzip file ({error}): download it again") from None
+        raise UserError(f"{path} is a broken gzip file ({error}): download it again") from None
     if data[:4] not in (b"\0\0\x08\x01", b"\0\0\x08\x03"):
         if "idx" in path.name:
-            raise ValueError(f"{path} is not an idx file of bytes (it starts {data[:4]!r})")
+            raise UserError(f"{path} is not an idx file of bytes (it starts {data[:4]!r})")
         return None
     start = 4 + 4 * data[3]
     shape = [int(n) for n in np.frombuffer(data[4:start].ljust(start - 4, b"\0"), ">u4")]
     if len(data) - start != np.prod(shape):
-        raise ValueError(
+        raise UserError(
             f"{path} is truncated: its header says {shape} bytes after it, "
             f"found {max(0, len(data) - start)}: download it again"
         )

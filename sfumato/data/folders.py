@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from sfumato.errors import UserError
+
 
 @contextlib.contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
@@ -42,11 +44,11 @@ def new_folder(out: str | Path) -> Iterator[Path]:
     """Yield an empty folder beside `out`, renamed to `out` if the block succeeds, else removed.
 
     Raises:
-        ValueError: `out` exists and is not an empty folder.
+        UserError: `out` exists and is not an empty folder.
     """
     out = Path(out)
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise ValueError(f"{out} exists and is not an empty folder: name a new one or delete it")
+        raise UserError(f"{out} exists and is not an empty folder: name a new one or delete it")
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(dir=out.parent, prefix=f"{out.name}.", suffix=".partial"))
     try:

@@ -20,6 +20,8 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from sfumato.errors import UserError
+
 from .folders import replacing
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
@@ -37,12 +39,12 @@ def find_images(folder: str | Path) -> list[Path]:
     """Every image file below `folder`, sorted naturally (1, 2, 10); hidden ones are left out.
 
     Raises:
-        ValueError: `folder` is missing, is a file or holds no image.
+        UserError: `folder` is missing, is a file or holds no image.
     """
     folder = Path(folder)
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "does not exist"
-        raise ValueError(f"{folder} {what}: expected a folder of images")
+        raise UserError(f"{folder} {what}: expected a folder of images")
     found = [
         p.relative_to(folder)
         for p in folder.rglob("*")
@@ -50,7 +52,7 @@ def find_images(folder: str | Path) -> list[Path]:
     ]
     shown = [p for p in found if not any(part.startswith(".") for part in p.parts)]
     if not shown:
-        raise ValueError(f"{folder} holds no images: files are read that end in {list(SUFFIXES)}")
+        raise UserError(f"{folder} holds no images: files are read that end in {list(SUFFIXES)}")
     return [folder / p for p in sorted(shown, key=lambda p: [natural(part) for part in p.parts])]
 
 
@@ -63,7 +65,7 @@ def read_image(path: str | Path, channels: int = 3) -> NDArray[np.float32]:
         channels: 3 repeats gray; 1 takes the luma 0.299 R + 0.587 G + 0.114 B.
 
     Raises:
-        ValueError: the file is missing, empty, broken, no image, or of a kind without a range.
+        UserError: the file is missing, empty, broken, no image, or of a kind without a range.
     """
     return to_float(_read(path, channels))
 
@@ -77,11 +79,11 @@ def to_samples(images: Tensor | NDArray[Any], dtype: Any = np.uint8) -> NDArray[
     """Values of any shape to the nearest uint8 (or uint16) samples: -1 to 0, 1 to the largest.
 
     Raises:
-        ValueError: a value is not a number.
+        UserError: a value is not a number.
     """
     values = images.detach().float().cpu().numpy() if isinstance(images, Tensor) else images
     if not np.isfinite(values).all():
-        raise ValueError("the image has values that are no numbers: the model diverged; lower --lr")
+        raise UserError("the image has values that are no numbers: the model diverged; lower --lr")
     top = np.iinfo(dtype).max
     return np.floor((values.clip(-1, 1) + 1) * (top / 2) + 0.5).astype(dtype)
 
@@ -104,20 +106,20 @@ def fit_image(
         name: What an error calls the image.
 
     Raises:
-        ValueError: the image would be enlarged, or has another size and `resize` is "none".
+        UserError: the image would be enlarged, or has another size and `resize` is "none".
     """
     h, w = (size, size) if isinstance(size, int) else size
     old_h, old_w = image.shape[1:]
     if (old_h, old_w) == (h, w):
         return image
     if resize == "none":
-        raise ValueError(
+        raise UserError(
             f"{name} is {old_w}x{old_h} pixels, expected {w}x{h}: use --resize crop or stretch"
         )
     if resize not in ("crop", "stretch"):
-        raise ValueError(f"resize {resize!r} is unknown: use crop, stretch or none")
+        raise UserError(f"resize {resize!r} is unknown: use crop, stretch or none")
     if (old_h < h or old_w < w) and not upscale:
-        raise ValueError(
+        raise UserError(
             f"{name} is {old_w}x{old_h} pixels, smaller than the {w}x{h} asked for: "
             f"use a smaller --size, or --upscale to enlarge it"
         )
@@ -136,7 +138,7 @@ def write_png(path: str | Path, image: Float[Tensor, "c h w"] | NDArray[Any]) ->
     """Write an image (3,H,W) or (1,H,W) in [-1,1] as 8-bit PNG, atomically; values are rounded.
 
     Raises:
-        ValueError: the shape is another, or a value is not a number.
+        UserError: the shape is another, or a value is not a number.
         OSError: the disk is full or the folder cannot be written; nothing is left behind.
     """
     shown = picture(image)
@@ -147,7 +149,7 @@ def write_png(path: str | Path, image: Float[Tensor, "c h w"] | NDArray[Any]) ->
 def picture(image: Float[Tensor, "c h w"] | NDArray[Any]) -> Image.Image:
     """An image (3,H,W) or (1,H,W) in [-1,1] as an 8-bit Pillow picture."""
     if image.ndim != 3 or image.shape[0] not in (1, 3):
-        raise ValueError(f"cannot write shape {tuple(image.shape)}: expected (3,H,W) or (1,H,W)")
+        raise UserError(f"cannot write shape {tuple(image.shape)}: expected (3,H,W) or (1,H,W)")
     pixels = to_samples(image).transpose(1, 2, 0)
     return Image.fromarray(pixels.squeeze(2) if len(image) == 1 else pixels)
 
@@ -156,23 +158,23 @@ def _read(path: str | Path, channels: int = 3) -> NDArray[Any]:
     """Samples (channels,H,W), uint8 or uint16."""
     path = Path(path)
     if channels not in (1, 3):
-        raise ValueError(f"channels {channels}: expected 1 or 3")
+        raise UserError(f"channels {channels}: expected 1 or 3")
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise ValueError(f"cannot read {path}: {error.strerror}") from None
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
     if not data:
-        raise ValueError(f"{path} is an empty file")
+        raise UserError(f"{path} is an empty file")
     try:
         samples = _decode(data)
     except Image.DecompressionBombError:
-        raise ValueError(f"{path} is too large to decode safely: make it smaller first") from None
+        raise UserError(f"{path} is too large to decode safely: make it smaller first") from None
     except _Refused as error:
-        raise ValueError(f"{path} {error}") from None
+        raise UserError(f"{path} {error}") from None
     except UnidentifiedImageError:
-        raise ValueError(f"{path} is no image, or its header is broken") from None
+        raise UserError(f"{path} is no image, or its header is broken") from None
     except Exception as error:  # decoders raise almost anything on broken data
-        raise ValueError(f"{path} is broken ({' '.join(str(error).split())})") from None
+        raise UserError(f"{path} is broken ({' '.join(str(error).split())})") from None
     return np.ascontiguousarray(_plain(samples, channels).transpose(2, 0, 1))
 
 

@@ -21,6 +21,8 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sfumato.errors import UserError
+
 from .augment import jittered, mirrored
 from .cached import Images, stem_of
 from .images import natural
@@ -67,10 +69,10 @@ class Dataset(abc.ABC):
             jitter: Enlarge images by this share (0 or more) and crop at random, pairs alike.
 
         Raises:
-            ValueError: `size` cannot be shared equally by the processes.
+            UserError: `size` cannot be shared equally by the processes.
         """
         if size < 1 or size % world:
-            raise ValueError(f"batch size {size}: expected a multiple of the {world} process(es)")
+            raise UserError(f"batch size {size}: expected a multiple of the {world} process(es)")
         share = slice(rank * size // world, (rank + 1) * size // world)
         for number in itertools.count(start):
             halves = list(self._take(number * size + np.arange(size)[share], seed))
@@ -94,10 +96,10 @@ class Dataset(abc.ABC):
         place is in one set and its twin in the other.
 
         Raises:
-            ValueError: `fraction` is not inside (0, 1), or leaves a part of either set empty.
+            UserError: `fraction` is not inside (0, 1), or leaves a part of either set empty.
         """
         if not 0 < fraction < 1:
-            raise ValueError(f"fraction {fraction}: expected between 0 and 1, such as 0.1")
+            raise UserError(f"fraction {fraction}: expected between 0 and 1, such as 0.1")
 
         def place(stem: str) -> bytes:
             return hashlib.sha256(f"{seed}/{stem}".encode()).digest()
@@ -111,7 +113,7 @@ class Dataset(abc.ABC):
             for side in (0, 1):
                 chosen = [i for i, stem in enumerate(part.stems) if (stem in held) == bool(side)]
                 if not chosen:
-                    raise ValueError(
+                    raise UserError(
                         f"a held-out fraction of {fraction} leaves no {('training', 'test')[side]} "
                         f"images of {name!r}, which has {len(part)}: use another fraction"
                     )
@@ -149,7 +151,7 @@ class Domains(Dataset):
         self.parts = dict(parts)
         shapes = {name: (part.channels, *part.size) for name, part in parts.items()}
         if not parts or len(set(shapes.values())) > 1:
-            raise ValueError(f"expected one or more domains of one size and channels, got {shapes}")
+            raise UserError(f"expected one or more domains of one size and channels, got {shapes}")
 
     def _with(self, parts: dict[str, Images]) -> Self:
         return type(self)(parts)
@@ -190,7 +192,7 @@ class Pairs(Unpaired):
     The partners of broken files are left out.
 
     Raises:
-        ValueError: a name is missing on one side, or appears twice on one side.
+        UserError: a name is missing on one side, or appears twice on one side.
     """
 
     kind, coins = "pairs", (0, 0)
@@ -199,19 +201,19 @@ class Pairs(Unpaired):
         for side in (source, target):
             twice = [stem for stem, n in Counter(side.stems).items() if n > 1]
             if twice:
-                raise ValueError(f"{side.root} has several files named {_some(twice)}: keep one")
+                raise UserError(f"{side.root} has several files named {_some(twice)}: keep one")
         here, there = set(source.stems), set(target.stems)
         no_source = there - here - {stem_of(name) for name in source.skipped}
         no_target = here - there - {stem_of(name) for name in target.skipped}
         if no_source or no_target:
-            raise ValueError(
+            raise UserError(
                 f"pairs must have equal names: {source.root} lacks {_some(no_source)}; "
                 f"{target.root} lacks {_some(no_target)}; rename or delete "
                 f"these, or train without pairs: cut or cyclegan on two folders, or diffusion"
             )
         both = sorted(here & there, key=natural)
         if not both:
-            raise ValueError(f"no pair of {source.root} and {target.root} can be read")
+            raise UserError(f"no pair of {source.root} and {target.root} can be read")
         super().__init__(source.only(both), target.only(both))
 
     def _take(self, places: Indices, seed: int | None) -> Batch:
@@ -226,14 +228,14 @@ def open_domains(
     Here and below `options` are those of `Images`: channels, resize, upscale, strict.
 
     Raises:
-        ValueError: a folder is missing or holds no readable image.
+        UserError: a folder is missing or holds no readable image.
     """
     if isinstance(spec, str | Path):
         folder = Path(spec)
         inside = folder.iterdir() if folder.is_dir() else []
         subfolders = [p for p in inside if p.is_dir() and not p.name.startswith(".")]
         if not subfolders:
-            raise ValueError(f"{folder}: expected a folder with one subfolder of images per domain")
+            raise UserError(f"{folder}: expected a folder with one subfolder of images per domain")
         spec = {p.name: p for p in sorted(subfolders, key=lambda p: natural(p.name))}
     return Domains({name: Images(folder, size, **options) for name, folder in spec.items()})
 

@@ -19,6 +19,7 @@ from PIL import Image, UnidentifiedImageError
 
 from sfumato.data.cached import stem_of
 from sfumato.data.images import SUFFIXES, _read, find_images
+from sfumato.errors import UserError
 
 THUMB = 32
 """Side of the thumbnails in pixels: enough for structure, 3 KB a picture."""
@@ -74,7 +75,7 @@ def layout(
     trainB/ (with testA/, testB/), train/DOMAIN/ and test/DOMAIN/, and DOMAIN/.
 
     Raises:
-        ValueError: a folder is missing, or lies in another one.
+        UserError: a folder is missing, or lies in another one.
     """
     out = _alone(Path(a)) if b is None else {
         name: _splits(folder) or {"train": folder}
@@ -82,7 +83,7 @@ def layout(
     }  # fmt: skip
     tests = [test for test in (test_a, test_b) if test is not None]
     if tests and (len(out) > 2 or len(out) < len(tests) or test_a is None):
-        raise ValueError(f"--test-a, --test-b belong to two domains; found {', '.join(out)}")
+        raise UserError(f"--test-a, --test-b belong to two domains; found {', '.join(out)}")
     for splits, test in zip(out.values(), tests, strict=False):
         splits["test"] = Path(test)
     flat = [folder for splits in out.values() for folder in splits.values()]
@@ -90,7 +91,7 @@ def layout(
         for other in flat[:i]:
             x, y = one.resolve(), other.resolve()
             if x.is_relative_to(y) or y.is_relative_to(x):
-                raise ValueError(f"{one} lies in {other} (or is it): name folders that are apart")
+                raise UserError(f"{one} lies in {other} (or is it): name folders that are apart")
     return out
 
 
@@ -134,14 +135,14 @@ def _names(*folders: Path) -> list[str]:
         names = ["_".join(path.parts[-parts:]) for path in paths]
         if len(set(names)) == len(names):
             return names
-    raise ValueError(f"{folders[0]} is given twice: name two folders")
+    raise UserError(f"{folders[0]} is given twice: name two folders")
 
 
 def look(folders: Mapping[str, Mapping[str, Path]]) -> tuple[list[Look], Counter[str]]:
     """Every picture below the folders, training splits first; suffixes of pictures not read.
 
     Raises:
-        ValueError: a folder is missing or holds no image file.
+        UserError: a folder is missing or holds no image file.
     """
     todo = [Look(file, domain, split, stem_of(file.relative_to(folder).as_posix()))
             for domain, splits in folders.items() for split, folder in splits.items()
@@ -157,7 +158,7 @@ def _look(one: Look) -> Look:
     try:
         samples = _read(one.path, 3)
         data = one.path.read_bytes()
-    except (ValueError, OSError) as error:
+    except (UserError, OSError) as error:
         one.error = str(error)
         return one
     one.file, one.pixels = _hash(data), _hash(repr(samples.shape).encode() + samples.tobytes())

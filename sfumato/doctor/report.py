@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from sfumato.data.cached import CACHE_BYTES
+from sfumato.errors import UserError
 
 from . import findings as checks
 from .advice import Pairing, Plan, advise, pairings
@@ -97,10 +98,10 @@ def doctor(
         measure: run a few training steps, to say what a training takes on this machine.
 
     Raises:
-        ValueError: a folder is missing, holds no images, or lies in another one.
+        UserError: a folder is missing, holds no images, or lies in another one.
     """
     if size is not None and size < 1:
-        raise ValueError(f"size {size}: expected pixels, such as --size 64")
+        raise UserError(f"size {size}: expected pixels, such as --size 64")
     folders = layout(a, b, test_a, test_b)
     looks, unread = look(folders)
     good = [one for one in looks if not one.error]

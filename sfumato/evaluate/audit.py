@@ -37,6 +37,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from sfumato.errors import UserError
 from sfumato.evaluate.nearest import Nearest, Vectors, nearest
 from sfumato.evaluate.pictures import ImageSet
 
@@ -170,13 +171,13 @@ def audit(
         seed: of the choice within groups.
 
     Raises:
-        ValueError: no pictures, sizes that differ, or values that are no numbers.
+        UserError: no pictures, sizes that differ, or values that are no numbers.
     """
     if len(train) < 2 or not len(results) or not len(held_out):
         counts = (
             f"{len(results)} results, {len(train)} training and {len(held_out)} held-out pictures"
         )
-        raise ValueError(f"{counts}: the audit needs at least 1, 2 and 1")
+        raise UserError(f"{counts}: the audit needs at least 1, 2 and 1")
     rng = np.random.default_rng(seed)
     chosen, others = _one_each(groups, results, rng), _one_each(held_out_groups, held_out, rng)
 
@@ -215,7 +216,7 @@ def _pixels(images: ImageSet) -> Vectors:
     def get(rows: Sequence[int]) -> Tensor:
         x = images.get(rows)
         if not x.isfinite().all():
-            raise ValueError(f"pictures {rows[0]} to {rows[-1]} hold values that are no numbers")
+            raise UserError(f"pictures {rows[0]} to {rows[-1]} hold values that are no numbers")
         if max(x.shape[-2:]) > SIDE:
             x = interpolate(x, [min(side, SIDE) for side in x.shape[-2:]], mode="area")
         flat = (x.flatten(1) + 1) / 2
@@ -247,7 +248,7 @@ def _one_each(
     if groups is None:
         return np.arange(len(images))
     if len(groups) != len(images):
-        raise ValueError(f"{len(groups)} groups for {len(images)} pictures: expected one for each")
+        raise UserError(f"{len(groups)} groups for {len(images)} pictures: expected one for each")
     order = rng.permutation(len(groups))
     return np.sort(np.array(list({groups[i]: i for i in order}.values())))
 

@@ -18,6 +18,7 @@ from typing import Any
 from torch import Tensor
 
 from sfumato.data.folders import write_text
+from sfumato.errors import UserError
 from sfumato.evaluate.cells import Cells, say, sources_of
 from sfumato.evaluate.entries import TAKEN, Entry, distinct, entries_of
 from sfumato.evaluate.measures import Scores, Task
@@ -78,20 +79,20 @@ def compare(
         device: auto, cpu, cuda or cuda:N.
 
     Raises:
-        ValueError: for anything wrong with the entries or pictures, in one line.
+        UserError: for anything wrong with the entries or pictures, in one line.
     """
     out, parts = Path(out), [[e] if isinstance(e, Entry) else entries_of([e]) for e in entries]
     chosen = distinct([e for part in parts for e in part])
     rules = protocol if isinstance(protocol, Protocol) else named_protocol(protocol, features)
     if not chosen or seeds < 1 or (limit is not None and limit < 2):
-        raise ValueError(
+        raise UserError(
             f"{len(chosen)} entries, {seeds} seeds, limit {limit}: expected at least 1, 1 and 2"
         )
     ours = {"cells", "scores", "index.html"}
     if out.exists() and not (
         out.is_dir() and (not (had := set(out.iterdir())) or {p.name for p in had} & ours)
     ):
-        raise ValueError(f"{out} holds something else than a comparison: choose another --out")
+        raise UserError(f"{out} holds something else than a comparison: choose another --out")
     source = sources_of(Path(source), limit, out)
     names = Pictures(source).names
 
@@ -224,7 +225,7 @@ def evaluate(
         classifier: images (B, 3, H, W) -> (B,) 1 for the target domain; a linear probe by default.
 
     Raises:
-        ValueError: names that do not match, pictures that cannot be read, an unknown protocol.
+        UserError: names that do not match, pictures that cannot be read, an unknown protocol.
     """
     results = Path(results)
     label = f"{results.name} results" if results.name in TAKEN else results.name

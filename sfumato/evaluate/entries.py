@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sfumato.choose import choose
+from sfumato.errors import UserError, choose
 from sfumato.method import names
 
 ROLES = ("model", "source", "target", "classifier")
@@ -58,7 +58,7 @@ def entries_of(texts: Sequence[str]) -> list[Entry]:
     """Entries as they are typed; an option with several values, comma between, is swept.
 
     Raises:
-        ValueError: an unknown method, a word that is no KEY=VALUE, or labels as in `distinct`.
+        UserError: an unknown method, a word that is no KEY=VALUE, or labels as in `distinct`.
     """
     return distinct([entry for text in texts for entry in _parse(text)])
 
@@ -67,13 +67,13 @@ def distinct(entries: Sequence[Entry]) -> list[Entry]:
     """The same entries.
 
     Raises:
-        ValueError: two entries of one label, or one that the page itself has.
+        UserError: two entries of one label, or one that the page itself has.
     """
     for label, count in Counter(e.label for e in entries if e.scores is None).items():
         if count > 1:
-            raise ValueError(f"{count} entries are called {label!r}: give each a label=NAME")
+            raise UserError(f"{count} entries are called {label!r}: give each a label=NAME")
         if label in TAKEN:
-            raise ValueError(
+            raise UserError(
                 f"an entry cannot be called {label!r}, as the page's own: give a label=NAME"
             )
     return list(entries)
@@ -83,24 +83,24 @@ def _parse(text: str) -> list[Entry]:
     try:
         words = shlex.split(text)
     except ValueError as error:
-        raise ValueError(f"entry {text!r}: {error}") from None
+        raise UserError(f"entry {text!r}: {error}") from None
     method = words.pop(0) if words and "=" not in words[0] else None
     if method is not None:
         choose("method", method, names())
     if bare := [w for w in words if "=" not in w]:
-        raise ValueError(f"{bare[0]!r} in {text!r}: expected METHOD KEY=VALUE ..., see --help")
+        raise UserError(f"{bare[0]!r} in {text!r}: expected METHOD KEY=VALUE ..., see --help")
     given = dict(w.split("=", 1) for w in words)
     if len(given) < len(words):
         key, _ = Counter(w.split("=", 1)[0] for w in words).most_common(1)[0]
-        raise ValueError(f"{text!r} has {key!r} twice: several values are KEY=VALUE,VALUE")
+        raise UserError(f"{text!r} has {key!r} twice: several values are KEY=VALUE,VALUE")
     label, folder, scores = (given.pop(k, None) for k in ("label", "folder", "scores"))
     roles = {k: given.pop(k) for k in ROLES if k in given}
     if (folder or scores) and (method or roles or given):
-        raise ValueError(f"{text!r}: pictures that are there already take no method and no options")
+        raise UserError(f"{text!r}: pictures that are there already take no method and no options")
     if folder and scores:
-        raise ValueError(f"{text!r}: expected folder= or scores=, not both")
+        raise UserError(f"{text!r}: expected folder= or scores=, not both")
     if not (method or roles or folder or scores):
-        raise ValueError(f"{text!r} says neither a METHOD nor model=, folder= or scores=")
+        raise UserError(f"{text!r} says neither a METHOD nor model=, folder= or scores=")
     name = label or method or Path(folder or scores or roles["model"]).name
     swept = {k: [_value(v) for v in values.split(",")] for k, values in given.items()}
     several = [k for k, values in swept.items() if len(values) > 1]

@@ -24,7 +24,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from ..choose import choose
+from sfumato.errors import UserError, choose
+
 from ..data.folders import replacing
 from ..record import sha256
 from .inception import InceptionV3
@@ -37,7 +38,7 @@ class Features(nn.Module, abc.ABC):
     """A feature network: images (B,3,H,W) in [-1,1] of any size to features (B,dim), float32.
 
     Gray images (B,1,H,W) are repeated.  Images of another shape, or with pixels that are no
-    numbers, are a ValueError.
+    numbers, are a UserError.
 
     Attributes:
         name: What the Frechet distance on these features is called.
@@ -80,7 +81,7 @@ class Lite0(Features):
             chance better than 64 and 96, and costs a third of 224 (benchmarks/features.py).
 
     Raises:
-        ValueError: the packages are not installed.
+        UserError: the packages are not installed.
     """
 
     name, kernel_name, dim = "FD-Lite0", "KID-Lite0", 112
@@ -119,7 +120,7 @@ class Inception(Features):
             EGSDE's male-to-female FID does; not comparable with any other FID.
 
     Raises:
-        ValueError: the file is missing, broken, or holds another network.
+        UserError: the file is missing, broken, or holds another network.
     """
 
     dim = 2048
@@ -139,13 +140,13 @@ class Inception(Features):
             if key.endswith("num_batches_tracked"):
                 state.setdefault(key, torch.zeros((), dtype=torch.long))
             elif key not in state:
-                raise ValueError(f"{file} has no {key}: expected {INCEPTION}")
+                raise UserError(f"{file} has no {key}: expected {INCEPTION}")
             elif state[key].shape != value.shape:
                 shapes = f"{tuple(state[key].shape)}, not {tuple(value.shape)}"
-                raise ValueError(f"{file}: {key} has shape {shapes}: expected {INCEPTION}")
+                raise UserError(f"{file}: {key} has shape {shapes}: expected {INCEPTION}")
         more = sorted(set(state) - set(self.net.state_dict()))
         if more:
-            raise ValueError(f"{file} has {more[0]} besides: expected {INCEPTION}")
+            raise UserError(f"{file} has {more[0]} besides: expected {INCEPTION}")
         self.net.load_state_dict(state, assign=True)
         self.eval().requires_grad_(False)
         self.sha256 = sha256(Path(file))
@@ -218,13 +219,13 @@ def needed(module: str) -> Any:
     """A module that comes with sfumato[evaluate].
 
     Raises:
-        ValueError: it is not installed.
+        UserError: it is not installed.
     """
     try:
         return importlib.import_module(module)
     except ImportError:
         what = f"this needs the package {module.split('.')[0].replace('_', '-')}"
-        raise ValueError(f'{what}: type pip install "sfumato[evaluate]"') from None
+        raise UserError(f'{what}: type pip install "sfumato[evaluate]"') from None
 
 
 def _cached(path: Path, shape: Sequence[int]) -> Tensor | None:
@@ -239,7 +240,7 @@ def _weights(file: str | Path, expected: str) -> dict[str, Tensor]:
     """The tensors of a .safetensors or PyTorch file, by name; floats are float32."""
     file = Path(file)
     if not file.is_file():
-        raise ValueError(f"{file} does not exist: expected {expected}")
+        raise UserError(f"{file} does not exist: expected {expected}")
     try:
         if file.suffix == ".safetensors":
             state = load_file(file)
@@ -247,9 +248,9 @@ def _weights(file: str | Path, expected: str) -> dict[str, Tensor]:
             state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # unpickling raises almost anything on broken data
         why = str(error).strip().split("\n")[0][:80]
-        raise ValueError(f"{file} cannot be read ({why}): expected {expected}") from None
+        raise UserError(f"{file} cannot be read ({why}): expected {expected}") from None
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise ValueError(f"{file} does not hold a network's tensors by name: expected {expected}")
+        raise UserError(f"{file} does not hold a network's tensors by name: expected {expected}")
     return {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
 
 
@@ -257,9 +258,9 @@ def checked(images: Tensor) -> Tensor:
     """Images (B,3,H,W) of floats that are numbers; gray ones are repeated."""
     if images.ndim != 4 or images.shape[1] not in (1, 3) or not images.is_floating_point():
         kind = f"{str(images.dtype).removeprefix('torch.')} of shape {tuple(images.shape)}"
-        raise ValueError(f"features of {kind}: expected float images (B,3,H,W) in [-1,1]")
+        raise UserError(f"features of {kind}: expected float images (B,3,H,W) in [-1,1]")
     if not images.isfinite().all():
-        raise ValueError("an image has values that are no numbers: it has no features")
+        raise UserError("an image has values that are no numbers: it has no features")
     return images.float().expand(-1, 3, -1, -1)
 
 

@@ -16,6 +16,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sfumato.errors import UserError
+
 from .metrics import check_features, fit, frechet, frechet_of, kid, weighted_kid
 
 Groups = Sequence[Hashable] | None
@@ -56,11 +58,11 @@ def bootstrap_mean(
         level: Share of such intervals that cover the truth.
 
     Raises:
-        ValueError: no values, values that are no numbers, or another number of groups than values.
+        UserError: no values, values that are no numbers, or another number of groups than values.
     """
     values = torch.as_tensor(values, dtype=torch.float64)
     if not len(values) or not values.isfinite().all():
-        raise ValueError(f"a mean of {len(values)} values, some no numbers or none: look at them")
+        raise UserError(f"a mean of {len(values)} values, some no numbers or none: look at them")
     parts = torch.stack([values, torch.ones_like(values)], 1)
     return bootstrap_sums(parts, lambda s: s[..., 0] / s[..., 1], groups, resamples, seed, level)
 
@@ -144,7 +146,7 @@ def draws(n: int, groups: Groups, resamples: int, seed: int | Sequence[int]) -> 
     names: dict[Hashable, int] = {}
     index = [names.setdefault(g, len(names)) for g in (range(n) if groups is None else groups)]
     if len(index) != n:
-        raise ValueError(f"{len(index)} groups for {n} images: expected one for each")
+        raise UserError(f"{len(index)} groups for {n} images: expected one for each")
     resamples = resamples if len(names) > 1 else 0
     rng = np.random.default_rng(seed)
     counts = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)

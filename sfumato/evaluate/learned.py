@@ -8,6 +8,8 @@ from typing import Protocol, runtime_checkable
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from sfumato.errors import UserError
+
 from ..energies import Classifies
 from ..folder import load, resolve
 from ..record import sha256
@@ -38,14 +40,14 @@ class Learned(Features):
         folder: the model's.
 
     Raises:
-        ValueError: the folder holds something else.
+        UserError: the folder holds something else.
     """
 
     def __init__(self, folder: str | Path) -> None:
         super().__init__()
         found, (path, _) = load(folder), resolve(folder)
         if not isinstance(found, Embeds):
-            raise ValueError(
+            raise UserError(
                 f"{folder} holds no domain classifier: expected lite0, inception, or a folder made by "
                 f"`sfumato train domain_classifier`"
             )
@@ -67,7 +69,7 @@ class Learned(Features):
     def _seen(self, images: Tensor) -> Tensor:
         x = checked(images)
         if self.gray and (x.amax(1) - x.amin(1)).max() > 0.1:
-            raise ValueError(
+            raise UserError(
                 f"{self.name} is of gray pictures, an image is in colour: convert it to gray, or take "
                 f"--features lite0"
             )
@@ -82,16 +84,16 @@ def named_features(name: str = "lite0", weights: str | Path | None = None) -> Fe
     """The feature network of this name: "lite0", "inception" with its file of weights, or a folder's.
 
     Raises:
-        ValueError: the name is unknown, or weights are missing or were given in vain.
+        UserError: the name is unknown, or weights are missing or were given in vain.
     """
     if check_features(name) not in ("lite0", "inception"):
         return Learned(name)
     if name == "lite0":
         if weights is not None:
-            raise ValueError(f"lite0 brings its weights: use inception, or leave out {weights}")
+            raise UserError(f"lite0 brings its weights: use inception, or leave out {weights}")
         return Lite0()
     if weights is None:
-        raise ValueError(
+        raise UserError(
             f"inception needs its file of weights, {INCEPTION}: --inception FILE, or --features lite0"
         )
     return Inception(weights)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Self
 
 from torch import Tensor
 
+from sfumato.errors import UserError
 from sfumato.evaluate.features import Features
 from sfumato.evaluate.intervals import Interval
 
@@ -77,14 +78,14 @@ class Scores:
         """Scores from their JSON file.
 
         Raises:
-            ValueError: it is none.
+            UserError: it is none.
         """
         try:
             s = json.loads(Path(file).read_text(encoding="utf-8"))
             numbers = {k: Interval.from_json(v) for k, v in s["numbers"].items()}
             return cls(numbers, s["images"], s["names"], s["protocol"], s["notes"])
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            raise ValueError(
+            raise UserError(
                 f"{file} holds no scores: expected the scores.json of an evaluation"
             ) from None
 

@@ -2,7 +2,7 @@
 
 Images are (B,3,H,W) in [-1,1]; values outside are cut off, as they are when a picture is written.
 The numbers are in the units of u = (x + 1) / 2 in [0,1] and are computed in float64.  Images of
-different shapes, or with pixels that are no numbers, are a ValueError.
+different shapes, or with pixels that are no numbers, are a UserError.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from sfumato.errors import UserError
 
 from .features import Features, needed
 
@@ -48,12 +50,12 @@ def ssim(a: Float[Tensor, "b c h w"], b: Float[Tensor, "b c h w"]) -> Float[Tens
     deviation 1.5, only windows inside the picture, K = (0.01, 0.03), data range 1.
 
     Raises:
-        ValueError: a side is under 11 pixels.
+        UserError: a side is under 11 pixels.
     """
     u, v = _units(a, b)
     if min(u.shape[2:]) < 11:
         h, w = u.shape[2:]
-        raise ValueError(f"SSIM of {w}x{h} pixels: its window needs 11; use psnr, or larger images")
+        raise UserError(f"SSIM of {w}x{h} pixels: its window needs 11; use psnr, or larger images")
     rows, columns = (_windows(n).to(u) for n in u.shape[2:])
 
     def blur(x: Tensor) -> Tensor:  # torchmetrics' convolution takes twenty times as long
@@ -137,11 +139,11 @@ def diversity(samples: Float[Tensor, "k b c h w"]) -> Float[Tensor, " b"]:
     """Mean over pairs of the K samples of each image of their root mean squared difference.
 
     Raises:
-        ValueError: there are fewer than two samples.
+        UserError: there are fewer than two samples.
     """
     k = len(samples)
     if k < 2:
-        raise ValueError(f"diversity of {k} sample: expected two or more, from as many seeds")
+        raise UserError(f"diversity of {k} sample: expected two or more, from as many seeds")
     pairs = [mse(samples[i], samples[j]).sqrt() for i in range(k) for j in range(i)]
     return torch.stack(pairs).mean(0)
 
@@ -158,11 +160,11 @@ def label_parts(a: Int[Tensor, "b h w"], b: Int[Tensor, "b h w"]) -> Float[Tenso
     """Pixels in intersection (0) and union (1) of each label of the whole set, for each image.
 
     Raises:
-        ValueError: the shapes differ, or labels are no whole numbers.
+        UserError: the shapes differ, or labels are no whole numbers.
     """
     if a.shape != b.shape or a.ndim != 3 or a.is_floating_point() or b.is_floating_point():
         shapes = f"{tuple(a.shape)} {a.dtype} and {tuple(b.shape)} {b.dtype}"
-        raise ValueError(f"label maps {shapes}: expected two of whole numbers (B,H,W)")
+        raise UserError(f"label maps {shapes}: expected two of whole numbers (B,H,W)")
     labels = torch.unique(torch.cat([torch.unique(a), torch.unique(b)]))
     parts = [
         torch.stack([((a == k) & (b == k)).sum((1, 2)), ((a == k) | (b == k)).sum((1, 2))], 1)
@@ -188,7 +190,7 @@ def frechet(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> float:
     values of R_x R_y^T, without the square root of a matrix.
 
     Raises:
-        ValueError: fewer than two images in a set, or features that do not match.
+        UserError: fewer than two images in a set, or features that do not match.
     """
     check_features(x, y)
     return frechet_of(fit(x), fit(y))
@@ -201,7 +203,7 @@ def kid(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], block: int = 512) -> f
     below 0 by chance when the sets are alike.
 
     Raises:
-        ValueError: fewer than two images in a set, or features that do not match.
+        UserError: fewer than two images in a set, or features that do not match.
     """
     check_features(x, y)
     ones = (torch.ones(1, len(x), dtype=torch.float64), torch.ones(1, len(y), dtype=torch.float64))
@@ -260,15 +262,15 @@ def check_features(x: Tensor, y: Tensor) -> None:
     """Two sets of features that can be compared.
 
     Raises:
-        ValueError: they cannot.
+        UserError: they cannot.
     """
     if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
         shapes = f"{tuple(x.shape)} and {tuple(y.shape)}"
-        raise ValueError(f"features {shapes}: expected (N,d) and (M,d) of one network")
+        raise UserError(f"features {shapes}: expected (N,d) and (M,d) of one network")
     if min(len(x), len(y)) < 2:
-        raise ValueError(f"{len(x)} and {len(y)} images: a distance of sets needs two or more each")
+        raise UserError(f"{len(x)} and {len(y)} images: a distance of sets needs two or more each")
     if not (x.isfinite().all() and y.isfinite().all()):
-        raise ValueError("features with values that are no numbers: look at the images")
+        raise UserError("features with values that are no numbers: look at the images")
 
 
 # ---- helpers ------------------------------------------------------------------------------------
@@ -278,9 +280,9 @@ def _units(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """Both in [0,1], float64."""
     if a.shape != b.shape or a.ndim != 4:
         shapes = f"{tuple(a.shape)} and {tuple(b.shape)}"
-        raise ValueError(f"images {shapes}: expected the same shape (B,3,H,W)")
+        raise UserError(f"images {shapes}: expected the same shape (B,3,H,W)")
     if not (a.isfinite().all() and b.isfinite().all()):
-        raise ValueError("an image has values that are no numbers: it cannot be measured")
+        raise UserError("an image has values that are no numbers: it cannot be measured")
     u, v = ((x.detach().double().clamp(-1, 1) + 1) / 2 for x in (a, b))
     return u, v
 

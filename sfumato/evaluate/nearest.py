@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sfumato.errors import UserError
 from sfumato.evaluate.pictures import chunks
 
 BYTES, CHUNK = 128 * 2**20, 256
@@ -56,7 +57,7 @@ def _block(q: Tensor, train: Vectors, k: int) -> tuple[Tensor, Tensor, Tensor]:
     for rows in chunks(train.count, CHUNK):
         x = train.get(rows)
         if x.shape[1] != q.shape[1]:
-            raise ValueError("results, training and held-out pictures are not of one size")
+            raise UserError("results, training and held-out pictures are not of one size")
         squares = torch.addmm(norm + x.square().sum(1), q, x.T, alpha=-2)  # |q - x|^2
         seen = torch.arange(rows.start, rows.stop).expand(len(q), -1)
         best, at = torch.cat([best, squares], 1).topk(k, dim=1, largest=False)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from sfumato.data import find_images, fit_image, read_image
 from sfumato.data.cached import stem_of
+from sfumato.errors import UserError
 from sfumato.record import sha256
 
 BATCH = 8  # on a CPU twice as fast as 64, whose feature maps leave the caches
@@ -46,7 +47,7 @@ class Pictures:
             centre cut out); None: as they are.
 
     Raises:
-        ValueError: no pictures, or two of one name.
+        UserError: no pictures, or two of one name.
     """
 
     def __init__(self, folder: str | Path, size: tuple[int, int] | None = None) -> None:
@@ -55,7 +56,7 @@ class Pictures:
         for file in find_images(folder):
             name = stem_of(file.relative_to(folder).as_posix())
             if name in self.files:
-                raise ValueError(f"{self.files[name]} and {file} have one name: rename one")
+                raise UserError(f"{self.files[name]} and {file} have one name: rename one")
             self.files[name] = file
 
     @property
@@ -87,7 +88,7 @@ class Pictures:
             ]
         if len(shapes := {x.shape[1:] for x in images}) > 1:
             (h, w), (h2, w2) = sorted(shapes)[:2]
-            raise ValueError(
+            raise UserError(
                 f"the pictures of {self.folder} have several sizes ({w}x{h}, {w2}x{h2}, ...): bring "
                 f"them to one, or choose a protocol with a size"
             )
@@ -103,10 +104,10 @@ class Pictures:
         """The pictures of these names, in this order.
 
         Raises:
-            ValueError: some are missing here; says which. Pictures are never paired by order.
+            UserError: some are missing here; says which. Pictures are never paired by order.
         """
         if missing := [n for n in names if n not in self.files]:
-            raise ValueError(
+            raise UserError(
                 f"{len(missing)} of {len(names)} {others} have no {what} of their name in {self.folder}: "
                 f"{', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}; pictures are paired by "
                 f"name"
@@ -178,14 +179,14 @@ def matched(results: ImageSet, names: Sequence[str]) -> ImageSet:
     """Results in the order of the sources' names.
 
     Raises:
-        ValueError: a name is missing, or has no source.
+        UserError: a name is missing, or has no source.
     """
     if list(results.names) == list(names):
         return results
     if not isinstance(results, Pictures):
-        raise ValueError("results and sources have different names")
+        raise UserError("results and sources have different names")
     if extra := [n for n in results.names if n not in set(names)]:
-        raise ValueError(
+        raise UserError(
             f"{len(extra)} of {len(results)} results in {results.folder} have no source of their name: "
             f"{', '.join(extra[:5])}{', ...' if len(extra) > 5 else ''}; pictures are paired by name"
         )
@@ -196,27 +197,23 @@ def read_groups(table: str, names: Sequence[str]) -> list[str]:
     """The group of every name, from FILE.csv:COLUMN.
 
     Raises:
-        ValueError: no such file or column, or a name that is not in it.
+        UserError: no such file or column, or a name that is not in it.
     """
     file, _, column = table.rpartition(":")
     try:
         with Path(file).open(encoding="utf-8", newline="") as f:
             rows = list(csv.DictReader(f))
     except (OSError, UnicodeDecodeError, csv.Error):
-        raise ValueError(
-            f"groups {table!r}: expected FILE.csv:COLUMN of a readable table"
-        ) from None
+        raise UserError(f"groups {table!r}: expected FILE.csv:COLUMN of a readable table") from None
     for key in ("name", column):
         if not rows or key not in rows[0]:
-            raise ValueError(
+            raise UserError(
                 f"{file} has no column {key!r}: it has {list(rows[0]) if rows else 'no rows'}"
             )
     named = {row["name"] or "": row[column] for row in rows}
     groups = {stem_of(name): group for name, group in named.items()} | named
     if missing := [n for n in names if n not in groups]:
-        raise ValueError(f"{file} has no row for {len(missing)} pictures: {', '.join(missing[:5])}")
+        raise UserError(f"{file} has no row for {len(missing)} pictures: {', '.join(missing[:5])}")
     if empty := [n for n in names if not groups[n]]:
-        raise ValueError(
-            f"{file} has no {column} for {len(empty)} pictures: {', '.join(empty[:5])}"
-        )
+        raise UserError(f"{file} has no {column} for {len(empty)} pictures: {', '.join(empty[:5])}")
     return [groups[n] for n in names]

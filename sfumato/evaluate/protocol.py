@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from sfumato.choose import choose
+from sfumato.errors import UserError, choose
 from sfumato.folder import resolve
 
 Filter = Literal["bilinear", "bicubic", "lanczos"]
@@ -29,13 +29,13 @@ def check_features(name: str) -> str:
     """The name, if it is lite0, inception or a model folder.
 
     Raises:
-        ValueError: if it is none of them.
+        UserError: if it is none of them.
     """
     path, _ = resolve(name)
     if (path / "model.json").is_file():
         return name
     if len(path.parts) > 1:
-        raise ValueError(
+        raise UserError(
             f"there is no model folder {name!r}: expected lite0, inception, or a folder made by "
             f"`sfumato train domain_classifier`"
         )
@@ -89,12 +89,12 @@ class Protocol:
         check_features(self.features)
         for side in (self.size, self.feature_size):
             if side is not None and (type(side) is not int or side < 1):
-                raise ValueError(
+                raise UserError(
                     f"protocol {self.name}: a size of {side!r} pixels, expected 1 or more"
                 )
         texts = all(isinstance(x, str) for x in (self.name, self.about, self.checkpoint))
         if not texts or not isinstance(self.imagenet, bool):
-            raise ValueError(
+            raise UserError(
                 f"protocol {self.name}: expected texts as name, about and checkpoint, true or false "
                 f"as imagenet"
             )
@@ -107,21 +107,21 @@ class Protocol:
         """A protocol of one's own.
 
         Raises:
-            ValueError: no JSON object, or one with fields that are missing, unknown or wrong.
+            UserError: no JSON object, or one with fields that are missing, unknown or wrong.
         """
         try:
             given = json.loads(Path(file).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise ValueError(f"{file} is no readable protocol (JSON): {error}") from None
+            raise UserError(f"{file} is no readable protocol (JSON): {error}") from None
         known = {f.name: f for f in fields(cls)}
         if not isinstance(given, dict) or not {"name", "about"} <= given.keys():
-            raise ValueError(f"{file} is no protocol: expected an object with name, about, ...")
+            raise UserError(f"{file} is no protocol: expected an object with name, about, ...")
         for key in given:
             choose(f"field of {file}", key, known)
         try:
             return cls(**given | {"metrics": tuple(given.get("metrics", PIXELS))})
         except TypeError as error:
-            raise ValueError(f"{file} is no protocol: {error}") from None
+            raise UserError(f"{file} is no protocol: {error}") from None
 
 
 PROTOCOLS = {

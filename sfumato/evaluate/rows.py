@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from sfumato.errors import UserError
 from sfumato.evaluate import metrics
 from sfumato.evaluate.audit import Audit, audit
 from sfumato.evaluate.entries import Entry
@@ -133,7 +134,7 @@ def elsewhere(e: Entry, record: dict[str, Any]) -> list[Row]:
     """The methods of another evaluation's scores.json.
 
     Raises:
-        ValueError: they were taken under another protocol, or on other pictures.
+        UserError: they were taken under another protocol, or on other pictures.
     """
     try:
         saved = json.loads(Path(str(e.scores)).read_text(encoding="utf-8"))
@@ -147,11 +148,11 @@ def elsewhere(e: Entry, record: dict[str, Any]) -> list[Row]:
             for r in saved["rows"] if r["kind"] != "control"
         ]  # fmt: skip
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise ValueError(
+        raise UserError(
             f"{e.scores} holds no scores: expected an evaluation's scores.json"
         ) from None
     if changed := differences(other, record):
-        raise ValueError(
+        raise UserError(
             f"{e.scores} was scored under another protocol ({', '.join(sorted(changed))} differ): numbers "
             f"under different protocols do not share a column; score its pictures here, folder=RESULTS"
         )

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sfumato.choose import choose
+from sfumato.errors import UserError, choose
 from sfumato.evaluate import metrics
 from sfumato.evaluate.features import Features, Inception, cache_folder, extract
 from sfumato.evaluate.intervals import (
@@ -51,7 +51,7 @@ class Judge:
         resamples: of the bootstrap.
 
     Raises:
-        ValueError: names or counts that do not match, an unknown protocol, unreadable pictures.
+        UserError: names or counts that do not match, an unknown protocol, unreadable pictures.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Judge:
         self.protocol = protocol if isinstance(protocol, Protocol) else named_protocol(protocol)
         self.weights, self.resamples, self.classifier = weights, resamples, classifier
         if truth is None and task is not None:
-            raise ValueError("a task is scored against the truth's labels: give --truth, too")
+            raise UserError("a task is scored against the truth's labels: give --truth, too")
         self.task_name = task if isinstance(task, str) else getattr(task, "__name__", None)
         self.task = TASKS[choose("task", task, TASKS)] if isinstance(task, str) else task
         self.source, self.target = Pictures(source), Pictures(target)
@@ -80,7 +80,7 @@ class Judge:
         self.train = Pictures(train) if train else None
         if min(len(self.source), len(self.target)) < 2:
             small = self.source if len(self.source) < 2 else self.target
-            raise ValueError(
+            raise UserError(
                 f"{small.folder} holds one picture: a comparison needs 2 or more, best 100s"
             )
         h, w = like.get([0]).shape[-2:]
@@ -88,7 +88,7 @@ class Judge:
         self._seen: dict[str, Tensor] = {}
         self.groups = read_groups(groups, self.source.names) if groups else None
         self.target_groups = None
-        with contextlib.suppress(ValueError):  # a table of the sources alone
+        with contextlib.suppress(UserError):  # a table of the sources alone
             self.target_groups = read_groups(groups, self.target.names) if groups else None
 
     # ---- what is compared, at which size --------------------------------------------------------
@@ -169,7 +169,7 @@ class Judge:
             backs: their translations back to the source domain, where there are any.
 
         Raises:
-            ValueError: names differ from the sources', sizes differ, or pixels are no numbers.
+            UserError: names differ from the sources', sizes differ, or pixels are no numbers.
         """
         names = self.source.names
         many = [matched(results, names) for results in many]
@@ -272,10 +272,10 @@ class Judge:
         if bad := [
             results.names[i] for i, x in zip(indices, y, strict=True) if not x.isfinite().all()
         ]:
-            raise ValueError(f"results hold values that are no numbers (NaN): {', '.join(bad[:5])}")
+            raise UserError(f"results hold values that are no numbers (NaN): {', '.join(bad[:5])}")
         if y.shape != like.shape:
             (h, w), (h2, w2) = y.shape[-2:], like.shape[-2:]
-            raise ValueError(f"results have {w}x{h} pixels, expected {w2}x{h2} as the others")
+            raise UserError(f"results have {w}x{h} pixels, expected {w2}x{h2} as the others")
         return y
 
     def _probed(self, results: ImageSet) -> Tensor | None:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from sfumato.data import base64_png
 from sfumato.data.folders import write_text
+from sfumato.errors import UserError
 from sfumato.evaluate.pictures import Pictures
 
 FORMAT = 1
@@ -60,19 +61,19 @@ def study(
         The page.
 
     Raises:
-        ValueError: names of results or sources differ, sizes differ, or `out` holds another study.
+        UserError: names of results or sources differ, sizes differ, or `out` holds another study.
     """
     if count < 1 or repeats < 0:
-        raise ValueError(f"count {count} and repeats {repeats}: expected at least 1 and at least 0")
+        raise UserError(f"count {count} and repeats {repeats}: expected at least 1 and at least 0")
     if len(set(names)) != 2:
-        raise ValueError(f"both methods are named {names[0]!r}: give them two names")
+        raise UserError(f"both methods are named {names[0]!r}: give them two names")
     sets = [Pictures(folder) for folder in (source, ours, theirs)]
     for images in sets[1:]:
         _same_names(images, sets[0])
     key = _draw(sets, count, repeats, seed, question, names)
     path = Path(out) / "study_key.json"
     if path.exists() and _read(path).get("study") != key["study"]:
-        raise ValueError(f"{path} belongs to another study: choose another folder")
+        raise UserError(f"{path} belongs to another study: choose another folder")
     write_text(path, json.dumps(key, indent=1) + "\n")
     write_text(Path(out) / "study.html", _page(sets, key))
     return Path(out) / "study.html"
@@ -132,7 +133,7 @@ def score(
         seed: of it.
 
     Raises:
-        ValueError: a file that is damaged, of another study, or of a rater already counted.
+        UserError: a file that is damaged, of another study, or of a rater already counted.
     """
     key = Path(key)
     content = _read(key)
@@ -142,9 +143,9 @@ def score(
         pair = {item["item"]: item["name"] for item in items}
         again = {item["item"] for item in items if item["repeat"]}
     except (KeyError, TypeError):
-        raise ValueError(f"{key} is no key of a study: expected study_key.json") from None
+        raise UserError(f"{key} is no key of a study: expected study_key.json") from None
     if not answers:
-        raise ValueError("no answers given: name the files that the page downloaded")
+        raise UserError("no answers given: name the files that the page downloaded")
     raters: dict[str, Path] = {}
     columns = {name: i for i, name in enumerate(dict.fromkeys(pair.values()))}
     first = np.full((len(answers), len(columns)), np.nan)  # 1: ours, 0: theirs, nan: not answered
@@ -152,13 +153,13 @@ def score(
     for row, file in enumerate(map(Path, answers)):
         rater, choices = _choices(file, study, set(left))
         if (other := raters.setdefault(rater, file)) != file or row != len(raters) - 1:
-            raise ValueError(f"{file} and {other} are answers of one rater: give one of them")
+            raise UserError(f"{file} and {other} are answers of one rater: give one of them")
         for item, choice in choices.items():
             table = second if item in again else first
             table[row, columns[pair[item]]] = (choice == "left") == left[item]
     n = int(np.isfinite(first).sum())
     if not n:
-        raise ValueError("the files hold no answers: answer the page's questions first")
+        raise UserError("the files hold no answers: answer the page's questions first")
     rate = float(np.nanmean(first))
     if len(answers) == 1 or rate in (0, 1):
         low, high = wilson(rate, int(np.isfinite(first).any(0).sum()))
@@ -225,9 +226,7 @@ def _page(sets: Sequence[Pictures], key: dict[str, Any]) -> str:
         one, two = (s.get([s.names.index(name)])[0] for s in results)
         if one.shape != two.shape:
             (h, w), (h2, w2) = one.shape[1:], two.shape[1:]
-            raise ValueError(
-                f"results for {name} are {w}x{h} and {w2}x{h2}: bring them to one size"
-            )
+            raise UserError(f"results for {name} are {w}x{h} and {w2}x{h2}: bring them to one size")
         h, w = one.shape[1:]
         guide = source.fitted((h, w)).get([source.names.index(name)])[0]
         pictures[name] = [base64_png(x) for x in (guide, one, two)]
@@ -248,7 +247,7 @@ def _same_names(results: Pictures, source: Pictures) -> None:
     ):
         if names:
             shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-            raise ValueError(
+            raise UserError(
                 f"{fewer} lacks {len(names)} pictures that {more} has ({shown}): pairs are made by "
                 f"name, and need the same names in each folder"
             )
@@ -258,26 +257,26 @@ def _choices(file: Path, study: str, known: set[int]) -> tuple[str, dict[int, st
     """Rater and {item: side} of an answer file."""
     content = _read(file)
     if content.get("study") != study:
-        raise ValueError(f"{file} holds no answers to this study: its key has another study's id")
+        raise UserError(f"{file} holds no answers to this study: its key has another study's id")
     choices: dict[int, str] = {}
     try:
         for answer in content["answers"]:
             item, side = answer["item"], answer["choice"]
             if item not in known or side not in ("left", "right") or item in choices:
-                raise ValueError
+                raise UserError
             choices[item] = side
         return str(content["rater"]), choices
     except (KeyError, TypeError, ValueError):
-        raise ValueError(f"{file} is damaged: download the answers from the page again") from None
+        raise UserError(f"{file} is damaged: download the answers from the page again") from None
 
 
 def _read(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ValueError(f"cannot read {file}: {error.strerror}") from None
+        raise UserError(f"cannot read {file}: {error.strerror}") from None
     except ValueError:
         content = None
     if not isinstance(content, dict):
-        raise ValueError(f"{file} is damaged: expected the JSON that the page or `study` wrote")
+        raise UserError(f"{file} is damaged: expected the JSON that the page or `study` wrote")
     return content

@@ -23,6 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sfumato.errors import UserError
 from sfumato.evaluate.intervals import Interval, bootstrap_mean, bootstrap_sums
 from sfumato.evaluate.pictures import ImageSet, chunks
 
@@ -76,24 +77,24 @@ def calibration(
         batch: images at a time.
 
     Raises:
-        ValueError: K below 2, counts or shapes that differ, or values that are no numbers.
+        UserError: K below 2, counts or shapes that differ, or values that are no numbers.
     """
     k, n = len(samples), len(truth)
     if k < 2:
-        raise ValueError(f"{k} sample an image has no spread: translate with at least 2 seeds")
+        raise UserError(f"{k} sample an image has no spread: translate with at least 2 seeds")
     if other := {len(s) for s in samples} - {n}:
-        raise ValueError(f"samples of {sorted(other)} images for {n} truths: expected one for each")
+        raise UserError(f"samples of {sorted(other)} images for {n} truths: expected one for each")
     if groups is not None and len(groups) != n:
-        raise ValueError(f"{len(groups)} groups for {n} images: expected one for each")
+        raise UserError(f"{len(groups)} groups for {n} images: expected one for each")
     first = np.arange(1, k // 2 + 1)[::-1]  # j of the narrowest interval to that of the widest
     rng = np.random.default_rng(seed)
     inside, variance, error = np.empty((n, len(first))), np.empty(n), np.empty(n)
     for rows in chunks(n, batch):
         y, ys = _take(truth, rows), torch.stack([_take(s, rows) for s in samples])
         if ys.shape[1:] != y.shape:
-            raise ValueError(f"samples {tuple(ys.shape[2:])} of truth {tuple(y.shape[1:])}")
+            raise UserError(f"samples {tuple(ys.shape[2:])} of truth {tuple(y.shape[1:])}")
         if not (ys.isfinite().all() and y.isfinite().all()):
-            raise ValueError(f"images {rows[0]} to {rows[-1]} hold values that are no numbers")
+            raise UserError(f"images {rows[0]} to {rows[-1]} hold values that are no numbers")
         variance[rows] = ys.var(0).flatten(1).mean(1)
         error[rows] = (ys.mean(0) - y).square().flatten(1).mean(1)
         below, equal = (ys < y).sum(0).numpy(), (ys == y).sum(0).numpy()

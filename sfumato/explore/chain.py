@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 from torch import Tensor
 
-from sfumato.choose import choose
+from sfumato.errors import UserError, choose
 from sfumato.explore.gaussianity import summary
 from sfumato.explore.latents import Latents
 from sfumato.explore.operations import OPERATIONS, Given
@@ -36,13 +36,13 @@ def parse(chain: str) -> list[Operation]:
     """The operations of a text as "rotate angle=60, blur sigma=2"; what is not said has its default.
 
     Raises:
-        ValueError: for names and values that are not known, or values that are missing.
+        UserError: for names and values that are not known, or values that are missing.
     """
     words = shlex.shlex(chain, posix=True, punctuation_chars=",")
     words.whitespace_split, words.commenters = True, ""
     groups = [list(g) for comma, g in groupby(words, lambda w: set(w) == {","}) if not comma]
     if not groups:
-        raise ValueError(f"no operation given: expected some of {', '.join(OPERATIONS)}")
+        raise UserError(f"no operation given: expected some of {', '.join(OPERATIONS)}")
     operations = []
     for name, *pairs in groups:
         known = parameters(choose("operation", name, OPERATIONS))
@@ -51,7 +51,7 @@ def parse(chain: str) -> list[Operation]:
             key, equals, value = pair.partition("=")
             choose(f"parameter of {name}", key, known)
             if not equals or key in given:
-                raise ValueError(f"{name}: {pair!r}: expected {key}=VALUE, once")
+                raise UserError(f"{name}: {pair!r}: expected {key}=VALUE, once")
             given[key] = _value(f"{name} {key}", value, known[key][0])
         operations.append(Operation(name, given))
     return operations
@@ -78,7 +78,7 @@ def apply(
         Latents, and for each operation its text, and statistics before and after it.
 
     Raises:
-        ValueError: for parameters out of range, or that are missing.
+        UserError: for parameters out of range, or that are missing.
     """
     given, log = Given(images, seed), []
     for operation in parse(chain) if isinstance(chain, str) else chain:
@@ -87,7 +87,7 @@ def apply(
             if kind is Tensor and isinstance(values.get(key), (str, Path)):
                 values[key] = Latents.load(values[key]).latents
             elif key not in values and default is Parameter.empty:
-                raise ValueError(f"{operation.name} needs {key}=FILE, a file of latents")
+                raise UserError(f"{operation.name} needs {key}=FILE, a file of latents")
         before = latents
         latents = OPERATIONS[operation.name](latents, given, **values)
         log.append({"operation": str(operation), "seed": seed,
@@ -123,5 +123,5 @@ def _value(what: str, text: str, kind: Any) -> Any:
         value = math.nan
     if not abs(value) <= LARGEST:
         what_kind = f"a {'whole ' if kind is int else ''}number of at most {LARGEST:,} in size"
-        raise ValueError(f"{what}={text}: expected {what_kind}") from None
+        raise UserError(f"{what}={text}: expected {what_kind}") from None
     return value

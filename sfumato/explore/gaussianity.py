@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from sfumato.data.folders import replacing
+from sfumato.errors import UserError
 
 EULER = 0.5772156649015329
 LEAST = 8
@@ -104,14 +105,14 @@ def report(latent: Tensor, alpha: float = 0.01) -> Report:
         alpha: share of true N(0, I) that are rejected, at most; in (0, 1).
 
     Raises:
-        ValueError: for another shape, fewer pixels, or an alpha outside (0, 1).
+        UserError: for another shape, fewer pixels, or an alpha outside (0, 1).
     """
     if latent.ndim != 3 or min(latent.shape[1:]) < LEAST:
-        raise ValueError(
+        raise UserError(
             f"a latent of shape {tuple(latent.shape)}: expected (C, H, W), {LEAST} pixels or more a side"
         )
     if not 0 < alpha < 1:
-        raise ValueError(f"alpha {alpha}: expected an error rate between 0 and 1, as 0.01")
+        raise UserError(f"alpha {alpha}: expected an error rate between 0 and 1, as 0.01")
     x = latent.detach().double().cpu()
     rows = _rows(x, None)
     if len(x) > 1:

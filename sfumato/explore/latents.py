@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from sfumato.denoiser import Denoises
+from sfumato.errors import UserError
 from sfumato.folder import read_protocol, write_tensors
 from sfumato.solve.bridge import decode, encode
 
@@ -49,15 +50,15 @@ class Latents:
         """The latents of a file.
 
         Raises:
-            ValueError: if it is missing, damaged, no file of latents, or of a future format.
+            UserError: if it is missing, damaged, no file of latents, or of a future format.
         """
         tensors, protocol = read_protocol(Path(file))
         form, names = protocol.pop("latents", None), protocol.pop("names", None)
-        wrong = ValueError(f"{file} holds no latents: make some by `sfumato explore encode`")
+        wrong = UserError(f"{file} holds no latents: make some by `sfumato explore encode`")
         if not isinstance(form, int) or not isinstance(names, list) or form < 1:
             raise wrong
         if form > FORMAT:
-            raise ValueError(
+            raise UserError(
                 f"{file} has format {form}, this sfumato reads up to {FORMAT}; pip install -U sfumato"
             )
         shapes = {tuple(t.shape) for t in tensors.values()}
@@ -68,7 +69,7 @@ class Latents:
         if len(names) != len(tensors["latents"]) or not all(map(_inside, names)):
             raise wrong
         if len(set(names)) < len(names):
-            raise ValueError(f"{file} names two pictures alike: its results would be one file")
+            raise UserError(f"{file} names two pictures alike: its results would be one file")
         if not isinstance(protocol.setdefault("operations", []), list):
             raise wrong
         return cls(tensors["latents"], tensors["images"], names, protocol)

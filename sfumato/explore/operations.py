@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
 
+from sfumato.errors import UserError
 from sfumato.lowpass import Kernel, LowPass
 from sfumato.noise import Noise
 
@@ -32,10 +33,10 @@ class Given(NamedTuple):
         """The images.
 
         Raises:
-            ValueError: if there are none.
+            UserError: if there are none.
         """
         if self.images is None:
-            raise ValueError(
+            raise UserError(
                 "there are no images to mix with here: take noise, or latents of images"
             )
         return self.images
@@ -95,7 +96,7 @@ def blend(z: Tensor, given: Given, *, w: float = 0.5, preserve_variance: bool = 
         preserve_variance: take the square roots of both weights.
     """
     if not 0 <= w <= 1:
-        raise ValueError(f"w={w:g}: expected a weight of the image in [0, 1]")
+        raise UserError(f"w={w:g}: expected a weight of the image in [0, 1]")
     one, other = (math.sqrt(w), math.sqrt(1 - w)) if preserve_variance else (w, 1 - w)
     return one * given.image() + other * z
 
@@ -110,7 +111,7 @@ def checkerboard(
         other: what the other cells are from: image, or the fixed noise.
     """
     if cell < 1:
-        raise ValueError(f"cell={cell}: expected a size of at least 1 pixel")
+        raise UserError(f"cell={cell}: expected a size of at least 1 pixel")
     i, j = (torch.arange(n, device=z.device) // cell for n in z.shape[-2:])
     odd = (i[:, None] + j) % 2 == 1
     return torch.where(odd, given.image() if other == "image" else given.fixed(z), z)
@@ -127,7 +128,7 @@ def blur(z: Tensor, given: Given, *, sigma: float = 2.0, renormalise: bool = Fal
         renormalise: give white noise its std back.
     """
     if not 0 <= sigma <= min(z.shape[-2:]):
-        raise ValueError(f"sigma={sigma:g}: expected pixels from 0 to the side {min(z.shape[-2:])}")
+        raise UserError(f"sigma={sigma:g}: expected pixels from 0 to the side {min(z.shape[-2:])}")
     if sigma == 0:
         return z
     rows, columns = (_gaussian(n, sigma).to(z) for n in z.shape[-2:])
@@ -228,7 +229,7 @@ def attribute(
 def direction(towards: Tensor, away: Tensor) -> Tensor:
     """Mean of one group of latents (N, C, H, W) minus that of another: (C, H, W)."""
     if towards.shape[1:] != away.shape[1:]:
-        raise ValueError(
+        raise UserError(
             f"two groups of latents, of shapes {tuple(towards.shape)} and {tuple(away.shape)}: "
             f"expected images of one size"
         )
@@ -243,7 +244,7 @@ OPERATIONS: dict[str, Callable[..., Tensor]] = {
 
 def _positive(divisor: Tensor, mode: str) -> Tensor:
     if not (divisor > 0).all():
-        raise ValueError(
+        raise UserError(
             f"normalise mode={mode}: a latent is constant; there is nothing to normalise"
         )
     return divisor
@@ -252,7 +253,7 @@ def _positive(divisor: Tensor, mode: str) -> Tensor:
 def _alike(other: Tensor, z: Tensor) -> Tensor:
     """Other latents, one or as many as these."""
     if other.shape[1:] != z.shape[1:] or len(other) not in (1, len(z)):
-        raise ValueError(
+        raise UserError(
             f"the other latents have shape {tuple(other.shape)}: expected {tuple(z.shape)}, or one of them"
         )
     return other.to(z)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sfumato.data.gather import gather, reader
 from sfumato.data.images import Resize, write_png
+from sfumato.errors import UserError
 from sfumato.explore.chain import apply
 from sfumato.explore.latents import Latents
 from sfumato.folder import denoiser_of, load, resolve
@@ -54,18 +55,18 @@ def encode_pictures(
         device: auto (a GPU if there is one), cpu, cuda or cuda:N.
 
     Raises:
-        ValueError: for anything wrong with pictures, model or options, in one line.
+        UserError: for anything wrong with pictures, model or options, in one line.
     """
     files = gather([paths] if isinstance(paths, (str, Path)) else list(paths))
     f, facts = _denoiser(model)
     if size is None and resize != "none":
         size = size_of([resolve(model)[0]])
     if size is not None and size < 1:
-        raise ValueError(f"size must be at least 1, not {size}")
+        raise UserError(f"size must be at least 1, not {size}")
     read = reader(channels_of(f), size, resize, upscale)
     pictures = [read(file) for file in files.values()]
     if len(sizes := {f"{p.shape[2]}x{p.shape[1]}" for p in pictures}) > 1:
-        raise ValueError(f"the pictures are of sizes {', '.join(sorted(sizes))}: give --size")
+        raise UserError(f"the pictures are of sizes {', '.join(sorted(sizes))}: give --size")
     images = torch.stack(pictures)
     log: list[dict[str, Any]] = []
     if first:
@@ -100,21 +101,21 @@ def decode_latents(
         device: auto (a GPU if there is one), cpu, cuda or cuda:N.
 
     Raises:
-        ValueError: if the folder is not empty, or latents and model do not fit.
+        UserError: if the folder is not empty, or latents and model do not fit.
     """
     out = Path(out)
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise ValueError(f"{out} exists and is not an empty folder: name a new one or delete it")
+        raise UserError(f"{out} exists and is not an empty folder: name a new one or delete it")
     f, facts = _denoiser(model)
     if (channels := channels_of(f)) != latents.latents.shape[1]:
-        raise ValueError(
+        raise UserError(
             f"the latents have {latents.latents.shape[1]} channels, {model} has {channels}; "
             f"choose a model alike"
         )
     how: dict[str, Any] = {"steps": steps, "solver": solver, "spacing": spacing}
     images, nfe = _batched(decode, f, latents.latents, device, how)
     if not images.isfinite().all():
-        raise ValueError(f"{model} makes no numbers of these latents; use smaller coefficients")
+        raise UserError(f"{model} makes no numbers of these latents; use smaller coefficients")
     for name, image in zip(latents.names, images, strict=True):
         write_png(out / name, image)
     run = {"protocol": latents.protocol, "decoded": facts | how | {"nfe": nfe}}

@@ -19,6 +19,7 @@ from torch import Tensor
 from sfumato.data.folders import new_folder
 from sfumato.data.images import write_png
 from sfumato.data.show import enlarged, heat, tile
+from sfumato.errors import UserError
 from sfumato.explore.subject import Subject
 from sfumato.folder import write_tensors
 from sfumato.noise import noise_as_of
@@ -62,10 +63,10 @@ def mean_and_spread(samples: Tensor) -> tuple[Tensor, Tensor]:
     The deviation is the root of the unbiased variance averaged over channels, in the units of [-1,1].
 
     Raises:
-        ValueError: fewer than two samples.
+        UserError: fewer than two samples.
     """
     if samples.ndim != 5 or len(samples) < 2:
-        raise ValueError(
+        raise UserError(
             f"samples of shape {tuple(samples.shape)}: expected (K,B,C,H,W) with K at least 2; "
             f"translate with more seeds"
         )
@@ -111,12 +112,12 @@ def occlusion(
         Root mean squares of the change, in units of [-1, 1].
 
     Raises:
-        ValueError: for a cell below 1, or a fill outside [-1, 1].
+        UserError: for a cell below 1, or a fill outside [-1, 1].
     """
     if cell < 1:
-        raise ValueError(f"cell {cell}: expected a side of at least 1 pixel")
+        raise UserError(f"cell {cell}: expected a side of at least 1 pixel")
     if fill is not None and not -1 <= fill <= 1:
-        raise ValueError(f"fill {fill:g}: expected a value from -1 (black) to 1 (white)")
+        raise UserError(f"fill {fill:g}: expected a value from -1 (black) to 1 (white)")
     h, w = source.shape[2:]
     cover = (
         source.mean((2, 3), keepdim=True) if fill is None else source.new_full((1, 1, 1, 1), fill)
@@ -174,13 +175,13 @@ def show_sensitivity(
         options: the method's own options.
 
     Raises:
-        ValueError: for anything wrong with picture, models or options.
+        UserError: for anything wrong with picture, models or options.
     """
     given = Subject.read(path, method=method, model=model, source=source, target=target,
                          classifier=classifier, size=size, upscale=upscale, device=device,
                          options=options or {})  # fmt: skip
     if seeds < 2:
-        raise ValueError(f"seeds {seeds}: a deviation needs at least 2")
+        raise UserError(f"seeds {seeds}: a deviation needs at least 2")
     part, x, chosen = given.part, given.image, given.options
     with new_folder(out) as folder:
         drawn = samples(part, x, seeds, seed=seed, options=chosen)

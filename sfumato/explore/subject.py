@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from sfumato.data.gather import reader
+from sfumato.errors import UserError
 from sfumato.folder import resolve
 from sfumato.method import name_of
 from sfumato.record import digest, sha256
@@ -32,10 +33,10 @@ class Subject(NamedTuple):
         """From what is given on a command line; see `sfumato.translate.translate`.
 
         Raises:
-            ValueError: for anything wrong with picture, models or options, in one line.
+            UserError: for anything wrong with picture, models or options, in one line.
         """
         if not (file := Path(path)).is_file():
-            raise ValueError(f"{path} is no picture: expected one file")
+            raise UserError(f"{path} is no picture: expected one file")
         part, where = translator(method, **roles), device_of(device)
         chosen = options_of(part, options)
         folders = {role: resolve(name)[0] for role, name in roles.items() if name is not None}

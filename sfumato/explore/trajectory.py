@@ -29,6 +29,7 @@ from sfumato.data.folders import new_folder
 from sfumato.data.images import picture, write_png
 from sfumato.data.show import enlarged, tile
 from sfumato.denoiser import score_of
+from sfumato.errors import UserError
 from sfumato.explore.subject import Subject
 from sfumato.method import name_of
 from sfumato.solve import rms
@@ -79,7 +80,7 @@ def record(
         options: of its `translate`.
 
     Raises:
-        ValueError: if it makes its results at once.
+        UserError: if it makes its results at once.
     """
     times: list[float] = []
     states, means, rows = list[Tensor](), list[Tensor](), list[dict[str, Tensor]]()
@@ -98,7 +99,7 @@ def record(
 
     result = part.translate(source, seed=seed, watch=watch, **(options or {}))
     if len(times) < 2:
-        raise ValueError(
+        raise UserError(
             f"{name_of(part)} makes its result in {len(times)} step: there is no trajectory; choose a "
             f"diffusion method, or more steps"
         )
@@ -154,7 +155,7 @@ def show_trajectory(
         options: the method's own options.
 
     Raises:
-        ValueError: for anything wrong with picture, models or options, and for methods of one step.
+        UserError: for anything wrong with picture, models or options, and for methods of one step.
     """
     given = Subject.read(path, method=method, model=model, source=source, target=target,
                          classifier=classifier, size=size, upscale=upscale, device=device,

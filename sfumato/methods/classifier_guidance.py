@@ -24,7 +24,6 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from sfumato.choose import choose
 from sfumato.denoiser import Denoises
 from sfumato.edit import check_finite, check_weights, edit, times_of
 from sfumato.energies import (
@@ -34,6 +33,7 @@ from sfumato.energies import (
     domain_surprise,
     strong_weight,
 )
+from sfumato.errors import UserError, choose
 from sfumato.guide import Conditioned, Guided
 from sfumato.noise import Noise
 from sfumato.part import Part
@@ -58,7 +58,7 @@ class ClassifierGuidance(Part):
     def __post_init__(self) -> None:
         check_classifier(self.classifier, self.target)
         if getattr(self.target, "domain", None) is None:
-            raise ValueError("classifier_guidance needs a domain to guide to: FOLDER:DOMAIN")
+            raise UserError("classifier_guidance needs a domain to guide to: FOLDER:DOMAIN")
 
     @torch.no_grad()
     def translate(
@@ -100,9 +100,7 @@ class ClassifierGuidance(Part):
         choose("weight", weight, get_args(Weight))
         check_weights({"scale": scale})
         if weight == "variance" and solver != "ancestral":
-            raise ValueError(
-                f"weight variance is that of solver ancestral's steps, not of {solver}"
-            )
+            raise UserError(f"weight variance is that of solver ancestral's steps, not of {solver}")
         target, classifier = self.target, self.classifier
         assert isinstance(target, Conditioned)
         process = target.process

@@ -31,6 +31,7 @@ import torch
 from torch import Tensor, nn
 
 from sfumato import adversarial as gan
+from sfumato.errors import UserError
 from sfumato.method import Direction, end
 from sfumato.nets.layers import Init, Norm, still
 from sfumato.part import Part
@@ -91,7 +92,7 @@ class CycleGAN(Part):
         self, batches: Iterator[tuple[Tensor, Tensor]], rng: torch.Generator
     ) -> Iterator[tuple[str, Tensor]]:
         if self.directions != "both":
-            raise ValueError("a CycleGAN is trained in both directions; leave --directions away")
+            raise UserError("a CycleGAN is trained in both directions; leave --directions away")
         a, b = next(batches)
         g_a, g_b = self.generators["target"], self.generators["source"]
         d_a, d_b = self.discriminators["target"], self.discriminators["source"]
@@ -137,7 +138,7 @@ class CycleGAN(Part):
             direction: source-to-target, or back.
         """
         if (side := end(direction)) not in self.generators:
-            raise ValueError(
+            raise UserError(
                 "this model has one direction; import the generator of the way back, too"
             )
         return gan.one_pass(self.generators[side], source, watch)

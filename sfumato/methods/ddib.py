@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from sfumato.denoiser import Denoises
+from sfumato.errors import UserError
 from sfumato.part import Part
 from sfumato.solve import Step, Watch
 from sfumato.solve.bridge import decode, encode
@@ -70,7 +71,7 @@ class DDIB(Part):
                 differ in brightness or colour as a whole. Two evaluations more for each batch.
         """
         if steps < 2:
-            raise ValueError(f"steps {steps}: expected at least 2, one to encode and one to decode")
+            raise UserError(f"steps {steps}: expected at least 2, one to encode and one to decode")
         up = round(ENCODING * steps)
         latent = self.encode(source, steps=up, solver=solver, spacing=spacing, watch=watch)
         if recentre:

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from sfumato.denoiser import Denoiser, Prediction, TimeLaw
+from sfumato.errors import UserError
 from sfumato.guide import Conditioned
 from sfumato.nets import make_net
 from sfumato.noise import Noise
@@ -60,7 +61,7 @@ class Diffusion(Part):
 
     def __post_init__(self) -> None:
         if not 0 <= self.any_domain <= 1:
-            raise ValueError(f"any_domain is a share in [0, 1], not {self.any_domain}")
+            raise UserError(f"any_domain is a share in [0, 1], not {self.any_domain}")
         process = named_process(self.process)
         net = make_net(self.net, labels=len(self.domains), channels=self.channels)
         self.denoiser = Denoiser(

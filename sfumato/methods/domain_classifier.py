@@ -25,6 +25,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sfumato.errors import UserError
 from sfumato.nets import make_net
 from sfumato.part import Part
 from sfumato.process import DDPM, Process, named_process
@@ -54,7 +55,7 @@ class DomainClassifier(Part):
 
     def __post_init__(self) -> None:
         if len(self.domains) < 2:
-            raise ValueError(f"a classifier needs two domains or more, not {list(self.domains)}")
+            raise UserError(f"a classifier needs two domains or more, not {list(self.domains)}")
         self.process = self._process = named_process(self.process)
         encoder = make_net(self.net, channels=self.channels, decoder=False)
         self.width: int = encoder.features  # type: ignore[assignment]

@@ -36,9 +36,9 @@ from torch import Tensor
 
 from sfumato import energies as en
 from sfumato import realism as real
-from sfumato.choose import choose
 from sfumato.denoiser import Denoises
 from sfumato.edit import check_finite, check_weights, edit, times_of
+from sfumato.errors import choose
 from sfumato.guide import Guided, On
 from sfumato.lowpass import Content, Kernel, LowPass, eighth
 from sfumato.noise import Noise

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from sfumato.denoiser import Denoises
+from sfumato.errors import UserError
 from sfumato.guide import Clipped
 from sfumato.lowpass import Content, Kernel, LowPass
 from sfumato.noise import Noise
@@ -74,7 +75,7 @@ class ILVR(Part):
             spacing: of the times: karras, log_snr, time or chain.
         """
         if not 0 <= until <= 1:
-            raise ValueError(f"until must lie in [0, 1], not {until}")
+            raise UserError(f"until must lie in [0, 1], not {until}")
         process, phi = self.target.process, LowPass(factor, kernel, content)
         for n in source.shape[-2:]:
             phi.matrix(n)  # of a wrong factor it speaks even where no step is above `until`

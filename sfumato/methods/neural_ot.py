@@ -30,7 +30,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from sfumato.choose import choose
+from sfumato.errors import UserError, choose
 from sfumato.minimax import Turns, at_least, make_potential, potential_loss
 from sfumato.nets.layers import Norm
 from sfumato.nets.transport_unet import TransportUNet
@@ -89,7 +89,7 @@ class NeuralOT(Part):
         at_least(1, k_t=self.k_t)
         at_least(0, reach=self.reach, gamma_warmup=self.gamma_warmup)
         if not 0 <= (g := self.gamma) <= 1 or not self.z_std > 0:
-            raise ValueError(f"gamma must lie in [0, 1], z_std be above 0, not {g} and {self.z_std}")
+            raise UserError(f"gamma must lie in [0, 1], z_std be above 0, not {g} and {self.z_std}")
         at_least(2 if self.cost == "weak" else 1, z_size=self.z_size)  # a variance needs two
         if isinstance(self.net, nn.Module):
             self.transport: nn.Module = self.net

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from sfumato import adversarial as gan
+from sfumato.errors import UserError
 from sfumato.nets.layers import BatchNorm, Init, Norm
 from sfumato.nets.unet_generator import UNetGenerator
 from sfumato.noise import Noise
@@ -114,7 +115,7 @@ class Pix2Pix(Part):
                 is the published test of models that were trained with a batch of 1.
         """
         if statistics not in ("running", "image"):
-            raise ValueError(f"statistics must be running or image, not {statistics!r}")
+            raise UserError(f"statistics must be running or image, not {statistics!r}")
         for module in self.generator.modules():
             if isinstance(module, BatchNorm):
                 module.own = statistics == "image"

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from sfumato.denoiser import Denoises
 from sfumato.edit import edit, times_of
+from sfumato.errors import UserError
 from sfumato.noise import Noise
 from sfumato.part import Part
 from sfumato.solve import Step, Watch
@@ -67,7 +68,7 @@ class SDEdit(Part):
             spacing: of the times: karras, log_snr, time or chain.
         """
         if not 0 <= strength <= 1:
-            raise ValueError(f"strength must lie in [0, 1], not {strength}")
+            raise UserError(f"strength must lie in [0, 1], not {strength}")
         process = self.target.process
         if chain_time(process, strength) <= process.t_min:
             return source

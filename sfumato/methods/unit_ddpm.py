@@ -38,6 +38,7 @@ from torch import Tensor, nn
 from sfumato.chains import Chains
 from sfumato.coupling import OTHER, Begin, Images, Translators, drawn, frozen, round_trip, swapped
 from sfumato.denoiser import Denoiser, Prediction, TimeLaw, check_order
+from sfumato.errors import UserError
 from sfumato.method import Direction, end
 from sfumato.nets import make_net
 from sfumato.noise import Noise
@@ -79,7 +80,7 @@ class UnitDDPM(Part):
     def __post_init__(self) -> None:
         check_order(self.channel_order)
         if self.cells < 1:
-            raise ValueError(f"cells must be at least 1, not {self.cells}")
+            raise UserError(f"cells must be at least 1, not {self.cells}")
         process = named_process(self.process)
 
         def denoiser() -> Denoiser:
@@ -137,7 +138,7 @@ class UnitDDPM(Part):
             spacing: of the times: chain, karras, log_snr or time.
         """
         if not 0 <= release <= steps:
-            raise ValueError(f"release must lie in [0, steps] = [0, {steps}], not {release}")
+            raise UserError(f"release must lie in [0, steps] = [0, {steps}], not {release}")
         chains = self.chains(
             source, seed=seed, direction=direction, steps=steps, release=release, spacing=spacing
         )
@@ -156,7 +157,7 @@ class UnitDDPM(Part):
     ) -> Chains:  # fmt: skip
         """Both chains, at their beginning; see `translate`.  Half way they can be looked at and changed."""
         if not 0 <= release <= steps:
-            raise ValueError(f"release must lie in [0, steps] = [0, {steps}], not {release}")
+            raise UserError(f"release must lie in [0, steps] = [0, {steps}], not {release}")
         side = end(direction)
         f_b, f_a = self._denoiser(side), self._denoiser(OTHER[side])
         times = grid(f_b.process, steps, spacing, clean=True)

@@ -26,9 +26,9 @@ from typing import Any, ClassVar, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from sfumato.choose import choose
 from sfumato.coupling import OTHER, Norm, Pairs, Rough, Sides, frozen, round_trip, swapped
 from sfumato.denoiser import Prediction, TimeLaw, check_order
+from sfumato.errors import UserError, choose
 from sfumato.lowpass import Content
 from sfumato.method import Direction, end
 from sfumato.noise import Noise
@@ -115,7 +115,7 @@ class UnpairedSDE(Part):
             choose(name, getattr(self, name), get_args(known))
         for name in ("loop_steps", "cells", "pool", "refresh"):
             if (value := getattr(self, name)) < 1:
-                raise ValueError(f"{name} must be at least 1, not {value}")
+                raise UserError(f"{name} must be at least 1, not {value}")
         self.denoisers = Sides(
             self.net, self.channels, self.shared, process=named_process(self.process),
             prediction=self.prediction, times=self.times,

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from sfumato.choose import choose
+from sfumato.errors import choose
 from sfumato.nets.unet import UNet
 
 SIZES: dict[str, dict[str, Any]] = {
@@ -32,7 +32,7 @@ def make_net(
     at full size, half as wide, in place of the patches of two; no nearest neighbours, no zeros at edges.
 
     Raises:
-        ValueError: for an unknown size, naming the nearest.
+        UserError: for an unknown size, naming the nearest.
     """
     if isinstance(net, nn.Module):
         return net

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sfumato.choose import choose
+from sfumato.errors import UserError, choose
 
 Norm = Literal["instance", "batch", "affine"]
 Init = Literal["normal", "xavier"]
@@ -24,7 +24,7 @@ class BatchNorm(nn.BatchNorm2d):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.training and x.shape[0] * x.shape[2] * x.shape[3] == 1:
-            raise ValueError(
+            raise UserError(
                 "batch norm has nothing to average over a batch of one at 1x1 features: use "
                 "--batch 2 or more, --norm instance, or a larger --size"
             )
@@ -55,7 +55,7 @@ class InstanceNorm(nn.InstanceNorm2d):
 
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[2] * x.shape[3] == 1:
-            raise ValueError(
+            raise UserError(
                 "instance norm has nothing to average over 1x1 features: use a larger --size"
             )
         return super().forward(x)

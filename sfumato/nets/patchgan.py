@@ -5,6 +5,7 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from sfumato.errors import UserError
 from sfumato.nets.layers import BlurDown, make_norm
 from sfumato.part import Part
 
@@ -44,7 +45,7 @@ class PatchGAN(Part):
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 1 y x"]:
         least = 3 * 2**self.n_layers  # two more 4x4 convolutions follow the halvings
         if min(x.shape[2:]) < least:
-            raise ValueError(
+            raise UserError(
                 f"images of {x.shape[2]}x{x.shape[3]} are too small for a discriminator of "
                 f"{self.n_layers} layers, which needs {least}: use --n-layers-d 1, or a larger --size"
             )
@@ -63,10 +64,10 @@ def layers_for(side: int, most: int = 3) -> int:
     """As many layers as give patches no larger than the images, at most `most`.
 
     Raises:
-        ValueError: if the images are smaller than the smallest patch, or `most` is below 1.
+        UserError: if the images are smaller than the smallest patch, or `most` is below 1.
     """
     if most < 1 or side < patch_size(1):
-        raise ValueError(
+        raise UserError(
             f"a discriminator needs one layer or more and images of {patch_size(1)} pixels or more, "
             f"not {most} and {side}; choose --n-layers-d and --size"
         )

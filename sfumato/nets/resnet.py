@@ -14,6 +14,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from sfumato.errors import UserError
 from sfumato.nets.layers import BlurDown, BlurUp, make_norm
 from sfumato.part import Part
 
@@ -76,7 +77,7 @@ class ResNet(Part):
     def _fits(self, x: Tensor) -> None:
         step = 2**self.downs
         if x.shape[2] % step or x.shape[3] % step or min(x.shape[2:]) < 2 * step:
-            raise ValueError(
+            raise UserError(
                 f"this network takes sizes that are multiples of {step} from {2 * step} on, not "
                 f"{x.shape[2]}x{x.shape[3]}; choose another --size"
             )
@@ -99,11 +100,11 @@ class ResNet(Part):
         """Channels of these features.
 
         Raises:
-            ValueError: for a layer that the encoder does not have.
+            UserError: for a layer that the encoder does not have.
         """
         for layer in layers:
             if not 0 <= layer < self.encoder:
-                raise ValueError(
+                raise UserError(
                     f"nce_layers: the encoder has layers 0 to {self.encoder - 1}, not {layer}"
                 )
         widths: list[Any] = [self.channels]  # padding, norms and the like keep what they are given

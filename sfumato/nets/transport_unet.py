@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sfumato.errors import UserError
 from sfumato.nets.layers import BlurUp, Norm, make_norm
 from sfumato.part import Part
 
@@ -57,7 +58,7 @@ class TransportUNet(Part):
     def forward(self, x: Float[Tensor, "b cz h w"]) -> Float[Tensor, "b c h w"]:
         step = 2**self.levels
         if x.shape[2] % step or x.shape[3] % step:
-            raise ValueError(
+            raise UserError(
                 f"this network takes sizes that are multiples of {step}, not "
                 f"{x.shape[2]}x{x.shape[3]}; choose another --size"
             )
@@ -72,8 +73,6 @@ class TransportUNet(Part):
     def _pair(self, c: int, middle: int, width: int) -> nn.Sequential:
         layers: list[nn.Module] = []
         for a, b in ((c, middle), (middle, width)):
-            conv = nn.Conv2d(
-                a, b, 3, padding=1, padding_mode=self.edge, bias=self.norm != "batch"
-            )
+            conv = nn.Conv2d(a, b, 3, padding=1, padding_mode=self.edge, bias=self.norm != "batch")
             layers += [conv, make_norm(self.norm, b), nn.ReLU()]
         return nn.Sequential(*layers)

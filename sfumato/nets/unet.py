@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from sfumato.errors import UserError
 from sfumato.nets.layers import BlurUp
 from sfumato.part import Part
 
@@ -114,10 +115,10 @@ class UNet(Part):
         label: Tensor | None = None,
     ) -> Float[Tensor, "b features height width"]:
         if x.shape[1] != (wanted := self.channels + self.conditioning):
-            raise ValueError(f"this network takes {wanted} channels, not {x.shape[1]}")
+            raise UserError(f"this network takes {wanted} channels, not {x.shape[1]}")
         step = self.patch * 2 ** (len(self.multipliers) - 1)
         if x.shape[-1] % step or x.shape[-2] % step:
-            raise ValueError(
+            raise UserError(
                 f"this network takes sizes that are multiples of {step}, not "
                 f"{x.shape[-2]}x{x.shape[-1]}; choose another --size"
             )

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sfumato.errors import UserError
 from sfumato.nets.layers import drop, make_norm
 from sfumato.part import Part
 
@@ -36,7 +37,7 @@ class UNetGenerator(Part):
 
     def __post_init__(self) -> None:
         if self.downs < 2:
-            raise ValueError(f"a U-Net has two levels or more, not {self.downs}; choose a --size "
+            raise UserError(f"a U-Net has two levels or more, not {self.downs}; choose a --size "
                              f"that is a multiple of a higher power of two")  # fmt: skip
         widths, bias = [self.ngf * min(2**i, 8) for i in range(self.downs)], self.norm != "batch"
         last = self.downs - 1
@@ -65,7 +66,7 @@ class UNetGenerator(Part):
         """`draw` gives the dropout's standard normal numbers of a tensor's shape; None: no dropout."""
         step = 2**self.downs
         if x.shape[2] % step or x.shape[3] % step:
-            raise ValueError(
+            raise UserError(
                 f"this network takes sizes that are multiples of {step}, not "
                 f"{x.shape[2]}x{x.shape[3]}; choose another --size"
             )

@@ -21,8 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sfumato.choose import choose
 from sfumato.denoiser import Denoises, told
+from sfumato.errors import UserError, choose
 from sfumato.process import Process
 from sfumato.solve.adaptive import dopri5
 from sfumato.solve.ode import ab2, ab3, ddim, dpm2m, heun
@@ -83,7 +83,7 @@ def integrate(
         States (B, ...) at times[-1].
 
     Raises:
-        ValueError: for unknown steps, times that are not monotone, or missing noise.
+        UserError: for unknown steps, times that are not monotone, or missing noise.
     """
     step = named_step(step)
     times = checked(times, denoiser.process).to(x.device)
@@ -113,10 +113,10 @@ def checked(times: Tensor, process: Process) -> Tensor:
     times = torch.as_tensor(times, dtype=torch.float64)
     jumps = times.diff()
     if len(times) < 2 or not ((jumps > 0).all() or (jumps < 0).all()):
-        raise ValueError("times must be at least two, strictly increasing or strictly decreasing")
+        raise UserError("times must be at least two, strictly increasing or strictly decreasing")
     low = times[times > 0].min().item()
     if low < process.t_min * (1 - 1e-9) or times.min() < 0 or times.max() > 1:
-        raise ValueError(
+        raise UserError(
             f"times must be 0 or within [t_min, 1] = [{process.t_min:g}, 1], not {low:g}; see grid()"
         )
     return times

@@ -12,6 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sfumato.errors import UserError
 from sfumato.solve.point import Counted, Draw, Point
 
 C = (1 / 5, 3 / 10, 4 / 5, 8 / 9, 1.0, 1.0)
@@ -54,7 +55,7 @@ def dopri5(
         atol: tolerance in units of the image, >= 0; downwards only.
 
     Raises:
-        ValueError: where no step is small enough, or the denoiser's answer is not finite.
+        UserError: where no step is small enough, or the denoiser's answer is not finite.
     """
     now = past[-1]
     alpha, sigma = f.levels(s)
@@ -87,13 +88,13 @@ def dopri5(
         size = h.abs() * error.flatten(1).square().mean(1).sqrt()
         size = size / (LOCAL * (rtol * sig + atol * down))
         if not size.isfinite().all():
-            raise ValueError("the denoiser's answers are not finite: is the model trained?")
+            raise UserError("the denoiser's answers are not finite: is the model trained?")
         good = size <= 1
         u = torch.where(_like(good, u), y, u)
         k = torch.where(_like(good, u), ks[-1], k)  # the last slope is the next step's first
         l = torch.where(good, torch.where(last, end, l + h), l)
         h = h * (0.9 * size ** (-1 / 5)).clamp(0.2, 5)
-    raise ValueError(f"dopri5 cannot keep rtol={rtol:g}, atol={atol:g} in {MOST} steps: raise them")
+    raise UserError(f"dopri5 cannot keep rtol={rtol:g}, atol={atol:g} in {MOST} steps: raise them")
 
 
 def _like(v: Tensor, u: Tensor) -> Tensor:

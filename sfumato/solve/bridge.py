@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from sfumato.choose import choose
 from sfumato.denoiser import Denoises
+from sfumato.errors import UserError, choose
 from sfumato.solve import STEPS, Step, Watch, integrate
 from sfumato.times import Spacing, grid
 
@@ -63,5 +63,5 @@ def _ode(solver: str | Step) -> str | Step:
     if not isinstance(solver, str):
         return solver
     if solver in STEPS and solver not in DETERMINISTIC:
-        raise ValueError(f"solver {solver!r} draws noise: expected {', '.join(DETERMINISTIC)}")
+        raise UserError(f"solver {solver!r} draws noise: expected {', '.join(DETERMINISTIC)}")
     return choose("solver", solver, DETERMINISTIC)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sfumato.denoiser import Denoises, eps_of, told
+from sfumato.errors import UserError
 
 Draw = Callable[[Tensor], Tensor]
 Step = Callable[["Counted", "list[Point]", Tensor, "Draw | None"], Tensor]
@@ -82,7 +83,7 @@ def blend(past: list[Point], alpha: Tensor, sigma: Tensor) -> Tensor:
 def downwards(now: Point, s: Tensor) -> None:
     """Refuses to encode."""
     if s > now.t:
-        raise ValueError(
+        raise UserError(
             "a stochastic solver cannot encode; use ddim, heun, dpm2m, ab2, ab3 or dopri5"
         )
 
@@ -90,5 +91,5 @@ def downwards(now: Point, s: Tensor) -> None:
 def draw(noise: Draw | None, now: Point) -> Tensor:
     """Noise like the state."""
     if noise is None:
-        raise ValueError("a stochastic solver needs noise=, for instance Noise(seeds)")
+        raise UserError("a stochastic solver needs noise=, for instance Noise(seeds)")
     return noise(now.x)

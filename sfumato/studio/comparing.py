@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
+from sfumato.errors import UserError
+
 from . import jobs
 from .given import Given
 from .jobs import Done, Shelf
@@ -72,10 +74,12 @@ def build(given: Given, shelf: Shelf) -> None:
                         ((before, after),) = before_and_after(folder, asked["resize"])
                         pictures = pictures or [(before, "before")]
                         pictures.append((after, method))
-                        rows.append([method, f"{event.value.nfe:g}", f"{event.value.seconds:.2f}", ""])
+                        rows.append(
+                            [method, f"{event.value.nfe:g}", f"{event.value.seconds:.2f}", ""]
+                        )
                     else:
                         yield {status: progress(event, steps_of(asked))}
-            except (ValueError, OSError) as error:
+            except (UserError, OSError) as error:
                 rows.append([method, "", "", " ".join(str(error).split())])
             wrong = any(row[-1] for row in rows)
             seen = rows if wrong else [row[:-1] for row in rows]

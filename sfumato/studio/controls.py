@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from torch import Tensor
 
+from sfumato.errors import UserError
 from sfumato.flags import args_of
 from sfumato.solve import STEPS as SOLVERS
 from sfumato.solve import Step
@@ -79,14 +80,14 @@ class Control:
         """What the function gets for what the control holds.
 
         Raises:
-            ValueError: for a number that is missing.
+            UserError: for a number that is missing.
         """
         if self.kind in ("choice", "text", "picture"):
             return None if given in (NONE, "", None) else given
         if self.kind != "switch" and self.optional and not given:
             return None
         if given is None:
-            raise ValueError(f"{self.name} is empty: expected a number, as {self.default}")
+            raise UserError(f"{self.name} is empty: expected a number, as {self.default}")
         return int(given) if self.whole else given
 
 

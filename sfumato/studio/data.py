@@ -19,9 +19,9 @@ def examine(given: Given, held: dict[str, Any]) -> str:
     """The doctor's report on folders that were given, as plain text.
 
     Raises:
-        ValueError: for other folders, and see `doctor`.
+        UserError: for other folders, and see `doctor`.
     """
-    from sfumato.choose import choose
+    from sfumato.errors import UserError, choose
 
     folders: list[Path | None] = []
     for name in (held["a"], held["b"]):
@@ -29,7 +29,7 @@ def examine(given: Given, held: dict[str, Any]) -> str:
         folders.append(None if none else given.folders[choose("folder", name, given.folders)])
     a, b = folders
     if a is None:
-        raise ValueError("no folder chosen: choose one")
+        raise UserError("no folder chosen: choose one")
     text = doctor(a, b, size=held["size"] or None, measure=bool(held["measure"])).text()
     for name, folder in given.folders.items():  # visitors know folders by their names
         text = text.replace(str(folder), name)
@@ -57,7 +57,7 @@ def build(given: Given) -> None:
         yield {status: said("looking at the pictures; nothing is changed")}
         try:
             yield {found: plain(examine(given, form.read(values))), status: said("Done.")}
-        except (ValueError, OSError) as error:
+        except (UserError, OSError) as error:
             yield {status: alert(error)}
 
     go.click(

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sfumato.choose import choose
 from sfumato.data import find_images
+from sfumato.errors import UserError, choose
 from sfumato.folder import describe_folder, resolve
 from sfumato.method import find
 
@@ -67,7 +67,7 @@ class Given:
         """Some pictures of a folder, evenly; none that a link leads out of it.
 
         Raises:
-            ValueError: for a folder that was not given.
+            UserError: for a folder that was not given.
         """
         choose("folder", folder, self.folders)
         root = self.folders[folder]
@@ -91,7 +91,7 @@ def gather(folders: Sequence[str | Path] = ()) -> Given:
     """The shipped models and examples, and the folders that a user names.
 
     Raises:
-        ValueError: for a folder that is missing, or holds neither a model nor pictures.
+        UserError: for a folder that is missing, or holds neither a model nor pictures.
     """
     given = Given()
     for name in SHIPPED:
@@ -101,7 +101,7 @@ def gather(folders: Sequence[str | Path] = ()) -> Given:
     for folder in map(Path, folders):
         if not folder.is_dir():
             what = "is a file" if folder.exists() else "does not exist"
-            raise ValueError(f"{folder} {what}: expected a model folder or a folder of pictures")
+            raise UserError(f"{folder} {what}: expected a model folder or a folder of pictures")
         if (folder / "model.json").is_file():
             _add_model(given, str(folder))
             continue
@@ -112,8 +112,8 @@ def gather(folders: Sequence[str | Path] = ()) -> Given:
             if not inner:
                 find_images(folder)
                 given.folders[str(folder)] = folder
-        except ValueError:
-            raise ValueError(
+        except UserError:
+            raise UserError(
                 f"{folder} holds neither a model nor pictures: name a folder made by "
                 f"`sfumato train`, or one of .png, .jpg, .webp, .bmp or .tif files"
             ) from None

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from sfumato.errors import UserError
+
 from .controls import Control
 from .given import Given
 from .jobs import CURVES, Frame, Shelf
@@ -30,13 +32,13 @@ def show_step(frames: list[Frame], step: int) -> Shown:
         step: which of the steps that were kept of the last translation, from its beginning.
 
     Raises:
-        ValueError: if there is none.
+        UserError: if there is none.
     """
     if not frames:
-        raise ValueError("nothing translated yet: translate a picture in the first tab")
+        raise UserError("nothing translated yet: translate a picture in the first tab")
     frame = frames[max(0, min(len(frames), int(step)) - 1)]
     if not Path(frame.noisy).exists():
-        raise ValueError("the way is no longer kept: translate the picture again")
+        raise UserError("the way is no longer kept: translate the picture again")
     text = f"step {frame.step}, t = {frame.t:.3f}, {frame.nfe} network evaluations so far"
     return Shown(frame.noisy, frame.mean, text)
 
@@ -75,7 +77,7 @@ def _way(gr: Any, frames: Any) -> list[Any]:
     def show(kept: list[Frame], number: int) -> list[Any]:
         try:
             shown = show_step(kept, number)
-        except ValueError as error:
+        except UserError as error:
             return [gr.skip(), gr.skip(), said(str(error))]
         return [shown.noisy, shown.mean, said(shown.text)]
 
@@ -143,15 +145,19 @@ def _latent(gr: Any, given: Given, shelf: Shelf) -> None:
     def encoding(values: dict[Any, Any]) -> dict[Any, Any]:
         held = form.read(values)
         try:
-            made = encode(paths(held["pictures"]), held["source"], int(held["steps"] or 12), encodings)
-        except (ValueError, OSError) as error:
+            made = encode(
+                paths(held["pictures"]), held["source"], int(held["steps"] or 12), encodings
+            )
+        except (UserError, OSError) as error:
             return {status: alert(error)}
         return {encoded: made, **changed(held, made)}
 
     def changed(held: dict[str, Any], made: Encoded) -> dict[Any, Any]:
         try:
-            result = change(made, held["operation"], held, held["first"], held["target"], held["other"])
-        except (ValueError, OSError) as error:
+            result = change(
+                made, held["operation"], held, held["first"], held["target"], held["other"]
+            )
+        except (UserError, OSError) as error:
             return {status: alert(error)}
         return {
             status: said(result.verdict), facts: table(result.rows, ("", "before", "after")),
@@ -168,14 +174,21 @@ def _latent(gr: Any, given: Given, shelf: Shelf) -> None:
         held = form.read(values)
         try:
             text = spelled(held["operation"], held)
-        except ValueError as error:
+        except UserError as error:
             return {status: alert(error)}
         return {form.held["first"]: ", ".join(filter(None, [held["first"].strip(), text])),
                 operation: "scale"}  # fmt: skip
 
     outputs = [status, facts, *views]
     how: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-    go.click(encoding, form.inputs(), [encoded, *outputs], concurrency_id="work", concurrency_limit=1, **how)
+    go.click(
+        encoding,
+        form.inputs(),
+        [encoded, *outputs],
+        concurrency_id="work",
+        concurrency_limit=1,
+        **how,
+    )
     clear.click(lambda: ("", "scale"), None, [form.held["first"], operation], queue=False, **how)
     keep.click(kept, form.inputs(), [status, form.held["first"], operation], queue=False, **how)
 
@@ -183,9 +196,7 @@ def _latent(gr: Any, given: Given, shelf: Shelf) -> None:
         needs = any(kind is Tensor for kind in operations_kinds(name))
         return [gr.update(visible=needs), *(gr.update(visible=n == name) for n in boxes)]
 
-    operation.change(
-        chosen, operation, [form.held["other"], *boxes.values()], queue=False, **how
-    )
+    operation.change(chosen, operation, [form.held["other"], *boxes.values()], queue=False, **how)
     watched = [c for n, c in form.held.items() if n not in ("pictures", "source", "steps")]
     gr.on(
         [c.change for c in watched], live, {*form.inputs(), encoded}, outputs,

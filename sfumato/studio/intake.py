@@ -15,6 +15,7 @@ from typing import Any
 
 from sfumato.data import read_image
 from sfumato.data.images import SUFFIXES
+from sfumato.errors import UserError
 
 from . import limits
 
@@ -26,32 +27,32 @@ def admit(file: Path) -> None:
     """Sees that a file is a picture, sound and within the limits.
 
     Raises:
-        ValueError: saying in one line what is wrong with it.
+        UserError: saying in one line what is wrong with it.
     """
     name = file.name
     if file.suffix.lower() not in SUFFIXES:
-        raise ValueError(f"{name} is of a kind that is not read: expected {', '.join(SUFFIXES)}")
+        raise UserError(f"{name} is of a kind that is not read: expected {', '.join(SUFFIXES)}")
     if (size := file.stat().st_size) > limits.BYTES:
-        raise ValueError(f"{name} has {size:,} bytes: expected at most {limits.BYTES:,}")
+        raise UserError(f"{name} has {size:,} bytes: expected at most {limits.BYTES:,}")
     _check_header(name, data := file.read_bytes())
     if _more_than_a_picture(data):
-        raise ValueError(f"{name} holds more than a picture: save it anew as PNG")
+        raise UserError(f"{name} holds more than a picture: save it anew as PNG")
     try:
         read_image(file)
-    except ValueError as error:
-        raise ValueError(str(error).replace(str(file), name)) from None
+    except UserError as error:
+        raise UserError(str(error).replace(str(file), name)) from None
 
 
 def place(files: Sequence[str | Path], folder: Path) -> list[Path]:
     """Admitted copies of pictures in a new folder, under names of their own that keep theirs.
 
     Raises:
-        ValueError: for none or too many, and see `admit`.
+        UserError: for none or too many, and see `admit`.
     """
     if not files:
-        raise ValueError("no picture given: upload some, or pick an example")
+        raise UserError("no picture given: upload some, or pick an example")
     if len(files) > limits.PICTURES:
-        raise ValueError(f"{len(files)} pictures given: expected at most {limits.PICTURES} at once")
+        raise UserError(f"{len(files)} pictures given: expected at most {limits.PICTURES} at once")
     folder.mkdir(parents=True)
     placed: dict[str, Path] = {}
     for file in map(Path, files):
@@ -76,30 +77,30 @@ def _check_header(name: str, data: bytes) -> None:
                 if page.is_tiled:  # whole tiles are unpacked, however small the picture is
                     width, height = max(width, page.tilewidth), max(height, page.tilelength)
                 if page.samplesperpixel > 4:
-                    raise ValueError(f"{name} has {page.samplesperpixel} channels: expected at most 4")
+                    raise UserError(
+                        f"{name} has {page.samplesperpixel} channels: expected at most 4"
+                    )
                 if page.bitspersample != 8 and page.compression != 1:  # unpacked without a bound
-                    raise ValueError(
+                    raise UserError(
                         f"{name} is a compressed 16-bit TIFF: save it as PNG, or uncompressed"
                     )
         else:
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 (width, height), frames = image.size, getattr(image, "n_frames", 1)
     except Image.DecompressionBombError:
-        raise ValueError(f"{name} has too many pixels: {_expected()}") from None
+        raise UserError(f"{name} has too many pixels: {_expected()}") from None
     except UnidentifiedImageError:
-        raise ValueError(f"{name} is no image, or its header is broken") from None
-    except ValueError as error:
-        if str(error).startswith(name):
-            raise
-        raise ValueError(f"{name} is broken ({' '.join(str(error).split())})") from None
+        raise UserError(f"{name} is no image, or its header is broken") from None
+    except UserError:
+        raise
     except Exception as error:  # decoders raise almost anything on broken data
-        raise ValueError(f"{name} is broken ({' '.join(str(error).split())})") from None
+        raise UserError(f"{name} is broken ({' '.join(str(error).split())})") from None
     if width * height > limits.PIXELS or max(width, height) > limits.SIDE:
-        raise ValueError(f"{name} has {width}x{height} pixels: {_expected()}")
+        raise UserError(f"{name} has {width}x{height} pixels: {_expected()}")
     if data[:2] == b"\xff\xd8" and data.count(b"\xff\xda") > limits.SCANS:
-        raise ValueError(f"{name} is drawn over more than {limits.SCANS} times: save it anew as PNG")
+        raise UserError(f"{name} is drawn over more than {limits.SCANS} times: save it anew as PNG")
     if frames > limits.FRAMES:
-        raise ValueError(f"{name} holds {frames} pictures or more: expected at most {limits.FRAMES}")
+        raise UserError(f"{name} holds {frames} pictures or more: expected at most {limits.FRAMES}")
 
 
 def _pages(tiff: Any) -> int:

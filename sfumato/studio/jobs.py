@@ -17,6 +17,7 @@ from PIL import Image
 
 from sfumato.data import tile
 from sfumato.data.images import picture
+from sfumato.errors import UserError
 from sfumato.explore.gaussianity import summary
 from sfumato.explore.trajectory import told_of
 from sfumato.solve import Watch
@@ -89,7 +90,7 @@ def run(work: Callable[[Watch], T], seconds: float | None = None) -> Iterator[Pr
         seconds: it is stopped after so many; None: as `limits` says.
 
     Raises:
-        ValueError: if it took too long; and whatever the work raises.
+        UserError: if it took too long; and whatever the work raises.
     """
     seconds = limits.SECONDS if seconds is None else seconds
     job = _Job(seconds)
@@ -116,8 +117,8 @@ def run(work: Callable[[Watch], T], seconds: float | None = None) -> Iterator[Pr
         job.stop.set()
 
 
-def _too_long(seconds: float) -> ValueError:
-    return ValueError(f"stopped after {seconds:g} seconds: take fewer steps or pictures")
+def _too_long(seconds: float) -> UserError:
+    return UserError(f"stopped after {seconds:g} seconds: take fewer steps or pictures")
 
 
 class _Job:

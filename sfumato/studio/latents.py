@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from sfumato import load
-from sfumato.choose import choose
 from sfumato.data.gather import reader
 from sfumato.data.images import picture
+from sfumato.errors import UserError, choose
 from sfumato.explore import OPERATIONS, Operation, apply, parse, report
 from sfumato.explore.chain import parameters
 from sfumato.folder import resolve
@@ -71,7 +71,7 @@ def encode(pictures: list[str], source: str, steps: int, shelf: Shelf) -> Encode
         shelf: where copies go.
 
     Raises:
-        ValueError: for a picture that is not admitted, or a model that has no such domain.
+        UserError: for a picture that is not admitted, or a model that has no such domain.
     """
     (file, *_) = place(pictures[:1], shelf.new())
     return _encoded(file, source, steps)
@@ -109,7 +109,7 @@ def change(
         other: a picture whose latent is mixed in.
 
     Raises:
-        ValueError: for operations and values that are not known.
+        UserError: for operations and values that are not known.
     """
     chain = [*_chain(first), _operation(operation, held)]
     for one in chain:
@@ -122,7 +122,7 @@ def change(
             for name in (target, encoded.source)
         ]
     if not all(image.isfinite().all() for image in decoded):
-        raise ValueError("the models make no numbers of this latent: use smaller coefficients")
+        raise UserError("the models make no numbers of this latent: use smaller coefficients")
     seen, _ = apply(f"scale c={1 / 3}", latent)
     before, after = log[0]["before"], log[-1]["after"]
     rows = [[name, f"{before[name]:.4g}", f"{after[name]:.4g}"] for name in before]
@@ -151,10 +151,10 @@ def spelled(name: str, held: Mapping[str, Any]) -> str:
     """An operation as text, to be one of a chain.
 
     Raises:
-        ValueError: for one that mixes in another latent.
+        UserError: for one that mixes in another latent.
     """
     if any(kind is Tensor for kind, _ in parameters(name).values()):
-        raise ValueError(f"{name} mixes in another latent: it can only be the last")
+        raise UserError(f"{name} mixes in another latent: it can only be the last")
     return str(_operation(name, held))
 
 
@@ -168,8 +168,8 @@ def _chain(text: str) -> list[Operation]:
     """The operations of a text; none of them may read a file."""
     chain = parse(text) if text.strip() else []
     if len(chain) > LONGEST:
-        raise ValueError(f"{len(chain)} operations: expected at most {LONGEST} before the last")
+        raise UserError(f"{len(chain)} operations: expected at most {LONGEST} before the last")
     for one in chain:
         if any(kind is Tensor for kind, _ in parameters(one.name).values()):
-            raise ValueError(f"{one.name} mixes in another latent: choose it as the operation")
+            raise UserError(f"{one.name} mixes in another latent: choose it as the operation")
     return chain

@@ -87,7 +87,7 @@ def ask(given: Given, method: str, values: Mapping[str, Any]) -> dict[str, Any]:
         values: what the controls hold: roles, what all translations have, and METHOD.OPTION.
 
     Raises:
-        ValueError: for an option that is missing.
+        UserError: for an option that is missing.
     """
     roles = {r: values[r] for r in uses(given, method) if values.get(r) not in (None, NONE)}
     common = {c.name: c.value(values.get(c.name, c.default)) for c in run_options()}

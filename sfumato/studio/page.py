@@ -12,9 +12,9 @@ from typing import Any, Literal
 
 from PIL import Image
 
-from sfumato.choose import choose
 from sfumato.data import read_image
 from sfumato.data.images import SUFFIXES, picture
+from sfumato.errors import UserError, choose
 from sfumato.flags import args_of
 
 from . import limits
@@ -59,7 +59,11 @@ def theme() -> Any:
     fonts = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")
     mono = ("ui-monospace", "Menlo", "Consolas", "DejaVu Sans Mono", "monospace")
     base = gr.themes.Default(
-        primary_hue="indigo", secondary_hue="indigo", neutral_hue="slate", font=fonts, font_mono=mono
+        primary_hue="indigo",
+        secondary_hue="indigo",
+        neutral_hue="slate",
+        font=fonts,
+        font_mono=mono,
     )
     return base.set(
         button_primary_background_fill="*primary_600",
@@ -196,7 +200,11 @@ class Picker:
         )  # fmt: skip
         self.notes = message()
         self.folder.change(
-            self.thumbnails, self.folder, self.shown, show_progress="hidden", api_visibility="private"
+            self.thumbnails,
+            self.folder,
+            self.shown,
+            show_progress="hidden",
+            api_visibility="private",
         )
         self.pictures.upload(
             self.check, self.pictures, [self.pictures, self.notes], show_progress="hidden",
@@ -214,7 +222,7 @@ class Picker:
             try:
                 admit(Path(path))
                 good.append(path)
-            except (ValueError, OSError) as error:
+            except (UserError, OSError) as error:
                 wrong.append(str(error))
         if len(good) > limits.PICTURES:
             wrong.append(f"{len(good)} pictures: only the first {limits.PICTURES} are kept")
@@ -229,7 +237,7 @@ class Picker:
         """
         files = self.given.pictures(choose("folder", folder, self.given.folders))
         if not isinstance(index, int) or not 0 <= index < len(files):
-            raise ValueError(f"picture {index} of {len(files)}: pick one that is shown")
+            raise UserError(f"picture {index} of {len(files)}: pick one that is shown")
         (copy,) = place([files[index]], self.shelf.new())
         return copy, self.given.domain_of(files[index])
 
@@ -240,7 +248,7 @@ class Picker:
         def picked(event: gr.SelectData, folder: str) -> list[Any]:
             try:
                 copy, domain = self.pick(folder, event.index)
-            except (ValueError, OSError) as error:
+            except (UserError, OSError) as error:
                 return [gr.skip(), alert(error), gr.skip(), gr.skip()]
             ends = [domain, self.given.other(domain)] if domain else [gr.skip(), gr.skip()]
             return [[str(copy)], "", *ends]

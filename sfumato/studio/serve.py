@@ -9,13 +9,19 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from sfumato.errors import UserError
+
 TITLE = "sfumato studio"
 INTRO = """# sfumato studio
 Dissolve a picture of one domain into noise, or part of the way, and let it re-emerge in another."""
 
 
 def studio(
-    folders: Sequence[str | Path] = (), *, host: str = "127.0.0.1", port: int = 7860, wait: bool = True
+    folders: Sequence[str | Path] = (),
+    *,
+    host: str = "127.0.0.1",
+    port: int = 7860,
+    wait: bool = True,
 ) -> Any:
     """Opens the studio in a browser's reach, until Ctrl-C.
 
@@ -26,11 +32,11 @@ def studio(
         wait: return only when it is closed; otherwise call `close()` on what is returned.
 
     Raises:
-        ValueError: if gradio is missing, or a folder is missing or holds neither a model nor pictures.
+        UserError: if gradio is missing, or a folder is missing or holds neither a model nor pictures.
         OSError: if the port is taken.
     """
     if find_spec("gradio") is None:
-        raise ValueError("the studio needs gradio: pip install 'sfumato[studio]'")
+        raise UserError("the studio needs gradio: pip install 'sfumato[studio]'")
     room = tempfile.TemporaryDirectory(prefix="sfumato-studio-", ignore_cleanup_errors=True)
     # read by gradio when the page is made: uploads and results go with the folder
     os.environ["GRADIO_TEMP_DIR"] = str(Path(room.name) / "cache")
@@ -56,7 +62,7 @@ def _refuse_addresses() -> None:
     from gradio import processing_utils
 
     async def refuse(url: str, cache_dir: str) -> str:
-        raise ValueError("addresses are not read: upload the picture")
+        raise UserError("addresses are not read: upload the picture")
 
     processing_utils.async_ssrf_protected_download = refuse
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from sfumato.data import find_images, fit_image, read_image
 from sfumato.data.images import picture
+from sfumato.errors import UserError
 
 from . import jobs
 from .given import Given
@@ -28,7 +29,9 @@ def before_and_after(folder: Path, resize: str) -> list[Pair]:
     for file in find_images(folder / "out"):
         after = read_image(file)
         before = _as_seen(sources[file.stem], (after.shape[1], after.shape[2]), resize)
-        pairs.append(tuple(written([picture(before), picture(after)], folder, f"pair{len(pairs)}_")))
+        pairs.append(
+            tuple(written([picture(before), picture(after)], folder, f"pair{len(pairs)}_"))
+        )
     return pairs
 
 
@@ -102,7 +105,11 @@ def build(given: Given, shelf: Shelf) -> Any:
         try:
             asked = ask(given, held["method"], held)
             pictures, steps = paths(held["pictures"]), steps_of(asked)
-            yield {status: said("begun"), results: gr.update(visible=False), files: gr.update(visible=False)}
+            yield {
+                status: said("begun"),
+                results: gr.update(visible=False),
+                files: gr.update(visible=False),
+            }
             source: Any = None
             for event in jobs.run(partial(make, asked, pictures, folder)):
                 if isinstance(event, Done):
@@ -120,7 +127,7 @@ def build(given: Given, shelf: Shelf) -> Any:
                 else:
                     source = source or _first(folder, event.shown.size, asked["resize"])
                     yield {status: progress(event, steps), slider: (source, event.shown)}
-        except (ValueError, OSError) as error:
+        except (UserError, OSError) as error:
             yield {status: alert(error)}
 
     running = go.click(

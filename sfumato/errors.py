@@ -1,0 +1,28 @@
+"""What a user did wrong, said in one line; and the one answer to a name that is not known."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """A mistake of the user's: one line that says what was given, what was expected, what to type.
+
+    The command line shows it and exits with 2.  Any other exception is a bug of ours and shows its
+    traceback.
+    """
+
+
+def choose(kind: str, name: str, known: Iterable[str]) -> str:
+    """`name`, if it is known.
+
+    Raises:
+        UserError: "unknown KIND NAME: did you mean NEAREST? known: ...".
+    """
+    known = list(known)
+    if name in known:
+        return name
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise UserError(f"unknown {kind} {name!r}: {hint}known: {', '.join(known)}")
