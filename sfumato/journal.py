@@ -68,29 +68,38 @@ class Journal:
 
         if not (entries := self.entries()):
             return
-        scored = [e for e in entries if "held_out" in e]
-        measured = [e for e in entries if "measures" in e]
+        losses, held_out, measured = (_curves(entries, k) for k in ("loss", "held_out", "measures"))
         figure = Figure(figsize=(7, 8 if measured else 4), layout="constrained")
         axes, *rest = figure.subplots(2 if measured else 1, squeeze=False)[:, 0]
-        for player in entries[0]["loss"]:
-            steps = [e["step"] for e in entries]
-            (line,) = axes.plot(steps, [e["loss"][player] for e in entries], label=player)
-            if scored:
-                axes.plot(
-                    [e["step"] for e in scored], [e["held_out"][player] for e in scored], "--",
-                    color=line.get_color(), label=f"{player}, held out",
-                )  # fmt: skip
-        axes.set(xlabel="step", ylabel="loss", yscale="log")
+        for player, curve in losses.items():
+            (line,) = axes.plot(*curve, label=player)
+            if player in held_out:
+                of = {"color": line.get_color(), "label": f"{player}, held out"}
+                axes.plot(*held_out[player], "--", **of)
+        shown = [v for _, values in (*losses.values(), *held_out.values()) for v in values]
+        axes.set(
+            xlabel="step", ylabel="loss", yscale="log" if all(v > 0 for v in shown) else "linear"
+        )
         for other in rest:
-            for name in measured[-1]["measures"]:
-                values = [e["measures"].get(name) for e in measured]
-                other.plot([e["step"] for e in measured], values, ".-", label=name)
+            for name, curve in measured.items():
+                other.plot(*curve, ".-", label=name)
             other.set(xlabel="step", ylabel="held out")
         for panel in (axes, *rest):
             panel.legend()
             panel.grid(alpha=0.3)
         with replacing(out) as temporary:
             figure.savefig(temporary, dpi=100, format="png")
+
+
+def _curves(entries: list[dict[str, Any]], key: str) -> dict[str, tuple[list[int], list[float]]]:
+    """Steps and values of every name that any line has under `key`: players rest, and join late."""
+    curves: dict[str, tuple[list[int], list[float]]] = {}
+    for entry in entries:
+        for name, value in entry.get(key, {}).items():
+            steps, values = curves.setdefault(name, ([], []))
+            steps.append(entry["step"])
+            values.append(value)
+    return curves
 
 
 @contextlib.contextmanager

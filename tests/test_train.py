@@ -196,3 +196,39 @@ def test_the_mean_loss_of_a_player_is_over_its_own_steps(tmp_path):
     for step, losses in enumerate([{"a": 1.0}, {"a": 3.0, "b": 5.0}, {"a": 2.0}], start=1):
         line = journal.add(Update(step, losses, 0.1))
     assert line["loss"] == {"a": 2.0, "b": 5.0}
+
+
+def drawn(monkeypatch, journal, lines):
+    """The figure that `plot` draws of these lines of log.jsonl."""
+    from matplotlib.figure import Figure
+
+    figures, save = [], Figure.savefig
+    spy = lambda self, *a, **k: (figures.append(self), save(self, *a, **k))  # noqa: E731
+    monkeypatch.setattr(Figure, "savefig", spy)
+    for line in lines:
+        journal.write(line)
+    journal.plot(journal.path.with_name("loss.png"))
+    return figures[0]
+
+
+def test_every_player_is_drawn_where_it_has_a_loss(tmp_path, monkeypatch):
+    """One rests in the last line, one joins late and one has negative losses."""
+    lines = [
+        {"step": 50, "loss": {"map": 1.0, "critic": -2.0}},
+        {"step": 100, "loss": {"map": 2.0, "late": 3.0}, "held_out": {"late": 4.0}},
+        {"step": 101, "loss": {"critic": -1.0}, "measures": {"gap": 0.5}},
+    ]
+    figure = drawn(monkeypatch, Journal(tmp_path / "log.jsonl", images=4), lines)
+    curves = {c.get_label(): c.get_xydata().tolist() for a in figure.axes for c in a.lines}
+    assert curves == {
+        "map": [[50, 1], [100, 2]], "critic": [[50, -2], [101, -1]], "late": [[100, 3]],
+        "late, held out": [[100, 4]], "gap": [[101, 0.5]],
+    }  # fmt: skip
+    assert figure.axes[0].get_yscale() == "linear"
+    assert figure.axes[0].get_ylim()[0] < -2  # a logarithmic axis has no place for it
+
+
+def test_losses_above_zero_have_a_logarithmic_axis(tmp_path, monkeypatch):
+    lines = [{"step": n, "loss": {"map": 1 / n}} for n in (1, 10, 100)]
+    figure = drawn(monkeypatch, Journal(tmp_path / "log.jsonl", images=4), lines)
+    assert figure.axes[0].get_yscale() == "log"
