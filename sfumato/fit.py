@@ -8,6 +8,7 @@ alone.  GANs, minimax transport and plain denoising share it.  Everything random
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -20,6 +21,7 @@ from sfumato.folder import unique_state
 from sfumato.method import Diverged as Diverged
 from sfumato.noise import stable_hash
 from sfumato.part import Part
+from sfumato.settings import check
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -83,37 +85,37 @@ class State:
         out = {f"weights/{k}": v for k, v in unique_state(self.method).items()}
         out |= {f"ema/{k}": v for k, v in self.ema.items()}
         kept = self.method.state_dict(keep_vars=True)  # what else it remembers is training's alone
-        out |= {f"memory/{k}": v for k, v in self.method.named_buffers() if k not in kept}
+        buffers = self.method.named_buffers(remove_duplicate=False)  # two may share one tensor,
+        out |= {f"memory/{k}": v.clone() for k, v in buffers if k not in kept}  # a file may not
         for player, optimiser in self._optimisers.items():
             for i, values in optimiser.state_dict()["state"].items():
                 out |= {f"optimiser/{player}/{i}/{k}": v for k, v in values.items()}
         return out
 
     def restore(self, tensors: dict[str, Tensor], step: int) -> None:
-        """Takes back what `tensors` gave.
+        """Takes back what `tensors` gave; keeps none of them, which may be views of a file.
 
         Raises:
             UserError: if they are of another model.
         """
-        weights = {k.removeprefix("weights/"): v for k, v in tensors.items() if k[:8] == "weights/"}
-        ours = unique_state(self.method)
-        if {k: v.shape for k, v in ours.items()} != {k: v.shape for k, v in weights.items()}:
+        ours = {f"weights/{k}": v for k, v in unique_state(self.method).items()}
+        ours |= {f"ema/{k}": v for k, v in self.ema.items()}
+        theirs = {k: v.shape for k, v in tensors.items() if k.startswith(("weights/", "ema/"))}
+        if {k: v.shape for k, v in ours.items()} != theirs:
             raise UserError("the saved training is of another model; choose another --out")
         with torch.no_grad():
             for k, v in ours.items():
-                v.copy_(weights[k])
-            for k, v in self.ema.items():
-                v.copy_(tensors[f"ema/{k}"])
+                v.copy_(tensors[k])
         for key, value in tensors.items():
             if key.startswith("memory/"):
                 module, _, name = key.removeprefix("memory/").rpartition(".")
-                value = value.to(next(self.method.parameters()).device)
+                value = value.clone().to(next(self.method.parameters()).device)
                 self.method.get_submodule(module).register_buffer(name, value, persistent=False)
         saved: dict[str, dict[int, dict[str, Tensor]]] = {}
         for key, value in tensors.items():
             if key.startswith("optimiser/"):
                 _, player, i, name = key.split("/")
-                saved.setdefault(player, {}).setdefault(int(i), {})[name] = value
+                saved.setdefault(player, {}).setdefault(int(i), {})[name] = value.clone()
         for player, per_parameter in saved.items():
             optimiser = self.optimiser(player)
             optimiser.load_state_dict(optimiser.state_dict() | {"state": per_parameter})
@@ -160,12 +162,12 @@ def fit(
         accelerator: devices, precision and processes; the CPU in fp32 by default.
 
     Raises:
+        UserError: for a number that is out of its range (at the first step).
         Diverged: if a loss is not finite.
     """
-    if accelerator is None:
-        from accelerate import Accelerator
-
-        accelerator = Accelerator(cpu=True)
+    check({"seed": seed, "lr": lr, "schedule": schedule, "hold": hold, "warmup": warmup,
+           "clip": clip, "ema": ema, "accumulate": accumulate})  # fmt: skip
+    accelerator = accelerator or machine("cpu")
     method: Trainable = state.method  # type: ignore[assignment]
     state.method.train()
     while state.step < steps:
@@ -176,9 +178,9 @@ def fit(
                 f"{seed}/{state.step}/{micro}/{accelerator.process_index}".encode()
             )
             rng = torch.Generator().manual_seed(number)
-            with torch.random.fork_rng(enabled=True), accelerator.autocast():
+            with torch.random.fork_rng(enabled=True):
                 torch.manual_seed(number)  # dropout can draw from nowhere else
-                for player, loss in method.objectives(batches, rng):
+                for player, loss in _losses(method.objectives(batches, rng), accelerator):
                     value = loss.item()
                     if not math.isfinite(value):
                         raise Diverged(
@@ -202,6 +204,45 @@ def learning_rate(step: int, steps: int, schedule: str, warmup: int, hold: float
     return {"cosine": (1 + math.cos(math.pi * done)) / 2, "linear": 1 - done, "constant": 1.0}[
         schedule
     ]
+
+
+def machine(device: Literal["auto", "cpu"], precision: Literal["no", "bf16"] = "no") -> Accelerator:
+    """Device, precision and processes of a training.
+
+    Raises:
+        UserError: for several processes on a CPU.
+    """
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    several = any(int(os.environ.get(k) or 1) > 1 for k in WORLD)
+    if several and (device == "cpu" or not torch.cuda.is_available()):
+        raise UserError(
+            "on a CPU a training runs in one process, which uses all cores: start it without "
+            "torchrun or mpirun"
+        )
+    AcceleratorState._reset_state(reset_partial_state=True)  # that of an earlier training
+    return Accelerator(cpu=device == "cpu", mixed_precision=precision)
+
+
+WORLD = "WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"
+"""Where launchers say how many processes they started."""
+
+
+def _losses(
+    losses: Iterator[tuple[str, Tensor]], accelerator: Accelerator
+) -> Iterator[tuple[str, Tensor]]:
+    """Each loss, made inside autocast: backward and the optimiser's step are outside.
+
+    Autocast keeps weights that it has rounded until it is left; the next player would be shown those
+    from before the step.
+    """
+    while True:
+        with accelerator.autocast():
+            made = next(losses, None)
+        if made is None:
+            return
+        yield made
 
 
 def _step(

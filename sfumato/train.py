@@ -23,18 +23,14 @@ from torch import Tensor
 from sfumato.data import sets
 from sfumato.data.folders import write_text
 from sfumato.errors import UserError, choose
-from sfumato.fit import Diverged, State, fit
+from sfumato.fit import Diverged, State, fit, machine
 from sfumato.folder import read_tensors, save, write_tensors
 from sfumato.heldout import preview, scores
 from sfumato.journal import Journal, interrupts, progress
 from sfumato.method import find, name_of
 from sfumato.part import Part, describe, fields
-
-DEFAULTS: dict[str, Any] = {
-    "batch": 32, "lr": 1e-3, "schedule": "cosine", "hold": 0.0, "warmup": 100, "optimiser": "adamw",
-    "beta1": 0.9, "clip": 1.0, "ema": 0.999,
-}  # fmt: skip
-"""How methods are trained that do not say otherwise by their `settings`."""
+from sfumato.settings import DEFAULTS, check, check_options
+from sfumato.settings import defaults as defaults
 
 LOG_EVERY = 50
 """Steps between lines of log.jsonl."""
@@ -128,7 +124,8 @@ def train(
     cls = find(method) if isinstance(method, str) else type(method)
     own = defaults(cls)
     settings |= {k: v for k, v in own.items() if settings[k] is None}
-    _check(settings)
+    check(settings | {"device": device})
+    check_options(options or {})
     batch = int(settings["batch"])
     if not hasattr(cls, "objectives"):
         raise UserError(
@@ -162,9 +159,7 @@ def train(
     if previous is not None:
         _compare(previous["run"], run, out)
 
-    from accelerate import Accelerator
-
-    accelerator = Accelerator(cpu=device == "cpu", mixed_precision=precision)
+    accelerator = machine(device, precision)
     part.to(accelerator.device)
     betas = (float(settings["beta1"]), 0.999)
     state = State(part, settings["optimiser"], betas, weight_decay)
@@ -239,11 +234,6 @@ def train(
     return part.eval()
 
 
-def defaults(method: type[Part]) -> dict[str, Any]:
-    """The method's own batch, learning rate and so on: what `train` does if it is not told."""
-    return DEFAULTS | getattr(method, "settings", {})
-
-
 def open_data(
     kind: str,
     data: str | Path | Sequence[str | Path] | Mapping[str, str | Path],
@@ -276,19 +266,6 @@ def _make(cls: type[Part], given: dict[str, Any]) -> Part:
     for name in given:
         choose(f"option of {name_of(cls)}", name, [f.name for f in fields(cls)])
     return cls(**given)
-
-
-def _check(settings: Mapping[str, Any]) -> None:
-    for name, low in {"size": 1, "steps": 1, "batch": 1, "accumulate": 1, "save_every": 1}.items():
-        if settings[name] < low:
-            raise UserError(f"{name} must be at least {low}, not {settings[name]}")
-    if settings["lr"] <= 0:
-        raise UserError(f"lr must be above 0, not {settings['lr']}")
-    if settings["jitter"] < 0:
-        raise UserError(f"jitter must be 0 or more, not {settings['jitter']}")
-    for name in ("held_out", "ema", "hold", "beta1"):
-        if not 0 <= settings[name] < 1:
-            raise UserError(f"{name} must lie in [0, 1), not {settings[name]}")
 
 
 def _previous(out: Path, resume: bool) -> dict[str, Any] | None:

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from sfumato.fit import Diverged, State, fit, learning_rate
+from sfumato.fit import Diverged, State, fit, learning_rate, machine
+from sfumato.folder import read_tensors, write_tensors
 from sfumato.part import Part
 
 
@@ -168,3 +169,109 @@ def test_learning_rate_rises_then_follows_its_schedule(schedule):
     end = {"cosine": 0.0, "linear": 0.0, "constant": 1.0}[schedule]
     assert learning_rate(100, 100, schedule, 10) == pytest.approx(end)
     assert all(a >= b for a, b in pairwise(rates[10:]))
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -1.0])
+@pytest.mark.parametrize("name", ["lr", "clip", "warmup", "ema", "hold", "accumulate", "seed"])
+def test_a_number_that_makes_no_sense_is_refused_before_a_step(name, bad):
+    state = made(Line)
+    before = state.method.net.weight.detach().clone()
+    with pytest.raises(ValueError, match=rf"^{name} must .*not {bad}"):
+        list(fit(state, pairs(dim=3), steps=1, **{name: bad}))
+    assert torch.equal(state.method.net.weight, before)
+
+
+class Copies(Line):
+    """Remembers its weights twice, in one tensor."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.register_buffer("slow", None, persistent=False)
+        self.register_buffer("frozen", None, persistent=False)
+        self.slow = self.frozen = torch.arange(3.0)
+
+
+def test_buffers_that_share_a_tensor_are_both_restored(tmp_path):
+    write_tensors(
+        tmp_path / "x.safetensors", made(Copies).tensors()
+    )  # a file holds no tensor twice
+    saved, second = read_tensors(tmp_path / "x.safetensors"), made(Copies)
+    second.method.slow = second.method.frozen = None
+    second.restore(saved, 0)
+    assert torch.equal(second.method.slow, torch.arange(3.0))
+    assert torch.equal(second.method.frozen, torch.arange(3.0))
+
+
+def test_a_restored_state_keeps_no_tensor_that_it_was_given():
+    first, second = made(Copies), made(Copies)
+    list(fit(first, pairs(dim=3), steps=2))
+    saved = first.tensors()
+    theirs = {v.data_ptr() for v in saved.values()}
+    second.restore(saved, 2)
+    moments = [v for s in second.optimiser("net").state.values() for v in s.values()]
+    ours = [
+        *second.method.state_dict().values(),
+        second.method.slow,
+        *second.ema.values(),
+        *moments,
+    ]
+    assert not {v.data_ptr() for v in ours} & theirs
+
+
+class Rounded(Duel):
+    """Says what its generator makes in bf16 before and after its step, and what types are around."""
+
+    def objectives(self, batches, rng):
+        x, y = next(batches)
+        fake = self.generator(x)
+        yield "generator", -self.critic(fake).mean()
+        now = nn.functional.linear(x, self.generator.weight.clone(), self.generator.bias.clone())
+        self.shown, self.made, self.dtype = self.generator(x), now, fake.dtype
+        yield "critic", (self.critic(self.shown.detach()) - self.critic(y)).float().mean()
+
+
+def test_in_bf16_a_player_is_shown_the_other_after_its_step():
+    """Autocast keeps rounded weights until it is left."""
+    state = made(Rounded)
+    list(fit(state, pairs(), steps=2, lr=0.5, warmup=0, accelerator=machine("cpu", "bf16")))
+    assert state.method.dtype == torch.bfloat16
+    assert all(p.dtype == torch.float32 for p in state.method.parameters())
+    assert torch.equal(state.method.shown, state.method.made)
+
+
+def test_backward_runs_outside_autocast(monkeypatch):
+    seen, backward = [], torch.Tensor.backward
+
+    def spy(self, *args, **kwargs):
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return backward(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.Tensor, "backward", spy)
+    list(fit(made(Line), pairs(dim=3), steps=1, accelerator=machine("cpu", "bf16")))
+    assert seen == [False]
+
+
+def test_bf16_learns_what_fp32_learns():
+    x, ends = torch.randn(64, 3, generator=torch.Generator().manual_seed(0)), []
+    y = x @ torch.tensor([[1.0], [-2.0], [0.5]]) + 0.25
+    for precision in ("no", "bf16"):
+        state = made(Line)
+        how = {"steps": 300, "lr": 0.05, "accelerator": machine("cpu", precision)}
+        list(fit(state, iter(lambda: (x, y), None), **how))
+        ends.append(state.method.net.weight.detach())
+    torch.testing.assert_close(ends[0], ends[1], rtol=0, atol=0.02)
+    assert not torch.equal(ends[0], ends[1])
+
+
+def test_a_second_training_in_a_process_has_its_own_precision():
+    assert machine("cpu", "no").mixed_precision == "no"
+    assert machine("cpu", "bf16").mixed_precision == "bf16"
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu"])
+def test_several_processes_on_a_cpu_are_refused(monkeypatch, device):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    with pytest.raises(ValueError, match="one process.*without torchrun"):
+        machine(device)

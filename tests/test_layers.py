@@ -12,7 +12,7 @@ FILES = {
     for p in sorted(ROOT.rglob("*.py"))
 }
 FLOORS = [
-    ("errors", "process", "noise", "part", "nets", "data", "lowpass", "replay"),
+    ("errors", "process", "noise", "part", "nets", "data", "lowpass", "replay", "settings"),
     ("denoiser", "times", "solve", "flat", "exact"),
     (
         "guide",

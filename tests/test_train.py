@@ -203,7 +203,7 @@ def drawn(monkeypatch, journal, lines):
     from matplotlib.figure import Figure
 
     figures, save = [], Figure.savefig
-    spy = lambda self, *a, **k: (figures.append(self), save(self, *a, **k))  # noqa: E731
+    spy = lambda self, *a, **k: (figures.append(self), save(self, *a, **k))
     monkeypatch.setattr(Figure, "savefig", spy)
     for line in lines:
         journal.write(line)

@@ -281,3 +281,15 @@ def test_bad_options():
     with pytest.raises(ValueError, match="steps must be at least 1"):
         tiny(alone=0).translate(torch.zeros(1, 3, 8, 8), steps=0)
     assert swapped({"target": 1, "source": 2}) == {"target": 2, "source": 1}
+
+
+def test_a_training_saved_on_the_batch_after_alone_resumes_bit_for_bit(tmp_path):
+    """There the frozen copy is the slow one, in one tensor."""
+    folders = pictures(tmp_path, 4, 4)
+    how = {"options": SHORT | {"alone": 1, "distil": 2}, "size": 8, "batch": 4, "held_out": 0,
+           "preview_every": 0, "quiet": True, "schedule": "constant"}  # fmt: skip
+    train("unpaired_sde", folders, tmp_path / "straight", steps=4, **how)
+    train("unpaired_sde", folders, tmp_path / "stopped", steps=2, **how)
+    train("unpaired_sde", folders, tmp_path / "stopped", steps=4, **how, resume=True)
+    ends = [(tmp_path / n / "training.safetensors").read_bytes() for n in ("straight", "stopped")]
+    assert ends[0] == ends[1]
