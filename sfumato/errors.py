@@ -14,6 +14,11 @@ class UserError(ValueError):
     """
 
 
+def not_installed(package: str, extra: str) -> UserError:
+    """What to type for a package that comes with an extra; sfumato is installed from its source."""
+    return UserError(f'this needs {package}: type pip install -e ".[{extra}]" in sfumato\'s source')
+
+
 def choose(kind: str, name: str, known: Iterable[str]) -> str:
     """`name`, if it is known.
 

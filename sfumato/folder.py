@@ -147,7 +147,7 @@ def describe_folder(folder: str | Path) -> dict[str, Any]:
         raise UserError(f"{file} is damaged or was not written by sfumato ({error!r})") from None
     if not isinstance(form, int) or form > FORMAT:
         raise UserError(
-            f"{path} has format {form}, this sfumato reads up to {FORMAT}; pip install -U sfumato"
+            f"{path} has format {form}, this sfumato reads up to {FORMAT}: update its source (git pull)"
         )
     return dict(info)
 

@@ -102,10 +102,10 @@ def test_earth_is_deterministic_and_checks_its_parameters(earth, tmp_path):
 
 def test_missing_packages_say_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
-    with pytest.raises(ValueError, match=r"pip install 'sfumato\[data\]'"):
+    with pytest.raises(ValueError, match=r'pip install -e "\.\[data\]"'):
         write_earth(tmp_path / "x")
     monkeypatch.setitem(__import__("sys").modules, "sklearn.datasets", None)
-    with pytest.raises(ValueError, match=r"pip install 'sfumato\[data\]'"):
+    with pytest.raises(ValueError, match=r'pip install -e "\.\[data\]"'):
         write_digits(tmp_path / "x")
     assert os.listdir(tmp_path) == []
 

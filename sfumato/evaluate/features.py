@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from sfumato.errors import UserError, choose
+from sfumato.errors import UserError, choose, not_installed
 
 from ..data.folders import replacing
 from ..record import sha256
@@ -216,7 +216,7 @@ def extract(
 
 
 def needed(module: str) -> Any:
-    """A module that comes with sfumato[evaluate].
+    """A module that comes with the extra "evaluate".
 
     Raises:
         UserError: it is not installed.
@@ -224,8 +224,7 @@ def needed(module: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError:
-        what = f"this needs the package {module.split('.')[0].replace('_', '-')}"
-        raise UserError(f'{what}: type pip install "sfumato[evaluate]"') from None
+        raise not_installed(module.split(".")[0].replace("_", "-"), "evaluate") from None
 
 
 def _cached(path: Path, shape: Sequence[int]) -> Tensor | None:

@@ -59,7 +59,7 @@ class Latents:
             raise wrong
         if form > FORMAT:
             raise UserError(
-                f"{file} has format {form}, this sfumato reads up to {FORMAT}; pip install -U sfumato"
+                f"{file} has format {form}, this sfumato reads up to {FORMAT}: update its source (git pull)"
             )
         shapes = {tuple(t.shape) for t in tensors.values()}
         if tensors.keys() != {"latents", "images"} or len(shapes) > 1:

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from sfumato.errors import UserError
+from sfumato.errors import UserError, not_installed
 
 TITLE = "sfumato studio"
 INTRO = """# sfumato studio
@@ -36,7 +36,7 @@ def studio(
         OSError: if the port is taken.
     """
     if find_spec("gradio") is None:
-        raise UserError("the studio needs gradio: pip install 'sfumato[studio]'")
+        raise not_installed("gradio", "studio")
     room = tempfile.TemporaryDirectory(prefix="sfumato-studio-", ignore_cleanup_errors=True)
     # read by gradio when the page is made: uploads and results go with the folder
     os.environ["GRADIO_TEMP_DIR"] = str(Path(room.name) / "cache")
