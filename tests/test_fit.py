@@ -1,5 +1,6 @@
 """The training loop: players, accumulation, averages, divergence."""
 
+import itertools
 import math
 from itertools import pairwise
 
@@ -9,6 +10,7 @@ from torch import nn
 
 from sfumato.fit import Diverged, State, fit, learning_rate, machine
 from sfumato.folder import read_tensors, write_tensors
+from sfumato.heldout import held_out_loss
 from sfumato.part import Part
 
 
@@ -275,3 +277,41 @@ def test_several_processes_on_a_cpu_are_refused(monkeypatch, device):
     monkeypatch.setenv("RANK", "0")
     with pytest.raises(ValueError, match="one process.*without torchrun"):
         machine(device)
+
+
+@pytest.mark.parametrize("optimiser", ["adam", "adamw"])
+def test_steps_are_those_of_torchs_optimiser(optimiser):
+    """With its betas and its weight decay."""
+    how = {"betas": (0.5, 0.9), "weight_decay": 0.1}
+    torch.manual_seed(0)
+    state, plain = State(Line(), optimiser, **how), made(Line).method
+    list(fit(state, pairs(dim=3), steps=3, lr=0.1, schedule="constant", warmup=0, clip=0.0))
+    steps = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[optimiser](
+        plain.parameters(), lr=0.1, **how
+    )
+    for batch in itertools.islice(pairs(dim=3), 3):
+        ((_, loss),) = plain.objectives(iter([batch]), None)
+        steps.zero_grad()
+        loss.backward()
+        steps.step()
+    for a, b in zip(state.method.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+class Held:
+    """A data set of one batch after another."""
+
+    def batches(self, size, *, seed):
+        return pairs(size, dim=3, start=seed)
+
+
+def test_the_averaged_weights_are_scored():
+    """Their mean loss over four batches, and neither the raw weights' nor a sum."""
+    state = made(Line)
+    state.ema["net.weight"] += 1
+    weight, bias = state.ema["net.weight"], state.ema["net.bias"]
+    losses = [
+        (x @ weight.T + bias - y).square().mean() for x, y in itertools.islice(pairs(dim=3), 4)
+    ]
+    found = held_out_loss(state, Held(), 8, torch.device("cpu"))
+    assert found == {"net": pytest.approx(torch.stack(losses).mean().item(), rel=1e-5)}

@@ -5,7 +5,7 @@ from itertools import count
 
 import pytest
 import torch
-from truth import lively, normal
+from truth import f64, lively, normal
 
 from sfumato.coupling import OTHER, Sides, swapped
 from sfumato.data import write_png
@@ -293,3 +293,100 @@ def test_a_training_saved_on_the_batch_after_alone_resumes_bit_for_bit(tmp_path)
     train("unpaired_sde", folders, tmp_path / "stopped", steps=4, **how, resume=True)
     ends = [(tmp_path / n / "training.safetensors").read_bytes() for n in ("straight", "stopped")]
     assert ends[0] == ends[1]
+
+
+class Copying(torch.nn.Module):
+    """E[x | x_t] is the image that is given."""
+
+    def forward(self, both, log_sigma, label=None):
+        return both.chunk(2, 1)[1]
+
+
+class Ends(torch.nn.Module):
+    """E[x | x_t] of one pixel: N(1/2, 0.09) in the target's domain, N(-1/2, 0.04) in the source's."""
+
+    def forward(self, both, log_sigma, label):
+        target = (label < 3)[:, None, None, None]
+        mean, V = torch.where(target, 0.5, -0.5), torch.where(target, 0.09, 0.04)
+        rel = log_sigma.exp()[:, None, None, None]
+        return mean + V / (V + rel**2) * (both[:, :1] * (1 + rel**2).sqrt() - mean)
+
+
+@pytest.mark.parametrize("null", [0.0, 0.5, 1.0])
+def test_what_is_hidden_is_blank_and_called_none(null):
+    model = exact()
+    images = {s: normal(200, 1, 1, 1) for s in OTHER}
+    model.double().denoisers.loss(images, images, rng(), null=null)
+    net, names = model.denoisers.source.net, model.denoisers.source.domains
+    called = torch.tensor([names[i] == "source none" for i in net.label.tolist()])
+    assert torch.equal(net.asked[:, 1:].flatten() == 0, called)
+    assert called.double().mean().item() == pytest.approx(null, abs=0.1)
+
+
+@pytest.mark.parametrize("alone", [0, 1])
+@pytest.mark.parametrize("null", [0.0, 1.0])
+def test_images_are_hidden_in_every_phase(null, alone):
+    model = exact(null=null, alone=alone, pairing="one_step").train()
+    model.pairs.follow = lambda *_: None  # there is no weight to copy
+    stream = ((normal(6, 1, 1, 1).float(), normal(6, 1, 1, 1, seed=1).float()) for _ in count())
+    for _ in range(alone + 1):
+        list(model.objectives(stream, rng()))
+    names = {model.denoisers.source.domains[i] for i in model.denoisers.source.net.label.tolist()}
+    assert names == {"source none" if null else "source clean"}
+
+
+def test_the_first_coupling_without_coarse_images_is_the_bridge_to_the_side():
+    """Between Gaussians DDIB is y = m' + s' / s (x - m); it takes twice the steps of a sampler."""
+    model = UnpairedSDE(net=Ends(), alone=1, first="unconditional", prediction="x0", channels=1)
+    model, x, visited = model.double().eval(), 0.2 * normal(5, 1, 1, 1) - 0.5, []
+    watch = lambda t, *rest: visited.append(t)
+    y = model.translate(x, steps=15, solver="ab3", watch=watch)
+    torch.testing.assert_close(y, 0.5 + 1.5 * (x + 0.5), rtol=0, atol=0.02)
+    assert len(visited) == 30
+    back = model.translate(y, steps=15, solver="ab3", direction="target-to-source")
+    torch.testing.assert_close(back, x, rtol=0, atol=0.02)
+
+
+def test_of_coarse_images_only_the_content_asked_for_is_kept():
+    """Chroma has no brightness: its mean over the channels is 0; what is left is the coarse chroma."""
+    real = {s: normal(2, 3, 6, 6, seed=i) for i, s in enumerate(OTHER)}
+    for content in ("colour", "chroma"):
+        model = tiny(content=content, roughness=0.0, cells=2)
+        for s, rough in model.pairs.roughened(real, rng()).items():
+            means = real[s].unflatten(2, (2, 3)).unflatten(4, (2, 3)).mean((3, 5))
+            want = means if content == "colour" else means - means.mean(1, keepdim=True)
+            torch.testing.assert_close(rough[..., ::3, ::3], want)
+            torch.testing.assert_close(
+                rough, rough[..., ::3, ::3].repeat_interleave(3, 2).repeat_interleave(3, 3)
+            )
+
+
+def test_new_pairs_are_made_once_in_so_many_batches():
+    model, kept = tiny(refresh=3, pool=100, pairing="buffer").train(), []
+    for n in range(7):
+        real = dict(zip(("source", "target"), next(batches(n)), strict=True))
+        model.pairs(model.denoisers, real, rng(), False, n)
+        kept.append(len(model.pairs.memory.images))
+    assert kept == [2, 2, 2, 4, 4, 4, 6]
+
+
+def test_clip_bounds_what_the_denoiser_says():
+    model, x = exact().eval(), torch.full((3, 1, 1, 1), 5.0)
+    assert model.translate(x, steps=4).min() > 2
+    assert model.translate(x, steps=4, clip=True).max() <= 1
+
+
+def test_colours_are_those_of_the_side_translated_to():
+    """x of mean m and spread s becomes m' + s' (x - m) / s where the networks change nothing."""
+    model = UnpairedSDE(net=Copying(), alone=0, prediction="x0", normalise=True).double().eval()
+    moments = {"source": (0.5, 0.1), "target": (-0.25, 0.3)}
+    for side, (mean, std) in moments.items():
+        second = mean**2 + std**2
+        model.colours.get_buffer(side).copy_(f64([[mean], [second]]).expand(2, 3))
+    x = normal(2, 3, 4, 4)
+    for direction, (a, b) in {
+        "source-to-target": ("source", "target"), "target-to-source": ("target", "source"),
+    }.items():  # fmt: skip
+        (m0, s0), (m1, s1) = moments[a], moments[b]
+        y = model.translate(x, steps=3, direction=direction)
+        torch.testing.assert_close(y, m1 + s1 * (x - m0) / s0)
