@@ -16,14 +16,16 @@ After = Callable[[Tensor, Tensor], Tensor]
 
 
 def times_of(process: Process, strength: float, steps: int, spacing: Spacing) -> Tensor:
-    """Times from the noise level of `strength` (M/T of the DDPM chain) down to clean.
+    """Times from the noise level of `strength` (M/T of the DDPM chain) down to clean; M = 1 is one step.
 
     Raises:
         UserError: for a strength outside (0, 1], or one that is less than the process's least noise.
     """
     start = chain_time(process, strength) if 0 < strength <= 1 else 0.0
-    if start <= process.t_min:
+    if not start:
         raise UserError(f"strength must lie in (0, 1] and add some noise, not {strength}")
+    if start == process.t_min:  # from the least noise there is one step down
+        steps = min(steps, 1)
     return grid(process, steps, spacing, start=start, clean=True)
 
 

@@ -119,8 +119,10 @@ class Guided(nn.Module):
         denoiser: (x_t, t) -> E[x | x_t].
         energy: (x_t, t) -> (B,), differentiable in x_t.
         project: applied to the gradient; keeps guidance in a subspace, see `zero_mean`.
-        every: the gradient is taken anew at every so many calls and kept in between, which saves
-            as many of the energy's evaluations; they count from 0 where noise was added.
+        every: the gradient is taken anew at the level of every so many steps and kept in between, which
+            saves as many of the energy's evaluations. A step may ask more than once, at its own level and
+            at the next one's; levels count from 0 where noise was added. With a time for each image, as
+            dopri5 asks, which chooses its steps itself, nothing is kept.
         on: what the energy is a function of: the "sample" x_t, or the "mean" E[x | x_t], whose
             gradient then stands for that in x_t / sqrt(alpha^2 + sigma^2) (an identity Jacobian, so
             that nothing is differentiated through the denoiser).
@@ -141,7 +143,7 @@ class Guided(nn.Module):
             raise UserError(f"every must be at least 1, not {every}")
         self.on = choose("on", on, get_args(On))
         self.denoiser, self.energy, self.process = denoiser, energy, denoiser.process
-        self.project, self.every, self.calls, self.level = project, every, 0, 0.0
+        self.project, self.every, self.steps, self.level = project, every, 0, 0.0
         self.name, self.told = name, dict[str, Tensor]()
         self.pushes: list[Tensor] = []
         """By how much each call moved eps (of unit size itself): root mean square of sigma grad E."""
@@ -151,13 +153,13 @@ class Guided(nn.Module):
         mean = self.denoiser(x_t, t)
         if sigma.ndim == 0:
             before, self.level = self.level, float(sigma)
-            self.calls = 0 if self.level > before else self.calls  # another repeat
-        anew = self.calls % self.every == 0
+            self.steps += self.level < before
+            self.steps = 0 if self.level > before else self.steps  # another repeat
+        anew = self.steps % self.every == 0 or sigma.ndim > 0
         if anew and self.on == "sample":
             self.gradient = self._gradient(x_t, t)
         elif anew:
             self.gradient = self._gradient(mean, t) / (alpha**2 + sigma**2).sqrt()
-        self.calls += 1
         squares = (sigma * self.gradient).square().flatten(1).mean(1)
         self.pushes.append(squares.mean().sqrt())
         own = {f"energy/{self.name}": self.value, f"push/{self.name}": squares.sqrt()}

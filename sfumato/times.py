@@ -78,8 +78,12 @@ def chain_time(process: Process, share: float) -> float:
     """The time of `process` with the noise level of this share M/T of the DDPM chain.
 
     The papers count noise in steps M of that chain; at equal log-SNR a share means the same for
-    every process. Clipped to t_max; 0 for less than t_min.
+    every process. Clipped to [t_min, t_max] from the chain's first level on; of less noise than that,
+    0 stands for what is below t_min.
     """
+    chain = DDPM()
     level = torch.tensor(share, dtype=torch.float64)
-    time = process.time(DDPM().log_snr(level)).item() if share > 0 else 0.0
-    return min(time, process.t_max) if time >= process.t_min else 0.0
+    time = process.time(chain.log_snr(level)).item() if share > 0 else 0.0
+    if time < process.t_min:
+        return process.t_min if share >= chain.t_min else 0.0
+    return min(time, process.t_max)

@@ -11,7 +11,7 @@ from sfumato.guide import Conditioned
 from sfumato.methods.classifier_guidance import ClassifierGuidance
 from sfumato.methods.domain_classifier import DomainClassifier
 from sfumato.methods.sdedit import SDEdit
-from sfumato.process import Cosine
+from sfumato.process import DDPM, VP, Cosine
 
 PICTURES = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
@@ -98,6 +98,22 @@ def test_the_papers_weight_is_the_same_with_many_steps(report):
         apart.append((score - variance).abs().mean().item())
     report("classifier guidance, weights score and variance apart in 5, 200 steps", *apart)
     assert apart[1] < apart[0] / 4
+
+
+@pytest.mark.parametrize("weight", ["score", "variance"])
+@pytest.mark.parametrize("process", [DDPM(), VP(), Cosine()], ids=str)
+def test_one_level_of_the_chain_is_guided(process, weight):
+    target = Conditioned(denoiser=tiny_denoiser(process=process), domain="b")
+    part = ClassifierGuidance(
+        target=target,
+        classifier=lively(DomainClassifier(domains=("a", "b"), net="tiny", process=process)),
+    )
+    how = {"strength": 1 / 1000, "prior": "domain", "weight": weight}
+    y = part.translate(PICTURES, **how)
+    assert y.isfinite().all()
+    assert (
+        not torch.equal(y, part.translate(PICTURES, **how | {"scale": 0})) or weight == "variance"
+    )
 
 
 def test_bad_options():

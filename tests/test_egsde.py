@@ -18,7 +18,7 @@ from sfumato.methods.domain_classifier import DomainClassifier
 from sfumato.methods.egsde import EGSDE
 from sfumato.methods.sdedit import SDEdit
 from sfumato.noise import Noise
-from sfumato.process import DDPM, Cosine
+from sfumato.process import DDPM, VP, Cosine
 from sfumato.record import read_run
 from sfumato.times import chain_time, grid
 from sfumato.translate import repeat, translate
@@ -357,6 +357,18 @@ def test_strength_is_that_of_the_chain():
         PICTURES, strength=0.4, steps=2, watch=lambda t, x, mean, extras: seen.append(t)
     )
     assert seen[0] == pytest.approx(chain_time(Cosine(), 0.4))
+
+
+@pytest.mark.parametrize("process", [DDPM(), VP(), Cosine()], ids=str)
+@pytest.mark.parametrize("low_pass", ["exponential", "explicit"])
+@pytest.mark.parametrize("spacing", ["karras", "chain"])
+def test_one_level_of_the_chain_is_guided(process, low_pass, spacing):
+    seen, how = [], {"strength": 1 / 1000, "low_pass": low_pass, "spacing": spacing}
+    how["steps"] = 1 if spacing == "chain" else 20
+    y = tiny(process).translate(PICTURES, **how, watch=lambda t, *_: seen.append(t))
+    assert seen == [process.t_min] or process == Cosine()  # level 1 is above its t_min
+    assert y.isfinite().all()
+    assert not torch.equal(y, tiny(process).translate(PICTURES, **how | NONE))
 
 
 def test_folders_of_pictures(tmp_path):

@@ -27,7 +27,7 @@ from sfumato.guide import Energy, Guided, zero_mean
 from sfumato.lowpass import LowPass
 from sfumato.noise import Noise
 from sfumato.process import DDPM, VE, VP, Cosine, Flow
-from sfumato.solve import integrate
+from sfumato.solve import STEPS, integrate
 from sfumato.times import grid
 
 PROCESSES = pytest.mark.parametrize("process", [VP(), DDPM(), Cosine(), VE(), Flow()], ids=str)
@@ -367,6 +367,30 @@ def test_guidance_every_kth_step_keeps_the_gradient(every):
     integrate("ddim", guided, normal(2, 3), times := grid(f.process, 10, clean=True))
     assert asked == times[:-1:every].tolist()
     assert len(guided.pushes) == 10
+
+
+@pytest.mark.parametrize("every", [1, 2, 3])
+@pytest.mark.parametrize("clean", [True, False], ids=["clean", "t_min"])
+@pytest.mark.parametrize("solver", sorted(STEPS.keys() - {"dopri5"}))
+def test_every_counts_steps_whatever_a_step_asks(solver, clean, every):
+    """Levels of the grid, one for each step: heun and the corrector ask twice at each of them."""
+    asked, evaluated, f = [], [], gaussian([0.0] * 3, [1.0] * 3, Cosine())
+    energy = lambda x, t: (asked.append(float(t)), x.square().sum(-1))[1]
+    denoiser = lambda x, t: (evaluated.append(float(t)), f(x, t))[1]
+    denoiser.process, times = f.process, grid(f.process, 6, clean=clean)
+    guided = Guided(denoiser, energy, every=every)
+    integrate(solver, guided, normal(2, 3), times, noise=Noise([0, 1]))
+    levels = sorted(set(evaluated), reverse=True)
+    assert levels[:6] == times[:6].tolist()
+    assert asked == [t for t in evaluated if levels.index(t) % every == 0]
+
+
+def test_an_adaptive_solver_keeps_no_gradient():
+    """It tells steps from tries by the gradient's change: a kept one would be an error that it sees."""
+    f, x = gaussian([0.0] * 3, [1.0] * 3, Cosine()), normal(2, 3)
+    times, energy = grid(f.process, 1, start=0.9), lambda x, t: x.square().sum(-1) / 2
+    want = integrate("dopri5", Guided(f, energy), x, times)
+    assert torch.equal(integrate("dopri5", Guided(f, energy, every=4), x, times), want)
 
 
 def test_every_kth_counts_from_the_start_of_each_repeat():

@@ -80,6 +80,15 @@ def test_until_is_a_noise_level():
     assert kept[1:] == above
 
 
+@PROCESSES
+def test_until_the_first_level_of_the_chain_leaves_the_last_step_alone(process):
+    moved, how = [], {"steps": 4, "spacing": "chain", "until": 1 / 1000}
+    tiny(process=process).translate(
+        PICTURES, factor=4, **how, watch=lambda t, x, mean, extras: moved.append(extras["moved"])
+    )
+    assert [bool(m.max() > 0) for m in moved] == [True, True, True, False]
+
+
 def test_seed():
     part = tiny()
     y = part.translate(PICTURES, steps=3, seed=1)

@@ -1,6 +1,7 @@
 """Every metric against an independent computation, and the laws it must obey."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from scipy.linalg import sqrtm
 from scipy.stats import ortho_group
 
 from sfumato.evaluate import intervals, metrics
+from sfumato.evaluate.measures import measures
 
 pytest.importorskip("torchmetrics")
 seeds = st.integers(0, 2**32 - 1)
@@ -113,6 +115,24 @@ def test_diversity_by_hand():
     pairs = [(u[i] - u[j]).square().mean((1, 2, 3)).sqrt() for i, j in ((0, 1), (0, 2), (1, 2))]
     torch.testing.assert_close(metrics.diversity(samples), sum(pairs) / 3)
     assert (metrics.diversity(samples[:1].expand(4, -1, -1, -1, -1)) == 0).all()
+
+
+@pytest.mark.parametrize("key", measures("KID", "FD"))
+def test_the_unit_that_the_table_states_is_the_one_measured(key):
+    """Of black and white, the two that differ most: what is said in [0, 1] is 1 a number."""
+    about, black, white = measures("KID", "FD")[key].about, flat(0, 0, 0), flat(1, 1, 1)
+    stated = re.findall(r"in \[(-?\d), (\d)\]", about)
+    named = {"cycle": "l2"}.get(key, key.split("/")[-1])
+    most = {"l2": (3 * 4 * 4) ** 0.5, "psnr": 0.0, "colour": 3**0.5, "diversity": 1.0}
+    assert bool(stated) == (named in most)
+    for low, high in stated:
+        width = int(high) - int(low)
+        found = (
+            metrics.diversity(torch.stack([black, white]))
+            if named == "diversity"
+            else getattr(metrics, named)(black, white)
+        )
+        assert found.item() == pytest.approx(width * most[named], abs=1e-9)
 
 
 def test_labels_agree_by_hand():

@@ -6,10 +6,11 @@ import pytest
 import torch
 from truth import Affine, Impulses, f64, gaussian, normal, tiny_denoiser
 
+from sfumato.edit import times_of
 from sfumato.guide import Conditioned
 from sfumato.methods.sdedit import SDEdit
-from sfumato.process import DDPM, VP, Cosine
-from sfumato.times import grid
+from sfumato.process import DDPM, VE, VP, Cosine, Flow
+from sfumato.times import chain_time, grid
 
 PICTURES = torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
@@ -97,6 +98,24 @@ def test_repeats_forget_more(monkeypatch):
             gains.append(y.A.item())
     assert gains == pytest.approx([gains[0], gains[0] ** 2, gains[0] ** 3])
     assert gains[0] < 0.9
+
+
+@pytest.mark.parametrize("solver", ["ancestral", "heun", "dopri5", "euler_maruyama"])
+@pytest.mark.parametrize(
+    "process", [VP(), DDPM(), DDPM(steps=100), Cosine(), VE(), Flow()], ids=str
+)
+def test_one_level_of_the_chain_is_a_little_noise_and_not_none(process, solver):
+    """M = 1, the least strength there is: x_1 = alpha x + sigma z, then one step to clean."""
+    part, seen = SDEdit(target=gaussian([0.0], [1.0], process)), []
+    x = normal(4, 1)
+    y = part.translate(
+        x, strength=1 / 1000, solver=solver, watch=lambda t, *_: seen.append(t), steps=20
+    )
+    if process == DDPM():
+        assert seen == [process.t_min]
+    assert process.t_min <= seen[0] == chain_time(process, 1 / 1000)
+    assert 0 < (y - x).abs().max() < 6 * process.perturb(f64([0.0]), seen[0], f64([1.0])).item()
+    assert times_of(process, 0.4 / 1000 if process == Cosine() else 1 / 1000, 1, "chain")[-1] == 0
 
 
 @pytest.mark.parametrize("strength", [0.0, 0.0001, 0.0002])

@@ -5,7 +5,9 @@ nothing here is a Monte-Carlo estimate.
 """
 
 import itertools
+import re
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,10 +15,13 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from truth import Affine, Impulses, affine, f64, gaussian, normal, slope
 
+from sfumato.edit import times_of
+from sfumato.errors import UserError
 from sfumato.exact import Mixture
+from sfumato.flat import integrate_flat
 from sfumato.noise import Noise
 from sfumato.process import DDPM, PROCESSES, VP, Cosine, Flow
-from sfumato.solve import STEPS, Counted, ddim, euler_maruyama, integrate
+from sfumato.solve import STEPS, Counted, bridge, ddim, euler_maruyama, integrate
 from sfumato.times import grid
 
 ORDERS = {"ddim": 1, "heun": 2, "dpm2m": 2, "ab2": 2, "ab3": 3}
@@ -305,6 +310,31 @@ def test_evaluations_are_counted(name, clean):
     assert min(asked) >= f.process.t_min
 
 
+PAGE = Path(__file__).parent.parent / "docs" / "mathematics.md"
+ROWS = re.findall(r"^\| (`.*?) \|.*?\| (.*?) \| (.*?) \|[^|]*\|$", PAGE.read_text(), flags=re.M)
+NFE = {
+    name: counts
+    for names, *counts in ROWS
+    for name in re.findall(r"`(\w+)`", names)
+    if name in STEPS
+}
+
+
+@pytest.mark.parametrize("n", [2, 3, 7])
+@pytest.mark.parametrize("name", STEPS)
+def test_the_documents_table_counts_evaluations_as_they_are(name, n):
+    f, nfe = gaussian([0.0], [1.0], Cosine()), []
+    for clean in (False, True):
+        told, times = [], grid(f.process, n, clean=clean)
+        watch = lambda t, x, mean, extras, told=told: told.append(extras["nfe"])
+        integrate(name, f, torch.zeros(2, 1), times, noise=Noise([0, 1]), watch=watch)
+        nfe.append(sum(told))
+    if name == "dopri5":
+        assert NFE[name] == ["as needed"] * 2
+    else:
+        assert nfe == [eval(said.replace("2N", "2 * N"), {"N": n}) for said in NFE[name]]
+
+
 def test_after_replaces_the_state_and_hears_the_time():
     f, heard = gaussian([0.0], [1.0], Cosine()), []
     times = grid(f.process, 4, clean=True)
@@ -342,6 +372,39 @@ def test_bad_times_are_refused(times):
     f = gaussian([0.0], [1.0], Cosine())
     with pytest.raises(ValueError, match="times must be"):
         integrate("ddim", f, torch.zeros(1, 1), torch.tensor(times))
+
+
+@pytest.mark.parametrize("process", [cls() for cls in PROCESSES.values()], ids=str)
+@pytest.mark.parametrize("sampler", [integrate, integrate_flat], ids=lambda f: f.__name__)
+def test_hand_made_times_beyond_the_process_are_refused_with_its_range(process, sampler):
+    """Beyond t_max flow and cosine have no picture left: alpha is 0, and u = x / alpha infinite."""
+    f, x, (low, high) = (
+        gaussian([0.3], [1.0], process),
+        normal(3, 1),
+        (process.t_min, process.t_max),
+    )
+    x = x.requires_grad_(sampler is integrate_flat)  # or it would hand on to `integrate`
+    said = rf"times must be 0 or within \[t_min, t_max\] = \[{low:g}, {high:g}\], not "
+    for times in ([high + 1e-3, 0.5], [0.5, high + 1e-3], [0.5, low / 2], [1e-9, 0.5], [-0.1, 0.5],
+                  [float("nan"), 0.5]):  # fmt: skip
+        for step in ("ddim", "heun", "ab3", "dopri5", "ancestral"):
+            with pytest.raises(UserError, match=said):
+                sampler(step, f, x, f64(times), noise=Noise([0, 1, 2]))
+    for times in ([high, low, 0.0], [low, high]):  # the ends themselves are times, in float32, too
+        want = sampler("ab3", f, x, f64(times))
+        assert want.isfinite().all()
+        torch.testing.assert_close(sampler("ab3", f, x, torch.tensor(times)), want)
+
+
+@pytest.mark.parametrize("process", [Flow(), Cosine()], ids=str)
+@pytest.mark.parametrize("solver", bridge.DETERMINISTIC)
+def test_bridges_and_the_full_strength_stay_within_the_process(process, solver):
+    f, x = gaussian([0.3], [1.0], process), normal(3, 1)
+    z = bridge.encode(f, x, steps=8, solver=solver)
+    back = bridge.decode(f, z, steps=8, solver=solver)
+    assert z.abs().max() < 10
+    assert (back - x).abs().max() < 2
+    assert times_of(process, 1.0, 5, "karras")[0] == process.t_max
 
 
 def test_unknown_solver_is_refused():

@@ -53,8 +53,14 @@ def measures(kernel: str, frechet: str) -> dict[str, Measure]:
         for name, (label, better, about) in AGAINST.items():
             key = f"{other}/{name}"
             out[key] = Measure(f"{label} {spoken}", better, f"against the {other}: {about}")
-    out["cycle"] = Measure("round trip L2", -1, "source against its translation there and back")
-    out["diversity"] = Measure("diversity", 0, "mean RMSE between results of two seeds, in [-1, 1]")
+    out["cycle"] = Measure(
+        "round trip L2",
+        -1,
+        "Frobenius norm of the source less its translation there and back, images in [0, 1]",
+    )
+    out["diversity"] = Measure(
+        "diversity", 0, "mean RMSE between results of two seeds, images in [0, 1]"
+    )
     return out
 
 

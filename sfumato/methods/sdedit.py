@@ -70,7 +70,7 @@ class SDEdit(Part):
         if not 0 <= strength <= 1:
             raise UserError(f"strength must lie in [0, 1], not {strength}")
         process = self.target.process
-        if chain_time(process, strength) <= process.t_min:
+        if chain_time(process, strength) == 0:
             return source
         times = times_of(process, strength, steps, spacing)
         noise = Noise.of(source, seed)

@@ -71,7 +71,8 @@ def integrate(
         step: a step, or its name in `STEPS`.
         denoiser: (x_t, t) -> E[x | x_t], with a `.process`.
         x: states (B, ...) at times[0].
-        times: N + 1 times for N steps, strictly monotone, float64 (see `grid`).
+        times: N + 1 times for N steps, strictly monotone, float64 (see `grid`), each of them 0 or in
+            the process's [t_min, t_max].
         noise: draws standard normal noise like its argument; stochastic steps need it.
         after: called after each step as after(x_s, s); its result replaces x_s.
         watch: called for each step as watch(t, x_t, E[x | x_t], extras). Extras hold nfe, the evaluations
@@ -83,7 +84,7 @@ def integrate(
         States (B, ...) at times[-1].
 
     Raises:
-        UserError: for unknown steps, times that are not monotone, or missing noise.
+        UserError: for unknown steps, times that are not monotone or not the process's, or missing noise.
     """
     step = named_step(step)
     times = checked(times, denoiser.process).to(x.device)
@@ -111,15 +112,19 @@ def rms(x: Tensor) -> Tensor:
 def checked(times: Tensor, process: Process) -> Tensor:
     """The times, float64, if they are some to step along (see `integrate`)."""
     times = torch.as_tensor(times, dtype=torch.float64)
-    jumps = times.diff()
+    low, high = process.t_min, process.t_max
+    within = times.clamp(low, high).where(
+        times != 0, times
+    )  # moves by the rounding of float32 only
+    if (outside := times[~torch.isclose(times, within, rtol=1e-6, atol=0)]).numel():
+        raise UserError(
+            f"times must be 0 or within [t_min, t_max] = [{low:g}, {high:g}], not {outside[0]:g}; "
+            f"see grid()"
+        )
+    jumps = within.diff()
     if len(times) < 2 or not ((jumps > 0).all() or (jumps < 0).all()):
         raise UserError("times must be at least two, strictly increasing or strictly decreasing")
-    low = times[times > 0].min().item()
-    if low < process.t_min * (1 - 1e-9) or times.min() < 0 or times.max() > 1:
-        raise UserError(
-            f"times must be 0 or within [t_min, 1] = [{process.t_min:g}, 1], not {low:g}; see grid()"
-        )
-    return times
+    return within
 
 
 def take(
