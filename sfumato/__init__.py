@@ -64,7 +64,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        from importlib.metadata import version
+        from sfumato.versions import version
 
         return version("sfumato")
     if name not in _MODULE:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from inspect import Parameter, cleandoc, signature
@@ -19,7 +20,9 @@ from cyclopts import App
 from sfumato import cli_evaluate, cli_explore, cli_studio
 from sfumato.cli_models import import_, info
 from sfumato.errors import UserError
-from sfumato.flags import Outline, command, flag, flags, method_flags, outlines
+from sfumato.flags import Outline, command, convert, flag, flags, method_flags, outlines
+from sfumato.terminal import one_line, say
+from sfumato.versions import version
 
 HELP = """Translate pictures from one domain to another with diffusion models.
 
@@ -37,7 +40,8 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     A bug is neither: it shows its traceback and exits with 1.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    warnings.formatwarning = lambda message, *_, **__: f"sfumato: {message}\n"
+    warnings.formatwarning = lambda message, *_, **__: f"sfumato: {one_line(str(message))}\n"
+    sys.excepthook = lambda *bug: say(*traceback.format_exception(*bug), file=sys.stderr)
     try:
         make_app(words)(words)
         sys.stdout.flush()
@@ -56,13 +60,13 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
             raise
         _fail(f"{error.strerror}: {error.filename}")
     except KeyboardInterrupt as error:
-        print(f"\n{str(error) or 'stopped; the same command goes on'}", file=sys.stderr)
+        say(f"\n{str(error) or 'stopped; the same command goes on'}", file=sys.stderr)
         sys.exit(130)
     sys.exit(0)
 
 
 def _fail(text: str) -> NoReturn:
-    print("sfumato:", " ".join(text.split()), file=sys.stderr)
+    say("sfumato:", one_line(text), file=sys.stderr)
     sys.exit(2)
 
 
@@ -70,9 +74,10 @@ def make_app(words: Sequence[str]) -> App:
     """The commands, with the flags of the method or data set that `words` name."""
     words = [*words, "", ""]
     app = App(
-        name="sfumato", help=HELP, version=_version, help_format="plaintext",
+        name="sfumato", help=HELP, version=version, help_format="plaintext",
         print_error=False, exit_on_error=False,
         result_action="return_value", suppress_keyboard_interrupt=False,
+        default_parameter=cyclopts.Parameter(converter=convert),
     )  # fmt: skip
     app.command(demo)
     app.command(_data(words[0] == "data"), name="data")
@@ -93,12 +98,6 @@ def make_app(words: Sequence[str]) -> App:
         app.command(function)
     app.command(import_, name="import")
     return app
-
-
-def _version() -> str:
-    from importlib.metadata import version
-
-    return version("sfumato")
 
 
 # ---- the commands -------------------------------------------------------------------------------
@@ -133,7 +132,7 @@ def _said(writer: Callable[..., None]) -> Callable[..., None]:
     def run(out: str, *args: Any, **given: Any) -> None:
         writer(out, *args, **given)
         counts = {p: sum(1 for _ in Path(out, p).rglob("*.png")) for p in ("train", "test")}
-        print(f"{out} holds {counts['train']} pictures to train on and {counts['test']} to test on")
+        say(f"{out} holds {counts['train']} pictures to train on and {counts['test']} to test on")
 
     return run
 
@@ -184,7 +183,7 @@ def _trainer(name: str, outline: Outline) -> Callable[..., None]:
         if given.get("validation"):
             given["validation"] = _named(given["validation"], outline.data)
         train(name, _named(data, outline.data), out, options=options, **given)
-        print(f"{out} holds the trained {name} model; `sfumato info {out}` describes it")
+        say(f"{out} holds the trained {name} model; `sfumato info {out}` describes it")
 
     places = [
         flag("data", str, Parameter.VAR_POSITIONAL, DATA[outline.data or "domains"]),
@@ -214,12 +213,12 @@ def _translate(words: Sequence[str]) -> Callable[..., None]:
 
     def report(summary: Summary, out: str) -> None:
         for name, why in summary.skipped.items():
-            print(f"skipped: {why if name in why else f'{name}: {why}'}", file=sys.stderr)
+            say(f"skipped: {why if name in why else f'{name}: {why}'}", file=sys.stderr)
         n = summary.written
         cost = f" ({summary.nfe:g} NFE, {summary.seconds / n:.2g} s each)" if n else ""
         kept = f", {summary.kept} were there already" if summary.kept else ""
         skipped = f", {len(summary.skipped)} skipped" if summary.skipped else ""
-        print(f"{n} pictures written to {out}{cost}{kept}{skipped}")
+        say(f"{n} pictures written to {out}{cost}{kept}{skipped}")
 
     def again(*, repeat_from: str, out: str, **given: Any) -> None:
         report(repeat(repeat_from, out, **given), out)
@@ -253,14 +252,14 @@ def _translate(words: Sequence[str]) -> Callable[..., None]:
 def methods() -> None:
     """List the methods: what each is, what it is trained on, what it translates with."""
     for name, outline in outlines().items():
-        print(f"{name}\n  {outline.summary}")
+        say(f"{name}\n  {outline.summary}")
         if outline.data:
-            print(f"  trained on: {DATA[outline.data]}")
+            say(f"  trained on: {DATA[outline.data]}")
         if outline.translates:
             what = {"classifier": "FOLDER"}
             needs = " ".join(f"--{n} {what.get(n, 'FOLDER:DOMAIN')}" for n in outline.needs)
             needs = needs or "--model FOLDER"
-            print(f"  translates with: {needs}")
+            say(f"  translates with: {needs}")
 
 
 def cite(method: str) -> None:
@@ -271,4 +270,4 @@ def cite(method: str) -> None:
     """
     from sfumato.method import cite as bibtex
 
-    print(bibtex(method))
+    say(bibtex(method))

@@ -8,6 +8,7 @@ from typing import Any
 
 from sfumato.errors import UserError
 from sfumato.flags import command, flag, flags
+from sfumato.terminal import say
 
 EVALUATE = "Score a folder of results: a table, JSON and a page, with intervals and controls."
 COMPARE = "Translate the same pictures by several methods and write one page that compares them."
@@ -72,7 +73,7 @@ def _print(comparison: Any) -> None:
     from sfumato.evaluate.page import table
 
     table(comparison)
-    print(f"{comparison.folder / 'index.html'} shows them")
+    say(f"{comparison.folder / 'index.html'} shows them")
 
 
 def doctor() -> Callable[..., None]:
@@ -84,7 +85,7 @@ def doctor() -> Callable[..., None]:
     def run(*places: str, **given: Any) -> None:
         as_json = given.pop("json", False)
         found = doctor(*places, **given)
-        print(json.dumps(found.to_json(), indent=2) if as_json else found.text())
+        say(json.dumps(found.to_json(), indent=2) if as_json else found.text())
 
     shown = flag("json", bool, Parameter.KEYWORD_ONLY, "print JSON instead of text.", False)
     return command(run, DOCTOR, [*flags(doctor), shown])
@@ -98,7 +99,7 @@ def study() -> Callable[..., None]:
         *paths: str, out: str | None = None, score_key: str | None = None, **given: Any
     ) -> None:
         if score_key is not None:
-            print(score(paths, score_key).text)
+            say(score(paths, score_key).text)
             return
         if len(paths) != 3 or out is None:
             raise UserError(
@@ -106,7 +107,7 @@ def study() -> Callable[..., None]:
                 f"answers are counted by `sfumato study --score study_key.json ANSWERS.json ...`"
             )
         page = study(*paths, out, **given)
-        print(f"{page} is for the raters; keep study_key.json, beside it, from them")
+        say(f"{page} is for the raters; keep study_key.json, beside it, from them")
 
     places = [
         flag(

@@ -11,6 +11,7 @@ from cyclopts import App
 
 from sfumato.errors import UserError
 from sfumato.flags import command, flag, flags, method_flags
+from sfumato.terminal import say
 
 EXPLORE = "Look inside: latents, operations on them, trajectories, and what a result depends on."
 ENCODE = "Encode pictures by a model's ODE into a file of latents."
@@ -41,7 +42,7 @@ def encode(words: Sequence[str]) -> Callable[..., None]:
         latents = encode_pictures(paths, model, **given)
         latents.save(out)
         nfe = latents.protocol["encoded"]["nfe"]
-        print(f"{len(latents.names)} latents written to {out} ({nfe} NFE each)")
+        say(f"{len(latents.names)} latents written to {out} ({nfe} NFE each)")
 
     paths = flag("paths", str, Parameter.VAR_POSITIONAL, "pictures, or folders of them.")
     out = flag("out", str, Parameter.KEYWORD_ONLY, "a new file, NAME.safetensors.")
@@ -55,7 +56,7 @@ def decode(words: Sequence[str]) -> Callable[..., None]:
 
     def run(latents: str, *, model: str, out: str, **given: Any) -> None:
         images = decode_latents(Latents.load(latents), model, out, **given)
-        print(f"{len(images)} pictures written to {out}")
+        say(f"{len(images)} pictures written to {out}")
 
     own = flags(decode_latents, skip=("latents",), keyword=("model", "out"))
     return command(run, DECODE, [_file("latents"), *own])
@@ -76,7 +77,7 @@ def report(words: Sequence[str]) -> Callable[..., None]:
         reports = dict(zip(loaded.names, judged, strict=True))
         if qq is not None:
             qq_plot(loaded.latents, qq)
-        print(_json(reports) if json else _text(reports, full))
+        say(_json(reports) if json else _text(reports, full))
 
     def _json(reports: Mapping[str, Any]) -> str:
         return json.dumps({name: r.to_json() for name, r in reports.items()}, indent=2)
@@ -109,10 +110,10 @@ def apply(words: Sequence[str]) -> Callable[..., None]:
         z.protocol["operations"] = [*z.protocol["operations"], *log]
         z.save(out)
         for entry in log:
-            print(entry["operation"])
+            say(entry["operation"])
             for name, after in entry["after"].items():
-                print(f"  {name:16}{entry['before'][name]:10.4g} -> {after:.4g}")
-        print(f"{len(z.names)} latents written to {out}")
+                say(f"  {name:16}{entry['before'][name]:10.4g} -> {after:.4g}")
+        say(f"{len(z.names)} latents written to {out}")
 
     places = [
         _file("latents"),
@@ -160,7 +161,7 @@ def _of_a_picture(
 
     def run(path: str, *, out: str, **given: Any) -> None:
         chosen = {k: given.pop(k) for k in list(given) if k in options}
-        print(said(look(path, out, options=chosen, **given), out))
+        say(said(look(path, out, options=chosen, **given), out))
 
     path = flag("path", str, Parameter.POSITIONAL_OR_KEYWORD, "the picture.")
     common = flags(look, skip=("path", "options"), keyword=("out",))

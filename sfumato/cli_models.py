@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sfumato.errors import UserError
+from sfumato.terminal import say
 
 
 def info(folder: str) -> None:
@@ -28,7 +29,7 @@ def info(folder: str) -> None:
     }  # fmt: skip
     for key, value in facts.items():
         if value is not None:
-            print(f"{key + ':':20}{value if isinstance(value, str) else json.dumps(value)}")
+            say(f"{key + ':':20}{value if isinstance(value, str) else json.dumps(value)}")
 
 
 def import_(file: str, back: str | None = None, *, out: Path, size: int | None = None) -> None:
@@ -47,4 +48,4 @@ def import_(file: str, back: str | None = None, *, out: Path, size: int | None =
         raise UserError(f"{out} exists already: choose another --out")
     part, said = read_generator(file, back)
     save(part, out, info={"imported": Path(file).name} | ({"size": size} if size else {}))
-    print(f"{out} holds {said}; `sfumato translate PICTURES --model {out} --out RESULTS` uses it")
+    say(f"{out} holds {said}; `sfumato translate PICTURES --model {out} --out RESULTS` uses it")

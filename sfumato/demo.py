@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sfumato.data import WRITERS, base64_png, find_images, read_image, write_text
 from sfumato.errors import UserError
+from sfumato.terminal import say
 from sfumato.translate import run_translator, translator
 
 
@@ -147,4 +148,4 @@ def _page(sections: Sequence[Section], count: int, seed: int, seconds: float) ->
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    say(text, file=sys.stderr)

@@ -5,13 +5,18 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from sfumato.terminal import one_line
+
 
 class UserError(ValueError):
     """A mistake of the user's: one line that says what was given, what was expected, what to type.
 
     The command line shows it and exits with 2.  Any other exception is a bug of ours and shows its
-    traceback.
+    traceback.  Names in it may hold anything: it is plain text, in one line, all the same.
     """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(one_line(text))
 
 
 def not_installed(package: str, extra: str) -> UserError:

@@ -10,6 +10,7 @@ import re
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from inspect import Parameter, Signature, cleandoc, signature
 from itertools import pairwise
 from pathlib import Path
@@ -119,6 +120,16 @@ def command(function: Callable[..., Any], doc: str, parameters: list[Parameter])
     run.__signature__ = Signature([*first, *rest])  # type: ignore[attr-defined]
     run.__annotations__ = {p.name: p.annotation for p in parameters}
     return run
+
+
+def convert(hint: Any, tokens: Sequence[cyclopts.Token]) -> Any:
+    """What was typed, as a value of this type; cyclopts alone would round 1.5 to the whole number 2."""
+    for token in tokens if int in (typing.get_args(hint) or (hint,)) else ():
+        with suppress(ValueError):  # of another type, or for cyclopts to refuse
+            if not float(token.value).is_integer():
+                wrong = f"{token.keyword or 'this'} takes a whole number, not {token.value}."
+                raise cyclopts.CoercionError(msg=wrong)
+    return cyclopts.convert(hint, tokens)
 
 
 class Outline(NamedTuple):

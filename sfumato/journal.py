@@ -13,6 +13,7 @@ from typing import Any
 
 from sfumato.data.folders import replacing, write_text
 from sfumato.fit import Update
+from sfumato.terminal import say, screen
 
 
 class Journal:
@@ -108,7 +109,6 @@ def progress(steps: int, done: int, quiet: bool) -> Iterator[Callable[[dict[str,
     if quiet:
         yield lambda line: None
         return
-    from rich.console import Console
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -117,7 +117,7 @@ def progress(steps: int, done: int, quiet: bool) -> Iterator[Callable[[dict[str,
         TimeRemainingColumn,
     )
 
-    console = Console(stderr=True)
+    console = screen(stderr=True)
     text = "loss {task.fields[loss]}  {task.fields[speed]:.0f} images/s"
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn(text), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
@@ -132,11 +132,11 @@ def progress(steps: int, done: int, quiet: bool) -> Iterator[Callable[[dict[str,
                     f"step {line['step']}  {text}",
                     *([line["warning"]] if "warning" in line else []),
                 ]
-                console.print("\n".join(said), soft_wrap=True, highlight=False, markup=False)
+                console.print("\n".join(said), soft_wrap=True, highlight=False)
             if not console.is_terminal and (line["step"] % 500 == 0 or line["step"] == steps):
-                print(
+                say(
                     f"step {line['step']}/{steps}  loss {loss}  {line['images_per_s']} images/s",
-                    file=sys.stderr, flush=True,
+                    file=sys.stderr,
                 )  # fmt: skip
 
         yield show

@@ -16,6 +16,7 @@ from typing import Any
 
 from sfumato.data.folders import write_text
 from sfumato.errors import UserError
+from sfumato.terminal import say
 
 
 def write_run(out: Path, run: Any, origin: Any, result: Any) -> None:
@@ -54,7 +55,7 @@ def check(out: Path, run: dict[str, Any], expect: Mapping[str, Any] | None) -> N
 
     changed = differences(expect) if expect is not None else []
     if expect is not None and changed == ["versions"]:
-        print(f"repeated with {run['versions']}, made with {expect['versions']}", file=sys.stderr)
+        say(f"repeated with {run['versions']}, made with {expect['versions']}", file=sys.stderr)
     elif changed:
         raise UserError(f"the run cannot be repeated: {', '.join(changed)} changed since")
     if out.exists() and not out.is_dir():

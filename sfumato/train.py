@@ -31,6 +31,7 @@ from sfumato.method import find, name_of
 from sfumato.part import Part, describe, fields
 from sfumato.settings import DEFAULTS, check, check_options
 from sfumato.settings import defaults as defaults
+from sfumato.terminal import say
 
 LOG_EVERY = 50
 """Steps between lines of log.jsonl."""
@@ -167,7 +168,7 @@ def train(
         state.restore(previous["tensors"], previous["step"])
     main = accelerator.is_main_process
     for note in getattr(part, "notes", []) if main and not quiet else []:
-        print(note, file=sys.stderr)
+        say(note, file=sys.stderr)
     if main:
         out.mkdir(parents=True, exist_ok=True)
         write_text(out / "run.json", json.dumps(run, indent=2) + "\n")
@@ -309,4 +310,4 @@ def _compare(before: dict[str, Any], now: dict[str, Any], out: Path) -> None:
         ):
             raise UserError(f"{out} was trained with {key} {was}, not {value}; --{key} {was}")
         if was != value:
-            print(f"resuming with {key} {value} (it was {was})", file=sys.stderr)
+            say(f"resuming with {key} {value} (it was {was})", file=sys.stderr)

@@ -14,7 +14,6 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,9 @@ from sfumato.method import name_of
 from sfumato.part import describe
 from sfumato.record import check, digest, read_run, sha256, write_run
 from sfumato.solve import Watch
+from sfumato.terminal import screen
 from sfumato.translator import channels_of, device_of, options_of, size_of, translator
+from sfumato.versions import version
 
 __all__ = ["Summary", "repeat", "run_translator", "translate", "translator"]
 
@@ -251,10 +252,9 @@ def _progress(total: int) -> Iterator[Callable[[int], None]]:
     if not sys.stderr.isatty():
         yield lambda n: None
         return
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
     columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    with Progress(*columns, console=screen(stderr=True)) as bar:
         task = bar.add_task("translate", total=total)
         yield lambda n: bar.advance(task, n)

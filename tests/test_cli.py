@@ -1,6 +1,8 @@
 """The command line: quick help, flags from signatures, one line and exit code 2 for every mistake."""
 
+import importlib.metadata
 import inspect
+import io
 import json
 import os
 import re
@@ -9,18 +11,23 @@ import statistics
 import subprocess
 import sys
 import time
+import tomllib
 import warnings
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import pytest
+from packaging.requirements import Requirement
 from PIL import Image
+from rich.table import Table
 
 import sfumato
-from sfumato import cli
+from sfumato import cli, terminal, versions
 from sfumato.flags import args_of, flags, outlines
 from sfumato.part import fields
+
+ROOT = Path(__file__).parents[1]
 
 
 def run(*words, ok=0):
@@ -248,6 +255,11 @@ def test_data(tmp_path, capsys):
         ("info nowhere", "no model folder 'nowhere'"),
         ("cite dbib", "did you mean 'ddib'"),
         ("data erth out", 'Did you mean "earth"'),
+        ("demo --count 1.5", "--count takes a whole number, not 1.5"),
+        ("data digits out --size 8.5", "--size takes a whole number, not 8.5"),
+        ("train paired_sde a b --out o --steps inf", "--steps takes a whole number, not inf"),
+        ("translate IN --out o --model MODEL --seed .5", "--seed takes a whole number, not .5"),
+        ("import a.pth --out o --size 7.5", "--size takes a whole number, not 7.5"),
     ],
 )
 def test_mistakes(words, says, root, tmp_path, monkeypatch, capsys):
@@ -261,6 +273,85 @@ def test_a_warning_is_one_line(monkeypatch):
     monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)  # put back afterwards
     run("methods")
     assert warnings.formatwarning("too much", UserWarning, "file.py", 3) == "sfumato: too much\n"
+
+
+ESCAPES = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202egnp\udcff[red]:smile:"
+
+
+def test_names_are_plain_text_in_the_terminal(tmp_path, monkeypatch, capsys):
+    error = said(capsys, "info", f"{tmp_path}/{ESCAPES}\nsfumato: all is well")
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    run("methods")
+    capsys.readouterr()
+    warned = warnings.formatwarning(ESCAPES, UserWarning, "file.py", 3)
+    sys.excepthook(RuntimeError, RuntimeError(ESCAPES), None)
+    bug = capsys.readouterr().err
+    for text in (error, warned, bug):
+        assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e\ud800-\udfff]", text), ascii(text)
+        assert "\\x1b]0;owned\\x07" in text
+        assert "\\udcff[red]:smile" in text
+    assert warned.count("\n") == 1
+
+
+def test_a_terminal_of_another_encoding_gets_every_line():
+    out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    terminal.say("größe", ESCAPES, file=out)
+    assert out.buffer.getvalue().startswith(b"gr\\xf6\\xdfe \\x1b]0;owned")
+
+
+def test_tables_show_names_as_they_are():
+    out = io.StringIO()
+    console = terminal.screen(file=out, width=120, force_terminal=True)
+    table = Table(ESCAPES, "[bold]a[/bold]")
+    table.add_row("[/]", ":cat:")
+    console.print(table)
+    console.print(ESCAPES, highlight=False)
+    for name in ("[bold]a[/bold]", "[/]", ":cat:"):
+        assert name in out.getvalue()
+    assert (
+        out.getvalue().count("\\x1b]0;owned\\x07\\x1b[2J\\x9b31m\\u202egnp\\udcff[red]:smile:") == 2
+    )
+    assert "owned\x07" not in out.getvalue()
+
+
+def test_the_version_is_known_where_nothing_is_installed(tmp_path, monkeypatch):
+    def missing(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", missing)
+    assert hasattr(sfumato, "__version__")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert sfumato.__version__ == project["version"]
+    assert versions.version("torch") == "unknown"
+    monkeypatch.setattr(versions, "__file__", str(tmp_path / "a" / "b.py"))
+    assert versions.version() == "unknown"
+
+
+def test_a_tree_that_is_not_installed_translates(root, tmp_path):
+    code = "import sys, sfumato; sfumato.translate(sys.argv[1], sys.argv[2], model=sys.argv[3])"
+    (tmp_path / "sfumato").symlink_to(ROOT / "sfumato")
+    hide = "import importlib.metadata as m; f = m.distribution; "
+    hide += "m.distribution = lambda n: (_ for _ in ()).throw(m.PackageNotFoundError(n)) "
+    hide += "if n == 'sfumato' else f(n)\n"
+    given = [str(root / "in" / "cat"), str(tmp_path / "out"), str(root / "pairs")]
+    python("-c", hide + code, *given, cwd=tmp_path)
+    found = json.loads((tmp_path / "out" / "run.json").read_text())["run"]["versions"]
+    assert found["sfumato"]
+
+
+FLOORS = {"rich": "13.6", "pillow": "10.3", "jinja2": "3.1.6"}
+
+
+def test_what_we_depend_on_has_no_known_holes():
+    """cyclopts 4 needs rich 13.6; older Pillow and jinja2 have known holes; gradio's insides are used."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = [line for lines in project["optional-dependencies"].values() for line in lines]
+    needs = {r.name: r.specifier for r in map(Requirement, [*project["dependencies"], *extras])}
+    for name, floor in FLOORS.items():
+        assert {s.version for s in needs[name] if s.operator == ">="} == {floor}
+        assert importlib.metadata.version(name) in needs[name]
+    assert "<" in {s.operator for s in needs["gradio"]}
 
 
 def test_a_full_disk_is_one_line(root, tmp_path, monkeypatch, capsys):

@@ -12,7 +12,19 @@ FILES = {
     for p in sorted(ROOT.rglob("*.py"))
 }
 FLOORS = [
-    ("errors", "process", "noise", "part", "nets", "data", "lowpass", "replay", "settings"),
+    (
+        "errors",
+        "terminal",
+        "versions",
+        "process",
+        "noise",
+        "part",
+        "nets",
+        "data",
+        "lowpass",
+        "replay",
+        "settings",
+    ),
     ("denoiser", "times", "solve", "flat", "exact"),
     (
         "guide",

@@ -11,6 +11,8 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
+from sfumato.terminal import say
+
 SECONDS = 5.0
 """Steps are measured for about this long, after one that is not counted."""
 STEPS = (2, 6)
@@ -82,7 +84,7 @@ def _steps(method: str, size: str, domains: str) -> None:
     share = (time.process_time() - cpu) / (last - began) / torch.get_num_threads()
     each = statistics.median(seconds)
     gpu = torch.cuda.max_memory_allocated() / 1e9 if device.type == "cuda" else None
-    print(json.dumps({
+    say(json.dumps({
         "method": method, "size": side, "batch": batch, "steps": default["steps"],
         "device": torch.cuda.get_device_name() if gpu else f"cpu, {torch.get_num_threads()} threads",
         "seconds_per_step": each, "hours": each * default["steps"] / 3600,

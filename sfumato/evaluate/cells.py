@@ -16,6 +16,7 @@ from sfumato.evaluate.memory import peak_memory
 from sfumato.evaluate.pictures import ImageSet, Pictures, hash_of
 from sfumato.folder import resolve
 from sfumato.record import read_run
+from sfumato.terminal import say
 from sfumato.translate import translate
 
 
@@ -63,7 +64,7 @@ class Cells:
         costs: list[dict[str, float]] = []
         for seed in seeds:
             folder = self.folder(e, seed)
-            say(f"translating by {e.label}, seed {seed}")
+            progress(f"translating by {e.label}, seed {seed}")
             with peak_memory() as peak:
                 done = translate(
                     self.source, folder, method=e.method, **roles, seed=seed, batch=self.batch,
@@ -85,6 +86,6 @@ class Cells:
         return found, {k: v[len(v) // 2] for k, v in pooled.items() if v}
 
 
-def say(text: str) -> None:
+def progress(text: str) -> None:
     """Progress, on standard error."""
-    print(text, file=sys.stderr, flush=True)
+    say(text, file=sys.stderr)

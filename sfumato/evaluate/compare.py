@@ -19,7 +19,7 @@ from torch import Tensor
 
 from sfumato.data.folders import write_text
 from sfumato.errors import UserError
-from sfumato.evaluate.cells import Cells, say, sources_of
+from sfumato.evaluate.cells import Cells, progress, sources_of
 from sfumato.evaluate.entries import TAKEN, Entry, distinct, entries_of
 from sfumato.evaluate.measures import Scores, Task
 from sfumato.evaluate.page import render
@@ -143,7 +143,7 @@ def compare(
     for name, made in controls(shown, styles.fitted(judge.size)).items():
         rows.append(Row(name, name, "control", {}, cost={"nfe": 0}))
         todo.append((rows[-1], [made], [None]))
-    say(f"scoring {len(todo)} rows")
+    progress(f"scoring {len(todo)} rows")
     found = iter(
         _scored(judge, [s for _, sets, _ in todo for s in sets],
                 [b for _, _, back in todo for b in back], out / "scores")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,8 @@ from sfumato.evaluate.pictures import ImageSet
 from sfumato.evaluate.rows import Comparison, Row
 from sfumato.evaluate.uncertainty import Calibration
 from sfumato.explore.sensitivity import mean_and_spread
+from sfumato.terminal import screen
+from sfumato.versions import version
 
 SHOWN, ROWS, SAMPLES = 48, 8, 5
 """Pictures that can be switched to, rows of the grid at first, and samples beside their spread."""
@@ -208,11 +209,10 @@ def _pngs(images: ImageSet, indices: Sequence[int]) -> list[str]:
 
 def table(c: Comparison) -> None:
     """Prints the numbers with their intervals, a line a number: they do not fit beside each other."""
-    from rich.console import Console
     from rich.table import Table
 
     known = measures(c.judge.features.kernel_name, c.judge.features.name)
-    console = Console()
+    console = screen()
     fit = max(
         1, (console.width - 16) // 18
     )  # as many rows beside each other as the screen has room for

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from sfumato.evaluate.measures import TASKS, Scores, Task, caveats, measures
 from sfumato.evaluate.pictures import Derived, ImageSet, Pictures, chunks, matched, read_groups
 from sfumato.evaluate.probe import crossed
 from sfumato.evaluate.protocol import Protocol, named_protocol, resized
+from sfumato.versions import version
 
 
 class Judge:

@@ -263,7 +263,7 @@ def _choices(file: Path, study: str, known: set[int]) -> tuple[str, dict[int, st
         for answer in content["answers"]:
             item, side = answer["item"], answer["choice"]
             if item not in known or side not in ("left", "right") or item in choices:
-                raise UserError
+                raise ValueError
             choices[item] = side
         return str(content["rater"]), choices
     except (KeyError, TypeError, ValueError):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from sfumato.record import digest, sha256, write_run
 from sfumato.solve.bridge import decode, encode
 from sfumato.times import Spacing
 from sfumato.translator import channels_of, device_of, size_of
+from sfumato.versions import version
 
 BATCH = 64
 

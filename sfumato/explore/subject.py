@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +14,7 @@ from sfumato.folder import resolve
 from sfumato.method import name_of
 from sfumato.record import digest, sha256
 from sfumato.translator import channels_of, device_of, options_of, size_of, translator
+from sfumato.versions import version
 
 
 class Subject(NamedTuple):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sfumato.errors import UserError, not_installed
+from sfumato.terminal import say
 
 TITLE = "sfumato studio"
 INTRO = """# sfumato studio
@@ -46,7 +47,7 @@ def studio(
         page = build(folders, Path(room.name))
         page.room = room  # goes with the page
         _launch(page, host, port)
-        print(f"the studio is open at {page.local_url} (Ctrl-C closes it)", flush=True)
+        say(f"the studio is open at {page.local_url} (Ctrl-C closes it)")
         if wait:
             page.block_thread()
     except BaseException:

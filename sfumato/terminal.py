@@ -1,0 +1,53 @@
+"""What reaches the terminal: every printed line goes through `plain`.
+
+Names of files, folders and domains come from anywhere.  A terminal obeys the escape sequences in them,
+and lone surrogates (bytes of a name that are no UTF-8) cannot be encoded: both are shown as `repr` does.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_HIDDEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # control characters, but for tabs and ends of lines
+    "\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"  # what breaks lines or turns their direction
+    "\ud800-\udfff]"  # lone surrogates
+)
+LONGEST = 2000
+"""Characters of a line that says what is wrong; what is cut out of longer ones is somebody's data."""
+
+
+def plain(text: str) -> str:
+    r"""The text with its control characters and lone surrogates as \x1b, \u202e, \udcff."""
+    return _HIDDEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def one_line(text: str) -> str:
+    """The text as one plain line of bounded length."""
+    line = plain(re.sub(r"\s*[\n\r]+\s*", " ", text).strip())
+    half = LONGEST // 2
+    return line if len(line) <= LONGEST else f"{line[: half - 5]} ... {line[-half:]}"
+
+
+def say(*values: object, file: TextIO | None = None) -> None:
+    """Prints at once, as `print` does, whatever the values hold and whatever encoding the terminal has."""
+    out = sys.stdout if file is None else file
+    encoding = getattr(out, "encoding", None) or "utf-8"
+    text = plain(" ".join(map(str, values))).encode(encoding, "backslashreplace").decode(encoding)
+    print(text, file=out, flush=True)
+
+
+def screen(**given: Any) -> Console:
+    """A rich console that shows names as they are: [brackets] and :colons: in them are no markup."""
+    from rich.console import Console
+
+    class Plain(Console):
+        def render_str(self, text: str, **given: Any) -> Any:
+            return super().render_str(plain(text), **given)
+
+    return Plain(markup=False, emoji=False, **given)
