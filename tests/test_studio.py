@@ -3,13 +3,19 @@
 import inspect
 import io
 import json
+import os
+import signal
 import struct
+import subprocess
+import sys
 import threading
 import time
 import zipfile
 import zlib
+from pathlib import Path
 from types import SimpleNamespace
 
+import httpx
 import numpy as np
 import pytest
 from PIL import Image
@@ -34,9 +40,7 @@ def png(size=(32, 32), **how):
 
 
 def chunk(kind, body):
-    return (
-        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-    )
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
 def claimed(width, height, body, bits=8):
@@ -133,7 +137,14 @@ def test_no_control_of_the_page_is_without_help(tmp_path, monkeypatch):
 
 def test_all_methods_that_can_translate_are_offered(given):
     offered = methods.available(given)
-    assert {"ddib", "sdedit", "ilvr", "egsde", "classifier_guidance", "paired_sde"} <= offered.keys()
+    assert {
+        "ddib",
+        "sdedit",
+        "ilvr",
+        "egsde",
+        "classifier_guidance",
+        "paired_sde",
+    } <= offered.keys()
     assert not {"cut", "pix2pix"} & offered.keys()  # of which no model is given
 
 
@@ -300,7 +311,10 @@ def test_chains_of_operations_read_no_files():
             latents._chain(chain)
     with pytest.raises(ValueError, match="at most 8"):
         latents._chain(", ".join(["scale"] * 9))
-    assert [str(o) for o in latents._chain("rotate angle=60, blur")] == ["rotate angle=60.0", "blur"]
+    assert [str(o) for o in latents._chain("rotate angle=60, blur")] == [
+        "rotate angle=60.0",
+        "blur",
+    ]
 
 
 # ---- work ---------------------------------------------------------------------------------------
@@ -312,7 +326,9 @@ def test_a_translation_is_that_of_the_package_and_can_be_repeated(given, tmp_pat
         "source": "sfumato/digits:2", "target": "sfumato/digits:3", "seed": 3.0, "ddib.steps": 4,
         "classifier": NONE,
     })  # fmt: skip
-    events = list(jobs.run(lambda watch: methods.make(asked, [str(picture)], tmp_path / "1", watch)))
+    events = list(
+        jobs.run(lambda watch: methods.make(asked, [str(picture)], tmp_path / "1", watch))
+    )
     done = events[-1]
     assert isinstance(done, jobs.Done)
     assert [f.step for f in done.frames] == [1, 2, 3, 4]
@@ -413,7 +429,12 @@ def test_http_reads_no_file_but_what_was_shown(studio, route):
     opened, folder = studio
     visitor = Visitor(opened.local_url)
     here = [folder / "a.png", folder / "private.txt", "/etc/passwd", "pyproject.toml", "README.md"]
-    for file in [*here, "../../../../etc/passwd", "..%2f..%2fetc/passwd", "%2e%2e/%2e%2e/etc/passwd"]:
+    for file in [
+        *here,
+        "../../../../etc/passwd",
+        "..%2f..%2fetc/passwd",
+        "%2e%2e/%2e%2e/etc/passwd",
+    ]:
         answer = visitor.http.get(f"{route}{file}")
         assert answer.status_code in (403, 404, 405), (file, answer.status_code)
         assert b"secret" not in answer.content
@@ -455,19 +476,253 @@ def test_the_command_passes_its_flags_on_and_says_what_is_wrong(monkeypatch, cap
     assert said.count("\n") == 1
     assert "does not exist: expected a model folder or a folder of pictures" in said
     called = []
-    blank = SimpleNamespace(local_url="here", block_thread=lambda: None)
+    blank = SimpleNamespace(local_url="here", block_thread=lambda: None, close=lambda verbose: None)
     monkeypatch.setattr(serve, "build", lambda folders, room: called.append(folders) or blank)
     monkeypatch.setattr(serve, "_launch", lambda *given: called.append(given[1:]))
     for name in ("GRADIO_TEMP_DIR", "GRADIO_ANALYTICS_ENABLED", "HF_HUB_OFFLINE"):
         monkeypatch.setenv(name, "")
-    for words in ([], ["a", "b", "--port", "0", "--host", "0.0.0.0"]):
+    wide = [
+        "--host",
+        "0.0.0.0",
+        "--password",
+        "x",
+        "--names",
+        "me.example",
+        "--names",
+        "you.example",
+    ]
+    for words in ([], ["a", "b", "--port", "0", *wide]):
         with pytest.raises(SystemExit) as end:
             cli.main(["studio", *words])
         assert end.value.code == 0
-    assert called == [(), ("127.0.0.1", 7860), ("a", "b"), ("0.0.0.0", 0)]
+    guarded, named = called[1][3], called[3][3]
+    assert (called[0], called[1][:3]) == ((), ("127.0.0.1", 7860, None))
+    assert (called[2], called[3][:3]) == (("a", "b"), ("0.0.0.0", 0, "x"))
+    assert (guarded["names"], named["names"]) == ([], ["me.example", "you.example"])
 
 
 def test_the_studio_listens_to_this_machine_alone():
     known = inspect.signature(sfumato.studio.studio).parameters
     assert known["host"].default == "127.0.0.1"
     assert "share" not in known
+
+
+# ---- who may ask ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:{port}", "10.0.0.1:{port}", "[::1", ""]
+)
+def test_another_name_is_not_answered(studio, host):
+    """A site whose name is made to point to this machine could read everything."""
+    opened, _ = studio
+    visitor = Visitor(opened.local_url)
+    host = host.format(port=opened.server_port)
+    for path in ("/", "/config", "/gradio_api/info", "/gradio_api/startup-events"):
+        answer = visitor.http.get(path, headers={"Host": host})
+        assert answer.status_code == 403, (path, answer.status_code)
+        assert "not an address of the studio" in answer.text
+    for own in ("127.0.0.1", "localhost", "LOCALHOST:8000"):  # as through a tunnel
+        assert visitor.http.get("/config", headers={"Host": own}).status_code == 200
+
+
+def test_other_sites_send_nothing(studio):
+    opened, _ = studio
+    visitor = Visitor(opened.local_url)
+    count = len(list(Path(opened.room.name, "cache").rglob("*.png")))
+    foreign = [
+        {"Origin": "https://evil.example"}, {"Origin": "null"}, {"Origin": "http://localhost:9"},
+        {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"},
+    ]  # fmt: skip
+    for headers in foreign:
+        sent = visitor.http.post(
+            "/gradio_api/upload", files={"files": ("x.png", png())}, headers=headers
+        )
+        assert sent.status_code == 403, headers
+        joined = visitor.http.post("/gradio_api/queue/join", json={"data": []}, headers=headers)
+        assert joined.status_code == 403, headers
+    assert len(list(Path(opened.room.name, "cache").rglob("*.png"))) == count
+    own = {
+        "Origin": opened.local_url.rstrip("/"),
+        "Sec-Fetch-Site": "same-origin",
+        "Sec-Fetch-Mode": "cors",
+    }
+    sent = visitor.http.post("/gradio_api/upload", files={"files": ("x.png", png())}, headers=own)
+    assert sent.status_code == 200
+    link = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
+    assert visitor.http.get("/", headers=link).status_code == 200  # which a link to it sends
+
+
+def test_uploads_have_a_limit_in_all(studio, monkeypatch):
+    opened, _ = studio
+    visitor = Visitor(opened.local_url)
+    held = sum(f.stat().st_size for f in Path(opened.room.name, "cache").rglob("*") if f.is_file())
+    monkeypatch.setattr(limits, "UPLOADS", held + 6000)
+
+    def send(seed):
+        noise = np.random.default_rng(seed).bytes(3000)
+        return visitor.http.post("/gradio_api/upload", files={"files": ("a.png", noise)})
+
+    answers = [send(seed) for seed in range(3)]
+    assert [a.status_code for a in answers] == [200, 413, 413]
+    assert "wait until they are removed" in answers[1].text
+    monkeypatch.setattr(limits, "UPLOAD", 2000)
+    assert "bytes at once: expected at most 2,000" in send(9).text
+    big = visitor.http.post("/gradio_api/queue/join", content=b" " * (limits.REQUEST + 1))
+    assert big.status_code == 413
+    unknown = visitor.http.post("/gradio_api/upload", content=iter([b"a"]))
+    assert unknown.status_code == 411
+
+
+def test_no_other_site_shows_it_in_a_frame(studio):
+    opened, _ = studio
+    visitor = Visitor(opened.local_url)
+    for answer in (visitor.http.get("/"), visitor.http.get("/config", headers={"Host": "evil"})):
+        assert answer.headers["x-frame-options"] == "DENY"
+        assert "frame-ancestors 'none'" in answer.headers["content-security-policy"]
+
+
+def test_at_an_open_address_names_are_known_and_numbers_harmless(tmp_path):
+    from sfumato.studio.guard import Guard
+
+    shut = Guard(None, "127.0.0.1", [], [], tmp_path)
+    wide = Guard(None, "0.0.0.0", ["me.hf.space"], ["https://huggingface.co"], tmp_path)
+    assert not shut.open
+    assert wide.open
+    assert [n for n in ("192.168.1.7", "me.hf.space", "evil.example") if shut.known(n)] == []
+    assert [n for n in ("192.168.1.7", "me.hf.space", "evil.example") if wide.known(n)] == [
+        "192.168.1.7", "me.hf.space",
+    ]  # fmt: skip
+    proxied = {"host": "me.hf.space", "origin": "https://me.hf.space"}
+    assert wide.foreign(proxied) is None
+    assert wide.foreign(proxied | {"origin": "https://you.hf.space"})
+    assert wide.headers == [(b"content-security-policy", b"frame-ancestors https://huggingface.co")]
+
+
+def test_a_password_is_asked_for(tmp_path, monkeypatch):
+    for name in ("GRADIO_TEMP_DIR", "GRADIO_ANALYTICS_ENABLED", "HF_HUB_OFFLINE"):
+        monkeypatch.setenv(name, "")
+    monkeypatch.setattr(serve, "_warm", lambda: None)
+    monkeypatch.setattr(serve, "WRONG", 0.01)
+    monkeypatch.setenv("SFUMATO_STUDIO_PASSWORD", "")
+    with pytest.raises(ValueError, match="the password is empty"):
+        sfumato.studio.studio(port=0, wait=False)
+    opened = sfumato.studio.studio(port=0, wait=False, password="tell me")
+    try:
+        with httpx.Client(base_url=opened.local_url, trust_env=False) as http:
+            assert http.get("/config").status_code == 401
+            upload = lambda: http.post("/gradio_api/upload", files={"files": ("x.png", png())})
+            assert upload().status_code == 401
+            wrong = http.post("/login", data={"username": "a", "password": "tell you"})
+            assert wrong.status_code == 400
+            right = http.post("/login", data={"username": "anybody", "password": "tell me"})
+            assert right.status_code == 200
+            assert http.get("/config").status_code == 200
+            assert upload().status_code == 200
+    finally:
+        opened.close()
+        opened.room.cleanup()
+
+
+@pytest.mark.parametrize(
+    ("host", "password", "warned"),
+    [
+        ("0.0.0.0", None, True),
+        ("0.0.0.0", "x", False),
+        ("127.0.0.1", None, False),
+        ("::1", None, False),
+    ],
+)
+def test_an_open_address_without_a_password_is_warned_of(
+    host, password, warned, monkeypatch, capsys
+):
+    for name in ("GRADIO_TEMP_DIR", "GRADIO_ANALYTICS_ENABLED", "HF_HUB_OFFLINE"):
+        monkeypatch.setenv(name, "")
+    blank = SimpleNamespace(local_url="here", block_thread=lambda: None, close=lambda verbose: None)
+    monkeypatch.setattr(serve, "build", lambda folders, room: blank)
+    monkeypatch.setattr(serve, "_launch", lambda *given: None)
+    sfumato.studio.studio(host=host, password=password)
+    said = capsys.readouterr().err
+    assert ("warning: whoever can reach 0.0.0.0" in said) == warned
+    assert said.count("\n") == warned
+
+
+# ---- how it ends ----------------------------------------------------------------------------------
+
+SERVES = """
+import sys, time
+from pathlib import Path
+from sfumato.studio import serve
+
+class Page:
+    local_url = "here"
+    def block_thread(self):
+        time.sleep(60)
+    def close(self, verbose=True):
+        pass
+
+def build(folders, room):
+    (room / "cache").mkdir()
+    (room / "cache" / "upload.png").write_bytes(b"x")
+    return Page()
+
+serve.build, serve._launch = build, lambda *given: None
+serve.studio()
+"""
+
+
+def started(folder):
+    environment = {
+        **os.environ,
+        "TMPDIR": str(folder),
+        "PYTHONPATH": str(Path(sfumato.__file__).parents[1]),
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-c", SERVES], stdout=subprocess.PIPE, text=True, env=environment
+    )
+    assert "is open" in process.stdout.readline()
+    return process
+
+
+def uploads(folder):
+    return sorted(folder.glob("sfumato-studio-*/cache/upload.png"))
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
+def test_uploads_go_when_it_is_ended(name, tmp_path):
+    process = started(tmp_path)
+    assert len(uploads(tmp_path)) == 1
+    process.send_signal(getattr(signal, name))
+    process.wait(20)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_uploads_of_a_killed_studio_go_at_the_next_start(tmp_path):
+    (tmp_path / "another").mkdir()
+    (tmp_path / "another" / "kept.png").write_bytes(b"x")
+    (tmp_path / "sfumato-studio-link").symlink_to(tmp_path / "another")
+    (killed, running), left = (started(tmp_path), started(tmp_path)), set(uploads(tmp_path))
+    assert len(left) == 2
+    killed.kill()
+    killed.wait(20)
+    following = started(tmp_path)
+    try:
+        assert len(left & set(uploads(tmp_path))) == 1  # of the one that runs
+        assert (tmp_path / "another" / "kept.png").exists()
+    finally:
+        for process in (running, following):
+            process.terminate()
+            process.wait(20)
+    assert uploads(tmp_path) == []
+
+
+def test_a_card_that_is_a_link_out_of_its_model_is_not_shown(tmp_path):
+    part = sfumato.find("diffusion")(domains=("cat", "dog"), net="tiny")
+    sfumato.save(part, tmp_path / "pets", info={"size": 16})
+    secret = tmp_path / "secret.txt"
+    secret.write_text("the secret")
+    (tmp_path / "pets" / "README.md").unlink()
+    (tmp_path / "pets" / "README.md").symlink_to(secret)
+    (model,) = (m for m in rooms.gather([tmp_path / "pets"]).models.values() if "pets" in m.name)
+    assert "secret" not in model.card()
+    assert "link" in model.card()

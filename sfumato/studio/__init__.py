@@ -9,6 +9,8 @@ docstrings as help, and computes nothing itself.  Its files, from the ground up:
     controls    a function's parameters as controls
     jobs        work that is watched, and can be stopped
     translating, comparing, inside, data, about     a tab each
+    room        where uploads and results are, and what removes them
+    guard       who may ask: the studio's own page, at its own address
     serve       all of it behind an address
 """
 

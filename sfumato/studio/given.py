@@ -36,8 +36,11 @@ class Model:
         return hasattr(find(self.method), "translate") and not self.domains
 
     def card(self) -> str:
-        """The model card, as plain text."""
-        file = resolve(self.name)[0] / "README.md"
+        """The model card, as plain text; not a file that a link leads to out of the folder."""
+        folder = resolve(self.name)[0]
+        file = folder / "README.md"
+        if not _inside(file, folder):
+            return "README.md is a link out of the model's folder, and is not shown."
         return file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
 
 
@@ -71,7 +74,7 @@ class Given:
         """
         choose("folder", folder, self.folders)
         root = self.folders[folder]
-        inside = [f for f in find_images(root) if f.resolve().is_relative_to(root.resolve())]
+        inside = [f for f in find_images(root) if _inside(f, root)]
         count = min(len(inside), EXAMPLES)
         return [inside[int((i + 0.5) * len(inside) / count)] for i in range(count)]
 
@@ -118,6 +121,11 @@ def gather(folders: Sequence[str | Path] = ()) -> Given:
                 f"`sfumato train`, or one of .png, .jpg, .webp, .bmp or .tif files"
             ) from None
     return given
+
+
+def _inside(file: Path, folder: Path) -> bool:
+    """Whether no link leads out of the folder."""
+    return file.resolve().is_relative_to(folder.resolve())
 
 
 def _add_model(given: Given, name: str) -> None:

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 BYTES = 20_000_000
 """Of an uploaded file."""
-PIXELS = 16_000_000
-"""Of a picture; decoding takes up to 30 bytes for each."""
+UPLOAD = 350_000_000
+"""Bytes of one request that uploads."""
+UPLOADS = 2_000_000_000
+"""Bytes of all uploads that are on disk at once."""
+REQUEST = 1_000_000
+"""Bytes of any other request."""
+PIXELS = 25_000_000
+"""Of a picture, which photographs of 24 megapixels have; decoding takes up to 30 bytes for each."""
 SIDE = 16_384
 """Pixels of a picture's longer side."""
 FRAMES = 100

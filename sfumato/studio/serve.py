@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import tempfile
+import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,9 +13,19 @@ from typing import Any
 from sfumato.errors import UserError, not_installed
 from sfumato.terminal import say
 
+from .room import Room, ended_by_signals
+
 TITLE = "sfumato studio"
 INTRO = """# sfumato studio
 Dissolve a picture of one domain into noise, or part of the way, and let it re-emerge in another."""
+
+OPEN = (
+    "warning: whoever can reach {host} can use the studio, and see the names of its folders: "
+    "--password WORD asks for one"
+)
+ASK = "Any user name, and the password that the studio was started with."
+WRONG = 1.0
+"""Seconds that a wrong password takes."""
 
 
 def studio(
@@ -22,6 +33,9 @@ def studio(
     *,
     host: str = "127.0.0.1",
     port: int = 7860,
+    password: str | None = None,
+    names: list[str] | None = None,
+    framed_by: list[str] | None = None,
     wait: bool = True,
 ) -> Any:
     """Opens the studio in a browser's reach, until Ctrl-C.
@@ -30,32 +44,56 @@ def studio(
         folders: model folders, folders of them, and folders of pictures; nothing else is read.
         host: address to listen at; 127.0.0.1 is this machine alone, 0.0.0.0 whoever can reach it.
         port: to listen at, 0 for a free one.
+        password: asked of every visitor; by default that of the environment's SFUMATO_STUDIO_PASSWORD,
+            which other users of the machine cannot see, or none.
+        names: what it is called besides its address, as by a proxy, one a flag; requests under other names
+            are refused.
+        framed_by: sites that may show it in a frame, as https://huggingface.co, one a flag.
         wait: return only when it is closed; otherwise call `close()` on what is returned.
 
     Raises:
-        UserError: if gradio is missing, or a folder is missing or holds neither a model nor pictures.
+        UserError: if gradio is missing, the password is empty, or a folder is missing or holds neither a
+            model nor pictures.
         OSError: if the port is taken.
     """
     if find_spec("gradio") is None:
         raise not_installed("gradio", "studio")
-    room = tempfile.TemporaryDirectory(prefix="sfumato-studio-", ignore_cleanup_errors=True)
-    # read by gradio when the page is made: uploads and results go with the folder
-    os.environ["GRADIO_TEMP_DIR"] = str(Path(room.name) / "cache")
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    try:
-        page = build(folders, Path(room.name))
-        page.room = room  # goes with the page
-        _launch(page, host, port)
-        say(f"the studio is open at {page.local_url} (Ctrl-C closes it)")
+    password = os.environ.get("SFUMATO_STUDIO_PASSWORD") if password is None else password
+    if password == "":
+        raise UserError("the password is empty: expected a word, or none at all")
+    from .guard import beyond
+
+    with ended_by_signals() if wait else contextlib.nullcontext():
+        room = Room()
+        # read by gradio when the page is made: uploads and results go with the folder
+        cache = Path(room.name) / "cache"
+        os.environ["GRADIO_TEMP_DIR"] = str(cache)
+        os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+        os.environ["HF_HUB_OFFLINE"] = "1"
+        page = None
+        try:
+            page = build(folders, Path(room.name))
+            page.room = room  # goes with the page
+            guard = {"names": names or [], "framed_by": framed_by or [], "cache": cache}
+            _launch(page, host, port, password, guard)
+            if beyond(host) and not password:
+                say(OPEN.format(host=host), file=sys.stderr)
+            say(f"the studio is open at {page.local_url} (Ctrl-C closes it)")
+            if wait:
+                page.block_thread()
+        except BaseException:
+            _close(page, room)
+            raise
         if wait:
-            page.block_thread()
-    except BaseException:
-        room.cleanup()
-        raise
-    if wait:
-        room.cleanup()
+            _close(page, room)
     return page
+
+
+def _close(page: Any, room: Room) -> None:
+    """Ends the server, which might still write, and removes what was made."""
+    if page is not None:
+        page.close(verbose=False)
+    room.cleanup()
 
 
 def _refuse_addresses() -> None:
@@ -68,13 +106,27 @@ def _refuse_addresses() -> None:
     processing_utils.async_ssrf_protected_download = refuse
 
 
-def _launch(page: Any, host: str, port: int) -> None:
+def _launch(page: Any, host: str, port: int, password: str | None, guard: dict[str, Any]) -> None:
+    import asyncio
+    import hmac
+
+    from starlette.middleware import Middleware
+
     from . import limits
+    from .guard import Guard
     from .page import CSS, theme
 
+    async def admits(name: str, given: str) -> bool:
+        if hmac.compare_digest(given.encode(), str(password).encode()):
+            return True
+        await asyncio.sleep(WRONG)
+        return False
+
     page.launch(
-        server_name=host, server_port=port or None, share=False, quiet=True, prevent_thread_lock=True,
-        show_error=False, max_file_size=limits.BYTES, state_session_capacity=limits.SESSIONS,
+        auth=admits if password else None, auth_message=ASK, inline=False,
+        app_kwargs={"middleware": [Middleware(Guard, host=host, **guard)]}, server_name=host,
+        server_port=port or None, share=False, quiet=True, prevent_thread_lock=True, show_error=False,
+        max_file_size=limits.BYTES, state_session_capacity=limits.SESSIONS,
         footer_links=[], run_history=False, enable_monitoring=False, ssr_mode=False, pwa=False,
         mcp_server=False, theme=theme(), css=CSS,
     )  # fmt: skip

@@ -1,0 +1,142 @@
+"""Who may ask the studio at all: its own page, at its own address, with bodies of a bounded size.
+
+A page of another site can make a browser send requests here, and can have its own name point to this machine
+(DNS rebinding).  So a request is answered only under a name of the studio, and only if no other site sent it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from . import limits
+
+Message = MutableMapping[str, Any]
+Send = Callable[[Message], Awaitable[None]]
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
+class Guard:
+    """Between the server and gradio's application.
+
+    Args:
+        app: the application, as ASGI.
+        host: address that the server listens at.
+        names: other names that it is reached by, as those of a proxy.
+        framed_by: sites that may show it in a frame.
+        cache: folder of the uploads.
+    """
+
+    def __init__(
+        self, app: Any, host: str, names: Sequence[str], framed_by: Sequence[str], cache: Path
+    ) -> None:
+        self.app, self.cache, self.coming = app, cache, 0
+        self.given = {name.lower() for name in names}
+        self.names = self.given | {host.strip("[]").lower(), *LOOPBACK}
+        self.open = beyond(host)
+        if self.open:
+            here = socket.gethostname().lower()
+            self.names |= {here, f"{here}.local"}
+        ancestors = " ".join(framed_by) or "'none'"
+        self.headers = [(b"content-security-policy", f"frame-ancestors {ancestors}".encode())]
+        if not framed_by:
+            self.headers.append((b"x-frame-options", b"DENY"))
+
+    async def __call__(self, scope: Message, receive: Any, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            return await self.app(scope, receive, send)
+        if scope["type"] != "http":  # gradio opens no websockets
+            return await send({"type": "websocket.close"})
+        headers = {k.decode("latin-1"): v.decode("latin-1") for k, v in scope["headers"]}
+
+        async def answer(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", ()), *self.headers]
+            await send(message)
+
+        upload = scope["path"].rstrip("/").endswith("/upload")
+        if refused := self.foreign(headers) or self.too_much(scope["method"], headers, upload):
+            status, text = refused
+            kind = [(b"content-type", b"text/plain; charset=utf-8")]
+            await answer({"type": "http.response.start", "status": status, "headers": kind})
+            return await answer({"type": "http.response.body", "body": text.encode()})
+        length = int(headers.get("content-length", 0)) if upload else 0
+        self.coming += length
+        try:
+            return await self.app(scope, receive, answer)
+        finally:
+            self.coming -= length
+
+    def foreign(self, headers: dict[str, str]) -> tuple[int, str] | None:
+        """Status and reason, if a request is for another name, or from another site."""
+        host = headers.get("host", "").lower()
+        if not self.known(_name(host)):
+            return 403, "this is not an address of the studio: open the one that it printed"
+        origin = urlsplit(headers.get("origin", f"http://{host}").lower())
+        own = origin.netloc == host or origin.hostname in self.given
+        # a browser that sends no Origin with a picture's or a script's request says this
+        inner = headers.get("sec-fetch-mode", "navigate") != "navigate"
+        if not own or (inner and headers.get("sec-fetch-site") in ("cross-site", "same-site")):
+            return 403, "a page of another site asked: the studio answers its own alone"
+        return None
+
+    def known(self, name: str) -> bool:
+        """Whether the studio is reached by this name; another site's name can point to any number."""
+        return name in self.names or (self.open and _is_number(name))
+
+    def too_much(
+        self, method: str, headers: dict[str, str], upload: bool
+    ) -> tuple[int, str] | None:
+        """Status and reason, if a request's body is too large, or does not say how large it is."""
+        if method != "POST":
+            return None
+        if "transfer-encoding" in headers or not headers.get("content-length", "").isdecimal():
+            return 411, "a body of unknown length: say Content-Length"
+        length, most = int(headers["content-length"]), limits.UPLOAD if upload else limits.REQUEST
+        if length > most:
+            return 413, f"{length:,} bytes at once: expected at most {most:,}"
+        if not upload:
+            return None
+        held = _bytes(self.cache)
+        if held + self.coming + length > limits.UPLOADS:
+            return 413, (
+                f"the studio holds {held:,} bytes of uploads, and this has {length:,}: expected at most "
+                f"{limits.UPLOADS:,}; wait until they are removed, two hours at most, or start it anew"
+            )
+        return None
+
+
+def beyond(host: str) -> bool:
+    """Whether others than this machine reach the address."""
+    host = host.strip("[]")
+    return not ip_address(host).is_loopback if _is_number(host) else host.lower() != "localhost"
+
+
+def _bytes(folder: Path) -> int:
+    """Of all files below a folder; some may go meanwhile."""
+    total = 0
+    for file in folder.rglob("*"):
+        with contextlib.suppress(OSError):
+            total += file.stat().st_size if file.is_file() else 0
+    return total
+
+
+def _name(host: str) -> str:
+    """The name of a Host header, without its port."""
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""
+
+
+def _is_number(name: str) -> bool:
+    try:
+        ip_address(name)
+    except ValueError:
+        return False
+    return True
