@@ -9,7 +9,7 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from inspect import Parameter, cleandoc, signature
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -17,10 +17,10 @@ from typing import Annotated, Any, NoReturn
 import cyclopts
 from cyclopts import App
 
-from sfumato import cli_evaluate, cli_explore, cli_studio
+from sfumato import cli_evaluate, cli_explore, cli_studio, cli_train
 from sfumato.cli_models import import_, info
 from sfumato.errors import UserError
-from sfumato.flags import Outline, command, convert, flag, flags, method_flags, outlines
+from sfumato.flags import command, convert, flag, flags, method_flags, outlines
 from sfumato.terminal import one_line, say
 from sfumato.versions import version
 
@@ -81,7 +81,7 @@ def make_app(words: Sequence[str]) -> App:
     )  # fmt: skip
     app.command(demo)
     app.command(_data(words[0] == "data"), name="data")
-    app.command(_train(words[1] if words[0] == "train" else ""), name="train")
+    app.command(cli_train.train(words if words[0] == "train" else ["", ""]), name="train")
     app.command(_translate(words if words[0] == "translate" else []), name="translate")
     chosen = words[1] if words[0] == "explore" else ""
     app.command(cli_explore.explore(chosen, words), name="explore")
@@ -137,73 +137,6 @@ def _said(writer: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def _train(chosen: str) -> App:
-    """`sfumato train METHOD DATA...`: flags are the method's fields and the options of `train`."""
-    app = App(help="Train a method on folders of pictures. `sfumato train METHOD --help` has more.")
-    for name, outline in outlines().items():
-        if outline.data is None:
-            if name == chosen:
-                raise UserError(
-                    f"{name} is not trained itself: train `diffusion` on your folders, then "
-                    f"`sfumato translate --method {name}`"
-                )
-            continue
-
-        def nothing() -> None: ...
-
-        method = _trainer(name, outline) if name == chosen else nothing
-        app.command(method, name=name, help=outline.summary)
-    return app
-
-
-DATA = {
-    "domains": "NAME=FOLDER for every domain, or one folder with a folder for every domain.",
-    "pairs": "two folders, source and target, of pictures with equal names; or, with "
-    "--side-by-side, one folder of pictures that hold a pair each.",
-    "unpaired": "two folders, source and target.",
-}
-
-
-def _trainer(name: str, outline: Outline) -> Callable[..., None]:
-    from sfumato.method import find
-    from sfumato.train import defaults, train
-
-    cls = find(name)
-    own = flags(cls.__init__, cls.__doc__, skip=("self", "domains", "side"))
-    common = flags(
-        train, skip=("method", "data", "out", "options", "quiet"),
-        kinds={"validation": (list[str] | None, "other folders to score it on, one a flag.")},
-    )  # fmt: skip
-    known = defaults(cls)
-    common = [p.replace(default=known.get(p.name, p.default)) for p in common]
-    fields = {p.name for p in own}
-
-    def run(*data: str, out: str, **given: Any) -> None:
-        options = {k: given.pop(k) for k in list(given) if k in fields}
-        if given.get("validation"):
-            given["validation"] = _named(given["validation"], outline.data)
-        train(name, _named(data, outline.data), out, options=options, **given)
-        say(f"{out} holds the trained {name} model; `sfumato info {out}` describes it")
-
-    places = [
-        flag("data", str, Parameter.VAR_POSITIONAL, DATA[outline.data or "domains"]),
-        flag("out", str, Parameter.KEYWORD_ONLY, "the run folder, a model folder from then on."),
-    ]
-    return command(run, outline.summary, [*places, *own, *common])
-
-
-def _named(data: Sequence[str], kind: str | None) -> Sequence[str] | Mapping[str, str]:
-    """NAME=FOLDER ... as a mapping; anything else as it is."""
-    if not data:
-        raise UserError(f"no pictures to train on: expected {DATA[kind or 'domains']}")
-    pairs = [item.partition("=")[::2] for item in data if "=" in item and not Path(item).exists()]
-    if kind != "domains" or not pairs:
-        return data
-    if len(dict(pairs)) < len(data):
-        raise UserError(f"every domain needs one folder and a name of its own: {DATA['domains']}")
-    return dict(pairs)
-
-
 def _translate(words: Sequence[str]) -> Callable[..., None]:
     """`sfumato translate`: flags of the function, and of the method that the words name."""
     text = "Translate pictures and folders of pictures."
@@ -254,7 +187,7 @@ def methods() -> None:
     for name, outline in outlines().items():
         say(f"{name}\n  {outline.summary}")
         if outline.data:
-            say(f"  trained on: {DATA[outline.data]}")
+            say(f"  trained on: {cli_train.DATA[outline.data]}")
         if outline.translates:
             what = {"classifier": "FOLDER"}
             needs = " ".join(f"--{n} {what.get(n, 'FOLDER:DOMAIN')}" for n in outline.needs)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -121,6 +121,16 @@ class State:
             optimiser.load_state_dict(optimiser.state_dict() | {"state": per_parameter})
         self.step = step
 
+    def check(self) -> None:
+        """Weights and averages are finite.
+
+        Raises:
+            Diverged: if not.
+        """
+        values = [*self._floats().values(), *self.ema.values()]
+        if not torch.stack([v.isfinite().all() for v in values]).all():
+            raise Diverged(f"weights became infinite at step {self.step}")
+
     def _floats(self) -> dict[str, Tensor]:
         return {k: v for k, v in unique_state(self.method).items() if v.is_floating_point()}
 
@@ -204,6 +214,17 @@ def learning_rate(step: int, steps: int, schedule: str, warmup: int, hold: float
     return {"cosine": (1 + math.cos(math.pi * done)) / 2, "linear": 1 - done, "constant": 1.0}[
         schedule
     ]
+
+
+def check_losses(losses: Mapping[str, float]) -> None:
+    """Losses of the players after the last step are finite.
+
+    Raises:
+        Diverged: if not.
+    """
+    for player, value in losses.items():
+        if not math.isfinite(value):
+            raise Diverged(f"the loss of {player} became {value} after the last step")
 
 
 def machine(device: Literal["auto", "cpu"], precision: Literal["no", "bf16"] = "no") -> Accelerator:

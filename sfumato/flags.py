@@ -70,7 +70,7 @@ def method_flags(
     from sfumato.folder import describe_folder, resolve
     from sfumato.method import find
 
-    method, model = _value(words, "--method"), _value(words, "--model")
+    method, model = value_of(words, "--method"), value_of(words, "--model")
     if model and not method:
         kind = str(describe_folder(resolve(model)[0])["model"]["is"])
         method = kind.partition(":")[0].rpartition(".")[2]
@@ -80,7 +80,7 @@ def method_flags(
     return [], f" `sfumato {shown} --method METHOD --help` has the method's options, too."
 
 
-def _value(words: Sequence[str], flag: str) -> str | None:
+def value_of(words: Sequence[str], flag: str) -> str | None:
     """What follows a flag on the command line."""
     for word, following in pairwise(words):
         if word == flag:

@@ -23,6 +23,7 @@ from sfumato.errors import UserError
 from sfumato.guide import Conditioned
 from sfumato.method import name_of
 from sfumato.part import Part, build, describe
+from sfumato.settings import typed
 
 FORMAT = 1
 """Raised when a newer version writes folders that older ones cannot read."""
@@ -185,8 +186,7 @@ def card(part: Part, info: Mapping[str, Any]) -> str:
         *(f"- {k.replace('_', ' ')}: {v}" for k, v in info.items() if k not in facts),
     ]  # fmt: skip
     if settings:
-        flags = " ".join(f"--{k.replace('_', '-')} {v}" for k, v in settings.items())
-        lines += ["", "Settings of the training:", "", f"    {flags}"]
+        lines += ["", "Settings of the training:", "", f"    {typed(settings)}"]
     return "\n".join(lines) + "\n"
 
 

@@ -54,13 +54,16 @@ class Journal:
         self.since, self.clock, self.sums = 0, time.perf_counter(), {}
 
     def entries(self) -> list[dict[str, Any]]:
-        """The lines written so far, without one that a kill cut short."""
+        """The lines written so far, without any that a kill cut short or that are damaged."""
         entries = []
         for line in (
-            self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
+            self.path.read_text(encoding="utf-8", errors="replace").splitlines()
+            if self.path.exists()
+            else []
         ):
-            with contextlib.suppress(json.JSONDecodeError):
-                entries.append(json.loads(line))
+            with contextlib.suppress(json.JSONDecodeError, RecursionError):
+                if _whole(entry := json.loads(line)):
+                    entries.append(entry)
         return entries
 
     def plot(self, out: Path) -> None:
@@ -90,6 +93,17 @@ class Journal:
             panel.grid(alpha=0.3)
         with replacing(out) as temporary:
             figure.savefig(temporary, dpi=100, format="png")
+
+
+def _whole(entry: Any) -> bool:
+    """Is it a line of a log?"""
+    if not isinstance(entry, dict) or not isinstance(entry.get("step"), int):
+        return False
+    numbers = [entry.get(key, {}) for key in ("loss", "held_out", "measures")]
+    return all(
+        isinstance(n, dict) and all(isinstance(v, (int, float)) for v in n.values())
+        for n in numbers
+    )
 
 
 def _curves(entries: list[dict[str, Any]], key: str) -> dict[str, tuple[list[int], list[float]]]:
@@ -144,7 +158,10 @@ def progress(steps: int, done: int, quiet: bool) -> Iterator[Callable[[dict[str,
 
 @contextlib.contextmanager
 def interrupts() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C (and SIGTERM) end training after the step in hand; a second one ends it at once."""
+    """Ctrl-C, SIGTERM and SIGHUP end training after the step in hand; a second one ends it at once.
+
+    A signal that is ignored stays so: `nohup` means it.
+    """
     hit: list[int] = []
 
     def handler(number: int, _: Any) -> None:
@@ -152,8 +169,12 @@ def interrupts() -> Iterator[Callable[[], bool]]:
             raise KeyboardInterrupt("stopped at once; the last save is good")
         hit.append(number)
 
+    names = [n for n in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, n)]  # Windows lacks one
+    ends = [
+        s for s in map(signal.Signals.__getitem__, names) if signal.getsignal(s) != signal.SIG_IGN
+    ]
     try:
-        previous = {s: signal.signal(s, handler) for s in (signal.SIGINT, signal.SIGTERM)}
+        previous = {s: signal.signal(s, handler) for s in ends}
     except ValueError:  # not the main thread: the caller handles its own signals
         yield lambda: False
         return

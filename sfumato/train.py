@@ -2,39 +2,32 @@
 
 A run folder is a model folder from its first save on.  Beside the model it holds
 
-    training.safetensors   weights, EMA, optimisers and step, in one file that is replaced at once
-    run.json               the options of the run
+    training.safetensors, run.json, split.json    what is resumed, see `sfumato.runfolder`
     log.jsonl, loss.png    losses, learning rate and images/s as training goes
     previews/              a picture of what the model does, every so often
-    split.json             which images were held out
 """
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
 from sfumato.data import sets
-from sfumato.data.folders import write_text
+from sfumato.data.without import leave_out
 from sfumato.errors import UserError, choose
-from sfumato.fit import Diverged, State, fit, machine
-from sfumato.folder import read_tensors, save, write_tensors
-from sfumato.heldout import preview, scores
-from sfumato.journal import Journal, interrupts, progress
+from sfumato.fit import State, machine
+from sfumato.learn import learn
 from sfumato.method import find, name_of
-from sfumato.part import Part, describe, fields
-from sfumato.settings import DEFAULTS, check, check_options
+from sfumato.part import Part, build, describe, fields
+from sfumato.runfolder import RunFolder, absolute, compare, earlier, read_run
+from sfumato.settings import check, check_options
 from sfumato.settings import defaults as defaults
 from sfumato.terminal import say
-
-LOG_EVERY = 50
-"""Steps between lines of log.jsonl."""
 
 
 def train(
@@ -50,6 +43,7 @@ def train(
     strict: bool = False,
     held_out: float = 0.05,
     validation: str | Path | Sequence[str | Path] | Mapping[str, str | Path] | None = None,
+    without: str | Path | None = None,
     flip: bool = False,
     steps: int = 5000,
     jitter: float = 0.0,
@@ -68,6 +62,7 @@ def train(
     device: Literal["auto", "cpu"] = "auto",
     seed: int = 0,
     save_every: int = 250,
+    save_minutes: float = 10.0,
     preview_every: int = 1000,
     resume: bool = False,
     quiet: bool = False,
@@ -79,7 +74,7 @@ def train(
         data: for models of domains {name: folder} or one folder with a folder for each domain; for
             pairs and unpaired methods two folders, or with side_by_side one.
         out: the run folder.
-        options: the method's own fields.
+        options: the method's own fields; none beside a method that is made already.
         size: side of the images in pixels.
         resize: how images get that size: crop (scale the short side, cut the middle),
             stretch, none.
@@ -88,8 +83,9 @@ def train(
         strict: refuse folders with unreadable images instead of skipping those.
         held_out: share of the images, in [0, 1), kept out of training to score it.
         validation: other folders to score it on, given like data; held_out is then not used.
+        without: a text file of pictures that are left out, a name or path a line; of pairs both.
         flip: mirror images at random, both of a pair alike.
-        jitter: enlarge images by this share and crop at random, both of a pair alike.
+        jitter: enlarge images by this share, in [0, 1], and crop at random, both of a pair alike.
         steps: optimiser steps.
         batch: images a step, over all processes together (pairs, for methods of two folders).
             This and what follows, to `ema`, are by default as `defaults` says for the method.
@@ -107,6 +103,7 @@ def train(
         device: auto (a GPU if there is one) or cpu.
         seed: of the initial weights and everything random in training.
         save_every: steps between saves.
+        save_minutes: minutes after which a save does not wait for its step; 0 always waits.
         preview_every: steps between previews; 0 makes none.
         resume: go on with the run in `out`.
         quiet: no progress bar.
@@ -122,117 +119,90 @@ def train(
     }
     for key in ("resume", "quiet", "device"):
         settings.pop(key)
+    if without is not None:
+        settings["without"] = str(Path(without).absolute())
     cls = find(method) if isinstance(method, str) else type(method)
-    own = defaults(cls)
-    settings |= {k: v for k, v in own.items() if settings[k] is None}
+    settings |= {k: v for k, v in defaults(cls).items() if settings[k] is None}
     check(settings | {"device": device})
     check_options(options or {})
-    batch = int(settings["batch"])
     if not hasattr(cls, "objectives"):
         raise UserError(
             f"{name_of(cls)} is not trained itself: train `diffusion` on your folders, then "
             f"sfumato translate --method {name_of(cls)} --source RUN:A --target RUN:B ..."
         )
-    previous = _previous(out, resume)
+    if isinstance(method, Part):
+        _check_part(method, size, options)
+    before = earlier(out, resume)
+    own = options or {f.name: f.default for f in fields(cls)}
+    channels = getattr(method, "channels", own.get("channels", 3))
     how: dict[str, Any] = {
         "size": size, "resize": resize, "upscale": upscale, "strict": strict,
-        "side_by_side": side_by_side, "channels": int((options or {}).get("channels", 3)),
+        "side_by_side": side_by_side, "channels": int(channels),
     }  # fmt: skip
     everything = open_data(cls.data, data, **how)  # type: ignore[attr-defined]
+    if isinstance(method, Part):
+        everything = in_order(everything, getattr(method, "domains", ()), "the model")
+    if without is not None:
+        everything = leave_out(everything, without)
     if validation is not None:
-        training, rest = everything, open_data(cls.data, validation, **how)  # type: ignore[attr-defined]
+        rest = open_data(cls.data, validation, **how)  # type: ignore[attr-defined]
+        training, rest = everything, in_order(rest, everything.parts, "the training")
     elif held_out:
         training, rest = everything.split(held_out, seed)
     else:
         training, rest = everything, None
-    if isinstance(method, str):
-        given = dict(options or {})
-        if isinstance(everything, sets.Domains):
-            given["domains"] = tuple(everything.parts)
-        if "side" in [f.name for f in fields(cls)]:
-            given["side"] = size
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)  # the initial weights
-            part: Part = _make(cls, given)
-    else:
-        part = method
-    run = {"model": describe(part), "data": everything.describe(), "settings": settings}
-    if previous is not None:
-        _compare(previous["run"], run, out)
-
+    part = method if isinstance(method, Part) else _make(cls, options or {}, everything, size, seed)
+    run = {
+        "model": describe(part), "data": everything.describe(), "settings": settings,
+        "method": method if isinstance(method, str) else None, "options": describe(dict(options or {})),
+        "folders": {"data": absolute(data), "validation": absolute(validation)},
+    }  # fmt: skip
+    if before is not None:
+        compare(before, run, part, out)
     accelerator = machine(device, precision)
     part.to(accelerator.device)
     betas = (float(settings["beta1"]), 0.999)
     state = State(part, settings["optimiser"], betas, weight_decay)
-    if previous is not None:
-        state.restore(previous["tensors"], previous["step"])
-    main = accelerator.is_main_process
-    for note in getattr(part, "notes", []) if main and not quiet else []:
+    names = {"training": training.names(), "held_out": rest.names() if rest else {}}
+    folder = RunFolder(out, run, names)
+    if before is not None:
+        folder.restore(state)
+    for note in getattr(part, "notes", []) if accelerator.is_main_process and not quiet else []:
         say(note, file=sys.stderr)
-    if main:
-        out.mkdir(parents=True, exist_ok=True)
-        write_text(out / "run.json", json.dumps(run, indent=2) + "\n")
-        names = {"training": training.names(), "held_out": rest.names() if rest else {}}
-        write_text(out / "split.json", json.dumps(names) + "\n")
-
-    log = Journal(out / "log.jsonl", images=batch * accumulate, step=state.step)
-
-    def batches(start: int) -> Iterator[tuple[Tensor, Tensor]]:
-        numbered = training.batches(
-            batch, seed=seed, start=start, flip=flip, jitter=jitter,
-            rank=accelerator.process_index, world=accelerator.num_processes,
-        )  # fmt: skip
-        for a, b in numbered:
-            yield a.to(accelerator.device), b.to(accelerator.device)
-
-    def keep() -> None:
-        if not main:
-            return
-        now = state.tensors() | {"step": torch.tensor(state.step)}
-        write_tensors(out / "training.safetensors", now)
-        info = {
-            "size": size, "resize": resize, "step": state.step, "data": everything.describe(),
-            "settings": settings,
-        }  # fmt: skip
-        save(part, out, weights=state.ema, info=info)
-        log.plot(out / "loss.png")
-
-    updates = fit(
-        state, batches(state.step * accumulate), steps=steps, seed=seed, accumulate=accumulate,
-        accelerator=accelerator,
-        **{k: settings[k] for k in ("lr", "schedule", "hold", "warmup", "clip", "ema")},
-    )  # fmt: skip
-    with progress(steps, state.step, quiet or not main) as show, interrupts() as interrupted:
-        try:
-            for update in updates:
-                line = log.add(update)
-                if update.step % LOG_EVERY == 0 or update.step == steps:
-                    if rest and (update.step % save_every == 0 or update.step == steps):
-                        line |= scores(state, rest, batch, accelerator.device)
-                    if main:
-                        log.write(line)
-                show(line)
-                last = update.step == steps or interrupted()
-                if update.step % save_every == 0 or last:
-                    keep()
-                if main and preview_every and (update.step % preview_every == 0 or last):
-                    preview(state, rest or training, out / "previews", accelerator.device)
-                if interrupted():
-                    raise KeyboardInterrupt(
-                        f"stopped at step {update.step}, saved in {out}; the same command with "
-                        f"--resume goes on"
-                    )
-        except Diverged as error:
-            good = f"{out} holds the last good save" if (out / "model.json").exists() else "no save"
-            raise UserError(
-                f"{error}; {good}. Lower --lr (it was {settings['lr']:g}) or --clip (it was "
-                f"{settings['clip']:g}), then go on with --resume"
-            ) from None
-    if state.step and not (out / "model.json").exists():
-        keep()
+    learn(state, folder, training, rest, accelerator, run, quiet)
     with torch.no_grad():
         state._put(state.ema)
     return part.eval()
+
+
+def resume(out: str | Path, **changes: Any) -> Part:
+    """Goes on with the run in `out` as it was begun: same method, folders and settings.
+
+    Args:
+        out: the run folder.
+        changes: arguments of `train` that take the place of the recorded ones.
+
+    Raises:
+        UserError: if `out` holds no run, or one that a change does not fit.
+    """
+    return train(**(recorded(Path(out)) | changes), out=out, resume=True)
+
+
+def recorded(out: Path) -> dict[str, Any]:
+    """The arguments of `train` that the run in `out` was begun with.
+
+    Runs of earlier versions lack `data`: they did not record their folders.
+    """
+    run = read_run(out)
+    known = signature(train).parameters
+    given = {k: v for k, v in run["settings"].items() if k in known}
+    given |= {k: v for k, v in run.get("folders", {}).items() if v is not None}
+    if "method" in run and run["method"] is None:
+        return given | {"method": build(run["model"])}
+    model = {k: v for k, v in run["model"].items() if k not in ("is", *OF_DATA)}
+    module = str(run["model"].get("is")).partition(":")[0]
+    name = run.get("method") or module.rpartition(".")[2]
+    return given | {"method": name, "options": build(run.get("options", model))}
 
 
 def open_data(
@@ -263,51 +233,47 @@ def open_data(
     return opener(folders[0], folders[1], **how)
 
 
-def _make(cls: type[Part], given: dict[str, Any]) -> Part:
-    for name in given:
-        choose(f"option of {name_of(cls)}", name, [f.name for f in fields(cls)])
-    return cls(**given)
+def in_order(data: sets.Dataset, names: Iterable[str], whose: str) -> sets.Dataset:
+    """The domains of `data` in this order; pairs and unpaired folders as they are.
 
-
-def _previous(out: Path, resume: bool) -> dict[str, Any] | None:
-    """The state of the run in `out`, if it is to be resumed and there is one."""
-    saved = out / "training.safetensors"
-    if not resume:
-        if out.exists() and any(out.iterdir()):
-            raise UserError(
-                f"{out} is not empty; go on with its run by --resume, or choose another --out"
-            )
-        return None
-    if not saved.exists():
-        if out.exists() and (out / "model.json").exists():
-            raise UserError(f"{out} holds a model but no training to resume; choose another --out")
-        return None  # killed before its first save: begin again
-    if not (out / "run.json").exists():
+    Raises:
+        UserError: if they are others.
+    """
+    if not isinstance(data, sets.Domains) or not (names := list(names)):
+        return data
+    if set(names) != set(data.parts):
         raise UserError(
-            f"{out} has lost its run.json, without which nothing resumes: choose another --out"
+            f"{whose} has the domains {', '.join(names)}, and the folders are {', '.join(data.parts)}: "
+            f"name every domain's folder, as in {names[0]}=FOLDER"
         )
-    tensors = read_tensors(saved)
-    run = json.loads((out / "run.json").read_text())
-    return {"tensors": tensors, "step": int(tensors.pop("step")), "run": run}
+    return data._with({name: data.parts[name] for name in names})
 
 
-def _compare(before: dict[str, Any], now: dict[str, Any], out: Path) -> None:
-    """Resuming needs the same model, data, batch, seed; other settings may change, and are said."""
-    now = json.loads(json.dumps(now))
-    for key in ("model", "data"):
-        if before[key] != now[key]:
-            raise UserError(f"{out} was trained with another {key}; choose another --out")
-    for key, value in now["settings"].items():
-        was = before["settings"].get(key, DEFAULTS.get(key, value))
-        if was != value and key in (
-            "batch",
-            "seed",
-            "held_out",
-            "flip",
-            "jitter",
-            "accumulate",
-            "optimiser",
-        ):
-            raise UserError(f"{out} was trained with {key} {was}, not {value}; --{key} {was}")
-        if was != value:
-            say(f"resuming with {key} {value} (it was {was})", file=sys.stderr)
+OF_DATA = "domains", "side"
+"""Fields of methods that the pictures decide."""
+
+
+def _check_part(part: Part, size: int, options: Mapping[str, Any] | None) -> None:
+    if options:
+        raise UserError(
+            f"options ({', '.join(options)}) are for a method's name: a model has its own already"
+        )
+    if (side := getattr(part, "side", size)) != size:
+        raise UserError(f"the model is made for pictures of {side} pixels: size={side}, not {size}")
+
+
+def _make(
+    cls: type[Part], options: Mapping[str, Any], data: sets.Dataset, size: int, seed: int
+) -> Part:
+    """The method with these options and what the pictures decide, with the seed's initial weights."""
+    known = [f.name for f in fields(cls)]
+    for name in options:
+        choose(f"option of {name_of(cls)}", name, [k for k in known if k not in OF_DATA])
+    given = dict(options)
+    if isinstance(data, sets.Domains):
+        given["domains"] = tuple(data.parts)
+    if "side" in known:
+        given["side"] = size
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return cls(**given)

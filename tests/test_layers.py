@@ -40,11 +40,12 @@ FLOORS = [
         "foreign",
     ),
     ("methods", "folder", "hub"),
-    ("fit", "heldout", "train", "translate", "explore", "translator", "record", "journal"),
+    ("fit", "heldout", "train", "learn", "runfolder", "translate", "explore", "translator",
+     "record", "journal"),
     ("evaluate", "doctor"),
     ("__init__",),  # the public interface
     ("studio", "demo", "flags"),
-    ("cli", "cli_evaluate", "cli_explore", "cli_models", "cli_studio", "__main__"),
+    ("cli", "cli_evaluate", "cli_explore", "cli_models", "cli_studio", "cli_train", "__main__"),
 ]
 LONG = {  # argued for
     "unit_ddpm.py": "two players in training, two coupled chains in translation",

@@ -147,7 +147,7 @@ def test_resuming_refuses_other_data_and_says_changed_settings(folders, tmp_path
     with pytest.raises(ValueError, match=r"trained with batch 4, not 8"):
         train("diffusion", folders, out, **how | {"batch": 8}, resume=True)
     other = {"red": folders["green"], "green": folders["red"]}
-    with pytest.raises(ValueError, match="another data"):
+    with pytest.raises(ValueError, match="other data"):
         train("diffusion", other, out, **how, resume=True)
     with pytest.raises(ValueError, match="another model"):
         train("diffusion", folders, out, **how | {"options": {"net": "small"}}, resume=True)

@@ -1,0 +1,56 @@
+"""Pictures that a list leaves out of a training."""
+
+import sys
+from pathlib import Path
+
+from sfumato.errors import UserError
+from sfumato.terminal import say
+
+from .sets import Dataset, Pairs
+
+
+def leave_out(data: Dataset, file: str | Path) -> Dataset:
+    """`data` without the pictures that a text file lists; says how many.
+
+    Args:
+        data: any set.
+        file: in every line a picture: its path, or its name below its part's folder, as split.json
+            has it. Of pairs both pictures go. Empty lines count for nothing.
+
+    Raises:
+        UserError: the file cannot be read, or names a picture that is not there, or in several parts.
+    """
+    try:
+        lines = Path(file).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"the list {file} cannot be read ({error})") from None
+    places: dict[str, list[tuple[str, str]]] = {}  # what can be listed: (part, stem) of each
+    for part, images in data.parts.items():
+        for name, path, stem in zip(images.names, images.paths, images.stems, strict=True):
+            for key in {name, str(path), str(path.absolute()), str(path.resolve())}:
+                places.setdefault(key, []).append((part, stem))
+    broken = {
+        key for images in data.parts.values() for name in images.skipped
+        for key in (name, str((images.root / name).resolve()))
+    }  # fmt: skip
+    gone: set[tuple[str, str]] = set()
+    for line in filter(None, map(str.strip, lines)):
+        real = str(Path(line).resolve())
+        found = places.get(line) or places.get(real, [])
+        if not found and not {line, real} & broken:
+            raise UserError(f"{file} lists {line!r}, and there is no such picture in the training")
+        if len(found) > 1 and not isinstance(data, Pairs):
+            both = " and ".join(part for part, _ in found)
+            raise UserError(f"{file} lists {line!r}, which is in {both}: give its path")
+        gone.update(found)
+    if isinstance(data, Pairs):
+        gone = {(part, stem) for _, stem in gone for part in data.parts}
+    kept, count = {}, 0
+    for part, images in data.parts.items():
+        rows = [i for i, stem in enumerate(images.stems) if (part, stem) not in gone]
+        if not rows:
+            raise UserError(f"{file} leaves no picture of {part}")
+        count += len(images) - len(rows)
+        kept[part] = images.subset(rows)
+    say(f"{count} pictures are left out, as {file} says", file=sys.stderr)
+    return data._with(kept)

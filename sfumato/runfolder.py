@@ -1,0 +1,207 @@
+"""A run folder: what a training finds there when it resumes, and what it leaves there.
+
+    training.safetensors         weights, EMA, optimisers and step, in one file that is replaced at once
+    training.before.safetensors  the save before, until the training has ended
+    run.json, split.json         what is trained, on which pictures and how; which were held out
+
+Everything else there follows from training.safetensors: see `sfumato.train`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sfumato.data.folders import write_text
+from sfumato.errors import UserError
+from sfumato.fit import State
+from sfumato.folder import read_tensors, write_tensors
+from sfumato.part import Part, describe, fields
+from sfumato.settings import DEFAULTS
+from sfumato.terminal import say
+
+FIXED = "batch", "seed", "held_out", "flip", "jitter", "accumulate", "optimiser"
+"""Settings that a resumed run keeps; the others may change."""
+
+NOTHING_LOST = "run.json", "split.json", "log.jsonl", "loss.png", "previews"
+"""What a run has before its first save."""
+
+
+class RunFolder:
+    """The folder of a run while it trains.
+
+    Args:
+        out: the folder; it is made by the first `stand`.
+        run: for run.json.
+        split: for split.json.
+    """
+
+    def __init__(self, out: Path, run: Mapping[str, Any], split: Mapping[str, Any]) -> None:
+        self.out, self.split = out, json.dumps(split) + "\n"
+        self.run = json.dumps(run, indent=2) + "\n"
+        self.training, self.before = (
+            out / "training.safetensors",
+            out / "training.before.safetensors",
+        )
+        self.begun = False
+        self.saved: int | None = None
+        """The step of the last save."""
+
+    def stand(self) -> bool:
+        """Is there with its run.json when this returns; True if it was gone and is written anew.
+
+        Raises:
+            UserError: if another run has taken its place.
+        """
+        file = self.out / "run.json"
+        gone = self.begun and not file.exists()
+        if self.begun and not gone and file.read_text(encoding="utf-8") != self.run:
+            raise UserError(
+                f"{self.out} was moved away while it trained, and another run began there: this "
+                f"one has stopped; what was moved away resumes"
+            )
+        if gone:
+            say(f"{self.out} was moved away while it trained: written anew", file=sys.stderr)
+        if gone or not self.begun:
+            write_text(file, self.run)
+            write_text(self.out / "split.json", self.split)
+        self.begun = True
+        return gone
+
+    def restore(self, state: State) -> bool:
+        """The state as it was last saved; False if it never was.
+
+        Raises:
+            UserError: if the file is damaged, or of another model.
+        """
+        file = next((f for f in (self.training, self.before) if f.exists()), None)
+        if file is None:
+            return False
+        tensors = read_tensors(file)
+        if "step" not in tensors or tensors["step"].numel() != 1:
+            raise UserError(f"{file} is not a saved training: choose another --out")
+        state.restore(tensors, int(tensors.pop("step")))
+        self.saved = state.step
+        return True
+
+    def keep(self, state: State) -> None:
+        """Saves the state, and keeps the save before."""
+        tensors = state.tensors() | {"step": torch.tensor(state.step)}
+        if self.training.exists():
+            os.replace(self.training, self.before)  # a kill from here on leaves that one
+        write_tensors(self.training, tensors)
+        self.saved = state.step
+
+    def step_back(self, state: State) -> bool:
+        """The save before takes the place of the last one; False if there is none."""
+        if not self.before.exists():
+            return False
+        os.replace(self.before, self.training)
+        return self.restore(state)
+
+
+def earlier(out: Path, resume: bool) -> dict[str, Any] | None:
+    """run.json of the run in `out`, if it is to be resumed and was ever saved.
+
+    Raises:
+        UserError: if `out` holds something that a new run would overwrite, or nothing to resume.
+    """
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file: name a folder as --out")
+    names = {p.name for p in out.iterdir() if p.name[0] != "."} if out.exists() else set()
+    if names & {"training.safetensors", "training.before.safetensors"} and resume:
+        return read_run(out)
+    if "model.json" in names and resume:
+        raise UserError(f"{out} holds a model but no training to resume; choose another --out")
+    if names.difference(NOTHING_LOST) and not resume:
+        raise UserError(
+            f"{out} is not empty; go on with its run by {typed_resume(out)}, or choose another --out"
+        )
+    return None
+
+
+def read_run(out: Path) -> dict[str, Any]:
+    """run.json of a training.
+
+    Raises:
+        UserError: if there is none, or what there is cannot be that.
+    """
+    file = out / "run.json"
+    if not file.is_file():
+        raise UserError(
+            f"{out} has no run.json, without which nothing resumes: is it a run folder?"
+        )
+    try:
+        run = json.loads(file.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
+        run = None
+    parts = [run.get(k) for k in ("model", "data", "settings")] if isinstance(run, dict) else [run]
+    if not all(isinstance(p, dict) for p in parts):
+        raise UserError(f"{file} is damaged, or not of a training: nothing resumes without it")
+    return dict(run)
+
+
+def typed_resume(out: Path) -> str:
+    """The command that goes on with a run as it was begun."""
+    return f"sfumato train --resume --out {shlex.quote(str(out))}"
+
+
+def compare(before: Mapping[str, Any], run: Mapping[str, Any], part: Part, out: Path) -> None:
+    """Resuming needs the same model, data, batch, seed; other settings may change, and are said.
+
+    Args:
+        before: run.json as it was.
+        run: as it is going to be.
+        part: what is trained.
+        out: the run folder.
+
+    Raises:
+        UserError: that says what differs.
+    """
+    run, go = json.loads(json.dumps(run)), f"{typed_resume(out)} goes on as it was"
+    told = {f.name: describe(f.default) for f in fields(part) if f.default is not MISSING}
+    model = told | before["model"]  # a field that is newer than the run had its default
+    for key, was, now in (
+        ("another model", model, run["model"]), ("other data", before["data"], run["data"])
+    ):  # fmt: skip
+        if differ := "; ".join(list(differences(was, now))[:3]):
+            raise UserError(f"{out} was trained with {key} ({differ}): {go}")
+    for key, value in run["settings"].items():
+        was = before["settings"].get(key, DEFAULTS.get(key, value))
+        if was != value and key in FIXED:
+            raise UserError(f"{out} was trained with {key} {was}, not {value}: {go}")
+        if was != value:
+            say(f"resuming with {key} {value} (it was {was})", file=sys.stderr)
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any], path: str = "") -> Iterator[str]:
+    """What differs between two descriptions, each in a few words."""
+    if "is" in before and before["is"] != now.get("is"):
+        names = [str(d.get("is")).partition(":")[2] for d in (before, now)]
+        yield f"{path}{names[0]}, not {names[1]}"
+        return
+    for key in dict.fromkeys((*before, *now)):
+        was, value = before.get(key), now.get(key)
+        if isinstance(was, dict) and isinstance(value, dict):
+            yield from differences(was, value, f"{path}{key} ")
+        elif was != value and path == "digest ":
+            yield f"other pictures of {key}" if was and value else f"{key} is new"
+        elif was != value:
+            yield f"{path}{key} {was}, not {value}"
+
+
+def absolute(data: Any) -> Any:
+    """Paths as they can be found from anywhere, for JSON."""
+    if isinstance(data, Mapping):
+        return {name: absolute(folder) for name, folder in data.items()}
+    if data is None or isinstance(data, (str, Path)):
+        return data and str(Path(data).absolute())
+    return [absolute(folder) for folder in data]
