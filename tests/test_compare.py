@@ -46,8 +46,8 @@ def cache(tmp_path_factory):
         yield
 
 
-def pictures(folder, n, seed, level=128, side=16, start=0):
-    coarse = np.random.default_rng(seed).normal(level, 40, (n, 4, 4, 3)).clip(0, 255)
+def pictures(folder, n, seed, level=128, side=16, start=0, cells=4):
+    coarse = np.random.default_rng(seed).normal(level, 40, (n, cells, cells, 3)).clip(0, 255)
     folder.mkdir(parents=True, exist_ok=True)
     for i, p in enumerate(coarse.astype(np.uint8), start):
         Image.fromarray(p).resize((side, side), Image.Resampling.BICUBIC).save(folder / f"{i}.png")
@@ -303,6 +303,24 @@ def test_the_page_warns_of_copies_and_of_nothing_else(tmp_path):
     warned = re.findall(r'<p class="warn"><b>(\w+)</b>: (.*?)</p>', html)
     assert [label for label, _ in warned] == ["heart"]
     assert "copies training pictures" in warned[0][1]
+
+
+def test_noise_is_of_no_domain(tmp_path):
+    """A probe takes grain for the domain: it says 1.00 for noise, which is then withheld and said."""
+    source, near = pictures(tmp_path / "source", N, 0), pictures(tmp_path / "near", N, 1, 90)
+    target = pictures(tmp_path / "target", N, 2, 90)
+    noise = pictures(tmp_path / "noise", N, 3, cells=16)
+    chosen, out = [f"label=honest folder={near}", f"label=noise folder={noise}"], tmp_path / "out"
+    how = {"target": target, "protocol": FAST}
+    c = compare(source, out, chosen, **how)
+    honest, noise = c.rows[:2]
+    assert honest.numbers["domain"].value > 0.5
+    assert "domain" not in noise.numbers | by_label(out)["noise"]["numbers"] | noise.images
+    (said,) = (n for n in c.notes if "target domain" in n)
+    assert said.startswith("noise: KID is more than 2 times a copy's")
+    own = compare(source, out, chosen[1:], **how, classifier=lambda x: torch.ones(len(x)))
+    assert own.rows[0].numbers["domain"].value == 1  # one's own stays
+    assert any("noise" in n and "may mean nothing" in n for n in own.notes)
 
 
 def test_evaluate_is_a_comparison_of_one(root, tmp_path):

@@ -25,7 +25,7 @@ from sfumato.evaluate.measures import Scores, Task
 from sfumato.evaluate.page import render
 from sfumato.evaluate.pictures import ImageSet, Pictures, controls, matched
 from sfumato.evaluate.protocol import Protocol, named_protocol
-from sfumato.evaluate.rows import Comparison, Row, add_extras, elsewhere
+from sfumato.evaluate.rows import Comparison, Row, add_extras, elsewhere, withhold
 from sfumato.evaluate.score import Judge
 from sfumato.evaluate.tradeoff import at_equal_l2
 from sfumato.translator import options_of, translator
@@ -155,6 +155,7 @@ def compare(
         row.fill(each, sets)
         if row.kind == "method":
             add_extras(row, judge)
+    notes += withhold(rows, judge.classifier is not None)
     equal = at_equal_l2(rows, judge)
     for row in rows:
         row.at_equal_l2 = equal.get(row.label, {})

@@ -22,6 +22,10 @@ from sfumato.evaluate.uncertainty import Calibration, calibration
 from sfumato.record import read_run
 
 
+FAR = 2
+"""Times the KID of a copy: results beyond are of neither domain (noise: 9 to 26 times)."""
+
+
 @dataclass
 class Row:
     """A line of the table.
@@ -128,6 +132,32 @@ def add_extras(row: Row, judge: Judge) -> None:
             groups=judge.groups,
             held_out_groups=judge.target_groups,
         )
+
+
+def withhold(rows: Sequence[Row], own: bool) -> list[str]:
+    """Takes away "target domain" where a probe cannot tell it, and says of which rows.
+
+    The probe knows two kinds of pictures.  What is neither, such as noise, falls on some side of its
+    plane, and grain may put it wholly on the target's.  Pictures are neither where all of KID's interval
+    lies above FAR times that of a copy of the sources: two domains are not further apart than that.
+
+    Args:
+        rows: with the control "copy" among them.
+        own: the share was taken by the user's own classifier: it stays, and it is said.
+    """
+    copy = next(row for row in rows if row.kind == "control" and row.label == "copy")
+    limit = FAR * max(copy.numbers["kid"].high, 0)
+    far = [r for r in rows if "domain" in r.numbers and r.numbers["kid"].low > limit]
+    for row in far if not own else []:
+        for taken in (row.numbers, row.spread, row.images):
+            taken.pop("domain", None)
+    named = ", ".join(row.label for row in far if row.kind != "control")
+    does = "may mean nothing" if own else "is withheld"
+    said = (
+        f"{named}: KID is more than {FAR} times a copy's, so these pictures are of neither domain, and "
+        f"target domain {does}: what tells two domains apart does not know a third kind."
+    )
+    return [said] if named else []
 
 
 def elsewhere(e: Entry, record: dict[str, Any]) -> list[Row]:
