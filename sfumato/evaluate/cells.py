@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sfumato.data.folders import write_text
+from sfumato.data.folders import replacing, write_text
 from sfumato.evaluate.entries import Entry
 from sfumato.evaluate.memory import peak_memory
 from sfumato.evaluate.pictures import ImageSet, Pictures, hash_of
@@ -32,9 +32,8 @@ def sources_of(folder: Path, limit: int | None, out: Path) -> Path:
         file = pictures.files[name]
         copy = there / file.relative_to(folder)
         if not copy.exists():
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, temporary := copy.with_name(f".{copy.name}.tmp"))
-            temporary.replace(copy)
+            with replacing(copy) as temporary:
+                shutil.copyfile(file, temporary)
     return there
 
 

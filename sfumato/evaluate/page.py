@@ -18,13 +18,26 @@ from sfumato.evaluate.pictures import ImageSet
 from sfumato.evaluate.rows import Comparison, Row
 from sfumato.evaluate.uncertainty import Calibration
 from sfumato.explore.sensitivity import mean_and_spread
-from sfumato.terminal import screen
+from sfumato.terminal import plain, screen
 from sfumato.versions import version
 
 SHOWN, ROWS, SAMPLES = 48, 8, 5
 """Pictures that can be switched to, rows of the grid at first, and samples beside their spread."""
 BYTES = 16 * 2**20
 """Of embedded pictures: large ones are fewer."""
+LABEL, NUMBER = 24, 14
+"""Characters of a printed row's name, and of each of its numbers."""
+DECIDE = (
+    "kid",
+    "truth/perceptual",
+    "truth/l2",
+    "task",
+    "domain",
+    "source/perceptual",
+    "source/l2",
+    "fd",
+)
+"""What is printed first, where the terminal has no room for all."""
 
 
 def render(c: Comparison) -> str:
@@ -35,7 +48,10 @@ def render(c: Comparison) -> str:
     columns = {k: m for k, m in known.items() if any(k in row.numbers for row in c.rows)}
     pictured = [row for row in c.rows if row.results]
     shown = _shown(c, len(pictured) + 2)
-    environment = Environment(loader=PackageLoader("sfumato"), autoescape=True)
+    environment = Environment(
+        loader=PackageLoader("sfumato"), autoescape=True,
+        finalize=lambda x: plain(x) if type(x) is str else x,
+    )  # fmt: skip
     return environment.get_template("compare.html").render(
         columns=columns, rows=[_line(row, columns, c.rows) for row in c.rows],
         cost=[k for k in ("nfe", "seconds", "megabytes") if any(k in r.cost for r in c.rows)],
@@ -208,37 +224,47 @@ def _pngs(images: ImageSet, indices: Sequence[int]) -> list[str]:
 
 
 def table(c: Comparison) -> None:
-    """Prints the numbers with their intervals, a line a number: they do not fit beside each other."""
+    """Prints a row a line: the measures that decide, as many as fit, each with half of its interval."""
     from rich.table import Table
 
     known = measures(c.judge.features.kernel_name, c.judge.features.name)
-    console = screen()
-    fit = max(
-        1, (console.width - 16) // 18
-    )  # as many rows beside each other as the screen has room for
-    for start in range(0, len(c.rows), fit):
-        rows = c.rows[start : start + fit]
-        shown = Table(box=None, pad_edge=False)
-        shown.add_column("", width=16)
-        for row in rows:
-            shown.add_column(row.label, justify="right", width=16)
-        for key, measure in known.items():
-            cells = [row.numbers.get(key) for row in rows]
-            if any(cells):
-                better = {1: " (more)", -1: " (less)", 0: ""}[measure.better]
-                shown.add_row(
-                    measure.label + better, *("" if n is None else _cell(n) for n in cells)
-                )
-        console.print(shown, "")
+    there = [key for key in known if any(key in row.numbers for row in c.rows)]
+    out, first = screen(), [key for key in DECIDE if key in there]
+    room = max(1, (out.width - LABEL) // NUMBER)
+    keys = [*first, *(key for key in there if key not in first)][:room]
+    shown = Table(box=None, pad_edge=False)
+    shown.add_column("", max_width=LABEL - 2, no_wrap=True, overflow="ellipsis")
+    for key in (key for key in known if key in keys):
+        better = {1: " (more)", -1: " (less)", 0: ""}[known[key].better]
+        shown.add_column(known[key].label + better, justify="right", max_width=NUMBER - 1)
+    for row in c.rows:
+        numbers = [row.numbers.get(key) for key in known if key in keys]
+        shown.add_row(row.label, *("" if n is None else _short(n) for n in numbers))
+    out.print(shown)
+    out.print(
+        f"± half of the 95 % interval; {len(there) - len(keys)} more measures are on the page"
+    )
     for row in c.rows:
         for name, ratio in row.at_equal_l2.items():
             said = f"{_cell(ratio, ' (')}) of {name}'s Frechet distance at equal L2"
-            console.print(f"{row.label}: {said}", highlight=False)
+            out.print(f"{row.label}: {said}", highlight=False)
     for note in c.notes:
-        console.print(note, style="yellow", highlight=False)
-    for row in c.rows:
-        if row.audit is not None:
-            console.print(f"{row.label}: {row.audit.text}", highlight=False)
+        out.print(note, style="yellow", highlight=False)
+    audited = {row.label: row.audit for row in c.rows if row.audit is not None}
+    for label, audit in audited.items():
+        if audit.copied:
+            out.print(f"{label}: {audit.text}", style="yellow", highlight=False)
+    if honest := [label for label, audit in audited.items() if not audit.copied]:
+        out.print(f"No sign of copied training pictures: {', '.join(honest)}", highlight=False)
+
+
+def _short(n: Interval) -> str:
+    """A value and half of its interval, in the value's digits."""
+    value, half = text(n.value), (n.high - n.low) / 2
+    if not math.isfinite(half):
+        return value
+    digits = len(value.partition(".")[2]) if "e" not in value else 0
+    return f"{value} ±{half:.{digits}f}" if "e" not in value else f"{value} ±{half:.0e}"
 
 
 def _cell(n: Interval, gap: str = "\n") -> str:
