@@ -25,8 +25,8 @@ from sfumato.data import base64_png, read_image
 from sfumato.evaluate import compare, evaluate
 from sfumato.evaluate.entries import Entry
 from sfumato.evaluate.features import Lite0
-from sfumato.evaluate.learned import named_features
 from sfumato.evaluate.intervals import Interval
+from sfumato.evaluate.learned import named_features
 from sfumato.evaluate.measures import measures
 from sfumato.evaluate.page import table, text
 from sfumato.evaluate.protocol import Protocol
@@ -603,10 +603,10 @@ def test_names_of_any_bytes(root, tmp_path, capsys):
     )
     table(c)
     printed = capsys.readouterr().out
-    for text in (printed, (tmp_path / "out/index.html").read_text("utf-8")):
-        assert "\x1b" not in text
-        assert "\u202e" not in text
-        assert "\\x1b[2Jmine" in text
+    for shown in (printed, (tmp_path / "out/index.html").read_text("utf-8")):
+        assert "\x1b" not in shown
+        assert "\u202e" not in shown
+        assert "\\x1b[2Jmine" in shown
     page = unescape((tmp_path / "out/index.html").read_text("utf-8"))
     assert "caf\\udce9" in page
     saved = json.loads((tmp_path / "out/scores.json").read_text("utf-8"))

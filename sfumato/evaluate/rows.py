@@ -21,7 +21,6 @@ from sfumato.evaluate.score import Judge
 from sfumato.evaluate.uncertainty import Calibration, calibration
 from sfumato.record import read_run
 
-
 FAR = 2
 """Times the KID of a copy: results beyond are of neither domain (noise: 9 to 26 times)."""
 
