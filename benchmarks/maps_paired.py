@@ -18,8 +18,7 @@ import torch
 from measure import batched, interval, rmse, some, ssim, write_result
 from torch import Tensor
 
-from sfumato.data import tile, write_png
-from sfumato.data.sets import open_side_by_side
+from sfumato.data import open_side_by_side, tile, write_png
 from sfumato.folder import load
 from sfumato.methods.paired_sde import PairedSDE
 from sfumato.process import VP

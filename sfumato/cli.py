@@ -37,7 +37,8 @@ Begin with `sfumato demo`. With two folders of your own pictures:
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Runs a command and exits: 0, 2 after a user's error (one line), 130 after Ctrl-C.
 
-    A bug is neither: it shows its traceback and exits with 1.
+    1 says that some pictures could not be done, which are named, and all others were; or it is a bug,
+    which shows its traceback.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     warnings.formatwarning = lambda message, *_, **__: f"sfumato: {one_line(str(message))}\n"
@@ -142,9 +143,13 @@ def _translate(words: Sequence[str]) -> Callable[..., None]:
     text = "Translate pictures and folders of pictures."
     if not words:
         return command(lambda: None, text, [])
-    from sfumato.translate import Summary, repeat, translate
+    from sfumato.data.listing import said
+    from sfumato.record import Summary
+    from sfumato.translate import repeat, translate
 
     def report(summary: Summary, out: str) -> None:
+        if summary.lost:
+            print(said("", summary.lost).replace("left out", "not read whole:", 1), file=sys.stderr)
         for name, why in summary.skipped.items():
             say(f"skipped: {why if name in why else f'{name}: {why}'}", file=sys.stderr)
         n = summary.written
@@ -152,6 +157,10 @@ def _translate(words: Sequence[str]) -> Callable[..., None]:
         kept = f", {summary.kept} were there already" if summary.kept else ""
         skipped = f", {len(summary.skipped)} skipped" if summary.skipped else ""
         say(f"{n} pictures written to {out}{cost}{kept}{skipped}")
+        for line in summary.resized():
+            say(line)
+        if summary.skipped:
+            sys.exit(1)
 
     def again(*, repeat_from: str, out: str, **given: Any) -> None:
         report(repeat(repeat_from, out, **given), out)
@@ -161,10 +170,10 @@ def _translate(words: Sequence[str]) -> Callable[..., None]:
     if any(w.split("=")[0] == "--repeat-from" for w in words):
         return command(again, text, [recorded, *flags(repeat, skip=("run",), keyword=("out",))])
 
-    own, said = method_flags(
+    own, more = method_flags(
         words, "translate", {"mask": (str | None, "a picture: where it is white, pixels are kept.")}
     )
-    text += said
+    text += more
     options = {p.name for p in own}
 
     def run(*paths: str, out: str, **given: Any) -> None:

@@ -9,14 +9,61 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import sys
+from collections import Counter, defaultdict
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sfumato.data.folders import write_text
+from sfumato.data.folders import LOCK, write_text
+from sfumato.data.preparation import said_size
 from sfumato.errors import UserError
 from sfumato.terminal import say
+
+
+@dataclass
+class Summary:
+    """What a translation did.
+
+    Attributes:
+        written, kept: pictures written, and found already there.
+        skipped: {picture: why} of those that could not be read, translated or written.
+        lost: {reason: pictures} of those that are read, but not whole, see `sfumato.data.header.LOST`.
+        sizes: {folder: how many pictures of (height, width) became (height, width)}.
+        nfe, seconds: a picture, on average.
+    """
+
+    written: int = 0
+    kept: int = 0
+    skipped: dict[str, str] = field(default_factory=dict)
+    lost: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    sizes: dict[str, Counter[tuple[tuple[int, int], tuple[int, int]]]] = field(
+        default_factory=lambda: defaultdict(Counter)
+    )
+    nfe: float = 0.0
+    seconds: float = 0.0
+
+    def add(self, images: int, nfe: int, seconds: float) -> None:
+        """Counts images that were translated with `nfe` network evaluations each, in `seconds` together."""
+        if images:
+            self.seconds = (self.seconds * self.written + seconds) / (self.written + images)
+            self.nfe = (self.nfe * self.written + nfe * images) / (self.written + images)
+            self.written += images
+
+    def resized(self) -> list[str]:
+        """For each folder whose results have other sizes than their sources: "photos: 3000x2000 -> 32x32"."""
+        lines = []
+        for folder, counts in self.sizes.items():
+            changed = [(a, b) for a, b in counts if a != b]
+            for to in sorted({b for _, b in changed}):
+                of = sorted({a for a, b in changed if b == to}, key=lambda a: (a[0] * a[1], a))
+                before = said_size(of[0])
+                if len(of) > 1:
+                    before = f"{len(of)} sizes from {before} to {said_size(of[-1])}"
+                lines.append(f"{folder}: {before} -> {said_size(to)}")
+        return lines
 
 
 def write_run(out: Path, run: Any, origin: Any, result: Any) -> None:
@@ -33,23 +80,33 @@ def read_run(folder: Path, name: str = "run.json") -> dict[str, Any]:
     """
     try:
         saved = json.loads((folder / name).read_text(encoding="utf-8"))
-        return {key: saved[key] for key in ("run", "from", "result")}
-    except (OSError, ValueError, KeyError, TypeError):
+        parts = {key: saved[key] for key in ("run", "from", "result")}
+        if not isinstance(parts["run"], dict) or not isinstance(
+            parts["run"].get("options"), dict | None
+        ):
+            raise TypeError
+        return parts | {"run": _modern(parts["run"])}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise UserError(
             f"{folder} holds no translation, or its {name} is damaged: choose another folder"
         ) from None
 
 
 def check(out: Path, run: dict[str, Any], expect: Mapping[str, Any] | None) -> None:
-    """Sees that `out` is new, empty, or holds this very run; removes what a kill left there.
+    """Sees that the folder `out` is empty or holds this very run.
 
     Raises:
         UserError: if it holds anything else, or if `run` is not the expected one.
     """
 
     def differences(other: Mapping[str, Any]) -> list[str]:
-        old, new = ({**r, **r.get("options", {})} for r in (other, run))
-        return [k for k in new if k not in ("options", "translator") and old.get(k) != new[k]] or [
+        prepared = {
+            k: v for k, v in run["preparation"].items() if k in other.get("preparation", run)
+        }
+        new = {**run, **prepared, **run["options"]}
+        old = {**other, **other.get("preparation", {}), **other.get("options", {})}
+        parts = ("options", "preparation", "translator")
+        return [k for k in new if k not in parts and old.get(k) != new[k]] or [
             k for k in ("options", "translator") if other.get(k) != run[k]
         ]
 
@@ -58,18 +115,25 @@ def check(out: Path, run: dict[str, Any], expect: Mapping[str, Any] | None) -> N
         say(f"repeated with {run['versions']}, made with {expect['versions']}", file=sys.stderr)
     elif changed:
         raise UserError(f"the run cannot be repeated: {', '.join(changed)} changed since")
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out} is a file: choose another --out")
-    left = list(out.rglob(".*.tmp"))  # of a killed run
-    if not out.is_dir() or not set(out.iterdir()) - set(left):
+    if set(out.iterdir()) <= {out / LOCK}:
         return
     if changed := differences(read_run(out)["run"]):
         raise UserError(
             f"{out} holds another run ({', '.join(changed)} differ): choose another --out "
             f"or delete it"
         )
-    for file in left:
-        file.unlink()
+
+
+def _modern(run: dict[str, Any]) -> dict[str, Any]:
+    """A run as it is recorded now; older ones say how pictures were prepared in fields of their own."""
+    if "preparation" in run:
+        return run
+    size, how = (
+        run.get("size"),
+        {"resize": run["resize"], "upscale": run["upscale"], "side": "whole"},
+    )
+    rest = {k: v for k, v in run.items() if k not in ("size", *how)}
+    return rest | {"preparation": how | {"size": size and [size, size]}}
 
 
 def sha256(*files: Path) -> str:
@@ -85,5 +149,5 @@ def digest(files: Mapping[Path, Path]) -> str:
     total = hashlib.sha256()
     for name, file in files.items():
         with contextlib.suppress(PermissionError):  # reading it says so
-            total.update(f"{name.as_posix()} {sha256(file)}\n".encode())
+            total.update(os.fsencode(f"{name.as_posix()} {sha256(file)}\n"))
     return total.hexdigest()

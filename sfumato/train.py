@@ -18,6 +18,8 @@ from typing import Any, Literal
 import torch
 
 from sfumato.data import sets
+from sfumato.data.open_data import outside, open_data
+from sfumato.data.preparation import Preparation
 from sfumato.data.without import leave_out
 from sfumato.errors import UserError, choose
 from sfumato.fit import State, machine
@@ -139,6 +141,7 @@ def train(
         "size": size, "resize": resize, "upscale": upscale, "strict": strict,
         "side_by_side": side_by_side, "channels": int(channels),
     }  # fmt: skip
+    outside(out, data)
     everything = open_data(cls.data, data, **how)  # type: ignore[attr-defined]
     if isinstance(method, Part):
         everything = in_order(everything, getattr(method, "domains", ()), "the model")
@@ -156,6 +159,9 @@ def train(
         "model": describe(part), "data": everything.describe(), "settings": settings,
         "method": method if isinstance(method, str) else None, "options": describe(dict(options or {})),
         "folders": {"data": absolute(data), "validation": absolute(validation)},
+        "preparation": Preparation(
+            (size, size), resize, upscale, how["channels"], "left" if side_by_side else "whole"
+        ).to_json(),
     }  # fmt: skip
     if before is not None:
         compare(before, run, part, out)
@@ -203,34 +209,6 @@ def recorded(out: Path) -> dict[str, Any]:
     module = str(run["model"].get("is")).partition(":")[0]
     name = run.get("method") or module.rpartition(".")[2]
     return given | {"method": name, "options": build(run.get("options", model))}
-
-
-def open_data(
-    kind: str,
-    data: str | Path | Sequence[str | Path] | Mapping[str, str | Path],
-    *,
-    side_by_side: bool = False,
-    **how: Any,
-) -> sets.Dataset:
-    """The pictures a method learns from; `kind` is its `data`: domains, pairs or unpaired."""
-    if isinstance(data, (str, Path)):
-        data = [data]
-    if kind == "domains":
-        if isinstance(data, Mapping):
-            return sets.open_domains(dict(data), **how)
-        if len(data) == 1:
-            return sets.open_domains(data[0], **how)
-        return sets.open_domains({Path(d).name: d for d in data}, **how)
-    folders = list(data.values()) if isinstance(data, Mapping) else list(data)
-    if side_by_side and len(folders) == 1:
-        return sets.open_side_by_side(folders[0], **how)
-    if len(folders) != 2:
-        raise UserError(
-            f"this method learns from two folders, source and target, not {len(folders)}; for "
-            f"pairs side by side in one folder say --side-by-side"
-        )
-    opener = sets.open_pairs if kind == "pairs" else sets.open_unpaired
-    return opener(folders[0], folders[1], **how)
 
 
 def in_order(data: sets.Dataset, names: Iterable[str], whose: str) -> sets.Dataset:

@@ -8,49 +8,41 @@ it was, with the batches it would have had: a picture's last bits depend on its 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import sys
 import time
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from sfumato.data.gather import gather, reader
-from sfumato.data.images import Resize, fit_image, read_image, write_png
+from sfumato.data.folders import locked
+from sfumato.data.gather import gather
+from sfumato.data.header import LOST
+from sfumato.data.images import write_png
+from sfumato.data.listing import OTHER, said
+from sfumato.data.preparation import Preparation, Prepared, Resize, Side, alike, said_size
 from sfumato.errors import UserError
 from sfumato.folder import resolve
 from sfumato.method import name_of
 from sfumato.part import describe
-from sfumato.record import check, digest, read_run, sha256, write_run
+from sfumato.record import Summary, check, digest, read_run, sha256, write_run
 from sfumato.solve import Watch
 from sfumato.terminal import screen
-from sfumato.translator import channels_of, device_of, options_of, size_of, translator
+from sfumato.translator import channels_of, device_of, options_of, preparation_of
+from sfumato.translator import run_translator as run_translator
+from sfumato.translator import translator as translator
 from sfumato.versions import version
 
-__all__ = ["Summary", "repeat", "run_translator", "translate", "translator"]
-
 Paths = str | Path | Sequence[str | Path]
-
-
-@dataclass
-class Summary:
-    """What a run did: pictures written, found already there, and skipped (name: why)."""
-
-    written: int = 0
-    kept: int = 0
-    skipped: dict[str, str] = field(default_factory=dict)
-    nfe: float = 0.0
-    seconds: float = 0.0
-
-    def add(self, images: int, nfe: int, seconds: float) -> None:
-        """Counts images that were translated with `nfe` network evaluations each."""
-        self.nfe = (self.nfe * self.written + nfe * images) / (self.written + images)
-        self.written, self.seconds = self.written + images, self.seconds + seconds
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""Errors of writing that the next picture will meet, too."""
 
 
 def translate(
@@ -65,8 +57,9 @@ def translate(
     seed: int = 0,
     batch: int | None = None,
     size: int | None = None,
-    resize: Resize = "crop",
+    resize: Resize | None = None,
     upscale: bool = False,
+    side: Side | None = None,
     strict: bool = False,
     device: str = "auto",
     options: Mapping[str, Any] | None = None,
@@ -85,11 +78,13 @@ def translate(
         classifier: folder of a domain classifier, for methods that are guided by one.
         seed: of the noise; a picture's result depends on it and on the picture alone.
         batch: pictures at a time, at least 1; by default as many as should fit into memory.
-        size: side of the pictures in pixels; by default that of the model's training.
+        size: side of the pictures in pixels; this and the next three are by default as in the model's
+            training.
         resize: how pictures get that size: crop (scale the short side, cut the middle), stretch,
             none (without a size: take every picture as it is).
         upscale: accept pictures smaller than size.
-        strict: refuse to begin if a picture cannot be read, instead of skipping it.
+        side: of pictures that hold two side by side: left, right, or whole (they hold one).
+        strict: refuse to begin if anything of the folders cannot be read, or not whole.
         device: auto (a GPU if there is one), cpu, cuda or cuda:N.
         options: the method's own options.
         expect: refuse to begin unless run.json's "run" is this one; used by `repeat`.
@@ -99,32 +94,31 @@ def translate(
         UserError: for anything wrong with the pictures, models or options, in one line.
     """
     out, given = Path(out), [paths] if isinstance(paths, (str, Path)) else list(paths)
-    files = gather(given, out)
+    gathered = gather(given, out)
+    files = gathered.files
     part = translator(method, model, source, target, classifier)
     where = device_of(device)
     roles = {"model": model, "source": source, "target": target, "classifier": classifier}
     models = {role: resolve(name) for role, name in roles.items() if name is not None}
-    if size is None and resize != "none":
-        size = size_of([folder for folder, _ in models.values()])
-    if min(1 if size is None else size, 1 if batch is None else batch) < 1:
-        raise UserError(f"size and batch must be at least 1, not {size} and {batch}")
+    if batch is not None and batch < 1:
+        raise UserError(f"batch must be at least 1, not {batch}")
     chosen = options_of(part, options or {})
+    prepare, notes = preparation_of(
+        {role: folder for role, (folder, _) in models.items()}, channels=channels_of(part), size=size,
+        resize=resize, upscale=upscale, side=side, direction=chosen.get("direction"),
+    )  # fmt: skip
     mask = chosen.get("mask")
     run = {
         "method": name_of(part), "translator": describe(part), "seed": seed,
-        "size": size, "resize": resize, "upscale": upscale,
+        "preparation": prepare.to_json(),
         "options": chosen | ({"mask": sha256(Path(mask))} if mask else {}),
         "weights": {r: sha256(f / "weights.safetensors") for r, (f, _) in models.items()},
         "pictures": {"count": len(files), "sha256": digest(files)},
         "versions": {name: version(name) for name in ("sfumato", "torch")},
     }  # fmt: skip
-    check(out, run := json.loads(json.dumps(run)), expect)
-
-    read = reader(channels_of(part), size, resize, upscale)
-    if strict:
-        for file in files.values():
-            read(file)
-    batch = batch or max(1, min(64, 2**18 // (size or 128) ** 2))
+    run = json.loads(json.dumps(run))
+    _say(notes, gathered.left_out, prepare, files.values() if strict else ())
+    batch = batch or max(1, min(64, 2**18 // (prepare.size or (128, 128))[0] ** 2))
     origin = {
         "sources": [str(Path(p).absolute()) for p in given], "method": method,
         "models": {r: f"{f.absolute()}:{d or ''}".rstrip(":") for r, (f, d) in models.items()},
@@ -133,30 +127,72 @@ def translate(
 
     part.to(where)
     done = Summary()
-    with _progress(len(files)) as advance:
-        for names, images in _batches(files, out, batch, read, done.skipped, advance):
-            x, began = images.to(where), time.perf_counter()
-            now = chosen | ({"mask": _mask(Path(mask), x)} if mask else {})
-            y, nfe = run_translator(part, x, seed=seed, options=now, watch=watch)
-            if not y.isfinite().all():
-                raise UserError(f"{name_of(part)} gave values that are no numbers; train it again")
-            missing = [i for i, name in enumerate(names) if not (out / name).exists()]
-            done.add(len(missing), nfe, time.perf_counter() - began)
+    with locked(out), _progress(len(files)) as advance:
+        check(out, run, expect)
+        for names, pictures in _batches(files, out, batch, prepare, done, advance):
+            began, x = time.perf_counter(), torch.stack([p.image for p in pictures]).to(where)
+            try:
+                now = chosen | ({"mask": _mask(Path(mask), pictures, prepare)} if mask else {})
+                y, nfe = run_translator(part, x, seed=seed, options=now, watch=_ending(watch))
+            except _Ended as ended:
+                raise ended.__cause__ or ended from None
+            except UserError as error:  # these pictures cannot be translated; others may
+                done.skipped |= {str(files[name]): str(error) for name in names}
+                continue
+            seconds, written = time.perf_counter() - began, 0
             if not (out / "run.json").exists():  # not before it is known to work
                 write_run(out, run, origin, None)
-            for i in missing:
-                write_png(out / names[i], y[i].cpu())
-    done.kept = len(files) - done.written - len(done.skipped)
-    if len(done.skipped) == len(files):
-        why = next(iter(done.skipped.values()))
-        raise UserError(why if len(files) == 1 else f"none of {len(files)} can be read: {why}")
-    if done.written or read_run(out)["result"] is None:
-        write_run(out, run, origin, {
-            "pictures": done.written + done.kept, "skipped": done.skipped,
-            "nfe_per_picture": done.nfe if done.written else None,
-            "seconds_per_picture": done.seconds / done.written if done.written else None,
-        })  # fmt: skip
+            for name, picture, image in zip(names, pictures, y.cpu(), strict=True):
+                if (out / name).exists():
+                    continue
+                try:
+                    write_png(out / name, image)
+                except (UserError, OSError) as error:  # no numbers, or a name that is too long
+                    if isinstance(error, OSError) and error.errno in FULL:
+                        raise
+                    done.skipped[str(files[name])] = str(error)
+                    continue
+                written += 1
+                done.sizes[str(gathered.folders[name])][picture.size, tuple(image.shape[-2:])] += 1
+            done.add(written, nfe, seconds)
+        done.kept = len(files) - done.written - len(done.skipped)
+        if len(done.skipped) == len(files):
+            why = next(iter(done.skipped.values()))
+            raise UserError(
+                why if len(files) == 1 else f"none of {len(files)} can be translated: {why}"
+            )
+        if done.written or read_run(out)["result"] is None:
+            write_run(out, run, origin, {
+                "pictures": done.written + done.kept, "skipped": done.skipped, "lost": done.lost,
+                "sizes": done.resized(),
+                "nfe_per_picture": done.nfe if done.written else None,
+                "seconds_per_picture": done.seconds if done.written else None,
+            })  # fmt: skip
     return done
+
+
+def _say(
+    notes: list[str],
+    left_out: Mapping[Path, Mapping[str, list[str]]],
+    prepare: Preparation,
+    read: Any,
+) -> None:
+    """Says at once what is left out, and what contradicts the models' training.
+
+    Raises:
+        UserError: a picture of `read`, or of the folders, cannot be read whole.
+    """
+    for text in notes:
+        warnings.warn(text, stacklevel=3)
+    for folder, names in left_out.items():
+        if (refused := {why: some for why, some in names.items() if why != OTHER}) and read:
+            raise UserError(f"{said(folder, refused)}; without --strict the rest is translated")
+        if names:
+            warnings.warn(said(folder, names), stacklevel=3)
+    for file in read:
+        if lost := prepare.read(file).lost:
+            kinds = " and ".join(LOST[kind] for kind in lost)
+            raise UserError(f"{file} is refused with pictures that {kinds}; leave --strict away")
 
 
 def repeat(run: str | Path, out: str | Path, *, device: str | None = None) -> Summary:
@@ -174,9 +210,11 @@ def repeat(run: str | Path, out: str | Path, *, device: str | None = None) -> Su
     saved = read_run(run if run.is_dir() else run.parent, "run.json" if run.is_dir() else run.name)
     what, origin = saved["run"], saved["from"]
     options = what["options"] | ({"mask": origin["mask"]} if origin["mask"] else {})
+    how = what["preparation"]
     return translate(
         origin["sources"], out, method=origin["method"], **origin["models"], options=options,
-        **{k: what[k] for k in ("seed", "size", "resize", "upscale")}, expect=what,
+        seed=what["seed"], size=how["size"] and how["size"][0],
+        **{k: how[k] for k in ("resize", "upscale", "side")}, expect=what,
         batch=origin["batch"], device=device or origin["device"],
     )  # fmt: skip
 
@@ -185,65 +223,64 @@ def _batches(
     files: Mapping[Path, Path],
     out: Path,
     batch: int,
-    read: Callable[[Path], Tensor],
-    skipped: dict[str, str],
+    prepare: Preparation,
+    done: Summary,
     advance: Callable[[int], None],
-) -> Iterator[tuple[list[Path], Tensor]]:
+) -> Iterator[tuple[list[Path], list[Prepared]]]:
     """Batches of one image size, cut the same way every time; those that are done are left out."""
     names = list(files)
     for start in range(0, len(names), batch):
         chunk = names[start : start + batch]
-        groups: dict[torch.Size, dict[Path, Tensor]] = defaultdict(dict)
+        groups: dict[torch.Size, dict[Path, Prepared]] = defaultdict(dict)
         for name in chunk if not all((out / n).exists() for n in chunk) else []:
             try:
-                image = read(files[name])
-                groups[image.shape][name] = image
+                picture = prepare.read(files[name])
             except UserError as error:
-                skipped[str(files[name])] = str(error)
+                done.skipped[str(files[name])] = str(error)
+                continue
+            groups[picture.image.shape][name] = picture
+            for kind, detail in picture.lost.items():
+                done.lost[f"that {LOST[kind]}"].append(
+                    f"{files[name]}: {detail}".removesuffix(": ")
+                )
         for group in groups.values():
             if not all((out / n).exists() for n in group):
-                yield list(group), torch.stack(list(group.values()))
+                yield list(group), list(group.values())
         advance(len(chunk))
 
 
-def run_translator(
-    part: Any, x: Tensor, *, seed: int = 0, options: Mapping[str, Any] | None = None,
-    watch: Watch | None = None,
-) -> tuple[Tensor, int]:  # fmt: skip
-    """Results for images (B, C, H, W) in [-1, 1], and the network evaluations each took.
+class _Ended(Exception):
+    """What a `watch` raised, which ends the run."""
 
-    Works in halves where there is too little memory for all at once; `watch` (see `integrate`) is called
-    for each.
+
+def _ending(watch: Watch | None) -> Watch | None:
+    def watched(t: float, x_t: Tensor, mean: Tensor, extras: dict[str, Any]) -> None:
+        try:
+            watch(t, x_t, mean, extras)  # type: ignore[misc]
+        except Exception as error:
+            raise _Ended from error
+
+    return watched if watch else None
+
+
+def _mask(file: Path, pictures: Sequence[Prepared], prepare: Preparation) -> Tensor:
+    """1 where the picture `file` is white, else 0: prepared as the pictures are, unless it has their size.
+
+    Raises:
+        UserError: its proportions are others than a picture's.
     """
-    nfe = 0
-
-    def count(t: float, x_t: Tensor, mean: Tensor, extras: dict[str, Any]) -> None:
-        nonlocal nfe
-        nfe += extras["nfe"]
-        if watch is not None:
-            watch(t, x_t, mean, extras)
-
-    try:
-        with torch.no_grad():  # no inference_mode: guidance differentiates
-            return part.translate(x, seed=seed, watch=count, **(options or {})), nfe
-    except (MemoryError, RuntimeError) as error:
-        full = isinstance(error, (MemoryError, torch.OutOfMemoryError))
-        if not full and "allocate memory" not in str(error):
-            raise
-    if len(x) == 1:
-        h, w = x.shape[-2:]
-        raise UserError(f"one picture of {w}x{h} is too much for the memory: use a smaller --size")
-    cut = len(x) // 2
-    one, nfe = run_translator(part, x[:cut], seed=seed, options=options, watch=watch)
-    two, _ = run_translator(part, x[cut:], seed=seed, options=options, watch=watch)
-    return torch.cat([one, two]), nfe
-
-
-def _mask(file: Path, like: Tensor) -> Tensor:
-    """1 where the picture `file` is white, else 0; of the size of images (B, C, H, W)."""
-    h, w = like.shape[-2:]
-    image = fit_image(read_image(file, 1), (h, w), "stretch", upscale=True, name=file)
-    return torch.from_numpy(image > 0).to(like)[None]
+    h, w = pictures[0].image.shape[-2:]
+    how = replace(prepare, size=(h, w), channels=1, upscale=True, side="whole")
+    if how.resize == "none":
+        how = replace(how, resize="crop")  # of the same proportions: nothing is cut
+    mask = how.read(file)
+    for picture in pictures:
+        if mask.size != (h, w) and not alike(mask.size, picture.size):
+            raise UserError(
+                f"the mask {file} is {said_size(mask.size)} pixels, a picture {said_size(picture.size)}: "
+                f"expected the same proportions"
+            )
+    return (mask.image > 0).float()[None]
 
 
 @contextlib.contextmanager

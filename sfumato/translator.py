@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from sfumato.data.preparation import Preparation, Resize, Side, said_size
 from sfumato.errors import UserError, choose
 from sfumato.folder import denoiser_of, describe_folder, load, resolve
 from sfumato.method import find, name_of
 from sfumato.part import Part, fields
+from sfumato.solve import Watch
 
 
 def translator(
@@ -118,12 +120,70 @@ def options_of(part: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     return known | dict(given)
 
 
-def size_of(folders: list[Path]) -> int | None:
-    """The size that the models were trained at, if they say."""
-    sizes = {describe_folder(folder)["info"].get("size") for folder in folders} - {None}
-    if len(sizes) > 1:
-        raise UserError(f"the models were trained at sizes {sorted(sizes)}: choose one by --size")
-    return sizes.pop() if sizes else None
+def preparation_of(
+    models: Mapping[str, Path],
+    *,
+    channels: int = 3,
+    size: int | None = None,
+    resize: Resize | None = None,
+    upscale: bool = False,
+    side: Side | None = None,
+    direction: str | None = None,
+) -> tuple[Preparation, list[str]]:
+    """How pictures are brought to these models, and what contradicts their training, in words.
+
+    The model of the source, or the only one, decides; what is given besides decides before it.
+
+    Args:
+        models: {role: model folder}.
+        channels: of the networks.
+        size: side in pixels.
+        resize: crop, stretch or none; none without a size takes every picture as it is.
+        upscale: enlarge pictures that are smaller.
+        side: left, right or whole.
+        direction: in which the models are used; back takes the targets' side of side by side pictures.
+
+    Raises:
+        UserError: the models were trained at several sizes and none is given, or at none.
+    """
+    trained = {
+        role: Preparation.of(describe_folder(folder)["info"]) for role, folder in models.items()
+    }
+    order = [role for role in ("model", "source", "target", "classifier") if role in trained]
+    own = trained[order[0]] if order else Preparation()
+    sizes = {p.size for p in trained.values() if p.size}
+    if size is None and resize != "none" and len(sizes) > 1:
+        shown = ", ".join(sorted(map(said_size, sizes)))
+        raise UserError(f"the models were trained at sizes {shown}: choose one by --size")
+    if direction == "target-to-source":
+        own = own.other_side
+    kept = None if resize == "none" else own.size or next(iter(sizes), None)
+    made = Preparation(
+        (size, size) if size is not None else kept, resize or own.resize, upscale or own.upscale,
+        channels, side or own.side,
+    )  # fmt: skip
+    notes = []
+    for key in ("size", "resize"):
+        before, now = {getattr(p, key) for p in trained.values()} - {None}, getattr(made, key)
+        if before - {now}:
+            words = " and ".join(sorted(map(_said, before)))
+            notes.append(f"trained with {key} {words}; pictures are taken with {key} {_said(now)}")
+    if made.side != "whole" and side is None:
+        notes.append(
+            f"{made.side} halves are read, as in training; if these are not pictures of two side by side, "
+            f"say --side whole"
+        )
+    return made, notes
+
+
+def _said(value: Any) -> str:
+    return (
+        said_size(value)
+        if isinstance(value, tuple)
+        else "as they are"
+        if value is None
+        else str(value)
+    )
 
 
 def device_of(name: str) -> torch.device:
@@ -136,3 +196,36 @@ def device_of(name: str) -> torch.device:
     except (RuntimeError, AssertionError):
         raise UserError(f"there is no device {name!r} here: use auto, cpu or cuda") from None
     return device
+
+
+def run_translator(
+    part: Any, x: Tensor, *, seed: int = 0, options: Mapping[str, Any] | None = None,
+    watch: Watch | None = None,
+) -> tuple[Tensor, int]:  # fmt: skip
+    """Results for images (B, C, H, W) in [-1, 1], and the network evaluations each took.
+
+    Works in halves where there is too little memory for all at once; `watch` (see `integrate`) is called
+    for each.
+    """
+    nfe = 0
+
+    def count(t: float, x_t: Tensor, mean: Tensor, extras: dict[str, Any]) -> None:
+        nonlocal nfe
+        nfe += extras["nfe"]
+        if watch is not None:
+            watch(t, x_t, mean, extras)
+
+    try:
+        with torch.no_grad():  # no inference_mode: guidance differentiates
+            return part.translate(x, seed=seed, watch=count, **(options or {})), nfe
+    except (MemoryError, RuntimeError) as error:
+        full = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+        if not full and "allocate memory" not in str(error):
+            raise
+    if len(x) == 1:
+        h, w = x.shape[-2:]
+        raise UserError(f"one picture of {w}x{h} is too much for the memory: use a smaller --size")
+    cut = len(x) // 2
+    one, nfe = run_translator(part, x[:cut], seed=seed, options=options, watch=watch)
+    two, _ = run_translator(part, x[cut:], seed=seed, options=options, watch=watch)
+    return torch.cat([one, two]), nfe

@@ -9,7 +9,7 @@ from test_train import pictures
 from torch import nn
 
 from sfumato import adversarial as gan
-from sfumato.data.sets import open_pairs, open_unpaired
+from sfumato.data import open_pairs, open_unpaired
 from sfumato.fit import State, fit, learning_rate
 from sfumato.methods.pix2pix import Pix2Pix
 from sfumato.train import DEFAULTS, defaults, train

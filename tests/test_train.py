@@ -172,7 +172,7 @@ def test_divergence_names_the_last_good_save_and_what_to_do(folders, tmp_path, m
     [
         ({"method": "difusion"}, "did you mean 'diffusion'"),
         ({"method": "ddib"}, "ddib is not trained itself"),
-        ({"method": "paired_sde", "data": ["one"]}, "two folders"),
+        ({"method": "paired_sde", "data": ["one"]}, "one does not exist"),
         ({"data": "/nowhere"}, "/nowhere"),
         ({"size": 64}, "upscale"),
         ({"steps": 0}, "steps must be at least 1"),

@@ -7,17 +7,11 @@ from .cached import Images
 from .digits import write_digits, write_mnist
 from .earth import write_earth
 from .folders import new_folder, write_text
-from .images import find_images, fit_image, read_image, write_png
-from .sets import (
-    Dataset,
-    Domains,
-    Pairs,
-    Unpaired,
-    open_domains,
-    open_pairs,
-    open_side_by_side,
-    open_unpaired,
-)
+from .images import find_images, fit_image, list_pictures, read_image, write_png
+from .layout import layout
+from .open_data import open_data, open_domains, open_pairs, open_side_by_side, open_unpaired
+from .preparation import Preparation
+from .sets import Dataset, Domains, Pairs, Unpaired
 from .show import base64_png, tile
 
 WRITERS: dict[str, Callable[..., Any]] = {
@@ -32,11 +26,15 @@ __all__ = [
     "Domains",
     "Images",
     "Pairs",
+    "Preparation",
     "Unpaired",
     "base64_png",
     "find_images",
     "fit_image",
+    "layout",
+    "list_pictures",
     "new_folder",
+    "open_data",
     "open_domains",
     "open_pairs",
     "open_side_by_side",

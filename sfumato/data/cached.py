@@ -4,6 +4,7 @@ import copy
 import hashlib
 import os
 import warnings
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,14 +18,12 @@ from torch import Tensor
 
 from sfumato.errors import UserError
 
-from .images import Resize, _read, find_images, fit_image, to_float, to_samples
+from .header import LOST
+from .listing import list_pictures, said, stem_of
+from .preparation import Preparation, Resize, to_float
 
 CACHE_BYTES = 2 * 10**9
-
-
-def stem_of(name: str) -> str:
-    """A file name, with its folders, without its suffix."""
-    return os.path.splitext(name)[0]
+BROKEN = "that cannot be used"
 
 
 class Images:
@@ -35,9 +34,12 @@ class Images:
     they are decoded again when asked for.
 
     Attributes:
+        preparation: How pictures are brought to their size.
         paths: Files, in natural order.
         names: The same relative to `root`.
-        skipped: {name: reason} of the broken files.
+        sizes: (height, width) of the upright pictures before they were prepared.
+        skipped: {name: reason} of the files that are broken, or of an unfit size.
+        left_out: {reason: names} of all that is not read, or not whole; it is said once.
 
     Args:
         paths: A folder, searched with its subfolders, or a list of files.
@@ -45,11 +47,11 @@ class Images:
         channels: 1 or 3.
         resize: "crop", "stretch" or "none"; see `fit_image`.
         upscale: Allow images to be enlarged.
-        strict: Refuse broken files instead of skipping them with a warning.
+        strict: Refuse what would be left out, instead of saying so.
         side: Take only the "left" or "right" half of each picture.
 
     Raises:
-        UserError: no image, a broken one under `strict`, or one smaller than `size`.
+        UserError: no image can be used, or under `strict` any cannot.
     """
 
     def __init__(
@@ -62,25 +64,35 @@ class Images:
         strict: bool = False,
         side: Literal["left", "right"] | None = None,
     ) -> None:
+        left: dict[str, list[str]] = defaultdict(list)
+        unasked: dict[str, list[str]] = {}  # what strictness refuses before any file is decoded
         if isinstance(paths, str | Path):
-            self.root, files = Path(paths), find_images(paths)
+            listing = list_pictures(paths)
+            self.root, files = listing.root, listing.files
+            left |= listing.left_out
+            unasked = listing.pictures_left_out
         else:
             files = [Path(p) for p in paths]
             self.root = Path(os.path.commonpath([p.parent for p in files]) if files else ".")
         self.size = (size, size) if isinstance(size, int) else size
+        self.preparation = Preparation(self.size, resize, upscale, channels, side or "whole")
         self.channels, self.resize, self.upscale, self.side = channels, resize, upscale, side
-        if min(self.size) < 1 or side not in (None, "left", "right"):
-            raise UserError(f"size {size}, side {side}: expected pixels and left, right or nothing")
         self.paths: list[Path] = []
+        self.sizes: list[tuple[int, int]] = []
         self.skipped: dict[str, str] = {}
         self._hashes: list[str] = []
         self._cache: list[NDArray[Any]] | None = []
-        for path, (hashed, samples) in zip(files, self._decode_all(files), strict=True):
-            if isinstance(samples, str):
-                self.skipped[path.relative_to(self.root).as_posix()] = samples
+        for path, decoded in zip(files, self._decode_all(files), strict=True):
+            name = path.relative_to(self.root).as_posix()
+            if isinstance(decoded, str):
+                self.skipped[name] = decoded
                 continue
+            hashed, samples, size_, lost = decoded
             self.paths.append(path)
+            self.sizes.append(size_)
             self._hashes.append(hashed)
+            for kind, detail in lost.items():
+                left[f"that {LOST[kind]}"].append(f"{name}: {detail}" if detail else name)
             if self._cache is not None:
                 self._cache.append(samples)
                 if samples.nbytes * len(self.paths) > CACHE_BYTES:
@@ -88,32 +100,32 @@ class Images:
         why = "; ".join(list(self.skipped.values())[:5])
         if not self.paths:
             raise UserError(f"no image could be read in {self.root}: {why or 'the list is empty'}")
+        if strict and self.skipped:
+            raise UserError(
+                f"{len(self.skipped)} of {len(files)} images cannot be used: {why}: mend or delete them"
+            )
         if self.skipped:
-            count = f"{len(self.skipped)} of {len(files)} images cannot be read: {why}"
-            if strict:
-                raise UserError(f"{count}: mend or delete them")
-            warnings.warn(f"{count}; they are skipped", stacklevel=2)
+            left[BROKEN] = list(self.skipped.values())
+        self.left_out = dict(left)
+        refused = {
+            why: names for why, names in left.items() if why in unasked or why[:5] == "that "
+        }
+        if strict and refused:
+            raise UserError(f"{said(self.root, refused)}; without --strict the rest is read")
+        if left:
+            warnings.warn(said(self.root, left), stacklevel=2)
 
-    def _decode_all(self, files: list[Path]) -> Iterator[tuple[str, NDArray[Any] | str]]:
-        def decode(path: Path) -> tuple[str, NDArray[Any] | str]:
+    def _decode_all(self, files: list[Path]) -> Iterator[Any]:
+        def decode(path: Path) -> Any:
             try:
-                raw = _read(path, self.channels)
+                raw, lost = self.preparation.samples(path)
+                fitted = self.preparation.fit(raw, path)
             except UserError as error:
-                return "", str(error)
-            return hashlib.sha256(path.read_bytes()).hexdigest(), self._fit(raw, path)
+                return str(error)
+            return hashlib.sha256(path.read_bytes()).hexdigest(), fitted, raw.shape[1:], lost
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             yield from pool.map(decode, files)
-
-    def _fit(self, samples: NDArray[Any], path: Path) -> NDArray[Any]:
-        """Samples (C,h,w) of this set's size, in the file's own depth."""
-        if self.side:
-            half = samples.shape[2] // 2
-            samples = samples[..., :half] if self.side == "left" else samples[..., -half:]
-        if samples.shape[1:] == self.size:
-            return np.ascontiguousarray(samples)
-        image = fit_image(to_float(samples), self.size, self.resize, self.upscale, path)
-        return to_samples(image, samples.dtype)
 
     def get(self, indices: Sequence[int] | NDArray[np.int64]) -> Float[Tensor, "b c h w"]:
         """The images at `indices`, float32 in [-1,1]."""
@@ -121,7 +133,8 @@ class Images:
             samples = [self._cache[i] for i in indices]
         else:
             files = [self.paths[i] for i in indices]
-            samples = [self._fit(_read(path, self.channels), path) for path in files]
+            read, fit = self.preparation.samples, self.preparation.fit
+            samples = [fit(read(path)[0], path) for path in files]
         out = np.empty((len(samples), self.channels, *self.size), np.float32)
         for row, image in zip(out, samples, strict=True):
             row[:] = to_float(image)
@@ -131,6 +144,7 @@ class Images:
         """The images at `indices` as a set of its own; decoded samples are shared."""
         other = copy.copy(self)
         other.paths = [self.paths[i] for i in indices]
+        other.sizes = [self.sizes[i] for i in indices]
         other._hashes = [self._hashes[i] for i in indices]
         other._cache = None if self._cache is None else [self._cache[i] for i in indices]
         return other

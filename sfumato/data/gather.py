@@ -1,59 +1,63 @@
-"""Pictures and folders of pictures as they are named on a command line, read as a model takes them."""
+"""Pictures and folders of pictures as they are named on a command line."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-
-import torch
-from torch import Tensor
 
 from sfumato.errors import UserError
 
-from .images import Resize, find_images, fit_image, read_image
+from .listing import SUFFIXES, list_pictures
 
 
-def gather(paths: Sequence[str | Path], out: Path | None = None) -> dict[Path, Path]:
+@dataclass
+class Gathered:
+    """Pictures that were named, one by one or by their folders.
+
+    Attributes:
+        files: {result's name, relative to the output folder: picture}.
+        folders: {result's name: folder that was named, or that its picture lies in}.
+        left_out: {folder: {reason: names}} of what its listing leaves out.
+    """
+
+    files: dict[Path, Path] = field(default_factory=dict)
+    folders: dict[Path, Path] = field(default_factory=dict)
+    left_out: dict[Path, dict[str, list[str]]] = field(default_factory=dict)
+
+
+def gather(paths: Sequence[str | Path], out: Path | None = None) -> Gathered:
     """Results' names, relative to the output folder, and the pictures they are made of.
 
     Raises:
-        UserError: for paths that do not exist, an `out` inside of one, or two results of one name.
+        UserError: for paths that do not exist, an `out` inside of one or that reads as a picture's name,
+            or two results of one name.
     """
-    found: dict[Path, Path] = {}
+    found = Gathered()
+    if out is not None and out.is_file():
+        raise UserError(f"{out} is a file: choose another --out")
+    if out is not None and out.suffix.lower() in SUFFIXES and not out.is_dir():
+        raise UserError(
+            f"--out {out} reads as a picture; expected a folder, such as --out {out.with_suffix('')}"
+        )
     for path in map(Path, paths):
         if not path.exists():
             raise UserError(f"{path} does not exist: expected a picture or a folder of pictures")
-        if out and path.is_dir() and out.resolve().is_relative_to(path.resolve()):
-            raise UserError(f"{out} lies inside the folder it is made of; choose another --out")
-        for file in find_images(path) if path.is_dir() else [path]:
-            name = file.relative_to(path if path.is_dir() else path.parent).with_suffix(".png")
-            if name in found:
+        files, root = [path], path.parent
+        if path.is_dir():
+            if out and out.resolve().is_relative_to(path.resolve()):
+                raise UserError(f"{out} lies inside the folder it is made of; choose another --out")
+            listing = list_pictures(path)
+            files, root = listing.files, path
+            found.left_out[path] = listing.left_out
+        for file in files:
+            name = file.relative_to(root).with_suffix(".png")
+            if (other := found.files.get(name)) is not None:
                 raise UserError(
-                    f"{found[name]} and {file} would both become {(out or Path()) / name}: "
+                    f"{other} and {file} would both become {(out or Path()) / name}: "
                     f"rename one, or translate them into two folders"
                 )
-            found[name] = file
-    if not found:
+            found.files[name], found.folders[name] = file, root
+    if not found.files:
         raise UserError("no pictures given: name some, or a folder of them")
     return found
-
-
-def reader(
-    channels: int, size: int | None, resize: Resize = "crop", upscale: bool = False
-) -> Callable[[Path], Tensor]:
-    """What reads a file as an image (channels, H, W) in [-1, 1], size pixels a side if it is given.
-
-    It raises a UserError for a file that is no picture, too small, or in colour for one channel.
-    """
-
-    def read(file: Path) -> Tensor:
-        image = torch.from_numpy(read_image(file))
-        if channels == 1:
-            if (image.amax(0) - image.amin(0)).max() > 0.1:
-                raise UserError(f"{file} is in colour, the model in gray: convert it to gray")
-            image = torch.from_numpy(read_image(file, 1))
-        if size is None:
-            return image
-        return torch.from_numpy(fit_image(image.numpy(), size, resize, upscale, file))
-
-    return read

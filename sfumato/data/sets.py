@@ -12,7 +12,6 @@ import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -24,8 +23,9 @@ from torch import Tensor
 from sfumato.errors import UserError
 
 from .augment import jittered, mirrored
-from .cached import Images, stem_of
-from .images import natural
+from .cached import Images
+from .listing import natural, stem_of
+from .preparation import alike, said_size
 
 Batch = tuple[Tensor, Tensor]
 Indices = NDArray[np.int64]
@@ -192,7 +192,8 @@ class Pairs(Unpaired):
     The partners of broken files are left out.
 
     Raises:
-        UserError: a name is missing on one side, or appears twice on one side.
+        UserError: a name is missing on one side, or appears twice on one side; or partners have other
+            proportions and would be cropped apart.
     """
 
     kind, coins = "pairs", (0, 0)
@@ -215,49 +216,19 @@ class Pairs(Unpaired):
         if not both:
             raise UserError(f"no pair of {source.root} and {target.root} can be read")
         super().__init__(source.only(both), target.only(both))
+        apart = [
+            f"{name} ({said_size(a)}, {said_size(b)})"
+            for name, a, b in zip(both, self.source.sizes, self.target.sizes, strict=True)
+            if not alike(a, b)
+        ]
+        if apart and self.source.resize == "crop":
+            raise UserError(
+                f"{len(apart)} of {len(both)} pairs have pictures of other proportions, which a crop would "
+                f"cut apart: {', '.join(apart[:3])}: use --resize stretch"
+            )
 
     def _take(self, places: Indices, seed: int | None) -> Batch:
         return _draw(self.source, 0, places, seed), _draw(self.target, 0, places, seed)
-
-
-def open_domains(
-    spec: Mapping[str, str | Path] | str | Path, size: int | tuple[int, int], **options: Any
-) -> Domains:
-    """Domains from {name: folder}, or from one folder with a subfolder for each domain.
-
-    Here and below `options` are those of `Images`: channels, resize, upscale, strict.
-
-    Raises:
-        UserError: a folder is missing or holds no readable image.
-    """
-    if isinstance(spec, str | Path):
-        folder = Path(spec)
-        inside = folder.iterdir() if folder.is_dir() else []
-        subfolders = [p for p in inside if p.is_dir() and not p.name.startswith(".")]
-        if not subfolders:
-            raise UserError(f"{folder}: expected a folder with one subfolder of images per domain")
-        spec = {p.name: p for p in sorted(subfolders, key=lambda p: natural(p.name))}
-    return Domains({name: Images(folder, size, **options) for name, folder in spec.items()})
-
-
-def open_pairs(
-    source: str | Path, target: str | Path, size: int | tuple[int, int], **options: Any
-) -> Pairs:
-    """Pairs from two folders whose files have equal names."""
-    return Pairs(Images(source, size, **options), Images(target, size, **options))
-
-
-def open_side_by_side(folder: str | Path, size: int | tuple[int, int], **options: Any) -> Pairs:
-    """Pairs from one folder of pictures whose left half is the source and right half the target."""
-    left, right = (Images(folder, size, side=side, **options) for side in ("left", "right"))
-    return Pairs(left, right)
-
-
-def open_unpaired(
-    source: str | Path, target: str | Path, size: int | tuple[int, int], **options: Any
-) -> Unpaired:
-    """Two folders that need not correspond."""
-    return Unpaired(Images(source, size, **options), Images(target, size, **options))
 
 
 def _some(names: Iterable[str]) -> str:

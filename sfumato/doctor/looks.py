@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from sfumato.data.cached import stem_of
-from sfumato.data.images import SUFFIXES, _read, find_images
+from sfumato.data.images import SUFFIXES, find_images
+from sfumato.data.listing import stem_of
+from sfumato.data.preparation import read_samples
 from sfumato.errors import UserError
 
 THUMB = 32
@@ -156,7 +157,7 @@ def look(folders: Mapping[str, Mapping[str, Path]]) -> tuple[list[Look], Counter
 
 def _look(one: Look) -> Look:
     try:
-        samples = _read(one.path, 3)
+        samples, _ = read_samples(one.path)
         data = one.path.read_bytes()
     except (UserError, OSError) as error:
         one.error = str(error)

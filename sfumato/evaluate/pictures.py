@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from sfumato.data import find_images, fit_image, read_image
-from sfumato.data.cached import stem_of
+from sfumato.data.listing import stem_of
 from sfumato.errors import UserError
 from sfumato.record import sha256
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sfumato.data.gather import gather, reader
+from sfumato.data.gather import gather
 from sfumato.data.images import Resize, write_png
+from sfumato.data.listing import said
+from sfumato.data.preparation import said_size
 from sfumato.errors import UserError
 from sfumato.explore.chain import apply
 from sfumato.explore.latents import Latents
@@ -18,7 +21,7 @@ from sfumato.folder import denoiser_of, load, resolve
 from sfumato.record import digest, sha256, write_run
 from sfumato.solve.bridge import decode, encode
 from sfumato.times import Spacing
-from sfumato.translator import channels_of, device_of, size_of
+from sfumato.translator import channels_of, device_of, preparation_of
 from sfumato.versions import version
 
 BATCH = 64
@@ -34,7 +37,7 @@ def encode_pictures(
     first: str = "",
     seed: int = 0,
     size: int | None = None,
-    resize: Resize = "crop",
+    resize: Resize | None = None,
     upscale: bool = False,
     device: str = "auto",
 ) -> Latents:
@@ -48,7 +51,8 @@ def encode_pictures(
         spacing: of the times: karras, log_snr, time or chain.
         first: operations on the pictures before they are encoded, as "blur sigma=2".
         seed: of the noise that these may draw.
-        size: side of the pictures in pixels; by default that of the model's training.
+        size: side of the pictures in pixels; this and the next two are by default as in the model's
+            training.
         resize: how pictures get that size: crop (scale the short side, cut the middle), stretch,
             none (take pictures of one size as they are).
         upscale: accept pictures smaller than size.
@@ -57,15 +61,23 @@ def encode_pictures(
     Raises:
         UserError: for anything wrong with pictures, model or options, in one line.
     """
-    files = gather([paths] if isinstance(paths, (str, Path)) else list(paths))
+    gathered = gather([paths] if isinstance(paths, (str, Path)) else list(paths))
+    files = gathered.files
     f, facts = _denoiser(model)
-    if size is None and resize != "none":
-        size = size_of([resolve(model)[0]])
-    if size is not None and size < 1:
-        raise UserError(f"size must be at least 1, not {size}")
-    read = reader(channels_of(f), size, resize, upscale)
-    pictures = [read(file) for file in files.values()]
-    if len(sizes := {f"{p.shape[2]}x{p.shape[1]}" for p in pictures}) > 1:
+    prepare, notes = preparation_of(
+        {"model": resolve(model)[0]},
+        channels=channels_of(f),
+        size=size,
+        resize=resize,
+        upscale=upscale,
+    )
+    for text in [
+        *notes,
+        *(said(folder, names) for folder, names in gathered.left_out.items() if names),
+    ]:
+        warnings.warn(text, stacklevel=2)
+    pictures = [prepare.read(file).image for file in files.values()]
+    if len(sizes := {said_size((p.shape[1], p.shape[2])) for p in pictures}) > 1:
         raise UserError(f"the pictures are of sizes {', '.join(sorted(sizes))}: give --size")
     images = torch.stack(pictures)
     log: list[dict[str, Any]] = []
@@ -74,7 +86,7 @@ def encode_pictures(
     how: dict[str, Any] = {"steps": steps, "solver": solver, "spacing": spacing}
     latents, nfe = _batched(encode, f, images, device, how)
     names = [name.as_posix() for name in files]
-    facts |= how | {"nfe": nfe, "size": size, "resize": resize, "upscale": upscale}
+    facts |= how | {"nfe": nfe, "preparation": prepare.to_json()}
     facts |= {"pictures": digest(files), "first": log}
     return Latents(latents, images, names, {"encoded": facts, "operations": []})
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from sfumato.data.gather import reader
 from sfumato.errors import UserError
 from sfumato.folder import resolve
 from sfumato.method import name_of
 from sfumato.record import digest, sha256
-from sfumato.translator import channels_of, device_of, options_of, size_of, translator
+from sfumato.translator import channels_of, device_of, options_of, preparation_of, translator
 from sfumato.versions import version
 
 
@@ -40,14 +40,19 @@ class Subject(NamedTuple):
         part, where = translator(method, **roles), device_of(device)
         chosen = options_of(part, options)
         folders = {role: resolve(name)[0] for role, name in roles.items() if name is not None}
-        size = size_of(list(folders.values())) if size is None else size
-        image = reader(channels_of(part), size, "crop", upscale)(file)[None].to(where)
+        prepare, notes = preparation_of(
+            folders, channels=channels_of(part), size=size, upscale=upscale,
+            direction=chosen.get("direction"),
+        )  # fmt: skip
+        for text in notes:
+            warnings.warn(text, stacklevel=3)
+        image = prepare.read(file).image[None].to(where)
         facts = {
             "method": name_of(part), "options": {k: str(v) if isinstance(v, Path) else v
                                                  for k, v in chosen.items()},
             "models": {role: str(name) for role, name in roles.items() if name is not None},
             "weights": {role: sha256(f / "weights.safetensors") for role, f in folders.items()},
-            "picture": digest({Path(file.name): file}), "size": size,
+            "picture": digest({Path(file.name): file}), "preparation": prepare.to_json(),
             "versions": {name: version(name) for name in ("sfumato", "torch")},
         }  # fmt: skip
         return cls(part.to(where), image, chosen, facts)

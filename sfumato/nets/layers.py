@@ -61,6 +61,21 @@ class InstanceNorm(nn.InstanceNorm2d):
         return super().forward(x)
 
 
+def check_size(x: Tensor, step: int, least: int = 1) -> None:
+    """Sees that a network which halves its input to a `step`-th can take images x (B, C, H, W).
+
+    Raises:
+        UserError: a side is no multiple of `step`, or is below `least`.
+    """
+    h, w = x.shape[-2:]
+    if h % step or w % step or min(h, w) < least:
+        fits = [max(n // step * step, step, -(-least // step) * step) for n in (w, h)]
+        raise UserError(
+            f"this network takes sides that are multiples of {step}{f' from {least} on' * (least > 1)}, "
+            f"not {w}x{h} pixels: cut pictures to {fits[0]}x{fits[1]}, or say --size {min(fits)}"
+        )
+
+
 def make_norm(kind: str, channels: int) -> nn.Module:
     """The norm of this name; a convolution before it needs a bias if it is not batch norm.
 

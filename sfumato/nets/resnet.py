@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sfumato.errors import UserError
-from sfumato.nets.layers import BlurDown, BlurUp, make_norm
+from sfumato.nets.layers import BlurDown, BlurUp, check_size, make_norm
 from sfumato.part import Part
 
 
@@ -75,12 +75,7 @@ class ResNet(Part):
         return self.model[self.encoder :](found[-1]), found[: len(set(layers))]
 
     def _fits(self, x: Tensor) -> None:
-        step = 2**self.downs
-        if x.shape[2] % step or x.shape[3] % step or min(x.shape[2:]) < 2 * step:
-            raise UserError(
-                f"this network takes sizes that are multiples of {step} from {2 * step} on, not "
-                f"{x.shape[2]}x{x.shape[3]}; choose another --size"
-            )
+        check_size(x, 2**self.downs, 2 * 2**self.downs)
 
     def features(self, x: Float[Tensor, "b c h w"], layers: Sequence[int]) -> list[Tensor]:
         """What comes out of these layers of the encoder, in ascending order."""

@@ -13,8 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sfumato.errors import UserError
-from sfumato.nets.layers import BlurUp, Norm, make_norm
+from sfumato.nets.layers import BlurUp, Norm, check_size, make_norm
 from sfumato.part import Part
 
 
@@ -56,12 +55,7 @@ class TransportUNet(Part):
             nn.init.zeros_(self.out.weight)
 
     def forward(self, x: Float[Tensor, "b cz h w"]) -> Float[Tensor, "b c h w"]:
-        step = 2**self.levels
-        if x.shape[2] % step or x.shape[3] % step:
-            raise UserError(
-                f"this network takes sizes that are multiples of {step}, not "
-                f"{x.shape[2]}x{x.shape[3]}; choose another --size"
-            )
+        check_size(x, 2**self.levels)
         h, skips = self.first(x), list[Tensor]()
         for level in self.down:
             skips.append(h)

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from sfumato.errors import UserError
-from sfumato.nets.layers import BlurUp
+from sfumato.nets.layers import BlurUp, check_size
 from sfumato.part import Part
 
 
@@ -116,12 +116,7 @@ class UNet(Part):
     ) -> Float[Tensor, "b features height width"]:
         if x.shape[1] != (wanted := self.channels + self.conditioning):
             raise UserError(f"this network takes {wanted} channels, not {x.shape[1]}")
-        step = self.patch * 2 ** (len(self.multipliers) - 1)
-        if x.shape[-1] % step or x.shape[-2] % step:
-            raise UserError(
-                f"this network takes sizes that are multiples of {step}, not "
-                f"{x.shape[-2]}x{x.shape[-1]}; choose another --size"
-            )
+        check_size(x, self.patch * 2 ** (len(self.multipliers) - 1))
         e = self.embed(fourier(log_sigma, self.width).to(x))
         if self.label_embed is not None and label is not None:
             e = e + self.label_embed(label)

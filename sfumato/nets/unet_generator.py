@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sfumato.errors import UserError
-from sfumato.nets.layers import drop, make_norm
+from sfumato.nets.layers import check_size, drop, make_norm
 from sfumato.part import Part
 
 
@@ -64,12 +64,7 @@ class UNetGenerator(Part):
         self, x: Float[Tensor, "b c h w"], draw: Callable[[Tensor], Tensor] | None = None
     ) -> Float[Tensor, "b c h w"]:
         """`draw` gives the dropout's standard normal numbers of a tensor's shape; None: no dropout."""
-        step = 2**self.downs
-        if x.shape[2] % step or x.shape[3] % step:
-            raise UserError(
-                f"this network takes sizes that are multiples of {step}, not "
-                f"{x.shape[2]}x{x.shape[3]}; choose another --size"
-            )
+        check_size(x, 2**self.downs)
         skips: list[Tensor] = []
         if self.stem:
             x = self.first(x)

@@ -13,14 +13,13 @@ import torch
 from torch import Tensor
 
 from sfumato import load
-from sfumato.data.gather import reader
 from sfumato.data.images import picture
 from sfumato.errors import UserError, choose
 from sfumato.explore import OPERATIONS, Operation, apply, parse, report
 from sfumato.explore.chain import parameters
 from sfumato.folder import resolve
 from sfumato.solve import bridge
-from sfumato.translator import channels_of, size_of
+from sfumato.translator import channels_of, preparation_of
 
 from . import limits
 from .controls import Control, controls
@@ -79,8 +78,10 @@ def encode(pictures: list[str], source: str, steps: int, shelf: Shelf) -> Encode
 
 def _encoded(file: Path, source: str, steps: int) -> Encoded:
     f = _denoiser(source)
-    size = size_of([resolve(source)[0]])
-    image = reader(channels_of(f), min(size or limits.SIZE, limits.SIZE), upscale=True)(file)[None]
+    prepare, _ = preparation_of({"source": resolve(source)[0]}, channels=channels_of(f), upscale=True)
+    if max(prepare.size or (limits.SIZE + 1,)) > limits.SIZE:
+        prepare = replace(prepare, size=(limits.SIZE, limits.SIZE))
+    image = prepare.read(file).image[None]
     with torch.no_grad():
         return Encoded(image, bridge.encode(f, image, steps=steps), source, steps)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from sfumato import find, translate
 from sfumato.flags import Outline, outlines
-from sfumato.translate import Summary
+from sfumato.record import Summary
 
 from . import limits
 from .controls import NONE, Control, controls

@@ -1,0 +1,217 @@
+"""Bytes of a picture file to samples: the one decoder, which also decides what is refused.
+
+The value range of a file is never guessed: 8-bit samples stay uint8, 16-bit ones uint16, everything
+else is refused.  What a file holds besides is not dropped without a word: `Decoded.lost` says it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import struct
+import threading
+import zlib
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from .header import LIMITS, Header, Limits, Refused, upright
+from .tiff import is_tiff, read_tiff, tiff_header
+
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "AVIF")
+"""What Pillow may take a file for; of its others some start programs, such as Ghostscript."""
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
+LARGE = 16_000_000
+"""Pixels from which on files are decoded one at a time, whatever the number of cores."""
+_one_at_a_time = threading.Lock()
+
+
+class Decoded(NamedTuple):
+    """Upright samples, and what of the file is not in them."""
+
+    samples: NDArray[Any]
+    """(H, W, 1 to 4), uint8 or uint16: gray, gray and alpha, RGB, RGB and alpha."""
+    header: Header
+    lost: dict[str, str]
+    """{kind: detail}, such as {"pages": "12 pictures"}; the kinds are those of `LOST`."""
+
+
+def decode(data: bytes, limits: Limits = LIMITS) -> Decoded:
+    """The first picture of a file, upright, in sRGB where it has a colour profile.
+
+    Raises:
+        Refused: for anything else than a sound file of `FORMATS` inside the limits.
+    """
+    if not data:
+        raise Refused("is an empty file")
+    with _refusing():
+        header = inspect(data, limits)
+        with _one_at_a_time if header.width * header.height > LARGE else contextlib.nullcontext():
+            if header.kind == "TIFF":
+                samples, lost = read_tiff(data) or _pillow(data, header)
+            elif header.kind == "PNG" and data[24] == 16:
+                samples, lost = _deep_png(data)
+            else:
+                samples, lost = _pillow(data, header)
+        if header.pages > 1:
+            lost = {"pages": f"{header.pages} pictures"} | lost
+    return Decoded(samples, header, lost)
+
+
+def inspect(data: bytes, limits: Limits = LIMITS) -> Header:
+    """The header of a file, which is also what `decode` goes by.
+
+    Raises:
+        Refused: for a file that is none of the formats, has a broken header, or is beyond the limits.
+    """
+    with _refusing():
+        header = tiff_header(data) if is_tiff(data) else _pillow_header(data)
+    w, h = header.width, header.height
+    if w * h > limits.pixels or max(w, h) > limits.side:
+        raise Refused(
+            f"has {w}x{h} pixels: expected at most {limits.pixels:,}, and {limits.side:,} a side; "
+            f"make it smaller first, or cut it into tiles"
+        )
+    if header.kind == "JPEG" and data.count(b"\xff\xda") > limits.scans:
+        raise Refused(f"is drawn over more than {limits.scans} times: save it anew as PNG")
+    return header
+
+
+def plain(samples: NDArray[Any], channels: int) -> NDArray[Any]:
+    """(H, W, 1 to 4) to (H, W, channels) without alpha, which is laid on white, in the same dtype."""
+    top, dtype = np.iinfo(samples.dtype).max, samples.dtype
+    if samples.shape[2] in (2, 4):
+        alpha = samples[..., -1:].astype(np.float32) / top
+        on_white = top + alpha * (samples[..., :-1].astype(np.float32) - top)
+        samples = np.floor(on_white + 0.5).astype(dtype)
+    if samples.shape[2] == channels:
+        return samples
+    if channels == 3:
+        return samples.repeat(3, axis=2)
+    return np.floor(samples.astype(np.float32) @ LUMA + 0.5).astype(dtype)[..., None]
+
+
+@contextlib.contextmanager
+def _refusing() -> Iterator[None]:
+    """Decoders raise almost anything on broken data."""
+    try:
+        yield
+    except Refused:
+        raise
+    except Image.DecompressionBombError:
+        raise Refused("is too large to decode safely: make it smaller first") from None
+    except UnidentifiedImageError:
+        raise Refused("is no image, or its header is broken") from None
+    except Exception as error:
+        raise Refused(f"is broken ({' '.join(str(error).split())})") from None
+
+
+# ---- everything with 8 bits, but TIFF ------------------------------------------------------------
+
+
+def _open(data: bytes) -> Image.Image:
+    Image.init()
+    known = [kind for kind in FORMATS if kind in Image.OPEN]  # an older Pillow has no AVIF
+    return Image.open(io.BytesIO(data), formats=known)
+
+
+def _pillow_header(data: bytes) -> Header:
+    if data[:8] == b"\x89PNG\r\n\x1a\n" and [k for k, _ in _chunks(data)].count(b"IHDR") != 1:
+        raise Refused("is broken (it has more or less than one header)")
+    with _open(data) as image:
+        kind = {"MPO": "JPEG", "DIB": "BMP"}.get(str(image.format), str(image.format))
+        # the other pictures of a phone's MPO are its thumbnail and maps of depth or gain
+        pages = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+        return Header(kind, *image.size, pages)
+
+
+def _pillow(data: bytes, header: Header) -> tuple[NDArray[np.uint8], dict[str, str]]:
+    with _open(data) as image:
+        image.load()  # orientation may be known only after the pixels
+        if sorted(image.size) != sorted(
+            (header.width, header.height)
+        ):  # a TIFF may be turned already
+            raise Refused("is broken (its header says another size)")
+        turn = image.getexif().get(0x0112, 1)
+        if image.mode[0] in "IF":
+            raise Refused(f"has samples of mode {image.mode}, expected 8 or 16 bits: convert it")
+        gray = image.mode in ("1", "L", "LA", "La")
+        alpha = "transparency" in image.info or image.mode in ("LA", "La", "PA", "RGBA", "RGBa")
+        profile = image.info.get("icc_profile")
+        kept = image.convert(("LA" if gray else "RGBA") if alpha else ("L" if gray else "RGB"))
+        shown, lost = _to_srgb(image if image.mode == "CMYK" else kept, profile)
+        if shown is not None:
+            bands = [*shown.split(), *([kept.getchannel("A")] if alpha else [])]
+            kept = Image.merge("RGBA" if alpha else "RGB", bands)
+        pixels = np.asarray(kept)
+    return upright(pixels.reshape(*pixels.shape[:2], -1), turn), lost
+
+
+def _to_srgb(image: Any, profile: bytes | None) -> tuple[Any, dict[str, str]]:
+    """The picture in RGB by its colour profile; None if it has none, or sRGB's own."""
+    from PIL import ImageCms
+
+    if not profile:
+        return None, {}
+    try:
+        given = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if "srgb" in ImageCms.getProfileDescription(given).lower():
+            return None, {}
+        opaque = image if image.mode == "CMYK" else image.convert(image.mode[:3].rstrip("A"))
+        made = ImageCms.profileToProfile(
+            opaque, given, ImageCms.createProfile("sRGB"), outputMode="RGB"
+        )
+        return made, {}
+    except (ImageCms.PyCMSError, OSError, ValueError) as error:
+        return None, {"profile": " ".join(str(error).split()) or "it is broken"}
+
+
+# ---- PNG with 16 bits ----------------------------------------------------------------------------
+
+
+def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Name and content of a PNG's chunks, to its end."""
+    at, kind = 8, b""
+    while at + 8 <= len(data) and kind != b"IEND":
+        (length,) = struct.unpack(">I", data[at : at + 4])
+        kind = data[at + 4 : at + 8]
+        yield kind, data[at + 8 : at + 8 + length]
+        at += 12 + length
+
+
+def _deep_png(data: bytes) -> tuple[NDArray[np.uint16], dict[str, str]]:
+    """A 16-bit PNG, read as two 8-bit ones since Pillow would drop the low bytes of its colours.
+
+    PNG's filters act on each byte of a sample by itself: the high bytes alone, and the low bytes
+    alone, are valid pixels of an 8-bit PNG with the same filters.
+    """
+    chunks = list(_chunks(data))
+    width, height, _, colour, _, _, interlace = struct.unpack(">IIBBBBB", chunks[0][1])
+    if interlace:
+        raise Refused("is an interlaced 16-bit PNG: save it without interlacing")
+    samples = {0: 1, 2: 3, 4: 2, 6: 4}.get(colour, 1)
+    # no more than the header says: a small file may unpack to anything
+    body = b"".join(body for kind, body in chunks if kind == b"IDAT")
+    raw = zlib.decompressobj().decompress(body, height * (1 + 2 * samples * width))
+    lines = np.frombuffer(raw, np.uint8).reshape(height, -1)
+    exif = [(kind, body) for kind, body in chunks if kind == b"eXIf"]
+    header = struct.pack(">IIBBBBB", width, height, 8, colour, 0, 0, 0)
+
+    def half(first: int) -> NDArray[np.uint16]:
+        body = np.hstack([lines[:, :1], lines[:, first::2]]).tobytes()
+        parts = [(b"IHDR", header), *exif, (b"IDAT", zlib.compress(body, 0)), (b"IEND", b"")]
+        png = data[:8] + b"".join(map(_chunk, parts))
+        return _pillow(png, Header("PNG", width, height, 1))[0].astype(np.uint16)
+
+    profile = next((body for kind, body in chunks if kind == b"iCCP"), b"")
+    name = profile.partition(b"\0")[0].decode("latin1")
+    lost = {"profile": f"{name}, of 16 bits"} if profile and "srgb" not in name.lower() else {}
+    return half(1) * np.uint16(256) + half(2), lost
+
+
+def _chunk(part: tuple[bytes, bytes]) -> bytes:
+    kind, body = part
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))

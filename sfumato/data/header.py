@@ -1,0 +1,55 @@
+"""What a picture file says of itself, what it may ask of the machine, and what is not read of it."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from numpy.typing import NDArray
+
+
+class Limits(NamedTuple):
+    """What a file may ask of the machine."""
+
+    pixels: int = 100_000_000
+    """Of the picture; decoding and fitting take up to 30 bytes for each."""
+    side: int = 65_535
+    """Pixels of the longer side."""
+    scans: int = 100
+    """Times that a progressive JPEG is drawn over."""
+
+
+LIMITS = Limits()
+
+
+class Header(NamedTuple):
+    """What a file says of itself before any pixel is decoded."""
+
+    kind: str
+    """The format: PNG, JPEG, WEBP, BMP, TIFF, GIF or AVIF."""
+    width: int
+    height: int
+    pages: int
+    """Pictures in the file, of which the first is read."""
+
+
+LOST = {
+    "pages": "hold several pictures, of which the first is read",
+    "bands": "hold bands that are not read",
+    "depth": "use a small part of their 16 bits, and come out dark with few levels",
+    "profile": "have a colour profile that is not applied",
+    "colour": "are in colour, which a model of one channel does not see",
+}
+"""What can get lost of a picture that is read."""
+
+
+class Refused(Exception):
+    """A file that is not read; the text follows its name."""
+
+
+def upright(samples: NDArray[Any], turn: int) -> NDArray[Any]:
+    """Undo an EXIF orientation 1 to 8 of (H,W,C)."""
+    if turn in (5, 6, 7, 8):
+        samples = samples.swapaxes(0, 1)
+    if turn in (2, 3, 6, 7):
+        samples = samples[:, ::-1]
+    return samples[::-1] if turn in (3, 4, 7, 8) else samples

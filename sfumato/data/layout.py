@@ -1,0 +1,141 @@
+"""Which folders of a data set are its domains, and which of them train and which test."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from sfumato.errors import UserError
+
+from .listing import OURS, SUFFIXES, natural
+
+Folders = dict[str, dict[str, Path]]
+"""{domain: {split: folder}}; "train" is always there and first."""
+SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test", "val": "val",
+          "valid": "val", "validation": "val"}  # fmt: skip
+LAYOUTS = "trainA/ and trainB/, train/A/ and train/B/, A/train/ and B/train/, or A/ and B/"
+
+
+def layout(*folders: str | Path) -> Folders:
+    """The domains and splits of one folder, or of a folder for each domain.
+
+    One folder may hold trainA/ and trainB/ (with testA/, testB/), train/DOMAIN/ (with test/DOMAIN/),
+    DOMAIN/train/ (with DOMAIN/test/), or DOMAIN/; else it is one domain. Folders that sfumato made and
+    those without pictures are none. In each of several folders train/ and test/ are its splits.
+
+    Raises:
+        UserError: a folder is missing, lies in another one, or holds pictures beside such folders.
+    """
+    given = [Path(folder) for folder in folders]
+    for folder in given:
+        if not folder.is_dir():
+            what = "is a file" if folder.exists() else "does not exist"
+            raise UserError(f"{folder} {what}: expected a folder of pictures")
+    if len(given) == 1:
+        out = _alone(given[0])
+    else:
+        out = {name: splits_of(folder) for name, folder in zip(_names(given), given, strict=True)}
+    apart([folder for splits in out.values() for folder in splits.values()])
+    return out
+
+
+def named(folders: Mapping[str, str | Path]) -> Folders:
+    """The splits of the folders of named domains.
+
+    Raises:
+        UserError: a folder lies in another one.
+    """
+    out = {name: splits_of(Path(folder)) for name, folder in folders.items()}
+    apart([folder for splits in out.values() for folder in splits.values()])
+    return out
+
+
+def apart(folders: Sequence[Path]) -> None:
+    """Sees that no folder lies in another.
+
+    Raises:
+        UserError: one does.
+    """
+    for i, one in enumerate(folders):
+        for other in folders[:i]:
+            x, y = one.resolve(), other.resolve()
+            if x.is_relative_to(y) or y.is_relative_to(x):
+                raise UserError(f"{one} lies in {other} (or is it): name folders that are apart")
+
+
+def splits_of(folder: Path) -> dict[str, Path]:
+    """train, and test and val if they are there, of one domain; the folder itself is train if not."""
+    known = {SPLITS[p.name.lower()]: p for p in _subfolders(folder) if p.name.lower() in SPLITS}
+    return _train_first(known) if "train" in known else {"train": folder}
+
+
+def _alone(folder: Path) -> Folders:
+    found: Folders = {}
+    inside = _subfolders(folder)
+    for sub in inside:
+        if known := re.fullmatch(rf"({'|'.join(SPLITS)})[_-]?([a-z])", sub.name, re.I):
+            found.setdefault(known[2].upper(), {})[SPLITS[known[1].lower()]] = sub
+    if found and all("train" in splits for splits in found.values()):
+        return {name: _train_first(found[name]) for name in sorted(found)}
+    found = {}
+    splits = splits_of(folder)
+    for split, root in splits.items():
+        domains = _subfolders(root)
+        if len(domains) > 1 and not _loose(root):
+            for sub in domains:
+                if split == "train" and root == folder:  # A/train beside B/train
+                    found[sub.name] = splits_of(sub)
+                else:
+                    found.setdefault(sub.name, {})[split] = sub
+        elif len(domains) > 1 and root == folder:
+            raise UserError(
+                f"{folder} holds pictures beside the folders {_some(domains)}: name the domains as "
+                f"NAME=FOLDER, or move these pictures away"
+            )
+    if found and all("train" in parts for parts in found.values()):
+        return found
+    return {_names([folder])[0]: splits}
+
+
+def _loose(folder: Path) -> bool:
+    """Whether pictures lie in the folder itself."""
+    return any(
+        p.suffix.lower() in SUFFIXES and not p.name.startswith(".") for p in folder.iterdir()
+    )
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    """Folders with pictures somewhere below, in natural order; those that sfumato made are none."""
+    inside = (p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    return sorted((p for p in inside if _has_pictures(p)), key=lambda p: natural(p.name))
+
+
+def _has_pictures(folder: Path) -> bool:
+    for at, folders, names in os.walk(folder, followlinks=True):
+        if any(name in OURS for name in names) or len(Path(at).parts) > len(folder.parts) + 8:
+            folders.clear()
+            continue
+        folders[:] = [f for f in folders if not f.startswith(".")]
+        if any(n.lower().endswith(SUFFIXES) and not n.startswith(".") for n in names):
+            return True
+    return False
+
+
+def _train_first(splits: Mapping[str, Path]) -> dict[str, Path]:
+    return {split: splits[split] for split in ("train", "test", "val") if split in splits}
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    """What the domains are called: as many last parts of the paths as tell them apart."""
+    paths = [Path(os.path.abspath(folder)) for folder in folders]
+    for parts in range(1, max(len(p.parts) for p in paths)):
+        names = ["_".join(path.parts[-parts:]) for path in paths]
+        if len(set(names)) == len(names):
+            return names
+    raise UserError(f"{folders[0]} is given twice: name two folders")
+
+
+def _some(folders: Sequence[Path]) -> str:
+    return ", ".join(p.name for p in folders[:3]) + (", ..." if len(folders) > 3 else "")

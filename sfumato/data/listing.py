@@ -1,0 +1,164 @@
+"""The one reader of folders: which files of a folder are its pictures, and what is left out and why."""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sfumato.errors import UserError
+
+SUFFIXES = (
+    ".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif",
+)  # fmt: skip
+"""Endings, in small letters, of the files that are taken for pictures."""
+OTHER_PICTURES = (
+    ".heic", ".heif", ".jp2", ".j2k", ".jxl", ".tga", ".exr", ".hdr", ".npy", ".npz", ".mat", ".ppm", ".pgm",
+    ".pnm", ".psd", ".svg", ".dng", ".cr2", ".nef", ".arw", ".dcm", ".nii", ".mp4", ".mov",
+)  # fmt: skip
+"""Endings of pictures that are not read."""
+OURS = ("model.json", "run.json", "training.safetensors", "protocol.json")
+"""What marks a folder as made by sfumato: its pictures are results, never data of another run."""
+JUNK = (".ds_store", "thumbs.db", "desktop.ini")
+"""What systems put beside pictures, in small letters."""
+UNREAD, HIDDEN, LINK, CLOSED = (
+    "of a kind that is not read",
+    "hidden",
+    "links that lead nowhere, or to what is read already",
+    "that may not be read",
+)
+MADE, OTHER = "folders made by sfumato", "other files"
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The pictures of a folder.
+
+    Attributes:
+        root: the folder.
+        files: its pictures, also those in subfolders, in natural order (1, 2, 10).
+        left_out: {reason: names relative to `root`} of everything else.
+    """
+
+    root: Path
+    files: list[Path]
+    left_out: dict[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def pictures_left_out(self) -> dict[str, list[str]]:
+        """What is left out and could be pictures: all but files of other kinds."""
+        return {why: names for why, names in self.left_out.items() if why != OTHER}
+
+    def said(self) -> str:
+        """One line that counts and names what is left out; empty if nothing is."""
+        return said(self.root, self.left_out)
+
+
+def list_pictures(folder: str | Path) -> Listing:
+    """The pictures below a folder; links are followed, and end where they have been before.
+
+    Raises:
+        UserError: `folder` is missing, is a file or holds no pictures.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        what = "is a file" if root.exists() else "does not exist"
+        raise UserError(f"{root} {what}: expected a folder of pictures")
+    left: dict[str, list[str]] = defaultdict(list)
+    files: list[Path] = []
+    seen: set[tuple[int, int]] = set()
+
+    def closed(error: OSError) -> None:
+        left[CLOSED].append(f"{_relative(root, error.filename)}/")
+
+    ways = [root]  # linked folders come last, so that each is known by its own name
+    for way in ways:
+        for at, folders, names in os.walk(way, onerror=closed):
+            here = Path(at)
+            place = (here.stat().st_dev, here.stat().st_ino)
+            if place in seen or (here != root and any(name in OURS for name in names)):
+                left[LINK if place in seen else MADE].append(f"{_relative(root, here)}/")
+                folders.clear()
+                continue
+            seen.add(place)
+            left[HIDDEN] += [f"{_relative(root, here / f)}/" for f in folders if f.startswith(".")]
+            shown = [f for f in folders if not f.startswith(".")]
+            folders[:] = [f for f in shown if not (here / f).is_symlink()]
+            ways += sorted(here / f for f in shown if f not in folders)
+            for name in names:
+                if name.lower() in JUNK or (here == root and name in OURS):
+                    continue
+                if (why := _why_not(here / name)) is None:
+                    files.append(here / name)
+                else:
+                    left[why].append(_relative(root, here / name))
+    left_out = {why: sorted(names, key=_key) for why, names in left.items() if names}
+    if not files:
+        raise UserError(
+            f"{root} holds no images: files are read that end in {', '.join(SUFFIXES)}"
+            + (f"; {text}" if (text := said("", left_out)) else "")
+        )
+    files.sort(key=lambda p: [natural(part) for part in p.relative_to(root).parts])
+    return Listing(root, files, left_out)
+
+
+def find_images(folder: str | Path) -> list[Path]:
+    """The files of `list_pictures`."""
+    return list_pictures(folder).files
+
+
+def said(root: str | Path, left_out: Mapping[str, Sequence[str]], named: int = 3) -> str:
+    """One line: "photos: left out 2 of a kind that is not read (a.heic, b.heic)"; empty for nothing.
+
+    Args:
+        root: whose they are.
+        left_out: {reason: names}.
+        named: how many are named for each reason.
+    """
+    parts = []
+    for why, names in left_out.items():
+        some = names
+        if why == OTHER:  # captions beside each picture, say: their endings are enough
+            kinds = Counter(Path(name).suffix.lower() or name for name in names)
+            some = [f"{kind} {count:,}" for kind, count in kinds.most_common()]
+        more = ", ..." if len(some) > named else ""
+        parts.append(f"{len(names):,} {why} ({', '.join(some[:named])}{more})")
+    return f"{root}{': ' if root else ''}left out {'; '.join(parts)}" if parts else ""
+
+
+def natural(name: str) -> list[Any]:
+    """Sort key under which 2 comes before 10."""
+    parts = re.split(r"([0-9]+)", name.lower())
+    return [*(int(p) if i % 2 else p for i, p in enumerate(parts)), name]
+
+
+def stem_of(name: str) -> str:
+    """A file name, with its folders, without its suffix: what pairs are matched by.
+
+    Names that look the same are the same, however their accents are stored (Unicode's form C).
+    """
+    return unicodedata.normalize("NFC", os.path.splitext(name)[0])
+
+
+def _why_not(file: Path) -> str | None:
+    suffix, picture = file.suffix.lower(), file.suffix.lower() in SUFFIXES
+    if not file.is_file():
+        return LINK if file.is_symlink() else OTHER
+    if file.name.startswith("."):
+        return HIDDEN if picture or suffix in OTHER_PICTURES else OTHER
+    if not picture:
+        return UNREAD if suffix in OTHER_PICTURES else OTHER
+    return None if os.access(file, os.R_OK) else CLOSED
+
+
+def _relative(root: Path, path: str | Path) -> str:
+    return Path(path).relative_to(root).as_posix()
+
+
+def _key(name: str) -> list[Any]:
+    return [natural(part) for part in name.split("/")]

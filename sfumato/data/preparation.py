@@ -1,0 +1,297 @@
+"""How pictures are brought to a network: one value, saved with every model and every folder of results.
+
+Training makes it; whatever reads pictures for that model afterwards (translating, evaluating,
+exploring, the studio, masks, truths, partners) takes it from there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from sfumato.errors import UserError
+
+from .decode import decode, plain
+from .header import Refused
+
+Resize = Literal["crop", "stretch", "none"]
+Side = Literal["left", "right", "whole"]
+ALIKE = 0.02
+"""Proportions that differ by less than this share are the same: sides are whole pixels."""
+DARK = 2**14
+"""16-bit samples that all lie below it are of 10, 12 or 14 bits: they come out dark, with few levels."""
+ALWAYS = {"orientation": "upright", "colour": "sRGB", "transparency": "on white"}
+"""What every preparation does; recorded, so that it cannot change unnoticed."""
+
+
+class Prepared(NamedTuple):
+    """A picture for a network, and what it was."""
+
+    image: Tensor
+    """(C, H, W), float32 in [-1, 1]."""
+    size: tuple[int, int]
+    """(height, width) of the upright picture, or of the half that is read."""
+    lost: dict[str, str]
+    """What of the file is not in it, see `sfumato.data.header.LOST`."""
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How pictures are brought to a network.
+
+    Args:
+        size: (height, width) in pixels; None takes every picture at its own size.
+        resize: crop (scale until the size is just covered, cut the middle), stretch (proportions are
+            lost), or none (pictures have that size already).
+        upscale: whether pictures smaller than `size` are enlarged, or refused.
+        channels: 3 (gray is repeated) or 1 (the luma of colours).
+        side: left or right of pictures that hold two side by side, or the whole.
+
+    Raises:
+        UserError: for a size below 1 or other words than these.
+    """
+
+    size: tuple[int, int] | None = None
+    resize: Resize = "crop"
+    upscale: bool = False
+    channels: int = 3
+    side: Side = "whole"
+
+    def __post_init__(self) -> None:
+        if self.size is not None and min(self.size) < 1:
+            raise UserError(f"size {said_size(self.size)}: expected at least one pixel a side")
+        for name, known in (
+            ("resize", ("crop", "stretch", "none")),
+            ("side", ("left", "right", "whole")),
+        ):
+            if getattr(self, name) not in known:
+                raise UserError(
+                    f"{name} {getattr(self, name)!r} is unknown: use {', '.join(known)}"
+                )
+        if self.channels not in (1, 3):
+            raise UserError(f"channels {self.channels}: expected 1 or 3")
+
+    def read(self, file: str | Path) -> Prepared:
+        """A picture, prepared.
+
+        Raises:
+            UserError: the file is missing, broken, of a kind that is not read, or of an unfit size.
+        """
+        samples, lost = self.samples(file)
+        image = torch.from_numpy(to_float(self.fit(samples, file)))
+        return Prepared(image, (samples.shape[1], samples.shape[2]), lost)
+
+    def samples(self, file: str | Path) -> tuple[NDArray[Any], dict[str, str]]:
+        """Samples (channels, H, W) of a file, uint8 or uint16, of the side that is read, and what is lost.
+
+        Raises:
+            UserError: as `read`, but for the size.
+        """
+        samples, lost = read_samples(file, self.channels)
+        if self.side == "whole":
+            return samples, lost
+        h, w = samples.shape[1:]
+        if w < 2 or w <= h:
+            raise UserError(
+                f"{file} is {w}x{h} pixels, not two pictures side by side: say --side whole, or leave it out"
+            )
+        return samples[..., : w // 2] if self.side == "left" else samples[..., -(w // 2) :], lost
+
+    def fit(self, samples: NDArray[Any], name: str | Path = "the picture") -> NDArray[Any]:
+        """Samples (C, H, W) at this size, in their own depth.
+
+        Raises:
+            UserError: they are of an unfit size.
+        """
+        if self.size is None or samples.shape[1:] == self.size:
+            return np.ascontiguousarray(samples)
+        image = fit_image(to_float(samples), self.size, self.resize, self.upscale, name)
+        return to_samples(image, samples.dtype)
+
+    @property
+    def other_side(self) -> Self:
+        """The same for the partners of side by side pictures."""
+        other: dict[Side, Side] = {"left": "right", "right": "left", "whole": "whole"}
+        return replace(self, side=other[self.side])
+
+    def to_json(self) -> dict[str, Any]:
+        """Values that JSON has; `from_json` takes them back."""
+        return asdict(self) | {"size": self.size and list(self.size)} | ALWAYS
+
+    @classmethod
+    def from_json(cls, saved: Any) -> Preparation:
+        """A preparation from what `to_json` gave.
+
+        Raises:
+            UserError: it was damaged, or written by a newer version that prepares otherwise.
+        """
+        try:
+            values = dict(saved)
+            always = {key: values.pop(key) for key in ALWAYS}
+            size = values.pop("size")
+            if always != ALWAYS or not all(isinstance(n, int) for n in size or ()):
+                raise ValueError
+            return cls(size=size and (size[0], size[1]), **values)
+        except (TypeError, ValueError, KeyError, IndexError) as error:
+            if isinstance(error, UserError):
+                raise
+            raise UserError(
+                f"pictures were prepared in a way that is not known here ({saved!r}); "
+                f"the file is damaged, or was written by a newer sfumato"
+            ) from None
+
+    @classmethod
+    def of(cls, info: Mapping[str, Any]) -> Preparation:
+        """That of a model, by the `info` in its model.json; older models say it in several places."""
+        if "preparation" in info:
+            return cls.from_json(info["preparation"])
+        data = info["data"] if isinstance(info.get("data"), Mapping) else {}
+        settings = info["settings"] if isinstance(info.get("settings"), Mapping) else {}
+        size = data.get("size") or info.get("size")
+        size = [size, size] if isinstance(size, int) else size
+        old = {
+            "size": size, "resize": data.get("resize") or info.get("resize") or "crop",
+            "upscale": bool(data.get("upscale")), "channels": data.get("channels") or 3,
+            "side": "left" if settings.get("side_by_side") else "whole",
+        }  # fmt: skip
+        return cls.from_json(old | ALWAYS)
+
+    def __str__(self) -> str:
+        """Such as "cropped to 64x64, left halves, in gray"."""
+        how = {"crop": "cropped to", "stretch": "stretched to", "none": "as they are,"}[self.resize]
+        parts = [f"{how} {said_size(self.size)}" if self.size else "at their own size"]
+        parts += [f"{self.side} halves"] * (self.side != "whole")
+        parts += ["in gray"] * (self.channels == 1)
+        return ", ".join(parts)
+
+
+def said_size(size: tuple[int, int]) -> str:
+    """(height, width) as people write it: 64x48 is 64 wide."""
+    return f"{size[1]}x{size[0]}"
+
+
+def alike(a: tuple[int, int], b: tuple[int, int]) -> bool:
+    """Whether two sizes have the same proportions."""
+    return abs(a[1] * b[0] / (a[0] * b[1]) - 1) < ALIKE
+
+
+def read_samples(path: str | Path, channels: int = 3) -> tuple[NDArray[Any], dict[str, str]]:
+    """Upright samples (channels, H, W) of a file, uint8 or uint16, and what of it is lost.
+
+    Raises:
+        UserError: the file is missing, empty, broken, no image, or of a kind that is not read.
+    """
+    path = Path(path)
+    if channels not in (1, 3):
+        raise UserError(f"channels {channels}: expected 1 or 3")
+    try:
+        samples, _, lost = decode(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    except Refused as error:
+        raise UserError(f"{path} {error}") from None
+    if samples.dtype == np.uint16 and (top := int(samples[..., :3].max())) < DARK:
+        lost = lost | {"depth": f"up to {top:,} of 65,535"}
+    if channels == 1 and samples.shape[2] > 2 and _colourful(samples):
+        lost = lost | {"colour": ""}
+    return np.ascontiguousarray(plain(samples, channels).transpose(2, 0, 1)), lost
+
+
+def _colourful(samples: NDArray[Any]) -> bool:
+    some = samples[:: max(1, len(samples) // 64), :: max(1, samples.shape[1] // 64), :3].astype(int)
+    return bool((some.max(2) - some.min(2)).max() > np.iinfo(samples.dtype).max // 20)
+
+
+def to_float(samples: NDArray[Any]) -> NDArray[np.float32]:
+    """uint8 or uint16 samples of any shape to float32 in [-1,1]."""
+    return samples.astype(np.float32) * np.float32(2 / np.iinfo(samples.dtype).max) - np.float32(1)
+
+
+def to_samples(images: Tensor | NDArray[Any], dtype: Any = np.uint8) -> NDArray[Any]:
+    """Values of any shape to the nearest uint8 (or uint16) samples: -1 to 0, 1 to the largest.
+
+    Raises:
+        UserError: a value is not a number.
+    """
+    values = images.detach().float().cpu().numpy() if isinstance(images, Tensor) else images
+    if not np.isfinite(values).all():
+        raise UserError("the image has values that are no numbers: the model diverged; lower --lr")
+    top = np.iinfo(dtype).max
+    return np.floor((values.clip(-1, 1) + 1) * (top / 2) + 0.5).astype(dtype)
+
+
+def fit_image(
+    image: NDArray[np.float32],
+    size: int | tuple[int, int],
+    resize: Resize = "crop",
+    upscale: bool = False,
+    name: str | Path = "the image",
+) -> NDArray[np.float32]:
+    """Bring an image (C,H,W) to (C,h,w) with an antialiased bicubic filter.
+
+    Args:
+        image: Values in [-1,1].
+        size: Side in pixels, or (height, width).
+        resize: "crop" scales until the image just covers the size and cuts the centre, "stretch"
+            ignores the proportions, "none" asks for images of exactly this size.
+        upscale: Allow images to be enlarged.
+        name: What an error calls the image.
+
+    Raises:
+        UserError: the image would be enlarged, or has another size and `resize` is "none".
+    """
+    h, w = (size, size) if isinstance(size, int) else size
+    old_h, old_w = image.shape[1:]
+    if (old_h, old_w) == (h, w):
+        return image
+    if resize == "none":
+        raise UserError(
+            f"{name} is {old_w}x{old_h} pixels, expected {w}x{h}: use --resize crop or stretch"
+        )
+    if resize not in ("crop", "stretch"):
+        raise UserError(f"resize {resize!r} is unknown: use crop, stretch or none")
+    if (old_h < h or old_w < w) and not upscale:
+        raise UserError(
+            f"{name} is {old_w}x{old_h} pixels, smaller than the {w}x{h} asked for: "
+            f"use a smaller --size, or --upscale to enlarge it"
+        )
+    if resize == "crop":
+        image = _needed(image, h, w)
+        old_h, old_w = image.shape[1:]
+    new_h, new_w = h, w
+    if resize == "crop":
+        scale = max(h / old_h, w / old_w)
+        new_h, new_w = max(h, round(old_h * scale)), max(w, round(old_w * scale))
+    top, left = (new_h - h) // 2, (new_w - w) // 2
+    out = np.empty((len(image), h, w), np.float32)
+    for band, row in zip(image, out, strict=True):  # one at a time: a third of the memory
+        fitted = torch.from_numpy(np.ascontiguousarray(band))[None, None]
+        if (new_h, new_w) != (old_h, old_w):
+            fitted = interpolate(fitted, (new_h, new_w), mode="bicubic", antialias=True).clamp(
+                -1, 1
+            )
+        row[:] = fitted[0, 0, top : top + h, left : left + w].numpy()
+    return out
+
+
+def _needed(image: NDArray[np.float32], h: int, w: int) -> NDArray[np.float32]:
+    """The middle of an image that is to be enlarged, if most of the enlarged one would be cut off."""
+    old_h, old_w = image.shape[1:]
+    scale = max(h / old_h, w / old_w)
+    if scale <= 1 or max(old_h * scale / h, old_w * scale / w) <= 4:
+        return image
+    keep = []
+    for n, side in ((old_h, h), (old_w, w)):
+        least = math.ceil(side / scale) + 8  # the filter's reach, and what rounding moves
+        keep.append(min(n, least + (n - least) % 2))  # the middle stays the middle
+    top, left = (old_h - keep[0]) // 2, (old_w - keep[1]) // 2
+    return image[:, top : top + keep[0], left : left + keep[1]]

@@ -1,0 +1,93 @@
+"""TIFF files, whose 16-bit colours and further bands Pillow does not read."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import zlib
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .header import Header, Refused, upright
+
+
+def is_tiff(data: bytes) -> bool:
+    """Whether these are a TIFF's first bytes."""
+    return data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+
+def tiff_header(data: bytes) -> Header:
+    """Of the first picture, counting all."""
+    import tifffile
+
+    with tifffile.TiffFile(io.BytesIO(data)) as tiff:
+        page: Any = tiff.pages[0]
+        width, height = page.imagewidth, page.imagelength
+        if page.is_tiled:  # whole tiles are unpacked, however small the picture is
+            width, height = max(width, page.tilewidth), max(height, page.tilelength)
+        pages = sum(not p.is_reduced for p in itertools.islice(iter(tiff.pages), 1000))  # type: ignore[union-attr]
+        stack = int(
+            np.prod([n for n, a in zip(page.shape, page.axes, strict=True) if a not in "YXS"])
+        )
+        return Header("TIFF", width, height, max(pages, 1) * stack)
+
+
+def read_tiff(data: bytes) -> tuple[NDArray[Any], dict[str, str]] | None:
+    """Samples (H, W, bands) and what is lost; None of ordinary 8-bit files, which Pillow reads."""
+    import tifffile
+
+    with tifffile.TiffFile(io.BytesIO(data)) as tiff:
+        page: Any = tiff.pages[0]
+        bands, photometric = page.samplesperpixel, int(page.photometric)
+        colours = {2: 3, 5: 4, 6: 3, 8: 3}.get(photometric, 1)  # RGB, CMYK, YCbCr, Lab
+        alpha = colours < bands and page.extrasamples[:1] in ((1,), (2,))
+        kept = colours + alpha
+        if kept < bands and colours == 1:
+            raise Refused(
+                f"has {bands} bands and does not say which are red, green and blue: save the three "
+                f"that are meant as RGB"
+            )
+        lost = {"bands": f"{bands} bands, the first {kept} are read"} if kept < bands else {}
+        if any(
+            n == 0 or at + n > len(data)
+            for at, n in zip(page.dataoffsets, page.databytecounts, strict=True)
+        ):
+            raise Refused("is broken (a part of its pixels is missing)")
+        if (page.dtype is None or page.dtype in (np.uint8, np.bool_)) and not lost:
+            return None
+        if page.dtype not in (np.uint8, np.uint16) or photometric > 2:
+            raise Refused(
+                f"has {page.dtype} samples of kind {page.photometric.name}, whose range is not "
+                f"known: save it as gray or RGB of 8 or 16 bits"
+            )
+        _check_unpacked(data, page)
+        try:
+            samples = page.asarray()
+        except ValueError as error:
+            if "imagecodecs" in str(error):
+                raise Refused(
+                    f"is compressed by {page.compression.name}, which takes one more package to read: "
+                    f"pip install imagecodecs, or save it uncompressed or as PNG"
+                ) from None
+            raise
+        if page.axes.startswith("S"):  # one plane after the other
+            samples = np.moveaxis(samples, 0, -1)
+        samples = samples.reshape(-1, page.imagelength, page.imagewidth, bands)[0, ..., :kept]
+        if page.tags.get("InterColorProfile"):
+            lost |= {"profile": f"{8 * samples.itemsize} bits"}
+        if photometric == 0:  # white is zero
+            samples = np.iinfo(samples.dtype).max - samples
+        return upright(samples, int(page.tags.valueof("Orientation", 1))), lost
+
+
+def _check_unpacked(data: bytes, page: Any) -> None:
+    """No strip or tile unpacks to more than its size: deflate may hold a thousand times its bytes."""
+    if int(page.compression) not in (8, 32946):
+        return
+    most = int(np.prod(page.chunks)) * page.dtype.itemsize
+    for at, n in zip(page.dataoffsets, page.databytecounts, strict=True):
+        packed = zlib.decompressobj()
+        if len(packed.decompress(data[at : at + n], most + 1)) > most:
+            raise Refused("is broken (it unpacks to more than its size)")
