@@ -149,7 +149,7 @@ def _translate(words: Sequence[str]) -> Callable[..., None]:
 
     def report(summary: Summary, out: str) -> None:
         if summary.lost:
-            print(said("", summary.lost).replace("left out", "not read whole:", 1), file=sys.stderr)
+            say(said("", summary.lost).replace("left out", "not read whole:", 1), file=sys.stderr)
         for name, why in summary.skipped.items():
             say(f"skipped: {why if name in why else f'{name}: {why}'}", file=sys.stderr)
         n = summary.written

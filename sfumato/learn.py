@@ -64,7 +64,7 @@ def learn(
     def follow() -> None:
         """Makes what follows from training.safetensors."""
         info = {
-            "size": settings["size"], "resize": settings["resize"], "step": state.step,
+            "preparation": run["preparation"], "step": state.step,
             "data": run["data"], "settings": settings,
         }  # fmt: skip
         save(state.method, out, weights=state.ema, info=info)

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import torch
 
 from sfumato.data import sets
-from sfumato.data.open_data import outside, open_data
+from sfumato.data.open_data import open_data, outside
 from sfumato.data.preparation import Preparation
 from sfumato.data.without import leave_out
 from sfumato.errors import UserError, choose

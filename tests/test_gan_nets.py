@@ -177,9 +177,9 @@ def test_features_of_cut_are_the_papers_layers():
 @pytest.mark.parametrize(
     ("net", "message"),
     [
-        (ResNet(ngf=2, n_blocks=1), "multiples of 4 from 8 on, not 18x16; choose another --size"),
-        (ResNet(ngf=2, n_blocks=1, downs=3), "multiples of 8 from 16 on, not 18x16"),
-        (UNetGenerator(ngf=2, downs=3), "multiples of 8, not 18x16; choose another --size"),
+        (ResNet(ngf=2, n_blocks=1), "multiples of 4 from 8 on, not 16x18"),
+        (ResNet(ngf=2, n_blocks=1, downs=3), "multiples of 8 from 16 on, not 16x18"),
+        (UNetGenerator(ngf=2, downs=3), "multiples of 8, not 16x18"),
     ],
 )
 def test_sizes_that_do_not_divide_are_refused(net, message):

@@ -68,7 +68,7 @@ class Preparation:
 
     def __post_init__(self) -> None:
         if self.size is not None and min(self.size) < 1:
-            raise UserError(f"size {said_size(self.size)}: expected at least one pixel a side")
+            raise UserError(f"size {said_size(self.size)}: expected at least 1 pixel a side")
         for name, known in (
             ("resize", ("crop", "stretch", "none")),
             ("side", ("left", "right", "whole")),
