@@ -136,3 +136,12 @@ def test_bad_options():
             target=Conditioned(denoiser=tiny_denoiser(("a", "c")), domain="c"),
             classifier=part.classifier,
         )
+
+
+def test_the_classifier_is_asked_at_every_so_many_steps():
+    part, asked = guided(), []
+    part.classifier.register_forward_hook(lambda *_: asked.append(1))
+    for every, count in ((1, 6), (3, 2), (10, 1)):
+        asked.clear()
+        part.translate(normal(2, 2), steps=6, every=every)
+        assert len(asked) == count

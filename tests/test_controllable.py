@@ -87,3 +87,22 @@ def test_bad_options():
         tiny().translate(PICTURES, scale=float("nan"))
     with pytest.raises(ValueError, match=r"scale 1e\+38 is too large: .* up to about .* is stable"):
         tiny().translate(PICTURES, scale=1e38, steps=3)
+
+
+def test_the_spread_does_not_bend_the_mean():
+    """m learns by |m - y|^2 alone: the likelihood's share of its gradient is 0."""
+    part = tiny().train()
+    part.denoiser.lognormal_mean, part.denoiser.lognormal_std = 0.0, 1e-6
+    y = PICTURES.flip(0)
+    losses = dict(part.objectives(iter([(y, PICTURES)]), torch.Generator().manual_seed(0)))
+    g = torch.Generator().manual_seed(0)
+    t = part.denoiser.draw_times(3, g)
+    x_t = part.denoiser.process.perturb(PICTURES, t, torch.randn(PICTURES.shape, generator=g))
+    plain = (part.regressor(x_t, t).mean - y).square().mean()
+    weights = list(part.regressor.net.parameters())
+    got, want = (
+        torch.autograd.grad(loss, weights, allow_unused=True)
+        for loss in (losses["regressor"], plain)
+    )
+    for a, b in zip(got, want, strict=True):
+        torch.testing.assert_close(a, b)

@@ -194,3 +194,15 @@ def test_a_network_of_ones_own_is_a_resnet():
     assert part.translate(A).shape == A.shape
     with pytest.raises(TypeError, match="inside a ResNet, not a Identity"):
         CUT(net=nn.Identity(), side=16)
+
+
+def test_the_keys_are_numbers(monkeypatch):
+    """The contrast moves the result towards the source's patches, never the other way."""
+    part, seen = tiny(), []
+    keep = lambda queries, keys, tau: seen.append((queries, keys)) or layers_nce(queries, keys, tau)
+    monkeypatch.setattr("sfumato.contrastive.layers_nce", keep)
+    list(part.objectives(iter([(A, B)]), torch.Generator().manual_seed(0)))
+    assert len(seen) == 2  # of the source and, for identity, of the target
+    for queries, keys in seen:
+        assert all(q.requires_grad for q in queries)
+        assert not any(k.requires_grad for k in keys)

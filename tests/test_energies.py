@@ -11,6 +11,7 @@ from sfumato.denoiser import score_of
 from sfumato.energies import (
     Pulled,
     Reference,
+    Terms,
     against,
     domain_surprise,
     edges,
@@ -436,3 +437,11 @@ def test_what_is_no_energy():
             Guided(f, energy)(x, 0.5)
     with pytest.raises(ValueError, match="every must be at least 1, not 0"):
         Guided(f, lambda x, t: x.sum(-1), every=0)
+
+
+def test_a_bound_is_in_the_units_of_its_option():
+    """Weight 6 is what the user calls 2: a strong weight of 1 / (3 sigma) is 1 / (9 sigma) to the user."""
+    f, x = gaussian([0.0] * 3, [1.0] * 3, Cosine()), normal(4, 3)
+    terms = Terms(realism=(2.0, 6.0, Energy(lambda v, t: 3 * v.sum(-1)), "sample"))
+    value, bound = terms.bounds(f, x, f64(0.5))["realism"]
+    assert (value, bound) == (2.0, pytest.approx(1 / (9 * Cosine()(f64(0.5))[1].item())))

@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import nn
 
+from sfumato.data import tile, write_png
 from sfumato.fit import Diverged, State, fit, learning_rate, machine
 from sfumato.folder import read_tensors, write_tensors
-from sfumato.heldout import held_out_loss
+from sfumato.heldout import held_out_loss, preview
 from sfumato.part import Part
 
 
@@ -315,3 +316,43 @@ def test_the_averaged_weights_are_scored():
     ]
     found = held_out_loss(state, Held(), 8, torch.device("cpu"))
     assert found == {"net": pytest.approx(torch.stack(losses).mean().item(), rel=1e-5)}
+
+
+def test_every_batch_has_noise_of_its_own():
+    """By the step and the micro-batch, from the seed alone; dropout's, too."""
+
+    class Drawing(Line):
+        def objectives(self, batches, rng):
+            drawn.append((torch.rand((), generator=rng).item(), torch.rand(()).item()))
+            yield from super().objectives(batches, rng)
+
+    runs = []
+    for seed in (0, 0, 1):
+        drawn = []
+        list(fit(State(Drawing()), pairs(dim=3), steps=3, accumulate=2, seed=seed))
+        runs.append(drawn)
+    assert runs[0] == runs[1]
+    for numbers in zip(*(one for run in (runs[0], runs[2]) for one in run), strict=True):
+        assert len(set(numbers)) == 12
+
+
+def test_the_rate_is_held_for_its_share_of_the_steps_then_falls_to_the_end():
+    rates = [learning_rate(i, 110, "linear", 10, 0.6) for i in range(111)]
+    assert rates[10:71] == [1.0] * 61
+    assert rates[90] == pytest.approx(0.5)
+    assert rates[110] == pytest.approx(0.0)
+
+
+def test_previews_are_source_result_and_target(tmp_path):
+    class Negative(Line):
+        def translate(self, x):
+            return -x
+
+    class Pictures:
+        def first(self, n):
+            return torch.full((n, 3, 4, 4), 0.2), torch.full((n, 3, 4, 4), 0.6)
+
+    preview(State(Negative()), Pictures(), tmp_path, torch.device("cpu"), n=2)
+    rows = [torch.full((2, 3, 4, 4), v) for v in (0.2, -0.2, 0.6)]
+    write_png(tmp_path / "want.png", tile(torch.cat(rows), 2))
+    assert (tmp_path / "step_000000.png").read_bytes() == (tmp_path / "want.png").read_bytes()

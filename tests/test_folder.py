@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from truth import lively, tiny_denoiser
 
@@ -217,3 +218,19 @@ def test_build_on_meta_costs_no_memory():
     with torch.device("meta"):
         part = build(describe(Diffusion(domains=("a",), net="tiny")))
     assert all(p.is_meta for p in part.parameters())
+
+
+def test_tensors_that_have_changed_names_are_noticed(tmp_path):
+    file = tmp_path / "x.safetensors"
+    folders.write_tensors(file, {"a": torch.zeros(2), "b": torch.ones(2)})
+    with safe_open(file, framework="pt") as f:
+        said = f.metadata()
+    save_file({"a": torch.zeros(2), "c": torch.ones(2)}, file, said)
+    with pytest.raises(ValueError, match="do not have their hash"):
+        folders.read_tensors(file)
+
+
+def test_a_folder_may_have_a_colon_in_its_name(tmp_path):
+    (tmp_path / "day:1").mkdir()
+    assert folders.resolve(f"{tmp_path}/day:1") == (tmp_path / "day:1", None)
+    assert folders.resolve(f"{tmp_path}/day:1:cat") == (tmp_path / "day:1", "cat")

@@ -217,3 +217,10 @@ def test_projections_have_unit_length_at_the_places_asked_for():
     torch.testing.assert_close(a.norm(dim=2), torch.ones(2, 3))
     v = head.mlps[0](features[0][:, :, 1, 1])
     torch.testing.assert_close(a[:, 1], v / v.norm(dim=1, keepdim=True))
+
+
+def test_a_critic_has_no_more_layers_than_asked_for_and_than_its_size_has():
+    how = "instance", False, "normal", 0.02
+    assert gan.make_critic("small", 3, 256, 1, *how).n_layers == 1
+    assert gan.make_critic("tiny", 3, 256, 3, *how).n_layers == 1
+    assert gan.make_critic("small", 3, 256, 3, *how).n_layers == 3

@@ -312,3 +312,23 @@ def test_a_small_map_cannot_know_where_the_edge_is():
 
     assert spread("replicate") < 1e-6 < 1e-4 < spread("zeros")
     assert NeuralOT(net="tiny").transport.edge == "replicate"
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_limit_is_of_made_and_of_real_images(sign):
+    """f = c max(0, +-y) is steep on one half: s = c D / 2 there, and a half of (s - reach)^2."""
+    c, made, real = 3.0, -torch.ones(4, 2).double(), torch.ones(4, 2).double()
+    f = lambda y: c * (sign * y).relu().sum(1)
+    loss = potential_loss(f, made, real, reach=1.0) - potential_loss(f, made, real)
+    assert loss.item() == pytest.approx((c - 1) ** 2 / 2)
+
+
+def test_in_training_the_samples_of_one_image_stand_together():
+    class Keep(nn.Module):
+        def forward(self, xz):
+            return xz[:, :-1]
+
+    part = NeuralOT(net=Keep(), critic=Quadratic(1), reach=0, cost="weak", z_size=3)
+    x = torch.arange(4.0)[:, None]
+    made = part._samples(x, torch.Generator().manual_seed(0))
+    assert torch.equal(made, x[:, None].expand(4, 3, 1))

@@ -231,3 +231,9 @@ def test_bad_input(folders, tmp_path, change, message):
         train("pix2pix", folders, tmp_path / "run", **how)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_discriminator_that_still_errs_on_one_side_is_not_saturated():
+    for real, fake in ((0.99, 0.5), (0.5, 0.01), (0.94, 0.0), (1.0, 0.06)):
+        assert gan.saturated({"real score": real, "fake score": fake}) is None
+    assert gan.saturated({"real score": 0.96, "fake score": 0.04})

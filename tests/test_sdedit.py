@@ -6,7 +6,7 @@ import pytest
 import torch
 from truth import Affine, Impulses, f64, gaussian, normal, tiny_denoiser
 
-from sfumato.edit import times_of
+from sfumato.edit import check_finite, times_of
 from sfumato.guide import Conditioned
 from sfumato.methods.sdedit import SDEdit
 from sfumato.process import DDPM, VE, VP, Cosine, Flow
@@ -192,3 +192,13 @@ def test_bad_options():
         tiny().translate(PICTURES, steps=0)
     with pytest.raises(ValueError, match="unknown solver"):
         tiny().translate(PICTURES, solver="euler")
+
+
+def test_the_weight_that_is_furthest_beyond_its_bound_is_named():
+    bad = torch.full((1,), torch.nan)
+    bounds = {"near": (2.0, 1.0), "far": (9.0, 3.0), "below": (1.0, 1e6)}
+    with pytest.raises(ValueError, match="far 9 is too large: .*up to about 3 is stable"):
+        check_finite(bad, bounds)
+    with pytest.raises(ValueError, match="the energy is too large, or the model untrained"):
+        check_finite(bad, {"below": (1.0, 2.0)})
+    assert check_finite(PICTURES, bounds) is PICTURES

@@ -22,7 +22,7 @@ from sfumato.flat import integrate_flat
 from sfumato.noise import Noise
 from sfumato.process import DDPM, PROCESSES, VP, Cosine, Flow
 from sfumato.solve import STEPS, Counted, bridge, ddim, euler_maruyama, integrate
-from sfumato.times import grid
+from sfumato.times import chain_time, grid
 
 ORDERS = {"ddim": 1, "heun": 2, "dpm2m": 2, "ab2": 2, "ab3": 3}
 STOCHASTIC = sorted(STEPS.keys() - ORDERS.keys() - {"dopri5"})
@@ -481,3 +481,17 @@ def test_bad_grids_are_refused():
         grid(p, 5, start=1.5)
     with pytest.raises(ValueError, match="unknown spacing 'quadratic'"):
         grid(p, 5, "quadratic")
+
+
+@pytest.mark.parametrize("n", [3, 7, 50, 333])
+def test_levels_of_a_chain_are_the_nearest(n):
+    levels = grid(DDPM(), n, "chain") * 1000
+    even = torch.linspace(1000, 1, n + 1, dtype=torch.float64)
+    assert (levels - even).abs().max() <= 0.5 + 1e-6
+
+
+@pytest.mark.parametrize("process", [cls() for cls in PROCESSES.values()], ids=str)
+def test_all_of_the_chains_noise_is_no_more_than_the_process_has(process):
+    assert chain_time(process, 1.0) <= process.t_max
+    inner = chain_time(process, 0.4)
+    torch.testing.assert_close(process.log_snr(f64(inner)), DDPM().log_snr(f64(0.4)))

@@ -136,3 +136,17 @@ def test_independent_domains_give_what_a_plain_chain_gives(release, report):
     report(f"unit_ddpm, release {release}: mean, std", y.mean().item(), y.std().item(), *want)
     assert y.mean().item() == pytest.approx(want[0], abs=0.02)
     assert y.std().item() == pytest.approx(want[1], rel=0.04)
+
+
+def test_each_chain_is_denoised_given_the_other():
+    """From the release on, both networks see both states, each its own first."""
+    model, asked = tiny().eval(), {"source": [], "target": []}
+    for side, f in model.denoisers.items():
+        keep = lambda _, args, how, side=side: asked[side].append((args[0], how["image"]))
+        f.register_forward_pre_hook(keep, with_kwargs=True)
+    model.translate(PICTURES, steps=3, release=3)
+    assert len(asked["source"]) == len(asked["target"]) == 3
+    for (a, given_a), (b, given_b) in zip(asked["source"], asked["target"], strict=True):
+        assert torch.equal(given_a, b)
+        assert torch.equal(given_b, a)
+        assert not torch.equal(a, b)

@@ -5,6 +5,7 @@ from itertools import count
 
 import pytest
 import torch
+from torch.nn.utils import parameters_to_vector
 from truth import f64, lively, normal
 
 from sfumato.coupling import OTHER, Sides, swapped
@@ -15,7 +16,7 @@ from sfumato.folder import load, save
 from sfumato.method import Diverged
 from sfumato.methods.unpaired_sde import UnpairedSDE
 from sfumato.process import Cosine
-from sfumato.replay import Colours
+from sfumato.replay import Colours, Copy, Memory
 from sfumato.solve import integrate
 from sfumato.train import train
 
@@ -390,3 +391,97 @@ def test_colours_are_those_of_the_side_translated_to():
         (m0, s0), (m1, s1) = moments[a], moments[b]
         y = model.translate(x, steps=3, direction=direction)
         torch.testing.assert_close(y, m1 + s1 * (x - m0) / s0)
+
+
+def test_ddib_is_prepared_without_any_image():
+    model = exact(alone=1, first="unconditional", null=0.0).train()
+    model.pairs.follow = lambda *_: None
+    x = normal(6, 1, 1, 1).float()
+    list(model.objectives(iter([(x, x)]), rng()))
+    net, names = model.denoisers.source.net, model.denoisers.source.domains
+    assert {names[i] for i in net.label.tolist()} == {"source none"}
+
+
+def test_colours_are_learnt_from_the_first_batches_alone():
+    """So that what the networks have learnt keeps its meaning."""
+    for seen, learns in ((199, True), (200, False)):
+        model = tiny(alone=0, distil=0, pairing="one_step", normalise=True).train()
+        model.seen.fill_(seen)
+        before = model.colours.source.clone()
+        list(model.objectives(batches(), rng()))
+        assert torch.equal(model.colours.source, before) != learns
+
+
+def test_the_cycle_term_has_its_weight():
+    """The loss is affine in lambda."""
+    how = {"alone": 0, "distil": 0, "pairing": "detached"}
+    zero, one, ten = (
+        dict(lively(tiny(cycle=c, **how)).train().objectives(batches(), rng()))
+        for c in (0.0, 1.0, 10.0)
+    )
+    term = (one["denoisers"] - zero["denoisers"]).item()
+    assert term > 1e-3
+    assert (ten["denoisers"] - zero["denoisers"]).item() == pytest.approx(10 * term, rel=1e-3)
+
+
+@pytest.mark.parametrize("pseudo", ["none", "detached", "attached"])
+def test_made_images_learn_as_targets_only_if_attached(pseudo):
+    """The network copies the noisy image, so that targets are all that a gradient can reach."""
+
+    class Noisy(torch.nn.Module):
+        def forward(self, both, log_sigma, label=None):
+            return both.chunk(2, 1)[0].detach()
+
+    f = Sides(Noisy(), 1, prediction="x0")
+    real = {s: normal(4, 1, 2, 2, seed=i) for i, s in enumerate(OTHER)}
+    made = {s: normal(4, 1, 2, 2, seed=i + 5).requires_grad_() for i, s in enumerate(OTHER)}
+    loss = f.loss(real, made, rng(), pseudo=pseudo)
+    assert loss.requires_grad == (pseudo == "attached")
+    if pseudo == "attached":
+        assert all(g.abs().min() > 0 for g in torch.autograd.grad(loss, list(made.values())))
+
+
+def test_the_first_coupling_is_the_frozen_copys_and_the_others_are_the_slow_ones(monkeypatch):
+    model, acted = tiny(pairing="detached"), {}
+
+    def seen(name):
+        def spy(self, side, image, noise, *_, **__):
+            acted[name] = parameters_to_vector(self.parameters()).detach()
+            return image
+
+        return spy
+
+    monkeypatch.setattr(Sides, "couple", seen("couple"))
+    monkeypatch.setattr(Sides, "sample", seen("sample"))
+    own = parameters_to_vector(model.denoisers.parameters()).detach()
+    model.pairs.frozen.vector, model.pairs.slow.vector = own + 1, own + 2
+    real = dict(zip(("source", "target"), next(batches()), strict=True))
+    for first in (True, False):
+        model.eval().pairs(model.denoisers, real, rng(), first, 0)
+    assert torch.equal(acted["couple"], own + 1)
+    assert torch.equal(acted["sample"], own + 2)
+    assert torch.equal(parameters_to_vector(model.denoisers.parameters()), own)
+
+
+def test_memory_keeps_the_latest():
+    memory = Memory(3)
+    for k in range(4):
+        memory.add(torch.full((2, 1, 1, 1), 2.0 * k), torch.full((2, 1, 1, 1), 2.0 * k + 1))
+    assert memory.images[:, 0].flatten().tolist() == [4, 6, 6]
+    first, second = memory.draw(50, rng())
+    assert torch.equal(second, first + 1)  # tuples stay together
+    assert set(first.flatten().tolist()) == {4, 6}
+
+
+def test_a_copy_follows_slowly_and_acts_in_evaluation_mode():
+    net, copy = torch.nn.Linear(1, 1, bias=False), Copy()
+    for value in (1.0, 2.0, 4.0):
+        torch.nn.init.constant_(net.weight, value)
+        copy.follow(net, 0.75)
+    assert copy.vector.item() == pytest.approx(0.75 * 1.25 + 0.25 * 4)
+    for training in (True, False):
+        net.train(training)
+        with copy.acting_in(net):
+            assert net.weight.item() == copy.vector.item()
+            assert not net.training
+        assert (net.weight.item(), net.training) == (4, training)
