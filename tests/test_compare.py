@@ -8,7 +8,7 @@ import os
 import random
 import re
 import shutil
-import time
+import signal
 from collections import Counter
 from html import unescape
 from importlib import import_module
@@ -17,6 +17,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from kills import die, moments
 from PIL import Image
 
 import sfumato
@@ -344,34 +345,27 @@ def test_evaluate_is_a_comparison_of_one(root, tmp_path):
 # ---- kills --------------------------------------------------------------------------------------
 
 
-def work(root, out, chosen):
+def work(root, out, chosen, moment=None):
     torch.set_num_threads(1)
+    if moment:
+        die(*moment)
     run(root, out, chosen, batch=2, truth=root / "truth")
 
 
 def test_killed_and_run_again_is_as_if_never_killed(root, entries, tmp_path):
-    chosen = [*entries.values()]
-    began = time.monotonic()
-    context = multiprocessing.get_context("fork")
+    context, chosen = multiprocessing.get_context("fork"), [*entries.values()]
 
-    def start(out):
-        process = context.Process(target=work, args=(root, out, chosen))
+    def start(out, moment=None):
+        process = context.Process(target=work, args=(root, out, chosen, moment))
         process.start()
-        return process
-
-    whole = start(tmp_path / "whole")
-    whole.join()
-    assert whole.exitcode == 0
-    took = time.monotonic() - began
-    dice, kills = random.Random(0), 0
-    for share in (0.15, 0.35, 0.55, 0.75, 0.9):
-        process = start(tmp_path / "killed")
-        process.join(took * share * dice.uniform(0.7, 1.1))
-        kills += process.is_alive()
-        process.kill()
         process.join()
+        return process.exitcode
+
+    assert start(tmp_path / "whole") == 0
+    files = sum(p.is_file() for p in (tmp_path / "whole").rglob("*"))
+    for moment in moments(random.Random(0), 5, files=files // 2):
+        assert start(tmp_path / "killed", moment) in (0, -signal.SIGKILL)
     work(root, tmp_path / "killed", chosen)
-    assert kills >= 2
     assert plain(tmp_path / "killed") == plain(tmp_path / "whole")
     for one in (tmp_path / "whole/cells").rglob("*.png"):
         other = tmp_path / "killed/cells" / one.relative_to(tmp_path / "whole/cells")

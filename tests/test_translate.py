@@ -6,12 +6,13 @@ import multiprocessing
 import random
 import resource
 import shutil
-import time
+import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from kills import die, moments
 from PIL import Image
 
 import sfumato
@@ -330,8 +331,10 @@ def processes():
     return context
 
 
-def work(root: Path, out: Path) -> None:
+def work(root: Path, out: Path, moment: tuple[int, float] | None = None) -> None:
     torch.set_num_threads(1)
+    if moment:
+        die(*moment)
     ends = {"source": f"{root}/model:cat", "target": f"{root}/model:dog"}
     translate(root / "many", out, method="ddib", batch=2, options={"steps": 2}, **ends)
 
@@ -344,37 +347,26 @@ def fill(root: Path, out: Path) -> None:
         (out.parent / "said").symlink_to(f"{error.strerror}: {Path(error.filename).name}")
 
 
-def test_killed_at_ten_random_moments(root, processes, tmp_path):
+def test_killed_at_ten_moments(root, processes, tmp_path):
     for i in range(16):
         picture(root / f"many/{i % 3}/{i}.png", i)
 
-    def start(out: Path) -> multiprocessing.Process:
-        process = processes.Process(target=work, args=(root, out))
+    def run(out: Path, moment: tuple[int, float] | None = None) -> int:
+        process = processes.Process(target=work, args=(root, out, moment))
         process.start()
-        return process
+        process.join()
+        return process.exitcode
 
-    start(tmp_path / "whole").join()
+    assert run(tmp_path / "whole") == 0
     whole = contents(tmp_path / "whole")
     assert len(whole) == 16
-    partial = 0
-    for i in range(10):
+    for i, moment in enumerate(moments(random.Random(0), 10, files=16)):
         out = tmp_path / str(i)
-        process, enough = start(out), random.randrange(16)
-        while process.is_alive() and len(list(out.rglob("*.png"))) < enough:
-            time.sleep(0.001)
-        time.sleep(random.uniform(0, 0.05))
-        process.kill()
-        process.join()
-        found = contents(out)
-        assert all(whole[name] == data for name, data in found.items())
-        partial += 0 < len(found) < 16
-        again = start(out)
-        again.join()
-        assert again.exitcode == 0
+        assert run(out, moment) in (0, -signal.SIGKILL)
+        assert all(whole[name] == data for name, data in contents(out).items())
+        assert run(out) == 0
         assert contents(out) == whole
         assert not list(out.rglob(".*"))
-    print(f"{partial} of 10 kills hit between the first and the last picture")
-    assert partial
 
 
 def test_a_full_disk_leaves_no_half_picture(root, processes, tmp_path):
