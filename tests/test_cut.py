@@ -14,7 +14,7 @@ from sfumato.contrastive import layers_nce, patch_nce
 from sfumato.methods.cut import CUT
 from sfumato.methods.fastcut import FastCUT
 from sfumato.nets.resnet import ResNet
-from sfumato.train import defaults
+from sfumato.settings import defaults
 
 TAU = 0.07
 A = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1

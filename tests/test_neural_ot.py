@@ -18,7 +18,7 @@ from sfumato.methods.neural_ot import NeuralOT, weak_cost
 from sfumato.minimax import Turns, beyond, potential_loss
 from sfumato.nets.potential import Potential
 from sfumato.nets.transport_unet import TransportUNet
-from sfumato.train import defaults
+from sfumato.settings import defaults
 
 S0 = rotation(0.3) @ torch.diag(f64([1.0, 0.4])) @ rotation(0.3).T
 S1 = rotation(1.2) @ torch.diag(f64([1.5, 0.4])) @ rotation(1.2).T

@@ -12,7 +12,8 @@ from sfumato import adversarial as gan
 from sfumato.data import open_pairs, open_unpaired
 from sfumato.fit import State, fit, learning_rate
 from sfumato.methods.pix2pix import Pix2Pix
-from sfumato.train import DEFAULTS, defaults, train
+from sfumato.settings import DEFAULTS, defaults
+from sfumato.train import train
 
 PICTURES = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
