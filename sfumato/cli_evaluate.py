@@ -79,13 +79,17 @@ def _print(comparison: Any) -> None:
 def doctor() -> Callable[..., None]:
     """`sfumato doctor A [B]`."""
     import json
+    import sys
+    from functools import partial
 
     from sfumato.doctor import doctor
 
     def run(*places: str, **given: Any) -> None:
         as_json = given.pop("json", False)
-        found = doctor(*places, **given)
-        say(json.dumps(found.to_json(), indent=2) if as_json else found.text())
+        watch = {} if as_json else {"watch": say}  # each part as soon as it is known
+        found = doctor(*places, progress=partial(say, file=sys.stderr), **watch, **given)
+        if as_json:
+            say(json.dumps(found.to_json(), indent=2))
 
     shown = flag("json", bool, Parameter.KEYWORD_ONLY, "print JSON instead of text.", False)
     return command(run, DOCTOR, [*flags(doctor), shown])

@@ -1,18 +1,27 @@
 import json
+import re
+import shlex
 import shutil
 import subprocess
+import sys
+from functools import partial
 from inspect import Parameter
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tifffile
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from sfumato.data import write_digits, write_earth
-from sfumato.doctor import doctor, duplicates
+from sfumato.doctor import advice, doctor, duplicates, findings
+from sfumato.doctor import cost as cost_module
+from sfumato.doctor import report as report_module
 from sfumato.doctor.cost import training_cost
 from sfumato.doctor.duplicates import agreement, near_copies
+from sfumato.doctor.looks import Look
+from sfumato.doctor.report import cost_said
+from sfumato.errors import UserError
 from sfumato.flags import flags
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -106,12 +115,12 @@ def test_clean_folders_raise_no_alarm(tmp_path):
     report = doctor(a, b, test_a=test, measure=False)
     assert [one.kind for one in report.findings] == ["names"]  # 0.png in both: no pairs, a note
     assert "No fault found" in report.text()
-    assert report.plan.methods[0] == "diffusion"
+    assert report.plan.methods == ["cyclegan", "cut", "unpaired_sde"]
     for i in range(300):
         (b / f"{i}.png").rename(b / f"b{i}.png")
     report = doctor(a, b, test_a=test, measure=False)
     assert report.findings == []
-    assert f"sfumato train diffusion a={a} b={b}" in report.plan.commands[0]
+    assert f"sfumato train cyclegan {a} {b} --out" in report.plan.commands[0]
 
 
 def test_pairs_lose_only_what_lacks_a_partner(tmp_path):
@@ -124,9 +133,11 @@ def test_pairs_lose_only_what_lacks_a_partner(tmp_path):
     assert pair.plausible
     assert pair.matched == 23
     assert found(report)["partner"] == ["b lacks 24"]  # and the partner of 3.png is not missed
-    assert "paired_sde" in report.plan.commands[0]
-    (bad,) = (one for one in report.findings if one.kind == "unreadable")
-    assert bad.delete == [str(a / "3.png"), str(b / "3.png")]
+    assert report.plan.methods == ["pix2pix", "paired_sde"]
+    assert f"sfumato train pix2pix {a} {b} --out" in report.plan.commands[0]
+    shutil.copy(a / "4.png", a / "5.png")
+    (twice,) = (one for one in doctor(a, b, measure=False).findings if one.kind == "copies")
+    assert twice.without == [str(a / "5.png"), str(b / "5.png"), str(a / "24.png")]
 
 
 def test_side_by_side(tmp_path):
@@ -137,6 +148,15 @@ def test_side_by_side(tmp_path):
     report = doctor(wide, measure=False)
     assert report.pairs[0].plausible is False
     assert "sdedit" in report.plan.commands[1]
+
+
+def test_a_val_split_is_what_scores_and_is_translated(tmp_path):
+    for i, split in enumerate(("train", "val")):
+        write(tmp_path / "a" / split, fields(20, 32, 32, i))
+        write(tmp_path / "b" / split, fields(20, 32, 32, 9 - i))
+    train, translate, _ = doctor(tmp_path / "a", tmp_path / "b", measure=False).plan.commands
+    assert f"--validation {tmp_path / 'a' / 'val'} --validation {tmp_path / 'b' / 'val'}" in train
+    assert f"sfumato translate {tmp_path / 'a' / 'val'} --out" in translate
 
 
 def test_earth(tmp_path):
@@ -176,14 +196,17 @@ def test_maps():
 def test_no_near_copy_is_lost():
     rng = np.random.default_rng(0)
     x = fields(700, 32, 32)
-    noisy = (x[:60].astype(float) + rng.normal(0, 14, x[:60].shape)).clip(0, 255).astype(np.uint8)
+    noisy = (x[:60].astype(float) + rng.normal(0, 12, x[:60].shape)).clip(0, 255).astype(np.uint8)
     thumbs = np.concatenate([x, noisy, noisy[:30, :, ::-1]])
     unit, kept = duplicates._details(thumbs)
     assert len(kept) == len(thumbs)
     flipped, _ = duplicates._details(thumbs[:, :, ::-1])
     for how, other in (("nearly the same", unit), ("mirrored", flipped)):
-        brute = {tuple(p) for p in np.argwhere(np.triu(unit @ other.T, 1) > duplicates.NEAR)}
-        assert brute
+        i, j = np.nonzero(np.triu(unit @ other.T, 1) > duplicates.NEAR)
+        colours = thumbs[j] if how != "mirrored" else thumbs[j][:, :, ::-1]
+        same = duplicates.missed(thumbs[i], colours) <= duplicates.APART
+        assert 0 < same.sum() < len(same)
+        brute = set(zip(i[same], j[same], strict=True))
         assert {link[:2] for link in near_copies(thumbs) if link.how == how} == brute
 
 
@@ -202,14 +225,59 @@ def test_cost_is_measured():
 
 
 def test_cost_that_cannot_be_measured(monkeypatch):
-    for code, said, expected in (
-        (1, "Traceback\nValueError: this network takes", "ValueError: this network takes"),
-        (-9, "", "too much for the memory"),
-        (1, "", "without a word"),
+    cost = training_cost("diffusion", 7, 2)
+    assert "UserError: " in cost["error"]
+    assert "diffusion at --size 7 cannot be measured: " in cost_said(cost)
+    for code, said in (
+        ("1 / 0", "ZeroDivisionError"),
+        ("import os; os.kill(os.getpid(), 9)", "GB"),
     ):
-        done = subprocess.CompletedProcess([], code, "", said)
-        monkeypatch.setattr("subprocess.run", lambda *_, done=done, **__: done)
-        assert expected in training_cost("diffusion", 8, 2)["error"]
+        popen = partial(subprocess.Popen, [sys.executable, "-c", code])
+        monkeypatch.setattr(cost_module.subprocess, "Popen", lambda _, popen=popen, **k: popen(**k))
+        assert said in training_cost("diffusion", 8, 2)["error"]
+        monkeypatch.undo()
+
+
+def test_a_measurement_that_grows_beyond_its_memory_is_ended():
+    grow = "import time\nx = [bytearray(b'x') * 10**6 for _ in range(10**4)]; time.sleep(60)"
+    child = subprocess.Popen([sys.executable, "-c", grow])
+    assert cost_module._watch(child, 0.2) == "memory"
+    assert child.returncode < 0
+
+
+def steps(each, memory, share=1.0, threads=2):
+    """Lines about steps of these {batch: seconds} that take memory(batch) GB."""
+    return [{"batch": b, "seconds": s, "cpu_seconds": s * share * threads, "memory_gb": memory(b),
+             "gpu_memory_gb": None} for b, s in each]  # fmt: skip
+
+
+ABOUT = {"batch": 64, "steps": 3600, "threads": 2, "device": "cpu, 2 threads"}
+SEEN = {"method": "entropic_ot", "size": 64, "data_gb": 0.0}
+
+
+def test_a_method_that_takes_too_much_memory_is_not_measured_and_said():
+    seen = steps([(2, 1.0), (4, 2.0), (8, 4.0)], lambda b: 0.3 + 0.28 * b)
+    cost = SEEN | cost_module._estimate(ABOUT, seen, limit=10)
+    assert cost["memory_gb"] == pytest.approx(18.22)
+    said = "entropic_ot at --size 64 would take about 18.2 GB of memory, more than the 10.0 GB"
+    assert cost_said(cost).startswith(said)
+    assert "not measured" in cost_said(cost)
+    cost = SEEN | cost_module._estimate(ABOUT, seen, limit=20)  # slow, but it fits
+    assert cost["hours"] == pytest.approx(32.0)
+    assert "about 32.0 hours for its 3,600 steps of 64 pictures" in cost_said(cost)
+    assert "(from steps of 8 pictures)" in cost_said(cost)
+
+
+def test_beside_other_programs_the_time_alone_is_said():
+    seen = steps([(32, 2.0), (64, 9.0), (64, 4.0), (64, 4.0)], lambda b: 0.01 * b, share=0.25)
+    cost = SEEN | cost_module._estimate(ABOUT, seen, limit=20)
+    assert (cost["seconds_per_step"], cost["cpu_share"]) == (
+        4.0,
+        0.25,
+    )  # the first full one is not counted
+    said = cost_said(cost)
+    assert "takes about 1.0 hours if nothing else runs here" in said
+    assert "as busy as this machine is now, 4.0 hours" in said
 
 
 def test_nothing_readable_and_other_input(tmp_path):
@@ -244,10 +312,178 @@ def test_cycle_gan_layout_with_tests(tmp_path):
         "B": ["train", "test"],
     }
     (leak,) = (one for one in report.findings if one.kind == "leak")
-    assert leak.delete == [str(tmp_path / "trainB" / "1.png")]
+    assert leak.without == [str(tmp_path / "trainB" / "1.png")]
+
+
+def emoji(tone, shape):
+    """A face or hand (128,128,3) uint8 on white, in one of five tones, with a mouth or fingers."""
+    image = Image.new("RGB", (128, 128), "white")
+    draw = ImageDraw.Draw(image)
+    tone = [(250, 220, 188), (224, 187, 149), (191, 143, 104), (155, 100, 61), (89, 69, 57)][tone]
+    rng = np.random.default_rng(shape)
+    draw.ellipse([16, 16, 112, 112], tone)
+    for x, y, r in rng.integers((30, 30, 5), (90, 90, 14), (4, 3)):
+        draw.ellipse([x, y, x + 2 * r, y + r], (60, 30, 20))
+    draw.rectangle(
+        [8, 96, *rng.integers((60, 104), (120, 124))], tuple(map(int, rng.integers(0, 255, 3)))
+    )
+    return np.asarray(image)
+
+
+def test_pictures_that_differ_in_colour_are_no_copies(tmp_path):
+    a = write(tmp_path / "a", [emoji(tone, shape) for shape in range(8) for tone in range(5)])
+    one = Image.open(a / "7.png")
+    one.save(a / "quality.jpg", quality=60)
+    one.resize((64, 64), Image.Resampling.BICUBIC).save(a / "half.png")
+    one.crop((1, 1, 127, 127)).save(a / "cut.png")
+    one.resize((200, 200), Image.Resampling.LANCZOS).transpose(
+        Image.Transpose.FLIP_LEFT_RIGHT
+    ).save(a / "mirror.png")
+    report = doctor(a, measure=False)
+    (twice,) = (x for x in report.findings if x.kind == "copies")
+    assert {Path(x).name for x in twice.without} == {"quality.jpg", "half.png", "cut.png"}
+    (mirrored,) = (x for x in report.findings if x.kind == "mirrored")
+    assert all("mirror.png" in x for x in mirrored.named)
+
+
+def test_nothing_is_deleted_and_a_list_is_written_for_training(tmp_path):
+    for i, name in enumerate(("trainA", "trainB", "testA", "testB")):
+        write(tmp_path / "data" / name, fields(6, 32, 32, i))
+    data = tmp_path / "data"
+    shutil.copy(data / "trainB" / "1.png", data / "testB" / "leak.png")
+    shutil.copy(data / "testA" / "2.png", data / "testA" / "again.png")
+    shutil.copy(data / "trainA" / "3.png", data / "trainA" / "copy.png")
+    (data / "trainA" / "broken.png").write_bytes(b"x")
+    report = doctor(data, measure=False, write_list=tmp_path / "list.txt")
+    listed = (tmp_path / "list.txt").read_text().splitlines()
+    # nothing of the tests, which no training knows, and nothing that it leaves out by itself
+    assert listed == [str(data / "trainB" / "1.png"), str(data / "trainA" / "copy.png")]
+    assert f"--without {tmp_path / 'list.txt'}" in report.plan.commands[0]
+    assert "--write-list FILE" in report.text()
+    assert not re.search(r"\b(rm|delete)\b", report.text() + json.dumps(report.to_json()))
+    with pytest.raises(UserError, match="exists"):
+        doctor(data, measure=False, write_list=tmp_path / "list.txt")
+
+
+def test_a_chain_of_copies_loses_no_more_than_it_must():
+    a, b, c = (Look(Path(name), "a", "train", name, pixels=name) for name in "abc")
+    links = [
+        duplicates.Link(0, 1, "nearly the same", 0.99),
+        duplicates.Link(1, 2, "nearly the same", 0.99),
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(findings, "near_copies", lambda _: links)
+        (twice,) = findings.copies([a, b, c])
+    assert twice.without == ["b"]
+
+
+def test_parts_are_said_as_they_come_and_only_what_is_advised_is_measured(tmp_path, monkeypatch):
+    a, b = (write(tmp_path / name, fields(20, 32, 32, i)) for i, name in enumerate("ab"))
+    said, measured = [], []
+
+    def cost(method, size, domains, options):
+        measured.append(method)
+        said.append(f"measure {method}")
+        return {"method": method, "size": size, "error": str(options)}
+
+    monkeypatch.setattr(report_module, "training_cost", cost)
+    report = doctor(a, b, watch=said.append, progress=said.append)
+    assert "20 pictures, 32x32 pixels" in said[0]
+    assert "LOOK" in said[1]
+    assert "sfumato train cyclegan" in said[2]
+    assert said[3:6] == [
+        "measuring cyclegan, 1 of 3: a few steps of training", "measure cyclegan",
+        "cyclegan at --size 32 cannot be measured: {'norm': 'batch', 'antialias': True, 'batch': 4, "
+        "'lr': 0.001, 'ema': 0.99}",
+    ]  # fmt: skip
+    assert measured == ["cyclegan", "cut", "unpaired_sde"]
+    for part in (*said[:3], said[5]):
+        assert part in report.text()
+    measured.clear()
+    doctor(a, b, all_methods=True)
+    assert measured[:3] == ["cyclegan", "cut", "unpaired_sde"]
+    assert {"entropic_ot", "diffusion"} < set(measured)
+    assert "pix2pix" not in measured
+
+
+def test_commands_name_the_domains_and_write_outside_the_data(tmp_path, monkeypatch):
+    for i, name in enumerate("ABC"):
+        write(tmp_path / "data" / name, fields(20, 32, 32, i))
+    monkeypatch.chdir(tmp_path / "data")
+    commands = doctor(".", measure=False).plan.commands
+    assert commands[0].startswith("sfumato train diffusion A=A B=B C=C --out ../runs/A_B_C")
+    shutil.rmtree("C")
+    for place in (".", "A"):  # the second lies in the data, too
+        monkeypatch.chdir(tmp_path / "data" / place)
+        for command in doctor(tmp_path / "data", measure=False).plan.commands:
+            words = shlex.split(command)
+            out = Path(words[words.index("--out") + 1]).resolve()
+            assert out.is_relative_to(tmp_path)
+            assert not out.is_relative_to(tmp_path / "data")
+
+
+def test_pairs_of_two_proportions_are_seen(tmp_path):
+    wide = fields(24, 64, 128)
+    a, b = write(tmp_path / "a", wide[:, :, :120]), tmp_path / "b"
+    b.mkdir()
+    for i, one in enumerate(wide[:, :, :120]):
+        Image.fromarray(one).resize((64, 64), Image.Resampling.BICUBIC).save(b / f"{i}.png")
+    report = doctor(a, b, measure=False)
+    (bad,) = (one for one in report.findings if one.kind == "proportions")
+    assert (bad.severity, bad.fix, len(bad.named)) == ("error", "train with --resize stretch", 24)
+    assert bad.named[0] == "0 (120x64 and 64x64)"
+    assert "stretched by 1.00" in bad.text
+    assert "--resize stretch" in report.plan.commands[0]
+    for i, one in enumerate(
+        wide[:, :, 28:92]
+    ):  # the middle, which a square cut from a shows as well
+        Image.fromarray(one).save(b / f"{i}.png")
+    report = doctor(a, b, measure=False)
+    (known,) = (one for one in report.findings if one.kind == "proportions")
+    assert (known.severity, known.fix) == ("note", "")
+    assert "--resize" not in report.plan.commands[0]
+
+
+def test_twelve_bits_in_sixteen_are_no_flat_pictures(tmp_path):
+    (tmp_path / "a").mkdir()
+    pictures = fields(20)[..., 0].astype(np.uint16)
+    for i, one in enumerate(pictures):  # 499 levels
+        tifffile.imwrite(tmp_path / "a" / f"{i}.tif", 1000 + one * 499 // 255)
+    tifffile.imwrite(
+        tmp_path / "a" / "bright.tif", np.arange(4096, dtype=np.uint16).reshape(64, 64)
+    )
+    shutil.copy(tmp_path / "a" / "3.tif", tmp_path / "a" / "copy.tif")
+    tifffile.imwrite(tmp_path / "a" / "near.tif", 1001 + pictures[5] * 499 // 255)
+    report = doctor(tmp_path / "a", measure=False)
+    got = {one.kind: one for one in report.findings}
+    assert "flat" not in got
+    assert "use values up to 4,095: about 12 bits" in got["range"].text
+    assert got["range"].fix == "multiply their samples by 16 first"
+    assert {Path(x).name for x in got["copies"].without} == {"copy.tif", "near.tif"}
+    tifffile.imwrite(tmp_path / "a" / "white.tif", np.full((64, 64), 65535, np.uint16))
+    assert "range" not in found(doctor(tmp_path / "a", measure=False))
+
+
+def test_transparent_is_what_can_be(tmp_path):
+    a = write(tmp_path / "a", fields(4))
+    two = np.stack([fields(1)[0, ..., 0].astype(np.uint16) * 257] * 2, 2)
+    tifffile.imwrite(a / "bands.tif", two, photometric="minisblack", extrasamples=[0])
+    Image.fromarray(fields(1)[0]).quantize(64).save(a / "palette.png", transparency=3)
+    Image.fromarray(fields(1)[0]).convert("RGBA").save(a / "alpha.png")
+    got = found(doctor(a, measure=False), "note")
+    assert {Path(x).name for x in got["transparent"]} == {"palette.png", "alpha.png"}
+
+
+def test_small_pictures_are_trained_as_the_methods_advise():
+    for method in ("pix2pix", "cyclegan", "cut"):
+        assert "lr" in advice.options(advice.settings(method))
+    assert advice.settings("diffusion") == ""
+    assert advice.options("--a-b 1e-3 --c --d x") == {"a_b": 1e-3, "c": True, "d": "x"}
 
 
 def test_flags():
     got = {p.name: p.kind for p in flags(doctor)}
-    assert list(got) == ["a", "b", "test_a", "test_b", "size", "measure"]
+    assert list(got) == [
+        "a", "b", "test_a", "test_b", "size", "measure", "all_methods", "write_list",
+    ]  # fmt: skip
     assert got["size"] == Parameter.KEYWORD_ONLY

@@ -1,18 +1,22 @@
-"""Are there pairs, and what is best trained on these pictures? In commands to type."""
+"""What is best trained on these pictures, and how: in commands to type."""
 
 from __future__ import annotations
 
+import json
+import os
+import re
 import shlex
-from collections.abc import Collection, Mapping, Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from sfumato.method import find, names
 
-from .duplicates import agreement
 from .looks import Folders, Look
+from .pairs import Pairing
 
 SIZES = (8, 16, 32, 64, 128, 256)
 """Sizes that are recommended: the networks take multiples of 8."""
@@ -20,9 +24,17 @@ LARGEST = {"cpu": 64, "cuda": 256}
 """With every doubling a step takes three to four times as long; 64 is what a CPU does in hours."""
 TINY = 0.5
 """A picture smaller than this share of the 5th percentile is an accident, and sets no size."""
-SHARED = 0.5
-"""Share of the smaller domain's names found in the other from which names are no coincidence."""
-PAIRS, DOMAINS, FREE = "paired_sde", "diffusion", ("ddib", "sdedit")
+RECOMMENDED = {
+    "pairs": ("pix2pix", "paired_sde"),
+    "unpaired": ("cyclegan", "cut", "unpaired_sde"),
+    "domains": ("diffusion",),
+}
+"""The best first, by docs/which.md: at equal time on a CPU pix2pix had FD 67 on Earth's pairs and
+paired_sde 230; without pairs cyclegan and cut kept land and sea right (IoU .91, .92), unpaired_sde
+looked most like the target (FD 127, 148 for cyclegan), ddib was no better than moving the moments."""
+FREE = ("ddib", "sdedit")
+SMALL = 64
+"""Side up to which a method's file knows better settings for a CPU than the papers'."""
 
 
 @dataclass
@@ -36,74 +48,24 @@ class Plan:
     commands: list[str]
 
 
-@dataclass
-class Pairing:
-    """Two domains (or the halves of one), and what speaks for and against pairs.
-
-    `plausible` is None if there are too few pictures to say; `missing` are names without a partner.
-    """
-
-    domains: tuple[str, str]
-    by: str
-    matched: int
-    plausible: bool | None
-    text: str
-    numbers: dict[str, Any]
-    missing: dict[str, list[str]]
-
-
-def pairings(
-    training: Mapping[str, Sequence[Look]], broken: Collection[tuple[str, str]] = ()
-) -> list[Pairing]:
-    """Domains whose names agree, and a single one of pictures that hold two side by side.
+def advise(
+    folders: Folders,
+    good: Sequence[Look],
+    pairs: Sequence[Pairing],
+    size: int | None = None,
+    whole: Sequence[Path] = (),
+    without: str | Path | None = None,
+) -> Plan:
+    """The plan for the pictures that can be read.
 
     Args:
-        training: pictures of each domain.
-        broken: (domain, name) of files that cannot be read: their partners are not missed.
+        folders: of every domain and split.
+        good: pictures that can be read.
+        pairs: what speaks for pairs.
+        size: the user's, or None.
+        whole: the folders that were given: nothing is written in them.
+        without: a list of pictures for training to leave out.
     """
-    out = []
-    for x, y in combinations(training, 2):
-        here, there = ({one.stem: one for one in training[k]} for k in (x, y))
-        both = [stem for stem in here if stem in there]
-        if not both or len(both) < SHARED * min(len(here), len(there)):
-            continue
-        got = agreement([here[k].thumb for k in both], [there[k].thumb for k in both])
-        verdict = {
-            True: "pairs",
-            False: "no pairs, in spite of their names",
-            None: "too few to judge",
-        }
-        text = (
-            f"{x} and {y}: {len(both):,} of {len(here):,} and {len(there):,} names are equal; "
-            f"{got}: {verdict[got.plausible]}."
-        )
-        missing = {
-            k: sorted(stem for stem in more.keys() - less.keys() if (k, stem) not in broken)
-            for k, more, less in ((x, there, here), (y, here, there))
-        }
-        out.append(
-            Pairing((x, y), "name", len(both), got.plausible, text, dict(got._asdict()), missing)
-        )
-    for x, part in training.items() if len(training) == 1 else ():
-        halves = [one.halves for one in part if one.halves is not None]
-        if halves and len(halves) == len(part):
-            got = agreement([h[0] for h in halves], [h[1] for h in halves])
-            verdict = {
-                True: "a pair side by side in each",
-                False: "no pairs",
-                None: "too few to judge",
-            }
-            text = f"{x}: all pictures are twice as wide as high; as halves, {got}: {verdict[got.plausible]}."
-            out.append(
-                Pairing((x, x), "side", len(part), got.plausible, text, dict(got._asdict()), {})
-            )
-    return out
-
-
-def advise(
-    folders: Folders, good: Sequence[Look], pairs: Sequence[Pairing], size: int | None
-) -> Plan:
-    """The plan for the pictures that can be read; `size` is the user's, or None."""
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -116,91 +78,166 @@ def advise(
     best = size or max([s for s in SIZES if s <= min(usual, LARGEST[device])], default=0)
     if not best:
         return Plan(0, halved, [], f"Pictures of {usual} pixels are too small to train on.", [])
-    kinds = [*["pairs"] * bool(pair), "domains", *["unpaired"] * (len(folders) > 1)]
-    classes: dict[str, Any] = {name: find(name) for name in names()}
-    trainable = {name: c.data for name, c in classes.items() if hasattr(c, "objectives")}
-    methods = [n for kind in kinds for n, is_ in trainable.items() if is_ == kind]
+    kind = "pairs" if pair else "unpaired" if len(folders) == 2 else "domains"
     why = (
         f"Size {best} is yours." if size else
         f"Size {best} is the largest of {', '.join(map(str, SIZES))} that the pictures reach"
         + (f" and a {device.upper()} trains in reasonable time." if usual >= 2 * best else ".")
     )  # fmt: skip
-    gray = all(one.gray for one in good)
-    last = f"--size {best}{' --channels 1' if gray else ''}"
-    make = _side_by_side if halved else _paired if pair else _unpaired
-    reason, commands = make(folders, pair.domains if pair else tuple(folders)[:2], last)
-    return Plan(best, halved, methods, f"{reason} {why}", commands)
+    words = [f"--size {best}"]
+    words += ["--channels 1"] * all(one.gray for one in good)
+    words += ["--resize stretch"] * bool(pair and pair.stretch)
+    words += [settings(RECOMMENDED[kind][0])] * (best <= SMALL)
+    words += [_line("--without", Path(without))] if without else []
+    make = {"pairs": _side_by_side if halved else _paired, "unpaired": _two, "domains": _domains}
+    place = _outside([*whole, *(f for splits in folders.values() for f in splits.values())])
+    chosen = pair.domains if pair else tuple(folders)[:2]
+    reason, commands = make[kind](folders, chosen, " ".join(filter(None, words)), place)
+    return Plan(best, halved, list(RECOMMENDED[kind]), f"{reason} {why}", commands)
 
 
-def _paired(folders: Folders, chosen: Sequence[str], last: str) -> tuple[str, list[str]]:
+def trainable(folders: Folders, pairs: Sequence[Pairing]) -> list[str]:
+    """All methods that can be trained on these pictures."""
+    kinds = ["pairs"] * any(one.plausible for one in pairs)
+    kinds += ["domains", *["unpaired"] * (len(folders) > 1)]
+    classes: dict[str, Any] = {name: find(name) for name in names()}
+    return [n for n, c in classes.items() if hasattr(c, "objectives") and c.data in kinds]
+
+
+def settings(method: str) -> str:
+    """Flags that a method's file recommends for small pictures on a CPU."""
+    text = sys.modules[find(method).__module__].__doc__ or ""
+    known = re.search(r"^For 32 to 64 pixels on a CPU.*:\n(--.+)\.$", text, re.M)
+    return known[1] if known else ""
+
+
+def options(flags: str) -> dict[str, Any]:
+    """Flags as {name: value}."""
+    words, out = [*shlex.split(flags), "--"], dict[str, Any]()
+    for word, following in pairwise(words):
+        if word.startswith("--"):
+            given = not following.startswith("--")
+            out[word[2:].replace("-", "_")] = _value(following) if given else True
+    return out
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _outside(data: Sequence[Path]) -> Path:
+    """Where runs and results go: here, or the first folder above that lies in none of the data."""
+    here, roots = Path.cwd(), [folder.resolve() for folder in data]
+    place = next((p for p in (here, *here.parents) if not any(map(p.is_relative_to, roots))), here)
+    return Path(os.path.relpath(place))
+
+
+def _paired(
+    folders: Folders, chosen: Sequence[str], last: str, place: Path
+) -> tuple[str, list[str]]:
     x, y = (folders[name] for name in chosen)
-    run = Path("runs", "_to_".join(chosen))
+    run = place / "runs" / "_to_".join(chosen)
     return (
-        f"Train on pairs: {chosen[0]} and {chosen[1]} show the same things under equal names, and a "
-        f"model that has seen right answers need not guess what corresponds.",
-        [_line("sfumato train", PAIRS, x["train"], y["train"], "--out", run, last, _tests([x, y])),
-         _line("sfumato translate", x.get("test", x["train"]), "--out", Path("out", chosen[1]),
-               "--model", run)],
+        f"Train `pix2pix` on pairs: {chosen[0]} and {chosen[1]} show the same things under equal names, "
+        f"and a model that has seen right answers need not guess what corresponds. {PAIRED}",
+        [_line("sfumato train pix2pix", x["train"], y["train"], "--out", run, last, *_tests([x, y])),
+         _line("sfumato translate", _held_out(x), "--out", place / "out" / chosen[1], "--model", run)],
     )  # fmt: skip
 
 
-def _side_by_side(folders: Folders, chosen: Sequence[str], last: str) -> tuple[str, list[str]]:
+def _side_by_side(
+    folders: Folders, chosen: Sequence[str], last: str, place: Path
+) -> tuple[str, list[str]]:
     splits = folders[chosen[0]]
-    run = Path("runs", chosen[0])
+    run = place / "runs" / chosen[0]
     return (
-        f"Train on pairs: each picture of {chosen[0]} holds one, and a model that has seen right "
-        f"answers need not guess what corresponds.",
-        [_line("sfumato train", PAIRS, splits["train"], "--side-by-side --out", run, last,
-               _tests([splits])),
-         _line("sfumato translate LEFT_HALVES --out out/right --model", run)],
+        f"Train `pix2pix` on pairs: each picture of {chosen[0]} holds one, and a model that has seen "
+        f"right answers need not guess what corresponds. {PAIRED}",
+        [_line("sfumato train pix2pix", splits["train"], "--side-by-side --out", run, last,
+               *_tests([splits])),
+         _line("sfumato translate LEFT_HALVES --out", place / "out" / "right", "--model", run)],
     )  # fmt: skip
 
 
-def _unpaired(folders: Folders, chosen: Sequence[str], last: str) -> tuple[str, list[str]]:
-    run = Path("runs", "_".join(folders) if len(folders) < 4 else "domains")
+PAIRED = (
+    "In equal time on a CPU it came much nearer to the truth than `paired_sde`, which is for several "
+    "results of one picture."
+)
+
+
+def _two(folders: Folders, chosen: Sequence[str], last: str, place: Path) -> tuple[str, list[str]]:
+    x, y = (folders[name] for name in chosen)
+    run = place / "runs" / "_to_".join(chosen)
+    back = place / "out" / chosen[0]
+    return (
+        "Train `cyclegan`: nothing says which picture belongs to which, and in equal time on a CPU it "
+        "kept best what is where, in both directions. `cut` learns one direction and sees a third more "
+        "pictures a minute; `unpaired_sde` looks most like the target and is less faithful.",
+        [_line("sfumato train cyclegan", x["train"], y["train"], "--out", run, last, *_tests([x, y])),
+         _line("sfumato translate", _held_out(x), "--out", place / "out" / chosen[1], "--model", run),
+         _line("sfumato translate", _held_out(y), "--out", back, "--model", run,
+               "--direction target-to-source")],
+    )  # fmt: skip
+
+
+def _domains(
+    folders: Folders, chosen: Sequence[str], last: str, place: Path
+) -> tuple[str, list[str]]:
+    run = place / "runs" / ("_".join(folders) if len(folders) < 4 else "domains")
     roots = {f["train"].parent for f in folders.values()}
-    whole = len(folders) > 1 and len(roots) == 1 and all(
+    one_folder = len(folders) > 3 and len(roots) == 1 and all(
         f["train"].name == name for name, f in folders.items()
     ) and sum(p.is_dir() for p in next(iter(roots)).iterdir()) == len(folders)  # fmt: skip
 
-    def spec(split: str) -> list[str | Path]:
-        if any(split not in f for f in folders.values()):
-            return []
-        if whole:
-            return [next(iter(folders.values()))[split].parent]
-        return [f"{name}={f[split]}" for name, f in folders.items()]
+    def spec(parts: Sequence[Path]) -> list[str | Path]:
+        if one_folder and len({part.parent for part in parts}) == 1:
+            return [parts[0].parent]
+        return [f"{name}={part}" for name, part in zip(folders, parts, strict=True)]
 
-    held_out = [word for item in spec("test") for word in ("--validation", item)]
-    commands = [_line("sfumato train", DOMAINS, *spec("train"), "--out", run, last, *held_out)]
+    tests = _held([*folders.values()])
+    held_out = [word for item in spec(tests) for word in ("--validation", item)] if tests else []
+    training = spec([f["train"] for f in folders.values()])
+    commands = [_line("sfumato train diffusion", *training, "--out", run, last, *held_out)]
     if len(folders) == 1:
         (name,) = folders
         reason = (
             f"Train a diffusion model of {name}, which `sdedit` then brings other pictures to; a "
-            f"second folder, trained together with it, would allow `ddib`."
+            f"second folder would allow `cyclegan`, and `ddib` if trained together with it."
         )
-        return reason, [*commands, _line("sfumato translate PICTURES --out", Path("out", name),
+        return reason, [*commands, _line("sfumato translate PICTURES --out", place / "out" / name,
                                          "--method sdedit --target", Path(f"{run}:{name}"))]  # fmt: skip
     x, y = chosen
-    start = folders[x].get("test", folders[x]["train"])
     for method, how in (
         (FREE[0], ("--source", Path(f"{run}:{x}"))),
         (FREE[1], ("--strength 0.5",)),
     ):
-        out = Path("out", f"{y}_{method}")
-        commands.append(_line("sfumato translate", start, "--out", out, "--method", method, *how,
-                              "--target", Path(f"{run}:{y}")))  # fmt: skip
+        out = place / "out" / f"{y}_{method}"
+        commands.append(_line("sfumato translate", _held_out(folders[x]), "--out", out, "--method",
+                              method, *how, "--target", Path(f"{run}:{y}")))  # fmt: skip
     return (
-        "Train one diffusion model of all domains: nothing says which picture belongs to which. "
-        "Then `ddib` keeps structure and colours, `sdedit` gives them up with more --strength.",
+        "Train one diffusion model of all domains: it translates in every direction. Then `ddib` keeps "
+        "structure and colours, `sdedit` gives them up with more --strength.",
         commands,
     )
 
 
-def _tests(parts: Sequence[Mapping[str, Path]]) -> str:
-    """Flags that score the training on the test splits, if all have one."""
-    if any("test" not in part for part in parts):
-        return ""
-    return shlex.join(word for part in parts for word in ("--validation", str(part["test"])))
+def _held_out(part: Mapping[str, Path]) -> Path:
+    """The pictures to translate: a split that is not trained on, if there is one."""
+    return part.get("test") or part.get("val") or part["train"]
+
+
+def _held(parts: Sequence[Mapping[str, Path]]) -> list[Path]:
+    """The folders of such a split, if all have one."""
+    found = [_held_out(part) for part in parts]
+    return [] if any(f == part["train"] for f, part in zip(found, parts, strict=True)) else found
+
+
+def _tests(parts: Sequence[Mapping[str, Path]]) -> list[str | Path]:
+    """Flags that score the training on them."""
+    return [word for folder in _held(parts) for word in ("--validation", folder)]
 
 
 def _line(*words: str | Path) -> str:

@@ -9,9 +9,10 @@ from typing import Literal
 
 import numpy as np
 
-from .advice import Pairing, Plan
+from .advice import Plan
 from .duplicates import MAX_LINKS, Link, exact_copies, near_copies
 from .looks import Look
+from .pairs import Pairing
 
 TOO_FEW, FEW = 16, 300
 """Training pictures a domain. Below the first a model can only learn them by heart; below the second
@@ -20,6 +21,8 @@ IMBALANCE = 3
 """Domains are drawn in equal shares: pictures of the small one are seen so much more often."""
 CROPPED = 1.5
 """Aspect ratio from which the square crop leaves out a third of a picture."""
+
+LISTED = "train without them: --write-list FILE lists them for `sfumato train ... --without FILE`"
 
 Severity = Literal["error", "warning", "note"]
 
@@ -34,7 +37,7 @@ class Finding:
         text: in words.
         fix: what to do, in words.
         named: what it was found in: files, with what is special about each.
-        delete: files to delete, if that is the fix.
+        without: pictures that a training should do without, if that is the fix.
     """
 
     severity: Severity
@@ -42,7 +45,7 @@ class Finding:
     text: str
     fix: str = ""
     named: list[str] = field(default_factory=list)
-    delete: list[str] = field(default_factory=list)
+    without: list[str] = field(default_factory=list)
 
 
 def unreadable(looks: Sequence[Look], unread: Counter[str]) -> Iterator[Finding]:
@@ -51,8 +54,7 @@ def unreadable(looks: Sequence[Look], unread: Counter[str]) -> Iterator[Finding]
     if bad:
         yield Finding(
             "warning", "unreadable", f"{len(bad)} of {len(looks):,} files cannot be read",
-            "training skips them; copy them again from where they came, or delete them:",
-            [one.error for one in bad], paths(bad),
+            "training leaves them out; copy them again from where they came", [one.error for one in bad],
         )  # fmt: skip
     if unread:
         yield Finding(
@@ -67,28 +69,39 @@ def copies(good: Sequence[Look]) -> Iterator[Finding]:
     again = {link.second for link in exact}
     kept = [i for i, one in enumerate(good) if i not in again and not one.flat]
     near = near_copies(np.stack([good[i].thumb for i in kept])) if kept else []
-    found: dict[str, list[tuple[Look, Look, Link]]] = defaultdict(list)
+    found: dict[str, list[tuple[int, int, Link]]] = defaultdict(list)
+    kinds: dict[tuple[int, int], str] = {}
     for link in [*exact, *(Link(kept[x.first], kept[x.second], *x[2:]) for x in near)]:
         x, y = good[link.first], good[link.second]
         where = "leak" if x.split != y.split else "across" if x.domain != y.domain else "copies"
         where = "mirrored" if (where, link.how) == ("copies", "mirrored") else where
-        found[where].append((x, y, link))
+        found[where].append((link.first, link.second, link))
+        kinds[link.first, link.second] = where
     said: dict[str, tuple[Severity, str, str]] = {
-        "leak": ("error", "pictures are in two splits: scores would be too good",
-                 "delete them from the training pictures:"),
+        "leak": ("error", "pictures are in two splits: scores would be too good", LISTED),
         "across": ("error", "pictures are in two domains: the model cannot learn what parts these",
-                   "look at them and delete the ones that are in the wrong folder, perhaps"),
+                   "look at them: perhaps they are in the wrong folder"),
         "copies": ("warning", "pictures are there more than once: they are learned by heart sooner, "
-                   "and one copy may be held out while another is trained on", "delete the copies:"),
+                   "and one copy may be held out while another is trained on", LISTED),
         "mirrored": ("note", "pictures are mirror images of others, which --flip makes anyway", ""),
     }  # fmt: skip
+    gone: set[int] = set()  # copies that a training does without
+    for kind in ("leak", "copies"):
+        for i, j in sorted(pair for pair, where in kinds.items() if where == kind):
+            first, second = good[i], good[j]
+            if kind == "leak" and first.split == "train":
+                gone.add(i)
+            elif kind == "copies" and second.split == "train" and not {i, j} & gone:
+                gone.add(j)
     for kind, links in found.items():
         severity, text, fix = said[kind]
-        twice = [x if kind == "leak" else y for x, y, _ in links]
-        named = [f"{y.path} = {x.path} ({link})" for x, y, link in links]
-        delete = unique(paths(twice))
-        text = f"{len(delete):,} {text}"
-        yield Finding(severity, kind, text, fix, named, delete if fix else [])
+        twice = {i if kind == "leak" else j for i, j, _ in links}
+        named = [f"{good[j].path} = {good[i].path} ({link})" for i, j, link in links]
+        without = [str(good[i].path) for i in sorted(twice & gone)] if fix == LISTED else []
+        yield Finding(
+            severity, kind, f"{len(twice):,} {text}", fix if without or fix != LISTED else "",
+            named, without,
+        )  # fmt: skip
     if len(near) >= MAX_LINKS:
         yield Finding("note", "copies", f"only the first {MAX_LINKS:,} near copies are listed")
 
@@ -99,7 +112,7 @@ def odd(where: str, part: Sequence[Look]) -> Iterator[Finding]:
     if flat:
         yield Finding(
             "warning", "flat", f"{where}: {of(flat, part)} show one colour only",
-            "if that is a mistake delete them:", paths(flat), paths(flat),
+            "look whether that is a mistake", paths(flat),
         )  # fmt: skip
     seen = [one for one in part if not one.flat]
     gray = [one for one in seen if one.gray]
@@ -108,8 +121,7 @@ def odd(where: str, part: Sequence[Look]) -> Iterator[Finding]:
         kinds = ("gray among colour ones", "in colour among gray ones")[not few[0].gray]
         yield Finding(
             "warning", "gray", f"{where}: {of(few, part)} are {kinds}",
-            "some results will be so, too; if you do not want that delete them:",
-            paths(few), paths(few),
+            "some results will be so, too", paths(few),
         )  # fmt: skip
     deep = [one for one in part if one.bits == 16]
     if 0 < len(deep) < len(part):
@@ -117,9 +129,18 @@ def odd(where: str, part: Sequence[Look]) -> Iterator[Finding]:
             "warning", "depth", f"{where}: {of(deep, part)} have 16 bits, the others 8",
             "65535 is read as white: look whether they are as bright as the others", paths(deep),
         )  # fmt: skip
+    dark = [one for one in deep if one.full < 65535]
+    if dark:
+        top, full = max(one.top for one in dark), dark[0].full
+        yield Finding(
+            "warning", "range", f"{where}: {of(dark, part)} are 16-bit files that use values up to "
+            f"{top:,}: about {full.bit_length()} bits; 65,535 is read as white, so they come out dark, "
+            f"with {top // 257 + 1} of 256 levels",
+            f"multiply their samples by {65535 // full} first", paths(dark),
+        )  # fmt: skip
     for kind, chosen, text in (
         ("rotated", [x for x in part if x.turned], "are turned upright as their EXIF data says"),
-        ("transparent", [x for x in part if "A" in x.mode], "may be transparent; they are laid on white"),
+        ("transparent", [x for x in part if x.transparent], "may be transparent; they are laid on white"),
         ("cmyk", [x for x in part if x.mode == "CMYK"], "are CMYK; their colours are converted"),
     ):  # fmt: skip
         if chosen:
@@ -136,8 +157,7 @@ def sizes(where: str, part: Sequence[Look], plan: Plan) -> Iterator[Finding]:
         said = [f"{one.path} ({one.width}x{one.height})" for one in small]
         yield Finding(
             "error", "small", f"{where}: {of(small, part)} are smaller than --size {plan.size}, so "
-            f"training refuses them", f"say --upscale, or --size {least}, or delete them:",
-            said, paths(small),
+            f"training refuses them", f"say --upscale, or --size {least}, or move them elsewhere", said,
         )  # fmt: skip
     if part:
         ratio = float(np.median([one.width / one.height for one in part])) / (2 if halved else 1)
@@ -179,7 +199,15 @@ def unpartnered(pairs: Sequence[Pairing]) -> Iterator[Finding]:
         if one.plausible and lacking:
             yield Finding(
                 "error", "partner", f"pairs need equal names: {len(lacking):,} have no partner",
-                "rename or delete these, or training refuses them", lacking,
+                "rename these or move them elsewhere, or training refuses them", lacking,
+            )  # fmt: skip
+        if one.plausible is not False and one.apart:
+            x, y = one.domains
+            yield Finding(
+                "error" if one.stretch else "note", "proportions", f"{x} and {y}: {len(one.apart):,} of "
+                f"{one.matched:,} pairs have two proportions; as squares cut from the middle "
+                f"{one.compared}",
+                "train with --resize stretch" if one.stretch else "", one.apart,
             )  # fmt: skip
         if one.plausible is False and one.by == "name":
             what = " and ".join(one.domains) + " have equal names, but their pictures are no pairs"

@@ -6,8 +6,9 @@ import hashlib
 import io
 import os
 import re
+import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,8 +31,13 @@ FLAT = 2 / 255
 """Standard deviation, of values in [0,1], below which a picture shows nothing."""
 COLOUR = 6 / 255
 """Difference of channels in a thumbnail, of values in [0,1], that only a colour picture has."""
+ALIKE = 1.03
+"""Two proportions that differ by less are one: sizes are rounded, and a thumbnail shows no difference."""
 UNREAD = {".gif", ".heic", ".heif", ".avif", ".jp2", ".jfif", ".jxl", ".tga", ".exr", ".npy"}
 """Suffixes of pictures that sfumato does not read; a folder may hold them unnoticed."""
+
+EVERY = 10.0
+"""Seconds between two words on how far it is."""
 
 Folders = dict[str, dict[str, Path]]  # {domain: {split: folder}}
 
@@ -40,8 +46,10 @@ Folders = dict[str, dict[str, Path]]  # {domain: {split: folder}}
 class Look:
     """One file: where it is, what is wrong with it (`error`), or what it shows.
 
-    `width` and `height` are those of the upright picture; `thumb` is uint8 (32,32,3), `halves`
-    the same of its left and right half (2,32,32,3) if it is twice as wide as high.
+    `width` and `height` are those of the upright picture; `thumb` is uint8 (32,32,3) of all of it,
+    `square` of the square in its middle, as training cuts it, `halves` (2,32,32,3) of its left and
+    right half if it is twice as wide as high. `top` is the largest sample, `full` what is white: the
+    largest that the bits allow which the 16-bit files of a domain use, as 4095.
     """
 
     path: Path
@@ -57,9 +65,14 @@ class Look:
     height: int = 0
     bits: int = 8
     turned: bool = False
+    transparent: bool = False
+    top: int = 255
+    full: int = 255
+    spread: float = 0.0
     gray: bool = False
     flat: bool = False
     thumb: NDArray[np.uint8] = field(default_factory=lambda: np.zeros((THUMB, THUMB, 3), np.uint8))
+    square: NDArray[np.uint8] = field(default_factory=lambda: np.zeros((THUMB, THUMB, 3), np.uint8))
     halves: NDArray[np.uint8] | None = None
 
     def short(self, halved: bool = False) -> int:
@@ -139,8 +152,19 @@ def _names(*folders: Path) -> list[str]:
     raise UserError(f"{folders[0]} is given twice: name two folders")
 
 
-def look(folders: Mapping[str, Mapping[str, Path]]) -> tuple[list[Look], Counter[str]]:
+def alike(x: Look, y: Look) -> bool:
+    """Whether two pictures have the same proportions, so that a square is cut from one place of both."""
+    return 1 / ALIKE < x.width * y.height / (x.height * y.width) < ALIKE
+
+
+def look(
+    folders: Mapping[str, Mapping[str, Path]], progress: Callable[[str], Any] = lambda _: None
+) -> tuple[list[Look], Counter[str]]:
     """Every picture below the folders, training splits first; suffixes of pictures not read.
+
+    Args:
+        folders: of every domain and split.
+        progress: is told every `EVERY` seconds how many are done.
 
     Raises:
         UserError: a folder is missing or holds no image file.
@@ -151,8 +175,35 @@ def look(folders: Mapping[str, Mapping[str, Path]]) -> tuple[list[Look], Counter
     todo.sort(key=lambda one: one.split != "train")  # stable
     roots = [folder for splits in folders.values() for folder in splits.values()]
     suffixes = (p.suffix.lower() for folder in roots for p in folder.rglob("*"))
+    said = time.monotonic()
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(_look, todo)), Counter(s for s in suffixes if s in UNREAD)
+        for i, _ in enumerate(pool.map(_look, todo)):
+            if time.monotonic() - said > EVERY:
+                said = time.monotonic()
+                progress(f"looked at {i + 1:,} of {len(todo):,} pictures")
+    for domain in folders:
+        part = [one for one in todo if one.domain == domain and not one.error]
+        used = max((one.top for one in part if one.bits == 16), default=0)
+        for one in part:
+            _judge(one, 255 if one.bits == 8 else 65535 if used > 32767 else _power(used))
+    return todo, Counter(s for s in suffixes if s in UNREAD)
+
+
+def _power(used: int) -> int:
+    """The largest value of as many bits as `used` needs, 8 or more."""
+    return int(max(255, 2 ** used.bit_length() - 1))
+
+
+def _judge(one: Look, full: int) -> None:
+    """What a picture shows, when `full` is white; its thumbnails become 8-bit ones."""
+    one.full = full
+    if one.bits == 16:
+        one.thumb, one.square = _shown(one.thumb, full), _shown(one.square, full)
+        one.halves = None if one.halves is None else _shown(one.halves, full)
+    colours = one.thumb.max(2).astype(int) - one.thumb.min(2)
+    one.gray = bool(colours.max() < 255 * COLOUR)
+    # one colour; a picture of fine detail only has a thumbnail of one, too
+    one.flat = bool(one.thumb.std((0, 1)).max() < 255 * FLAT and one.spread < full * FLAT)
 
 
 def _look(one: Look) -> Look:
@@ -163,42 +214,51 @@ def _look(one: Look) -> Look:
         one.error = str(error)
         return one
     one.file, one.pixels = _hash(data), _hash(repr(samples.shape).encode() + samples.tobytes())
-    one.format, one.mode, turn = _header(data)
+    one.format, one.mode, turn, one.transparent = _header(data)
     one.turned = turn != 1
     _, one.height, one.width = samples.shape
     one.bits = 8 * samples.itemsize
-    picture = (samples >> 8).astype(np.uint8) if one.bits == 16 else samples
-    image = Image.fromarray(np.ascontiguousarray(picture.transpose(1, 2, 0)))
-    one.thumb = _thumb(image)
-    spread = one.thumb.max(2).astype(int) - one.thumb.min(2)
-    one.gray = bool(spread.max() < 255 * COLOUR)
-    one.flat = bool(one.thumb.std((0, 1)).max() < 255 * FLAT)
-    if one.flat:  # or it has only fine detail
-        one.flat = bool(samples.std((1, 2)).max() < FLAT * np.iinfo(samples.dtype).max)
+    one.top, one.spread = int(samples.max()), float(samples.std((1, 2)).max())
+    one.thumb = one.square = _thumb(samples)
+    short = min(one.width, one.height)
+    if ALIKE * short < max(one.width, one.height):
+        top, left = (one.height - short) // 2, (one.width - short) // 2
+        one.square = _thumb(samples[:, top : top + short, left : left + short])
     if WIDE[0] <= one.width / one.height <= WIDE[1]:
         half = one.width // 2
-        left = image.crop((0, 0, half, one.height))
-        right = image.crop((one.width - half, 0, one.width, one.height))
-        one.halves = np.stack([_thumb(left), _thumb(right)])
+        one.halves = np.stack([_thumb(samples[..., :half]), _thumb(samples[..., -half:])])
     return one
+
+
+def _shown(samples: NDArray[Any], full: int) -> NDArray[np.uint8]:
+    """Samples of 0 to `full` as 8-bit ones."""
+    return np.round(samples * (255 / full)).astype(np.uint8)
 
 
 def _hash(data: bytes) -> str:
     return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
-def _thumb(image: Any) -> NDArray[np.uint8]:
-    return np.asarray(image.resize((THUMB, THUMB), Image.Resampling.HAMMING))
+def _thumb(samples: NDArray[Any]) -> NDArray[Any]:
+    """Samples (3,H,W) of 8 or 16 bits to (32,32,3) of as many."""
+    if samples.dtype == np.uint8:
+        images = [Image.fromarray(np.ascontiguousarray(samples.transpose(1, 2, 0)))]
+    else:
+        images = [Image.fromarray(channel.astype(np.float32)) for channel in samples]
+    small = [np.asarray(x.resize((THUMB, THUMB), Image.Resampling.HAMMING)) for x in images]
+    return small[0] if len(small) == 1 else np.round(np.stack(small, 2)).astype(samples.dtype)
 
 
-def _header(data: bytes) -> tuple[str, str, int]:
-    """Format, mode and EXIF orientation; nothing is decoded."""
+def _header(data: bytes) -> tuple[str, str, int, bool]:
+    """Format, mode, EXIF orientation and whether it may be transparent; nothing is decoded."""
     try:
         with Image.open(io.BytesIO(data)) as image:
-            return str(image.format), image.mode, int(image.getexif().get(0x0112, 1))
+            turn = int(image.getexif().get(0x0112, 1))
+            return str(image.format), image.mode, turn, image.has_transparency_data
     except UnidentifiedImageError:  # a TIFF of 16-bit colours, which Pillow does not know
         import tifffile
 
         with tifffile.TiffFile(io.BytesIO(data)) as tiff:
             page: Any = tiff.pages[0]
-            return "TIFF", page.photometric.name, int(page.tags.valueof("Orientation", 1))
+            turn = int(page.tags.valueof("Orientation", 1))
+            return "TIFF", page.photometric.name, turn, 2 in page.extrasamples

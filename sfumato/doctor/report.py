@@ -7,9 +7,9 @@ numbers that findings rest on are constants there, each with its reason.
 
 from __future__ import annotations
 
-import shlex
+import textwrap
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,15 +17,20 @@ from typing import Any
 import numpy as np
 
 from sfumato.data.cached import CACHE_BYTES
+from sfumato.data.folders import write_text
 from sfumato.errors import UserError
+from sfumato.terminal import plain
 
 from . import findings as checks
-from .advice import Pairing, Plan, advise, pairings
+from .advice import SMALL, Plan, advise, options, settings, trainable
 from .cost import BUSY, training_cost
 from .findings import Finding, counted, unique
-from .looks import Look, layout, look
+from .looks import Folders, Look, layout, look
+from .pairs import Pairing, pairings
 
 SAID = {"error": "MEND", "warning": "LOOK", "note": "note"}
+WIDTH = 110
+"""Columns of the text; commands and files keep their line."""
 NAMED = 5
 """Files named on screen for each finding; JSON names all."""
 
@@ -38,42 +43,26 @@ class Report:
         domains: {domain: {split: counts, sizes in pixels (min, median, max), formats, modes, bits}}.
         findings: the worst first.
         pairs: what speaks for and against pairs.
-        estimates: of the trainable methods, see `training_cost`.
         plan: what to train, at which size, why, and the commands.
+        estimates: of the methods that were measured, see `training_cost`.
     """
 
     domains: dict[str, dict[str, dict[str, Any]]]
     findings: list[Finding]
     pairs: list[Pairing]
-    estimates: list[dict[str, Any]]
     plan: Plan
+    estimates: list[dict[str, Any]]
 
     def to_json(self) -> dict[str, Any]:
         """Everything, as values that JSON has."""
         return asdict(self)
 
     def text(self) -> str:
-        """Everything in plain language: findings, pictures, estimates, and what to type."""
-        lines = []
-        for one in self.findings:
-            lines.append(f"{SAID[one.severity]}  {one.text}")
-            lines += [f"        {name}" for name in one.named[:NAMED]]
-            if len(one.named) > NAMED:
-                lines.append(f"        and {len(one.named) - NAMED:,} more, see --json")
-            lines += [f"      {one.fix}"] if one.fix else []
-            if one.delete:
-                more = ["..."] if len(one.delete) > NAMED else []
-                lines.append(" ".join(["      rm", shlex.join(one.delete[:NAMED]), *more]))
-        if all(one.severity == "note" for one in self.findings):
-            lines.append("No fault found in these pictures.")
-        lines.append("")
-        for name, splits in self.domains.items():
-            for split, facts in splits.items():
-                lines.append(f"{name} ({split}): {_facts_said(facts)}")
-        said = [*(one.text for one in self.pairs), *map(_cost_said, self.estimates)]
-        lines += ["", *said, *[""] * bool(said), self.plan.reason]
-        lines += [f"  {command}" for command in self.plan.commands]
-        return "\n".join(lines).strip() + "\n"
+        """Everything in plain language: pictures, findings, what to type, and what it takes."""
+        return "\n".join([
+            pictures_said(self.domains), findings_said(self.findings),
+            plan_said(self.pairs, self.plan), *map(cost_said, self.estimates), "",
+        ])  # fmt: skip
 
 
 def doctor(
@@ -84,6 +73,10 @@ def doctor(
     test_b: str | Path | None = None,
     size: int | None = None,
     measure: bool = True,
+    all_methods: bool = False,
+    write_list: str | Path | None = None,
+    watch: Callable[[str], Any] = lambda _: None,
+    progress: Callable[[str], Any] = lambda _: None,
 ) -> Report:
     """Looks at folders of pictures before any training, and changes nothing.
 
@@ -96,26 +89,76 @@ def doctor(
         test_b: the second domain's.
         size: side in pixels that you mean to train at; by default one is recommended.
         measure: run a few training steps, to say what a training takes on this machine.
+        all_methods: measure all methods that can be trained on these pictures, not only those that
+            are recommended.
+        write_list: a new text file for the copies and leaks that training should do without, one path
+            a line, for `sfumato train --without`.
+        watch: is given each part of the report's text as soon as it is known.
+        progress: is told what takes long.
 
     Raises:
-        UserError: a folder is missing, holds no images, or lies in another one.
+        UserError: a folder is missing, holds no images, or lies in another one; or the list exists.
     """
     if size is not None and size < 1:
         raise UserError(f"size {size}: expected pixels, such as --size 64")
+    if write_list is not None and Path(write_list).exists():
+        raise UserError(f"{write_list} exists: give --write-list a new file")
     folders = layout(a, b, test_a, test_b)
-    looks, unread = look(folders)
+    looks, unread = look(folders, progress)
     good = [one for one in looks if not one.error]
-    parts: dict[str, dict[str, list[Look]]] = {
-        name: {split: [] for split in splits} for name, splits in folders.items()
-    }
-    for one in good:
-        parts[one.domain][one.split].append(one)
-    training = {name: splits["train"] for name, splits in parts.items()}
+    facts = {
+        name: {split: _facts([x for x in looks if (x.domain, x.split) == (name, split)])
+               for split in splits}
+        for name, splits in folders.items()
+    }  # fmt: skip
+    watch(pictures_said(facts))
+    training = {k: [x for x in good if (x.domain, x.split) == (k, "train")] for k in folders}
     pairs = pairings(training, {(one.domain, one.stem) for one in looks if one.error})
-    plan = advise(folders, good, pairs, size)
+    given = [Path(folder) for folder in (a, b, test_a, test_b) if folder is not None]
+    plan = advise(folders, good, pairs, size, given, write_list)
+    findings = _findings(folders, looks, unread, pairs, plan)
+    if write_list is not None:
+        progress(_write(Path(write_list), unique(x for one in findings for x in one.without)))
+    if findings and findings[0].severity == "error":
+        plan.reason = f"First mend what is marked {SAID['error']} above. {plan.reason}"
+    watch(findings_said(findings))
+    watch(plan_said(pairs, plan))
 
+    report = Report(facts, findings, pairs, plan, [])
+    methods = plan.methods if measure else []
+    methods = unique([*methods, *trainable(folders, pairs)]) if methods and all_methods else methods
+    pixels = plan.size**2 * sum(map(len, training.values())) * (2 if plan.side_by_side else 1)
+    for i, method in enumerate(methods):
+        progress(f"measuring {method}, {i + 1} of {len(methods)}: a few steps of training")
+        own = options(settings(method)) if plan.size <= SMALL else {}
+        cost = training_cost(method, plan.size, len(folders), own)
+        cost["data_gb"] = min(3 * pixels, CACHE_BYTES) / 1e9
+        report.estimates.append(cost)
+        watch(cost_said(cost))
+    return report
+
+
+def _write(file: Path, names: Sequence[str]) -> str:
+    """Writes the names as absolute paths, one a line; says how many, and which are no lines."""
+    listed = [name for name in names if plain(name) == name]
+    write_text(file, "".join(f"{Path(name).absolute()}\n" for name in listed))
+    odd = f"; {len(names) - len(listed)} have names that no line can hold: rename them"
+    said = f"{file} lists {len(listed):,} pictures for training to do without"
+    return said + odd * (len(listed) < len(names))
+
+
+def _findings(
+    folders: Folders, looks: Sequence[Look], unread: Counter[str], pairs: Sequence[Pairing], plan: Plan
+) -> list[Finding]:  # fmt: skip
+    """What is wrong, the worst first."""
+    good = [one for one in looks if not one.error]
+    parts = {
+        name: {split: [x for x in good if (x.domain, x.split) == (name, split)] for split in splits}
+        for name, splits in folders.items()
+    }
     findings = [*checks.unreadable(looks, unread), *checks.copies(good)]
-    findings += [*checks.counts(training), *checks.unpartnered(pairs)]
+    findings += checks.counts({name: splits["train"] for name, splits in parts.items()})
+    findings += checks.unpartnered(pairs)
     for name, splits in parts.items():
         for split, part in splits.items():
             where = f"{name} ({split})" if len(splits) > 1 else name
@@ -127,22 +170,43 @@ def doctor(
         ))  # fmt: skip
     partners = _partners(looks, pairs)
     for found in findings:
-        found.delete = unique(p for x in found.delete for p in (x, *partners.get(x, ())))
-    findings.sort(key=lambda one: list(SAID).index(one.severity))
-    if findings and findings[0].severity == "error":
-        plan.reason = f"First mend what is marked {SAID['error']} above. {plan.reason}"
+        found.without = unique(p for x in found.without for p in (x, *partners.get(x, ())))
+    return sorted(findings, key=lambda one: list(SAID).index(one.severity))
 
-    estimates = [training_cost(m, plan.size, len(folders)) for m in plan.methods if measure]
-    pixels = plan.size**2 * sum(map(len, training.values())) * (2 if plan.side_by_side else 1)
-    for cost in estimates:
-        cost["data_gb"] = min(3 * pixels, CACHE_BYTES) / 1e9
-    facts = {
-        name: {
-            split: _facts([x for x in looks if (x.domain, x.split) == (name, split)]) for split in s
-        }
-        for name, s in parts.items()
-    }
-    return Report(facts, findings, pairs, estimates, plan)
+
+def findings_said(findings: Sequence[Finding]) -> str:
+    """Each finding with what to do about it and the first files that it names."""
+    lines = []
+    for one in findings:
+        lines += [_wrapped(f"{SAID[one.severity]}  {one.text}", "      ")]
+        lines += [f"        {name}" for name in one.named[:NAMED]]
+        if len(one.named) > NAMED:
+            lines.append(f"        and {len(one.named) - NAMED:,} more, see --json")
+        lines += [_wrapped(f"      {one.fix}", "      ")] if one.fix else []
+    if all(one.severity == "note" for one in findings):
+        lines.append("No fault found in these pictures.")
+    return "\n".join([*lines, ""])
+
+
+def pictures_said(domains: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
+    """What the pictures of each folder are."""
+    lines = [
+        f"{name} ({split}): {_facts_said(facts)}"
+        for name, splits in domains.items() for split, facts in splits.items()
+    ]  # fmt: skip
+    return "\n".join([*lines, ""])
+
+
+def plan_said(pairs: Sequence[Pairing], plan: Plan) -> str:
+    """Whether there are pairs, and what to type."""
+    lines = [_wrapped(text) for text in (*(one.text for one in pairs), plan.reason)]
+    return "\n".join([*lines, *(f"  {command}" for command in plan.commands), ""])
+
+
+def _wrapped(text: str, indent: str = "") -> str:
+    return textwrap.fill(
+        text, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
 
 
 def _partners(looks: Sequence[Look], pairs: Sequence[Pairing]) -> Mapping[str, list[str]]:
@@ -182,22 +246,31 @@ def _facts_said(facts: Mapping[str, Any]) -> str:
     return f"{facts['count']:,} pictures, {size}; {counted(facts['format'])}; {kinds}"
 
 
-def _cost_said(cost: Mapping[str, Any]) -> str:
+def cost_said(cost: Mapping[str, Any]) -> str:
+    """Time and memory of a method's training, in a sentence."""
     what = f"{cost['method']} at --size {cost['size']}"
     if "error" in cost:
         return f"{what} cannot be measured: {cost['error']}"
-    each, hours = cost["seconds_per_step"], cost["hours"]
-    time = f"{hours:.1f} hours" if hours >= 1 else f"{max(1, round(60 * hours))} minutes"
-    memory = (
-        f", {cost['memory_gb'] + cost['data_gb']:.1f} GB of memory" if cost["memory_gb"] else ""
-    )
+    memory = f"{cost['memory_gb'] + cost['data_gb']:.1f} GB of memory" if cost["memory_gb"] else ""
+    if "hours" not in cost:
+        return (
+            f"{what} would take about {memory}, more than the {cost['limit_gb']:.1f} GB that may be "
+            f"used to measure it: not measured; a smaller --batch or --size takes less."
+        )
+    busy = cost["cpu_share"] < BUSY
+    alone = " if nothing else runs here" if busy else ""
+    now = f"; as busy as this machine is now, {_time(cost['hours'])}" if busy else ""
     gpu = f", {cost['gpu_memory_gb']:.1f} GB on the GPU" if cost["gpu_memory_gb"] else ""
-    busy = (
-        "; other programs are busy here now, so it may be much less"
-        if cost["cpu_share"] < BUSY
-        else ""
-    )
+    part = (
+        "" if cost["measured"] == cost["batch"] else
+        f" (from steps of {cost['measured']} pictures)"
+    )  # fmt: skip
     return (
-        f"{what} takes about {time} for its {cost['steps']:,} steps of {cost['batch']} pictures "
-        f"({each:.2g} s each on {cost['device']}){memory}{gpu}{busy}."
+        f"{what} takes about {_time(cost['hours_alone'] if busy else cost['hours'])}{alone} for its "
+        f"{cost['steps']:,} steps of {cost['batch']} pictures on {cost['device']}{part}{now}"
+        f"{', ' * bool(memory)}{memory}{gpu}."
     )
+
+
+def _time(hours: float) -> str:
+    return f"{hours:.1f} hours" if hours >= 1 else f"{max(1, round(60 * hours))} minutes"

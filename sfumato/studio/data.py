@@ -12,6 +12,7 @@ from .controls import NONE, controls
 from .given import Given
 from .page import Form, alert, helps, message, plain, said
 
+SKIPPED = ("a", "b", "test_a", "test_b", "all_methods", "write_list")  # visitors write no files
 NOTHING = "No folder of yours was named: start the studio as `sfumato studio FOLDER`. The examples will do."
 
 
@@ -46,7 +47,7 @@ def build(given: Given) -> None:
         with gr.Column(scale=2, min_width=300):
             form.add("a", gr.Dropdown(names, value=(own or names)[0], label="a", info=texts["a"]))
             form.add("b", gr.Dropdown([NONE, *names], value=NONE, label="b", info=texts["b"]))
-            for control in controls(doctor, skip=("a", "b", "test_a", "test_b")):
+            for control in controls(doctor, skip=SKIPPED):
                 form.add(control.name, replace(control, default=None).component())
             go = gr.Button("Examine", variant="primary", elem_id="examine")
         with gr.Column(scale=3, min_width=300):
