@@ -86,8 +86,10 @@ def doctor() -> Callable[..., None]:
 
     def run(*places: str, **given: Any) -> None:
         as_json = given.pop("json", False)
-        watch = {} if as_json else {"watch": say}  # each part as soon as it is known
-        found = doctor(*places, progress=partial(say, file=sys.stderr), **watch, **given)
+        given["progress"] = partial(say, file=sys.stderr)
+        if not as_json:
+            given["watch"] = say  # each part as soon as it is known
+        found = doctor(*places, **given)
         if as_json:
             say(json.dumps(found.to_json(), indent=2))
 
