@@ -81,7 +81,11 @@ def load(folder: str | Path, *, allow: tuple[str, ...] = ("sfumato",)) -> Part:
     except Exception as error:  # whatever a constructor says to fields of the wrong kind
         reason = str(error).partition("\n")[0]
         raise UserError(f"{path / 'model.json'} does not describe a model ({reason})") from None
-    _load_weights(part, path)
+    weights = _weights_of(part, path)
+    part.load_state_dict(weights, assign=True)
+    if any(value.is_meta for m in part.modules() for value in _tensors(m)):
+        part = build(info["model"], allow)  # what a constructor computes, and no weight replaces
+        part.load_state_dict(weights, assign=True)
     part.eval()
     return part if domain is None else denoiser_of(part, domain, str(path))
 
@@ -245,7 +249,13 @@ def write_tensors(
         temporary.write_bytes(to_bytes(stored, said))
 
 
-def _load_weights(part: Part, folder: Path) -> None:
+def _tensors(module: nn.Module) -> list[Tensor]:
+    """The buffers of a module, and whatever else it keeps under a name of its own."""
+    return [v for v in (*module._buffers.values(), *vars(module).values()) if isinstance(v, Tensor)]
+
+
+def _weights_of(part: Part, folder: Path) -> dict[str, Tensor]:
+    """The folder's weights as a state_dict of the part, which may be on the meta device."""
     file = folder / "weights.safetensors"
     stored = read_tensors(file)
     wanted = unique_state(part)
@@ -265,4 +275,4 @@ def _load_weights(part: Part, folder: Path) -> None:
         tensor = stored[source]
         full[key] = tensor.float() if tensor.is_floating_point() else tensor
         stored[source] = full[key]  # keep shared tensors shared
-    part.load_state_dict(full, assign=True)
+    return full

@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from torch import nn
 from truth import lively, tiny_denoiser
 
 import sfumato.folder as folders
@@ -14,7 +15,7 @@ from sfumato.guide import Conditioned
 from sfumato.methods.ddib import DDIB
 from sfumato.methods.diffusion import Diffusion
 from sfumato.methods.paired_sde import PairedSDE
-from sfumato.part import build, describe
+from sfumato.part import Part, build, describe
 
 PICTURES = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
@@ -212,6 +213,33 @@ def test_a_failed_save_leaves_the_old_model(model, copy, monkeypatch):
     monkeypatch.undo()
     assert describe(folders.load(copy)) == describe(model[0])
     assert not [p for p in copy.iterdir() if p.name.startswith(".")]
+
+
+class Ramp(Part):
+    """Keeps what its constructor computes out of its state_dict: as a buffer, and as an attribute."""
+
+    width: int = 4
+
+    def __post_init__(self):
+        self.scale = nn.Linear(self.width, self.width)
+        self.register_buffer("ramp", torch.linspace(0, 1, self.width), persistent=False)
+        self.taps = torch.arange(self.width) / 2
+
+    def forward(self, x):
+        return self.scale(x * self.ramp + self.taps)
+
+
+class Holder(Part):
+    inner: Ramp
+
+
+def test_what_a_constructor_computes_is_there_after_loading(tmp_path):
+    part, x = Holder(inner=Ramp()).eval(), torch.randn(3, 4)
+    folders.save(part, tmp_path / "m")
+    loaded = folders.load(tmp_path / "m", allow=("sfumato", __name__))
+    assert not any(v.is_meta for v in (loaded.inner.ramp, loaded.inner.taps, *loaded.parameters()))
+    assert torch.equal(loaded.inner(x), part.inner(x))
+    assert not loaded.inner.training
 
 
 def test_build_on_meta_costs_no_memory():
