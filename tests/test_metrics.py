@@ -12,6 +12,7 @@ from scipy.linalg import sqrtm
 from scipy.stats import ortho_group
 
 from sfumato.evaluate import intervals, metrics
+from sfumato.evaluate.features import Lite0
 from sfumato.evaluate.measures import measures
 
 pytest.importorskip("torchmetrics")
@@ -312,6 +313,43 @@ def test_kid_by_weights_is_brute_force():
         assert again == pytest.approx(metrics.frechet(x[s], y[t]), abs=1e-9)
 
 
+GOLDEN = {
+    "every image its own": (0.13114577868558897, 0.04900572130501743, 0.24153603674096524),
+    "groups of both": (0.13114577868558897, 0.04886003658504088, 0.2302521789925716),
+    "groups of one": (0.13114577868558897, 0.04787506021043601, 0.23619203895990615),
+    "one group": (0.13114577868558897, math.nan, math.nan),
+}
+
+
+@pytest.mark.parametrize("which", GOLDEN)
+def test_the_bootstrap_of_kid_keeps_its_numbers(which):
+    """Written down from the sum over all pairs of images, 1,000 draws; more images than one block."""
+    x, y = normal(3, 700, 6).abs(), normal(4, 600, 6).abs() + 0.1
+    own, other = [i // 5 for i in range(700)], [i % 90 for i in range(600)]
+    groups = {
+        "every image its own": (None, None), "groups of both": (own, other), "groups of one": (own, None),
+        "one group": (["a"] * 700, other),
+    }[which]  # fmt: skip
+    found = intervals.bootstrap_kid(x, y, *groups)
+    assert tuple(found) == pytest.approx(GOLDEN[which], rel=1e-11, nan_ok=True)
+    assert found.value == pytest.approx(metrics.kid(x, y), rel=1e-12)
+
+
+def test_one_bootstrap_table_serves_every_measure(monkeypatch):
+    """Drawing it costs more than a mean over it; new groups, draws or seeds are a new table."""
+    made, real, values = [], np.random.default_rng, [normal(k, 60) for k in range(5)]
+    monkeypatch.setattr(np.random, "default_rng", lambda seed: (made.append(seed), real(seed))[1])
+    groups = [f"{i // 2} of this test" for i in range(60)]
+    for value in values:
+        found = intervals.bootstrap_mean(value, groups)
+    assert made == [0]
+    again = intervals.bootstrap_mean(values[4], [g + "." for g in groups])
+    assert again == found  # of groups that are the same but for their names
+    intervals.bootstrap_mean(values[0], groups, resamples=999)
+    intervals.bootstrap_mean(values[0], groups, seed=7)
+    assert len(made) == 4
+
+
 def test_intervals_are_seeded():
     values = normal(0, 20)
     assert intervals.bootstrap_mean(values, seed=1) == intervals.bootstrap_mean(values, seed=1)
@@ -357,6 +395,7 @@ def test_one_line_says_what_is_wrong(call, said):
 
 
 def test_the_package_is_named(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "torchmetrics.image.kid", None)
-    with pytest.raises(ValueError, match=r'torchmetrics: type pip install -e "\.\[evaluate\]"'):
-        metrics.kid(normal(0, 5, 3), normal(1, 5, 3))
+    monkeypatch.setitem(__import__("sys").modules, "efficientnet_lite_pytorch", None)
+    named = r'efficientnet-lite-pytorch: type pip install -e "\.\[evaluate\]"'
+    with pytest.raises(ValueError, match=named):
+        Lite0()

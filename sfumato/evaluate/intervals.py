@@ -8,6 +8,7 @@ narrow.  Without groups every image is its own.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
+from functools import lru_cache
 from math import isfinite, nan
 from typing import NamedTuple, Self
 
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from sfumato.errors import UserError
 
-from .metrics import check_features, fit, frechet, frechet_of, kid, weighted_kid
+from .metrics import check_features, fit, frechet, frechet_of, weighted_kid
 
 Groups = Sequence[Hashable] | None
 DRAWS = 100
@@ -138,11 +139,28 @@ def bootstrap_kid(
     w = draws(len(x), groups_x, resamples, [seed, 0])
     v = draws(len(y), groups_y, resamples, [seed, 1])
     r = min(len(w), len(v))  # 0 if a set has one group
-    return interval(kid(x, y), weighted_kid(x, y, w[:r], v[:r]), level)
+    w, v = (
+        torch.cat([u.new_ones(1, u.shape[1]), u[:r]]) for u in (w, v)
+    )  # first the sets themselves
+    value, *resampled = weighted_kid(x, y, w, v).split([1, r])
+    return interval(value.item(), resampled[0], level)
 
 
 def draws(n: int, groups: Groups, resamples: int, seed: int | Sequence[int]) -> Tensor:
-    """How often each of n images is drawn (R,n), images of a group alike; R is 0 for one group."""
+    """How often each of n images is drawn (R,n), images of a group alike; R is 0 for one group.
+
+    The table is kept for the next measure of the same pictures: read it, do not write to it.
+    """
+    seed = tuple(seed) if isinstance(seed, Sequence) else seed
+    return _table(n, None if groups is None else tuple(groups), resamples, seed)
+
+
+@lru_cache(
+    maxsize=6
+)  # means, both sets of KID, both of the Frechet distance: 4 bytes a draw and image
+def _table(
+    n: int, groups: tuple[Hashable, ...] | None, resamples: int, seed: int | tuple[int, ...]
+) -> Tensor:
     names: dict[Hashable, int] = {}
     index = [names.setdefault(g, len(names)) for g in (range(n) if groups is None else groups)]
     if len(index) != n:
