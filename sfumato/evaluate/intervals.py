@@ -142,8 +142,8 @@ def bootstrap_kid(
     w, v = (
         torch.cat([u.new_ones(1, u.shape[1]), u[:r]]) for u in (w, v)
     )  # first the sets themselves
-    value, *resampled = weighted_kid(x, y, w, v).split([1, r])
-    return interval(value.item(), resampled[0], level)
+    found = weighted_kid(x, y, w, v)
+    return interval(found[0].item(), found[1:], level)
 
 
 def draws(n: int, groups: Groups, resamples: int, seed: int | Sequence[int]) -> Tensor:

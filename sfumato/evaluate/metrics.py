@@ -239,34 +239,25 @@ def weighted_kid(
     v: Float[Tensor, "r m"],
     block: int = 512,
 ) -> Float[Tensor, " r"]:
-    """KID (r) of features that count w and v times; pairs of an image with itself are left out.
-
-    r n m operations for n images and m groups of images that count alike, half of it within a set.
-    """
+    """KID (r) of features that count w and v times; pairs of an image with itself are left out."""
 
     def mean(x: Tensor, y: Tensor, w: Tensor, v: Tensor, same: bool) -> Tensor:
         total, pairs = torch.zeros(len(w)).double(), w.sum(1).double() * v.sum(1).double()
         pairs = pairs - (w * v).sum(1) if same else pairs
-        counts, group = torch.unique(v, dim=1, return_inverse=True)
-        if grouped := counts.shape[1] < v.shape[1]:
-            group, order = group.sort(stable=True)
-            y, v = y[order], counts
-            x, w = (y, w[:, order]) if same else (x, w)
+        v, group = torch.unique(v, dim=1, return_inverse=True)  # what counts alike costs as one
+        group, order = group.sort(stable=True)
+        y = y[order]
+        x, w = (y, w[:, order]) if same else (x, w)
         for start in range(0, len(x), block):
             part, rest = slice(start, start + block), slice(start if same else 0, None)
             k = torch.addmm(x.new_ones(()), y[rest], x[part].T, alpha=1 / x.shape[1]).pow_(3)
             if same:
-                k.fill_diagonal_(0)
-                k[block:] *= 2  # the pairs (i, j) and (j, i)
-            if grouped:
-                group_of, first = group[rest], int(group[rest][0])
-                k = k.new_zeros(counts.shape[1] - first, k.shape[1]).index_add_(
-                    0, group_of - first, k
-                )
-                rest = slice(first, None)
+                k.fill_diagonal_(0)[block:] *= 2  # the pairs (i, j) and (j, i)
+            g = group[rest] - group[rest][0]
+            k = k.new_zeros(int(g[-1]) + 1, k.shape[1]).index_add_(0, g, k)
             for some in range(0, len(w), 100):  # draws at a time, for memory
                 rows = slice(some, some + 100)
-                total[rows] += (w[rows, part].double() * (v[rows, rest].double() @ k)).sum(1)
+                total[rows] += (w[rows, part].double() * (v[rows, -len(k) :].double() @ k)).sum(1)
         return total / pairs
 
     x, y = x.double(), y.double()
