@@ -6,6 +6,7 @@ import contextlib
 import json
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +14,16 @@ from typing import Any
 
 from sfumato.data.folders import replacing, write_text
 from sfumato.fit import Update
+from sfumato.pace import gap, round_number, spoken
 from sfumato.terminal import say, screen
+
+LOG_EVERY = 50
+"""Steps between lines of log.jsonl, after the first few."""
+
+
+def logged(step: int) -> bool:
+    """Has log.jsonl a line of this step?  Of 1, 2, 5, 10, 20, and of every 50th."""
+    return step % LOG_EVERY == 0 or (step < LOG_EVERY and round_number(step))
 
 
 class Journal:
@@ -117,43 +127,106 @@ def _curves(entries: list[dict[str, Any]], key: str) -> dict[str, tuple[list[int
     return curves
 
 
-@contextlib.contextmanager
-def progress(steps: int, done: int, quiet: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """A progress bar with loss, images/s and time left; plain lines where there is no terminal."""
-    if quiet:
-        yield lambda line: None
-        return
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
+class Progress:
+    """What a training says while it runs: a bar in a terminal, lines in a file, pipe or notebook.
 
-    console = screen(stderr=True)
-    text = "loss {task.fields[loss]}  {task.fields[speed]:.0f} images/s"
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn(text), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("train", total=steps, completed=done, loss="", speed=0.0)
+    Lines come at steps 1, 2, 5, 10, 20, ..., and half a minute after the last one (see `pace.gap`).
 
-        def show(line: dict[str, Any]) -> None:
-            loss = " ".join(f"{v:.4f}" for v in line["loss"].values())
-            bar.update(task, completed=line["step"], loss=loss, speed=line["images_per_s"])
-            if "measures" in line:
-                text = "  ".join(f"{k} {v:.2f}" for k, v in line["measures"].items())
-                said = [
-                    f"step {line['step']}  {text}",
-                    *([line["warning"]] if "warning" in line else []),
-                ]
-                console.print("\n".join(said), soft_wrap=True, highlight=False)
-            if not console.is_terminal and (line["step"] % 500 == 0 or line["step"] == steps):
-                say(
-                    f"step {line['step']}/{steps}  loss {loss}  {line['images_per_s']} images/s",
-                    file=sys.stderr,
-                )  # fmt: skip
+    Args:
+        steps: of the training.
+        done: steps that are done already.
+        quiet: say nothing.
+    """
 
-        yield show
+    def __init__(self, steps: int = 0, done: int = 0, quiet: bool = False) -> None:
+        self.steps, self.done, self.quiet, self.console = steps, done, quiet, screen(stderr=True)
+        self.bar: Any = None
+        self.began = self.spoke = time.perf_counter()
+        self.first: tuple[int, float] | None = None  # the first step shown, and when
+        self.shown = False  # has a preview been spoken of?
+
+    def __enter__(self) -> Progress:
+        from rich import progress as rich
+
+        if self.console.is_interactive and not self.quiet:
+            text = rich.TextColumn("loss {task.fields[loss]}  {task.fields[speed]:.0f} images/s")
+            columns = (
+                rich.BarColumn(),
+                rich.MofNCompleteColumn(),
+                text,
+                rich.TimeRemainingColumn(),
+            )
+            self.bar = rich.Progress(*columns, console=self.console)
+            self.bar.start()
+            self.bar.add_task("train", total=self.steps, completed=self.done, loss="", speed=0.0)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar:
+            self.bar.stop()
+            self.bar = None
+
+    def say(self, text: str) -> None:
+        """A line of text, above the bar if there is one."""
+        if self.quiet:
+            return
+        if self.bar:
+            self.console.print(text, soft_wrap=True, highlight=False)
+        else:  # a notebook shows what goes to stderr as a fault
+            say(text, file=sys.stdout if self.console.is_jupyter else sys.stderr)
+
+    @contextlib.contextmanager
+    def waiting(self, text: str, seconds: float = 2.0) -> Iterator[None]:
+        """Says a line if what is done inside takes longer than this."""
+        timer = threading.Timer(seconds, self.say, [text])
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    def previewed(self, folder: Path) -> None:
+        """Says where previews are, once."""
+        if not self.shown:
+            self.say(f"previews are in {folder}")
+        self.shown = True
+
+    def show(self, line: dict[str, Any]) -> None:
+        """A step, by its line of the log."""
+        if self.quiet:
+            return
+        now, step = time.perf_counter(), line["step"]
+        self.first = self.first or (step, now)
+        loss = _named(line["loss"])
+        if self.bar:
+            self.bar.update(
+                self.bar.task_ids[0], completed=step, loss=loss, speed=line["images_per_s"]
+            )
+        scored = "  ".join(f"{k} {v:.2f}" for k, v in line.get("measures", {}).items())
+        due = round_number(step) or step == self.steps or now - self.spoke >= gap(now - self.began)
+        if scored or (due and not self.bar):
+            words = [f"step {step}/{self.steps}", f"loss {loss}"]
+            if held_out := line.get("held_out"):
+                words.append(f"held out {_named(held_out)}")
+            words += [scored, f"{line['images_per_s']:.0f} images/s", self._left(step, now)]
+            self.say("  ".join(w for w in words if w))
+            self.spoke = now
+        if "warning" in line:
+            self.say(line["warning"])
+
+    def _left(self, step: int, now: float) -> str:
+        since, when = self.first or (step, now)
+        if step == since or step == self.steps:
+            return ""
+        return f"{spoken((now - when) / (step - since) * (self.steps - step))} left"
+
+
+def _named(losses: dict[str, float]) -> str:
+    """Losses with their players' names, if there are several."""
+    if len(losses) == 1:
+        return f"{next(iter(losses.values())):.4f}"
+    return " ".join(f"{player.rpartition('.')[2]} {v:.4f}" for player, v in losses.items())
 
 
 @contextlib.contextmanager

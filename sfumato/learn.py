@@ -13,15 +13,13 @@ from sfumato.data import sets
 from sfumato.errors import UserError
 from sfumato.fit import Diverged, State, check_losses, fit
 from sfumato.folder import save
-from sfumato.heldout import held_out_loss, preview, scores
-from sfumato.journal import Journal, interrupts, progress
+from sfumato.heldout import Observer, held_out_loss
+from sfumato.journal import Journal, Progress, interrupts
+from sfumato.pace import steps_for
 from sfumato.runfolder import RunFolder, typed_resume
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-
-LOG_EVERY = 50
-"""Steps between lines of log.jsonl."""
 
 FITTED = "seed", "accumulate", "lr", "schedule", "hold", "warmup", "clip", "ema"
 """Settings that `fit` takes."""
@@ -29,7 +27,7 @@ FITTED = "seed", "accumulate", "lr", "schedule", "hold", "warmup", "clip", "ema"
 
 def learn(
     state: State, folder: RunFolder, training: sets.Dataset, rest: sets.Dataset | None,
-    accelerator: Accelerator, run: Mapping[str, Any], quiet: bool,
+    accelerator: Accelerator, run: Mapping[str, Any], told: Progress, minutes: float | None = None,
 ) -> None:  # fmt: skip
     """Trains from the state's step to the last one, and leaves the folder with all that belongs to it.
 
@@ -40,18 +38,21 @@ def learn(
         rest: those it is scored on, if any.
         accelerator: see `machine`.
         run: run.json, whose settings hold.
-        quiet: no progress bar.
+        told: what the user sees; its clock began with the training.
+        minutes: if given, the steps that fit into them take the place of those of the settings.
 
     Raises:
         UserError: if the training diverges; says which save is good.
         KeyboardInterrupt: after a signal, when all is saved.
     """
     settings, out, main = run["settings"], folder.out, accelerator.is_main_process
-    steps, save_every, preview_every = (
-        settings[k] for k in ("steps", "save_every", "preview_every")
-    )
+    save_every, preview_every = settings["save_every"], settings["preview_every"]
     batch, accumulate, device = settings["batch"], settings["accumulate"], accelerator.device
     log = Journal(out / "log.jsonl", images=batch * accumulate, step=state.step)
+    told.quiet |= not main
+    observer = Observer(
+        state, training, rest, out, batch, device, log, told, save_every, preview_every, main
+    )
 
     def batches(start: int) -> Iterator[tuple[Tensor, Tensor]]:
         numbered = training.batches(
@@ -65,49 +66,47 @@ def learn(
         """Makes what follows from training.safetensors."""
         info = {
             "preparation": run["preparation"], "step": state.step,
-            "data": run["data"], "settings": settings,
+            "data": run["data"], "settings": settings, "verdict": observer.verdict(),
         }  # fmt: skip
         save(state.method, out, weights=state.ema, info=info)
         log.plot(out / "loss.png")
 
-    def look() -> None:
-        preview(state, rest or training, out / "previews", device)
-
+    fitting = {"accelerator": accelerator} | {k: settings[k] for k in FITTED}
+    observer.begin(f"{minutes:g} minutes" if minutes else f"{settings['steps']} steps")
+    if minutes:
+        settings["steps"] = steps_for(
+            minutes, state, batches(0), observer.look, observer.score, save_every=save_every,
+            preview_every=preview_every, began=told.began, **fitting,
+        )  # fmt: skip
+        folder.describe(run)
+        told.say(f"{settings['steps']} steps fit into {minutes:g} minutes")
+    steps = settings["steps"]
+    observer.start(steps)
     if state.step and main:  # a kill may have come between a save and what follows from it
         folder.stand()
         follow()
         if preview_every and (state.step % preview_every == 0 or state.step == steps):
-            look()
-    updates = fit(
-        state, batches(state.step * accumulate), steps=steps, accelerator=accelerator,
-        **{k: settings[k] for k in FITTED},
-    )  # fmt: skip
+            observer.preview()
+    updates = fit(state, batches(state.step * accumulate), steps=steps, **fitting)
     saved_at = time.monotonic()
-    with progress(steps, state.step, quiet or not main) as show, interrupts() as interrupted:
+    with told, interrupts() as interrupted:
         try:
             for update in updates:
                 step, stopped = update.step, interrupted()
                 last = step == steps or stopped
-                minutes = (time.monotonic() - saved_at) / 60
-                due = last or step % save_every == 0 or 0 < settings["save_minutes"] <= minutes
+                unsaved = (time.monotonic() - saved_at) / 60
+                due = last or step % save_every == 0 or 0 < settings["save_minutes"] <= unsaved
                 due |= main and folder.stand()
-                line = log.add(update)
-                if step % LOG_EVERY == 0 or step == steps:
-                    if rest and (step % save_every == 0 or step == steps):
-                        line |= scores(state, rest, batch, device)
-                    if main:
-                        log.write(line)
+                line = observer(update)
                 if due and main:
                     state.check()
                     folder.keep(state)
                     follow()
                     saved_at = time.monotonic()
-                if main and preview_every and (step % preview_every == 0 or last):
-                    look()
-                show(line)
                 if step == steps:  # no step follows whose loss could tell
                     check_losses(line.get("held_out") or _losses(state, training, batch, device))
                 if stopped:
+                    told.say(observer.verdict())
                     raise KeyboardInterrupt(
                         f"stopped at step {step}, saved in {out}; {typed_resume(out)} goes on"
                     )
@@ -117,6 +116,7 @@ def learn(
             raise UserError(f"{error}; {_advice(folder, settings)}") from None
     if main:
         folder.before.unlink(missing_ok=True)
+        told.say(observer.verdict())
 
 
 def _losses(state: State, data: sets.Dataset, batch: int, device: torch.device) -> dict[str, float]:

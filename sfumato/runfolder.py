@@ -46,7 +46,7 @@ class RunFolder:
 
     def __init__(self, out: Path, run: Mapping[str, Any], split: Mapping[str, Any]) -> None:
         self.out, self.split = out, json.dumps(split) + "\n"
-        self.run = json.dumps(run, indent=2) + "\n"
+        self.describe(run)
         self.training, self.before = (
             out / "training.safetensors",
             out / "training.before.safetensors",
@@ -54,6 +54,10 @@ class RunFolder:
         self.begun = False
         self.saved: int | None = None
         """The step of the last save."""
+
+    def describe(self, run: Mapping[str, Any]) -> None:
+        """What run.json is going to hold, if it is not written yet."""
+        self.run = json.dumps(run, indent=2) + "\n"
 
     def stand(self) -> bool:
         """Is there with its run.json when this returns; True if it was gone and is written anew.

@@ -12,8 +12,8 @@ from sfumato.errors import UserError, choose
 from sfumato.part import Part
 
 DEFAULTS: dict[str, Any] = {
-    "batch": 32, "lr": 1e-3, "schedule": "cosine", "hold": 0.0, "warmup": 100, "optimiser": "adamw",
-    "beta1": 0.9, "clip": 1.0, "ema": 0.999,
+    "steps": 5000, "batch": 32, "lr": 1e-3, "schedule": "cosine", "hold": 0.0, "warmup": 100,
+    "optimiser": "adamw", "beta1": 0.9, "clip": 1.0, "ema": 0.999,
 }  # fmt: skip
 """How methods are trained that do not say otherwise by their `settings`."""
 
@@ -26,7 +26,10 @@ WHOLE = {
 SHARES = "held_out", "hold", "ema", "beta1"
 """Numbers in [0, 1)."""
 
-SIZES = {"lr": math.inf, "weight_decay": math.inf, "clip": math.inf, "jitter": 1.0,
+POSITIVE = "lr", "minutes"
+"""Finite numbers above 0."""
+
+SIZES = {"weight_decay": math.inf, "clip": math.inf, "jitter": 1.0,
          "save_minutes": math.inf}  # fmt: skip
 """Finite numbers from 0 on, each with the most it may be."""
 
@@ -60,14 +63,14 @@ def check(settings: Mapping[str, Any]) -> None:
     for name, value in settings.items():
         if name in CHOICES:
             choose(name, value, CHOICES[name])
-        if name in (*WHOLE, *SHARES, *SIZES) and not isinstance(value, Real):
+        if name in (*WHOLE, *SHARES, *SIZES, *POSITIVE) and not isinstance(value, Real):
             raise UserError(f"{name} must be a number, not {value!r}")
         if name in WHOLE and not (isinstance(value, Integral) and int(value) >= WHOLE[name]):
             raise UserError(f"{name} must be at least {WHOLE[name]} and whole, not {value}")
         if name in SHARES and not 0 <= value < 1:
             raise UserError(f"{name} must lie in [0, 1), not {value}")
-        if name == "lr" and not 0 < value < math.inf:
-            raise UserError(f"lr must be above 0 and finite, not {value}")
+        if name in POSITIVE and not 0 < value < math.inf:
+            raise UserError(f"{name} must be above 0 and finite, not {value}")
         if name in SIZES and not (0 <= value <= SIZES[name] and math.isfinite(value)):
             most = f"at most {SIZES[name]:g}" if SIZES[name] < math.inf else "finite"
             raise UserError(f"{name} must be 0 or more and {most}, not {value}")

@@ -4,12 +4,12 @@ A run folder is a model folder from its first save on.  Beside the model it hold
 
     training.safetensors, run.json, split.json    what is resumed, see `sfumato.runfolder`
     log.jsonl, loss.png    losses, learning rate and images/s as training goes
-    previews/              a picture of what the model does, every so often
+    previews/              a picture of what the model does, after a minute and every so often
+    README.md, model.json  say where the training stands, see `sfumato.verdict`
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from inspect import signature
 from pathlib import Path
@@ -23,13 +23,13 @@ from sfumato.data.preparation import Preparation
 from sfumato.data.without import leave_out
 from sfumato.errors import UserError, choose
 from sfumato.fit import State, machine
+from sfumato.journal import Progress
 from sfumato.learn import learn
 from sfumato.method import find, name_of
 from sfumato.part import Part, build, describe, fields
 from sfumato.runfolder import RunFolder, absolute, compare, earlier, read_run
 from sfumato.settings import check, check_options
 from sfumato.settings import defaults as defaults
-from sfumato.terminal import say
 
 
 def train(
@@ -47,7 +47,8 @@ def train(
     validation: str | Path | Sequence[str | Path] | Mapping[str, str | Path] | None = None,
     without: str | Path | None = None,
     flip: bool = False,
-    steps: int = 5000,
+    steps: int | None = None,
+    minutes: float | None = None,
     jitter: float = 0.0,
     batch: int | None = None,
     lr: float | None = None,
@@ -88,7 +89,9 @@ def train(
         without: a text file of pictures that are left out, a name or path a line; of pairs both.
         flip: mirror images at random, both of a pair alike.
         jitter: enlarge images by this share, in [0, 1], and crop at random, both of a pair alike.
-        steps: optimiser steps.
+        steps: optimiser steps; 5000 if there are no minutes either.
+        minutes: in place of steps: for how long, above 0.  A few steps are measured and thrown away, and
+            as many are made as fit; run.json records them.
         batch: images a step, over all processes together (pairs, for methods of two folders).
             This and what follows, to `ema`, are by default as `defaults` says for the method.
         lr: highest learning rate, > 0.
@@ -108,7 +111,7 @@ def train(
         save_minutes: minutes after which a save does not wait for its step; 0 always waits.
         preview_every: steps between previews; 0 makes none.
         resume: go on with the run in `out`.
-        quiet: no progress bar.
+        quiet: say nothing.
 
     Raises:
         UserError: for anything wrong with the data, the options or the run folder, in one line.
@@ -119,13 +122,14 @@ def train(
         for k, v in locals().items()
         if k not in ("method", "data", "out", "options", "validation")
     }
-    for key in ("resume", "quiet", "device"):
+    for key in ("resume", "quiet", "device", "minutes"):
         settings.pop(key)
+    told = Progress(quiet=quiet)
     if without is not None:
         settings["without"] = str(Path(without).absolute())
     cls = find(method) if isinstance(method, str) else type(method)
     settings |= {k: v for k, v in defaults(cls).items() if settings[k] is None}
-    check(settings | {"device": device})
+    check(settings | {"device": device} | ({} if minutes is None else {"minutes": minutes}))
     check_options(options or {})
     if not hasattr(cls, "objectives"):
         raise UserError(
@@ -135,6 +139,8 @@ def train(
     if isinstance(method, Part):
         _check_part(method, size, options)
     before = earlier(out, resume)
+    if minutes is not None and steps not in (None, before and before["settings"].get("steps")):
+        raise UserError(f"say --steps {steps} or --minutes {minutes:g}, not both")
     own = options or {f.name: f.default for f in fields(cls)}
     channels = getattr(method, "channels", own.get("channels", 3))
     how: dict[str, Any] = {
@@ -142,7 +148,8 @@ def train(
         "side_by_side": side_by_side, "channels": int(channels),
     }  # fmt: skip
     outside(out, data)
-    everything = open_data(cls.data, data, **how)  # type: ignore[attr-defined]
+    with told.waiting("reading the pictures"):
+        everything = open_data(cls.data, data, **how)  # type: ignore[attr-defined]
     if isinstance(method, Part):
         everything = in_order(everything, getattr(method, "domains", ()), "the model")
     if without is not None:
@@ -163,6 +170,11 @@ def train(
             (size, size), resize, upscale, how["channels"], "left" if side_by_side else "whole"
         ).to_json(),
     }  # fmt: skip
+    if minutes is not None:
+        run["minutes"] = minutes
+        if before is not None:  # as many minutes as before are as many steps
+            settings["steps"] = before["settings"]["steps"]
+            minutes = None if before.get("minutes") == minutes else minutes
     if before is not None:
         compare(before, run, part, out)
     accelerator = machine(device, precision)
@@ -173,9 +185,7 @@ def train(
     folder = RunFolder(out, run, names)
     if before is not None:
         folder.restore(state)
-    for note in getattr(part, "notes", []) if accelerator.is_main_process and not quiet else []:
-        say(note, file=sys.stderr)
-    learn(state, folder, training, rest, accelerator, run, quiet)
+    learn(state, folder, training, rest, accelerator, run, told, minutes)
     with torch.no_grad():
         state._put(state.ema)
     return part.eval()

@@ -41,7 +41,7 @@ FLOORS = [
     ),
     ("methods", "folder", "hub"),
     ("fit", "heldout", "train", "learn", "runfolder", "translate", "explore", "translator",
-     "record", "journal"),
+     "record", "journal", "pace", "verdict"),
     ("evaluate", "doctor"),
     ("__init__",),  # the public interface
     ("studio", "demo", "flags"),

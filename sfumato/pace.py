@@ -1,0 +1,123 @@
+"""The clock of a training: when something is to be said or shown, and how many steps fit into minutes.
+
+Nothing here touches what is learnt: what hangs on the clock is only shown, or is fixed and recorded before
+the first step.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from sfumato.fit import State, fit
+from sfumato.folder import write_tensors
+
+LINE = 30.0
+"""Seconds between two lines of a young training, at most."""
+PREVIEW = 60.0
+"""Seconds until the first preview."""
+MEASURED = 0.05, 20.0
+"""Steps are measured for this share of the minutes, and for so many seconds at most."""
+SCORES = 20
+"""Times that a training is scored on what was held out, about."""
+
+
+def round_number(step: int) -> bool:
+    """Is it 1, 2, 5, 10, 20, 50, 100, ...?"""
+    return str(step).rstrip("0") in ("1", "2", "5")
+
+
+def gap(elapsed: float) -> float:
+    """Seconds until the next line: half a minute, later a fiftieth of the time, at most five minutes."""
+    return min(max(LINE, elapsed / 50), 300.0)
+
+
+def scored_every(steps: int, save_every: int) -> int:
+    """Steps between two scores: about `SCORES` of them, no more than saves, and none within 25 steps."""
+    return max(25, min(save_every, steps // SCORES))
+
+
+def spoken(seconds: float) -> str:
+    """A time as people say it: 40 s, 12 min, 3.5 h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+class Doubling:
+    """When previews are due by the clock: after a minute, and whenever the time has doubled."""
+
+    def __init__(self) -> None:
+        self.began, self.next = time.perf_counter(), PREVIEW
+
+    def due(self) -> bool:
+        """Is it time for a preview?"""
+        return time.perf_counter() - self.began >= self.next
+
+    def done(self) -> None:
+        """A preview was made; however long that took, as much time goes by until the next."""
+        self.next = max(PREVIEW, 2 * (time.perf_counter() - self.began))
+
+
+def steps_for(
+    minutes: float,
+    state: State,
+    batches: Iterator[tuple[Tensor, Tensor]],
+    look: Callable[[State], object],
+    score: Callable[[State], object],
+    *,
+    save_every: int,
+    preview_every: int,
+    began: float | None = None,
+    **how: Any,
+) -> int:
+    """How many steps of a training fit into these minutes, with its scores, saves and previews.
+
+    They are measured on a copy that is thrown away, so that the training itself is the one that its number
+    of steps makes, learning rate and bits alike: its record repeats it.
+
+    Args:
+        minutes: for everything from `began` on.
+        state: of the training; not touched.
+        batches: real ones, of an iterator of their own.
+        look: makes the pictures of a preview.
+        score: scores the training on what was held out.
+        save_every: steps between saves.
+        preview_every: steps between previews; 0 makes none.
+        began: `time.perf_counter` of the start; now by default.
+        how: of `fit`.
+    """
+    began = time.perf_counter() if began is None else began
+    budget = 60 * minutes
+    trial = State(copy.deepcopy(state.method))
+    updates = fit(trial, batches, steps=10**9, **how)
+    first = next(updates)  # makes the optimiser's buffers, and is not counted
+    step, enough = 0.0, min(MEASURED[0] * budget, MEASURED[1])
+    start = time.perf_counter()
+    for update in updates:
+        seconds, n = time.perf_counter() - start, update.step - first.step
+        step = seconds / n
+        if (seconds >= enough and n >= 3) or seconds >= budget / 2:
+            break
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "training.safetensors"
+        saving = _seconds(lambda: write_tensors(file, trial.tensors()))
+    scoring = _seconds(lambda: score(trial))
+    looking = _seconds(lambda: look(trial)) if preview_every else 0.0
+    looks = 2 + math.log2(max(1.0, minutes))  # by `Doubling`, and the last one
+    each = step + 1.25 * saving / save_every + looking / (preview_every or 1)
+    left = budget - (time.perf_counter() - began) - SCORES * scoring - looks * looking
+    return max(1, int(left / each))
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
