@@ -54,7 +54,11 @@ class Translator(Protocol):
 
 @runtime_checkable
 class Trainable(Protocol):
-    """Can be trained by `fit`. `data` says what its batches are: domains, pairs or unpaired."""
+    """Can be trained by `fit`. `data` says what its batches are: domains, pairs or unpaired.
+
+    It may have `settings`, its own defaults of the training, and `steady = False` if a lower held-out loss
+    does not mean a better model: its players play against each other, or learn from what they make.
+    """
 
     data: str
 

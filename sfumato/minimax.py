@@ -7,6 +7,8 @@ T makes k steps for each one of f.  A step of `fit` is one step of one of them, 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -16,6 +18,11 @@ from sfumato.nets.potential import Potential
 
 WIDTHS = {"tiny": 8, "small": 16, "medium": 32, "large": 64, "thesis": 64, "paper": 64}
 """Channels of the potential's first stage for each size of the network that it plays against."""
+
+SETTINGS: dict[str, Any] = {
+    "batch": 64, "lr": 1e-4, "schedule": "constant", "warmup": 0, "optimiser": "adam", "clip": 0.0,
+}  # fmt: skip
+"""The papers' training."""
 
 
 class Turns(nn.Module):

@@ -6,6 +6,7 @@ the first step.
 
 from __future__ import annotations
 
+import bisect
 import copy
 import math
 import tempfile
@@ -16,6 +17,7 @@ from typing import Any
 
 from torch import Tensor
 
+from sfumato.errors import UserError
 from sfumato.fit import State, fit
 from sfumato.folder import write_tensors
 
@@ -25,8 +27,8 @@ PREVIEW = 60.0
 """Seconds until the first preview."""
 MEASURED = 0.05, 20.0
 """Steps are measured for this share of the minutes, and for so many seconds at most."""
-SCORES = 20
-"""Times that a training is scored on what was held out, about."""
+SCORES = 10
+"""Times that a short training is scored on what was held out."""
 
 
 def round_number(step: int) -> bool:
@@ -40,8 +42,8 @@ def gap(elapsed: float) -> float:
 
 
 def scored_every(steps: int, save_every: int) -> int:
-    """Steps between two scores: about `SCORES` of them, no more than saves, and none within 25 steps."""
-    return max(25, min(save_every, steps // SCORES))
+    """Steps between two scores: about `SCORES` of them, or one a save, but none within 50 steps."""
+    return max(50, min(save_every, steps // SCORES))
 
 
 def spoken(seconds: float) -> str:
@@ -92,8 +94,15 @@ def steps_for(
         save_every: steps between saves.
         preview_every: steps between previews; 0 makes none.
         began: `time.perf_counter` of the start; now by default.
-        how: of `fit`.
+        how: of `fit`, its accelerator among them.
+
+    Raises:
+        UserError: for several processes, which would not measure the same.
     """
+    if how["accelerator"].num_processes > 1:
+        raise UserError(
+            "--minutes measures the steps of one process: give several processes --steps"
+        )
     began = time.perf_counter() if began is None else began
     budget = 60 * minutes
     trial = State(copy.deepcopy(state.method))
@@ -113,8 +122,18 @@ def steps_for(
     looking = _seconds(lambda: look(trial)) if preview_every else 0.0
     looks = 2 + math.log2(max(1.0, minutes))  # by `Doubling`, and the last one
     each = step + 1.25 * saving / save_every + looking / (preview_every or 1)
-    left = budget - (time.perf_counter() - began) - SCORES * scoring - looks * looking
-    return max(1, int(left / each))
+    left = budget - (time.perf_counter() - began) - looks * looking
+
+    def cost(steps: int) -> float:
+        return steps * each + scoring * math.ceil(steps / scored_every(steps, save_every))
+
+    steps = bisect.bisect_right(range(1, 10**9), left, key=cost)
+    if not steps:
+        raise UserError(
+            f"not one step fits into {minutes:g} minutes: a step takes {spoken(step)}, a preview "
+            f"{spoken(looking)}; give more --minutes, or --preview-every 0"
+        )
+    return steps
 
 
 def _seconds(work: Callable[[], object]) -> float:

@@ -56,6 +56,7 @@ class CUT(Contrastive):
 
     data: ClassVar[str] = "unpaired"
     settings: ClassVar[dict[str, Any]] = gan.SETTINGS
+    steady: ClassVar[bool] = False
 
     net: str | ResNet = "small"
     side: int = 256

@@ -60,6 +60,7 @@ class CycleGAN(Part):
 
     data: ClassVar[str] = "unpaired"
     settings: ClassVar[dict[str, Any]] = gan.SETTINGS
+    steady: ClassVar[bool] = False
 
     net: str | nn.Module = "small"
     side: int = 256

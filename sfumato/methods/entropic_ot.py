@@ -30,7 +30,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from sfumato.minimax import Turns, at_least, make_potential, potential_loss
+from sfumato.minimax import SETTINGS, Turns, at_least, make_potential, potential_loss
 from sfumato.nets import make_net
 from sfumato.noise import Noise
 from sfumato.part import Part
@@ -74,9 +74,8 @@ class EntropicOT(Part):
     """
 
     data: ClassVar[str] = "unpaired"
-    settings: ClassVar[dict[str, Any]] = {
-        "batch": 64, "lr": 1e-4, "schedule": "constant", "warmup": 0, "optimiser": "adam", "clip": 0.0,
-    }  # fmt: skip
+    settings: ClassVar[dict[str, Any]] = SETTINGS
+    steady: ClassVar[bool] = False
 
     net: str | nn.Module = "small"
     critic: str | nn.Module = "same"

@@ -57,6 +57,7 @@ class FastCUT(Contrastive):
 
     data: ClassVar[str] = "unpaired"
     settings: ClassVar[dict[str, Any]] = gan.SETTINGS | {"hold": 0.75}
+    steady: ClassVar[bool] = False
 
     net: str | ResNet = "small"
     side: int = 256

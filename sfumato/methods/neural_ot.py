@@ -31,7 +31,7 @@ import torch
 from torch import Tensor, nn
 
 from sfumato.errors import UserError, choose
-from sfumato.minimax import Turns, at_least, make_potential, potential_loss
+from sfumato.minimax import SETTINGS, Turns, at_least, make_potential, potential_loss
 from sfumato.nets.layers import Norm
 from sfumato.nets.transport_unet import TransportUNet
 from sfumato.noise import Noise
@@ -67,9 +67,8 @@ class NeuralOT(Part):
     """
 
     data: ClassVar[str] = "unpaired"
-    settings: ClassVar[dict[str, Any]] = {
-        "batch": 64, "lr": 1e-4, "schedule": "constant", "warmup": 0, "optimiser": "adam", "clip": 0.0,
-    }  # fmt: skip
+    settings: ClassVar[dict[str, Any]] = SETTINGS
+    steady: ClassVar[bool] = False
 
     net: str | nn.Module = "small"
     critic: str | nn.Module = "same"

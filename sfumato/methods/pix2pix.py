@@ -52,6 +52,7 @@ class Pix2Pix(Part):
 
     data: ClassVar[str] = "pairs"
     settings: ClassVar[dict[str, Any]] = gan.SETTINGS
+    steady: ClassVar[bool] = False
 
     net: str | nn.Module = "small"
     side: int = 256

@@ -66,6 +66,7 @@ class UnitDDPM(Part):
 
     data: ClassVar[str] = "unpaired"
     settings: ClassVar[dict[str, Any]] = {"batch": 16, "lr": 2e-3}
+    steady: ClassVar[bool] = False
     net: str | nn.Module = "small"
     process: str | Process = "ddpm"
     prediction: Prediction = "eps"

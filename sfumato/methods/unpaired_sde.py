@@ -83,6 +83,7 @@ class UnpairedSDE(Part):
 
     data: ClassVar[str] = "unpaired"
     settings: ClassVar[dict[str, Any]] = {"batch": 16, "lr": 2e-3}
+    steady: ClassVar[bool] = False
     pairing: Pairing = "buffer"
     net: str | nn.Module = "small"
     process: str | Process = "cosine"

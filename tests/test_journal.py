@@ -1,0 +1,346 @@
+"""What a training says: its lines and pictures by the clock, minutes in place of steps, the verdict."""
+
+import json
+import re
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from sfumato import heldout, journal, pace
+from sfumato.data import open_domains, write_digits
+from sfumato.errors import UserError
+from sfumato.fit import State
+from sfumato.folder import load
+from sfumato.journal import Progress
+from sfumato.method import find
+from sfumato.part import Part
+from sfumato.train import train
+from sfumato.verdict import distance, sampled, translated, verdict
+from tests.test_train import TINY, folders  # noqa: F401
+
+LOUD = TINY | {"quiet": False, "held_out": 0.25}
+
+
+class Clock:
+    """Stands in for time.perf_counter, and goes on only when told to."""
+
+    def __init__(self, monkeypatch):
+        self.now = 0.0
+        monkeypatch.setattr(time, "perf_counter", lambda: self.now)
+
+
+def said_by(progress, clock, steps, seconds):
+    """What is said at each step, with the time, of steps that take so many seconds."""
+    progress.steps = steps
+    for step in range(1, steps + 1):
+        clock.now += seconds
+        progress.show({"step": step, "loss": {"f": 0.5}, "images_per_s": 9.0})
+
+
+# ---- lines --------------------------------------------------------------------------------------
+
+
+def test_a_training_in_a_pipe_speaks_from_the_first_moment(folders, tmp_path, capsys):  # noqa: F811
+    out = tmp_path / "run"
+    train("diffusion", folders, out, **LOUD, steps=12)
+    first, *lines = capsys.readouterr().err.splitlines()
+    for said in ("9 red", "9 green", "16x16", "3 red, 3 green held out", "12 steps", "4 pictures a",
+                 str(out)):  # fmt: skip
+        assert said in first
+    assert [s.split()[1] for s in lines[:-1]] == ["1/12", "2/12", "5/12", "10/12", "12/12"]
+    assert all("loss 0." in s or "loss 1." in s for s in lines[:-1])
+    assert "left" in lines[1]
+    assert "held out" in lines[-2]
+
+
+def test_lines_come_every_half_minute_and_never_by_thousands(monkeypatch, capsys):
+    clock = Clock(monkeypatch)
+    said_by(Progress(), clock, steps=60, seconds=12)
+    at = [12 * int(s.split()[1].partition("/")[0]) for s in capsys.readouterr().err.splitlines()]
+    assert max(np.diff([0, *at])) <= 36
+    said_by(Progress(), clock, steps=86_400, seconds=1)
+    lines = capsys.readouterr().err.splitlines()
+    assert 100 < len(lines) < 500
+    assert "step 50000/86400  loss 0.5000  9 images/s  10.1 h left" in lines
+
+
+def test_a_notebook_gets_lines_and_not_on_its_error_stream(monkeypatch, capsys):
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    with Progress(steps=2) as told:
+        assert told.bar is None
+        told.show({"step": 1, "loss": {"f": 0.5}, "images_per_s": 9.0})
+    written = capsys.readouterr()
+    assert written.out.startswith("step 1/2  loss 0.5")
+    assert written.err == ""
+
+
+def test_a_terminal_has_a_bar_and_text_above_it(monkeypatch, capsys):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    with Progress(steps=2) as told:
+        assert told.bar is not None
+        told.say("[above] the bar")
+        told.show({"step": 2, "loss": {"f": 0.5}, "images_per_s": 9.0})
+    written = capsys.readouterr().err
+    assert "[above] the bar" in written
+    assert "2/2" in written
+    assert "step 2/2" not in written
+
+
+def test_slow_reading_is_said_and_quick_reading_is_not(capsys):
+    told = Progress()
+    with told.waiting("quick", seconds=5):
+        pass
+    with told.waiting("slow", seconds=0.01):
+        time.sleep(0.1)
+    assert capsys.readouterr().err == "slow\n"
+
+
+def test_log_has_the_first_steps(folders, tmp_path):  # noqa: F811
+    train("diffusion", folders, tmp_path / "run", **TINY, steps=7, held_out=0)
+    lines = (tmp_path / "run" / "log.jsonl").read_text().splitlines()
+    assert [json.loads(s)["step"] for s in lines] == [1, 2, 5, 7]
+
+
+# ---- previews -----------------------------------------------------------------------------------
+
+
+def test_previews_come_by_the_clock_and_their_folder_is_said_once(
+    folders, tmp_path, monkeypatch, capsys  # noqa: F811
+):  # fmt: skip
+    clock = Clock(monkeypatch)
+    add = journal.Journal.add
+
+    def slow(self, update):
+        clock.now += 20.0
+        return add(self, update)
+
+    monkeypatch.setattr(journal.Journal, "add", slow)
+    how = LOUD | {"preview_every": 1000, "options": {"net": "tiny"}}
+    train("diffusion", folders, tmp_path / "run", **how, steps=14)
+    made = sorted(p.name for p in (tmp_path / "run" / "previews").iterdir())
+    assert made == [f"step_{n:06d}.png" for n in (3, 6, 12, 14)]  # after 1, 2, 4 minutes, and last
+    assert capsys.readouterr().err.count("previews are in") == 1
+
+
+def test_a_preview_names_its_rows(tmp_path):
+    rows = {
+        "source": torch.zeros(3, 3, 32, 32),
+        "a domain with a name that is far too long": -torch.ones(3, 3, 32, 32),
+    }
+    page = np.asarray(heldout.labelled(rows, "step 7"))
+    high, wide, _ = page.shape
+    assert high == 24 + 2 * 66
+    left = wide - 3 * 66 + 2  # three pictures of 64, gaps of 2
+    for top, bottom in ((0, 24), (24, 90), (90, 156)):
+        assert (page[top:bottom, : left - 2] < 128).any()  # there is text
+    assert (page[30:80, left : left + 64] == 128).all()
+    assert (page[100:150, left : left + 64] == 0).all()
+    assert (page[:, left - 4 : left] == 255).all()  # names are cut before they reach the pictures
+
+
+# ---- minutes ------------------------------------------------------------------------------------
+
+
+class Slow(Part):
+    """A step takes two seconds, three to prepare."""
+
+    def __post_init__(self):
+        self.line = nn.Linear(1, 1)
+
+    def objectives(self, batches, rng):
+        next(batches)
+        yield "line", self.line(torch.ones(1, 1)).sum() * 0
+
+
+@pytest.mark.parametrize("minutes", [5, 60, 600])
+def test_steps_and_all_beside_them_fill_the_minutes(minutes, monkeypatch):
+    from sfumato.fit import machine
+
+    clock, state = Clock(monkeypatch), State(Slow())
+
+    def spend(seconds):
+        clock.now += seconds
+
+    def batches():
+        while True:
+            yield spend(2.0), None
+
+    before = {k: v.clone() for k, v in state.tensors().items()}
+    spend(7)  # since the start
+    steps = pace.steps_for(
+        minutes, state, batches(), lambda _: spend(20.0), lambda _: spend(6.0), save_every=250,
+        preview_every=1000, began=0.0, accelerator=machine("cpu"),
+    )  # fmt: skip
+    assert all(torch.equal(v, before[k]) for k, v in state.tensors().items())
+    scores = steps // pace.scored_every(steps, 250)
+    doublings = int(np.log2(minutes)) + 1
+    total = clock.now + 2 * steps + 6 * scores + 20 * (steps // 1000 + doublings + 1)
+    assert 0.93 * 60 * minutes < total <= 60 * minutes + 6
+
+
+def test_a_training_of_minutes_is_that_of_its_recorded_steps(folders, tmp_path, monkeypatch):  # noqa: F811
+    training = sys.modules["sfumato.train"]  # not the function
+    found, real = [], training.steps_for
+
+    def measured(minutes, *args, **kwargs):
+        found.append(real(minutes, *args, **kwargs))
+        return 12
+
+    monkeypatch.setattr(pace, "MEASURED", (0.0, 0.0))
+    monkeypatch.setattr(training, "steps_for", measured)
+    how = TINY | {"held_out": 0.25, "save_every": 4}
+    train("diffusion", folders, tmp_path / "minutes", **how, minutes=30)
+    run = json.loads((tmp_path / "minutes" / "run.json").read_text())
+    assert found[0] > 12
+    assert (run["minutes"], run["settings"]["steps"]) == (30, 12)
+    train("diffusion", folders, tmp_path / "steps", **how, steps=run["settings"]["steps"])
+
+    def killed(self, update):
+        if update.step == 10:
+            raise InterruptedError
+        return observe(self, update)
+
+    observe = heldout.Observer.__call__
+    monkeypatch.setattr(heldout.Observer, "__call__", killed)
+    with pytest.raises(InterruptedError):
+        train("diffusion", folders, tmp_path / "killed", **how, minutes=30)
+    monkeypatch.setattr(heldout.Observer, "__call__", observe)
+    monkeypatch.setattr(training, "steps_for", None)  # nothing is measured again
+    train("diffusion", folders, tmp_path / "killed", **how, minutes=30, resume=True)
+    for name in ("training.safetensors", "weights.safetensors", "model.json", "README.md"):
+        wanted = (tmp_path / "steps" / name).read_bytes()
+        assert (tmp_path / "minutes" / name).read_bytes() == wanted, name
+        assert (tmp_path / "killed" / name).read_bytes() == wanted, name
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"steps": 9, "minutes": 2.0}, "--steps 9 or --minutes 2, not both"),
+        ({"minutes": 0.0}, "minutes must be above 0"),
+        ({"minutes": float("nan")}, "minutes must be above 0"),
+        ({"minutes": 1e-9}, "not one step fits into 1e-09 minutes"),
+    ],
+)
+def test_minutes_that_make_no_sense_are_refused(folders, tmp_path, given, message):  # noqa: F811
+    with pytest.raises(UserError, match=message):
+        train("diffusion", folders, tmp_path / "run", **TINY, **given)
+    assert not (tmp_path / "run").exists()
+
+
+# ---- the verdict --------------------------------------------------------------------------------
+
+
+def log(*losses, **pictures):
+    lines = [{"step": 100 * i, "held_out": {"f": v}} for i, v in enumerate(losses, 1)]
+    return [*lines[:-1], lines[-1] | {"pictures": pictures}] if pictures else lines
+
+
+@pytest.mark.parametrize(
+    ("entries", "said"),
+    [
+        (
+            log(1.0, 0.8, 0.7, 0.6),
+            "Still learning: .* by 14% over the last quarter; .* --steps 800",
+        ),
+        (log(1.0, 0.6, 0.502, 0.5), "levelled off: it fell by 0.4% over the last quarter"),
+        (log(1.0, 0.5, 0.52, 0.6), "memorises .* 20% above its lowest, at step 200"),
+        (log(1.0), "too young"),
+        ([{"step": 9, "loss": {"f": 1.0}}], "No pictures were held out"),
+    ],
+)
+def test_the_verdict_reads_the_held_out_loss(entries, said):
+    assert re.search(said, verdict(entries))
+    assert "look at the previews" in verdict(entries, steady=False)
+
+
+def test_a_player_that_joins_late_is_no_rise_of_the_loss():
+    lines = log(1.0, 0.9, 0.8, 0.7)
+    for line in lines[1:]:
+        line["held_out"]["g"] = 5.0
+    assert "the held-out loss has levelled off: it fell by 1.7%" in verdict(lines).lower()
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """Images of the digits 3 and 5, and their labels."""
+    folder = tmp_path_factory.mktemp("digits") / "digits"
+    write_digits(folder, copies=1)
+    return open_domains({k: folder / "train" / k for k in ("3", "5")}, 32).first(128)
+
+
+def test_nobody_takes_sand_or_fog_for_pictures_nor_digits_for_sand(digits, report):
+    images, labels = digits
+    like = images[:8]
+    untrained = find("diffusion")(domains=("3", "5"), net="tiny")
+    trained = load("sfumato/digits")
+    far = {
+        "a trained model": sampled([trained.sample(k, like) for k in ("3", "5")], images, labels),
+        "an untrained model": sampled(untrained.preview(like), images, labels),
+        "fog": sampled([images.mean((2, 3), keepdim=True)[:8].expand_as(like)] * 2, images, labels),
+        "sand on digits": sampled([like + 0.5 * torch.randn_like(like)] * 2, images, labels),
+        "digits": sampled([images[labels == 0][8:16], images[labels == 1][8:16]], images, labels),
+    }
+    for name, numbers in far.items():
+        report(f"colours and detail: {name}", numbers["distance"])
+        text = verdict(log(1.0, **numbers))
+        good = name in ("a trained model", "digits")
+        assert ("no pictures like the targets yet, but noise or fog" in text) is not good, name
+        assert ("have the colours and the detail of the targets" in text) is good, name
+
+
+def test_pairs_are_held_against_a_copy_and_one_colour(digits):
+    images, labels = digits
+    truths, sources = images[labels == 0], images[labels == 0].flip(3)
+    rng = torch.Generator().manual_seed(0)
+
+    def said(made):
+        a, b = sources[:8], truths[:8]
+        return verdict(log(1.0, **translated(a, made, b, sources, truths, paired=True)))
+
+    assert "nearer to their targets than a copy" in said(truths[:8] * 0.9)
+    assert "no nearer to their targets than" in said(truths[20:28])  # good digits, the wrong ones
+    assert "noise or fog" in said(torch.randn(truths[:8].shape, generator=rng) * 0.5)
+    assert "noise or fog" in said(truths.mean((0, 2, 3), keepdim=True).expand_as(truths[:8]))
+
+
+def test_an_unpaired_method_that_changes_nothing_is_told_so():
+    x = torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    found = translated(x, x + 0.01, x, x, x, paired=False)
+    assert "copies of their sources" in verdict(log(1.0, **found))
+    assert "no nearer to the targets than copies" in verdict(
+        log(1.0, **{"distance": 0.9, "distance of a copy": 0.8, "change": 0.5})
+    )
+
+
+def test_distances_do_not_grow_with_few_pictures(report):
+    """Eight of the same pictures lie at about 0; twice the contrast does not."""
+    rng = torch.Generator().manual_seed(0)
+    x = torch.rand(500, 3, 16, 16, generator=rng) * torch.rand(500, 1, 1, 1, generator=rng)
+    near = [distance(x[i : i + 8], x[100:]) for i in range(0, 80, 8)]
+    report("distance of 8 of the same pictures", max(near))
+    assert np.mean(near) < 0.25
+    assert distance(x[:8] * 3, x[100:]) > 1
+
+
+def test_a_run_folder_says_where_it_stands(folders, tmp_path, capsys):  # noqa: F811
+    how = LOUD | {"preview_every": 1000}
+    train("diffusion", folders, tmp_path / "run", **how, steps=4)
+    text = json.loads((tmp_path / "run" / "model.json").read_text())["info"]["verdict"]
+    assert "too young" in text
+    assert "noise or fog" in text
+    assert text in capsys.readouterr().err
+    assert text in (tmp_path / "run" / "README.md").read_text()
+    Image.open(tmp_path / "run" / "previews" / "step_000004.png").verify()
+
+
+def test_a_loss_of_players_says_whose_it_is(capsys):
+    told = Progress(steps=1)
+    told.show({"step": 1, "loss": {"f": 1.0, "nets.g": 2.0}, "images_per_s": 1.0})
+    assert "loss f 1.0000 g 2.0000" in capsys.readouterr().err
