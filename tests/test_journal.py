@@ -2,7 +2,6 @@
 
 import json
 import re
-import sys
 import time
 
 import numpy as np
@@ -11,7 +10,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from sfumato import heldout, journal, pace
+from sfumato import heldout, journal, learn, pace
 from sfumato.data import open_domains, write_digits
 from sfumato.errors import UserError
 from sfumato.fit import State
@@ -185,15 +184,14 @@ def test_steps_and_all_beside_them_fill_the_minutes(minutes, monkeypatch):
 
 
 def test_a_training_of_minutes_is_that_of_its_recorded_steps(folders, tmp_path, monkeypatch):  # noqa: F811
-    training = sys.modules["sfumato.train"]  # not the function
-    found, real = [], training.steps_for
+    found, real = [], learn.steps_for
 
     def measured(minutes, *args, **kwargs):
         found.append(real(minutes, *args, **kwargs))
         return 12
 
     monkeypatch.setattr(pace, "MEASURED", (0.0, 0.0))
-    monkeypatch.setattr(training, "steps_for", measured)
+    monkeypatch.setattr(learn, "steps_for", measured)
     how = TINY | {"held_out": 0.25, "save_every": 4}
     train("diffusion", folders, tmp_path / "minutes", **how, minutes=30)
     run = json.loads((tmp_path / "minutes" / "run.json").read_text())
@@ -211,7 +209,7 @@ def test_a_training_of_minutes_is_that_of_its_recorded_steps(folders, tmp_path, 
     with pytest.raises(InterruptedError):
         train("diffusion", folders, tmp_path / "killed", **how, minutes=30)
     monkeypatch.setattr(heldout.Observer, "__call__", observe)
-    monkeypatch.setattr(training, "steps_for", None)  # nothing is measured again
+    monkeypatch.setattr(learn, "steps_for", None)  # nothing is measured again
     train("diffusion", folders, tmp_path / "killed", **how, minutes=30, resume=True)
     for name in ("training.safetensors", "weights.safetensors", "model.json", "README.md"):
         wanted = (tmp_path / "steps" / name).read_bytes()
