@@ -18,6 +18,7 @@ from sfumato.data import (
     open_side_by_side,
     open_unpaired,
 )
+from sfumato.data.augment import jittered
 
 
 def paint(folder, values, size=(4, 4), suffix="png"):
@@ -251,3 +252,27 @@ def test_a_list_of_files(folders):
     images = Images(files, 4)
     assert images.names == ["a/0.png", "a/1.png", "a/2.png", "b/0.png", "b/1.png"]
     assert isinstance(Pairs(images, images), Unpaired)
+
+
+def test_jitter_reaches_every_corner():
+    """Places (0, 0) and (1 -, 1 -) are the first and the last crop; the first number is the row's."""
+    images, (near, far) = torch.rand(4, 1, 6, 4) * 2 - 1, (0.0, 1 - 1e-9)
+    places = np.array([[near, near, far, far], [near, far, near, far]])
+    large = torch.nn.functional.interpolate(
+        images, (9, 6), mode="bicubic", align_corners=False
+    ).clamp(-1, 1)
+    got = jittered(images, 0.5, places)
+    for i, (top, left) in enumerate(((0, 0), (0, 2), (3, 0), (3, 2))):
+        assert torch.equal(got[i], large[i, :, top : top + 6, left : left + 4])
+
+
+def test_the_middle_column_of_an_odd_width_is_in_neither_half(tmp_path):
+    columns = np.arange(9, dtype=np.uint8)[None, :, None].repeat(4, 0).repeat(3, 2)
+    Image.fromarray(columns).save(tmp_path / "x.png")
+    source, target = open_side_by_side(tmp_path, 4).first(1)
+    for half, wanted in ((source, [0, 1, 2, 3]), (target, [5, 6, 7, 8])):
+        assert ((half[0, 0, 0] + 1) * 127.5).round().int().tolist() == wanted
+
+
+def test_a_choice_of_names_is_in_the_order_asked_for(folders):
+    assert Images(folders[0], 4).only(["7", "2", "5"]).names == ["7.png", "2.png", "5.png"]

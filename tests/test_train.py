@@ -13,6 +13,7 @@ import pytest
 import torch
 from kills import die, moments
 from PIL import Image
+from torch.nn.utils import parameters_to_vector
 
 from sfumato.fit import Update
 from sfumato.folder import load
@@ -222,3 +223,26 @@ def test_losses_above_zero_have_a_logarithmic_axis(tmp_path, monkeypatch):
     lines = [{"step": n, "loss": {"map": 1 / n}} for n in (1, 10, 100)]
     figure = drawn(monkeypatch, Journal(tmp_path / "log.jsonl", images=4), lines)
     assert figure.axes[0].get_yscale() == "log"
+
+
+def test_accumulated_batches_are_resumed_where_they_stopped(folders, tmp_path):
+    how = TINY | {"accumulate": 2, "held_out": 0, "save_every": 2, "schedule": "constant"}
+    train("diffusion", folders, tmp_path / "a", **how, steps=4)
+    train("diffusion", folders, tmp_path / "b", **how, steps=2)
+    train("diffusion", folders, tmp_path / "b", **how, steps=4, resume=True)
+    one, two = ((tmp_path / name / "training.safetensors").read_bytes() for name in "ab")
+    assert one == two
+
+
+def test_flips_jitter_and_the_seed_reach_the_training(folders, tmp_path):
+    """Of two steps; with a rate of nearly 0 what is left of the seed are the initial weights."""
+    found = {}
+    for name, change in {
+        "plain": {}, "flip": {"flip": True}, "jitter": {"jitter": 0.5},
+        "still": {"lr": 1e-12}, "other": {"lr": 1e-12, "seed": 1},
+    }.items():  # fmt: skip
+        part = train("diffusion", folders, tmp_path / name, **TINY | change, steps=2, held_out=0)
+        found[name] = parameters_to_vector(part.parameters()).detach()
+    assert not torch.equal(found["flip"], found["plain"])
+    assert not torch.equal(found["jitter"], found["plain"])
+    assert (found["other"] - found["still"]).abs().max() > 0.01
