@@ -16,12 +16,12 @@ def moments(dice, n, files):
     ]
 
 
-def die(at, after):
-    """SIGKILL for this process, `after` seconds after it is about to put its at-th file (from 1) in place."""
+def die(at, after, by=signal.SIGKILL):
+    """A signal for this process, `after` seconds after it begins to put its at-th file (from 1) in place."""
     replace, begun = os.replace, itertools.count(1)
 
     def kill():
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), by)
 
     def counted(*args, **kwargs):
         if next(begun) == at:
