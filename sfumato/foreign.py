@@ -1,6 +1,7 @@
 """Generators trained elsewhere: the `.pth` files of the public CycleGAN, pix2pix and CUT repositories.
 
-A file is read as tensors only (`weights_only=True`).  What it is follows from its keys and shapes:
+A file is read as tensors only (`weights_only=True`), and no network is allocated before all shapes in it
+are known to be those of one.  What it is follows from its keys and shapes:
 
     model.model.0.weight, model.model.1.model. ...    a U-Net          pix2pix
     model.1.weight, blocks of model.10 on             strided ResNet   cyclegan
@@ -13,6 +14,7 @@ instance norm with weights of its own ("affine").  Blocks may be called `block`,
 from __future__ import annotations
 
 import re
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,13 +26,19 @@ from sfumato.errors import UserError
 from sfumato.method import find
 from sfumato.nets.resnet import ResNet
 from sfumato.nets.unet_generator import UNetGenerator
-from sfumato.part import Part
+from sfumato.part import Part, build, describe
 
 Names = dict[str, str]
 """Our keys and theirs, in the order of the layers."""
 
 LEFT_OUT = ("running_mean", "running_var", "num_batches_tracked", "filt")
 """What files may hold besides: statistics of instance norms that are not used, blurs that are constant."""
+
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+COUNTER, COUNTS = "num_batches_tracked", (torch.int64,)
+
+DEEPEST = 64
+"""Blocks or levels that a generator may have; the papers' have 9."""
 
 
 def read_generator(file: str | Path, back: str | Path | None = None) -> tuple[Part, str]:
@@ -64,20 +72,28 @@ def _read(file: Path) -> tuple[ResNet | UNetGenerator, str]:
     state, names = _tensors(file), Names()
     net: ResNet | UNetGenerator | None = None
     try:
-        if "model.model.0.weight" in state:
-            names = dict(_unet_names(net := _unet(state)))
-        elif "model.1.weight" in state:
-            names = _resnet_names(net := _resnet(state), state)
-    except (IndexError, KeyError, ValueError):  # shapes of no convolution, or no block
+        with torch.device("meta"):
+            if "model.model.0.weight" in state:
+                names = dict(_unet_names(net := _unet(state)))
+            elif "model.1.weight" in state:
+                names = _resnet_names(net := _resnet(state), state)
+    except (
+        IndexError,
+        KeyError,
+        ValueError,
+        RuntimeError,
+    ):  # shapes of no convolution, or no block
         pass
     if net is None:
         raise UserError(
             f"{file} is no generator of a ResNet (model.1.weight, model.10.conv_block. ...) or of a "
             f"U-Net (model.model.0.weight, ...): it begins with {next(iter(state), 'nothing')}"
         )
+    if net.channels not in (1, 3):
+        raise UserError(f"{file} is for pictures of {net.channels} channels: expected 1 or 3")
     ours = net.state_dict()
-    old = [m for m, t in names.items() if t.endswith("num_batches_tracked") and t not in state]
-    state |= {names[mine]: ours[mine] for mine in old}  # older files do not count batches
+    old = [t for t in names.values() if t.endswith(COUNTER) and t not in state]
+    state |= dict.fromkeys(old, torch.tensor(0))  # older files do not count batches
     for mine, theirs in names.items():
         found = tuple(state[theirs].shape) if theirs in state else "missing"
         if found != tuple(ours[mine].shape):
@@ -86,9 +102,11 @@ def _read(file: Path) -> tuple[ResNet | UNetGenerator, str]:
     for key in state:
         if key not in known and not key.endswith(LEFT_OUT):
             raise UserError(f"{file} holds {key}, which a {_said(net)} has not")
-    net.load_state_dict(
-        {mine: state[theirs].to(ours[mine].dtype) for mine, theirs in names.items()}
-    )
+    full = {mine: state[theirs].to(ours[mine].dtype) for mine, theirs in names.items()}
+    if wrong := [mine for mine, value in full.items() if not value.isfinite().all()]:
+        raise UserError(f"{file}: {names[wrong[0]]} has values that are no numbers")
+    net = build(describe(net))
+    net.load_state_dict(full)
     return net, _said(net)
 
 
@@ -108,7 +126,7 @@ def _norm(state: Mapping[str, Tensor], layer: str) -> str:
 def _resnet(state: Mapping[str, Tensor]) -> ResNet:
     blocks = {int(m[1]) for key in state if (m := re.match(r"model\.(\d+)\.conv_block\.", key))}
     ngf, channels = state["model.1.weight"].shape[:2]
-    if not blocks:
+    if not 0 < len(blocks) <= DEEPEST:
         raise KeyError("conv_block")
     return ResNet(
         channels=channels, ngf=ngf, n_blocks=len(blocks), antialias=min(blocks) >= 12,
@@ -132,8 +150,10 @@ def _resnet_names(net: ResNet, state: Mapping[str, Tensor]) -> Names:
 def _unet(state: Mapping[str, Tensor]) -> UNetGenerator:
     ngf, channels = state["model.model.0.weight"].shape[:2]
     depth = 0
-    while any(key.startswith(_level(depth)) for key in state):
+    while depth <= DEEPEST and any(key.startswith(_level(depth)) for key in state):
         depth += 1
+    if depth > DEEPEST:
+        raise KeyError(depth)
     return UNetGenerator(
         channels=channels, ngf=ngf, downs=depth, dropouts=max(0, depth - 5),
         norm=_norm(state, f"{_level(depth - 1)}4"),
@@ -159,10 +179,15 @@ def _unet_names(net: UNetGenerator) -> Iterator[tuple[str, str]]:
 
 
 def _tensors(file: Path) -> dict[str, Tensor]:
-    """The tensors of a `.pth` file; nothing in it can run."""
+    """The tensors of a `.pth` file, dense floats all; nothing in it can run, or be more than it holds."""
     if not file.is_file():
         raise UserError(f"there is no file {str(file)!r}; expected a .pth file of a generator")
+    size = file.stat().st_size
     try:
+        if zipfile.is_zipfile(file):  # a few packed bytes may be gigabytes of zeros
+            with zipfile.ZipFile(file) as packed:
+                if sum(entry.file_size for entry in packed.infolist()) > size:
+                    raise UserError("it is compressed")
         state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever the unpickler says to what is no state dict
         reason = str(error).strip().partition("\n")[0]
@@ -173,6 +198,15 @@ def _tensors(file: Path) -> dict[str, Tensor]:
         raise UserError(
             f"{file} is no state dict: expected names and tensors, as latest_net_G.pth has"
         )
+    for key, value in state.items():
+        dense = (value.layout, value.device.type, value.is_nested) == (torch.strided, "cpu", False)
+        if not dense or value.dtype not in (COUNTS if str(key).endswith(COUNTER) else FLOATS):
+            raise UserError(
+                f"{file}: {key} is {value.dtype}, {value.layout}, on {value.device.type}; expected "
+                f"dense floating-point numbers"
+            )
+    if sum(v.numel() * v.element_size() for v in state.values()) > size:
+        raise UserError(f"{file} is damaged: its tensors claim to be larger than the file")
     names = (str(k).removeprefix("module.") for k in state)
     names = (re.sub(r"^(model\.\d+)\.block\.", r"\1.conv_block.", name) for name in names)
     return dict(zip(names, state.values(), strict=True))

@@ -1,13 +1,19 @@
 """Weights of the public repositories, in files made on the spot by networks of their keys and layout."""
 
+import contextlib
+import random
 import re
+import time
+import warnings
+import zipfile
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from sfumato import cli
+from sfumato import cli, foreign
+from sfumato.errors import UserError
 from sfumato.folder import load, save
 from sfumato.foreign import read_generator
 from sfumato.part import describe
@@ -235,6 +241,109 @@ def test_what_is_no_file_of_tensors(tmp_path, capsys):
         with pytest.raises(ValueError, match=message):
             read_generator(tmp_path / name)
     assert "this ran" not in capsys.readouterr().out
+
+
+def refused(file, message):
+    """Import says so in one line, and has not built a network."""
+    made = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(foreign, "build", made.append, raising=False)
+        with pytest.raises(UserError, match=message) as error:
+            read_generator(file)
+    assert "\n" not in str(error.value)
+    assert not made
+
+
+def claimed(shape, **how):
+    """A tensor of one stored number that claims to be of a shape."""
+    return torch.zeros(1, **how).expand(shape)
+
+
+STRANGE = {
+    "sparse": lambda zeros: zeros.to_sparse(),
+    "compressed sparse": lambda zeros: zeros.flatten(1).to_sparse_csr(),
+    "meta": lambda zeros: zeros.to("meta"),
+    "quantised": lambda zeros: torch.quantize_per_tensor(zeros, 0.1, 0, torch.qint8),
+    "nested": lambda zeros: torch.nested.nested_tensor([zeros[0], zeros[1, :2]]),
+    **{str(d): lambda zeros, d=d: zeros.to(d) for d in (
+        torch.complex64, torch.int64, torch.bool, torch.float8_e4m3fn
+    )},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", STRANGE)
+@pytest.mark.filterwarnings("ignore")
+def test_only_dense_floats_are_imported(kind, tmp_path):
+    strange = STRANGE[kind](torch.zeros(4, 3, 7, 7))
+    file = written(resnet(4, 2), tmp_path / "G.pth", **{"model.1.weight": strange})
+    refused(file, "expected dense floating-point|something else than tensors")
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, 1e300])
+def test_weights_that_are_no_numbers_are_not_imported(bad, tmp_path):
+    weight = torch.zeros(8, 4, 3, 3, dtype=torch.float64)
+    weight[1, 2, 1, 1] = bad
+    file = written(resnet(4, 2), tmp_path / "G.pth", **{"model.4.weight": weight})
+    refused(file, r"model\.4\.weight has values that are no numbers")
+
+
+@pytest.mark.parametrize("stored", [True, False], ids=["stored", "claimed"])
+@pytest.mark.parametrize("first", ["model.1.weight", "model.model.0.weight"])
+def test_no_network_is_built_before_its_shapes_are_compared(first, stored, tmp_path):
+    """A first layer of 10,000 channels promises a network of 57 GB."""
+    wide = (10_000, 3, 1, 1)
+    net = resnet(4, 2) if first == "model.1.weight" else unet(4, 4)
+    weight = torch.zeros(wide) if stored else claimed(wide)
+    refused(written(net, tmp_path / "G.pth", **{first: weight}), "expected|claim to be larger")
+
+
+@pytest.mark.parametrize("kind", ["blocks", "levels"])
+def test_no_network_is_built_of_any_number_of_blocks(kind, tmp_path):
+    if kind == "blocks":
+        state = {f"model.{10 + i}.conv_block.1.weight": torch.zeros(1) for i in range(500)}
+        state["model.1.weight"] = torch.zeros(4, 3, 7, 7)
+    else:
+        state = {foreign._level(3000) + "1.weight": torch.zeros(1)}
+        state["model.model.0.weight"] = torch.zeros(4, 3, 4, 4)
+    torch.save(state, tmp_path / "G.pth")
+    began = time.perf_counter()
+    refused(tmp_path / "G.pth", "is no generator")
+    assert time.perf_counter() - began < 2
+
+
+def test_packed_files_are_not_unpacked(tmp_path):
+    """A few kilobytes of a zip may be gigabytes of zeros."""
+    written(resnet(4, 2), tmp_path / "G.pth", **{"model.4.weight": torch.zeros(1000, 1000)})
+    packed = tmp_path / "packed.pth"
+    with (
+        zipfile.ZipFile(tmp_path / "G.pth") as a,
+        zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as b,
+    ):
+        for entry in a.infolist():
+            b.writestr(entry.filename, a.read(entry))
+    assert packed.stat().st_size < 1e5
+    refused(packed, "it is compressed")
+
+
+def test_a_generator_that_no_picture_fits_is_not_imported(tmp_path):
+    for channels in (2, 4):
+        refused(written(resnet(4, 2, channels=channels), tmp_path / "G.pth"), "expected 1 or 3")
+
+
+def test_damaged_generators_are_refused_in_one_line(tmp_path):
+    """40 files with bytes changed, cut, or moved: a UserError, or a generator."""
+    rng = random.Random(0)
+    good = written(resnet(4, 1), tmp_path / "G.pth").read_bytes()
+    for _ in range(40):
+        data = bytearray(good)
+        for _ in range(rng.choice((1, 3, 30))):
+            at = rng.randrange(len(data)) if rng.random() < 0.5 else rng.randrange(2000)
+            data[at] = rng.choice((0, 255, data[at] ^ 1 << rng.randrange(8)))
+        (tmp_path / "bad.pth").write_bytes(
+            data[: rng.choice((None, None, rng.randrange(len(data))))]
+        )
+        with warnings.catch_warnings(action="ignore"), contextlib.suppress(UserError):
+            read_generator(tmp_path / "bad.pth")
 
 
 def test_on_the_command_line(tmp_path, capsys):
