@@ -6,27 +6,35 @@ are plain tensors.  Everything that can be wrong with a folder is said in one li
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import json
-from collections.abc import Mapping
+import os
+import threading
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
+from torch.nn.modules import module as registry
 
-from sfumato.data.folders import replacing, write_text
+from sfumato.data.folders import write_text
 from sfumato.denoiser import Denoiser, domain_index
 from sfumato.errors import UserError
 from sfumato.guide import Conditioned
 from sfumato.method import name_of
 from sfumato.part import Part, build, describe
 from sfumato.settings import typed
+from sfumato.tensors import FLOATS, open_tensors, read_opened, write_tensors
 
 FORMAT = 1
 """Raised when a newer version writes folders that older ones cannot read."""
+
+MODELS = Path(__file__).parent / "models"
+"""Those that ship with the package."""
+
+LARGEST = 2**24
+"""Bytes of a model.json; those of models have a few thousand."""
 
 
 def save(
@@ -70,22 +78,24 @@ def load(folder: str | Path, *, allow: tuple[str, ...] = ("sfumato",)) -> Part:
         UserError: if the folder is missing, damaged, foreign, or of a future format.
     """
     path, domain = resolve(folder)
-    info = describe_folder(path)
-    try:
-        with torch.device("meta"):  # nothing is allocated before the weights are known to fit
-            part = build(info["model"], allow)
-        if not isinstance(part, Part):
-            raise TypeError(f"a {type(part).__name__} is not a model")
-    except ValueError:
-        raise
-    except Exception as error:  # whatever a constructor says to fields of the wrong kind
-        reason = str(error).partition("\n")[0]
-        raise UserError(f"{path / 'model.json'} does not describe a model ({reason})") from None
-    weights = _weights_of(part, path)
-    part.load_state_dict(weights, assign=True)
+    info, file = describe_folder(path), own_file(path, "weights.safetensors")
+    with open_tensors(file) as weights:
+        try:
+            with torch.device("meta"), _at_most(len(weights.keys())):
+                part = build(info["model"], allow)
+            if not isinstance(part, Part):
+                raise TypeError(f"a {type(part).__name__} is not a model")
+        except UserError:
+            raise
+        except Exception as error:  # whatever a constructor says to fields of the wrong kind
+            reason = str(error).partition("\n")[0]
+            raise UserError(f"{path / 'model.json'} does not describe a model ({reason})") from None
+        _compare(part, weights, file)  # before a weight is read
+        full = _full(part, read_opened(weights, file)[0], file)
+    part.load_state_dict(full, assign=True)
     if any(value.is_meta for m in part.modules() for value in _tensors(m)):
         part = build(info["model"], allow)  # what a constructor computes, and no weight replaces
-        part.load_state_dict(weights, assign=True)
+        part.load_state_dict(full, assign=True)
     part.eval()
     return part if domain is None else denoiser_of(part, domain, str(path))
 
@@ -96,17 +106,26 @@ def resolve(name: str | Path) -> tuple[Path, str | None]:
     Raises:
         UserError: if sfumato/NAME is neither a folder nor a model that ships with the package.
     """
-    text, domain = str(name), None
-    if not Path(text).exists() and ":" in text:
-        text, domain = text.rsplit(":", 1)
-    path = Path(text)
-    if path.is_dir() or path.parts[:1] != ("sfumato",) or len(path.parts) != 2:
-        return path, domain
-    shipped = Path(__file__).parent / "models" / path.name
-    if not (shipped / "model.json").is_file():
-        known = sorted(f"sfumato/{m.parent.name}" for m in shipped.parent.glob("*/model.json"))
+    words = str(name).split(":")
+    ways = [(":".join(words[:n]), ":".join(words[n:])) for n in range(len(words), 0, -1)]
+    for n, (text, domain) in enumerate(
+        ways
+    ):  # both may hold colons: the longest folder that there is
+        if (path := _found(text)) is not None:
+            return path, domain if n else None
+    text, domain = ways[:2][-1]
+    if Path(text).parts[:-1] == ("sfumato",):
+        known = sorted(f"sfumato/{m.parent.name}" for m in MODELS.glob("*/model.json"))
         raise UserError(f"no model {text!r} ships with sfumato; there are {', '.join(known)}")
-    return shipped, domain
+    return Path(text), domain if len(ways) > 1 else None
+
+
+def _found(text: str) -> Path | None:
+    path, shipped = Path(text), MODELS / Path(text).name
+    if path.exists():
+        return path
+    ships = path.parts[:-1] == ("sfumato",) and (shipped / "model.json").is_file()
+    return shipped if ships else None
 
 
 def denoiser_of(part: Part, domain: str | None, name: str = "the model") -> Conditioned:
@@ -140,21 +159,46 @@ def describe_folder(folder: str | Path) -> dict[str, Any]:
         UserError: if it is missing, not JSON, or of a format this version does not know.
     """
     path = Path(folder)
-    file = path / "model.json"
     if not path.is_dir():
         raise UserError(f"there is no model folder {str(path)!r}; `sfumato train` makes one")
-    if not file.is_file():
-        raise UserError(f"{path} is not a model folder: it has no model.json")
+    file = own_file(path, "model.json")
+    foreign = f"{file} is damaged or was not written by sfumato"
     try:
-        info = json.loads(file.read_text(encoding="utf-8"))
-        form, _ = info["format"], info["model"]["is"]
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise UserError(f"{file} is damaged or was not written by sfumato ({error!r})") from None
-    if not isinstance(form, int) or form > FORMAT:
+        if file.stat().st_size > LARGEST:
+            raise ValueError(f"it has more than {LARGEST:,} bytes")
+        said = json.loads(file.read_text(encoding="utf-8"))
+        form, model = said["format"], said["model"]
+        if not isinstance(model["is"], str):
+            raise TypeError("the model's kind must be a name")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(f"{foreign} ({error!r})") from None
+    if type(form) is not int or not 0 < form <= FORMAT:
         raise UserError(
             f"{path} has format {form}, this sfumato reads up to {FORMAT}: update its source (git pull)"
         )
-    return dict(info)
+    info, domains = said.get("info") or {}, model.get("domains", [])
+    if not isinstance(info, dict):
+        raise UserError(f"{foreign}: info must be names and values, not {info!r}")
+    if not isinstance(domains, list) or not all(isinstance(d, str) for d in domains):
+        raise UserError(f"{foreign}: domains must be a list of names, not {domains!r}")
+    size = info.get("size")
+    if size is not None and (type(size) is not int or not 0 < size < 2**16):
+        raise UserError(f"{foreign}: size must be a number of pixels, not {size!r}")
+    return {**said, "info": info}
+
+
+def own_file(folder: Path, name: str) -> Path:
+    """A file of a model folder, which no link leads out of: folders come from strangers.
+
+    Raises:
+        UserError: if there is none, or a link to somewhere else.
+    """
+    file, root = folder / name, os.path.realpath(folder)
+    if os.path.dirname(os.path.realpath(file)) != root:
+        raise UserError(f"{file} is a link out of its folder: put the file itself there")
+    if not file.is_file():
+        raise UserError(f"{folder} is not a model folder: it has no {name}")
+    return file
 
 
 def unique_state(part: nn.Module) -> dict[str, Tensor]:
@@ -194,59 +238,31 @@ def card(part: Part, info: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _digest(stored: Mapping[str, Tensor]) -> str:
-    """sha256 over names and bytes of the tensors."""
-    digest = hashlib.sha256()
-    for key in sorted(stored):
-        digest.update(key.encode())
-        digest.update(stored[key].view(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+@contextlib.contextmanager
+def _at_most(tensors: int) -> Iterator[None]:
+    """Ends the building of a model that has far more modules and parameters than there are tensors.
 
-
-def read_tensors(file: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file (see `read_protocol` for the errors)."""
-    return read_protocol(file)[0]
-
-
-def read_protocol(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors of a safetensors file, and the protocol they were written with, or {}.
-
-    Raises:
-        UserError: if it is missing, truncated, or its contents do not have the hash they were written with.
+    A number in model.json may ask for any number of layers, and each of them costs time and memory even
+    on the meta device.  Models have up to 5 modules and parameters a tensor.
     """
-    if not file.is_file():
-        raise UserError(f"{file.parent} has no {file.name}")
+    here, most, made = threading.get_ident(), 1000 + 10 * tensors, 0
+
+    def count(*_: Any) -> None:
+        nonlocal made
+        made += threading.get_ident() == here  # the hooks are those of all threads
+        if made > most:
+            raise UserError(f"model.json describes a model of more than its {tensors} tensors")
+
+    hooks = [
+        registry.register_module_parameter_registration_hook(count),
+        registry.register_module_buffer_registration_hook(count),
+        registry.register_module_module_registration_hook(count),
+    ]
     try:
-        with safe_open(file, framework="pt") as f:
-            stored = {key: f.get_tensor(key) for key in f.keys()}
-            metadata = f.metadata() or {}
-    except SafetensorError as error:
-        raise UserError(f"{file} is damaged or truncated ({error}); copy it again") from None
-    try:
-        protocol = json.loads(metadata.get("protocol", "{}"))
-        wanted = protocol.pop("tensors", metadata.get("sha256"))
-    except (ValueError, TypeError, AttributeError, RecursionError):
-        raise UserError(f"{file} has a protocol that was not written by sfumato") from None
-    if wanted is not None and wanted != _digest(stored):
-        raise UserError(f"{file} is damaged: its contents do not have their hash; copy it again")
-    return stored, protocol
-
-
-def write_tensors(
-    file: Path, tensors: Mapping[str, Tensor], protocol: Mapping[str, Any] | None = None
-) -> None:
-    """Writes a safetensors file atomically, with the hash of its contents.
-
-    The hash, or a protocol that holds it as "tensors", is the only metadata: safetensors writes
-    several in any order, and equal runs shall give equal files.
-    """
-    stored = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-    # the hash travels in the file it is the hash of: a kill between two writes cannot part them
-    with replacing(file) as temporary:
-        said = {"sha256": _digest(stored)}
-        if protocol is not None:
-            said = {"protocol": json.dumps({**protocol, "tensors": said["sha256"]})}
-        temporary.write_bytes(to_bytes(stored, said))
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _tensors(module: nn.Module) -> list[Tensor]:
@@ -254,20 +270,26 @@ def _tensors(module: nn.Module) -> list[Tensor]:
     return [v for v in (*module._buffers.values(), *vars(module).values()) if isinstance(v, Tensor)]
 
 
-def _weights_of(part: Part, folder: Path) -> dict[str, Tensor]:
-    """The folder's weights as a state_dict of the part, which may be on the meta device."""
-    file = folder / "weights.safetensors"
-    stored = read_tensors(file)
-    wanted = unique_state(part)
+def _compare(part: Part, opened: Any, file: Path) -> None:
+    """Sees that a file has the names, shapes and types of the part's tensors, and no more."""
+    wanted, other = unique_state(part), f"{file} does not belong to its model.json"
+    found = {key: opened.get_slice(key) for key in opened.keys()}
     for key, value in wanted.items():
-        if key not in stored or stored[key].shape != value.shape:
-            was = tuple(stored[key].shape) if key in stored else "missing"
-            raise UserError(
-                f"{file} does not belong to its model.json: {key} is {was}, "
-                f"expected {tuple(value.shape)}"
-            )
-    if extra := stored.keys() - wanted.keys():
-        raise UserError(f"{file} does not belong to its model.json: unexpected {min(extra)}")
+        shape, of = tuple(value.shape), value.is_floating_point()
+        was = tuple(found[key].get_shape()) if key in found else "missing"
+        if was != shape:
+            raise UserError(f"{other}: {key} is {was}, expected {shape}")
+        if (found[key].get_dtype() in FLOATS) != of:
+            kind = "floating-point" if of else "whole"
+            raise UserError(f"{other}: {key} is {found[key].get_dtype()}, expected {kind} numbers")
+    if extra := found.keys() - wanted.keys():
+        raise UserError(f"{other}: unexpected {min(extra)}")
+
+
+def _full(part: Part, stored: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
+    """The tensors of its file as a state_dict of the part, which may be on the meta device."""
+    if wrong := [key for key, value in stored.items() if not value.isfinite().all()]:
+        raise UserError(f"{file}: {wrong[0]} has values that are no numbers; train it again")
     aliases: dict[int, str] = {}
     full = {}
     for key, value in part.state_dict(keep_vars=True).items():

@@ -8,12 +8,18 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import math
+import types
+import typing
 from typing import Any, dataclass_transform
 
 from torch import nn
 
 from sfumato.errors import UserError
 from sfumato.process import Process
+
+MOST = 10**7
+"""The largest whole number in a description: of channels, layers, pixels, batches."""
 
 
 @dataclass_transform(kw_only_default=True, eq_default=False)
@@ -69,7 +75,8 @@ def build(
     """The inverse of `describe`.  Only parts and processes of the packages in `allow` are made.
 
     Raises:
-        UserError: if the description names anything else, or fields that the part does not have.
+        UserError: if the description names anything else, or fields that the part does not have, or
+            values that are not of the fields' types.
     """
     made = {} if made is None else made
     if isinstance(description, list):
@@ -86,8 +93,36 @@ def build(
     known = {f.name for f in fields(cls)}
     if unknown := sorted(inner.keys() - known):
         raise UserError(f"{description['is']} has no field {unknown[0]!r}; it has {sorted(known)}")
+    for name, hint in _hints(cls).items():
+        if name in inner and not _fits(inner[name], hint):
+            shown = getattr(hint, "__name__", str(hint)).removeprefix("typing.")
+            raise UserError(f"{prefix}{name} must be {shown}, not {str(inner[name])[:100]!r}")
     made[path] = cls(**inner)
     return made[path]
+
+
+def _hints(cls: Any) -> dict[str, Any]:
+    """The types of a part's fields, as far as they can be told."""
+    try:
+        return typing.get_type_hints(cls)
+    except (NameError, TypeError):  # of another package's part, by names that are for type checkers
+        return {}
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value of a description is of a field's type; what JSON cannot hold is left to the part."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, member) for member in args)
+    if origin is typing.Literal:
+        return value in args
+    if origin is tuple and args[1:] == (...,):
+        return isinstance(value, tuple) and all(_fits(v, args[0]) for v in value)
+    if hint is float:
+        return type(value) in (int, float) and abs(value) < math.inf  # no nan
+    if hint is int:
+        return type(value) is int and abs(value) <= MOST
+    return isinstance(value, origin or hint) if isinstance(origin or hint, type) else True
 
 
 def _part_class(name: str, allow: tuple[str, ...]) -> Any:

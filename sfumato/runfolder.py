@@ -23,9 +23,9 @@ import torch
 from sfumato.data.folders import write_text
 from sfumato.errors import UserError
 from sfumato.fit import State
-from sfumato.folder import read_tensors, write_tensors
 from sfumato.part import Part, describe, fields
 from sfumato.settings import DEFAULTS
+from sfumato.tensors import read_tensors, write_tensors
 from sfumato.terminal import say
 
 FIXED = "batch", "seed", "held_out", "flip", "jitter", "accumulate", "optimiser"

@@ -11,8 +11,9 @@ from torch import nn
 
 from sfumato import adversarial as gan
 from sfumato.fit import State, fit
-from sfumato.folder import load, read_tensors
+from sfumato.folder import load
 from sfumato.methods.cyclegan import CycleGAN
+from sfumato.tensors import read_tensors
 from sfumato.train import train
 
 A = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1

@@ -10,9 +10,9 @@ from torch import nn
 
 from sfumato.data import tile, write_png
 from sfumato.fit import Diverged, State, fit, learning_rate, machine
-from sfumato.folder import read_tensors, write_tensors
 from sfumato.heldout import held_out_loss, preview
 from sfumato.part import Part
+from sfumato.tensors import read_tensors, write_tensors
 
 
 class Duel(Part):

@@ -11,6 +11,7 @@ from torch import nn
 from truth import lively, tiny_denoiser
 
 import sfumato.folder as folders
+from sfumato import tensors
 from sfumato.guide import Conditioned
 from sfumato.methods.ddib import DDIB
 from sfumato.methods.diffusion import Diffusion
@@ -207,7 +208,7 @@ def test_a_failed_save_leaves_the_old_model(model, copy, monkeypatch):
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(folders, "to_bytes", full)
+    monkeypatch.setattr(tensors, "to_bytes", full)
     with pytest.raises(OSError, match="No space left on device; nothing written"):
         folders.save(lively(Diffusion(domains=("a",), net="tiny")), copy)
     monkeypatch.undo()

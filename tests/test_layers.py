@@ -38,6 +38,7 @@ FLOORS = [
         "contrastive",
         "minimax",
         "foreign",
+        "tensors",
     ),
     ("methods", "folder", "hub"),
     ("fit", "heldout", "train", "learn", "runfolder", "translate", "explore", "translator",

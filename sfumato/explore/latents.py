@@ -16,8 +16,8 @@ from torch import Tensor
 
 from sfumato.denoiser import Denoises
 from sfumato.errors import UserError
-from sfumato.folder import read_protocol, write_tensors
 from sfumato.solve.bridge import decode, encode
+from sfumato.tensors import read_protocol, write_tensors
 
 FORMAT = 1
 """Raised when a newer version writes files that older ones cannot read."""

@@ -21,9 +21,9 @@ from sfumato.data.images import write_png
 from sfumato.data.show import enlarged, heat, tile
 from sfumato.errors import UserError
 from sfumato.explore.subject import Subject
-from sfumato.folder import write_tensors
 from sfumato.noise import noise_as_of
 from sfumato.solve import rms
+from sfumato.tensors import write_tensors
 
 BATCH = 64
 

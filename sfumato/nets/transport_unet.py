@@ -40,6 +40,8 @@ class TransportUNet(Part):
     residual: bool = False
 
     def __post_init__(self) -> None:
+        if not 1 <= self.levels <= 16:
+            raise UserError(f"a U-Net has 1 to 16 levels, not {self.levels}")
         widths = [self.base * 2**i for i in range(self.levels)]
         self.first = self._pair(self.channels + self.noise, self.base, self.base)
         self.down, self.up = nn.ModuleList(), nn.ModuleList()  # up begins at the lowest level

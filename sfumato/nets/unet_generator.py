@@ -36,8 +36,8 @@ class UNetGenerator(Part):
     stem: int = 0
 
     def __post_init__(self) -> None:
-        if self.downs < 2:
-            raise UserError(f"a U-Net has two levels or more, not {self.downs}; choose a --size "
+        if not 2 <= self.downs <= 16:
+            raise UserError(f"a U-Net has 2 to 16 levels, not {self.downs}; choose a --size "
                              f"that is a multiple of a higher power of two")  # fmt: skip
         widths, bias = [self.ngf * min(2**i, 8) for i in range(self.downs)], self.norm != "batch"
         last = self.downs - 1

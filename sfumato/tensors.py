@@ -1,0 +1,93 @@
+"""Files of tensors: safetensors, with the hash of their contents and what they were made by."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_bytes
+from torch import Tensor
+
+from sfumato.data.folders import replacing
+from sfumato.errors import UserError
+
+FLOATS = ("F16", "BF16", "F32", "F64")
+DTYPES = (*FLOATS, "I8", "I16", "I32", "I64", "U8", "BOOL")
+"""What a safetensors file of ours may hold."""
+
+
+def _digest(stored: Mapping[str, Tensor]) -> str:
+    """sha256 over names and bytes of the tensors."""
+    digest = hashlib.sha256()
+    for key in sorted(stored):
+        digest.update(key.encode())
+        digest.update(stored[key].view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def read_tensors(file: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file (see `read_protocol` for the errors)."""
+    return read_protocol(file)[0]
+
+
+def read_protocol(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors of a safetensors file, and the protocol they were written with, or {}.
+
+    Raises:
+        UserError: if it is missing, truncated, or its contents do not have the hash they were written with.
+    """
+    with open_tensors(file) as opened:
+        return read_opened(opened, file)
+
+
+@contextlib.contextmanager
+def open_tensors(file: Path) -> Iterator[Any]:
+    """A safetensors file, of which nothing but names, shapes and types is read so far."""
+    if not file.is_file():
+        raise UserError(f"{file.parent} has no {file.name}")
+    try:
+        with safe_open(file, framework="pt") as opened:
+            for key in opened.keys():
+                if (dtype := opened.get_slice(key).get_dtype()) not in DTYPES:
+                    raise UserError(f"{file}: {key} is {dtype}, expected {', '.join(DTYPES)}")
+            yield opened
+    except SafetensorError as error:
+        raise UserError(f"{file} is damaged or truncated ({error}); copy it again") from None
+
+
+def read_opened(opened: Any, file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and protocol of an opened file."""
+    metadata = opened.metadata() or {}
+    # copies: what is mapped keeps its place on the disk, and changes with the file
+    stored = {key: opened.get_tensor(key).clone() for key in opened.keys()}
+    try:
+        protocol = json.loads(metadata.get("protocol", "{}"))
+        wanted = protocol.pop("tensors", metadata.get("sha256"))
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        raise UserError(f"{file} has a protocol that was not written by sfumato") from None
+    if wanted is not None and wanted != _digest(stored):
+        raise UserError(f"{file} is damaged: its contents do not have their hash; copy it again")
+    return stored, protocol
+
+
+def write_tensors(
+    file: Path, tensors: Mapping[str, Tensor], protocol: Mapping[str, Any] | None = None
+) -> None:
+    """Writes a safetensors file atomically, with the hash of its contents.
+
+    The hash, or a protocol that holds it as "tensors", is the only metadata: safetensors writes
+    several in any order, and equal runs shall give equal files.
+    """
+    stored = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    # the hash travels in the file it is the hash of: a kill between two writes cannot part them
+    with replacing(file) as temporary:
+        said = {"sha256": _digest(stored)}
+        if protocol is not None:
+            said = {"protocol": json.dumps({**protocol, "tensors": said["sha256"]})}
+        temporary.write_bytes(to_bytes(stored, said))
