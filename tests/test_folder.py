@@ -1,7 +1,14 @@
 """Model folders: the same pixels after saving and loading; one line for everything that is wrong."""
 
+import contextlib
+import copy as copying
 import json
+import math
+import random
+import resource
 import shutil
+import struct
+import time
 
 import pytest
 import torch
@@ -12,10 +19,14 @@ from truth import lively, tiny_denoiser
 
 import sfumato.folder as folders
 from sfumato import tensors
+from sfumato.errors import UserError
+from sfumato.folder import describe_folder
 from sfumato.guide import Conditioned
+from sfumato.method import find
 from sfumato.methods.ddib import DDIB
 from sfumato.methods.diffusion import Diffusion
 from sfumato.methods.paired_sde import PairedSDE
+from sfumato.nets import SIZES, UNet
 from sfumato.part import Part, build, describe
 
 PICTURES = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
@@ -251,15 +262,247 @@ def test_build_on_meta_costs_no_memory():
 
 def test_tensors_that_have_changed_names_are_noticed(tmp_path):
     file = tmp_path / "x.safetensors"
-    folders.write_tensors(file, {"a": torch.zeros(2), "b": torch.ones(2)})
+    tensors.write_tensors(file, {"a": torch.zeros(2), "b": torch.ones(2)})
     with safe_open(file, framework="pt") as f:
         said = f.metadata()
     save_file({"a": torch.zeros(2), "c": torch.ones(2)}, file, said)
     with pytest.raises(ValueError, match="do not have their hash"):
-        folders.read_tensors(file)
+        tensors.read_tensors(file)
 
 
 def test_a_folder_may_have_a_colon_in_its_name(tmp_path):
     (tmp_path / "day:1").mkdir()
     assert folders.resolve(f"{tmp_path}/day:1") == (tmp_path / "day:1", None)
     assert folders.resolve(f"{tmp_path}/day:1:cat") == (tmp_path / "day:1", "cat")
+
+
+# ---- folders of strangers -----------------------------------------------------------------------
+
+UNET = "sfumato.nets.unet:UNet"
+HOSTILE = [
+    None, True, -1, 0, 3, 1.5, 10**6, 10**9, 10**30, 10**400, 1e308, math.nan, math.inf, -math.inf, "", "x",
+    "\x1b[2J", "\udcff", "a" * 10_000, [], {}, [[]], [1] * 3000, ["a"] * 3000, {"is": 3}, {"same as": []},
+    {"same as": "net"}, {"is": "sfumato.nets.unet:UNet", "blocks": 10**6}, {"is": "sfumato.process:DDPM"},
+    {"is": "sfumato.part:Part"}, {"is": "sfumato.process:Process"}, {"is": "sfumato..x:y"},
+    {"is": "sfumato.\udcff:y"}, {"is": "sfumato.nets.unet:UNet", "width": 10**12}, {"a": {"b": [None]}},
+    {"is": "sfumato.nets.resnet:ResNet", "n_blocks": 10**7},
+    {"is": "sfumato.nets.unet_generator:UNetGenerator", "downs": 10**7},
+    {"is": "sfumato.nets.transport_unet:TransportUNet", "levels": 10**7},
+    {"is": "sfumato.methods.diffusion:Diffusion", "domains": ["a.b", "a.b"]},
+]  # fmt: skip
+
+
+def places(value, at=()):
+    """Every place in a JSON value, as the keys that lead there."""
+    yield at
+    pairs = (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value if isinstance(value, list) else ())
+    )
+    for key, v in pairs:
+        yield from places(v, (*at, key))
+
+
+def changed(value, rng):
+    """A copy with one place replaced, removed, or added to."""
+    value = copying.deepcopy(value)
+    *way, last = rng.choice([p for p in places(value) if p])
+    inner = value
+    for key in way:
+        inner = inner[key]
+    if isinstance(inner, list) or rng.random() < 0.7:
+        inner[last] = rng.choice(HOSTILE)
+    elif rng.random() < 0.5:
+        del inner[last]
+    else:
+        inner[rng.choice(["x", "is", "same as", "net", "domains"])] = rng.choice(HOSTILE)
+    return value
+
+
+def damaged(data, rng):
+    """Bytes changed, cut off, doubled or moved."""
+    data, at = bytearray(data), rng.randrange(len(data))
+    kind = rng.randrange(4)
+    if kind == 0:
+        for _ in range(rng.choice((1, 2, 20))):
+            data[rng.randrange(len(data))] = rng.choice(b'\x00\xff"{}[],:0e-')
+    elif kind == 1:
+        del data[at:]
+    elif kind == 2:
+        data[at:at] = data[at : at + rng.randrange(1, 50)]
+    else:
+        del data[at : at + rng.randrange(1, 50)]
+    return bytes(data)
+
+
+def survives(folder):
+    """Loading ends well or in one line, soon, and without memory that the folder does not hold."""
+    began, before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with contextlib.suppress(UserError):
+        describe_folder(folder)
+        folders.load(folder)
+    assert time.process_time() - began < 5
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000  # KB
+
+
+@pytest.mark.parametrize("method", ["diffusion", "cyclegan", "pix2pix", "neural_ot"])
+def test_a_changed_model_json_is_refused_in_one_line(method, tmp_path):
+    rng, domains = random.Random(method), {"domains": ("a", "b")} if method == "diffusion" else {}
+    folders.save(
+        find(method)(net="tiny", **domains),
+        tmp_path / "m",
+        info={"size": 16, "data": {"count": {"a": 3}}},
+    )
+    file = tmp_path / "m" / "model.json"
+    good = json.loads(file.read_text())
+    if method == "diffusion":
+        good["model"]["net"] = describe(UNet(**SIZES["tiny"], labels=2))
+    for i in range(20):
+        made = changed(good, rng)
+        for _ in range(rng.randrange(3)):
+            made = changed(made, rng) if isinstance(made, dict) and made else made
+        text = json.dumps(made).encode()
+        file.write_bytes(damaged(text, rng) if i % 4 == 0 else text)
+        survives(tmp_path / "m")
+
+
+def test_changed_weights_are_refused_in_one_line(copy):
+    rng, file = random.Random(1), copy / "weights.safetensors"
+    good = file.read_bytes()
+    (size,) = struct.unpack("<Q", good[:8])
+    header, data = json.loads(good[8 : 8 + size]), good[8 + size :]
+    kinds = ["F64", "F16", "I64", "I8", "BOOL", "C64", "F8_E4M3", "F4", "U64", "F32x"]
+    shapes = [[], [0], [10**12], [2**63, 2**63], [-1], [1, 1], None, "x"]
+    for i in range(60):
+        made = copying.deepcopy(header)
+        made.pop("__metadata__", None) if i % 2 else None
+        for key in rng.sample(sorted(made.keys() - {"__metadata__"}), rng.choice((1, 1, 5))):
+            part = rng.choice(["dtype", "shape", "data_offsets", "all"])
+            new = {
+                "dtype": kinds,
+                "shape": shapes,
+                "data_offsets": [[0, 0], [0, 2**62], [5, 1], [0, 64]],
+            }
+            made[key] = (
+                rng.choice(HOSTILE) if part == "all" else made[key] | {part: rng.choice(new[part])}
+            )
+        text = json.dumps(made).encode()
+        if i % 5 == 0:
+            text = damaged(text, rng)
+        length = rng.choice([len(text)] * 9 + [0, 2**63, len(text) + 8])
+        file.write_bytes(struct.pack("<Q", length) + text + data)
+        survives(copy)
+        file.write_bytes(damaged(good, rng))
+        survives(copy)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m: m.update(info=[1]), "info must be names and values"),
+        (lambda m: m["info"].update(size="32"), "size must be a number of pixels, not '32'"),
+        (lambda m: m["info"].update(size=True), "size must be a number of pixels"),
+        (lambda m: m["model"].update(domains=[1, 2]), "domains must be a list of names"),
+        (lambda m: m["model"].update({"is": ["x"]}), "the model's kind must be a name"),
+        (lambda m: m["model"].update(any_domain=math.nan), "any_domain must be float, not 'nan'"),
+        (lambda m: m["model"].update(channels=3.5), "channels must be int, not '3.5'"),
+        (lambda m: m["model"].update(channels=10**9), "channels must be int"),
+        (lambda m: m["model"].update(net={"is": UNET, "blocks": 10**6}), "more than its"),
+        (lambda m: m["model"].update(net={"is": UNET, "dropout": "x"}), "net.dropout must be float"),
+    ],
+)  # fmt: skip
+def test_what_model_json_says_is_checked_before_anything_is_built(change, message, copy):
+    rewrite(copy, change)
+    began = time.process_time()
+    fails(copy, message)
+    assert time.process_time() - began < 3
+
+
+def test_a_deep_or_endless_model_json_is_refused(copy):
+    for text in ("[" * 100_000, '{"a":' * 100_000, '{"format": ' + "1" * 5000 + "}", " " * 2**25):
+        (copy / "model.json").write_text(text)
+        fails(copy, "is damaged or was not written by sfumato")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda w: w.fill_(math.nan), "has values that are no numbers"),
+        (lambda w: w.where(w < 0, math.inf), "has values that are no numbers"),
+        (lambda w: w.long(), "is I64, expected floating-point numbers"),
+        (lambda w: w.to(torch.complex64), "is C64, expected F16"),
+        (lambda w: w.to(torch.float8_e4m3fn), "is F8_E4M3, expected F16"),
+    ],
+)
+def test_weights_that_are_no_numbers_are_refused(change, message, copy):
+    stored = load_file(copy / "weights.safetensors")
+    stored["denoiser.net.stem.weight"] = change(stored["denoiser.net.stem.weight"])
+    save_file(stored, copy / "weights.safetensors")
+    fails(copy, message)
+
+
+def test_no_weight_is_read_before_all_fit_and_each_is_read_once(model, copy, monkeypatch):
+    reads, read = [], tensors.safe_open
+
+    class Counting:
+        def __init__(self, *given, **how):
+            self.file = read(*given, **how)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def get_tensor(self, key):
+            reads.append(key)
+            return self.file.get_tensor(key)
+
+        def __getattr__(self, name):
+            return getattr(self.file, name)
+
+    monkeypatch.setattr(tensors, "safe_open", Counting)
+    folders.load(copy)
+    assert sorted(reads) == sorted(folders.unique_state(model[0]))
+    reads.clear()
+    rewrite(copy, lambda info: info["model"].update(domains=["a", "b", "c"]))
+    fails(copy, "does not belong to its model.json")
+    assert not reads
+
+
+def test_what_was_read_does_not_keep_the_file(copy):
+    """A file that is mapped keeps its place on the disk after it was replaced, and changes with it."""
+    part, file = folders.load(copy), copy / "weights.safetensors"
+    before = {k: v.clone() for k, v in part.state_dict().items()}
+    with file.open("r+b") as f:
+        f.seek(-4000, 2)
+        f.write(b"\x7f" * 4000)
+    assert all(torch.equal(v, before[k]) for k, v in part.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["model.json", "weights.safetensors"])
+def test_no_link_leads_out_of_a_model_folder(name, model, copy, tmp_path):
+    (copy / name).unlink()
+    (copy / name).symlink_to(model[1] / name)
+    fails(copy, f"{name} is a link out of its folder")
+    (copy / name).unlink()
+    (copy / name).symlink_to(copy / name)  # a loop
+    fails(copy, f"no {name}")
+    (copy / name).unlink()
+    shutil.copy(model[1] / name, copy / f"my {name}")
+    (copy / name).symlink_to(f"my {name}")
+    (tmp_path / "linked").symlink_to(copy)  # the folder itself may be a link
+    assert describe(folders.load(tmp_path / "linked")) == describe(model[0])
+
+
+def test_domains_and_folders_may_hold_colons(tmp_path):
+    part = Diffusion(domains=("day:1", "night:2:b", "1"), net="tiny")
+    for folder in ("m", "run:3"):
+        folders.save(part, tmp_path / folder)
+        for domain in part.domains:
+            assert folders.load(f"{tmp_path / folder}:{domain}").domain == domain
+    folders.save(Diffusion(domains=("1",), net="tiny"), tmp_path / "m:day")
+    assert folders.resolve(f"{tmp_path / 'm:day'}:1") == (tmp_path / "m:day", "1")
+    assert folders.resolve(f"{tmp_path / 'none'}:1") == (tmp_path / "none", "1")
+    assert folders.resolve("sfumato/digits:3:x")[1] == "3:x"

@@ -78,9 +78,7 @@ def encode(pictures: list[str], source: str, steps: int, shelf: Shelf) -> Encode
 
 def _encoded(file: Path, source: str, steps: int) -> Encoded:
     f = _denoiser(source)
-    prepare, _ = preparation_of(
-        {"source": resolve(source)[0]}, channels=channels_of(f), upscale=True
-    )
+    prepare, _ = preparation_of({"source": resolve(source)[0]}, channels=channels_of(f), upscale=True)
     if max(prepare.size or (limits.SIZE + 1,)) > limits.SIZE:
         prepare = replace(prepare, size=(limits.SIZE, limits.SIZE))
     image = prepare.read(file).image[None]
