@@ -19,7 +19,7 @@ from torch import Tensor
 
 from sfumato.errors import UserError
 from sfumato.fit import State, fit
-from sfumato.folder import write_tensors
+from sfumato.tensors import write_tensors
 
 LINE = 30.0
 """Seconds between two lines of a young training, at most."""
