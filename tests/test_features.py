@@ -316,6 +316,15 @@ def test_cache_folder(monkeypatch, tmp_path):
     assert module.cache_folder().parts[-2:] == (".cache", "sfumato")
 
 
+def test_features_are_kept_without_a_home(monkeypatch):
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("SFUMATO_CACHE", raising=False)
+    monkeypatch.setattr(module.Path, "home", homeless)
+    assert module.cache_folder().parent.is_dir()
+
+
 # ---- a classifier of one's own ------------------------------------------------------------------
 
 

@@ -248,6 +248,11 @@ def test_folders_are_models_or_pictures(tmp_path):
     found = rooms.gather([tmp_path / "runs"])
     assert f"{tmp_path}/runs/pets:dog" in found.denoisers()
     assert found.other("sfumato/earth:topographic") == "sfumato/earth:satellite"
+    part = sfumato.find("diffusion")(domains=("day:1", "1"), net="tiny")  # colons in either
+    sfumato.save(part, tmp_path / "run:2", info={"size": 16})
+    found = rooms.gather([tmp_path / "run:2"])
+    assert found.other(f"{tmp_path}/run:2:day:1") == f"{tmp_path}/run:2:1"
+    assert found.domain_of(Path("x/day:1/a.png")) == f"{tmp_path}/run:2:day:1"
     with pytest.raises(ValueError, match="does not exist: expected a model folder"):
         rooms.gather([tmp_path / "nothing"])
     (tmp_path / "empty").mkdir()

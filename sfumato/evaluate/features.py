@@ -12,6 +12,7 @@ import hashlib
 import importlib
 import json
 import os
+import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -170,8 +171,13 @@ class Inception(Features):
 
 
 def cache_folder() -> Path:
-    """Where features are kept: $SFUMATO_CACHE, or ~/.cache/sfumato."""
-    return Path(os.environ.get("SFUMATO_CACHE") or Path.home() / ".cache" / "sfumato")
+    """Where features are kept: $SFUMATO_CACHE, or ~/.cache/sfumato; a temporary folder without a home."""
+    if chosen := os.environ.get("SFUMATO_CACHE"):
+        return Path(chosen)
+    try:
+        return Path.home() / ".cache" / "sfumato"
+    except RuntimeError:  # a user without a home, as in some containers
+        return Path(tempfile.gettempdir()) / "sfumato"
 
 
 @torch.inference_mode()

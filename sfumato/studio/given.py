@@ -53,7 +53,7 @@ class Given:
 
     def denoisers(self) -> list[str]:
         """FOLDER:DOMAIN of every domain of the diffusion models."""
-        return [f"{m.name}:{d}" for m in self._with("diffusion") for d in m.domains]
+        return list(self._ends())
 
     def classifiers(self) -> list[str]:
         """The domain classifiers."""
@@ -80,14 +80,18 @@ class Given:
 
     def domain_of(self, picture: Path) -> str | None:
         """FOLDER:DOMAIN of the domain that is called like the picture's folder, if there is one."""
-        ends = [d for d in self.denoisers() if d.rpartition(":")[2] == picture.parent.name]
-        return ends[0] if ends else None
+        named = (end for end, (_, own) in self._ends().items() if own == picture.parent.name)
+        return next(named, None)
 
     def other(self, domain: str) -> str:
         """The next domain of the same model."""
-        name, _, own = domain.rpartition(":")
-        domains = self.models[name].domains
-        return f"{name}:{domains[(domains.index(own) + 1) % len(domains)]}"
+        model, own = self._ends()[domain]
+        domains = model.domains
+        return f"{model.name}:{domains[(domains.index(own) + 1) % len(domains)]}"
+
+    def _ends(self) -> dict[str, tuple[Model, str]]:
+        """Model and domain of every FOLDER:DOMAIN; both may hold colons."""
+        return {f"{m.name}:{d}": (m, d) for m in self._with("diffusion") for d in m.domains}
 
 
 def gather(folders: Sequence[str | Path] = ()) -> Given:
