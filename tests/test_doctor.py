@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFilter
 
 from sfumato.data import write_digits, write_earth
 from sfumato.doctor import advice, doctor, duplicates, findings
@@ -346,6 +346,18 @@ def test_pictures_that_differ_in_colour_are_no_copies(tmp_path):
     assert all("mirror.png" in x for x in mirrored.named)
 
 
+def test_small_strangers_that_look_alike_are_no_copies(tmp_path):
+    pictures = fields(20, 32, 32)
+    a = write(tmp_path / "a", pictures)
+    waves = 9 * np.sin(np.arange(32) * np.pi / 4)[:, None]  # near, and not sure
+    Image.fromarray((pictures[3] + waves).clip(0, 255).astype(np.uint8)).save(a / "waves.png")
+    Image.open(a / "4.png").save(a / "copy.jpg", quality=95, subsampling=0)
+    got = {one.kind: one for one in doctor(a, measure=False).findings}
+    assert "waves.png" in got["alike"].named[0]
+    assert got["alike"].without == []
+    assert [Path(x).name for x in got["copies"].without] == ["copy.jpg"]
+
+
 def test_nothing_is_deleted_and_a_list_is_written_for_training(tmp_path):
     for i, name in enumerate(("trainA", "trainB", "testA", "testB")):
         write(tmp_path / "data" / name, fields(6, 32, 32, i))
@@ -368,8 +380,8 @@ def test_nothing_is_deleted_and_a_list_is_written_for_training(tmp_path):
 def test_a_chain_of_copies_loses_no_more_than_it_must():
     a, b, c = (Look(Path(name), "a", "train", name, pixels=name) for name in "abc")
     links = [
-        duplicates.Link(0, 1, "nearly the same", 0.99),
-        duplicates.Link(1, 2, "nearly the same", 0.99),
+        duplicates.Link(0, 1, "nearly the same", 0.999),
+        duplicates.Link(1, 2, "nearly the same", 0.999),
     ]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(findings, "near_copies", lambda _: links)

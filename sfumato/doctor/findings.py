@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from .advice import Plan
-from .duplicates import MAX_LINKS, Link, exact_copies, near_copies
+from .duplicates import MAX_LINKS, SMALL, SURE, Link, exact_copies, near_copies
 from .looks import Look
 from .pairs import Pairing
 
@@ -74,16 +74,21 @@ def copies(good: Sequence[Look]) -> Iterator[Finding]:
     for link in [*exact, *(Link(kept[x.first], kept[x.second], *x[2:]) for x in near)]:
         x, y = good[link.first], good[link.second]
         where = "leak" if x.split != y.split else "across" if x.domain != y.domain else "copies"
-        where = "mirrored" if (where, link.how) == ("copies", "mirrored") else where
+        if link.correlation < SURE and max(x.short(), y.short()) < SMALL:
+            where = "alike"
+        elif (where, link.how) == ("copies", "mirrored"):
+            where = "mirrored"
         found[where].append((link.first, link.second, link))
         kinds[link.first, link.second] = where
     said: dict[str, tuple[Severity, str, str]] = {
-        "leak": ("error", "pictures are in two splits: scores would be too good", LISTED),
-        "across": ("error", "pictures are in two domains: the model cannot learn what parts these",
-                   "look at them: perhaps they are in the wrong folder"),
-        "copies": ("warning", "pictures are there more than once: they are learned by heart sooner, "
-                   "and one copy may be held out while another is trained on", LISTED),
-        "mirrored": ("note", "pictures are mirror images of others, which --flip makes anyway", ""),
+        "leak": ("error", "in two splits: scores would be too good", LISTED),
+        "across": ("error", "in two domains: the model cannot learn what parts these",
+                   "look whether a picture is in the wrong folder"),
+        "copies": ("warning", "that repeat others: those are learned by heart sooner, and one copy may be "
+                   "held out while another is trained on", LISTED),
+        "alike": ("warning", "that look much like others: copies of low quality, or just as simple",
+                  "look at some of them"),
+        "mirrored": ("note", "that are mirror images of others, which --flip makes anyway", ""),
     }  # fmt: skip
     gone: set[int] = set()  # copies that a training does without
     for kind in ("leak", "copies"):
@@ -98,10 +103,8 @@ def copies(good: Sequence[Look]) -> Iterator[Finding]:
         twice = {i if kind == "leak" else j for i, j, _ in links}
         named = [f"{good[j].path} = {good[i].path} ({link})" for i, j, link in links]
         without = [str(good[i].path) for i in sorted(twice & gone)] if fix == LISTED else []
-        yield Finding(
-            severity, kind, f"{len(twice):,} {text}", fix if without or fix != LISTED else "",
-            named, without,
-        )  # fmt: skip
+        text = f"{len(twice):,} {'picture' if len(twice) == 1 else 'pictures'} {text}"
+        yield Finding(severity, kind, text, fix if without or fix != LISTED else "", named, without)
     if len(near) >= MAX_LINKS:
         yield Finding("note", "copies", f"only the first {MAX_LINKS:,} near copies are listed")
 
@@ -111,37 +114,37 @@ def odd(where: str, part: Sequence[Look]) -> Iterator[Finding]:
     flat = [one for one in part if one.flat]
     if flat:
         yield Finding(
-            "warning", "flat", f"{where}: {of(flat, part)} show one colour only",
+            "warning", "flat", f"{where}: {of(flat, part)} with one colour only",
             "look whether that is a mistake", paths(flat),
         )  # fmt: skip
     seen = [one for one in part if not one.flat]
     gray = [one for one in seen if one.gray]
     few = gray if 2 * len(gray) <= len(seen) else [one for one in seen if not one.gray]
     if few:
-        kinds = ("gray among colour ones", "in colour among gray ones")[not few[0].gray]
+        kinds = ("gray, the others in colour", "in colour, the others gray")[not few[0].gray]
         yield Finding(
-            "warning", "gray", f"{where}: {of(few, part)} are {kinds}",
+            "warning", "gray", f"{where}: {of(few, part)} {kinds}",
             "some results will be so, too", paths(few),
         )  # fmt: skip
     deep = [one for one in part if one.bits == 16]
     if 0 < len(deep) < len(part):
         yield Finding(
-            "warning", "depth", f"{where}: {of(deep, part)} have 16 bits, the others 8",
+            "warning", "depth", f"{where}: {of(deep, part)} of 16 bits, the others of 8",
             "65535 is read as white: look whether they are as bright as the others", paths(deep),
         )  # fmt: skip
     dark = [one for one in deep if one.full < 65535]
     if dark:
         top, full = max(one.top for one in dark), dark[0].full
         yield Finding(
-            "warning", "range", f"{where}: {of(dark, part)} are 16-bit files that use values up to "
+            "warning", "range", f"{where}: {of(dark, part)} in 16-bit files that use values up to "
             f"{top:,}: about {full.bit_length()} bits; 65,535 is read as white, so they come out dark, "
             f"with {top // 257 + 1} of 256 levels",
             f"multiply their samples by {65535 // full} first", paths(dark),
         )  # fmt: skip
     for kind, chosen, text in (
-        ("rotated", [x for x in part if x.turned], "are turned upright as their EXIF data says"),
-        ("transparent", [x for x in part if x.transparent], "may be transparent; they are laid on white"),
-        ("cmyk", [x for x in part if x.mode == "CMYK"], "are CMYK; their colours are converted"),
+        ("rotated", [x for x in part if x.turned], "turned upright as their EXIF data says"),
+        ("transparent", [x for x in part if x.transparent], "that may be transparent: laid on white"),
+        ("cmyk", [x for x in part if x.mode == "CMYK"], "in CMYK; their colours are converted"),
     ):  # fmt: skip
         if chosen:
             text = f"{where}: {of(chosen, part)} {text}"
@@ -156,7 +159,7 @@ def sizes(where: str, part: Sequence[Look], plan: Plan) -> Iterator[Finding]:
         least = min(one.short(halved) for one in small) // 8 * 8 or 8  # networks take these
         said = [f"{one.path} ({one.width}x{one.height})" for one in small]
         yield Finding(
-            "error", "small", f"{where}: {of(small, part)} are smaller than --size {plan.size}, so "
+            "error", "small", f"{where}: {of(small, part)} smaller than --size {plan.size}, so "
             f"training refuses them", f"say --upscale, or --size {least}, or move them elsewhere", said,
         )  # fmt: skip
     if part:
