@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image, ImageDraw
 
 from sfumato.data import write_digits, write_earth
 from sfumato.doctor import advice, doctor, duplicates, findings
