@@ -57,16 +57,20 @@ class Turns(nn.Module):
 
 
 def make_potential(
-    critic: str | nn.Module, net: str | nn.Module, channels: int, side: int
+    critic: str | nn.Module, net: str | nn.Module, channels: int, side: int, after: bool = False
 ) -> nn.Module:
-    """A potential by the name of its size, "same" for that of `net`; a network is returned as it is."""
+    """A potential by the name of its size, "same" for that of `net`; a network is returned as it is.
+
+    after: see `Potential`; of size paper only.
+    """
     if isinstance(critic, nn.Module):
         return critic
     size = net if critic == "same" else critic
     if isinstance(size, nn.Module):
         raise UserError("a network as `net` needs a network as `critic`, too")
     width = WIDTHS[choose("critic", size, WIDTHS)]
-    return Potential(channels=channels, width=width, side=side, pool=3 if size == "paper" else 2)
+    paper: dict[str, Any] = {"pool": 3, "after": after} if size == "paper" else {"pool": 2}
+    return Potential(channels=channels, width=width, side=side, **paper)
 
 
 def potential_loss(f: nn.Module, made: Tensor, real: Tensor, reach: float = 0) -> Tensor:

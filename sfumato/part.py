@@ -11,7 +11,8 @@ import importlib
 import math
 import types
 import typing
-from typing import Any, dataclass_transform
+from collections.abc import Mapping
+from typing import Any, ClassVar, dataclass_transform
 
 from torch import nn
 
@@ -28,6 +29,9 @@ class Part(nn.Module):
 
     Sub-modules are made in `__post_init__`.  Every subclass is final: it states all of its fields.
     """
+
+    before: ClassVar[Mapping[str, Any]] = {}
+    """Fields that are newer than descriptions without them, with what those descriptions meant."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -97,7 +101,7 @@ def build(
         if name in inner and not _fits(inner[name], hint):
             shown = getattr(hint, "__name__", str(hint)).removeprefix("typing.")
             raise UserError(f"{prefix}{name} must be {shown}, not {str(inner[name])[:100]!r}")
-    made[path] = cls(**inner)
+    made[path] = cls(**{**getattr(cls, "before", {}), **inner})
     return made[path]
 
 

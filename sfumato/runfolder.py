@@ -172,7 +172,8 @@ def compare(before: Mapping[str, Any], run: Mapping[str, Any], part: Part, out: 
     """
     run, go = json.loads(json.dumps(run)), f"{typed_resume(out)} goes on as it was"
     told = {f.name: describe(f.default) for f in fields(part) if f.default is not MISSING}
-    model = told | before["model"]  # a field that is newer than the run had its default
+    told |= describe(dict(part.before))
+    model = told | before["model"]  # a field that is newer than the run: what it meant then
     for key, was, now in (
         ("another model", model, run["model"]), ("other data", before["data"], run["data"])
     ):  # fmt: skip

@@ -218,7 +218,8 @@ def recorded(out: Path) -> dict[str, Any]:
     model = {k: v for k, v in run["model"].items() if k not in ("is", *OF_DATA)}
     module = str(run["model"].get("is")).partition(":")[0]
     name = run.get("method") or module.rpartition(".")[2]
-    return given | {"method": name, "options": build(run.get("options", model))}
+    old = {k: v for k, v in find(name).before.items() if k not in run["model"]}
+    return given | {"method": name, "options": old | build(run.get("options", model))}
 
 
 def in_order(data: sets.Dataset, names: Iterable[str], whose: str) -> sets.Dataset:

@@ -1,6 +1,7 @@
 """Neural optimal transport: the costs, the turns, and the maps between Gaussians that it must find."""
 
 import itertools
+import json
 
 import numpy as np
 import ot
@@ -17,8 +18,10 @@ from sfumato.methods.entropic_ot import EntropicOT
 from sfumato.methods.neural_ot import NeuralOT, weak_cost
 from sfumato.minimax import Turns, beyond, potential_loss
 from sfumato.nets.potential import Potential
-from sfumato.nets.transport_unet import TransportUNet
+from sfumato.nets.transport_unet import SIZES, TransportUNet
+from sfumato.part import build, describe
 from sfumato.settings import defaults
+from sfumato.train import recorded
 
 S0 = rotation(0.3) @ torch.diag(f64([1.0, 0.4])) @ rotation(0.3).T
 S1 = rotation(1.2) @ torch.diag(f64([1.5, 0.4])) @ rotation(1.2).T
@@ -72,7 +75,9 @@ def play(part, batches, *, steps, lr, ema):
 @given(st.floats(0, 3), st.floats(0, 3))
 def test_a_potential_says_how_far_its_images_have_come(shift, reach):
     y = torch.randn(4, 2, 3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    f = lambda at: (at - (y - shift)).square().flatten(1).mean(1, keepdim=True)  # y came from y - shift
+    f = lambda at: (
+        (at - (y - shift)).square().flatten(1).mean(1, keepdim=True)
+    )  # y came from y - shift
     expected = max(0.0, shift - reach) ** 2
     assert beyond(f, y, reach).item() == pytest.approx(expected, abs=1e-12)
 
@@ -228,7 +233,9 @@ def test_samples_and_their_noise(tmp_path):
         def forward(self, xz):
             return xz[:, :-1] + xz[:, -1:]
 
-    part = NeuralOT(net=Noisy(), critic=Quadratic(1), reach=0, cost="weak", z_std=0.1, z_size=6).eval()
+    part = NeuralOT(
+        net=Noisy(), critic=Quadratic(1), reach=0, cost="weak", z_std=0.1, z_size=6
+    ).eval()
     x = torch.linspace(-1, 1, 4000)[:, None, None, None].expand(4000, 1, 1, 1)
     noise = part.translate(x) - x
     assert noise.std().item() == pytest.approx(0.1, rel=0.05)
@@ -257,6 +264,82 @@ def test_networks():
     assert f(torch.rand(1, 3, 48, 48)).shape == (1, 1)
     n = sum(p.numel() for p in TransportUNet().parameters())
     assert n == 9_712_515  # base 48, four levels
+
+
+def published_map(net, x):
+    """src/unet.py of the published code with these weights; batch norm takes its biases out again."""
+    pair = lambda layers, h: [h := layer(h) for layer in layers][-1]
+    skips = [pair(net.first, x)]
+    for level in net.down:
+        skips.append(pair(level, nn.MaxPool2d(2)(skips[-1])))
+    h = skips.pop()
+    for level in net.up:
+        h = nn.functional.interpolate(h, scale_factor=2, mode="bilinear", align_corners=True)
+        h = pair(level, torch.cat([skips.pop(), h], 1))
+    return nn.functional.conv2d(h, net.out.weight, net.out.bias)
+
+
+def published_potential(f, x):
+    """src/resnet2.py of the published code with these weights: relu(shortcut + 0.1 conv relu conv)."""
+    relu = nn.LeakyReLU(0.2)
+    h = relu(f.body[0](x))
+    for layer in f.body[1:]:
+        if isinstance(layer, nn.AvgPool2d):
+            h = nn.functional.avg_pool2d(h, 3, stride=2, padding=1)
+        else:
+            h = relu(layer.skip(h) + 0.1 * layer.conv2(relu(layer.conv1(h))))
+    return f.out(h.flatten(1))
+
+
+def test_size_paper_is_the_published_networks(float64):
+    torch.manual_seed(0)
+    x, part = torch.randn(2, 3, 16, 16), NeuralOT(net="paper", side=16)
+    for m in (part.transport, part.potential):
+        m.eval()
+    with torch.no_grad():
+        torch.testing.assert_close(part.transport(x), published_map(part.transport, x))
+        torch.testing.assert_close(part.potential(x), published_potential(part.potential, x))
+    for m in part.potential.modules():
+        if isinstance(m, nn.Conv2d) and m.weight.numel() > 10_000:  # fan out, of leaky ReLU
+            fan = m.out_channels * m.kernel_size[0] ** 2
+            assert m.weight.std().item() == pytest.approx((2 / fan) ** 0.5, rel=0.05)
+
+
+def test_a_model_of_before_is_the_network_it_was(tmp_path):
+    """Its description does not say `published`, its weights have the same names."""
+    with torch.device("meta"):
+        new, old = NeuralOT(net="paper"), NeuralOT(net="paper", published=False)
+        description = describe(new)
+        assert description.pop("published")
+        found = build(description)
+    assert not found.published
+    assert found.transport.corners is found.potential.after is False
+    assert describe(found) == describe(old)
+    assert found.state_dict().keys() == new.state_dict().keys()
+    assert describe(NeuralOT(net="tiny", side=8))["published"] is False  # no word of it elsewhere
+    run = {"settings": {}, "data": {}, "method": "neural_ot", "options": {"net": "paper"},
+           "model": description}  # fmt: skip
+    (tmp_path / "run.json").write_text(json.dumps(run))
+    assert recorded(tmp_path)["options"] == {"net": "paper", "published": False}
+
+
+@pytest.mark.parametrize("published", [True, False])
+def test_the_published_map_rests_while_the_potential_learns(published, monkeypatch):
+    """In evaluation mode, as the published `freeze` puts it: its running averages are T's own."""
+    monkeypatch.setitem(SIZES, "paper", {"base": 4, "levels": 2})
+    part, modes = NeuralOT(net="paper", side=8, k_t=1, reach=0, published=published).train(), {}
+    part.transport.register_forward_pre_hook(lambda net, x: modes.update(now=net.training))
+    seen = part.transport.first[1].num_batches_tracked
+    for _ in range(2):
+        modes.clear()
+        x = torch.rand(4, 3, 8, 8)
+        before = int(seen)
+        for player, _loss in part.objectives(iter([(x, x)]), torch.Generator()):
+            rests = published and player == "potential"
+            assert modes == {"now": not rests}
+            assert int(seen) == before + (not rests)
+        for p in part.parameters():
+            p.grad = None
 
 
 def test_a_potential_counts_all_pixels_alike():

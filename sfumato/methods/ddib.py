@@ -6,7 +6,8 @@ Encode with the source domain's probability-flow ODE, decode with the target's:
 
 Never needs pairs or joint training.  Nothing is clipped: clipping would break the bridge's
 invertibility.  Between Gaussians the map is affine in closed form, and it is optimal transport
-exactly when the covariances commute.
+exactly when the covariances commute.  Guidance by a classifier
+on the way down is no option here; the target may be any denoiser, a `guide.Guided` one among them.
 
 @inproceedings{su2023dual,
   title = {Dual Diffusion Implicit Bridges for Image-to-Image Translation},

@@ -33,18 +33,10 @@ from torch import Tensor, nn
 from sfumato.errors import UserError, choose
 from sfumato.minimax import SETTINGS, Turns, at_least, make_potential, potential_loss
 from sfumato.nets.layers import Norm
-from sfumato.nets.transport_unet import TransportUNet
+from sfumato.nets.transport_unet import SIZES, TransportUNet
 from sfumato.noise import Noise
 from sfumato.part import Part
 from sfumato.solve import Watch
-
-SIZES: dict[str, dict[str, Any]] = {
-    "tiny": {"base": 8, "levels": 2, "residual": True, "edge": "replicate"},
-    "small": {"base": 24, "levels": 3, "residual": True, "edge": "replicate"},
-    "medium": {"base": 32, "levels": 4, "residual": True, "edge": "replicate"},
-    "paper": {"base": 48, "levels": 4},
-}
-"""tiny: for tests; small: pictures of 32 to 64 pixels on a CPU; paper: the published network."""
 
 
 class NeuralOT(Part):
@@ -62,11 +54,13 @@ class NeuralOT(Part):
         reach: root mean square distance (a pixel) above which the potential's slope costs, >= 0; images in
             [-1, 1] are at most 2 apart; 0: without limit, as published, where it may run away.
         norm: of T: batch, instance, or affine (instance norm with weights).
+        published: size paper to the letter, with T in evaluation mode while f learns; false: as others.
         side: of the training images in pixels; given by the training.
         channels: 3 for colour, 1 for gray.
     """
 
     data: ClassVar[str] = "unpaired"
+    before: ClassVar[dict[str, Any]] = {"published": False}
     settings: ClassVar[dict[str, Any]] = SETTINGS
     steady: ClassVar[bool] = False
 
@@ -80,6 +74,7 @@ class NeuralOT(Part):
     k_t: int = 10
     reach: float = 2.0
     norm: Norm = "batch"
+    published: bool = True
     side: int = 64
     channels: int = 3
 
@@ -90,12 +85,16 @@ class NeuralOT(Part):
         if not 0 <= (g := self.gamma) <= 1 or not self.z_std > 0:
             raise UserError(f"gamma must lie in [0, 1], z_std be above 0, not {g} and {self.z_std}")
         at_least(2 if self.cost == "weak" else 1, z_size=self.z_size)  # a variance needs two
+        self.rests = self.published and self.net == "paper"  # T, while f learns
         if isinstance(self.net, nn.Module):
             self.transport: nn.Module = self.net
         else:
             how = SIZES[choose("net", self.net, SIZES)] | {"noise": int(self.cost == "weak")}
-            self.transport = TransportUNet(channels=self.channels, norm=self.norm, **how)
-        self.potential = make_potential(self.critic, self.net, self.channels, self.side)
+            how |= {"norm": self.norm, "corners": self.rests}
+            self.transport = TransportUNet(channels=self.channels, **how)
+        self.published = self.published and "paper" in (self.net, self.critic)
+        how = {"channels": self.channels, "side": self.side, "after": self.published}
+        self.potential = make_potential(self.critic, self.net, **how)
         self.turns = Turns("transport", "potential", self.k_t)
 
     def objectives(
@@ -104,6 +103,7 @@ class NeuralOT(Part):
         x, y = next(batches)
         for player in self.turns.begin(self):
             with torch.set_grad_enabled(torch.is_grad_enabled() and player == "transport"):
+                self.transport.train(self.training and not (self.rests and player == "potential"))
                 made = self._samples(x, rng)
             flat = made.flatten(0, 1)
             if player == "transport":

@@ -19,7 +19,7 @@ SIZES: dict[str, dict[str, Any]] = {
         "dropout": 0.2,
     },
 }  # fmt: skip
-"""tiny: for tests; small: about 1 M parameters, for CPUs; thesis: the 58 M of the paired score-SDE."""
+"""tiny: for tests; small: about 1 M parameters, for CPUs; thesis: 58 M, of the paired score-SDE."""
 
 
 def make_net(

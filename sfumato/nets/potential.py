@@ -22,12 +22,15 @@ class Potential(Part):
         side: of the images in pixels: as many stages as halve it to 4.
         pool: side of the averages that halve: 3 as published, which counts every second pixel double, so
             that a map that follows f's gradient draws stripes; 2 counts all alike.
+        after: whether sums are activated, as published, so that shortcuts carry what is activated, and
+            weights begin by He et al. (https://arxiv.org/abs/1502.01852); else what is added is.
     """
 
     channels: int = 3
     width: int = 64
     side: int = 64
     pool: int = 3
+    after: bool = False
 
     def __post_init__(self) -> None:
         stages = max(1, (self.side // 4).bit_length())
@@ -35,21 +38,33 @@ class Potential(Part):
         layers: list[nn.Module] = [nn.Conv2d(self.channels, self.width, 3, padding=1)]
         for i in range(stages):
             layers += [nn.AvgPool2d(self.pool, 2, padding=self.pool - 2)] if i else []
-            layers += [Residual(c_in=widths[i], c_out=widths[i])]
-            layers += [Residual(c_in=widths[i], c_out=widths[i + 1])]
+            layers += [Residual(c_in=widths[i], c_out=widths[i], after=self.after)]
+            layers += [Residual(c_in=widths[i], c_out=widths[i + 1], after=self.after)]
         self.body = nn.Sequential(*layers)
         self.out = nn.Linear(16 * widths[-1], 1)
+        for m in self.body.modules() if self.after else ():
+            if isinstance(m, nn.Conv2d):
+                nn.init.kaiming_normal_(m.weight, mode="fan_out", nonlinearity="leaky_relu")
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 1"]:
-        h = F.adaptive_avg_pool2d(self.body(x), 4)  # 4x4 already, for images of this side
-        return self.out(F.leaky_relu(h, 0.2).flatten(1))
+        h = self.body[0](x)
+        h = self.body[1:](F.leaky_relu(h, 0.2) if self.after else h)
+        h = F.adaptive_avg_pool2d(h, 4)  # 4x4 already, for images of this side
+        return self.out((h if self.after else F.leaky_relu(h, 0.2)).flatten(1))
 
 
 class Residual(Part):
-    """x + 0.1 (two 3x3 convolutions), with a 1x1 convolution of x where the channels change."""
+    """x + 0.1 (two 3x3 convolutions), with a 1x1 convolution of x where the channels change.
+
+    Args:
+        c_in: channels of x.
+        c_out: of the sum.
+        after: whether the sum is activated (x was), or what goes into the convolutions.
+    """
 
     c_in: int
     c_out: int
+    after: bool = False
 
     def __post_init__(self) -> None:
         middle, same = min(self.c_in, self.c_out), self.c_in == self.c_out
@@ -58,5 +73,6 @@ class Residual(Part):
         self.skip = nn.Identity() if same else nn.Conv2d(self.c_in, self.c_out, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        r = self.conv2(F.leaky_relu(self.conv1(F.leaky_relu(x, 0.2)), 0.2))
-        return torch.add(self.skip(x), r, alpha=0.1)
+        r = self.conv1(x if self.after else F.leaky_relu(x, 0.2))
+        x = torch.add(self.skip(x), self.conv2(F.leaky_relu(r, 0.2)), alpha=0.1)
+        return F.leaky_relu(x, 0.2) if self.after else x

@@ -6,7 +6,7 @@ Pairs of 3x3 convolutions, max-pooling on the way down, bilinear interpolation o
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -16,9 +16,19 @@ from torch.nn import functional as F
 from sfumato.nets.layers import BlurUp, Norm, check_size, make_norm
 from sfumato.part import Part
 
+SIZES: dict[str, dict[str, Any]] = {
+    "tiny": {"base": 8, "levels": 2, "residual": True, "edge": "replicate"},
+    "small": {"base": 24, "levels": 3, "residual": True, "edge": "replicate"},
+    "medium": {"base": 32, "levels": 4, "residual": True, "edge": "replicate"},
+    "paper": {"base": 48, "levels": 4},
+}
+"""tiny: for tests; small: pictures of 32 to 64 pixels on a CPU; paper: the published network."""
+
 
 class TransportUNet(Part):
     """(B, channels + noise, H, W) -> (B, channels, H, W), without bounds.
+
+    As published but for the convolutions' biases, which batch norm takes out again.
 
     Args:
         channels: of the images.
@@ -29,6 +39,8 @@ class TransportUNet(Part):
         edge: zeros (the paper's) or replicate, with which the map cannot know where the edge is, and draws
             no frame.
         residual: whether it begins as the identity map and learns the difference.
+        corners: whether the way up keeps the corners' pixels where they are (align_corners, the paper's),
+            and not the pictures' edges.
     """
 
     channels: int = 3
@@ -38,6 +50,7 @@ class TransportUNet(Part):
     norm: Norm = "batch"
     edge: Literal["zeros", "replicate"] = "zeros"
     residual: bool = False
+    corners: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.levels <= 16:
@@ -52,7 +65,9 @@ class TransportUNet(Part):
             width = max(self.base, skip // 2)
             self.up.append(self._pair(skip + c, (skip + c) // 2, width))
             c = width
-        self.out, self.enlarge = nn.Conv2d(c, self.channels, 1), BlurUp()
+        self.out = nn.Conv2d(c, self.channels, 1)
+        corners = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True)
+        self.enlarge = corners if self.corners else BlurUp()
         if self.residual:
             nn.init.zeros_(self.out.weight)
 
