@@ -224,3 +224,19 @@ def test_a_critic_has_no_more_layers_than_asked_for_and_than_its_size_has():
     assert gan.make_critic("small", 3, 256, 1, *how).n_layers == 1
     assert gan.make_critic("tiny", 3, 256, 3, *how).n_layers == 1
     assert gan.make_critic("small", 3, 256, 3, *how).n_layers == 3
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("antialias", [True, False])
+def test_the_gradient_through_instance_norm_is_that_of_finite_differences(
+    batch, antialias, float64
+):
+    """At batch 1 torch 2.13's CPU kernel fails for a channels_last cotangent; our networks make none."""
+    torch.manual_seed(0)
+    net, x = ResNet(ngf=4, n_blocks=1, antialias=antialias), torch.randn(batch, 3, 16, 16)
+    way, cotangent, h = torch.randn_like(x), torch.randn_like(x), 1e-5
+    value = lambda x: (net(x) * cotangent).sum()
+    with torch.no_grad():
+        want = (value(x + h * way) - value(x - h * way)) / (2 * h)
+    (slope,) = torch.autograd.grad(value(x.requires_grad_()), x)
+    assert (slope * way).sum().item() == pytest.approx(want.item(), rel=1e-5)
