@@ -8,9 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from sfumato.data import tile, write_png
 from sfumato.fit import Diverged, State, fit, learning_rate, machine
-from sfumato.heldout import held_out_loss, preview
+from sfumato.heldout import held_out_loss, look
 from sfumato.part import Part
 from sfumato.tensors import read_tensors, write_tensors
 
@@ -343,16 +342,18 @@ def test_the_rate_is_held_for_its_share_of_the_steps_then_falls_to_the_end():
     assert rates[110] == pytest.approx(0.0)
 
 
-def test_previews_are_source_result_and_target(tmp_path):
+def test_previews_are_source_result_and_target():
     class Negative(Line):
         def translate(self, x):
             return -x
 
     class Pictures:
+        kind = "pairs"
+
         def first(self, n):
             return torch.full((n, 3, 4, 4), 0.2), torch.full((n, 3, 4, 4), 0.6)
 
-    preview(State(Negative()), Pictures(), tmp_path, torch.device("cpu"), n=2)
-    rows = [torch.full((2, 3, 4, 4), v) for v in (0.2, -0.2, 0.6)]
-    write_png(tmp_path / "want.png", tile(torch.cat(rows), 2))
-    assert (tmp_path / "step_000000.png").read_bytes() == (tmp_path / "want.png").read_bytes()
+    seen = look(State(Negative()), Pictures(), Pictures(), torch.device("cpu"), n=2)
+    assert list(seen.rows) == ["source", "result", "target"]
+    for row, value in zip(seen.rows.values(), (0.2, -0.2, 0.6), strict=True):
+        assert torch.equal(row, torch.full((2, 3, 4, 4), value))
