@@ -22,13 +22,14 @@ from PIL import Image
 
 import sfumato
 from sfumato import cli
-from sfumato.data import base64_png, read_image
+from sfumato.data import Preparation, base64_png, read_image, write_png
+from sfumato.errors import UserError
 from sfumato.evaluate import compare, evaluate
 from sfumato.evaluate.entries import Entry
 from sfumato.evaluate.features import Lite0
 from sfumato.evaluate.intervals import Interval
 from sfumato.evaluate.learned import named_features
-from sfumato.evaluate.measures import measures
+from sfumato.evaluate.measures import differences, measures
 from sfumato.evaluate.page import table, text
 from sfumato.evaluate.protocol import Protocol
 from sfumato.evaluate.rows import Row
@@ -430,6 +431,157 @@ def test_scores_that_are_none(root, entries, tmp_path, content):
         file.write_text(content)
     with pytest.raises(ValueError, match="holds no scores: expected an evaluation's scores.json"):
         run(root, tmp_path / "out", [entries["folder"], f"scores={file}"])
+
+
+# ---- every picture is prepared as the results' sources were -------------------------------------
+
+
+ALL = Protocol("all", "", metrics=("l2", "ssim"))
+
+
+def wide(folder, n, seed, shape=(16, 32)):
+    """Pictures that are no squares, of detail everywhere."""
+    folder.mkdir(parents=True)
+    for i, p in enumerate(np.random.default_rng(seed).integers(0, 256, (n, *shape, 3), np.uint8)):
+        Image.fromarray(p).save(folder / f"{i}.png")
+    return folder
+
+
+def copies(source, folder, said, **how):
+    """Results that are exactly their sources, prepared, with the run.json of a translation."""
+    for file in source.iterdir():
+        prepare = Preparation((16, 16), **how)
+        write_png(folder / file.name, prepare.read(file).image)
+    run = {"seed": 0, "method": "m", "options": {}, "weights": {}, "versions": {}} | said
+    (folder / "run.json").write_text(json.dumps({"run": run, "from": {}, "result": None}))
+    return folder
+
+
+STRETCH = Preparation((16, 16), "stretch").to_json()
+
+
+@pytest.mark.parametrize(
+    "said", [{"preparation": STRETCH}, {"size": 16, "resize": "stretch", "upscale": False}],
+    ids=["as now", "as before"],
+)  # fmt: skip
+def test_exact_copies_of_stretched_sources_are_perfect(tmp_path, said):
+    """With truth, references and training pictures, in scores, controls, audit and protocol."""
+    source, target = wide(tmp_path / "s", N, 0), wide(tmp_path / "t", N, 1)
+    made = copies(source, tmp_path / "r", said, resize="stretch")
+    how = {"target": target, "truth": source, "train": target, "protocol": ALL}
+    c = evaluate(made, source, **how)
+    rows = {r.label: r for r in c.rows}
+    for label in ("r", "copy"):
+        for other in ("source", "truth"):
+            assert rows[label].numbers[f"{other}/ssim"].value == pytest.approx(1, abs=1e-6)
+            assert rows[label].numbers[f"{other}/l2"].value == 0
+    assert c.judge.real()["kid"].value < 0
+    assert rows["r"].audit.leaks == N
+    assert {p["resize"] for p in c.protocol["preparation"].values()} == {"stretch"}
+    assert c.protocol["results"]["r"]["preparation"]["resize"] == "stretch"
+
+
+def test_pictures_from_elsewhere_are_cropped_or_as_is_said(tmp_path):
+    source, target = wide(tmp_path / "s", N, 0), wide(tmp_path / "t", N, 1)
+    made = copies(source, tmp_path / "r", {}, resize="stretch")
+    (made / "run.json").unlink()
+    how = {"target": target, "protocol": ALL}
+    cropped, told = evaluate(made, source, **how), evaluate(made, source, resize="stretch", **how)
+    assert cropped.rows[0].numbers["source/ssim"].value < 0.6
+    assert told.rows[0].numbers["source/ssim"].value == pytest.approx(1, abs=1e-6)
+    assert cropped.protocol["results"]["r"]["preparation"] == "not known"
+    assert differences(cropped.judge.record, told.judge.record) == ["preparation"]
+
+
+def test_halves_of_pictures_side_by_side(tmp_path):
+    """Sources are left halves, truths and references right ones, where they come side by side."""
+    both, alone = wide(tmp_path / "ab", N, 0, (16, 32)), tmp_path / "b"
+    alone.mkdir()
+    for file in both.iterdir():
+        Image.open(file).crop((16, 0, 32, 16)).save(alone / file.name)
+    made = copies(both, tmp_path / "r", {"preparation": Preparation((16, 16), side="left").to_json()},
+                  side="right")  # fmt: skip
+    for partners in (both, alone):
+        c = evaluate(made, both, target=partners, truth=partners, train=partners, protocol=ALL)
+        rows = {r.label: r.numbers for r in c.rows}
+        assert rows["r"]["truth/l2"].value == 0
+        assert rows["r"]["source/l2"].value == pytest.approx(rows["copy"]["truth/l2"].value)
+        assert rows["copy"]["source/l2"].value == 0
+        assert rows["r"]["kid"].value < 0
+    assert c.protocol["preparation"]["source"]["side"] == "left"
+
+
+def test_a_model_that_was_trained_on_stretched_pictures_is_compared_on_them(tmp_path):
+    torch.manual_seed(0)
+    part = sfumato.find("diffusion")(net="tiny", domains=("cat", "dog"))
+    sfumato.save(part, tmp_path / "model", info={"size": 16, "data": {"resize": "stretch"}})
+    source, target = wide(tmp_path / "s", N, 0), wide(tmp_path / "t", N, 1)
+    entry = f"sdedit target={tmp_path}/model:dog steps=1 strength=0"  # the source itself
+    c = compare(source, tmp_path / "out", [entry], target=target, protocol=ALL)
+    assert c.rows[0].numbers["source/ssim"].value == pytest.approx(1, abs=1e-6)
+
+
+def test_a_protocol_with_a_size_cuts_as_the_results_were_cut(tmp_path):
+    source, target = wide(tmp_path / "s", N, 0), wide(tmp_path / "t", N, 1)
+    made = copies(source, tmp_path / "r", {"preparation": Preparation((16, 16)).to_json()})
+    sized = Protocol("sized", "", size=24, metrics=("l2",))
+    assert (
+        evaluate(made, source, target=target, protocol=sized).rows[0].numbers["source/l2"].value
+        == 0
+    )
+
+
+def test_preparations_that_differ_are_refused_before_any_translation(
+    root, entries, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(
+        import_module("sfumato.evaluate.cells"),
+        "translate",
+        lambda *_, **__: pytest.fail("translated"),
+    )
+    source, target = wide(tmp_path / "s", N, 0), wide(tmp_path / "t", N, 1)
+    made = copies(source, tmp_path / "r", {"preparation": STRETCH}, resize="stretch")
+    how = {"target": target, "protocol": FAST}
+    with pytest.raises(
+        UserError, match=r"--resize crop and r differ in how .* \(resize crop and stretch\)"
+    ):
+        evaluate(made, source, resize="crop", **how)
+    with pytest.raises(UserError, match=r"r and ddib differ in how .* \(resize stretch and crop\)"):
+        compare(source, tmp_path / "out", [f"folder={made}", entries["ddib"]], **how)
+    with pytest.raises(UserError, match=r"several sizes \(CUT 16x16, ddib 12x12\)"):
+        run(root, tmp_path / "out", [entries["folder"], entries["ddib"]], size=12)
+    with pytest.raises(UserError, match=r"0.png is 16x16 pixels, smaller than the 32x32"):
+        run(root, tmp_path / "out", [entries["ddib"]], size=32)
+    (tmp_path / "x.json").write_text('{"protocol": {"protocol": 1}, "rows": []}')
+    with pytest.raises(UserError, match="was scored under another protocol"):
+        run(root, tmp_path / "out", [entries["ddib"], f"scores={tmp_path}/x.json"])
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_enlarged_or_left_out_is_said(root, tmp_path):
+    small = pictures(tmp_path / "small", N, 2, 90, side=8)
+    (small / "x.heic").write_bytes(b"")
+    c = run(root, tmp_path / "out", [f"folder={root}/results"], target=small)
+    assert any(
+        n.startswith(f"{N} of {N} reference pictures are smaller than 16x16") for n in c.notes
+    )
+    assert any("x.heic" in n for n in c.notes)
+    assert not any(
+        "enlarged" in n for n in run(root, tmp_path / "2", [f"folder={root}/results"]).notes
+    )
+
+
+def test_the_test_pictures_of_a_data_set_are_taken(root, tmp_path):
+    for split, role in (("train", "train"), ("test", "target")):
+        shutil.copytree(root / role, tmp_path / "dogs" / split)
+        shutil.copytree(root / "source", tmp_path / "both" / split / "a")
+        shutil.copytree(root / role, tmp_path / "both" / split / "b")
+    dogs = tmp_path / "dogs"
+    c = run(root, tmp_path / "out", [f"folder={root}/results"], target=dogs, train=dogs)
+    assert (c.judge.target.folder, c.judge.train.folder) == (dogs / "test", dogs / "train")
+    assert f"of {dogs} the pictures in {dogs}/test are taken" in c.notes
+    with pytest.raises(UserError, match=r"both holds the domains a, b: name one, such as .*test/a"):
+        run(root, tmp_path / "out", [f"folder={root}/results"], target=tmp_path / "both")
 
 
 # ---- mistakes -----------------------------------------------------------------------------------

@@ -6,15 +6,17 @@ import hashlib
 import json
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sfumato.data.folders import replacing, write_text
+from sfumato.data.preparation import Preparation
+from sfumato.errors import UserError
 from sfumato.evaluate.entries import Entry
 from sfumato.evaluate.memory import peak_memory
 from sfumato.evaluate.pictures import ImageSet, Pictures, hash_of
-from sfumato.folder import resolve
+from sfumato.folder import describe_folder, resolve
 from sfumato.record import read_run
 from sfumato.terminal import say
 from sfumato.translate import translate
@@ -41,9 +43,16 @@ class Cells:
     """Folders of results, one for each entry and seed, made when they are not there."""
 
     def __init__(
-        self, source: Path, out: Path, size: int | None, batch: int | None, device: str
+        self, source: Path, out: Path, given: Mapping[str, Any], batch: int | None, device: str
     ) -> None:
-        self.source, self.out, self.size, self.batch, self.device = source, out, size, batch, device
+        """given: size, resize and side, where they are other than in the models' training."""
+        self.source, self.out, self.given, self.batch, self.device = (
+            source,
+            out,
+            given,
+            batch,
+            device,
+        )
 
     def folder(self, e: Entry, seed: int) -> Path:
         """Where these results lie: named after contents, so that all of it can be moved."""
@@ -52,7 +61,17 @@ class Cells:
             for role, name in e.roles.items()
         }
         options = {k: hash_of(Path(v)) if k == "mask" and v else v for k, v in e.options.items()}
-        what = [Pictures(self.source).digest, e.method, weights, options, seed, self.size]
+        trained = {r: describe_folder(resolve(n)[0])["info"] for r, n in e.roles.items()}
+        how = {role: Preparation.of(info).to_json() for role, info in trained.items()}
+        what = [
+            Pictures(self.source).digest,
+            e.method,
+            weights,
+            options,
+            seed,
+            how,
+            dict(self.given),
+        ]
         key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:8]
         return self.out / "cells" / f"{e.slug}-seed{seed}-{key}"
 
@@ -67,8 +86,10 @@ class Cells:
             with peak_memory() as peak:
                 done = translate(
                     self.source, folder, method=e.method, **roles, seed=seed, batch=self.batch,
-                    size=self.size, device=self.device, options=e.options, strict=True,
+                    **self.given, device=self.device, options=e.options,
                 )  # fmt: skip
+            for file, why in done.skipped.items():
+                raise UserError(why if file in why else f"{file}: {why}")
             cost = folder.with_suffix(folder.suffix + ".json")
             if done.written and peak():
                 write_text(cost, json.dumps({"megabytes": peak()}))

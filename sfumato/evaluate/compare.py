@@ -13,22 +13,22 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
 from sfumato.data.folders import write_text
+from sfumato.data.preparation import Resize, Side
 from sfumato.errors import UserError
 from sfumato.evaluate.cells import Cells, progress, sources_of
 from sfumato.evaluate.entries import TAKEN, Entry, distinct, entries_of
 from sfumato.evaluate.measures import Scores, Task
 from sfumato.evaluate.page import render
-from sfumato.evaluate.pictures import ImageSet, Pictures, controls, matched
+from sfumato.evaluate.pictures import ImageSet, controls
 from sfumato.evaluate.protocol import Protocol, named_protocol
+from sfumato.evaluate.ready import part_of, ready
 from sfumato.evaluate.rows import Comparison, Row, add_extras, elsewhere, withhold
 from sfumato.evaluate.score import Judge
 from sfumato.evaluate.tradeoff import at_equal_l2
-from sfumato.translator import options_of, translator
 
 
 def compare(
@@ -49,6 +49,8 @@ def compare(
     seeds: int = 1,
     limit: int | None = None,
     size: int | None = None,
+    resize: Resize | None = None,
+    side: Side | None = None,
     batch: int | None = None,
     round_trip: bool = False,
     device: str = "auto",
@@ -74,6 +76,9 @@ def compare(
         seeds: how many seeds; 4 and more show how sure a method is.
         limit: translate only so many of the sources, evenly through the folder.
         size: side of the pictures in pixels; by default that of the models' training.
+        resize: how pictures get that size, crop or stretch; by default as in the models' training, and
+            as the run.json of a folder of results says; pictures from elsewhere: crop.
+        side: of pictures that hold two side by side: left, right, or whole; by default the same.
         batch: pictures at a time.
         round_trip: translate back, too, where a method has both source and target.
         device: auto, cpu, cuda or cuda:N.
@@ -93,27 +98,22 @@ def compare(
         out.is_dir() and (not (had := set(out.iterdir())) or {p.name for p in had} & ours)
     ):
         raise UserError(f"{out} holds something else than a comparison: choose another --out")
-    source = sources_of(Path(source), limit, out)
-    names = Pictures(source).names
-
-    def judged(like: ImageSet) -> Judge:
-        return Judge(
-            source, target, like, truth=truth, train=train, protocol=rules, weights=inception,
-            groups=groups, task=task, classifier=classifier,
-        )  # fmt: skip
-
-    pictures: dict[str, list[ImageSet]] = {}
+    notes: list[str] = []
+    source, target = part_of(source, "test", notes, chosen), part_of(target, "test", notes)
+    truth, train = truth and part_of(truth, "test", notes), train and part_of(train, "train", notes)
+    source = sources_of(source, limit, out)
     # what is wrong is said before hours of translation
-    network = judged(Pictures(source)).features
-    for e in chosen:
-        if e.folder is not None:
-            there = Pictures(e.folder)
-            there = there.only(names, "result", "sources") if limit else there
-            pictures[e.label] = [matched(there, names)]
-        elif e.scores is None:
-            options_of(translator(e.method, **dict[str, Any](e.roles)), e.options)
+    how = {"size": size, "resize": resize, "side": side}
+    pictures, prepare, seen = ready(chosen, source, rules, how, limit is not None)
+    judge = Judge(
+        source, target, seen, truth=truth, train=train, protocol=rules, weights=inception,
+        groups=groups, task=task, classifier=classifier, prepare=prepare,
+    )  # fmt: skip
+    others = [elsewhere(e, judge.record) if e.scores is not None else [] for e in chosen]
+    notes += judge.said()
+    judge.embed(judge.target, judge.features)  # kept for the scores
 
-    work = Cells(Path(source), out, size, batch, device)
+    work = Cells(source, out, how, batch, device)
     backs: dict[str, ImageSet] = {}
     costs: dict[str, dict[str, float]] = {}
     for e in chosen:
@@ -124,17 +124,13 @@ def compare(
             swapped = dict(e.roles) | {"source": e.roles["target"], "target": e.roles["source"]}
             back = replace(e, label=f"{e.label} back", roles=swapped)
             cell = work.folder(e, seed)
-            backs[e.label] = Cells(cell, out, size, batch, device).run(back, [seed])[0][0]
-    first = next((pictures[e.label] for e in chosen if e.scores is None), [Pictures(source)])[0]
-    judge = judged(first)
-    judge.features = network
-    notes: list[str] = []
-
+            whole = how | {"side": "whole"}
+            backs[e.label] = Cells(cell, out, whole, batch, device).run(back, [seed])[0][0]
     rows: list[Row] = []
     todo: list[tuple[Row, list[ImageSet], list[ImageSet | None]]] = []
-    for e in chosen:
+    for e, known in zip(chosen, others, strict=True):
         if e.scores is not None:
-            rows += elsewhere(e, judge.record)
+            rows += known
             continue
         rows.append(Row(e.label, e.family, "method", {}, cost=costs.get(e.label, {})))
         sets = pictures[e.label]
@@ -207,6 +203,8 @@ def evaluate(
     groups: str | None = None,
     task: Task | str | None = None,
     classifier: Callable[[Tensor], Tensor] | None = None,
+    resize: Resize | None = None,
+    side: Side | None = None,
 ) -> Comparison:
     """Scores one folder of results, beside the trivial controls: table, JSON and a page.
 
@@ -224,6 +222,9 @@ def evaluate(
         groups: FILE.csv:COLUMN; pictures of one group are no independent evidence.
         task: labels that results are scored by against the truth's: land_water, relief_water.
         classifier: images (B, 3, H, W) -> (B,) 1 for the target domain; a linear probe by default.
+        resize: how sources were brought to the results' size, crop or stretch; by default what the
+            results' run.json says, and crop for pictures from elsewhere.
+        side: of sources that hold two pictures side by side: left, right, or whole; by default the same.
 
     Raises:
         UserError: names that do not match, pictures that cannot be read, an unknown protocol.
@@ -234,7 +235,7 @@ def evaluate(
     return compare(
         source, out, [Entry(label, label, folder=str(results))], target=target,
         truth=truth, train=train, protocol=protocol, features=features, inception=inception,
-        groups=groups, task=task, classifier=classifier,
+        groups=groups, task=task, classifier=classifier, resize=resize, side=side,
     )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ import csv
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Protocol, Self
@@ -17,8 +18,10 @@ from typing import Protocol, Self
 import torch
 from torch import Tensor
 
-from sfumato.data import find_images, fit_image, read_image
-from sfumato.data.listing import stem_of
+from sfumato.data.decode import inspect
+from sfumato.data.header import Refused
+from sfumato.data.listing import list_pictures, said, stem_of
+from sfumato.data.preparation import Preparation, to_float
 from sfumato.errors import UserError
 from sfumato.record import sha256
 
@@ -56,17 +59,26 @@ class Pictures:
 
     Args:
         folder: searched with its subfolders.
-        size: (height, width) they are brought to as `sfumato translate` does it (scaled to cover,
-            centre cut out); None: as they are.
+        size: (height, width) they are brought to; None: as they are.
+        prepare: how, as `sfumato translate` did it with the sources; its own size and upscale are not
+            asked.
 
     Raises:
         UserError: no pictures, or two of one name.
     """
 
-    def __init__(self, folder: str | Path, size: tuple[int, int] | None = None) -> None:
-        self.folder, self.size = Path(folder), size
+    def __init__(
+        self,
+        folder: str | Path,
+        size: tuple[int, int] | None = None,
+        prepare: Preparation = Preparation(),  # noqa: B008
+    ) -> None:
+        self.folder, self.size, self.prepare = Path(folder), size, prepare
+        self.frame: tuple[int, int] | None = None
         self.files: dict[str, Path] = {}
-        for file in find_images(folder):
+        listing = list_pictures(folder)
+        self.left_out = said(folder, listing.pictures_left_out)
+        for file in listing.files:
             name = stem_of(file.relative_to(folder).as_posix())
             if name in self.files:
                 raise UserError(f"{self.files[name]} and {file} have one name: rename one")
@@ -83,34 +95,62 @@ class Pictures:
 
     @property
     def digest(self) -> str:
-        """sha256 over names and contents, and the size they are brought to."""
+        """sha256 over names and contents, and how they are read, unless it is as they are."""
         lines = [f"{n} {h}\n" for n, h in zip(self.names, self.hashes, strict=True)]
-        size = "" if self.size is None else str(self.size)
-        return hashlib.sha256(os.fsencode("".join([*lines, size]))).hexdigest()
+        how = (self.size, self.frame, str(self.prepare))
+        said = "" if how == (None, None, str(Preparation())) else str(how)
+        return hashlib.sha256(os.fsencode("".join([*lines, said]))).hexdigest()
 
     def __len__(self) -> int:
         return len(self.files)
 
     def get(self, indices: Sequence[int]) -> Tensor:
         files = list(self.files.values())
-        images = [read_image(files[i]) for i in indices]
-        if self.size is not None:
-            images = [
-                fit_image(x, self.size, "crop", upscale=True, name=files[i])
-                for i, x in zip(indices, images, strict=True)
-            ]
+        images = [self._read(files[i]) for i in indices]
         if len(shapes := {x.shape[1:] for x in images}) > 1:
             (h, w), (h2, w2) = sorted(shapes)[:2]
             raise UserError(
                 f"the pictures of {self.folder} have several sizes ({w}x{h}, {w2}x{h2}, ...): bring "
                 f"them to one, or choose a protocol with a size"
             )
-        return torch.stack([torch.from_numpy(x) for x in images])
+        return torch.stack(images)
+
+    def _read(self, file: Path) -> Tensor:
+        how = replace(self.prepare, size=self.size, upscale=True)
+        samples = how.samples(file)[0]
+        if self.frame is not None and how.resize == "crop":
+            (h, w), (a, b) = samples.shape[1:], self.frame
+            scale = min(h / a, w / b)
+            a, b = max(1, round(a * scale)), max(1, round(b * scale))
+            samples = samples[:, (h - a) // 2 :][:, :a, (w - b) // 2 :][..., :b]
+        return torch.from_numpy(to_float(how.fit(samples, file))).expand(3, -1, -1)
+
+    def sizes(self) -> dict[str, tuple[int, int]]:
+        """(height, width) of every file, or of its half, by its header: quick, before anything is read.
+
+        Raises:
+            UserError: a file is none that can be read.
+        """
+        halves = 1 if self.prepare.side == "whole" else 2
+        found = {}
+        for name, file in self.files.items():
+            try:
+                header = inspect(file.read_bytes())
+            except (Refused, OSError) as error:
+                raise UserError(f"{file} {error}") from None
+            found[name] = (header.height, header.width // halves)
+        return found
 
     def fitted(self, size: tuple[int, int] | None) -> Self:
         """The same pictures at another size."""
         other = copy.copy(self)
         other.size = size
+        return other
+
+    def framed(self, frame: tuple[int, int]) -> Self:
+        """The same pictures at their own scale, cut as for that size (height, width)."""
+        other = copy.copy(self)
+        other.frame = frame
         return other
 
     def only(self, names: Sequence[str], what: str, others: str) -> Self:

@@ -17,9 +17,9 @@ from sfumato.evaluate.entries import Entry
 from sfumato.evaluate.intervals import Interval, bootstrap_mean
 from sfumato.evaluate.measures import Scores, differences
 from sfumato.evaluate.pictures import ImageSet, Pictures, chunks
+from sfumato.evaluate.prepared import run_of
 from sfumato.evaluate.score import Judge
 from sfumato.evaluate.uncertainty import Calibration, calibration
-from sfumato.record import read_run
 
 FAR = 2
 """Times the KID of a copy: results beyond are of neither domain (noise: 9 to 26 times)."""
@@ -100,13 +100,13 @@ class Comparison:
 
 
 def _origin(results: Sequence[ImageSet]) -> dict[str, Any]:
-    """What the run.json of translated pictures says of them; nothing, where there is none."""
+    """What the run.json of translated pictures says of them; how they were prepared is not known without."""
     folders = [s.folder for s in results if isinstance(s, Pictures)]
-    runs = [read_run(f)["run"] for f in folders if (f / "run.json").exists()]
+    runs = [run for f in folders if (run := run_of(f))]
     if not runs:
-        return {}
+        return {"preparation": "not known"} if folders else {}
     return {"seeds": [run["seed"] for run in runs]} | {
-        key: runs[0][key] for key in ("method", "options", "weights", "versions")
+        key: runs[0][key] for key in ("method", "options", "weights", "versions", "preparation")
     }
 
 
@@ -180,6 +180,10 @@ def elsewhere(e: Entry, record: dict[str, Any]) -> list[Row]:
         raise UserError(
             f"{e.scores} holds no scores: expected an evaluation's scores.json"
         ) from None
+    if record["preparation"] is not None:  # older evaluations cropped everything
+        cropped = {"resize": "crop", "channels": 3, "side": "whole"}
+        old = {role: how | cropped for role, how in record["preparation"].items()}
+        other = {"preparation": old} | other
     if changed := differences(other, record):
         raise UserError(
             f"{e.scores} was scored under another protocol ({', '.join(sorted(changed))} differ): numbers "

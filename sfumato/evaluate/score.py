@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sfumato.data.preparation import Preparation
 from sfumato.errors import UserError, choose
 from sfumato.evaluate import metrics
 from sfumato.evaluate.features import Features, Inception, cache_folder, extract
@@ -26,9 +28,11 @@ from sfumato.evaluate.intervals import (
 )
 from sfumato.evaluate.learned import Learned, named_features
 from sfumato.evaluate.measures import TASKS, Scores, Task, caveats, measures
-from sfumato.evaluate.pictures import Derived, ImageSet, Pictures, chunks, matched, read_groups
+from sfumato.evaluate.pictures import ImageSet, Pictures, chunks, matched, read_groups
+from sfumato.evaluate.prepared import enlarged, partners
 from sfumato.evaluate.probe import crossed
-from sfumato.evaluate.protocol import Protocol, named_protocol, resized
+from sfumato.evaluate.protocol import Protocol, named_protocol
+from sfumato.evaluate.views import Views
 from sfumato.versions import version
 
 
@@ -38,7 +42,7 @@ class Judge:
     Args:
         source: folder of the sources; results are matched to them by name.
         target: folder of real pictures of the target domain, the reference of FD and KID.
-        like: any set of results; its picture size is that of all.
+        like: any set of results, whose picture size is that of all, or that (height, width).
         truth: folder of the right answers, of the sources' names.
         train: folder of the target pictures a method was trained on: tells whether sources and truths
             were held out.
@@ -49,6 +53,8 @@ class Judge:
         task: image (B, 3, H, W) -> labels (B, H, W), compared with the truth's; or a name of `TASKS`.
         classifier: images -> (B,) 1 where they are of the target domain; a linear probe by default.
         resamples: of the bootstrap.
+        prepare: how the results' sources were prepared, and so how sources, truths, references and
+            training pictures are brought to the results' size; None: not known, cropped.
 
     Raises:
         UserError: names or counts that do not match, an unknown protocol, unreadable pictures.
@@ -58,7 +64,7 @@ class Judge:
         self,
         source: str | Path,
         target: str | Path,
-        like: ImageSet,
+        like: ImageSet | tuple[int, int],
         *,
         truth: str | Path | None = None,
         train: str | Path | None = None,
@@ -68,6 +74,7 @@ class Judge:
         task: Task | str | None = None,
         classifier: Callable[[Tensor], Tensor] | None = None,
         resamples: int = 1000,
+        prepare: Preparation | None = None,
     ) -> None:
         self.protocol = protocol if isinstance(protocol, Protocol) else named_protocol(protocol)
         self.weights, self.resamples, self.classifier = weights, resamples, classifier
@@ -75,16 +82,20 @@ class Judge:
             raise UserError("a task is scored against the truth's labels: give --truth, too")
         self.task_name = task if isinstance(task, str) else getattr(task, "__name__", None)
         self.task = TASKS[choose("task", task, TASKS)] if isinstance(task, str) else task
-        self.source, self.target = Pictures(source), Pictures(target)
-        self.truth = Pictures(truth).only(self.source.names, "truth", "sources") if truth else None
-        self.train = Pictures(train) if train else None
+        self.known = prepare is not None
+        self.source = Pictures(source, prepare=prepare or Preparation())
+        self.target = partners(target, self.source)
+        answers = partners(truth, self.source) if truth else None
+        self.truth = answers and answers.only(self.source.names, "truth", "sources")
+        self.train = partners(train, self.source) if train else None
         if min(len(self.source), len(self.target)) < 2:
             small = self.source if len(self.source) < 2 else self.target
             raise UserError(
                 f"{small.folder} holds one picture: a comparison needs 2 or more, best 100s"
             )
-        h, w = like.get([0]).shape[-2:]
+        h, w = like if isinstance(like, tuple) else like.get([0]).shape[-2:]
         self.size = (h, w)
+        self.views = Views(self.protocol, self.size, self.known)
         self._seen: dict[str, Tensor] = {}
         self.groups = read_groups(groups, self.source.names) if groups else None
         self.target_groups = None
@@ -93,21 +104,13 @@ class Judge:
 
     # ---- what is compared, at which size --------------------------------------------------------
 
-    def _pixels(self, images: ImageSet) -> ImageSet:
-        p = self.protocol
-        if p.size is not None:
-            return Derived(images, lambda x: resized(x, p.size, p.filter), f"{p.size} {p.filter}")
-        return images.fitted(self.size) if isinstance(images, Pictures) else images
-
-    def _featured(self, images: ImageSet) -> ImageSet:
-        p = self.protocol
-        if (side := p.feature_size) is not None:
-            return Derived(
-                images, lambda x: resized(x, side, p.feature_filter), f"{side} {p.feature_filter}"
-            )
-        if p.size is None and isinstance(images, Pictures):
-            return images.fitted(self.size)
-        return images
+    def said(self) -> list[str]:
+        """What is left out of the folders, and what of them is enlarged to be compared, in words."""
+        sets = {"source": self.source, "truth": self.truth, "reference": self.target}
+        known = {role: s for role, s in (sets | {"training": self.train}).items() if s}
+        return [s.left_out for s in known.values() if s.left_out] + enlarged(
+            known, self.views.shown
+        )
 
     @cached_property
     def features(self) -> Features:
@@ -125,7 +128,7 @@ class Judge:
         """Features (N, D) of a set at the protocol's size, kept for the next time."""
         if features is self.eyes and images.digest in self._seen:
             return self._seen[images.digest]
-        view = self._featured(images)
+        view = self.views.featured(images)
         return extract(features, view, cache=cache_folder() / "features", key=view.digest)
 
     # ---- the record -----------------------------------------------------------------------------
@@ -142,8 +145,13 @@ class Judge:
             held = sum(h in seen for s in tested if s for h in s.hashes)
         split = "not known" if held is None else "held out" if held == 0 else "training"
         sets = {"source": self.source, "reference": self.target, "truth": self.truth}
+        prepared = {
+            role: replace(s.prepare, size=None, upscale=True).to_json()
+            for role, s in sets.items() if s
+        }  # fmt: skip
         return {
             "protocol": self.protocol.to_json(), "size": list(self.size), "split": split,
+            "preparation": prepared if self.known or self.protocol.size is None else None,
             "pictures": {k: {"count": len(s), "sha256": s.digest} for k, s in sets.items() if s},
             "features": self.features.describe(),
             "task": self.task_name, "groups": self.groups and len(set(self.groups)),
@@ -223,11 +231,11 @@ class Judge:
         self, many: Sequence[ImageSet], backs: Sequence[ImageSet | None]
     ) -> list[dict[str, Tensor]]:
         """Measures of single results by key, each (N, ...), for every set."""
-        others = {"source": self._pixels(self.source)}
+        others = {"source": self.views.pixels(self.source)}
         if self.truth is not None:
-            others["truth"] = self._pixels(self.truth)
-        shown = many if self.protocol.size is None else [self._pixels(s) for s in many]
-        returned = [s and self._pixels(s) for s in backs]
+            others["truth"] = self.views.pixels(self.truth)
+        shown = many if self.protocol.size is None else [self.views.pixels(s) for s in many]
+        returned = [s and self.views.pixels(s) for s in backs]
         see = "perceptual" in self.protocol.metrics
         rows: list[list[dict[str, Tensor]]] = [[] for _ in many]
         for indices in chunks(len(self.source)):

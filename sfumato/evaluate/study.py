@@ -24,6 +24,7 @@ from sfumato.data import base64_png
 from sfumato.data.folders import write_text
 from sfumato.errors import UserError
 from sfumato.evaluate.pictures import Pictures
+from sfumato.evaluate.prepared import made_by, shared
 
 FORMAT = 1
 QUESTION = "Which translated image is better? It should look realistic and keep the structure of the source."
@@ -67,7 +68,9 @@ def study(
         raise UserError(f"count {count} and repeats {repeats}: expected at least 1 and at least 0")
     if len(set(names)) != 2:
         raise UserError(f"both methods are named {names[0]!r}: give them two names")
+    made = {name: made_by(Path(folder)) for name, folder in zip(names, (ours, theirs), strict=True)}
     sets = [Pictures(folder) for folder in (source, ours, theirs)]
+    sets[0].prepare = shared(made) or sets[0].prepare
     for images in sets[1:]:
         _same_names(images, sets[0])
     key = _draw(sets, count, repeats, seed, question, names)
