@@ -82,7 +82,6 @@ class Judge:
             raise UserError("a task is scored against the truth's labels: give --truth, too")
         self.task_name = task if isinstance(task, str) else getattr(task, "__name__", None)
         self.task = TASKS[choose("task", task, TASKS)] if isinstance(task, str) else task
-        self.known = prepare is not None
         self.source = Pictures(source, prepare=prepare or Preparation())
         self.target = partners(target, self.source)
         answers = partners(truth, self.source) if truth else None
@@ -95,7 +94,7 @@ class Judge:
             )
         h, w = like if isinstance(like, tuple) else like.get([0]).shape[-2:]
         self.size = (h, w)
-        self.views = Views(self.protocol, self.size, self.known)
+        self.views = Views(self.protocol, self.size, known=prepare is not None)
         self._seen: dict[str, Tensor] = {}
         self.groups = read_groups(groups, self.source.names) if groups else None
         self.target_groups = None
@@ -151,7 +150,7 @@ class Judge:
         }  # fmt: skip
         return {
             "protocol": self.protocol.to_json(), "size": list(self.size), "split": split,
-            "preparation": prepared if self.known or self.protocol.size is None else None,
+            "preparation": prepared if self.views.known or self.protocol.size is None else None,
             "pictures": {k: {"count": len(s), "sha256": s.digest} for k, s in sets.items() if s},
             "features": self.features.describe(),
             "task": self.task_name, "groups": self.groups and len(set(self.groups)),
