@@ -31,6 +31,8 @@ from sfumato.terminal import say
 FIXED = "batch", "seed", "held_out", "flip", "jitter", "accumulate", "optimiser"
 """Settings that a resumed run keeps; the others may change."""
 
+SAVES = "training.safetensors", "training.before.safetensors"
+
 NOTHING_LOST = "run.json", "split.json", "log.jsonl", "loss.png", "previews"
 """What a run has before its first save."""
 
@@ -47,10 +49,7 @@ class RunFolder:
     def __init__(self, out: Path, run: Mapping[str, Any], split: Mapping[str, Any]) -> None:
         self.out, self.split = out, json.dumps(split) + "\n"
         self.describe(run)
-        self.training, self.before = (
-            out / "training.safetensors",
-            out / "training.before.safetensors",
-        )
+        self.training, self.before = (out / name for name in SAVES)
         self.begun = False
         self.saved: int | None = None
         """The step of the last save."""
@@ -67,7 +66,7 @@ class RunFolder:
         """
         file = self.out / "run.json"
         gone = self.begun and not file.exists()
-        if self.begun and not gone and file.read_text(encoding="utf-8") != self.run:
+        if self.begun and not gone and file.read_bytes() != self.run.encode():
             raise UserError(
                 f"{self.out} was moved away while it trained, and another run began there: this "
                 f"one has stopped; what was moved away resumes"
@@ -89,9 +88,13 @@ class RunFolder:
         file = next((f for f in (self.training, self.before) if f.exists()), None)
         if file is None:
             return False
-        tensors = read_tensors(file)
-        if "step" not in tensors or tensors["step"].numel() != 1:
-            raise UserError(f"{file} is not a saved training: choose another --out")
+        try:
+            tensors = read_tensors(file)
+            if "step" not in tensors or tensors["step"].numel() != 1:
+                raise UserError(f"{file} is not a saved training: choose another --out")
+        except UserError as error:
+            more = f"; without it the run goes on from {self.before.name}"
+            raise UserError(f"{error}{more if self.before.exists() else ''}") from None
         state.restore(tensors, int(tensors.pop("step")))
         self.saved = state.step
         return True
@@ -121,14 +124,13 @@ def earlier(out: Path, resume: bool) -> dict[str, Any] | None:
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file: name a folder as --out")
     names = {p.name for p in out.iterdir() if p.name[0] != "."} if out.exists() else set()
-    if names & {"training.safetensors", "training.before.safetensors"} and resume:
+    if names.intersection(SAVES) and resume:
         return read_run(out)
     if "model.json" in names and resume:
         raise UserError(f"{out} holds a model but no training to resume; choose another --out")
     if names.difference(NOTHING_LOST) and not resume:
-        raise UserError(
-            f"{out} is not empty; go on with its run by {typed_resume(out)}, or choose another --out"
-        )
+        run = f"go on with its run by {typed_resume(out)}, or " if "run.json" in names else ""
+        raise UserError(f"{out} is not empty; {run}choose another --out")
     return None
 
 
@@ -147,10 +149,12 @@ def read_run(out: Path) -> dict[str, Any]:
         run = json.loads(file.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
         run = None
-    parts = [run.get(k) for k in ("model", "data", "settings")] if isinstance(run, dict) else [run]
-    if not all(isinstance(p, dict) for p in parts):
+    parts = dict(run) if isinstance(run, dict) else {}
+    needed = [parts.get(key) for key in ("model", "data", "settings")]
+    newer = [parts.get(key, {}) for key in ("options", "folders")]  # than some runs
+    if not all(isinstance(part, dict) for part in (*needed, *newer)):
         raise UserError(f"{file} is damaged, or not of a training: nothing resumes without it")
-    return dict(run)
+    return parts
 
 
 def typed_resume(out: Path) -> str:

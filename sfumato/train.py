@@ -27,7 +27,7 @@ from sfumato.journal import Progress
 from sfumato.learn import learn
 from sfumato.method import find, name_of
 from sfumato.part import Part, build, describe, fields
-from sfumato.runfolder import RunFolder, absolute, compare, earlier, read_run
+from sfumato.runfolder import SAVES, RunFolder, absolute, compare, earlier, read_run
 from sfumato.settings import check, check_options
 from sfumato.settings import defaults as defaults
 
@@ -141,8 +141,7 @@ def train(
     before = earlier(out, resume)
     if minutes is not None and steps not in (None, before and before["settings"].get("steps")):
         raise UserError(f"say --steps {steps} or --minutes {minutes:g}, not both")
-    own = options or {f.name: f.default for f in fields(cls)}
-    channels = getattr(method, "channels", own.get("channels", 3))
+    channels = getattr(method, "channels", (options or {}).get("channels", 3))
     how: dict[str, Any] = {
         "size": size, "resize": resize, "upscale": upscale, "strict": strict,
         "side_by_side": side_by_side, "channels": int(channels),
@@ -214,6 +213,8 @@ def recorded(out: Path) -> dict[str, Any]:
     given = {k: v for k, v in run["settings"].items() if k in known}
     given |= {k: v for k, v in run.get("folders", {}).items() if v is not None}
     if "method" in run and run["method"] is None:
+        if not any((out / name).exists() for name in SAVES):
+            raise UserError(f"{out} has no save, and the model that it began with is not in it")
         return given | {"method": build(run["model"])}
     model = {k: v for k, v in run["model"].items() if k not in ("is", *OF_DATA)}
     module = str(run["model"].get("is")).partition(":")[0]

@@ -1,9 +1,12 @@
 """Training from folders: run folders, exact resume, kills, bad input."""
 
+import itertools
 import json
+import math
 import multiprocessing
 import os
 import random
+import shlex
 import signal
 import sys
 from pathlib import Path
@@ -15,9 +18,13 @@ from kills import die, moments
 from PIL import Image
 from torch.nn.utils import parameters_to_vector
 
+from sfumato.cli import main
+from sfumato.errors import UserError
 from sfumato.fit import Update
 from sfumato.folder import load
 from sfumato.journal import Journal
+from sfumato.method import find
+from sfumato.runfolder import RunFolder
 from sfumato.train import train
 
 TINY = {"options": {"net": "tiny"}, "size": 16, "batch": 4, "quiet": True, "preview_every": 0}
@@ -172,6 +179,19 @@ def test_divergence_names_the_last_good_save_and_what_to_do(folders, tmp_path, m
         ({"options": {"nett": "tiny"}}, "did you mean 'net'"),
         ({"options": {"net": "smal"}}, "did you mean 'small'"),
         ({"options": {"process": "vpp"}}, "vpp"),
+        ({"lr": math.nan}, "lr must be above 0 and finite, not nan"),
+        ({"lr": math.inf}, "lr must be above 0 and finite, not inf"),
+        ({"clip": -1.0}, "clip must be 0 or more and finite, not -1"),
+        ({"clip": math.nan}, "clip must be 0 or more and finite, not nan"),
+        ({"warmup": -5}, "warmup must be at least 0 and whole, not -5"),
+        ({"jitter": math.inf}, "jitter must be 0 or more and at most 1, not inf"),
+        ({"weight_decay": -0.1}, "weight_decay must be 0 or more"),
+        ({"save_minutes": math.nan}, "save_minutes must be 0 or more"),
+        ({"preview_every": -1}, "preview_every must be at least 0"),
+        ({"steps": 1.5}, "steps must be at least 1 and whole, not 1.5"),
+        ({"schedule": "cosin"}, "did you mean 'cosine'"),
+        ({"options": {"any_domain": math.nan}}, "any_domain must be finite, not nan"),
+        ({"options": {"domains": ("a", "b")}}, "unknown option of diffusion 'domains'"),
     ],
 )
 def test_bad_input_is_one_line_and_writes_nothing(folders, tmp_path, change, message):
@@ -246,3 +266,353 @@ def test_flips_jitter_and_the_seed_reach_the_training(folders, tmp_path):
     assert not torch.equal(found["flip"], found["plain"])
     assert not torch.equal(found["jitter"], found["plain"])
     assert (found["other"] - found["still"]).abs().max() > 0.01
+
+
+def say_no(*_):
+    raise UserError("no")
+    yield
+
+
+def test_a_refused_training_leaves_nothing_behind(folders, tmp_path, monkeypatch):
+    """What is refused only by its first step, too: the corrected command is not blocked."""
+    out, how = tmp_path / "run", TINY | {"steps": 2}
+    with monkeypatch.context() as patch:
+        patch.setattr(find("diffusion"), "objectives", say_no)
+        with pytest.raises(ValueError, match="no"):
+            train("diffusion", folders, out, **how)
+    assert not out.exists()
+    train("diffusion", folders, out, **how)
+
+
+def faulty(monkeypatch, steps):
+    """After so many steps the learning rate is 1e30: losses become NaN in the step that follows."""
+    rate = sys.modules["sfumato.fit"].learning_rate
+    wrong = lambda step, *a: 1e33 if step == steps else rate(step, *a)
+    monkeypatch.setattr(sys.modules["sfumato.fit"], "learning_rate", wrong)
+
+
+def test_a_run_that_was_never_saved_blocks_nothing(folders, tmp_path, monkeypatch):
+    out, how = tmp_path / "run", TINY | {"steps": 4}
+    with monkeypatch.context() as patch:
+        faulty(patch, 1)
+        with pytest.raises(ValueError, match=r"no save\. Lower --lr .*--resume --out .* --lr"):
+            train("diffusion", folders, out, **how)
+    train("diffusion", folders, out, **how)
+    assert load(out)
+
+
+def test_a_save_counts_when_the_loss_after_it_was_finite(folders, tmp_path, monkeypatch):
+    """Step 4 spoils the weights and is saved; the run goes back to step 2, and goes on from there."""
+    out, how = tmp_path / "run", TINY | {"save_every": 2, "held_out": 0, "steps": 7}
+    with monkeypatch.context() as patch:
+        faulty(patch, 3)
+        with pytest.raises(ValueError, match=r"at step 5; .*holds step 2, the last good save"):
+            train("diffusion", folders, out, **how)
+    assert json.loads((out / "model.json").read_text())["info"]["step"] == 2
+    part = train("diffusion", folders, out, **how, lr=1e-4, resume=True)
+    assert all(v.abs().max() < 100 for v in part.state_dict().values())
+
+
+def test_a_last_step_that_spoils_the_weights_is_no_success(folders, tmp_path, monkeypatch):
+    out, how = tmp_path / "run", TINY | {"save_every": 2, "held_out": 0, "steps": 4}
+    faulty(monkeypatch, 3)
+    with pytest.raises(
+        ValueError, match=r"after the last step; .*holds step 2, the last good save"
+    ):
+        train("diffusion", folders, out, **how)
+
+
+def test_a_run_goes_on_from_its_folder_alone(folders, tmp_path, monkeypatch, capsys):
+    """From elsewhere, with the method's own options and folders that were named from where it began."""
+    root = Path(folders["red"]).parent
+    words = ["diffusion", "red=red", "green=green", "--net", "tiny", "--size", "16", "--batch", "4"]
+    words += ["--flip", "--preview-every", "0", "--schedule", "constant"]
+    monkeypatch.chdir(root)
+    typed("train", *words, "--steps", "4", "--out", str(tmp_path / "straight"))
+    typed("train", *words, "--steps", "2", "--out", str(tmp_path / "a run"))
+    monkeypatch.chdir(tmp_path)
+    typed("train", "diffusion", "--out", "a run", "--resume", "--steps", "3")
+    typed("train", "--resume", "--out", "a run", "--steps", "4")
+    assert "resuming with steps 4 (it was 3)" in capsys.readouterr().err
+    ends = [(tmp_path / n / "training.safetensors").read_bytes() for n in ("straight", "a run")]
+    assert ends[0] == ends[1]
+    for wrong in (["--net", "small"], ["--batch", "8"]):
+        with pytest.raises(SystemExit):
+            main(["train", "--resume", "--out", "a run", *wrong])
+        said = capsys.readouterr().err
+        assert f"{wrong[0][2:]} {words[words.index(wrong[0]) + 1]}, not {wrong[1]}" in said
+        go = said.partition(": sfumato ")[2].partition(" goes on")[0]
+        typed(*shlex.split(go))  # what it advises can be typed
+    assert "--flip True" not in (Path("a run") / "README.md").read_text()
+    with pytest.raises(SystemExit):
+        main(["train", "--resume"])
+    assert "name its folder by --out" in capsys.readouterr().err
+
+
+def typed(*words):
+    with pytest.raises(SystemExit) as end:
+        main(words)
+    assert end.value.code == 0
+
+
+def test_a_run_of_an_earlier_version_resumes(folders, tmp_path):
+    """Its run.json says neither method, options nor folders, and lacks what is newer."""
+    out, how = tmp_path / "run", TINY | {"held_out": 0, "steps": 2}
+    train("diffusion", folders, out, **how)
+    run = json.loads((out / "run.json").read_text())
+    run = {k: run[k] for k in ("model", "data", "settings")}
+    del run["model"]["any_domain"], run["settings"]["save_minutes"], run["settings"]["without"]
+    (out / "run.json").write_text(json.dumps(run))
+    with pytest.raises(SystemExit):
+        main(["train", "--resume", "--out", str(out)])
+    data = [f"{k}={v}" for k, v in folders.items()]
+    typed("train", "diffusion", *data, "--resume", "--out", str(out), "--steps", "3")
+
+
+def test_a_model_learns_its_domains_by_their_names(folders, tmp_path, monkeypatch):
+    cls, seen = find("diffusion"), []
+    part = cls(net="tiny", domains=("green", "red"))
+    objectives = cls.objectives
+
+    def spy(self, batches, rng):
+        x, labels = next(batches)
+        seen.extend(zip(x.mean((2, 3)).argmax(1).tolist(), labels.tolist(), strict=True))
+        yield from objectives(self, iter([(x, labels)]), rng)
+
+    monkeypatch.setattr(cls, "objectives", spy)
+    how = {k: v for k, v in TINY.items() if k != "options"} | {"held_out": 0, "steps": 1}
+    train(part, folders, tmp_path / "run", **how)
+    assert set(seen) == {(1, 0), (0, 1)}  # green pictures, the first domain; red ones, the second
+
+
+@pytest.mark.parametrize(
+    ("domains", "how", "message"),
+    [
+        (("red", "blue"), {}, "the model has the domains red, blue, .* red, green"),
+        (("red",), {}, "the model has the domains red, .* red, green"),
+        (("red", "green"), {"options": {"net": "small"}}, "options .net. are for a method's name"),
+    ],
+)
+def test_what_does_not_fit_a_model_is_refused(folders, tmp_path, domains, how, message):
+    part = find("diffusion")(net="tiny", domains=domains)
+    with pytest.raises(ValueError, match=message):
+        train(part, folders, tmp_path / "run", size=16, batch=4, steps=1, quiet=True, **how)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_model_of_gray_pictures_learns_gray_pictures(folders, tmp_path):
+    part = find("diffusion")(net="tiny", domains=("red", "green"), channels=1)
+    train(part, folders, tmp_path / "run", size=16, batch=4, steps=1, quiet=True, preview_every=0)
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["data"]["channels"] == 1
+
+
+def test_a_model_of_another_side_is_refused(folders, tmp_path):
+    data = [folders["red"], folders["green"]]
+    part = find("neural_ot")(net="tiny", side=32)
+    with pytest.raises(ValueError, match="made for pictures of 32 pixels"):
+        train(part, data, tmp_path / "run", size=16, batch=4, steps=1, quiet=True)
+
+
+def test_validation_folders_are_those_of_the_domains(folders, tmp_path):
+    other = {"red": folders["red"], "blue": folders["green"]}
+    with pytest.raises(ValueError, match="the training has the domains red, green"):
+        train("diffusion", folders, tmp_path / "run", **TINY, validation=other, steps=1)
+
+
+@pytest.mark.parametrize("name", ["SIGHUP", "SIGTERM"])
+def test_signals_save(folders, tmp_path, monkeypatch, name):
+    number = getattr(signal, name)
+    monkeypatch.setattr(find("diffusion"), "objectives", signalling(number))
+    before = signal.signal(number, lambda *_: None)  # an old version would be ended by it
+    try:
+        with pytest.raises(KeyboardInterrupt, match="stopped at step 1, saved"):
+            train("diffusion", folders, tmp_path / "run", **TINY, steps=3)
+    finally:
+        signal.signal(number, before)
+    assert load(tmp_path / "run")
+
+
+def signalling(number):
+    objectives = find("diffusion").objectives
+
+    def send(self, batches, rng):
+        os.kill(os.getpid(), number)
+        yield from objectives(self, batches, rng)
+
+    return send
+
+
+def test_a_hang_up_that_is_ignored_stays_ignored(folders, tmp_path, monkeypatch):
+    """As under nohup."""
+    monkeypatch.setattr(find("diffusion"), "objectives", signalling(signal.SIGHUP))
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        train("diffusion", folders, tmp_path / "run", **TINY, steps=2)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_saves_come_by_time_too(folders, tmp_path, monkeypatch):
+    kept, keep = [], RunFolder.keep
+    spy = lambda self, state: (kept.append(state.step), keep(self, state))
+    monkeypatch.setattr(RunFolder, "keep", spy)
+    train("diffusion", folders, tmp_path / "a", **TINY, steps=3, save_minutes=1e-9)
+    train("diffusion", folders, tmp_path / "b", **TINY, steps=3, save_minutes=0)
+    assert kept == [1, 2, 3, 3]
+
+
+FOLLOWING = "weights.safetensors", "model.json", "README.md", "loss.png", "previews/step_000004.png"
+
+
+@pytest.mark.parametrize("damage", ["gone", "cut", "old"])
+def test_what_follows_from_the_last_save_is_remade(folders, tmp_path, damage):
+    """As after a kill inside the last save."""
+    out = tmp_path / "run"
+    how = TINY | {"save_every": 2, "preview_every": 2, "held_out": 0}
+    train("diffusion", folders, out, **how | {"steps": 2})
+    older = {name: (out / name).read_bytes() for name in FOLLOWING[:-1]}
+    how["steps"] = 4
+    train("diffusion", folders, out, **how, resume=True)
+    want = {name: (out / name).read_bytes() for name in FOLLOWING}
+    for name in FOLLOWING:
+        if damage == "old" and name in older:
+            (out / name).write_bytes(older[name])
+        elif damage == "cut":
+            (out / name).write_bytes(want[name][:20])
+        else:
+            (out / name).unlink()
+    train("diffusion", folders, out, **how, resume=True)
+    for name in FOLLOWING:
+        assert (out / name).read_bytes() == want[name], name
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("run.json", b"{", "run.json is damaged"),
+        ("run.json", b"\xff", "run.json is damaged"),
+        ("run.json", b"[1]", "run.json is damaged"),
+        ("run.json", b'{"model": {}, "data": 3, "settings": {}}', "run.json is damaged"),
+        ("run.json", b"[" * 100_000, "run.json is damaged"),
+        ("training.safetensors", b"x" * 100, "training.safetensors is damaged or truncated"),
+    ],
+)
+def test_a_damaged_run_folder_is_one_line(folders, tmp_path, name, content, message):
+    out, how = tmp_path / "run", TINY | {"held_out": 0, "steps": 1}
+    train("diffusion", folders, out, **how)
+    (out / name).write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        train("diffusion", folders, out, **how, resume=True)
+
+
+def test_a_model_in_the_place_of_a_training_is_refused(folders, tmp_path):
+    out, how = tmp_path / "run", TINY | {"held_out": 0, "steps": 1}
+    train("diffusion", folders, out, **how)
+    (out / "weights.safetensors").replace(out / "training.safetensors")
+    with pytest.raises(UserError, match="is not a saved training"):
+        train("diffusion", folders, out, **how, resume=True)
+
+
+def test_damaged_lines_of_a_log_are_passed_over(folders, tmp_path):
+    out, how = tmp_path / "run", TINY | {"held_out": 0}
+    train("diffusion", folders, out, **how, steps=1)
+    with (out / "log.jsonl").open("ab") as log:
+        log.write(b'3\n{}\n{"step": "x"}\n{"step": 1, "loss": {"a": "b"}}\n\xff\n{"step": 1, "lo')
+    train("diffusion", folders, out, **how, steps=2, resume=True)
+    assert [json.loads(s)["step"] for s in (out / "log.jsonl").open()] == [1, 2]
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="Linux alone says what is mapped")
+def test_a_resumed_run_does_not_hold_the_file_that_it_read(folders, tmp_path, monkeypatch):
+    """A file that is still mapped keeps its place on the disk after it was replaced."""
+    out, how = tmp_path / "run", TINY | {"held_out": 0}
+    train("diffusion", folders, out, **how, steps=1)
+    maps, objectives = [], find("diffusion").objectives
+
+    def spy(self, batches, rng):
+        maps.append(Path("/proc/self/maps").read_text())
+        yield from objectives(self, batches, rng)
+
+    monkeypatch.setattr(find("diffusion"), "objectives", spy)
+    train("diffusion", folders, out, **how, steps=2, resume=True)
+    assert "training.safetensors" not in maps[0]
+
+
+def acting(act, at):
+    """Objectives that do something in a step."""
+    objectives, calls = find("diffusion").objectives, itertools.count(1)
+
+    def spy(self, batches, rng):
+        if next(calls) == at:
+            act()
+        yield from objectives(self, batches, rng)
+
+    return spy
+
+
+def test_a_run_folder_that_is_moved_away_is_written_anew_whole(
+    folders, tmp_path, monkeypatch, capsys
+):
+    out, how = tmp_path / "run", TINY | {"held_out": 0, "save_every": 2, "steps": 4}
+    move = lambda: out.rename(tmp_path / "moved")
+    monkeypatch.setattr(find("diffusion"), "objectives", acting(move, 3))
+    train("diffusion", folders, out, **how)
+    assert "was moved away while it trained" in capsys.readouterr().err
+    monkeypatch.undo()
+    train("diffusion", folders, out, **how | {"steps": 5}, resume=True)
+    train("diffusion", folders, tmp_path / "moved", **how | {"steps": 5}, resume=True)
+    ends = [(f / "weights.safetensors").read_bytes() for f in (out, tmp_path / "moved")]
+    assert ends[0] == ends[1]
+
+
+def test_a_run_does_not_write_into_one_that_took_its_place(folders, tmp_path, monkeypatch):
+    out, how = tmp_path / "run", TINY | {"held_out": 0, "save_every": 2, "steps": 4}
+
+    def change_places():
+        out.rename(tmp_path / "moved")
+        out.mkdir()
+        (out / "run.json").write_text("{}")
+
+    monkeypatch.setattr(find("diffusion"), "objectives", acting(change_places, 3))
+    with pytest.raises(UserError, match="another run began there"):
+        train("diffusion", folders, out, **how)
+    assert [p.name for p in out.iterdir()] == ["run.json"]
+
+
+def test_listed_pictures_are_left_out_and_counted(folders, tmp_path, capsys):
+    red, listed = Path(folders["red"]), tmp_path / "list"
+    listed.write_text(f"{red / '3.png'}\n\n{red.parent / 'red/../red/4.png'}\n")
+    how = TINY | {"held_out": 0, "steps": 1}
+    train("diffusion", folders, tmp_path / "run", **how, without=listed)
+    assert "2 pictures are left out" in capsys.readouterr().err
+    names = json.loads((tmp_path / "run" / "split.json").read_text())["training"]
+    assert len(names["red"]) == 10
+    assert not {"3.png", "4.png"} & set(names["red"])
+    assert len(names["green"]) == 12
+
+
+def test_a_listed_picture_of_a_pair_takes_its_partner_along(folders, tmp_path):
+    data, listed = [folders["red"], folders["green"]], tmp_path / "list"
+    listed.write_text("3.png\n")
+    how = TINY | {"held_out": 0, "steps": 1}
+    train("paired_sde", data, tmp_path / "run", **how, without=listed)
+    names = json.loads((tmp_path / "run" / "split.json").read_text())["training"]
+    assert names["source"] == names["target"]
+    assert len(names["source"]) == 11
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("99.png", "lists '99.png', and there is no such picture"),
+        ("3.png", "lists '3.png', which is in red and green: give its path"),
+        ("".join(f"RED/{i}.png\n" for i in range(12)), "leaves no picture of red"),
+        (None, "cannot be read"),
+    ],
+)
+def test_a_list_that_cannot_be_followed_is_refused(folders, tmp_path, text, message):
+    listed = tmp_path / "list"
+    if text:
+        listed.write_text(text.replace("RED", folders["red"]))
+    with pytest.raises(UserError, match=message):
+        train("diffusion", folders, tmp_path / "run", **TINY, steps=1, without=listed)
