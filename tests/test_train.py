@@ -195,7 +195,7 @@ def test_divergence_names_the_last_good_save_and_what_to_do(folders, tmp_path, m
     ],
 )
 def test_bad_input_is_one_line_and_writes_nothing(folders, tmp_path, change, message):
-    how = {"method": "diffusion", "data": folders, "out": tmp_path / "run"} | TINY | change
+    how = {"method": "diffusion", "data": folders, "out": tmp_path / "run", "steps": 3} | TINY | change
     with pytest.raises(ValueError, match=message) as error:
         train(how.pop("method"), how.pop("data"), how.pop("out"), **how)
     assert "\n" not in str(error.value)
