@@ -11,6 +11,7 @@ A run folder is a model folder from its first save on.  Beside the model it hold
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from inspect import signature
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +19,7 @@ from typing import Any, Literal
 import torch
 
 from sfumato.data import sets
+from sfumato.data.folders import locked
 from sfumato.data.open_data import open_data, outside
 from sfumato.data.preparation import Preparation
 from sfumato.data.without import leave_out
@@ -174,17 +176,19 @@ def train(
         if before is not None:  # as many minutes as before are as many steps
             settings["steps"] = before["settings"]["steps"]
             minutes = None if before.get("minutes") == minutes else minutes
-    if before is not None:
-        compare(before, run, part, out)
     accelerator = machine(device, precision)
-    part.to(accelerator.device)
-    betas = (float(settings["beta1"]), 0.999)
-    state = State(part, settings["optimiser"], betas, weight_decay)
-    names = {"training": training.names(), "held_out": rest.names() if rest else {}}
-    folder = RunFolder(out, run, names)
-    if before is not None:
-        folder.restore(state)
-    learn(state, folder, training, rest, accelerator, run, told, minutes)
+    with locked(out) if accelerator.is_main_process else nullcontext():
+        before = earlier(out, resume)  # others may have been here while the pictures were read
+        if before is not None:
+            compare(before, run, part, out)
+        part.to(accelerator.device)
+        betas = (float(settings["beta1"]), 0.999)
+        state = State(part, settings["optimiser"], betas, weight_decay)
+        names = {"training": training.names(), "held_out": rest.names() if rest else {}}
+        folder = RunFolder(out, run, names)
+        if before is not None:
+            folder.restore(state)
+        learn(state, folder, training, rest, accelerator, run, told, minutes)
     with torch.no_grad():
         state._put(state.ema)
     return part.eval()

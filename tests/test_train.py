@@ -8,6 +8,7 @@ import os
 import random
 import shlex
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -195,7 +196,11 @@ def test_divergence_names_the_last_good_save_and_what_to_do(folders, tmp_path, m
     ],
 )
 def test_bad_input_is_one_line_and_writes_nothing(folders, tmp_path, change, message):
-    how = {"method": "diffusion", "data": folders, "out": tmp_path / "run", "steps": 3} | TINY | change
+    how = (
+        {"method": "diffusion", "data": folders, "out": tmp_path / "run", "steps": 3}
+        | TINY
+        | change
+    )
     with pytest.raises(ValueError, match=message) as error:
         train(how.pop("method"), how.pop("data"), how.pop("out"), **how)
     assert "\n" not in str(error.value)
@@ -401,8 +406,13 @@ def test_what_does_not_fit_a_model_is_refused(folders, tmp_path, domains, how, m
 
 
 def test_a_model_of_gray_pictures_learns_gray_pictures(folders, tmp_path):
+    data = {name: tmp_path / name for name in folders}
+    for name, folder in data.items():
+        folder.mkdir()
+        for file in Path(folders[name]).iterdir():
+            Image.open(file).convert("L").save(folder / file.name)
     part = find("diffusion")(net="tiny", domains=("red", "green"), channels=1)
-    train(part, folders, tmp_path / "run", size=16, batch=4, steps=1, quiet=True, preview_every=0)
+    train(part, data, tmp_path / "run", size=16, batch=4, steps=1, quiet=True, preview_every=0)
     assert json.loads((tmp_path / "run" / "run.json").read_text())["data"]["channels"] == 1
 
 
@@ -616,3 +626,22 @@ def test_a_list_that_cannot_be_followed_is_refused(folders, tmp_path, text, mess
         listed.write_text(text.replace("RED", folders["red"]))
     with pytest.raises(UserError, match=message):
         train("diffusion", folders, tmp_path / "run", **TINY, steps=1, without=listed)
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_second_training_into_a_folder_is_refused(folders, tmp_path, monkeypatch, resume):
+    """While the first runs, before its first save as after it."""
+    out, how = tmp_path / "run", TINY | {"held_out": 0, "steps": 3, "save_every": 1 + resume}
+    words = ["train", "diffusion", *(f"{k}={v}" for k, v in folders.items()), "--out", str(out)]
+    words += ["--net", "tiny", "--size", "16", "--batch", "4", "--steps", "3", "--held-out", "0"]
+    words += ["--resume"] if resume else []
+    ends = []
+
+    def second():
+        command = [sys.executable, "-m", "sfumato", *words]
+        ends.append(subprocess.run(command, capture_output=True, text=True))
+
+    monkeypatch.setattr(find("diffusion"), "objectives", acting(second, 1 + resume))
+    train("diffusion", folders, out, **how)
+    assert ends[0].returncode == 2
+    assert "is writing into" in ends[0].stderr
