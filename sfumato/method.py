@@ -56,8 +56,10 @@ class Translator(Protocol):
 class Trainable(Protocol):
     """Can be trained by `fit`. `data` says what its batches are: domains, pairs or unpaired.
 
-    It may have `settings`, its own defaults of the training, and `steady = False` if a lower held-out loss
-    does not mean a better model: its players play against each other, or learn from what they make.
+    It may have `settings`, its own defaults of the training; `steady = False` if a lower held-out loss
+    does not mean a better model: its players play against each other, or learn from what they make; and
+    `phases`, the names of fields that say how many batches each phase before the last takes, if steps of
+    one phase take longer than those of another: its buffer `seen` then counts the batches.
     """
 
     data: str

@@ -12,13 +12,15 @@ import math
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from itertools import accumulate, count, pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 
 from sfumato.errors import UserError
-from sfumato.fit import State, fit
+from sfumato.fit import State, Update, fit
+from sfumato.part import Part
 from sfumato.tensors import write_tensors
 
 LINE = 30.0
@@ -27,6 +29,8 @@ PREVIEW = 60.0
 """Seconds until the first preview."""
 MEASURED = 0.05, 20.0
 """Steps are measured for this share of the minutes, and for so many seconds at most."""
+CYCLE = 16
+"""Every so many steps all kinds of steps have come: players take turns, pairs are made anew."""
 SCORES = 10
 """Times that a short training is scored on what was held out."""
 
@@ -107,33 +111,53 @@ def steps_for(
     budget = 60 * minutes
     trial = State(copy.deepcopy(state.method))
     updates = fit(trial, batches, steps=10**9, **how)
-    first = next(updates)  # makes the optimiser's buffers, and is not counted
-    step, enough = 0.0, min(MEASURED[0] * budget, MEASURED[1])
-    start = time.perf_counter()
-    for update in updates:
-        seconds, n = time.perf_counter() - start, update.step - first.step
-        step = seconds / n
-        if (seconds >= enough and n >= 3) or seconds >= budget / 2:
-            break
+    first, each = _phases(trial.method), []
+    for batch in first:
+        if batch:
+            cast("Any", trial.method).seen.fill_(batch)
+        each.append(_measured(updates, budget / len(first)))
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "training.safetensors"
         saving = _seconds(lambda: write_tensors(file, trial.tensors()))
     scoring = _seconds(lambda: score(trial))
     looking = _seconds(lambda: look(trial)) if preview_every else 0.0
     looks = 2 + math.log2(max(1.0, minutes))  # by `Doubling`, and the last one
-    each = step + 1.25 * saving / save_every + looking / (preview_every or 1)
+    beside = 1.25 * saving / save_every + looking / (preview_every or 1)
+    ends = [n / how.get("accumulate", 1) for n in (*first[1:], math.inf)]
     left = budget - (time.perf_counter() - began) - looks * looking
 
     def cost(steps: int) -> float:
-        return steps * each + scoring * math.ceil(steps / scored_every(steps, save_every))
+        """Seconds of so many: those of each phase up to its end, and all that comes between."""
+        at = [min(steps, end) for end in (0, *ends)]
+        learning = sum(t * (b - a) for t, (a, b) in zip(each, pairwise(at), strict=True))
+        scores = math.ceil(steps / scored_every(steps, save_every))
+        return learning + steps * beside + scores * scoring
 
     steps = bisect.bisect_right(range(1, 10**9), left, key=cost)
     if not steps:
         raise UserError(
-            f"not one step fits into {minutes:g} minutes: a step takes {spoken(step)}, a preview "
+            f"not one step fits into {minutes:g} minutes: a step takes {each[0]:.1g} s, a preview "
             f"{spoken(looking)}; give more --minutes, or --preview-every 0"
         )
     return steps
+
+
+def _phases(method: Part) -> list[int]:
+    """The batches at which a method's phases begin, whose steps take their own times each."""
+    lengths = [int(getattr(method, name)) for name in getattr(method, "phases", ())]
+    return list(dict.fromkeys(accumulate([0, *lengths])))
+
+
+def _measured(updates: Iterator[Update], budget: float) -> float:
+    """Seconds of a step, of some that take a share of so many seconds."""
+    next(updates)  # makes the optimiser's buffers, and is not counted
+    began, enough = time.perf_counter(), min(MEASURED[0] * budget, MEASURED[1])
+    for n in count(1):
+        next(updates)
+        seconds = time.perf_counter() - began
+        if (seconds >= enough and n % CYCLE == 0) or seconds >= max(2 * enough, budget / 10):
+            break
+    return seconds / n
 
 
 def _seconds(work: Callable[[], object]) -> float:

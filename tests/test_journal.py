@@ -3,6 +3,7 @@
 import json
 import re
 import time
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from torch import nn
 from sfumato import heldout, journal, learn, pace
 from sfumato.data import open_domains, write_digits
 from sfumato.errors import UserError
-from sfumato.fit import State
+from sfumato.fit import State, machine
 from sfumato.folder import load
 from sfumato.journal import Progress
 from sfumato.method import find
@@ -147,28 +148,34 @@ def test_a_preview_names_its_rows(tmp_path):
 
 
 class Slow(Part):
-    """A step takes two seconds, three to prepare."""
+    """Its steps take two seconds, after the first `alone` batches seven."""
+
+    phases: ClassVar[tuple[str, ...]] = ("alone",)
+
+    alone: int = 0
 
     def __post_init__(self):
         self.line = nn.Linear(1, 1)
+        self.register_buffer("seen", torch.zeros((), dtype=torch.long))
 
     def objectives(self, batches, rng):
-        next(batches)
+        next(batches)(2 if self.seen < self.alone or not self.alone else 7)
+        self.seen += 1
         yield "line", self.line(torch.ones(1, 1)).sum() * 0
 
 
-@pytest.mark.parametrize("minutes", [5, 60, 600])
-def test_steps_and_all_beside_them_fill_the_minutes(minutes, monkeypatch):
-    from sfumato.fit import machine
-
-    clock, state = Clock(monkeypatch), State(Slow())
+@pytest.mark.parametrize(
+    ("minutes", "alone"), [(5, 0), (60, 0), (60, 500), (600, 2000), (10, 2000)]
+)
+def test_steps_and_all_beside_them_fill_the_minutes(minutes, alone, monkeypatch):
+    clock, state = Clock(monkeypatch), State(Slow(alone=alone))
 
     def spend(seconds):
         clock.now += seconds
 
     def batches():
         while True:
-            yield spend(2.0), None
+            yield spend
 
     before = {k: v.clone() for k, v in state.tensors().items()}
     spend(7)  # since the start
@@ -179,7 +186,14 @@ def test_steps_and_all_beside_them_fill_the_minutes(minutes, monkeypatch):
     assert all(torch.equal(v, before[k]) for k, v in state.tensors().items())
     scores = steps // pace.scored_every(steps, 250)
     doublings = int(np.log2(minutes)) + 1
-    total = clock.now + 2 * steps + 6 * scores + 20 * (steps // 1000 + doublings + 1)
+    late = max(0, steps - alone) if alone else 0
+    total = (
+        clock.now
+        + 2 * (steps - late)
+        + 7 * late
+        + 6 * scores
+        + 20 * (steps // 1000 + doublings + 1)
+    )
     assert 0.93 * 60 * minutes < total <= 60 * minutes + 6
 
 

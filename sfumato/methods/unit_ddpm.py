@@ -67,6 +67,7 @@ class UnitDDPM(Part):
     data: ClassVar[str] = "unpaired"
     settings: ClassVar[dict[str, Any]] = {"batch": 16, "lr": 2e-3}
     steady: ClassVar[bool] = False
+    phases: ClassVar[tuple[str, ...]] = ("alone",)
     net: str | nn.Module = "small"
     process: str | Process = "ddpm"
     prediction: Prediction = "eps"

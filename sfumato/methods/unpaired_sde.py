@@ -41,9 +41,7 @@ from sfumato.times import Spacing
 Pairing = Literal["buffer", "exact", "detached", "one_step", "auxiliary"]
 First = Literal["coarse", "unconditional"]
 Pseudo = Literal["none", "detached", "attached"]
-CHOICES = {
-    "pairing": Pairing, "first": First, "content": Content, "pseudo": Pseudo, "cycle_norm": Norm,
-}  # fmt: skip
+CHOICES = dict(pairing=Pairing, first=First, content=Content, pseudo=Pseudo, cycle_norm=Norm)
 
 
 class UnpairedSDE(Part):
@@ -84,6 +82,7 @@ class UnpairedSDE(Part):
     data: ClassVar[str] = "unpaired"
     settings: ClassVar[dict[str, Any]] = {"batch": 16, "lr": 2e-3}
     steady: ClassVar[bool] = False
+    phases: ClassVar[tuple[str, ...]] = ("alone", "distil")
     pairing: Pairing = "buffer"
     net: str | nn.Module = "small"
     process: str | Process = "cosine"
