@@ -27,8 +27,8 @@ from visitor import Visitor, gallery
 import sfumato
 from sfumato.flags import args_of
 from sfumato.method import find, names
+from sfumato.studio import data, intake, jobs, latents, limits, methods, page, serve
 from sfumato.studio import given as rooms
-from sfumato.studio import intake, jobs, latents, limits, methods, page, serve
 from sfumato.studio.controls import NONE, controls
 
 
@@ -260,6 +260,73 @@ def test_folders_are_models_or_pictures(tmp_path):
         rooms.gather([tmp_path / "empty"])
 
 
+def test_what_was_named_comes_first(tmp_path):
+    saved(tmp_path / "runs" / "pets", "cat", "dog")
+    for name in ("bird", "dog"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.png").write_bytes(png())
+    found = rooms.gather([tmp_path / "bird", tmp_path / "dog", tmp_path / "runs"])
+    assert list(found.models)[:2] == [f"{tmp_path}/runs/pets", "sfumato/digits"]
+    assert list(found.folders)[:3] == [f"{tmp_path}/bird", f"{tmp_path}/dog", "examples: digits"]
+    assert found.denoisers()[:2] == [f"{tmp_path}/runs/pets:cat", f"{tmp_path}/runs/pets:dog"]
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_the_choices_at_first_belong_together(named, tmp_path, monkeypatch):
+    """A folder of pictures, its domain, another of the same model, a classifier of both or none."""
+    monkeypatch.setattr(serve, "_warm", lambda: None)
+    dog = tmp_path / "photos" / "dog"
+    dog.mkdir(parents=True)
+    (dog / "a.png").write_bytes(png())
+    saved(tmp_path / "pets", "cat", "dog")
+    blocks = serve.build([tmp_path / "pets", dog] if named else [], tmp_path)
+    shown = [b for b in blocks.blocks.values() if hasattr(b, "choices")]
+    values = lambda label: {b.value for b in shown if b.label == label}
+    model = f"{tmp_path}/pets" if named else "sfumato/digits"
+    assert values("source") == {f"{model}:dog" if named else f"{model}:0"}
+    assert values("target") == {f"{model}:cat" if named else f"{model}:1"}
+    assert values("folder") == {str(dog) if named else "examples: digits"}
+    assert values("classifier") == {NONE if named else "sfumato/digits_classifier"}
+    (ticked,) = (b.value for b in shown if b.label == "methods")
+    assert ("egsde" in ticked) == (not named)  # which needs a classifier
+    assert {"ddib", "sdedit"} <= set(ticked)
+
+
+def test_a_broken_picture_of_a_folder_is_no_end(tmp_path):
+    (tmp_path / "a.png").write_bytes(png()[:500])
+    (tmp_path / "b.png").write_bytes(png())
+    found = rooms.gather([tmp_path])
+    assert [page.thumbnail(f).size for f in found.pictures(str(tmp_path))] == [(128, 128), (32, 32)]
+
+
+def test_a_model_that_is_trained_further_is_loaded_anew(tmp_path):
+    part = saved(tmp_path, "cat", "dog")
+    before = latents._denoiser(f"{tmp_path}:cat")
+    for weight in part.parameters():
+        weight.data.zero_()
+    sfumato.save(part, tmp_path, info={"size": 16})
+    os.utime(tmp_path / "weights.safetensors", (1, 1))
+    after = latents._denoiser(f"{tmp_path}:cat")
+    assert any(w.abs().sum() > 0 for w in before.parameters())
+    assert all(w.abs().sum() == 0 for w in after.parameters())
+
+
+def test_photographs_of_24_megapixels_are_taken(tmp_path):
+    Image.new("L", (6016, 4016)).save(tmp_path / "photo.png")
+    intake.admit(tmp_path / "photo.png")
+
+
+def test_the_doctor_speaks_of_commands_apart(given):
+    asked = {"a": "examples: digits", "b": NONE, "size": 0, "measure": False}
+    here, _, typed = data.examine(given, asked).partition("On the command line:")
+    assert "MEND  0 has 1 pictures" in here
+    assert "In the studio: pick pictures" in here
+    for word in (" --", "sfumato train", "sfumato translate", "`", "rm "):
+        assert word not in here + data.NOTHING, word
+    assert "sfumato train diffusion" in typed
+    assert "rm " not in typed
+
+
 def test_small_pictures_in_huge_tiles_and_endless_jpegs(tmp_path):
     import tifffile
 
@@ -415,15 +482,23 @@ def test_words_of_visitors_are_no_markup():
 # ---- over HTTP ----------------------------------------------------------------------------------
 
 
+def saved(folder, *domains, **info):
+    part = sfumato.find("diffusion")(domains=domains, net="tiny")
+    sfumato.save(part, folder, info={"size": 16, **info})
+    return part
+
+
 @pytest.fixture(scope="module")
 def studio(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("given")
+    folder, runs = tmp_path_factory.mktemp("given"), tmp_path_factory.mktemp("runs")
+    saved(runs / "first", "cat", "dog")
     (folder / "a.png").write_bytes(png())
     (folder / "private.txt").write_text("secret")
     with pytest.MonkeyPatch.context() as patch:
         for name in ("GRADIO_TEMP_DIR", "GRADIO_ANALYTICS_ENABLED", "HF_HUB_OFFLINE"):
             patch.setenv(name, "")  # the studio sets them for its process; restore after
-        opened = sfumato.studio.studio([folder], port=0, wait=False)
+        opened = sfumato.studio.studio([folder, runs], port=0, wait=False)
+        opened.runs = runs
         yield opened, folder
         opened.close()
         opened.room.cleanup()
@@ -469,6 +544,22 @@ def test_a_folder_that_was_not_given_is_refused_over_http(studio):
         visitor.press("examine", {"a": value})
         last = list(visitor.answers())[-1]
         assert not last["success"], last
+
+
+def test_models_saved_after_the_start_appear(studio):
+    opened, _ = studio
+    visitor = Visitor(opened.local_url)
+    second = f"{opened.runs}/second"
+    assert second not in json.dumps(visitor.config)
+    saved(opened.runs / "second", "cat", "dog")
+    visitor.press("refresh", {})
+    assert f"{second}:dog" in json.dumps(list(visitor.answers())[-1])
+    changes = {"source": f"{second}:cat", "target": f"{second}:dog", "steps": 2}
+    picture = gallery(visitor.upload("a.png", png()))
+    visitor.press("translate", {"pictures to translate": picture, **changes})
+    last = list(visitor.answers())[-1]
+    assert last["success"], last
+    assert "1 translated by ddib" in json.dumps(last)
 
 
 def test_the_command_passes_its_flags_on_and_says_what_is_wrong(monkeypatch, capsys, tmp_path):

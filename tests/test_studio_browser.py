@@ -17,6 +17,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 if CHROMIUM is None:
     pytest.skip("Chromium is not installed", allow_module_level=True)
 
+import sfumato  # noqa: E402
 from sfumato.studio import jobs, latents, studio  # noqa: E402
 from sfumato.studio.given import HERE  # noqa: E402
 
@@ -50,7 +51,11 @@ def opened(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         for name in ("GRADIO_TEMP_DIR", "GRADIO_ANALYTICS_ENABLED", "HF_HUB_OFFLINE"):
             patch.setenv(name, "")
-        served = studio([folder], port=0, wait=False)
+        runs = folder.parent / "runs"
+        part = sfumato.find("diffusion")(domains=("one", "two"), net="tiny")
+        sfumato.save(part, runs / "first", info={"size": 16})
+        served = studio([folder, runs], port=0, wait=False)
+        served.runs = runs
         yield served
         served.close()
         served.room.cleanup()
@@ -95,9 +100,22 @@ def tab(page, name):
     return page.get_by_role("tabpanel").filter(visible=True)
 
 
+def examples(page):
+    """Shows the digits to pick from, in place of the folder that was named."""
+    folder = page.get_by_label("folder", exact=True).filter(visible=True)
+    if folder.input_value() != "examples: digits":
+        folder.click()
+        page.get_by_role("option", name="examples: digits", exact=True).click()
+    shown = ".sfumato-examples:not(.sfumato-upload) button.thumbnail-item:visible"
+    expect(page.locator(shown)).to_have_count(10)
+
+
 def pick(page, index, domain):
     """Picks an example, and waits until it is there."""
-    page.locator(".sfumato-examples:not(.sfumato-upload) button.thumbnail-item:visible").nth(index).click()
+    examples(page)
+    page.locator(".sfumato-examples:not(.sfumato-upload) button.thumbnail-item:visible").nth(
+        index
+    ).click()
     expect(page.locator(".sfumato-upload img:visible")).not_to_have_count(0)
     expect(page.get_by_label("source").filter(visible=True)).to_have_value(domain)
 
@@ -118,7 +136,9 @@ def press(page, name):
 
 
 def says(page, text):
-    expect(page.locator(".sfumato-said [role=status]:visible").filter(has_text=text).first).to_be_visible()
+    expect(
+        page.locator(".sfumato-said [role=status]:visible").filter(has_text=text).first
+    ).to_be_visible()
 
 
 def alerts(page, text):
@@ -289,7 +309,7 @@ def test_about_names_models_cards_and_papers(visit):
     page = visit()
     tab(page, "About")
     expect(page.get_by_role("cell", name="sfumato/earth_pairs")).to_be_visible()
-    expect(page.get_by_text("1,209,800 parameters")).to_be_visible()
+    expect(page.get_by_text("186,504 parameters")).to_be_visible()  # of the model that was named
     page.get_by_label("cite").click()
     page.get_by_role("option", name="sdedit", exact=True).click()
     expect(page.get_by_text("@inproceedings{meng2022sdedit")).to_be_visible()
@@ -359,8 +379,8 @@ def test_contrast_of_text_is_that_of_wcag_aa(visit, scheme, report):
 
 def test_keyboard_alone_translates(visit):
     page = visit()
-    examples = ".sfumato-examples:not(.sfumato-upload) button.thumbnail-item:visible"
-    page.locator(examples).nth(3).focus()
+    examples(page)
+    page.locator(".sfumato-unlabelled button.thumbnail-item:visible").nth(3).focus()
     page.keyboard.press("Enter")
     expect(page.get_by_label("source").filter(visible=True)).to_have_value("sfumato/digits:3")
     reached = set()
@@ -386,3 +406,39 @@ def test_nothing_is_wider_than_the_window(visit, width):
         if page.get_by_role("tab", name=name, exact=True).filter(visible=True).count():
             tab(page, name)
         assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_a_phone_shows_all_tabs_and_what_to_press(visit):
+    page = visit(width=390, height=844)
+    for name in ("Translate", "Compare", "Inside", "Data", "About"):
+        expect(
+            page.get_by_role("tab", name=name, exact=True).filter(visible=True)
+        ).to_be_in_viewport()
+    for name, button in (("Data", "Examine"), ("Inside", "Encode"), ("Compare", "Compare"),
+                         ("Translate", "Translate")):  # fmt: skip
+        tab(page, name)
+        shown = page.get_by_role("button", name=button, exact=True).filter(visible=True)
+        expect(shown).to_be_in_viewport(ratio=1)
+        expect(shown).to_have_count(1)
+    assert page.evaluate("scrollY") == 0
+    pick(page, 2, "sfumato/digits:2")
+    press(page, "Translate")
+    says(page, "1 translated by ddib")
+    expect(page.locator("#before-after")).to_be_in_viewport(ratio=0.5)
+
+
+def test_a_model_that_was_saved_since_is_offered_after_refresh(visit, opened):
+    page = visit()
+    part = sfumato.find("diffusion")(domains=("cats", "dogs"), net="tiny")
+    sfumato.save(part, opened.runs / "later", info={"size": 16})
+    pick(page, 2, "sfumato/digits:2")
+    press(page, "Refresh")
+    page.wait_for_timeout(500)
+    source = page.get_by_label("source").filter(visible=True)
+    expect(source).to_have_value("sfumato/digits:2")  # what was chosen stays
+    for label, domain in (("source", "cats"), ("target", "dogs")):
+        page.get_by_label(label).filter(visible=True).click()
+        page.get_by_role("option", name=f"later:{domain}").last.click()
+        expect(page.get_by_role("option")).to_have_count(0)
+    press(page, "Translate")
+    says(page, "1 translated by ddib")

@@ -30,7 +30,7 @@ class Visitor:
         (event,) = (
             d for d in self.config["dependencies"]
             for part, what in d["targets"]
-            if what == "click" and self.parts[part]["props"].get("elem_id") == button
+            if what == "click" and d["backend_fn"] and self.parts[part]["props"].get("elem_id") == button
         )  # fmt: skip
         data = []
         for part in event["inputs"]:

@@ -7,7 +7,7 @@ from typing import Any
 from sfumato import __version__, cite, names
 
 from .given import Given
-from .page import message, plain, table
+from .page import choice, helps, message, plain, table
 
 LICENCE = f"""sfumato {__version__}, Apache-2.0, as are the models that ship with it. The example digits
 are scikit-learn's handwritten digits (UCI), enlarged and coloured; the Earth tiles are cut from the pictures
@@ -37,23 +37,30 @@ def build(given: Given) -> None:
     """The tab."""
     import gradio as gr
 
-    from .page import helps
+    def models() -> str:
+        rows = [
+            [m.name, m.method, ", ".join(m.domains) or "-", m.info.get("size") or "any"]
+            for m in given.models.values()
+        ]
+        return table(rows, ("model", "method", "domains", "size"))
 
-    rows = [
-        [m.name, m.method, ", ".join(m.domains) or "-", m.info.get("size") or "any"]
-        for m in given.models.values()
-    ]
     gr.Markdown(LICENCE)
-    message("text", table(rows, ("model", "method", "domains", "size")))
+    known = message("text", models())
+    given.offered.append((known, lambda: {"value": models()}))
     with gr.Row():
         with gr.Column(min_width=300):
-            models = list(given.models)
-            model = gr.Dropdown(models, value=models[0], label="model", info=helps(card)["model"])
-            shown = message("text", plain(given.models[models[0]].card()))
+            first = next(iter(given.models))
+            model = choice(
+                given,
+                lambda: list(given.models),
+                value=first,
+                label="model",
+                info=helps(card)["model"],
+            )
+            shown = message("text", plain(given.models[first].card()))
         with gr.Column(min_width=300):
-            known = names()
             method = gr.Dropdown(
-                known, value="ddib", label="cite", info=helps(paper)["method"], elem_id="cite"
+                names(), value="ddib", label="cite", info=helps(paper)["method"], elem_id="cite"
             )
             bibtex = message("text", plain(cite("ddib")))
 

@@ -12,7 +12,20 @@ from . import jobs
 from .given import Given
 from .jobs import Done, Shelf
 from .methods import Roles, ask, available, make, steps_of
-from .page import Form, Picker, alert, cancels, helps, message, paths, progress, said, table
+from .page import (
+    Form,
+    Picker,
+    alert,
+    bar,
+    cancels,
+    helps,
+    message,
+    paths,
+    progress,
+    said,
+    shows,
+    table,
+)
 from .translating import before_and_after
 
 AT_FIRST = ("ddib", "sdedit", "ilvr", "egsde")
@@ -31,28 +44,31 @@ def build(given: Given, shelf: Shelf) -> None:
     """The tab."""
     import gradio as gr
 
-    names, form, texts = list(available(given)), Form(), helps(compared)
+    form, texts, start = Form(), helps(compared), given.start()
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
-            picker = Picker(given, shelf, "picture to translate", next(iter(given.folders)))
+            picker = Picker(given, shelf, "picture to translate", start.folder)
             form.add("pictures", picker.pictures)
-            form.add("methods", gr.CheckboxGroup(
-                names, value=[n for n in AT_FIRST if n in names], label="methods", info=texts["methods"]
+            names = available(given)
+            first = [n for n in AT_FIRST if n in names
+                     and (start.classifier or "classifier" not in names[n].needs)]  # fmt: skip
+            ticked = form.add("methods", gr.CheckboxGroup(
+                list(names), value=first, label="methods", info=texts["methods"]
             ))  # fmt: skip
+            given.offered.append((ticked, lambda: {"choices": list(available(given))}))
             Roles(given, form)
             form.add("seed", gr.Number(0, label="seed", info=texts["seed"], precision=0))
         with gr.Column(scale=3, min_width=300):
-            with gr.Row():
-                go = gr.Button("Compare", variant="primary", elem_id="compare")
-                cancel = gr.Button("Cancel", variant="stop")
-            status = message("status", said("Pick a picture, and press Compare."))
+            go, cancel, status = bar(
+                "Compare", "compare", text="Pick a picture, and press Compare."
+            )
             shown = gr.Gallery(
                 label="side by side", columns=3, height="auto", allow_preview=False, interactive=False,
                 object_fit="contain", format="png", buttons=[],
                 elem_classes=["sfumato-picture", "sfumato-side"], elem_id="compared",
             )  # fmt: skip
             facts = message("text")
-    picker.on_pick(form.held["source"], form.held["target"])
+    picker.on_pick(form)
 
     def run(values: dict[Any, Any]) -> Iterator[dict[Any, Any]]:
         held = form.read(values)
@@ -94,3 +110,4 @@ def build(given: Given, shelf: Shelf) -> None:
         show_progress="hidden", api_visibility="private",
     )  # fmt: skip
     cancels(cancel, running, status)
+    shows(go, "compared")

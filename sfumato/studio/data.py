@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from sfumato import doctor
+from sfumato.doctor import Report
+from sfumato.doctor.report import cost_said
 
 from .controls import NONE, controls
 from .given import Given
-from .page import Form, alert, helps, message, plain, said
+from .page import Form, alert, bar, choice, helps, message, plain, said
 
-SKIPPED = ("a", "b", "test_a", "test_b", "all_methods", "write_list")  # visitors write no files
-NOTHING = "No folder of yours was named: start the studio as `sfumato studio FOLDER`. The examples will do."
+NOTHING = "These are examples. Folders of your own are here if they were named when the studio was started."
+NAMED = 20
+"""Files that are named of a finding."""
+MARKS = {"error": "MEND", "warning": "LOOK", "note": "note"}
+NEXT = """In the studio: pick pictures of these folders in the tab Translate, to see what the models that are
+here make of them. Models are trained on the command line; one that is saved in a folder which the
+studio was started with is in its lists after Refresh."""
 
 
 def examine(given: Given, held: dict[str, Any]) -> str:
-    """The doctor's report on folders that were given, as plain text.
+    """The doctor's report on folders that were given, as plain text: what is typed stands by itself.
 
     Raises:
         UserError: for other folders, and see `doctor`.
@@ -31,27 +39,59 @@ def examine(given: Given, held: dict[str, Any]) -> str:
     a, b = folders
     if a is None:
         raise UserError("no folder chosen: choose one")
-    text = doctor(a, b, size=held["size"] or None, measure=bool(held["measure"])).text()
+    text = told(doctor(a, b, size=held["size"] or None, measure=bool(held["measure"])))
     for name, folder in given.folders.items():  # visitors know folders by their names
         text = text.replace(str(folder), name)
     return text
+
+
+def told(report: Report) -> str:
+    """What was found, what to do here, and by itself what to type on a command line."""
+    lines = []
+    for one in report.findings:
+        lines.append(f"{MARKS[one.severity]}  {one.text}")
+        lines += [f"        {name}" for name in one.named[:NAMED]]
+        more = len(one.named) - NAMED
+        lines += [f"        and {more:,} more"] if more > 0 else []
+    if all(one.severity == "note" for one in report.findings):
+        lines.append("No fault found in these pictures.")
+    lines.append("")
+    for name, splits in report.domains.items():
+        lines += [f"{name} ({split}): {_facts(facts)}" for split, facts in splits.items()]
+    lines += [one.text for one in report.pairs]
+    fixes = dict.fromkeys(one.fix for one in report.findings if one.fix)
+    typed = [*fixes, report.plan.reason, *(f"  {line}" for line in report.plan.commands)]
+    typed += map(cost_said, report.estimates)
+    return "\n".join([*lines, "", NEXT, "", "On the command line:", *typed]) + "\n"
+
+
+def _facts(facts: Mapping[str, Any]) -> str:
+    if not facts["count"]:
+        return "no picture can be read"
+    (w, _, widest), (h, _, highest) = facts["width"], facts["height"]
+    size = f"{w}x{h}" if (w, h) == (widest, highest) else f"{w}x{h} to {widest}x{highest}"
+    return f"{facts['count']:,} pictures of {size} pixels"
 
 
 def build(given: Given) -> None:
     """The tab."""
     import gradio as gr
 
-    form, texts, names = Form(), helps(doctor), list(given.folders)
-    own = [name for name in names if not name.startswith("examples: ")]
+    form, texts, own = Form(), helps(doctor), given.own()
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
-            form.add("a", gr.Dropdown(names, value=(own or names)[0], label="a", info=texts["a"]))
-            form.add("b", gr.Dropdown([NONE, *names], value=NONE, label="b", info=texts["b"]))
-            for control in controls(doctor, skip=SKIPPED):
-                form.add(control.name, replace(control, default=None).component())
-            go = gr.Button("Examine", variant="primary", elem_id="examine")
+            first = next(iter(given.folders))
+            form.add("a", choice(
+                given, lambda: list(given.folders), value=first, label="a", info=texts["a"]
+            ))  # fmt: skip
+            form.add("b", choice(
+                given, lambda: [NONE, *given.folders], value=NONE, label="b", info=texts["b"]
+            ))  # fmt: skip
+            for control in controls(doctor):
+                if control.name in ("size", "measure"):  # others name files
+                    form.add(control.name, replace(control, default=None).component())
         with gr.Column(scale=3, min_width=300):
-            status = message("status", said("" if own else NOTHING))
+            go, _, status = bar("Examine", "examine", False, "" if own else NOTHING)
             found = message("text")
 
     def run(values: dict[Any, Any]) -> Any:

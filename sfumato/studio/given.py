@@ -5,10 +5,10 @@ A visitor chooses by name among these.  No path comes from a browser.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sfumato.data import find_images
 from sfumato.errors import UserError, choose
@@ -18,6 +18,8 @@ from sfumato.method import find
 from .limits import EXAMPLES
 
 SHIPPED = ("sfumato/digits", "sfumato/earth", "sfumato/earth_pairs", "sfumato/digits_classifier")
+PREFIX = "examples: "
+"""How the names of the examples' folders begin."""
 HERE = Path(__file__).parent / "examples"
 
 
@@ -44,12 +46,51 @@ class Model:
         return file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
 
 
+class Start(NamedTuple):
+    """Choices that belong together."""
+
+    folder: str
+    source: str
+    target: str
+    classifier: str | None
+
+
 @dataclass
 class Given:
-    """Models and folders of pictures, by the names that they are chosen by."""
+    """Models and folders of pictures, by the names that they are chosen by; those of the user come first.
 
+    Attributes:
+        places: the folders that were named.
+        models: model folders among them and those that ship.
+        folders: folders of pictures among them and the examples.
+        offered: controls of the page, and what follows from the above: {property: value} of each.
+    """
+
+    places: tuple[Path, ...] = ()
     models: dict[str, Model] = field(default_factory=dict)
     folders: dict[str, Path] = field(default_factory=dict)
+    offered: list[tuple[Any, Callable[[], dict[str, Any]]]] = field(default_factory=list)
+
+    def look(self, strict: bool = False) -> None:
+        """Looks again at the places: models may have been saved, pictures come.
+
+        Args:
+            strict: refuse a place that is of no use, instead of leaving it out.
+
+        Raises:
+            UserError: if strict, for a folder that is missing, or holds neither a model nor pictures.
+        """
+        models: dict[str, Model] = {}
+        folders: dict[str, Path] = {}
+        for place in self.places:
+            try:
+                _look_at(place, models, folders)
+            except (UserError, OSError):  # may be on its way
+                if strict:
+                    raise
+        models |= {name: _model(name) for name in SHIPPED}
+        folders |= {f"{PREFIX}{name}": HERE / name for name in ("digits", "earth")}
+        self.models, self.folders = models, folders
 
     def denoisers(self) -> list[str]:
         """FOLDER:DOMAIN of every domain of the diffusion models."""
@@ -66,6 +107,10 @@ class Given:
     def _with(self, method: str) -> Iterable[Model]:
         return (m for m in self.models.values() if m.method == method)
 
+    def own(self) -> list[str]:
+        """The folders of pictures that were named."""
+        return [name for name in self.folders if not name.startswith(PREFIX)]
+
     def pictures(self, folder: str) -> list[Path]:
         """Some pictures of a folder, evenly; none that a link leads out of it.
 
@@ -77,6 +122,29 @@ class Given:
         inside = [f for f in find_images(root) if _inside(f, root)]
         count = min(len(inside), EXAMPLES)
         return [inside[int((i + 0.5) * len(inside) / count)] for i in range(count)]
+
+    def start(self) -> Start:
+        """A folder of pictures, its domain, another domain of the same model, a classifier of both.
+
+        What was named comes first: the first named model and folder that belong together, or the first.
+        """
+        models = [m for m in self._with("diffusion") if m.domains]
+        models = [m for m in models if m.name not in SHIPPED] or models
+        names = self.own() or list(self.folders)
+        found = {name: {f.parent.name for f in self.pictures(name)} for name in names}
+        model, name, domain = next(
+            ((m, n, d) for m in models for n in names for d in m.domains if d in found[n]),
+            (models[0], names[0], models[0].domains[0]),
+        )
+        source = f"{model.name}:{domain}"
+        target = self.other(source)
+        return Start(name, source, target, self.classifier_of(source, target))
+
+    def classifier_of(self, *ends: str) -> str | None:
+        """A classifier that knows these FOLDER:DOMAINs, if there is one."""
+        domains = {end.rpartition(":")[2] for end in ends}
+        known = (m.name for m in self._with("domain_classifier") if domains <= {*m.domains})
+        return next(known, None)
 
     def domain_of(self, picture: Path) -> str | None:
         """FOLDER:DOMAIN of the domain that is called like the picture's folder, if there is one."""
@@ -95,47 +163,45 @@ class Given:
 
 
 def gather(folders: Sequence[str | Path] = ()) -> Given:
-    """The shipped models and examples, and the folders that a user names.
+    """The folders that a user names, and the shipped models and examples.
 
     Raises:
         UserError: for a folder that is missing, or holds neither a model nor pictures.
     """
-    given = Given()
-    for name in SHIPPED:
-        _add_model(given, name)
-    for name in ("digits", "earth"):
-        given.folders[f"examples: {name}"] = HERE / name
-    for folder in map(Path, folders):
-        if not folder.is_dir():
-            what = "is a file" if folder.exists() else "does not exist"
-            raise UserError(f"{folder} {what}: expected a model folder or a folder of pictures")
-        if (folder / "model.json").is_file():
-            _add_model(given, str(folder))
-            continue
-        inner = sorted(f.parent for f in folder.glob("*/model.json"))
-        for model in inner:
-            _add_model(given, str(model))
-        try:
-            if not inner:
-                find_images(folder)
-                given.folders[str(folder)] = folder
-        except UserError:
-            raise UserError(
-                f"{folder} holds neither a model nor pictures: name a folder made by "
-                f"`sfumato train`, or one of .png, .jpg, .webp, .bmp or .tif files"
-            ) from None
+    given = Given(tuple(map(Path, folders)))
+    given.look(strict=True)
     return given
 
 
-def _inside(file: Path, folder: Path) -> bool:
-    """Whether no link leads out of the folder."""
-    return file.resolve().is_relative_to(folder.resolve())
+def _look_at(folder: Path, models: dict[str, Model], folders: dict[str, Path]) -> None:
+    """Adds the model, the models or the pictures of a folder."""
+    if not folder.is_dir():
+        what = "is a file" if folder.exists() else "does not exist"
+        raise UserError(f"{folder} {what}: expected a model folder or a folder of pictures")
+    inner = sorted(f.parent for f in folder.glob("*/model.json"))
+    for place in [folder] if (folder / "model.json").is_file() else inner:
+        models[str(place)] = _model(str(place))
+    if str(folder) in models or inner:
+        return
+    try:
+        find_images(folder)
+    except UserError:
+        raise UserError(
+            f"{folder} holds neither a model nor pictures: name a folder made by "
+            f"`sfumato train`, or one of .png, .jpg, .webp, .bmp or .tif files"
+        ) from None
+    folders[str(folder)] = folder
 
 
-def _add_model(given: Given, name: str) -> None:
+def _model(name: str) -> Model:
     described = describe_folder(resolve(name)[0])
     model = described["model"]
     method = str(model["is"]).partition(":")[0].rpartition(".")[2]
     find(method)
     domains = tuple(map(str, model.get("domains") or ()))
-    given.models[name] = Model(name, method, domains, dict(described.get("info") or {}))
+    return Model(name, method, domains, dict(described.get("info") or {}))
+
+
+def _inside(file: Path, folder: Path) -> bool:
+    """Whether no link leads out of the folder."""
+    return file.resolve().is_relative_to(folder.resolve())

@@ -13,7 +13,20 @@ from .controls import Control
 from .given import Given
 from .jobs import CURVES, Frame, Shelf
 from .latents import OTHERS, Encoded, change, encode, operation_controls, operations
-from .page import Form, Picker, alert, helps, message, paths, said, table, written
+from .page import (
+    Form,
+    Picker,
+    alert,
+    bar,
+    choice,
+    helps,
+    message,
+    paths,
+    said,
+    shows,
+    table,
+    written,
+)
 
 
 class Shown(NamedTuple):
@@ -104,18 +117,19 @@ def _way(gr: Any, frames: Any) -> list[Any]:
 def _latent(gr: Any, given: Given, shelf: Shelf) -> None:
     live_shelf, encodings = Shelf(shelf.root / "live"), Shelf(shelf.root / "encoded")
     form, texts, encoded = Form(), helps(encode) | helps(change), gr.State(None)
-    ends = given.denoisers()
+    start = given.start()
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
-            picker = Picker(given, shelf, "picture to encode", next(iter(given.folders)))
+            picker = Picker(given, shelf, "picture to encode", start.folder)
             form.add("pictures", picker.pictures)
-            for name, value in (("source", ends[0]), ("target", ends[1 % len(ends)])):
-                form.add(name, gr.Dropdown(ends, value=value, label=name, info=texts[name]))
+            for name, value in (("source", start.source), ("target", start.target)):
+                form.add(name, choice(
+                    given, given.denoisers, value=value, label=name, info=texts[name]
+                ))  # fmt: skip
             steps = Control("steps", "number", 12, texts["steps"], (), 1, 200, True)
             form.add("steps", steps.component())
-            go = gr.Button("Encode", variant="primary", elem_id="encode")
         with gr.Column(scale=3, min_width=300):
-            status = message("status", said("Pick a picture, and press Encode."))
+            go, _, status = bar("Encode", "encode", False, "Pick a picture, and press Encode.")
             with gr.Row():
                 views = [
                     gr.Image(label=label, format="png", interactive=False, height=180, min_width=130,
@@ -140,7 +154,7 @@ def _latent(gr: Any, given: Given, shelf: Shelf) -> None:
                 keep = gr.Button("Keep this operation, add another", size="sm")
                 clear = gr.Button("Start again", size="sm")
             facts = message("text")
-    picker.on_pick(form.held["source"], form.held["target"])
+    picker.on_pick(form)
 
     def encoding(values: dict[Any, Any]) -> dict[Any, Any]:
         held = form.read(values)
@@ -189,6 +203,7 @@ def _latent(gr: Any, given: Given, shelf: Shelf) -> None:
         concurrency_limit=1,
         **how,
     )
+    shows(go, "latent-0")
     clear.click(lambda: ("", "scale"), None, [form.held["first"], operation], queue=False, **how)
     keep.click(kept, form.inputs(), [status, form.held["first"], operation], queue=False, **how)
 

@@ -78,7 +78,9 @@ def encode(pictures: list[str], source: str, steps: int, shelf: Shelf) -> Encode
 
 def _encoded(file: Path, source: str, steps: int) -> Encoded:
     f = _denoiser(source)
-    prepare, _ = preparation_of({"source": resolve(source)[0]}, channels=channels_of(f), upscale=True)
+    prepare, _ = preparation_of(
+        {"source": resolve(source)[0]}, channels=channels_of(f), upscale=True
+    )
     if max(prepare.size or (limits.SIZE + 1,)) > limits.SIZE:
         prepare = replace(prepare, size=(limits.SIZE, limits.SIZE))
     image = prepare.read(file).image[None]
@@ -86,14 +88,28 @@ def _encoded(file: Path, source: str, steps: int) -> Encoded:
         return Encoded(image, bridge.encode(f, image, steps=steps), source, steps)
 
 
-@lru_cache(maxsize=32)
 def _other(name: str, source: str, steps: int) -> Tensor:
+    return _other_latent(name, source, steps, _saved(source))
+
+
+@lru_cache(maxsize=32)
+def _other_latent(name: str, source: str, steps: int, saved: int) -> Tensor:
     return _encoded(OTHERS[choose("picture", name, OTHERS)], source, steps).latent
 
 
-@lru_cache(maxsize=4)
 def _denoiser(name: str) -> Any:
+    return _loaded(name, _saved(name))
+
+
+@lru_cache(maxsize=4)
+def _loaded(name: str, saved: int) -> Any:
     return load(name)
+
+
+def _saved(name: str) -> int:
+    """When a model was saved: one that has been trained further is another."""
+    file = resolve(name)[0] / "weights.safetensors"
+    return file.stat().st_mtime_ns if file.is_file() else 0
 
 
 def change(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from inspect import signature
 from pathlib import Path
@@ -16,11 +16,10 @@ from . import limits
 from .controls import NONE, Control, controls
 from .given import Given
 from .intake import place
-from .page import Form, helps
+from .page import Form, choice, helps
 
 ROLES = ("model", "source", "target", "classifier")
 RUN = ("seed", "size", "resize", "upscale")
-FIRST = {"source": "sfumato/digits:2", "target": "sfumato/digits:3"}
 
 
 def available(given: Given) -> dict[str, Outline]:
@@ -58,18 +57,17 @@ class Roles:
     """
 
     def __init__(self, given: Given, form: Form, shown: tuple[str, ...] = ROLES) -> None:
-        import gradio as gr
-
-        offered: dict[str, list[str]] = {
-            "model": [m.name for m in given.models.values() if m.translates],
-            "source": given.denoisers(), "target": given.denoisers(),
-            "classifier": [NONE, *given.classifiers()],
+        offered: dict[str, Callable[[], list[str]]] = {
+            "model": lambda: [m.name for m in given.models.values() if m.translates],
+            "source": given.denoisers, "target": given.denoisers,
+            "classifier": lambda: [NONE, *given.classifiers()],
         }  # fmt: skip
-        texts = helps(translate)
+        texts, start = helps(translate), given.start()
+        first = {"model": next(iter(offered["model"]()), None), **start._asdict()}
         for name in ROLES:
-            first = FIRST.get(name, offered[name][-1] if offered[name] else None)
-            form.add(name, gr.Dropdown(
-                offered[name], value=first, label=name, info=texts[name], visible=name in shown,
+            form.add(name, choice(
+                given, offered[name], value=first[name] or NONE, label=name, info=texts[name],
+                visible=name in shown,
             ))  # fmt: skip
 
 

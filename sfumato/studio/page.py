@@ -18,6 +18,7 @@ from sfumato.errors import UserError, choose
 from sfumato.flags import args_of
 
 from . import limits
+from .controls import NONE
 from .given import Given
 from .intake import admit, place
 from .jobs import Preview, Shelf
@@ -33,6 +34,7 @@ CSS = """
 .sfumato-side .grid-container { gap: 6px; grid-auto-rows: auto;
     grid-template-columns: repeat(auto-fill, minmax(min(190px, 45%), 1fr)) !important; }
 .sfumato-side .thumbnail-item { aspect-ratio: 1; width: 100%; height: auto; min-width: 0; }
+.sfumato-head { align-items: start; }
 .sfumato-status { min-height: 2.2em; }
 .sfumato-notes:not(:has(.alert)) { display: none; }
 .sfumato-said { font-size: var(--text-md); color: var(--body-text-color); }
@@ -48,6 +50,19 @@ CSS = """
 .sfumato-text { overflow-x: auto; }
 button[role=tab][aria-selected=true] { color: var(--primary-600) !important; }
 .dark button[role=tab][aria-selected=true] { color: var(--primary-300) !important; }
+@media (max-width: 640px) {  /* what is pressed and what it says stay in sight, and so do all tabs */
+    .sfumato-bar { position: fixed; left: 0; right: 0; bottom: 0; z-index: 30; padding: 8px 16px !important;
+                   gap: 4px; background: var(--body-background-fill);
+                   border-top: 1px solid var(--border-color-primary); }
+    .sfumato-bar .row { flex-wrap: nowrap; }
+    .sfumato-bar button { min-width: 0; padding: 8px; }
+    .sfumato-bar .sfumato-said { max-height: 30vh; overflow-y: auto; }
+    .gradio-container > main { padding-bottom: 130px !important; }
+    button[role=tab] { padding-inline: 7px !important; font-size: var(--text-sm) !important; }
+    .sfumato-head h1 { font-size: 1.3rem !important; }
+    .sfumato-head { flex-wrap: nowrap; }
+    .sfumato-upload { height: 130px !important; min-height: 0 !important; }
+}
 :focus-visible { outline: 2px solid var(--color-accent) !important; outline-offset: 2px; }
 """
 
@@ -159,12 +174,47 @@ def message(kind: Literal["notes", "status", "text"] = "notes", value: str = "")
     return gr.HTML(value, elem_classes=classes, container=False, padding=False)
 
 
-@lru_cache(maxsize=512)
+def choice(given: Given, names: Callable[[], Sequence[str]], **shown: Any) -> Any:
+    """A list to choose from that follows what is found in the folders that were named."""
+    import gradio as gr
+
+    made = gr.Dropdown(list(names()), **shown)
+    given.offered.append((made, lambda: {"choices": list(names())}))
+    return made
+
+
 def thumbnail(file: Path) -> Image.Image:
-    """A picture of at most 128 pixels a side."""
-    shown = picture(read_image(file))
+    """A picture of at most 128 pixels a side; gray for a file that cannot be read."""
+    return _thumbnail(file, file.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=512)
+def _thumbnail(file: Path, saved: int) -> Image.Image:
+    try:
+        shown = picture(read_image(file))
+    except UserError:  # who picks it is told why
+        return Image.new("RGB", (128, 128), "gray")
     shown.thumbnail((128, 128))
     return shown
+
+
+def bar(go: str, name: str, cancel: bool = True, text: str = "") -> tuple[Any, Any, Any]:
+    """A button to press, one that cancels, and what they say: in sight on a phone, too."""
+    import gradio as gr
+
+    with gr.Column(elem_classes="sfumato-bar"):
+        with gr.Row():
+            pressed = gr.Button(go, variant="primary", elem_id=name)
+            stopped = (
+                gr.Button("Cancel", variant="stop", elem_id=f"{name}-cancel") if cancel else None
+            )
+        return pressed, stopped, message("status", said(text))
+
+
+def shows(button: Any, name: str) -> None:
+    """A press brings the results into sight, where they are below it."""
+    button.click(None, None, None, js=f"() => {{ document.getElementById('{name}')"
+                 f"?.scrollIntoView({{behavior: 'smooth', block: 'nearest'}}) }}")  # fmt: skip
 
 
 class Picker:
@@ -190,9 +240,10 @@ class Picker:
             elem_classes=["sfumato-picture", "sfumato-examples", "sfumato-upload"],
             sources=["upload", "clipboard"], format="png", fit_columns=False,
         )  # fmt: skip
-        self.folder = gr.Dropdown(
-            list(given.folders), value=first, label="folder", info=helps(self.pick)["folder"]
-        )
+        self.folder = choice(
+            given, lambda: list(given.folders), value=first, label="folder",
+            info=helps(self.pick)["folder"],
+        )  # fmt: skip
         self.shown = gr.Gallery(
             self.thumbnails(first), label="pick one of these", columns=5, height=150, format="png",
             allow_preview=False, interactive=False, object_fit="contain", buttons=[], show_label=False,
@@ -241,23 +292,28 @@ class Picker:
         (copy,) = place([files[index]], self.shelf.new())
         return copy, self.given.domain_of(files[index])
 
-    def on_pick(self, source: Any, target: Any) -> None:
-        """A picked picture replaces the pictures, its domain that in `source`; `target` is the next."""
+    def on_pick(self, form: Form) -> None:
+        """A picked picture replaces the pictures, its domain the source; the others follow it."""
         import gradio as gr
+
+        roles = [n for n in ("source", "target", "classifier") if n in form.held]
 
         def picked(event: gr.SelectData, folder: str) -> list[Any]:
             try:
                 copy, domain = self.pick(folder, event.index)
             except (UserError, OSError) as error:
-                return [gr.skip(), alert(error), gr.skip(), gr.skip()]
-            ends = [domain, self.given.other(domain)] if domain else [gr.skip(), gr.skip()]
-            return [[str(copy)], "", *ends]
+                return [gr.skip(), alert(error), *(gr.skip() for _ in roles)]
+            if domain is None:
+                return [[str(copy)], "", *(gr.skip() for _ in roles)]
+            target = self.given.other(domain)
+            classifier = self.given.classifier_of(domain, target) or NONE
+            return [[str(copy)], "", *[domain, target, classifier][: len(roles)]]
 
         # gradio finds the event by its annotation, which this file's are texts
         picked.__annotations__["event"] = gr.SelectData
         self.shown.select(
-            picked, self.folder, [self.pictures, self.notes, source, target], show_progress="hidden",
-            api_visibility="private", concurrency_id="intake", concurrency_limit=1,
+            picked, self.folder, [self.pictures, self.notes, *(form.held[n] for n in roles)],
+            show_progress="hidden", api_visibility="private", concurrency_id="intake", concurrency_limit=1,
         )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -149,8 +150,10 @@ def build(folders: Sequence[str | Path], room: Path) -> Any:
     _warm()
     hour = 3600
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(hour, hour)) as page:
-        gr.Markdown(INTRO)
-        with gr.Tabs():
+        with gr.Row(elem_classes="sfumato-head"):
+            gr.Markdown(INTRO)
+            refresh = gr.Button("Refresh", size="sm", elem_id="refresh", scale=0, min_width=90)
+        with gr.Tabs(overflow_behavior="wrap"):
             with gr.Tab("Translate"):
                 frames = translating.build(known, shelf)
             with gr.Tab("Compare"):
@@ -161,9 +164,21 @@ def build(folders: Sequence[str | Path], room: Path) -> Any:
                 data.build(known)
             with gr.Tab("About"):
                 about.build(known)
+        gr.on(
+            [page.load, refresh.click], partial(_again, known), None, [c for c, _ in known.offered],
+            show_progress="hidden", api_visibility="private", queue=False,
+        )  # fmt: skip
         tab.select(*opened, show_progress="hidden", api_visibility="private", queue=False)
     page.queue(max_size=limits.WAITING, api_open=False, default_concurrency_limit=4)
     return page
+
+
+def _again(known: Any) -> list[Any]:
+    """The choices as they are now: models may have been saved since the start."""
+    import gradio as gr
+
+    known.look()
+    return [gr.update(**now()) for _, now in known.offered]
 
 
 def _warm() -> None:

@@ -11,12 +11,26 @@ from typing import Any
 from sfumato.data import find_images, fit_image, read_image
 from sfumato.data.images import picture
 from sfumato.errors import UserError
+from sfumato.flags import outlines
 
 from . import jobs
 from .given import Given
 from .jobs import Done, Frame, Shelf
 from .methods import Roles, about, ask, available, make, options, run_options, steps_of, uses
-from .page import Form, Picker, alert, cancels, helps, message, paths, progress, said, written
+from .page import (
+    Form,
+    Picker,
+    alert,
+    bar,
+    cancels,
+    choice,
+    helps,
+    paths,
+    progress,
+    said,
+    shows,
+    written,
+)
 
 Pair = tuple[str, ...]
 """A picture before and after, as files."""
@@ -47,16 +61,16 @@ def build(given: Given, shelf: Shelf) -> Any:
     """The tab; returns the state that holds the last translation's frames."""
     import gradio as gr
 
-    methods = available(given)
-    first = "ddib" if "ddib" in methods else next(iter(methods))
-    form = Form()
+    methods = [name for name, outline in outlines().items() if outline.translates]
+    first, form = "ddib", Form()
     frames, pairs = gr.State([]), gr.State([])
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
-            picker = Picker(given, shelf, "pictures to translate", next(iter(given.folders)))
+            picker = Picker(given, shelf, "pictures to translate", given.start().folder)
             form.add("pictures", picker.pictures)
-            method = form.add("method", gr.Dropdown(
-                list(methods), value=first, label="method", info=helps(choose_method)["name"]
+            method = form.add("method", choice(
+                given, lambda: list(available(given)), value=first, label="method",
+                info=helps(choose_method)["name"],
             ))  # fmt: skip
             what = gr.Markdown(about(first))
             Roles(given, form, shown=uses(given, first))
@@ -69,10 +83,9 @@ def build(given: Given, shelf: Shelf) -> Any:
                 for control in run_options():
                     form.add(control.name, control.component())
         with gr.Column(scale=3, min_width=300):
-            with gr.Row():
-                go = gr.Button("Translate", variant="primary", elem_id="translate")
-                cancel = gr.Button("Cancel", variant="stop", elem_id="cancel")
-            status = message("status", said("Pick a picture, and press Translate."))
+            go, cancel, status = bar(
+                "Translate", "translate", text="Pick a picture, and press Translate."
+            )
             slider = gr.ImageSlider(
                 label="before | after", format="png", interactive=False, max_height=420, height=420,
                 elem_classes="sfumato-picture", elem_id="before-after",
@@ -85,7 +98,7 @@ def build(given: Given, shelf: Shelf) -> Any:
             files = gr.File(label="PNG and run.json, to download", interactive=False, visible=False)
 
     roles = [form.held[name] for name in ("model", "source", "target", "classifier")]
-    picker.on_pick(form.held["source"], form.held["target"])
+    picker.on_pick(form)
 
     def chosen(name: str) -> list[Any]:
         needed = uses(given, name)
@@ -135,6 +148,7 @@ def build(given: Given, shelf: Shelf) -> Any:
         concurrency_limit=1, show_progress="hidden", api_visibility="private",
     )  # fmt: skip
     cancels(cancel, running, status)
+    shows(go, "before-after")
 
     def select(event: gr.SelectData, made: list[Pair]) -> Any:
         there = 0 <= event.index < len(made) and Path(made[event.index][0]).exists()
