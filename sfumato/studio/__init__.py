@@ -7,6 +7,8 @@ docstrings as help, and computes nothing itself.  Its files, from the ground up:
     given       models and folders that were named at the start; nothing else is read
     intake      pictures from outside, checked before they are decoded
     controls    a function's parameters as controls
+    look        fonts, colours, and where things are on a phone
+    page        what the tabs share
     jobs        work that is watched, and can be stopped
     translating, comparing, inside, data, about     a tab each
     room        where uploads and results are, and what removes them

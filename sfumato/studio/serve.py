@@ -115,7 +115,7 @@ def _launch(page: Any, host: str, port: int, password: str | None, guard: dict[s
 
     from . import limits
     from .guard import Guard
-    from .page import CSS, theme
+    from .look import CSS, theme
 
     async def admits(name: str, given: str) -> bool:
         if hmac.compare_digest(given.encode(), str(password).encode()):
