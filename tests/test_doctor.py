@@ -143,7 +143,11 @@ def test_pairs_lose_only_what_lacks_a_partner(tmp_path):
 def test_side_by_side(tmp_path):
     x, y = fields(30), 255 - fields(30) // 2
     wide = write(tmp_path / "pairs", np.concatenate([x, y], 2))
-    assert "--side-by-side" in doctor(wide, measure=False).plan.commands[0]
+    train, translate = doctor(wide, measure=False).plan.commands
+    assert "--side-by-side" in train
+    assert (
+        f"sfumato translate {wide} --out out/pairs --model runs/pairs" in translate
+    )  # its left halves
     wide = write(tmp_path / "panoramas", fields(30, 64, 128))
     report = doctor(wide, measure=False)
     assert report.pairs[0].plausible is False
@@ -425,9 +429,9 @@ def test_commands_name_the_domains_and_write_outside_the_data(tmp_path, monkeypa
     commands = doctor(".", measure=False).plan.commands
     assert commands[0].startswith("sfumato train diffusion A=A B=B C=C --out ../runs/A_B_C")
     shutil.rmtree("C")
-    for place in (".", "A"):  # the second lies in the data, too
+    for place, given in (".", ["."]), ("A", [".."]), (".", ["A", "B"]):  # all of them in the data
         monkeypatch.chdir(tmp_path / "data" / place)
-        for command in doctor(tmp_path / "data", measure=False).plan.commands:
+        for command in doctor(*given, measure=False).plan.commands:
             words = shlex.split(command)
             out = Path(words[words.index("--out") + 1]).resolve()
             assert out.is_relative_to(tmp_path)

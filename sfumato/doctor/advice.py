@@ -13,9 +13,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from sfumato.data.layout import Folders
 from sfumato.method import find, names
 
-from .looks import Folders, Look
+from .looks import Look
 from .pairs import Pairing
 
 SIZES = (8, 16, 32, 64, 128, 256)
@@ -130,7 +131,11 @@ def _value(text: str) -> Any:
 
 def _outside(data: Sequence[Path]) -> Path:
     """Where runs and results go: here, or the first folder above that lies in none of the data."""
-    here, roots = Path.cwd(), [folder.resolve() for folder in data]
+    here, roots = Path.cwd(), {folder.resolve() for folder in data}
+    for parent in {root.parent for root in roots}:  # a folder of nothing else is data, too
+        inside = {p for p in parent.iterdir() if not p.name.startswith(".")}
+        if len(inside) > 1 and inside <= roots:
+            roots.add(parent)
     place = next((p for p in (here, *here.parents) if not any(map(p.is_relative_to, roots))), here)
     return Path(os.path.relpath(place))
 
@@ -158,7 +163,7 @@ def _side_by_side(
         f"right answers need not guess what corresponds. {PAIRED}",
         [_line("sfumato train pix2pix", splits["train"], "--side-by-side --out", run, last,
                *_tests([splits])),
-         _line("sfumato translate LEFT_HALVES --out", place / "out" / "right", "--model", run)],
+         _line("sfumato translate", _held_out(splits), "--out", place / "out" / chosen[0], "--model", run)],
     )  # fmt: skip
 
 

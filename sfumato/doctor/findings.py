@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
+
+from sfumato.data.listing import UNREAD, Listing, said
 
 from .advice import Plan
 from .duplicates import MAX_LINKS, SMALL, SURE, Link, exact_copies, near_copies
@@ -48,19 +50,18 @@ class Finding:
     without: list[str] = field(default_factory=list)
 
 
-def unreadable(looks: Sequence[Look], unread: Counter[str]) -> Iterator[Finding]:
-    """Broken files, and pictures of formats that are not read."""
+def unreadable(looks: Sequence[Look], listings: Sequence[Listing]) -> Iterator[Finding]:
+    """Broken files, and what was left out: pictures of kinds that are not read, say."""
     bad = [one for one in looks if one.error]
     if bad:
         yield Finding(
             "warning", "unreadable", f"{len(bad)} of {len(looks):,} files cannot be read",
             "training leaves them out; copy them again from where they came", [one.error for one in bad],
         )  # fmt: skip
-    if unread:
-        yield Finding(
-            "warning", "format", f"not looked at: {counted(unread)}, which sfumato does not read",
-            "convert them to PNG or JPEG",
-        )  # fmt: skip
+    for one in listings:
+        if text := said(one.root, one.pictures_left_out):
+            fix = "convert them to PNG or JPEG" if UNREAD in one.left_out else ""
+            yield Finding("warning", "format", text, fix)
 
 
 def copies(good: Sequence[Look]) -> Iterator[Finding]:
@@ -80,7 +81,7 @@ def copies(good: Sequence[Look]) -> Iterator[Finding]:
             where = "mirrored"
         found[where].append((link.first, link.second, link))
         kinds[link.first, link.second] = where
-    said: dict[str, tuple[Severity, str, str]] = {
+    texts: dict[str, tuple[Severity, str, str]] = {
         "leak": ("error", "in two splits: scores would be too good", LISTED),
         "across": ("error", "in two domains: the model cannot learn what parts these",
                    "look whether a picture is in the wrong folder"),
@@ -99,7 +100,7 @@ def copies(good: Sequence[Look]) -> Iterator[Finding]:
             elif kind == "copies" and second.split == "train" and not {i, j} & gone:
                 gone.add(j)
     for kind, links in found.items():
-        severity, text, fix = said[kind]
+        severity, text, fix = texts[kind]
         twice = {i if kind == "leak" else j for i, j, _ in links}
         named = [f"{good[j].path} = {good[i].path} ({link})" for i, j, link in links]
         without = [str(good[i].path) for i in sorted(twice & gone)] if fix == LISTED else []
@@ -157,10 +158,10 @@ def sizes(where: str, part: Sequence[Look], plan: Plan) -> Iterator[Finding]:
     small = [one for one in part if one.short(halved) < plan.size]
     if small:
         least = min(one.short(halved) for one in small) // 8 * 8 or 8  # networks take these
-        said = [f"{one.path} ({one.width}x{one.height})" for one in small]
+        named = [f"{one.path} ({one.width}x{one.height})" for one in small]
         yield Finding(
             "error", "small", f"{where}: {of(small, part)} smaller than --size {plan.size}, so "
-            f"training refuses them", f"say --upscale, or --size {least}, or move them elsewhere", said,
+            f"training refuses them", f"say --upscale, or --size {least}, or move them elsewhere", named,
         )  # fmt: skip
     if part:
         ratio = float(np.median([one.width / one.height for one in part])) / (2 if halved else 1)

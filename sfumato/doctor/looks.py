@@ -5,9 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import re
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -18,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from sfumato.data.images import SUFFIXES, find_images
-from sfumato.data.listing import stem_of
+from sfumato.data.layout import Folders, apart, layout
+from sfumato.data.listing import Listing, list_pictures, stem_of
 from sfumato.data.preparation import read_samples
 from sfumato.errors import UserError
 
@@ -33,13 +31,9 @@ COLOUR = 6 / 255
 """Difference of channels in a thumbnail, of values in [0,1], that only a colour picture has."""
 ALIKE = 1.03
 """Two proportions that differ by less are one: sizes are rounded, and a thumbnail shows no difference."""
-UNREAD = {".gif", ".heic", ".heif", ".avif", ".jp2", ".jfif", ".jxl", ".tga", ".exr", ".npy"}
-"""Suffixes of pictures that sfumato does not read; a folder may hold them unnoticed."""
 
 EVERY = 10.0
 """Seconds between two words on how far it is."""
-
-Folders = dict[str, dict[str, Path]]  # {domain: {split: folder}}
 
 
 @dataclass(slots=True)
@@ -80,76 +74,22 @@ class Look:
         return min(self.height, self.width // 2 if halved else self.width)
 
 
-def layout(
+def folders_of(
     a: str | Path, b: str | Path | None, test_a: str | Path | None, test_b: str | Path | None
 ) -> Folders:
-    """The folders of every domain: {domain: {split: folder}}; "train" is what is not a test split.
-
-    Known are one folder a domain; train/ and test/ in it; and in a single folder A also trainA/ and
-    trainB/ (with testA/, testB/), train/DOMAIN/ and test/DOMAIN/, and DOMAIN/.
+    """The folders of every domain by split, those of the tests among them.
 
     Raises:
-        UserError: a folder is missing, or lies in another one.
+        UserError: see `layout`; or tests are named that belong to no domain.
     """
-    out = _alone(Path(a)) if b is None else {
-        name: _splits(folder) or {"train": folder}
-        for name, folder in zip(_names(Path(a), Path(b)), (Path(a), Path(b)), strict=True)
-    }  # fmt: skip
+    out = layout(a) if b is None else layout(a, b)
     tests = [test for test in (test_a, test_b) if test is not None]
     if tests and (len(out) > 2 or len(out) < len(tests) or test_a is None):
         raise UserError(f"--test-a, --test-b belong to two domains; found {', '.join(out)}")
     for splits, test in zip(out.values(), tests, strict=False):
         splits["test"] = Path(test)
-    flat = [folder for splits in out.values() for folder in splits.values()]
-    for i, one in enumerate(flat):
-        for other in flat[:i]:
-            x, y = one.resolve(), other.resolve()
-            if x.is_relative_to(y) or y.is_relative_to(x):
-                raise UserError(f"{one} lies in {other} (or is it): name folders that are apart")
+    apart([folder for splits in out.values() for folder in splits.values()])
     return out
-
-
-def _alone(folder: Path) -> Folders:
-    """The domains and splits that one folder holds."""
-    found: Folders = {}
-    for sub in _subfolders(folder):
-        if known := re.fullmatch(r"(train|test|val)[_-]?([ab])", sub.name, re.I):
-            found.setdefault(known[2].upper(), {})[known[1].lower()] = sub
-    if found and all("train" in splits for splits in found.values()):
-        return {k: dict(sorted(found[k].items(), key=_train_first)) for k in sorted(found)}
-    splits = _splits(folder)
-    for split, root in (splits or {"train": folder}).items():
-        inside = _subfolders(root)
-        if len(inside) > 1 and not any(p.suffix.lower() in SUFFIXES for p in root.iterdir()):
-            for sub in inside:
-                found.setdefault(sub.name, {})[split] = sub
-    if found and all("train" in parts for parts in found.values()):
-        return found
-    return {_names(folder)[0]: splits or {"train": folder}}
-
-
-def _subfolders(folder: Path) -> list[Path]:
-    inside = folder.iterdir() if folder.is_dir() else []
-    return sorted(p for p in inside if p.is_dir() and not p.name.startswith("."))
-
-
-def _splits(folder: Path) -> dict[str, Path]:
-    known = {p.name: p for p in _subfolders(folder) if p.name in ("train", "test", "val")}
-    return dict(sorted(known.items(), key=_train_first)) if "train" in known else {}
-
-
-def _train_first(item: tuple[str, Path]) -> bool:
-    return item[0] != "train"
-
-
-def _names(*folders: Path) -> list[str]:
-    """What the domains are called: as many last parts of the paths as tell them apart."""
-    paths = [folder.resolve() for folder in folders]
-    for parts in range(1, max(len(p.parts) for p in paths)):
-        names = ["_".join(path.parts[-parts:]) for path in paths]
-        if len(set(names)) == len(names):
-            return names
-    raise UserError(f"{folders[0]} is given twice: name two folders")
 
 
 def alike(x: Look, y: Look) -> bool:
@@ -159,8 +99,8 @@ def alike(x: Look, y: Look) -> bool:
 
 def look(
     folders: Mapping[str, Mapping[str, Path]], progress: Callable[[str], Any] = lambda _: None
-) -> tuple[list[Look], Counter[str]]:
-    """Every picture below the folders, training splits first; suffixes of pictures not read.
+) -> tuple[list[Look], list[Listing]]:
+    """Every picture below the folders, training splits first; and the lists that they are on.
 
     Args:
         folders: of every domain and split.
@@ -169,12 +109,14 @@ def look(
     Raises:
         UserError: a folder is missing or holds no image file.
     """
-    todo = [Look(file, domain, split, stem_of(file.relative_to(folder).as_posix()))
-            for domain, splits in folders.items() for split, folder in splits.items()
-            for file in find_images(folder)]  # fmt: skip
+    todo, listings = list[Look](), list[Listing]()
+    for domain, splits in folders.items():
+        for split, folder in splits.items():
+            listings.append(list_pictures(folder))
+            for file in listings[-1].files:
+                stem = stem_of(file.relative_to(folder).as_posix())
+                todo.append(Look(file, domain, split, stem))
     todo.sort(key=lambda one: one.split != "train")  # stable
-    roots = [folder for splits in folders.values() for folder in splits.values()]
-    suffixes = (p.suffix.lower() for folder in roots for p in folder.rglob("*"))
     said = time.monotonic()
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for i, _ in enumerate(pool.map(_look, todo)):
@@ -186,7 +128,7 @@ def look(
         used = max((one.top for one in part if one.bits == 16), default=0)
         for one in part:
             _judge(one, 255 if one.bits == 8 else 65535 if used > 32767 else _power(used))
-    return todo, Counter(s for s in suffixes if s in UNREAD)
+    return todo, listings
 
 
 def _power(used: int) -> int:

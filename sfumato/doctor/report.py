@@ -18,6 +18,8 @@ import numpy as np
 
 from sfumato.data.cached import CACHE_BYTES
 from sfumato.data.folders import write_text
+from sfumato.data.layout import Folders
+from sfumato.data.listing import Listing
 from sfumato.errors import UserError
 from sfumato.terminal import plain
 
@@ -25,7 +27,7 @@ from . import findings as checks
 from .advice import SMALL, Plan, advise, options, settings, trainable
 from .cost import BUSY, training_cost
 from .findings import Finding, counted, unique
-from .looks import Folders, Look, layout, look
+from .looks import Look, folders_of, look
 from .pairs import Pairing, pairings
 
 SAID = {"error": "MEND", "warning": "LOOK", "note": "note"}
@@ -103,8 +105,8 @@ def doctor(
         raise UserError(f"size {size}: expected pixels, such as --size 64")
     if write_list is not None and Path(write_list).exists():
         raise UserError(f"{write_list} exists: give --write-list a new file")
-    folders = layout(a, b, test_a, test_b)
-    looks, unread = look(folders, progress)
+    folders = folders_of(a, b, test_a, test_b)
+    looks, listings = look(folders, progress)
     good = [one for one in looks if not one.error]
     facts = {
         name: {split: _facts([x for x in looks if (x.domain, x.split) == (name, split)])
@@ -116,7 +118,7 @@ def doctor(
     pairs = pairings(training, {(one.domain, one.stem) for one in looks if one.error})
     given = [Path(folder) for folder in (a, b, test_a, test_b) if folder is not None]
     plan = advise(folders, good, pairs, size, given, write_list)
-    findings = _findings(folders, looks, unread, pairs, plan)
+    findings = _findings(folders, looks, listings, pairs, plan)
     if write_list is not None:
         progress(_write(Path(write_list), unique(x for one in findings for x in one.without)))
     if findings and findings[0].severity == "error":
@@ -148,7 +150,7 @@ def _write(file: Path, names: Sequence[str]) -> str:
 
 
 def _findings(
-    folders: Folders, looks: Sequence[Look], unread: Counter[str], pairs: Sequence[Pairing], plan: Plan
+    folders: Folders, looks: Sequence[Look], listings: Sequence[Listing], pairs: Sequence[Pairing], plan: Plan
 ) -> list[Finding]:  # fmt: skip
     """What is wrong, the worst first."""
     good = [one for one in looks if not one.error]
@@ -156,7 +158,7 @@ def _findings(
         name: {split: [x for x in good if (x.domain, x.split) == (name, split)] for split in splits}
         for name, splits in folders.items()
     }
-    findings = [*checks.unreadable(looks, unread), *checks.copies(good)]
+    findings = [*checks.unreadable(looks, listings), *checks.copies(good)]
     findings += checks.counts({name: splits["train"] for name, splits in parts.items()})
     findings += checks.unpartnered(pairs)
     for name, splits in parts.items():
