@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -18,7 +19,7 @@ from PIL import Image, UnidentifiedImageError
 
 from sfumato.data.layout import Folders, apart, layout
 from sfumato.data.listing import Listing, list_pictures, stem_of
-from sfumato.data.preparation import read_samples
+from sfumato.data.preparation import ALIKE, DARK, read_samples
 from sfumato.errors import UserError
 
 THUMB = 32
@@ -29,8 +30,6 @@ FLAT = 2 / 255
 """Standard deviation, of values in [0,1], below which a picture shows nothing."""
 COLOUR = 6 / 255
 """Difference of channels in a thumbnail, of values in [0,1], that only a colour picture has."""
-ALIKE = 1.03
-"""Two proportions that differ by less are one: sizes are rounded, and a thumbnail shows no difference."""
 
 EVERY = 10.0
 """Seconds between two words on how far it is."""
@@ -94,7 +93,7 @@ def folders_of(
 
 def alike(x: Look, y: Look) -> bool:
     """Whether two pictures have the same proportions, so that a square is cut from one place of both."""
-    return 1 / ALIKE < x.width * y.height / (x.height * y.width) < ALIKE
+    return abs(math.log(x.width * y.height / (x.height * y.width))) < ALIKE
 
 
 def look(
@@ -127,7 +126,7 @@ def look(
         part = [one for one in todo if one.domain == domain and not one.error]
         used = max((one.top for one in part if one.bits == 16), default=0)
         for one in part:
-            _judge(one, 255 if one.bits == 8 else 65535 if used > 32767 else _power(used))
+            _judge(one, 255 if one.bits == 8 else 65535 if used >= DARK else _power(used))
     return todo, listings
 
 
@@ -163,7 +162,7 @@ def _look(one: Look) -> Look:
     one.top, one.spread = int(samples.max()), float(samples.std((1, 2)).max())
     one.thumb = one.square = _thumb(samples)
     short = min(one.width, one.height)
-    if ALIKE * short < max(one.width, one.height):
+    if (1 + ALIKE) * short < max(one.width, one.height):
         top, left = (one.height - short) // 2, (one.width - short) // 2
         one.square = _thumb(samples[:, top : top + short, left : left + short])
     if WIDE[0] <= one.width / one.height <= WIDE[1]:
