@@ -14,6 +14,7 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -144,10 +145,21 @@ def sha256(*files: Path) -> str:
     return total.hexdigest()
 
 
+def hash_of(file: Path) -> str:
+    """sha256 of a file, read once in a process as long as its size and its time stay."""
+    now = file.stat()
+    return _hash_of(file, now.st_size, now.st_mtime_ns, now.st_ino)
+
+
+@lru_cache(maxsize=2**18)
+def _hash_of(file: Path, *version: int) -> str:
+    return sha256(file)
+
+
 def digest(files: Mapping[Path, Path]) -> str:
     """Hash of the results' names and the pictures' contents."""
     total = hashlib.sha256()
     for name, file in files.items():
         with contextlib.suppress(PermissionError):  # reading it says so
-            total.update(os.fsencode(f"{name.as_posix()} {sha256(file)}\n"))
+            total.update(os.fsencode(f"{name.as_posix()} {hash_of(file)}\n"))
     return total.hexdigest()

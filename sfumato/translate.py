@@ -32,7 +32,7 @@ from sfumato.errors import UserError
 from sfumato.folder import resolve
 from sfumato.method import name_of
 from sfumato.part import describe
-from sfumato.record import Summary, check, digest, read_run, sha256, write_run
+from sfumato.record import Summary, check, digest, hash_of, read_run, sha256, write_run
 from sfumato.solve import Watch
 from sfumato.terminal import screen
 from sfumato.translator import channels_of, device_of, options_of, preparation_of
@@ -112,7 +112,7 @@ def translate(
         "method": name_of(part), "translator": describe(part), "seed": seed,
         "preparation": prepare.to_json(),
         "options": chosen | ({"mask": sha256(Path(mask))} if mask else {}),
-        "weights": {r: sha256(f / "weights.safetensors") for r, (f, _) in models.items()},
+        "weights": {r: hash_of(f / "weights.safetensors") for r, (f, _) in models.items()},
         "pictures": {"count": len(files), "sha256": digest(files)},
         "versions": {name: version(name) for name in ("sfumato", "torch")},
     }  # fmt: skip

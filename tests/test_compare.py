@@ -202,17 +202,31 @@ def test_a_second_run_does_nothing_and_one_more_entry_only_adds(
     assert by_label(out)["ddib"] == {r["label"]: r for r in json.loads(scores)["rows"]}["ddib"]
 
 
-def test_every_file_is_hashed_once(root, entries, tmp_path, monkeypatch):
-    here, reads = import_module("sfumato.evaluate.pictures"), Counter()
-    monkeypatch.setattr(here, "sha256", lambda f: reads.update([f]) or sha256(f))
-    for role in ("source", "target", "train", "truth", "results"):  # seen by no test before
+def test_every_file_is_hashed_once(root, tmp_path, monkeypatch):
+    reads = Counter()
+    counted = lambda *files: reads.update(files) or sha256(*files)
+    for where in ("record", "evaluate.pictures", "translate"):
+        monkeypatch.setattr(import_module(f"sfumato.{where}"), "sha256", counted, raising=False)
+    for role in (
+        "source",
+        "target",
+        "train",
+        "truth",
+        "results",
+        "model",
+    ):  # seen by no test before
         shutil.copytree(root / role, tmp_path / role)
+    chosen = [
+        f"folder={tmp_path}/results",
+        f"sdedit target={tmp_path}/model:dog steps=1 strength=0.3",
+    ]
     how = {role: tmp_path / role for role in ("truth", "train", "target")}
-    run(tmp_path, tmp_path / "out", [f"folder={tmp_path}/results"], **how)
-    assert len(reads) == 5 * N + 2 + 4
-    assert set(reads.values()) == {1}
+    run(tmp_path, tmp_path / "out", chosen, seeds=2, **how)
+    seen = [f for f in reads if f.suffix == ".png"]
+    assert len(seen) == 5 * N + 2 + 4 + 2 * N  # and the results of two seeds
+    assert set(reads.values()) == {1}, reads
     (tmp_path / "results/3.png").write_bytes((root / "results/4.png").read_bytes())
-    run(tmp_path, tmp_path / "out", [f"folder={tmp_path}/results"], **how)
+    run(tmp_path, tmp_path / "out", chosen, seeds=2, **how)
     assert {f.name for f, n in reads.items() if n > 1} == {"3.png"}
 
 

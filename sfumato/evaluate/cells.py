@@ -15,9 +15,9 @@ from sfumato.data.preparation import Preparation
 from sfumato.errors import UserError
 from sfumato.evaluate.entries import Entry
 from sfumato.evaluate.memory import peak_memory
-from sfumato.evaluate.pictures import ImageSet, Pictures, hash_of
+from sfumato.evaluate.pictures import ImageSet, Pictures
 from sfumato.folder import describe_folder, resolve
-from sfumato.record import read_run
+from sfumato.record import hash_of, read_run
 from sfumato.terminal import say
 from sfumato.translate import translate
 

@@ -11,7 +11,6 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Protocol, Self
 
@@ -23,20 +22,9 @@ from sfumato.data.header import Refused
 from sfumato.data.listing import list_pictures, said, stem_of
 from sfumato.data.preparation import Preparation, to_float
 from sfumato.errors import UserError
-from sfumato.record import sha256
+from sfumato.record import hash_of
 
 BATCH = 8  # on a CPU twice as fast as 64, whose feature maps leave the caches
-
-
-def hash_of(file: Path) -> str:
-    """sha256 of a file, read once in a process as long as its size and its time stay."""
-    now = file.stat()
-    return _hash_of(file, now.st_size, now.st_mtime_ns, now.st_ino)
-
-
-@lru_cache(maxsize=2**18)
-def _hash_of(file: Path, *version: int) -> str:
-    return sha256(file)
 
 
 class ImageSet(Protocol):
