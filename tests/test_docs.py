@@ -112,7 +112,8 @@ def test_no_page_and_no_message_installs_what_no_index_serves():
         assert step in readme
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     needed = [*project["dependencies"], *project["optional-dependencies"]["studio"]]
-    assert (ROOT / "examples/space/requirements.txt").read_text().splitlines() == needed
+    written = (ROOT / "examples/space/requirements.txt").read_text().splitlines()
+    assert written == needed, "examples/space/requirements.txt lists what pyproject.toml does"
 
 
 def test_the_models_that_ship_are_counted_and_listed():
