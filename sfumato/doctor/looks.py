@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import math
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -19,7 +18,7 @@ from PIL import Image, UnidentifiedImageError
 
 from sfumato.data.layout import Folders, apart, layout
 from sfumato.data.listing import Listing, list_pictures, stem_of
-from sfumato.data.preparation import ALIKE, DARK, read_samples
+from sfumato.data.preparation import DARK, alike, read_samples
 from sfumato.errors import UserError
 
 THUMB = 32
@@ -68,6 +67,11 @@ class Look:
     square: NDArray[np.uint8] = field(default_factory=lambda: np.zeros((THUMB, THUMB, 3), np.uint8))
     halves: NDArray[np.uint8] | None = None
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self.height, self.width
+
     def short(self, halved: bool = False) -> int:
         """The shorter side in pixels; of a half, if the picture holds a pair."""
         return min(self.height, self.width // 2 if halved else self.width)
@@ -89,11 +93,6 @@ def folders_of(
         splits["test"] = Path(test)
     apart([folder for splits in out.values() for folder in splits.values()])
     return out
-
-
-def alike(x: Look, y: Look) -> bool:
-    """Whether two pictures have the same proportions, so that a square is cut from one place of both."""
-    return abs(math.log(x.width * y.height / (x.height * y.width))) < ALIKE
 
 
 def look(
@@ -162,7 +161,7 @@ def _look(one: Look) -> Look:
     one.top, one.spread = int(samples.max()), float(samples.std((1, 2)).max())
     one.thumb = one.square = _thumb(samples)
     short = min(one.width, one.height)
-    if (1 + ALIKE) * short < max(one.width, one.height):
+    if not alike(one.size, (1, 1)):
         top, left = (one.height - short) // 2, (one.width - short) // 2
         one.square = _thumb(samples[:, top : top + short, left : left + short])
     if WIDE[0] <= one.width / one.height <= WIDE[1]:

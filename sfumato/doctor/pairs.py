@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
 
+from sfumato.data.preparation import alike
+
 from .duplicates import agreement
-from .looks import Look, alike
+from .looks import Look
 
 SHARED = 0.5
 """Share of the smaller domain's names found in the other from which names are no coincidence."""
@@ -53,7 +55,7 @@ def pairings(
         got = cut = whole = agreement(
             [here[k].square for k in both], [there[k].square for k in both]
         )
-        apart = [k for k in both if not alike(here[k], there[k])]
+        apart = [k for k in both if not alike(here[k].size, there[k].size)]
         if apart:
             whole = agreement([here[k].thumb for k in both], [there[k].thumb for k in both])
         stretch = bool(apart) and (whole.wins, whole.matched) >= (cut.wins, cut.matched)

@@ -145,7 +145,7 @@ def _write(file: Path, names: Sequence[str]) -> str:
     listed = [name for name in names if plain(name) == name]
     write_text(file, "".join(f"{Path(name).absolute()}\n" for name in listed))
     odd = f"; {len(names) - len(listed)} have names that no line can hold: rename them"
-    said = f"{file} lists {len(listed):,} pictures for training to do without"
+    said = f"{file} lists what a training should do without: {len(listed):,} of the pictures"
     return said + odd * (len(listed) < len(names))
 
 
