@@ -27,7 +27,7 @@ from visitor import Visitor, gallery
 import sfumato
 from sfumato.flags import args_of
 from sfumato.method import find, names
-from sfumato.studio import data, intake, jobs, latents, limits, methods, page, serve
+from sfumato.studio import data, intake, jobs, latents, limits, methods, page, serve, translating
 from sfumato.studio import given as rooms
 from sfumato.studio.controls import NONE, controls
 
@@ -106,7 +106,7 @@ def test_ranges_and_choices_come_from_types_and_docstrings():
     assert made["factor"].optional
     assert "ab3" in made["solver"].choices
     assert "ancestral" not in {c.name: c for c in methods.options("ddib")}["solver"].choices
-    assert {c.name for c in methods.run_options()} == {"seed", "size", "resize", "upscale"}
+    assert {c.name for c in methods.run_options()} == {"seed", "size", "resize", "upscale", "side"}
     assert "none" not in {c.name: c for c in methods.run_options()}["resize"].choices
 
 
@@ -151,7 +151,7 @@ def test_all_methods_that_can_translate_are_offered(given):
 # ---- pictures from outside ------------------------------------------------------------------------
 
 REFUSED = {
-    "bomb.png": (claimed(60_000, 60_000, b"\0" * 1000), "pixels: expected at most"),
+    "bomb.png": (claimed(60_000, 60_000, b"\0" * 1000), "is too large to decode"),
     "long.png": (claimed(100_000, 1, b"\0" * 300_001), "has 100000x1 pixels: expected at most"),
     "drawing.svg": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "is of a kind that is not read"),
     "drawing.png": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "is no image, or its header"),
@@ -340,6 +340,43 @@ def test_small_pictures_in_huge_tiles_and_endless_jpegs(tmp_path):
     (tmp_path / "endless.jpg").write_bytes(data[:-2] + scan * 100 + data[-2:])
     with pytest.raises(ValueError, match="drawn over more than 64 times"):
         intake.admit(tmp_path / "endless.jpg")
+
+
+def test_one_decoder_decides_what_a_picture_is(tmp_path):
+    """A first chunk that is no header: it was checked as 16x16, and decoded as 9000x9000."""
+    small, large = (struct.pack(">IIBBBBB", n, n, 8, 0, 0, 0, 0) for n in (16, 9000))
+    data = zlib.compress(b"\0" * (9000 * 9001))
+    parts = [
+        chunk(b"tEXt", small),
+        chunk(b"IHDR", large),
+        chunk(b"IDAT", data),
+        chunk(b"IEND", b""),
+    ]
+    (tmp_path / "two.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+    with pytest.raises(ValueError, match=r"two\.png (is|has)"):
+        intake.admit(tmp_path / "two.png")
+
+
+def test_pictures_are_brought_to_a_model_as_in_its_training(tmp_path):
+    """By `stretch`, which the results' sources and the words about them follow."""
+    prepared = sfumato.data.preparation.Preparation((16, 16), "stretch").to_json()
+    counts = {"data": {"count": {"cat": 100, "dog": 200}}}
+    saved(tmp_path / "pets", "cat", "dog", preparation=prepared, **counts)
+    found = rooms.gather([tmp_path / "pets"])
+    half = np.zeros((30, 90, 3), np.uint8)
+    half[:, :30] = 255
+    Image.fromarray(half).save(tmp_path / "wide.png")
+    ends = {"source": f"{tmp_path}/pets:cat", "target": f"{tmp_path}/pets:dog", "ddib.steps": 2}
+    said = methods.told(found, "ddib", ends, [str(tmp_path / "wide.png")])
+    assert "pets was trained on 300 pictures of cat, dog." in said
+    assert "wide.png is 90x30: stretched to 16x16." in said
+    asked = methods.ask(found, "ddib", ends)
+    *_, done = jobs.run(
+        lambda watch: methods.make(asked, [str(tmp_path / "wide.png")], tmp_path / "1", watch)
+    )
+    assert translating.sizes_said(done.value) == "; 90x30 -> 16x16"
+    ((before, _),) = translating.before_and_after(tmp_path / "1")
+    assert np.asarray(Image.open(before))[8, :4].min() > 200  # the white third, not cut off
 
 
 def test_a_second_end_does_not_hide_what_follows_a_png(tmp_path):
@@ -559,7 +596,7 @@ def test_models_saved_after_the_start_appear(studio):
     visitor.press("translate", {"pictures to translate": picture, **changes})
     last = list(visitor.answers())[-1]
     assert last["success"], last
-    assert "1 translated by ddib" in json.dumps(last)
+    assert "1 translated by ddib" in json.dumps(last), last["output"]["data"][0]
 
 
 def test_the_command_passes_its_flags_on_and_says_what_is_wrong(monkeypatch, capsys, tmp_path):

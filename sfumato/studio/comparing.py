@@ -87,7 +87,7 @@ def build(given: Given, shelf: Shelf) -> None:
                 work = partial(make, asked, paths(held["pictures"])[:1], folder)
                 for event in jobs.run(work):
                     if isinstance(event, Done):
-                        ((before, after),) = before_and_after(folder, asked["resize"])
+                        ((before, after),) = before_and_after(folder)
                         pictures = pictures or [(before, "before")]
                         pictures.append((after, method))
                         rows.append(

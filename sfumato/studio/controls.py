@@ -19,7 +19,7 @@ from sfumato.solve import Step
 
 from . import limits
 
-NONE = "(none)"
+NONE, DEFAULT = "(none)", "(by default)"
 NUMBER = r"-?[0-9]+(?:\.[0-9]+)?"
 
 
@@ -60,8 +60,8 @@ class Control:
         if self.kind == "switch":
             return gr.Checkbox(**shown)
         if self.kind == "choice":
-            offered = [*([NONE] if self.optional else []), *self.choices]
-            shown["value"] = NONE if self.default is None else self.default
+            offered = [*([DEFAULT] if self.optional else []), *self.choices]
+            shown["value"] = DEFAULT if self.default is None else self.default
             return gr.Dropdown(offered, **shown)
         if self.kind == "text":
             return gr.Textbox(**{**shown, "value": self.default or ""}, max_length=200)
@@ -83,7 +83,7 @@ class Control:
             UserError: for a number that is missing.
         """
         if self.kind in ("choice", "text", "picture"):
-            return None if given in (NONE, "", None) else given
+            return None if given in (NONE, DEFAULT, "", None) else given
         if self.kind != "switch" and self.optional and not given:
             return None
         if given is None:

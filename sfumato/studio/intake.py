@@ -6,25 +6,23 @@ says; files that hold more than a picture, which another program could read as s
 
 from __future__ import annotations
 
-import io
 import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from sfumato.data import read_image
+from sfumato.data.decode import decode, inspect
+from sfumato.data.header import Limits, Refused
 from sfumato.data.images import SUFFIXES
 from sfumato.errors import UserError
 
 from . import limits
 
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
 FOREIGN = re.compile(rb"<script|<!doctype html|<html|<\?php|%PDF-1|%PDF-2", re.IGNORECASE)
 
 
-def admit(file: Path) -> None:
-    """Sees that a file is a picture, sound and within the limits.
+def admit(file: Path) -> tuple[int, int]:
+    """Sees that a file is a picture, sound and within the limits; (width, height) of it, upright.
 
     Raises:
         UserError: saying in one line what is wrong with it.
@@ -34,13 +32,16 @@ def admit(file: Path) -> None:
         raise UserError(f"{name} is of a kind that is not read: expected {', '.join(SUFFIXES)}")
     if (size := file.stat().st_size) > limits.BYTES:
         raise UserError(f"{name} has {size:,} bytes: expected at most {limits.BYTES:,}")
-    _check_header(name, data := file.read_bytes())
-    if _more_than_a_picture(data):
-        raise UserError(f"{name} holds more than a picture: save it anew as PNG")
+    data, within = file.read_bytes(), Limits(limits.PIXELS, limits.SIDE, limits.SCANS)
     try:
-        read_image(file)
-    except UserError as error:
-        raise UserError(str(error).replace(str(file), name)) from None
+        if (pages := inspect(data, within).pages) > limits.FRAMES:
+            raise Refused(f"holds {pages} pictures or more: expected at most {limits.FRAMES}")
+        if _more_than_a_picture(data):
+            raise Refused("holds more than a picture: save it anew as PNG")
+        height, width = decode(data, within).samples.shape[:2]
+    except Refused as error:
+        raise UserError(f"{name} {error}") from None
+    return width, height
 
 
 def place(files: Sequence[str | Path], folder: Path) -> list[Path]:
@@ -62,61 +63,6 @@ def place(files: Sequence[str | Path], folder: Path) -> list[Path]:
         placed[stem] = folder / f"{stem}{file.suffix.lower()}"
         shutil.copyfile(file, placed[stem])
     return list(placed.values())
-
-
-def _check_header(name: str, data: bytes) -> None:
-    """Format, pixels and frames, before any pixel is decoded."""
-    import tifffile
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        if data[:2] in (b"II", b"MM"):
-            with tifffile.TiffFile(io.BytesIO(data)) as tiff:
-                page: Any = tiff.pages[0]
-                (width, height), frames = (page.imagewidth, page.imagelength), _pages(tiff)
-                if page.is_tiled:  # whole tiles are unpacked, however small the picture is
-                    width, height = max(width, page.tilewidth), max(height, page.tilelength)
-                if page.samplesperpixel > 4:
-                    raise UserError(
-                        f"{name} has {page.samplesperpixel} channels: expected at most 4"
-                    )
-                if page.bitspersample != 8 and page.compression != 1:  # unpacked without a bound
-                    raise UserError(
-                        f"{name} is a compressed 16-bit TIFF: save it as PNG, or uncompressed"
-                    )
-        else:
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                (width, height), frames = image.size, getattr(image, "n_frames", 1)
-    except Image.DecompressionBombError:
-        raise UserError(f"{name} has too many pixels: {_expected()}") from None
-    except UnidentifiedImageError:
-        raise UserError(f"{name} is no image, or its header is broken") from None
-    except UserError:
-        raise
-    except Exception as error:  # decoders raise almost anything on broken data
-        raise UserError(f"{name} is broken ({' '.join(str(error).split())})") from None
-    if width * height > limits.PIXELS or max(width, height) > limits.SIDE:
-        raise UserError(f"{name} has {width}x{height} pixels: {_expected()}")
-    if data[:2] == b"\xff\xd8" and data.count(b"\xff\xda") > limits.SCANS:
-        raise UserError(f"{name} is drawn over more than {limits.SCANS} times: save it anew as PNG")
-    if frames > limits.FRAMES:
-        raise UserError(f"{name} holds {frames} pictures or more: expected at most {limits.FRAMES}")
-
-
-def _pages(tiff: Any) -> int:
-    """Pictures in a TIFF; no more than one beyond the limit are looked for."""
-    count = 0
-    while count <= limits.FRAMES:
-        try:
-            tiff.pages[count]
-        except IndexError:
-            break
-        count += 1
-    return count
-
-
-def _expected() -> str:
-    return f"expected at most {limits.PIXELS:,}, and {limits.SIDE:,} a side; make it smaller first"
 
 
 def _more_than_a_picture(data: bytes) -> bool:

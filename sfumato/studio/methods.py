@@ -9,17 +9,20 @@ from pathlib import Path
 from typing import Any
 
 from sfumato import find, translate
+from sfumato.data.preparation import Preparation
 from sfumato.flags import Outline, outlines
+from sfumato.folder import resolve
 from sfumato.record import Summary
+from sfumato.translator import preparation_of
 
 from . import limits
 from .controls import NONE, Control, controls
 from .given import Given
-from .intake import place
+from .intake import admit, place
 from .page import Form, choice, helps
 
 ROLES = ("model", "source", "target", "classifier")
-RUN = ("seed", "size", "resize", "upscale")
+RUN = ("seed", "size", "resize", "upscale", "side")
 
 
 def available(given: Given) -> dict[str, Outline]:
@@ -106,10 +109,39 @@ def make(asked: Mapping[str, Any], pictures: list[str], folder: Path, watch: Any
     if own.get("mask"):
         (mask,) = place([own["mask"]], folder / "mask")
         own["mask"] = str(mask)
-    options = {**asked, "options": own, "strict": True}
+    options = {**asked, "options": own}
     return translate([str(p) for p in placed], folder / "out", watch=watch, **options)
 
 
 def about(method: str) -> str:
     """What a method is, in a line or two."""
     return outlines()[method].summary
+
+
+def preparation(asked: Mapping[str, Any]) -> tuple[Preparation, list[str]]:
+    """How pictures are brought to the models that are asked for, see `preparation_of`."""
+    models = {role: resolve(asked[role])[0] for role in ROLES if role in asked}
+    own = {name: asked[name] for name in ("size", "resize", "upscale", "side")}
+    return preparation_of(models, **own, direction=asked["options"].get("direction"))
+
+
+def told(given: Given, method: str, values: Mapping[str, Any], pictures: list[str]) -> str:
+    """What the models were trained on, and how these pictures are brought to them.
+
+    Raises:
+        UserError: for pictures that are not admitted, and models that do not go together.
+    """
+    asked = ask(given, method, values)
+    names = [asked[role] for role in ROLES if role in asked]
+    lines = []
+    for name in dict.fromkeys(n if n in given.models else n.rpartition(":")[0] for n in names):
+        info = given.models[name].info if name in given.models else {}
+        count = (info.get("data") or {}).get("count") or {}
+        if count:
+            shown = ", ".join(list(count)[:12]) + ", ..." * (len(count) > 12)
+            lines.append(f"{name} was trained on {sum(count.values()):,} pictures of {shown}.")
+    prepare, notes = preparation(asked)
+    for file in pictures[:3]:
+        width, height = admit(Path(file))
+        lines.append(f"{Path(file).name} is {width}x{height}: {prepare}.")
+    return " ".join([*lines, *notes])

@@ -8,15 +8,30 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sfumato.data import find_images, fit_image, read_image
+from sfumato.data import find_images, read_image
 from sfumato.data.images import picture
+from sfumato.data.preparation import Preparation, said_size
 from sfumato.errors import UserError
 from sfumato.flags import outlines
+from sfumato.record import Summary, read_run
 
 from . import jobs
 from .given import Given
 from .jobs import Done, Frame, Shelf
-from .methods import Roles, about, ask, available, make, options, run_options, steps_of, uses
+from .methods import (
+    ROLES,
+    Roles,
+    about,
+    ask,
+    available,
+    make,
+    options,
+    preparation,
+    run_options,
+    steps_of,
+    told,
+    uses,
+)  # fmt: skip
 from .page import (
     Form,
     Picker,
@@ -25,6 +40,7 @@ from .page import (
     cancels,
     choice,
     helps,
+    message,
     paths,
     progress,
     said,
@@ -36,17 +52,23 @@ Pair = tuple[str, ...]
 """A picture before and after, as files."""
 
 
-def before_and_after(folder: Path, resize: str) -> list[Pair]:
+def before_and_after(folder: Path) -> list[Pair]:
     """The results in a job's folder, each beside its source as the model saw it."""
     sources = {file.stem: file for file in find_images(folder / "in")}
     pairs: list[Pair] = []
-    for file in find_images(folder / "out"):
-        after = read_image(file)
-        before = _as_seen(sources[file.stem], (after.shape[1], after.shape[2]), resize)
+    for file in sorted((folder / "out").glob("*.png")):
+        before = _as_seen(sources[file.stem], folder)
         pairs.append(
-            tuple(written([picture(before), picture(after)], folder, f"pair{len(pairs)}_"))
+            tuple(written([before, picture(read_image(file))], folder, f"pair{len(pairs)}_"))
         )
     return pairs
+
+
+def sizes_said(summary: Summary) -> str:
+    """How pictures were brought to the model: "; 3000x2000 -> 32x32"."""
+    pairs = {pair for counted in summary.sizes.values() for pair in counted}
+    changed = [f"{said_size(a)} -> {said_size(b)}" for a, b in sorted(pairs) if a != b]
+    return "; " + ", ".join(changed) if changed else ""
 
 
 def choose_method(name: str) -> None:
@@ -68,6 +90,7 @@ def build(given: Given, shelf: Shelf) -> Any:
         with gr.Column(scale=2, min_width=300):
             picker = Picker(given, shelf, "pictures to translate", given.start().folder)
             form.add("pictures", picker.pictures)
+            hint = message("text")
             method = form.add("method", choice(
                 given, lambda: list(available(given)), value=first, label="method",
                 info=helps(choose_method)["name"],
@@ -100,6 +123,20 @@ def build(given: Given, shelf: Shelf) -> Any:
     roles = [form.held[name] for name in ("model", "source", "target", "classifier")]
     picker.on_pick(form)
 
+    def tell(values: dict[Any, Any]) -> str:
+        held = form.read(values)
+        try:
+            return said(told(given, held["method"], held, paths(held["pictures"])))
+        except (UserError, OSError) as error:
+            return alert(error)
+
+    asked_for = ("pictures", "method", *ROLES, "size", "resize", "side", "upscale")
+    gr.on(
+        [form.held[name].change for name in asked_for], tell, form.inputs(), hint,
+        show_progress="hidden", api_visibility="private", trigger_mode="always_last",
+        concurrency_id="intake", concurrency_limit=1,
+    )  # fmt: skip
+
     def chosen(name: str) -> list[Any]:
         needed = uses(given, name)
         trained = given.trained(name)
@@ -126,19 +163,19 @@ def build(given: Given, shelf: Shelf) -> Any:
             source: Any = None
             for event in jobs.run(partial(make, asked, pictures, folder)):
                 if isinstance(event, Done):
-                    made, summary = before_and_after(folder, asked["resize"]), event.value
+                    made, summary = before_and_after(folder), event.value
                     way = as_files(event.frames, folder)
                     yield {
                         status: said(
                             f"{summary.written} translated by {asked['method']}, seed {asked['seed']}, "
-                            f"{summary.nfe:g} NFE and {summary.seconds / summary.written:.2f} s each"
+                            f"{summary.nfe:g} NFE and {summary.seconds:.2f} s each{sizes_said(summary)}"
                         ),
                         slider: made[0], pairs: made, frames: way,
                         results: gr.update(value=[after for _, after in made], visible=len(made) > 1),
                         files: gr.update(value=_downloads(folder), visible=True),
                     }  # fmt: skip
                 else:
-                    source = source or _first(folder, event.shown.size, asked["resize"])
+                    source = source or _first(folder, preparation(asked)[0])
                     yield {status: progress(event, steps), slider: (source, event.shown)}
         except (UserError, OSError) as error:
             yield {status: alert(error)}
@@ -161,13 +198,12 @@ def build(given: Given, shelf: Shelf) -> Any:
     return frames
 
 
-def _first(folder: Path, size: tuple[int, int], resize: str) -> str | None:
-    """The source beside the previews, of their size; none if there are many."""
+def _first(folder: Path, prepare: Preparation) -> str | None:
+    """The source beside the previews, as the model sees it; none if there are many."""
     files = find_images(folder / "in")
     if len(files) > 1:
         return None
-    before = picture(_as_seen(files[0], (size[1], size[0]), resize))
-    return written([before], folder, "before")[0]
+    return written([picture(prepare.read(files[0]).image)], folder, "before")[0]
 
 
 def as_files(frames: list[Frame], folder: Path) -> list[Frame]:
@@ -177,11 +213,11 @@ def as_files(frames: list[Frame], folder: Path) -> list[Frame]:
     return [replace(f, noisy=x, mean=m) for f, x, m in zip(frames, noisy, mean, strict=True)]
 
 
-def _as_seen(file: Path, size: tuple[int, int], resize: str) -> Any:
-    """A picture of (height, width), as the model saw it."""
-    how: Any = "stretch" if resize == "stretch" else "crop"
-    return fit_image(read_image(file), size, how, upscale=True)
+def _as_seen(file: Path, folder: Path) -> Any:
+    """A picture as the model saw it, by the run of a job's folder."""
+    run = read_run(folder / "out")["run"]
+    return picture(Preparation.from_json(run["preparation"]).read(file).image)
 
 
 def _downloads(folder: Path) -> list[str]:
-    return [*map(str, find_images(folder / "out")), str(folder / "out" / "run.json")]
+    return [*map(str, sorted((folder / "out").glob("*.png"))), str(folder / "out" / "run.json")]
