@@ -7,8 +7,9 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from sfumato.data import write_png
+from sfumato.data import Preparation, write_png
 from sfumato.evaluate.study import score, study, wilson
 
 
@@ -271,3 +272,22 @@ def test_in_a_browser(made, tmp_path):
     assert wrong == []
     found = score([tmp_path / "answers.json"], key)
     assert (found.rate, found.n, found.consistency) == (1, 10, 1)
+
+
+def test_the_guide_is_prepared_as_the_results_were(tmp_path):
+    """Two methods that both gave back their stretched sources: all three pictures are one."""
+    rng, prepare = np.random.default_rng(0), Preparation((16, 16), "stretch")
+    for i in range(3):
+        (tmp_path / "s").mkdir(exist_ok=True)
+        file = tmp_path / f"s/{i}.png"
+        Image.fromarray(rng.integers(0, 256, (16, 32, 3), np.uint8)).save(file)
+        for results in ("a", "b"):
+            write_png(tmp_path / results / file.name, prepare.read(file).image)
+    run = {"options": {}, "size": 16, "resize": "stretch", "upscale": False}
+    for results in ("a", "b"):
+        text = json.dumps({"run": run, "from": {}, "result": None})
+        (tmp_path / results / "run.json").write_text(text)
+    page = study(tmp_path / "s", tmp_path / "a", tmp_path / "b", tmp_path / "out")
+    items = data_of(page)["items"]
+    assert len(items) > 2
+    assert all(len(set(shown)) == 1 for shown in items)
