@@ -48,7 +48,7 @@ def _begun(words: Sequence[str]) -> dict[str, Any]:
     """How the run was begun that the words resume; nothing if they begin one."""
     out, asked = value_of(words, "--out"), any(w.split("=")[0] == "--resume" for w in words)
     named = words[1][:1] != "-"
-    if asked and not (out or named):
+    if asked and not (out or named or {"--help", "-h"} & set(words)):
         raise UserError("--resume goes on with a run: name its folder by --out")
     if not (asked and out) or (named and not Path(out, "run.json").exists()):
         return {}  # a run that was killed at once has left nothing: with its method it begins again
@@ -88,6 +88,11 @@ def _trainer(method: str | Part, begun: Mapping[str, Any]) -> Callable[..., None
         chosen = dict(options) | {k: given.pop(k) for k in list(given) if k in fields}
         for key, paths in {"data": data, "validation": given.get("validation")}.items():
             given[key] = _named(paths, kind) if paths else begun.get(key)
+        if begun and not given["data"]:
+            raise UserError(
+                f"{out} is of an earlier version, which did not record its folders: type them once "
+                f"more, sfumato train {name} FOLDERS --resume --out {out}"
+            )
         if not given["data"]:
             raise UserError(f"no pictures to train on: expected {DATA[kind]}")
         begin(**{**begun, "method": method, "options": chosen, **given}, out=out)

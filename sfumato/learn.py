@@ -71,6 +71,11 @@ def learn(
         save(state.method, out, weights=state.ema, info=info)
         log.plot(out / "loss.png")
 
+    def store() -> None:
+        state.check()
+        folder.keep(state)
+        follow()
+
     fitting = {"accelerator": accelerator} | {k: settings[k] for k in FITTED}
     observer.begin(f"{minutes:g} minutes" if minutes else f"{settings['steps']} steps")
     if minutes:
@@ -97,11 +102,11 @@ def learn(
                 unsaved = (time.monotonic() - saved_at) / 60
                 due = last or step % save_every == 0 or 0 < settings["save_minutes"] <= unsaved
                 due |= main and folder.stand()
+                if stopped and main:  # before a word is said: the terminal may be gone
+                    store()
                 line = observer(update)
-                if due and main:
-                    state.check()
-                    folder.keep(state)
-                    follow()
+                if due and main and not stopped:
+                    store()
                     saved_at = time.monotonic()
                 if step == steps:  # no step follows whose loss could tell
                     check_losses(line.get("held_out") or _losses(state, training, batch, device))

@@ -23,7 +23,7 @@ from sfumato.cli import main
 from sfumato.errors import UserError
 from sfumato.fit import Update
 from sfumato.folder import load
-from sfumato.journal import Journal
+from sfumato.journal import Journal, Progress
 from sfumato.method import find
 from sfumato.runfolder import RunFolder
 from sfumato.train import train
@@ -360,7 +360,7 @@ def typed(*words):
     assert end.value.code == 0
 
 
-def test_a_run_of_an_earlier_version_resumes(folders, tmp_path):
+def test_a_run_of_an_earlier_version_resumes(folders, tmp_path, capsys):
     """Its run.json says neither method, options nor folders, and lacks what is newer."""
     out, how = tmp_path / "run", TINY | {"held_out": 0, "steps": 2}
     train("diffusion", folders, out, **how)
@@ -370,6 +370,7 @@ def test_a_run_of_an_earlier_version_resumes(folders, tmp_path):
     (out / "run.json").write_text(json.dumps(run))
     with pytest.raises(SystemExit):
         main(["train", "--resume", "--out", str(out)])
+    assert "type them once more, sfumato train diffusion FOLDERS" in capsys.readouterr().err
     data = [f"{k}={v}" for k, v in folders.items()]
     typed("train", "diffusion", *data, "--resume", "--out", str(out), "--steps", "3")
 
@@ -450,6 +451,19 @@ def signalling(number):
         yield from objectives(self, batches, rng)
 
     return send
+
+
+def test_a_stopped_run_is_saved_before_it_speaks(folders, tmp_path, monkeypatch):
+    """A terminal that hangs up cannot be written to."""
+
+    def gone(*_):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(Progress, "show", gone)
+    monkeypatch.setattr(find("diffusion"), "objectives", signalling(signal.SIGTERM))
+    with pytest.raises(OSError, match="Input/output"):
+        train("diffusion", folders, tmp_path / "run", **TINY, steps=3)
+    assert load(tmp_path / "run")
 
 
 def test_a_hang_up_that_is_ignored_stays_ignored(folders, tmp_path, monkeypatch):
