@@ -14,9 +14,10 @@ MODELS = Path(__file__).parent.parent / "sfumato" / "models"
 
 def ship(run: str, name: str) -> None:
     part, info = load(run), describe_folder(run)["info"]
+    lines = [json.loads(line) for line in (Path(run) / "log.jsonl").read_text().splitlines()]
     seconds = sum(
-        50 * info["settings"]["batch"] / json.loads(line)["images_per_s"]
-        for line in (Path(run) / "log.jsonl").read_text().splitlines()
+        (line["step"] - before) * info["settings"]["batch"] / line["images_per_s"]
+        for before, line in zip([0, *(line["step"] for line in lines)], lines, strict=False)
     )
     info["command"] = f"python recipes/{Path(sys.argv[0]).name}"
     info["training_minutes"] = round(seconds / 60, 1)

@@ -115,7 +115,8 @@ class Observer:
     def start(self, steps: int) -> None:
         """Starts the clocks of a training of so many steps."""
         self.steps = self.told.steps = steps
-        self.told.done, self.clock, self.log.clock = self.state.step, Doubling(), perf_counter()
+        self.told.done, self.log.clock = self.state.step, perf_counter()
+        self.clock = Doubling(self.told.began)
 
     def __call__(self, update: Update) -> dict[str, Any]:
         """After a step; its line of the log."""

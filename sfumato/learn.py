@@ -79,10 +79,11 @@ def learn(
     fitting = {"accelerator": accelerator} | {k: settings[k] for k in FITTED}
     observer.begin(f"{minutes:g} minutes" if minutes else f"{settings['steps']} steps")
     if minutes:
-        settings["steps"] = steps_for(
-            minutes, state, batches(0), observer.look, observer.score, save_every=save_every,
-            preview_every=preview_every, began=told.began, **fitting,
-        )  # fmt: skip
+        with told.waiting("measuring how long a step takes"):
+            settings["steps"] = steps_for(
+                minutes, state, batches(0), observer.look, observer.score, save_every=save_every,
+                preview_every=preview_every, began=told.began, **fitting,
+            )  # fmt: skip
         folder.describe(run)
         told.say(f"{settings['steps']} steps fit into {minutes:g} minutes")
     steps = settings["steps"]

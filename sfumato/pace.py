@@ -58,10 +58,14 @@ def spoken(seconds: float) -> str:
 
 
 class Doubling:
-    """When previews are due by the clock: after a minute, and whenever the time has doubled."""
+    """When previews are due by the clock: after a minute, and whenever the time has doubled.
 
-    def __init__(self) -> None:
-        self.began, self.next = time.perf_counter(), PREVIEW
+    Args:
+        began: `time.perf_counter` of the start.
+    """
+
+    def __init__(self, began: float) -> None:
+        self.began, self.next = began, PREVIEW
 
     def due(self) -> bool:
         """Is it time for a preview?"""
@@ -155,7 +159,8 @@ def _measured(updates: Iterator[Update], budget: float) -> float:
     for n in count(1):
         next(updates)
         seconds = time.perf_counter() - began
-        if (seconds >= enough and n % CYCLE == 0) or seconds >= max(2 * enough, budget / 10):
+        most = min(max(2 * enough, budget / 10), 2 * MEASURED[1])
+        if (seconds >= enough and n % CYCLE == 0) or seconds >= most:
             break
     return seconds / n
 
