@@ -32,9 +32,10 @@ CSS = """
 button[role=tab][aria-selected=true] { color: var(--primary-600) !important; }
 .dark button[role=tab][aria-selected=true] { color: var(--primary-300) !important; }
 @media (max-width: 640px) {  /* what is pressed and what it says stay in sight, and so do all tabs */
-    .sfumato-bar { position: fixed; left: 0; right: 0; bottom: 0; z-index: 30; padding: 8px 16px !important;
-                   gap: 4px; background: var(--body-background-fill);
+    .sfumato-bar { position: fixed; left: 0; right: 0; bottom: 0; z-index: 100; padding: 8px 16px !important;
+                   gap: 4px; background: var(--background-fill-primary) !important;
                    border-top: 1px solid var(--border-color-primary); }
+    .sfumato-picture { scroll-margin-bottom: 130px; }
     .sfumato-bar .row { flex-wrap: nowrap; }
     .sfumato-bar button { min-width: 0; padding: 8px; }
     .sfumato-bar .sfumato-said { max-height: 30vh; overflow-y: auto; }
