@@ -194,19 +194,6 @@ def train(
     return part.eval()
 
 
-def resume(out: str | Path, **changes: Any) -> Part:
-    """Goes on with the run in `out` as it was begun: same method, folders and settings.
-
-    Args:
-        out: the run folder.
-        changes: arguments of `train` that take the place of the recorded ones.
-
-    Raises:
-        UserError: if `out` holds no run, or one that a change does not fit.
-    """
-    return train(**(recorded(Path(out)) | changes), out=out, resume=True)
-
-
 def recorded(out: Path) -> dict[str, Any]:
     """The arguments of `train` that the run in `out` was begun with.
 
