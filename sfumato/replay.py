@@ -32,7 +32,8 @@ class Memory(nn.Module):
         """Remembers image i of all of these as one tuple; the oldest are forgotten."""
         new = torch.stack(images, 1).half()
         old = new[:0] if self.images is None else self.images
-        self.images = torch.cat([old, new])[-self.size :]
+        with torch.autocast(new.device.type, enabled=False):  # that of a CPU joins no float16
+            self.images = torch.cat([old, new])[-self.size :]
 
     def draw(self, n: int, rng: torch.Generator) -> tuple[Tensor, ...]:
         """N tuples at random: one tensor (n, C, H, W) for each place of a tuple."""

@@ -284,11 +284,12 @@ def test_bad_options():
     assert swapped({"target": 1, "source": 2}) == {"target": 2, "source": 1}
 
 
-def test_a_training_saved_on_the_batch_after_alone_resumes_bit_for_bit(tmp_path):
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_a_training_saved_on_the_batch_after_alone_resumes_bit_for_bit(tmp_path, precision):
     """There the frozen copy is the slow one, in one tensor."""
     folders = pictures(tmp_path, 4, 4)
     how = {"options": SHORT | {"alone": 1, "distil": 2}, "size": 8, "batch": 4, "held_out": 0,
-           "preview_every": 0, "quiet": True, "schedule": "constant"}  # fmt: skip
+           "preview_every": 0, "quiet": True, "schedule": "constant", "precision": precision}  # fmt: skip
     train("unpaired_sde", folders, tmp_path / "straight", steps=4, **how)
     train("unpaired_sde", folders, tmp_path / "stopped", steps=2, **how)
     train("unpaired_sde", folders, tmp_path / "stopped", steps=4, **how, resume=True)
