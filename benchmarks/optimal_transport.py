@@ -106,7 +106,7 @@ def strong_rows(fast: bool) -> list[Row]:
         steps = steps // 20 if fast else steps
         part, seconds = strong(s0, s1, steps, 3e-3, width)
         x = draws(s0, 10000, torch.Generator().manual_seed(5))
-        found = part.translate(x)  # type: ignore[operator]
+        found = part.translate(x, as_is=True)  # type: ignore[operator]
         rows.append({
             "dimensions": dim, "hidden": width, "steps": steps,
             "L2-UVP % (wanted: at most 2)": uvp(found, x @ torch.from_numpy(monge(s0, s1)).float().T, s1),
@@ -128,7 +128,7 @@ def weak_rows(fast: bool) -> list[Row]:
         s0, s1 = np.eye(1), np.eye(1) * s**2
         seconds = trained(part, s0, s1, steps, 3e-3, 512)
         x = draws(s0, 20000, torch.Generator().manual_seed(5))
-        y = part.translate(x)
+        y = part.translate(x, as_is=True)
         slope = ((x * y).mean() / x.square().mean()).item()
         want = min(1 / gamma, s)
         rows.append({

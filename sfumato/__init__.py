@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sfumato.data.kinds import read, write
     from sfumato.denoiser import Denoiser
     from sfumato.doctor import doctor
     from sfumato.evaluate import compare, evaluate, study
@@ -38,6 +39,7 @@ _HOME = {
     "denoiser": ["Denoiser"],
     "doctor": ["doctor"],
     "evaluate": ["compare", "evaluate", "study"],
+    "data.kinds": ["read", "write"],
     "exact": ["Gaussian", "Mixture"],
     "fit": ["fit"],
     "folder": ["load", "save"],
@@ -57,8 +59,8 @@ _MODULE = {name: module for module, names in _HOME.items() for name in names}
 __all__ = [
     "DDPM", "VE", "VP", "ClassifierFree", "Clipped", "Conditioned", "Cosine", "Denoiser", "Energy",
     "Flow", "Gaussian", "Guided", "Mixture", "Noise", "Part", "Process", "__version__", "cite",
-    "compare", "doctor", "evaluate", "find", "fit", "grid", "integrate", "load", "names", "repeat",
-    "save", "study", "train", "translate", "translator",
+    "compare", "doctor", "evaluate", "find", "fit", "grid", "integrate", "load", "names", "read", "repeat",
+    "save", "study", "train", "translate", "translator", "write",
 ]  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as registry
 
 from sfumato.data.folders import write_text
+from sfumato.data.preparation import Preparation
 from sfumato.denoiser import Denoiser, domain_index
 from sfumato.errors import UserError
 from sfumato.guide import Conditioned
@@ -97,6 +98,7 @@ def load(folder: str | Path, *, allow: tuple[str, ...] = ("sfumato",)) -> Part:
         part = build(info["model"], allow)  # what a constructor computes, and no weight replaces
         part.load_state_dict(full, assign=True)
     part.eval()
+    part.preparation = Preparation.of(info.get("info") or {})
     return part if domain is None else denoiser_of(part, domain, str(path))
 
 

@@ -7,15 +7,19 @@ There are no configuration classes: `describe` turns a part into plain JSON and 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, dataclass_transform
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
+from sfumato.data.kinds import translated
+from sfumato.data.preparation import Preparation
 from sfumato.errors import UserError
 from sfumato.process import Process
 
@@ -27,14 +31,20 @@ MOST = 10**7
 class Part(nn.Module):
     """An `nn.Module` whose annotated fields are its keyword-only constructor.
 
-    Sub-modules are made in `__post_init__`.  Every subclass is final: it states all of its fields.
+    Sub-modules are made in `__post_init__`.  Every subclass is final: it states all of its fields.  Its
+    `translate`, if it has one, takes images (B, C, H, W); callers may give pictures of any kind, which
+    `sfumato.data.kinds.take` checks in this one place.
     """
 
     before: ClassVar[Mapping[str, Any]] = {}
     """Fields that are newer than descriptions without them, with what those descriptions meant."""
+    preparation: Preparation | None = None
+    """How the training brought pictures to the network, if the part comes out of a model folder."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        if "translate" in vars(cls):
+            cls.translate = _of_any_kind(vars(cls)["translate"])  # type: ignore[attr-defined]
         dataclasses.dataclass(eq=False, kw_only=True, repr=False)(cls)
         for f in fields(cls):  # a default left on the class would hide a sub-module
             if f.name in vars(cls):
@@ -44,6 +54,31 @@ class Part(nn.Module):
         self = super().__new__(cls)
         nn.Module.__init__(self)  # before the dataclass' __init__ assigns sub-modules
         return self
+
+
+def _of_any_kind(translate: Callable[..., Tensor]) -> Callable[..., Any]:
+    """A method's `translate` for pictures of any kind; `as_is=True` gives it a tensor unchecked."""
+
+    @functools.wraps(translate)
+    def checked(self: Part, source: Any, *, as_is: bool = False, **options: Any) -> Any:
+        if as_is or not any(
+            hasattr(m, "channels") for m in self.modules()
+        ):  # exact denoisers take anything
+            return translate(self, source, **options)
+        device = next((p.device for p in self.parameters()), None)
+
+        def run(images: Tensor) -> Tensor:
+            with torch.set_grad_enabled(images.requires_grad):
+                return translate(self, images.to(device), **options)
+
+        return translated(run, source, channels_of(self), self.preparation)
+
+    return checked
+
+
+def channels_of(part: nn.Module) -> int:
+    """Channels of the images that the part's networks take."""
+    return next((int(m.channels) for m in part.modules() if hasattr(m, "channels")), 3)  # type: ignore[arg-type]
 
 
 def fields(part: Any) -> list[dataclasses.Field[Any]]:

@@ -31,11 +31,11 @@ from sfumato.data.preparation import Preparation, Prepared, Resize, Side, alike,
 from sfumato.errors import UserError
 from sfumato.folder import resolve
 from sfumato.method import name_of
-from sfumato.part import describe
+from sfumato.part import channels_of, describe
 from sfumato.record import Summary, check, digest, hash_of, read_run, sha256, write_run
 from sfumato.solve import Watch
 from sfumato.terminal import screen
-from sfumato.translator import channels_of, device_of, options_of, preparation_of
+from sfumato.translator import device_of, options_of, preparation_of
 from sfumato.translator import run_translator as run_translator
 from sfumato.translator import translator as translator
 from sfumato.versions import version

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sfumato.data.preparation import Preparation, Resize, Side, said_size
 from sfumato.errors import UserError, choose
 from sfumato.folder import denoiser_of, describe_folder, load, resolve
 from sfumato.method import find, name_of
-from sfumato.part import Part, fields
+from sfumato.part import Part, channels_of, fields
 from sfumato.solve import Watch
 
 
@@ -97,12 +97,9 @@ def translator(
         raise UserError(
             f"{' and '.join(made)} differ in channels ({channels}); choose models alike"
         )
-    return cls(**made).eval()
-
-
-def channels_of(part: nn.Module) -> int:
-    """Channels of the images that the part's networks take."""
-    return next((int(m.channels) for m in part.modules() if hasattr(m, "channels")), 3)  # type: ignore[arg-type]
+    part = cls(**made).eval()
+    part.preparation = next(iter(models.values())).preparation
+    return part
 
 
 def options_of(part: Any, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -217,7 +214,10 @@ def run_translator(
 
     try:
         with torch.no_grad():  # no inference_mode: guidance differentiates
-            return part.translate(x, seed=seed, watch=count, **(options or {})), nfe
+            as_is = (
+                {"as_is": True} if isinstance(part, Part) else {}
+            )  # files are checked where they are read
+            return part.translate(x, seed=seed, watch=count, **as_is, **(options or {})), nfe
     except (MemoryError, RuntimeError) as error:
         full = isinstance(error, (MemoryError, torch.OutOfMemoryError))
         if not full and "allocate memory" not in str(error):

@@ -40,13 +40,13 @@ def test_samples_of_the_posterior(solver, steps, report):
     part.denoiser = Gaussian(torch.zeros(1).double(), torch.ones(1).double(), Cosine())
     part.regressor = Posterior(r)
     y = normal(n, 1, 1, 1)
-    x = part.translate(y, steps=steps, solver=solver, scale=1)
+    x = part.translate(y, as_is=True, steps=steps, solver=solver, scale=1)
     gain = ((x * y).sum() / (y * y).sum()).item()
     variance = (x - gain * y).var().item()
     report(f"controllable, {solver}: gain (0.8) and variance (0.36)", gain, variance)
     assert gain == pytest.approx(r, abs=0.03)
     assert variance == pytest.approx(1 - r**2, rel=0.1)
-    free = part.translate(y, steps=steps, solver=solver, scale=0)
+    free = part.translate(y, as_is=True, steps=steps, solver=solver, scale=0)
     assert (free * y).mean().abs() < 0.05
 
 

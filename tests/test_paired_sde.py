@@ -50,7 +50,7 @@ def law(monkeypatch, model, source, draws, **options):
     noise.calls = 0
     monkeypatch.setattr("sfumato.methods.paired_sde.Noise", noise)
     rows = len(noise.start())
-    out = model.translate(source.reshape(1, 2, 1, 1).expand(rows, 2, 1, 1), **options)
+    out = model.translate(source.reshape(1, 2, 1, 1).expand(rows, 2, 1, 1), as_is=True, **options)
     a = Affine(out, 2)
     return a.b, a.noise_covariance
 

@@ -169,7 +169,7 @@ class Images:
         """sha256 over the names, the side taken and the contents of the files."""
         files = zip(self.names, self._hashes, strict=True)
         lines = (f"{name} {self.side} {contents}\n" for name, contents in files)
-        return hashlib.sha256("".join(lines).encode()).hexdigest()
+        return hashlib.sha256(os.fsencode("".join(lines))).hexdigest()
 
     def __len__(self) -> int:
         return len(self.paths)

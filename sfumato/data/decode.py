@@ -135,18 +135,27 @@ def _pillow(data: bytes, header: Header) -> tuple[NDArray[np.uint8], dict[str, s
             (header.width, header.height)
         ):  # a TIFF may be turned already
             raise Refused("is broken (its header says another size)")
-        turn = image.getexif().get(0x0112, 1)
-        if image.mode[0] in "IF":
-            raise Refused(f"has samples of mode {image.mode}, expected 8 or 16 bits: convert it")
-        gray = image.mode in ("1", "L", "LA", "La")
-        alpha = "transparency" in image.info or image.mode in ("LA", "La", "PA", "RGBA", "RGBa")
-        profile = image.info.get("icc_profile")
-        kept = image.convert(("LA" if gray else "RGBA") if alpha else ("L" if gray else "RGB"))
-        shown, lost = _to_srgb(image if image.mode == "CMYK" else kept, profile)
-        if shown is not None:
-            bands = [*shown.split(), *([kept.getchannel("A")] if alpha else [])]
-            kept = Image.merge("RGBA" if alpha else "RGB", bands)
-        pixels = np.asarray(kept)
+        return samples_of(image)
+
+
+def samples_of(image: Image.Image) -> tuple[NDArray[np.uint8], dict[str, str]]:
+    """Upright samples (H, W, 1 to 4) of a picture of Pillow, in sRGB, and what of it is lost.
+
+    Raises:
+        Refused: its samples have no known range.
+    """
+    turn = image.getexif().get(0x0112, 1)
+    if image.mode[0] in "IF":
+        raise Refused(f"has samples of mode {image.mode}, expected 8 or 16 bits: convert it")
+    gray = image.mode in ("1", "L", "LA", "La")
+    alpha = "transparency" in image.info or image.mode in ("LA", "La", "PA", "RGBA", "RGBa")
+    profile = image.info.get("icc_profile")
+    kept = image.convert(("LA" if gray else "RGBA") if alpha else ("L" if gray else "RGB"))
+    shown, lost = _to_srgb(image if image.mode == "CMYK" else kept, profile)
+    if shown is not None:
+        bands = [*shown.split(), *([kept.getchannel("A")] if alpha else [])]
+        kept = Image.merge("RGBA" if alpha else "RGB", bands)
+    pixels = np.asarray(kept)
     return upright(pixels.reshape(*pixels.shape[:2], -1), turn), lost
 
 

@@ -64,7 +64,9 @@ def outside(out: Path, given: Given) -> None:
     folders = [given] if isinstance(given, str | Path) else given
     for folder in folders.values() if isinstance(folders, Mapping) else folders:
         if out.resolve().is_relative_to(Path(folder).resolve()):
-            raise UserError(f"{out} lies inside {folder}, which it is made of: choose another --out")
+            raise UserError(
+                f"{out} lies inside {folder}, which it is made of: choose another --out"
+            )
 
 
 def open_domains(spec: Given, size: int | tuple[int, int], **options: Any) -> Domains:

@@ -138,7 +138,8 @@ class Preparation:
             values = dict(saved)
             always = {key: values.pop(key) for key in ALWAYS}
             size = values.pop("size")
-            if always != ALWAYS or not all(isinstance(n, int) for n in size or ()):
+            sides = [*(size or ()), values["channels"]]
+            if always != ALWAYS or not isinstance(values["upscale"], bool) or {type(n) for n in sides} != {int}:
                 raise ValueError
             return cls(size=size and (size[0], size[1]), **values)
         except (TypeError, ValueError, KeyError, IndexError) as error:

@@ -9,6 +9,7 @@ processes (`world`) each takes an equal share of the same batch.
 import abc
 import hashlib
 import itertools
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
@@ -102,7 +103,7 @@ class Dataset(abc.ABC):
             raise UserError(f"fraction {fraction}: expected between 0 and 1, such as 0.1")
 
         def place(stem: str) -> bytes:
-            return hashlib.sha256(f"{seed}/{stem}".encode()).digest()
+            return hashlib.sha256(os.fsencode(f"{seed}/{stem}")).digest()
 
         held: set[str] = set()
         for part in self.parts.values():

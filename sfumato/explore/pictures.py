@@ -18,10 +18,11 @@ from sfumato.errors import UserError
 from sfumato.explore.chain import apply
 from sfumato.explore.latents import Latents
 from sfumato.folder import denoiser_of, load, resolve
+from sfumato.part import channels_of
 from sfumato.record import digest, sha256, write_run
 from sfumato.solve.bridge import decode, encode
 from sfumato.times import Spacing
-from sfumato.translator import channels_of, device_of, preparation_of
+from sfumato.translator import device_of, preparation_of
 from sfumato.versions import version
 
 BATCH = 64

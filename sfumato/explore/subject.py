@@ -12,8 +12,9 @@ from torch import Tensor
 from sfumato.errors import UserError
 from sfumato.folder import resolve
 from sfumato.method import name_of
+from sfumato.part import channels_of
 from sfumato.record import digest, sha256
-from sfumato.translator import channels_of, device_of, options_of, preparation_of, translator
+from sfumato.translator import device_of, options_of, preparation_of, translator
 from sfumato.versions import version
 
 

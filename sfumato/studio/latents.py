@@ -18,8 +18,9 @@ from sfumato.errors import UserError, choose
 from sfumato.explore import OPERATIONS, Operation, apply, parse, report
 from sfumato.explore.chain import parameters
 from sfumato.folder import resolve
+from sfumato.part import channels_of
 from sfumato.solve import bridge
-from sfumato.translator import channels_of, preparation_of
+from sfumato.translator import preparation_of
 
 from . import limits
 from .controls import Control, controls

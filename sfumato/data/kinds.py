@@ -1,0 +1,222 @@
+"""Pictures as people hold them in Python, to images (B, C, H, W) in [-1, 1] and back to the same kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from sfumato.errors import UserError
+
+from .decode import plain, samples_of
+from .header import Refused
+from .images import picture, write_png
+from .preparation import Preparation, Resize, to_float
+
+KINDS = "a picture of Pillow, an array or tensor of one or many, or a list of them"
+SLACK = 1e-3
+"""How far values may lie outside of [-1, 1]: what rounding does."""
+
+
+class Taken(NamedTuple):
+    """One picture or a batch of them, and the way back."""
+
+    images: Tensor
+    """(B, C, H, W), float32."""
+    back: Callable[[Tensor], Any]
+    """Images (B, C, H, W) in [-1, 1] to the kind that was given."""
+
+
+def take(given: Any, channels: int, preparation: Preparation | None = None) -> Taken:
+    """One picture, or an array or tensor of one or many.
+
+    Args:
+        given: a picture of Pillow, which is prepared as the model's training prepared its own; or an
+            array (H, W), (H, W, C), (C, H, W), with N in front for many, or a tensor (C, H, W) or
+            (B, C, H, W), which keep their size.  Integers are samples from 0 to 255, or to 65,535 for
+            uint16; floats lie in [-1, 1].  C is 1 or 3.
+        channels: C of the images that are made, 1 or 3.
+        preparation: for pictures of Pillow.
+
+    Raises:
+        UserError: another kind, shape or range, or values that are no numbers; says what to type.
+    """
+    if isinstance(given, Image.Image):
+        how = preparation or Preparation(channels=channels)
+        try:
+            samples = plain(samples_of(given)[0], channels).transpose(2, 0, 1)
+        except Refused as error:
+            raise UserError(f"the picture {error}") from None
+        image = torch.from_numpy(to_float(how.fit(np.ascontiguousarray(samples))))
+        return Taken(image[None], lambda y: picture(y[0]))
+    if isinstance(given, np.ndarray):
+        x, arrange = _arranged(torch.from_numpy(np.ascontiguousarray(given)), given.ndim)
+        images, restore = _floats(x)
+        return Taken(_channels(images, channels), lambda y: arrange(restore(y)).numpy())
+    if isinstance(given, Tensor):
+        if given.ndim not in (3, 4) or given.shape[-3] not in (1, 3):
+            raise UserError(
+                f"a tensor of shape {tuple(given.shape)}: expected (C, H, W) or (B, C, H, W) with C 1 or 3"
+            )
+        images, restore = _floats(given if given.ndim == 4 else given[None])
+        return Taken(_channels(images, channels), lambda y: restore(y if given.ndim == 4 else y[0]))
+    if isinstance(given, (str, Path)):
+        raise UserError(
+            f"{str(given)!r} is a path: translate(sfumato.read(path)) translates one picture, "
+            f"sfumato.translate(paths, out, ...) files and folders"
+        )
+    raise UserError(f"a {type(given).__name__} is no picture: expected {KINDS}")
+
+
+def translated(
+    translate: Callable[[Tensor], Tensor],
+    given: Any,
+    channels: int,
+    preparation: Preparation | None,
+) -> Any:
+    """What `translate` makes of pictures of any kind, in the kind that was given; see `take`."""
+    if isinstance(given, Sequence) and not isinstance(given, str):
+        return type(given)(translated(translate, one, channels, preparation) for one in given)  # type: ignore[call-arg]
+    images, back = take(given, channels, preparation)
+    return back(translate(images))
+
+
+def _floats(x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """A tensor of samples or of values in [-1, 1] as float32, and the way back to its type and device."""
+    if not x.numel():
+        raise UserError(f"a picture of shape {tuple(x.shape)} is empty")
+    if x.is_complex() or x.dtype == torch.bool:
+        raise UserError(
+            f"values of type {x.dtype}: expected numbers: samples, or floats in [-1, 1]"
+        )
+    values = x if x.is_floating_point() else x.to(torch.int64)  # uint16 has few operations
+    low, high = float(values.min()), float(values.max())
+    if x.is_floating_point():
+        _check_range(low, high)
+        return x.float(), lambda y: y.to(x)
+    top = 65535 if x.dtype == torch.uint16 else 255
+    if low < 0 or high > top:
+        raise UserError(
+            f"integers from {low:g} to {high:g}: expected samples from 0 to 255, or uint16"
+        )
+
+    def samples(y: Tensor) -> Tensor:
+        rounded = ((y.clamp(-1, 1) + 1) * (top / 2) + 0.5).floor()
+        return rounded.to(torch.int32).to(x.device, x.dtype)
+
+    return values.float() * (2 / top) - 1, samples
+
+
+def _check_range(low: float, high: float) -> None:
+    meant = "; if these are values of [-1, 1], say translate(..., as_is=True)"
+    if not np.isfinite(low) or not np.isfinite(high):
+        raise UserError("the picture has values that are no numbers: expected values in [-1, 1]")
+    if low >= 0 and low < high <= 1:
+        raise UserError(f"values in [0, 1]: expected [-1, 1]; type 2 * x - 1{meant}")
+    if low >= 0 and 1 + SLACK < high <= 255:
+        raise UserError(f"values in [0, {high:g}]: expected [-1, 1]; type x / 127.5 - 1")
+    if max(-low, high) > 1 + SLACK:
+        raise UserError(
+            f"values in [{low:.3g}, {high:.3g}]: expected [-1, 1]; type x.clip(-1, 1), or "
+            f"translate(..., as_is=True) for other numbers than pictures"
+        )
+
+
+def _arranged(x: Tensor, dims: int) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """An array as (B, C, H, W), and the way back to its own arrangement."""
+    last = dims in (3, 4) and x.shape[-1] in (1, 3)
+    first = dims in (3, 4) and x.shape[-3] in (1, 3)
+    if dims == 2:
+        return x[None, None], lambda y: y[0, 0] if y.shape[1] == 1 else y[0].permute(1, 2, 0)
+    if last and not (first and dims == 4):
+        many = x if dims == 4 else x[None]
+        return many.permute(
+            0, 3, 1, 2
+        ), lambda y: y.permute(0, 2, 3, 1) if dims == 4 else y[0].permute(1, 2, 0)
+    if first:
+        return (x if dims == 4 else x[None]), lambda y: y if dims == 4 else y[0]
+    raise UserError(
+        f"an array of shape {tuple(x.shape)}: expected (H, W), (H, W, C) or (C, H, W) with C 1 or 3, "
+        f"or N of them"
+    )
+
+
+def _channels(images: Tensor, channels: int) -> Tensor:
+    if images.shape[1] == channels:
+        return images
+    if channels == 3:
+        return images.expand(-1, 3, -1, -1)
+    return (images * images.new_tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1, keepdim=True)
+
+
+def read(
+    paths: str | Path | Sequence[str | Path],
+    *,
+    like: Any = None,
+    size: int | None = None,
+    resize: Resize = "crop",
+    upscale: bool = False,
+    channels: int = 3,
+) -> Float[Tensor, "*b c h w"]:
+    """Picture files as images in [-1, 1]: (C, H, W) of one, (B, C, H, W) of several.
+
+    Args:
+        paths: a file, or files that have one size when they are read.
+        like: a loaded model: files are brought to it as its training brought its own.
+        size: side in pixels, instead; by default every file at its own.
+        resize: how: crop (scale the short side, cut the middle) or stretch.
+        upscale: enlarge smaller files.
+        channels: 3, or 1 for the luma.
+
+    Raises:
+        UserError: a file is missing, broken, of an unfit size, or of another size than the others.
+    """
+    how = getattr(like, "preparation", None)
+    if like is not None and how is None:
+        raise UserError(
+            "like= takes a model of sfumato.load, which knows how its pictures were prepared"
+        )
+    how = how or Preparation(None if size is None else (size, size), resize, upscale, channels)
+    if isinstance(paths, (str, Path)):
+        return how.read(paths).image
+    images = [how.read(path).image for path in paths]
+    if len({x.shape for x in images}) != 1:
+        raise UserError("expected files of one size: give size=, or like= a model")
+    return torch.stack(images)
+
+
+def write(pictures: Any, paths: str | Path | Sequence[str | Path]) -> None:
+    """Writes pictures as 8-bit PNGs, each whole or not at all.
+
+    Args:
+        pictures: a picture of Pillow, or an array, tensor or list of one or many, see `take`.
+        paths: a file for one, or as many files; they end in .png.
+
+    Raises:
+        UserError: for other endings, more or fewer files, or values out of range.
+        OSError: a file cannot be written; nothing is left of it.
+    """
+    files = [Path(paths)] if isinstance(paths, (str, Path)) else list(map(Path, paths))
+    each = pictures if isinstance(pictures, (list, tuple)) else [pictures]
+    images = [image for one in each for image in take(one, 1 if _gray(one) else 3).images]
+    if len(files) != len(images):
+        raise UserError(f"{len(images)} pictures and {len(files)} files: expected a file for each")
+    for file in files:
+        if file.suffix.lower() != ".png":
+            raise UserError(f"{file}: a PNG is written: expected {file.with_suffix('.png')}")
+    for file, image in zip(files, images, strict=True):
+        write_png(file, image)
+
+
+def _gray(given: Any) -> bool:
+    """Whether a picture has one channel."""
+    if isinstance(given, Image.Image):
+        return given.mode in ("1", "L")
+    shape = tuple(getattr(given, "shape", ()))
+    return len(shape) == 2 or (len(shape) > 2 and 3 not in (shape[-1], shape[-3]))

@@ -1,0 +1,158 @@
+"""Pictures as people hold them in Python, in and out."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import sfumato
+from sfumato.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def model():
+    """Gives its source back: SDEdit of strength 0, with a network of 3 channels."""
+    part = sfumato.find("diffusion")(net="tiny", domains=("a",))
+    return sfumato.find("sdedit")(target=sfumato.folder.denoiser_of(part, "a")).eval()
+
+
+def same(model, given):
+    return model.translate(given, strength=0.0)
+
+
+RNG = np.random.default_rng(0)
+U8 = RNG.integers(0, 256, (6, 8, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        U8, U8[None].repeat(2, 0), U8.transpose(2, 0, 1).copy(), U8.astype(np.uint16) * 257,
+        (U8 / 127.5 - 1).astype(np.float32), U8 / 127.5 - 1, (U8 / 127.5 - 1).astype(np.float16),
+        (U8 / 127.5 - 1).transpose(2, 0, 1)[None], U8.astype(np.int64), U8.astype(np.int32),
+    ],
+    ids=lambda x: f"{x.dtype}{x.shape}",
+)  # fmt: skip
+def test_arrays_come_back_as_they_were(model, given):
+    out = same(model, given)
+    assert isinstance(out, np.ndarray)
+    assert (out.dtype, out.shape) == (given.dtype, given.shape)
+    np.testing.assert_allclose(
+        out.astype(float), given.astype(float), atol=2e-3 if given.dtype == np.float16 else 1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        torch.float32,
+        torch.float64,
+        torch.float16,
+        torch.bfloat16,
+        torch.uint8,
+        torch.uint16,
+        torch.int64,
+    ],
+)
+@pytest.mark.parametrize("many", [True, False])
+def test_tensors_come_back_as_they_were(model, dtype, many):
+    samples = torch.from_numpy(U8.transpose(2, 0, 1).copy())
+    scale = 257 if dtype == torch.uint16 else 1
+    given = (
+        (samples / 127.5 - 1).to(dtype)
+        if dtype.is_floating_point
+        else (samples.int() * scale).to(dtype)
+    )
+    given = given[None].repeat(2, 1, 1, 1) if many else given
+    out = same(model, given)
+    assert (out.dtype, out.shape) == (dtype, given.shape)
+    assert torch.equal(out.double(), given.double())
+
+
+def test_gray_arrays_and_gray_models(model):
+    assert same(model, U8[..., 0]).shape == (6, 8, 3)
+    assert (same(model, U8[..., :1]) == U8[..., :1]).all()
+    part = sfumato.find("diffusion")(net="tiny", domains=("a",), channels=1)
+    gray = sfumato.find("sdedit")(target=sfumato.folder.denoiser_of(part, "a")).eval()
+    luma = same(gray, U8)[..., 0]
+    np.testing.assert_allclose(luma, U8 @ [0.299, 0.587, 0.114], atol=0.51)
+
+
+def test_pillow_pictures_are_prepared_and_come_back(model, tmp_path):
+    photo = Image.fromarray(U8).resize((300, 200))
+    assert same(model, photo).size == (300, 200)
+    sfumato.save(
+        sfumato.find("pix2pix")(net="tiny"), tmp_path / "m", info={"size": 16, "resize": "stretch"}
+    )
+    loaded = sfumato.load(tmp_path / "m")
+    assert str(loaded.preparation) == "stretched to 16x16"
+    out = loaded.translate(photo)
+    assert isinstance(out, Image.Image)
+    assert (out.size, out.mode) == ((16, 16), "RGB")
+    many = loaded.translate([photo, photo.convert("L"), photo.convert("RGBA")])
+    assert [p.size for p in many] == [(16, 16)] * 3
+    assert list(many[0].getdata()) == list(out.getdata())
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (torch.rand(2, 3, 8, 8), r"values in \[0, 1\]: expected \[-1, 1\]; type 2 \* x - 1"),
+        (torch.rand(2, 3, 8, 8) * 255, r"type x / 127.5 - 1"),
+        (np.random.default_rng(0).random((8, 8, 3)), r"type 2 \* x - 1"),
+        (torch.randn(2, 3, 8, 8) * 2, r"type x.clip\(-1, 1\)"),
+        (torch.full((3, 8, 8), torch.nan), "no numbers"),
+        (torch.full((3, 8, 8), torch.inf), "no numbers"),
+        (torch.zeros(8, 8), r"expected \(C, H, W\)"),
+        (torch.zeros(1, 2, 8, 8), "with C 1 or 3"),
+        (torch.zeros(0, 3, 8, 8), "empty"),
+        (torch.full((3, 8, 8), 300), "samples from 0 to 255"),
+        (torch.zeros(3, 8, 8, dtype=torch.complex64), "complex64"),
+        (torch.zeros(3, 8, 8, dtype=torch.bool), "bool"),
+        (np.zeros((2, 2, 2, 2, 2)), "an array of shape"),
+        ("cat.jpg", "is a path"),
+        (None, "a NoneType is no picture"),
+        ([torch.zeros(3, 8, 8), None], "a NoneType is no picture"),
+        (Image.new("F", (8, 8)), "mode F"),
+    ],
+)
+def test_what_is_no_picture_is_refused_with_what_to_type(model, given, says):
+    with pytest.raises(UserError, match=says) as error:
+        same(model, given)
+    assert "\n" not in str(error.value)
+
+
+def test_bright_pictures_and_other_numbers_go_as_they_are(model):
+    x = torch.rand(2, 3, 8, 8)
+    assert model.translate(x, strength=0.0, as_is=True) is x
+
+
+def test_read_and_write_are_inverse(tmp_path):
+    sfumato.write(U8, tmp_path / "x.png")
+    image = sfumato.read(tmp_path / "x.png")
+    assert image.shape == (3, 6, 8)
+    torch.testing.assert_close(image, torch.from_numpy(U8.transpose(2, 0, 1) / np.float32(127.5) - 1))
+    sfumato.write(torch.stack([image, image]), [tmp_path / "a.png", tmp_path / "b.png"])
+    assert torch.equal(sfumato.read([tmp_path / "a.png", tmp_path / "b.png"])[1], image)
+    sfumato.write(Image.fromarray(U8[..., 0]), tmp_path / "g.png")
+    assert Image.open(tmp_path / "g.png").mode == "L"
+    assert sfumato.read(tmp_path / "g.png", channels=1).shape == (1, 6, 8)
+    assert sfumato.read(tmp_path / "x.png", size=4).shape == (3, 4, 4)
+    for bad, says in (
+        ((U8, tmp_path / "x.jpg"), "expected .*x.png"),
+        ((torch.stack([image, image]), tmp_path / "x.png"), "2 pictures and 1 files"),
+        ((torch.rand(3, 4, 4), tmp_path / "y.png"), "2 \\* x - 1"),
+    ):
+        with pytest.raises(UserError, match=says):
+            sfumato.write(*bad)
+    assert not (tmp_path / "y.png").exists()
+    with pytest.raises(UserError, match="like= takes a model"):
+        sfumato.read(tmp_path / "x.png", like=3)
+
+
+def test_files_are_read_as_a_model_takes_them(tmp_path):
+    sfumato.save(
+        sfumato.find("pix2pix")(net="tiny"), tmp_path / "m", info={"size": 16, "resize": "stretch"}
+    )
+    Image.fromarray(U8).resize((300, 200)).save(tmp_path / "x.png")
+    assert sfumato.read(tmp_path / "x.png", like=sfumato.load(tmp_path / "m")).shape == (3, 16, 16)

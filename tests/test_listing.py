@@ -1,0 +1,319 @@
+"""The one reader of folders: nothing vanishes without a word, nothing is read twice, layouts are known."""
+
+import os
+import unicodedata
+import warnings
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import sfumato
+from sfumato.data import Images, find_images, layout, list_pictures, open_data, open_pairs
+from sfumato.errors import UserError
+from sfumato.train import train
+from sfumato.translate import translate
+
+QUICK = {
+    "steps": 1,
+    "batch": 2,
+    "held_out": 0.0,
+    "quiet": True,
+    "preview_every": 0,
+    "device": "cpu",
+}
+BACK = {"method": "sdedit", "options": {"strength": 0.0}}
+
+
+def paint(path, value=0, size=(16, 16), **how):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(value).integers(0, 256, (*size, 3), np.uint8)
+    Image.fromarray(pixels).save(path, **how)
+    return path
+
+
+def names(folder):
+    return [p.relative_to(folder).as_posix() for p in find_images(folder)]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    root = tmp_path_factory.mktemp("listing")
+    sfumato.save(
+        sfumato.find("diffusion")(net="tiny", domains=("a",)), root / "m", info={"size": 16}
+    )
+    return f"{root}/m:a"
+
+
+# ---- what is left out is counted and named -------------------------------------------------------
+
+
+def untidy(root):
+    """A folder with everything that people have in folders of pictures."""
+    for name in ("1.png", "2.JPG", "3.jfif", "4.gif", "sub/5.webp"):
+        paint(root / name, format={".jfif": "JPEG"}.get(os.path.splitext(name)[1]))
+    for name in (
+        "6.heic",
+        "7.tga",
+        "._8.jpg",
+        "notes.txt",
+        ".hidden/9.png",
+        ".DS_Store",
+        "sub/10.txt",
+    ):
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_bytes(b"x")
+    (root / "11.png").symlink_to(root / "nowhere.png")
+    (root / "sub/loop").symlink_to(root, target_is_directory=True)
+    paint(root / "results/12.png")
+    (root / "results/run.json").write_text("{}")
+    return root
+
+
+def test_everything_left_out_is_counted_and_named(tmp_path):
+    found = list_pictures(untidy(tmp_path))
+    assert [p.name for p in found.files] == ["1.png", "2.JPG", "3.jfif", "4.gif", "5.webp"]
+    assert found.left_out == {
+        "of a kind that is not read": ["6.heic", "7.tga"],
+        "hidden": ["._8.jpg", ".hidden/"],
+        "links that lead nowhere, or to what is read already": ["11.png", "sub/loop/"],
+        "folders made by sfumato": ["results/"],
+        "other files": ["notes.txt", "sub/10.txt"],
+    }
+    assert found.said().startswith(f"{tmp_path}: left out ")
+    for words in (
+        "2 of a kind that is not read (6.heic, 7.tga)",
+        "2 other files (.txt 2)",
+        "sub/loop/",
+    ):
+        assert words in found.said()
+
+
+@pytest.mark.parametrize("act", ["train", "translate", "encode"])
+def test_every_command_says_what_it_leaves_out(tmp_path, act, model):
+    from sfumato.explore.pictures import encode_pictures
+
+    root = untidy(tmp_path / "in")
+    acts = {
+        "train": lambda: train("diffusion", {"a": root}, tmp_path / "run", options={"net": "tiny"}, size=16, **QUICK),
+        "translate": lambda: translate(root, tmp_path / "out", target=model, **BACK),
+        "encode": lambda: encode_pictures(root, model, steps=1),
+    }  # fmt: skip
+    with pytest.warns(UserWarning, match=r"in: left out .*6\.heic"):
+        done = acts[act]()
+    if act != "train":
+        assert len(done.names if act == "encode" else list((tmp_path / "out").rglob("*.png"))) == 5
+
+
+@pytest.mark.parametrize("act", ["train", "translate"])
+def test_strict_refuses_what_would_be_left_out(tmp_path, act, model):
+    paint(tmp_path / "in/1.png")
+    (tmp_path / "in/notes.txt").write_text("no picture")
+
+    def run(out):
+        if act == "translate":
+            return translate(tmp_path / "in", tmp_path / out, target=model, strict=True, **BACK)
+        how = QUICK | {"strict": True}
+        return train(
+            "diffusion",
+            {"a": tmp_path / "in"},
+            tmp_path / out,
+            options={"net": "tiny"},
+            size=16,
+            **how,
+        )
+
+    with pytest.warns(UserWarning, match="other files"):
+        run("fine")
+    (tmp_path / "in/2.heic").write_bytes(b"x")
+    with pytest.raises(UserError, match=r"left out 1 of a kind that is not read \(2\.heic\)"):
+        run("refused")
+    assert not (tmp_path / "refused").exists()
+
+
+def test_pictures_that_are_not_read_whole_are_named(tmp_path, model):
+    frames = [Image.new("RGB", (16, 16), c) for c in ("red", "green", "blue")]
+    (tmp_path / "in").mkdir()
+    frames[0].save(tmp_path / "in/film.gif", save_all=True, append_images=frames[1:])
+    frames[0].save(tmp_path / "in/pages.tif", save_all=True, append_images=frames[1:])
+    done = translate(tmp_path / "in", tmp_path / "out", target=model, **BACK)
+    assert done.written == 2
+    ((why, some),) = done.lost.items()
+    assert why == "that hold several pictures, of which the first is read"
+    assert all("3 pictures" in one for one in some)
+    with pytest.warns(UserWarning, match=r"2 that hold several pictures.*film\.gif: 3 pictures"):
+        Images(tmp_path / "in", 16)
+    with pytest.raises(UserError, match="hold several pictures"):
+        Images(tmp_path / "in", 16, strict=True)
+
+
+def test_a_list_of_nothing_but_other_kinds_says_so(tmp_path):
+    (tmp_path / "a.heic").write_bytes(b"x")
+    with pytest.raises(UserError, match=r"holds no images: .*left out 1 of a kind .*a\.heic"):
+        find_images(tmp_path)
+
+
+# ---- links, names --------------------------------------------------------------------------------
+
+
+def test_linked_folders_are_read_and_loops_end(tmp_path):
+    paint(tmp_path / "far/1.png")
+    paint(tmp_path / "in/b/2.png")
+    (tmp_path / "in/a").symlink_to(tmp_path / "far", target_is_directory=True)
+    (tmp_path / "in/b/up").symlink_to(tmp_path / "in", target_is_directory=True)
+    (tmp_path / "in/0_again").symlink_to(tmp_path / "in/b", target_is_directory=True)
+    assert names(tmp_path / "in") == ["a/1.png", "b/2.png"]  # each by its own name, once
+
+
+def test_names_of_any_bytes_are_translated(tmp_path, model):
+    folder = tmp_path / "in"
+    paint(folder / "x.png")
+    name = os.fsdecode(b"caf\xe9.png")  # Latin-1, no UTF-8
+    (folder / "x.png").rename(folder / name)
+    paint(folder / ("n" * 248 + ".png"))  # 252 characters
+    paint(folder / "a\x1b[31m\nb.png")
+    done = translate(folder, tmp_path / "out", target=model, **BACK)
+    assert (done.written, done.skipped) == (3, {})
+    assert sorted(os.listdir(folder)) == sorted(set(os.listdir(tmp_path / "out")) - {"run.json"})
+    assert translate(folder, tmp_path / "out", target=model, **BACK).kept == 3
+    train("diffusion", {"a": folder}, tmp_path / "run", options={"net": "tiny"}, size=16, **QUICK)
+
+
+def test_pairs_match_however_accents_are_stored(tmp_path):
+    for folder, form in (("a", "NFC"), ("b", "NFD")):
+        paint(tmp_path / folder / (unicodedata.normalize(form, "é1") + ".png"))
+    assert len(open_pairs(tmp_path / "a", tmp_path / "b", 16).source) == 1
+
+
+def test_an_output_that_reads_as_a_picture_is_refused(tmp_path, model):
+    paint(tmp_path / "x.png")
+    with pytest.raises(
+        UserError, match=r"reads as a picture; expected a folder, such as --out .*result"
+    ):
+        translate(tmp_path / "x.png", tmp_path / "result.png", target=model, **BACK)
+    assert not (tmp_path / "result.png").exists()
+
+
+# ---- layouts -------------------------------------------------------------------------------------
+
+LAYOUTS = {
+    "trainA": ["trainA", "trainB", "testA", "testB"],
+    "train/A": ["train/A", "train/B", "test/A", "test/B"],
+    "A/train": ["A/train", "B/train", "A/test", "B/test"],
+    "A": ["A", "B"],
+}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize("kind", ["domains", "unpaired", "pairs"])
+def test_test_pictures_never_train(tmp_path, name, kind):
+    for i, part in enumerate(LAYOUTS[name]):
+        for n in range(2 + i):
+            paint(tmp_path / part / f"{n}.png", 10 * i + n)
+    if kind == "pairs":
+        for part in LAYOUTS[name][1::2]:  # as many as on the other side
+            (tmp_path / part / f"{len(os.listdir(tmp_path / part)) - 1}.png").unlink()
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        data = open_data(kind, tmp_path, size=16)
+    roots = [part.root.relative_to(tmp_path).as_posix() for part in data.parts.values()]
+    assert roots == LAYOUTS[name][:2]
+    if kind == "domains":
+        assert list(data.parts) == ["A", "B"]
+    told = [str(w.message) for w in said if "not on" in str(w.message)]
+    assert len(told) == (0 if name == "A" else 2)
+
+
+def test_splits_inside_a_named_domain_are_known(tmp_path):
+    for place in ("cat/train/1.png", "cat/test/2.png", "dog/3.png"):
+        paint(tmp_path / place)
+    with pytest.warns(UserWarning, match="cat: trained on .*cat/train; not on .*cat/test"):
+        data = open_data("domains", {"cat": tmp_path / "cat", "dog": tmp_path / "dog"}, size=16)
+    assert [part.names for part in data.parts.values()] == [["1.png"], ["3.png"]]
+
+
+def test_pictures_beside_folders_of_pictures_are_not_dropped(tmp_path):
+    for place in ("cat/1.png", "dog/2.png", "3.png"):
+        paint(tmp_path / place)
+    with pytest.raises(
+        UserError, match="holds pictures beside the folders cat, dog: name the domains"
+    ):
+        layout(tmp_path)
+
+
+def test_a_run_never_learns_what_sfumato_made(tmp_path):
+    for place in ("cat/1.png", "dog/2.png", "runs/pets/previews/3.png"):
+        paint(tmp_path / place)
+    (tmp_path / "runs/pets/model.json").write_text("{}")
+    assert list(layout(tmp_path)) == ["cat", "dog"]
+
+
+def test_a_run_inside_of_its_data_is_refused(tmp_path):
+    paint(tmp_path / "cat/1.png")
+    paint(tmp_path / "dog/1.png")
+    for data in (tmp_path, {"cat": tmp_path / "cat"}, [tmp_path / "dog"]):
+        out = (tmp_path / "dog" if isinstance(data, list) else tmp_path / "cat") / "runs/x"
+        with pytest.raises(UserError, match="lies inside .*: choose another --out"):
+            train("diffusion", data, out, options={"net": "tiny"}, size=16, **QUICK)
+        assert not out.exists()
+
+
+def test_folders_in_each_other_are_no_two_domains(tmp_path):
+    paint(tmp_path / "a/1.png")
+    paint(tmp_path / "a/b/2.png")
+    with pytest.raises(UserError, match="lies in"):
+        layout(tmp_path / "a", tmp_path / "a/b")
+
+
+# ---- one bad picture among many ------------------------------------------------------------------
+
+
+def test_one_bad_picture_never_ends_a_run(tmp_path, model):
+    for i in range(5):
+        paint(tmp_path / f"in/{i}.png", i)
+    paint(tmp_path / "in/odd.png", 0, (18, 22))  # no multiple of the network's step
+    (tmp_path / "in/broken.png").write_bytes(b"x")
+    how = {
+        "method": "sdedit",
+        "options": {"steps": 1},
+        "resize": "none",
+        "target": model,
+        "batch": 3,
+    }
+    with pytest.warns(UserWarning, match="resize none"):
+        done = translate(tmp_path / "in", tmp_path / "out", **how)
+    assert done.written == 5
+    assert {os.path.basename(name): why for name, why in done.skipped.items()}.keys() == {
+        "odd.png",
+        "broken.png",
+    }
+    assert "multiples of" in next(why for name, why in done.skipped.items() if "odd" in name)
+    with pytest.warns(UserWarning, match="resize none"):
+        again = translate(tmp_path / "in", tmp_path / "out", **how)
+    assert (again.kept, len(again.skipped)) == (5, 2)
+
+
+def test_a_result_without_numbers_or_without_a_file_is_named(tmp_path, model, monkeypatch):
+    for i in range(4):
+        paint(tmp_path / f"in/{i}.png", i)
+    real = sfumato.translate.__globals__["run_translator"]
+
+    def spoilt(part, x, **how):
+        y, nfe = real(part, x, **how)
+        y[1] = float("nan")
+        return y, nfe
+
+    write = sfumato.translate.__globals__["write_png"]
+
+    def refusing(path, image):
+        if path.name == "2.png":
+            raise OSError(36, "File name too long", str(path))
+        write(path, image)
+
+    monkeypatch.setitem(sfumato.translate.__globals__, "run_translator", spoilt)
+    monkeypatch.setitem(sfumato.translate.__globals__, "write_png", refusing)
+    done = translate(tmp_path / "in", tmp_path / "out", target=model, **BACK)
+    assert done.written == 2
+    whys = {os.path.basename(name): why for name, why in done.skipped.items()}
+    assert "no numbers" in whys["1.png"]
+    assert "too long" in whys["2.png"]

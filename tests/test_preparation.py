@@ -1,0 +1,311 @@
+"""One preparation of pictures, from training to results.
+
+SDEdit of strength 0 gives its guide back: what it writes is what a network would have been given.
+"""
+
+import functools
+import json
+import re
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+import sfumato
+from sfumato.data import fit_image, read_image
+from sfumato.errors import UserError
+from sfumato.folder import describe_folder
+from sfumato.train import train
+from sfumato.translate import repeat, translate
+from sfumato.translator import translator
+
+TINY = {"net": "tiny"}
+FEW = {"steps": 1, "batch": 2, "held_out": 0.0, "quiet": True, "preview_every": 0, "device": "cpu"}
+BACK = {"method": "sdedit", "options": {"strength": 0.0}}
+
+
+def paint(path: Path, seed: int = 0, size: tuple[int, int] = (64, 32)) -> Path:
+    """A smooth picture in colour, `size` is (width, height)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    coarse = np.random.default_rng(seed).integers(0, 256, (3, 3, 3), dtype=np.uint8)
+    Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC).save(path)
+    return path
+
+
+def trained(out: Path, data: Path, kind: str = "diffusion", **how) -> Path:
+    """A run folder, after one step."""
+    options = TINY | {k: how.pop(k) for k in ("channels",) if k in how}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        train(kind, data, out, options=options, size=16, **FEW | how)
+    return out
+
+
+def shown(folder: Path, name: str = "x") -> np.ndarray:
+    """A written result (3, h, w) in [-1, 1]."""
+    return read_image(folder / f"{name}.png")
+
+
+def close(a: np.ndarray, b: np.ndarray) -> bool:
+    return a.shape == b.shape and float(np.abs(a - b).max()) < 1.5 / 127.5
+
+
+def test_a_model_trained_by_stretch_is_given_stretched_pictures(tmp_path):
+    for i in range(3):
+        paint(tmp_path / f"data/a/{i}.png", i)
+    picture = read_image(paint(tmp_path / "in/x.png", 7))
+    for how in ("crop", "stretch"):
+        model = trained(tmp_path / how, {"a": tmp_path / "data/a"}, resize=how)
+        translate(tmp_path / "in", tmp_path / f"out_{how}", target=f"{model}:a", **BACK)
+        assert close(shown(tmp_path / f"out_{how}"), fit_image(picture, 16, how)), how
+    apart = np.abs(shown(tmp_path / "out_crop") - shown(tmp_path / "out_stretch")).max()
+    assert apart > 0.05  # the picture tells the two apart
+
+
+def test_small_pictures_are_enlarged_if_training_enlarged_them(tmp_path):
+    for i in range(3):
+        paint(tmp_path / f"data/a/{i}.png", i, (8, 8))
+    model = trained(tmp_path / "run", {"a": tmp_path / "data/a"}, upscale=True)
+    translate(tmp_path / "data/a", tmp_path / "out", target=f"{model}:a", **BACK)
+    assert shown(tmp_path / "out", "0").shape == (3, 16, 16)
+
+
+def test_after_side_by_side_training_the_source_half_is_read(tmp_path):
+    for i in range(3):
+        paint(tmp_path / f"ab/{i}.png", i)
+    model = trained(tmp_path / "run", tmp_path / "ab", kind="pix2pix", side_by_side=True)
+    seen = []
+    part = sfumato.load(model)
+    was = type(part).translate
+
+    @functools.wraps(was)
+    def spy(self, x, **options):
+        seen.append(x.clone())
+        return was(self, x, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(part), "translate", spy)
+        with pytest.warns(UserWarning, match="left halves are read, as in training"):
+            translate(tmp_path / "ab/0.png", tmp_path / "out", model=model)
+        translate(tmp_path / "ab/0.png", tmp_path / "right", model=model, side="right")
+        paint(tmp_path / "one/x.png", 5, (32, 32))
+        translate(tmp_path / "one", tmp_path / "whole", model=model, side="whole")
+        with pytest.raises(
+            UserError, match="32x32 pixels, not two pictures side by side: say --side whole"
+        ):
+            translate(tmp_path / "one", tmp_path / "none", model=model)
+    picture = read_image(tmp_path / "ab/0.png")
+    halves = [fit_image(h, 16) for h in (picture[..., :32], picture[..., 32:])]
+    wanted = [*halves, fit_image(read_image(tmp_path / "one/x.png"), 16)]
+    for got, want in zip(seen, wanted, strict=True):
+        assert close(got[0].numpy(), want)
+
+
+def test_a_mask_is_brought_to_the_network_as_its_picture(tmp_path):
+    for i in range(3):
+        paint(tmp_path / f"data/a/{i}.png", i)
+    model = trained(tmp_path / "run", {"a": tmp_path / "data/a"})  # 64x32 is cropped to 16x16
+    mask = np.zeros((32, 64), np.uint8)
+    mask[:, :32] = 255  # of the picture and of its crop the left half, if both are cropped alike
+    mask[:, :16] = 0  # and outside of the crop nothing
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    how = {"method": "sdedit", "target": f"{model}:a"}
+    edited = {"steps": 2, "mask": str(tmp_path / "mask.png")}
+    translate(paint(tmp_path / "in/x.png", 9), tmp_path / "out", **how, options=edited)
+    translate(tmp_path / "in", tmp_path / "same", **how, options={"strength": 0.0})
+    kept = np.abs(shown(tmp_path / "out") - shown(tmp_path / "same")).max(0) < 1e-6
+    assert kept[:, :8].all()
+    assert not kept[:, 8:].all(0).any()
+    paint(tmp_path / "odd.png", 0, (32, 32))
+    with pytest.raises(UserError, match=r"mask .*odd\.png is 32x32 pixels, a picture 64x32"):
+        translate(
+            tmp_path / "in",
+            tmp_path / "no",
+            **how,
+            options=edited | {"mask": str(tmp_path / "odd.png")},
+        )
+
+
+def test_colour_pictures_suit_a_gray_model_as_in_its_training(tmp_path, capsys):
+    for i in range(3):
+        paint(tmp_path / f"data/a/{i}.png", i, (16, 16))
+    with pytest.warns(
+        UserWarning, match="3 that are in colour, which a model of one channel does not see"
+    ):
+        train(
+            "diffusion",
+            {"a": tmp_path / "data/a"},
+            tmp_path / "run",
+            options=TINY | {"channels": 1},
+            size=16,
+            **FEW,
+        )
+    done = translate(tmp_path / "data/a", tmp_path / "out", target=f"{tmp_path}/run:a", **BACK)
+    assert done.written == 3
+    assert [len(names) for names in done.lost.values()] == [3]
+    luma = read_image(tmp_path / "data/a/0.png", 1)
+    assert close(read_image(tmp_path / "out/0.png", 1), luma)
+
+
+def test_partners_of_other_proportions_are_not_cropped_apart(tmp_path):
+    for i in range(3):
+        paint(tmp_path / f"a/{i}.png", i, (64, 32))
+        paint(tmp_path / f"b/{i}.png", i, (32, 32))
+    data = [tmp_path / "a", tmp_path / "b"]
+    with pytest.raises(
+        UserError, match=r"3 of 3 pairs .* 0 \(64x32, 32x32\).*use --resize stretch"
+    ):
+        trained(tmp_path / "run", data, kind="pix2pix")
+    assert not (tmp_path / "run").exists()
+    trained(tmp_path / "run", data, kind="pix2pix", resize="stretch")
+
+
+def test_what_contradicts_the_training_is_said(tmp_path):
+    paint(tmp_path / "data/a/0.png")
+    model = trained(tmp_path / "run", {"a": tmp_path / "data/a"}, resize="stretch")
+    for out, how, words in (
+        (
+            "a",
+            {"resize": "crop"},
+            "trained with resize stretch; pictures are taken with resize crop",
+        ),
+        ("b", {"size": 8}, "trained with size 16x16; pictures are taken with size 8x8"),
+    ):
+        with pytest.warns(UserWarning, match=words):
+            translate(tmp_path / "data/a", tmp_path / out, target=f"{model}:a", **BACK, **how)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        translate(tmp_path / "data/a", tmp_path / "c", target=f"{model}:a", **BACK)
+
+
+def test_a_result_of_another_size_is_said_per_folder_once(tmp_path):
+    paint(tmp_path / "data/a/0.png", 0, (16, 16))
+    model = trained(tmp_path / "run", {"a": tmp_path / "data/a"})
+    for i, size in enumerate([(300, 200), (30, 20), (300, 200), (16, 16)]):
+        paint(tmp_path / f"in/{i}.png", i, size)
+    paint(tmp_path / "more/9.png", 0, (64, 32))
+    done = translate(
+        [tmp_path / "in", tmp_path / "more"], tmp_path / "out", target=f"{model}:a", **BACK
+    )
+    assert done.resized() == [
+        f"{tmp_path}/in: 2 sizes from 30x20 to 300x200 -> 16x16",
+        f"{tmp_path}/more: 64x32 -> 16x16",
+    ]
+
+
+def test_the_preparation_is_recorded_with_models_and_results(tmp_path):
+    for i in range(3):
+        paint(tmp_path / f"ab/{i}.png", i)
+    model = trained(
+        tmp_path / "run", tmp_path / "ab", kind="pix2pix", side_by_side=True, resize="stretch"
+    )
+    want = {"size": [16, 16], "resize": "stretch", "upscale": False, "channels": 3, "side": "left"}
+    for found in (
+        describe_folder(model)["info"]["preparation"],
+        json.loads((model / "run.json").read_text())["preparation"],
+    ):
+        assert found.items() >= want.items()
+    with pytest.warns(UserWarning, match="left halves"):
+        translate(tmp_path / "ab", tmp_path / "out", model=model)
+    found = json.loads((tmp_path / "out/run.json").read_text())["run"]["preparation"]
+    assert found.items() >= (want | {"orientation": "upright", "colour": "sRGB"}).items()
+    repeat(tmp_path / "out", tmp_path / "again")
+    for name in ("0.png", "1.png", "2.png"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+
+
+def test_results_recorded_by_an_older_version_go_on_and_repeat(tmp_path):
+    for i in range(3):
+        paint(tmp_path / f"data/a/{i}.png", i)
+    model = trained(tmp_path / "run", {"a": tmp_path / "data/a"})
+    translate(tmp_path / "data/a", tmp_path / "out", target=f"{model}:a", **BACK)
+    file = tmp_path / "out/run.json"
+    saved = json.loads(file.read_text())
+    del saved["run"]["preparation"]
+    saved["run"] |= {"size": 16, "resize": "crop", "upscale": False}
+    file.write_text(json.dumps(saved))
+    (tmp_path / "out/1.png").unlink()
+    done = translate(tmp_path / "data/a", tmp_path / "out", target=f"{model}:a", **BACK)
+    assert (done.written, done.kept) == (1, 2)
+    file.write_text(json.dumps(saved))
+    assert repeat(tmp_path / "out", tmp_path / "again").written == 3
+    with pytest.raises(UserError, match=r"holds another run \(size differ\)"):
+        translate(tmp_path / "data/a", tmp_path / "out", target=f"{model}:a", size=8, **BACK)
+
+
+@pytest.mark.parametrize(
+    ("info", "said"),
+    [
+        ({"size": 32}, "cropped to 32x32"),
+        ({"size": 32, "resize": "stretch"}, "stretched to 32x32"),
+        (
+            {"size": 8, "data": {"size": [8, 16], "resize": "crop", "channels": 1}},
+            "cropped to 16x8, in gray",
+        ),
+        ({"size": 8, "settings": {"side_by_side": True}}, "cropped to 8x8, left halves"),
+        ({}, "at their own size"),
+    ],
+)
+def test_models_of_older_versions_say_it_in_several_places(info, said):
+    from sfumato.data import Preparation
+
+    assert str(Preparation.of(info)) == said
+
+
+@settings(derandomize=True, max_examples=40, deadline=None)
+@given(st.data())
+def test_a_preparation_survives_json_and_damage_is_said(data):
+    from sfumato.data import Preparation
+
+    sides = st.integers(1, 4096)
+    how = Preparation(
+        data.draw(st.none() | st.tuples(sides, sides)),
+        data.draw(st.sampled_from(["crop", "stretch", "none"])),
+        data.draw(st.booleans()), data.draw(st.sampled_from([1, 3])),
+        data.draw(st.sampled_from(["left", "right", "whole"])),
+    )  # fmt: skip
+    saved = json.loads(json.dumps(how.to_json()))
+    assert Preparation.from_json(saved) == how
+    key = data.draw(st.sampled_from(sorted(saved)))
+    broken = saved | {key: data.draw(st.sampled_from(["?", [], [1], 2.5, {"a": 1}]))}
+    with pytest.raises(UserError):
+        Preparation.from_json(broken)
+
+
+def test_only_what_is_needed_of_a_strip_is_enlarged(monkeypatch):
+    """Scaled until 2x6000 covers 256x256, the strip would have 768,000 columns, 256 of which are kept."""
+    largest = []
+    real = torch.nn.functional.interpolate
+
+    def spy(x, size, **how):
+        largest.append(size[0] * size[1])
+        return real(x, size, **how)
+
+    monkeypatch.setattr("sfumato.data.preparation.interpolate", spy)
+    strip = np.random.default_rng(0).uniform(-1, 1, (3, 2, 6000)).astype(np.float32)
+    assert fit_image(strip, 256, upscale=True).shape == (3, 256, 256)
+    assert max(largest) < 20 * 256 * 256
+    middle = fit_image(strip[..., 2900:3100], 256, upscale=True)  # exact: the scale is 128 in both
+    np.testing.assert_allclose(fit_image(strip, 256, upscale=True), middle, atol=2e-3)
+
+
+def test_sizes_that_do_not_fit_say_what_to_type(tmp_path):
+    paint(tmp_path / "data/a/0.png", 0, (16, 16))
+    model = trained(tmp_path / "run", {"a": tmp_path / "data/a"})
+    paint(tmp_path / "in/x.png", 0, (34, 22))
+    with (
+        pytest.warns(UserWarning, match="taken with resize none"),
+        pytest.raises(
+            UserError, match=re.escape("not 34x22 pixels: cut pictures to 32x20, or say --size")
+        ),
+    ):
+        translate(
+            tmp_path / "in", tmp_path / "out", target=f"{model}:a", resize="none", method="sdedit",
+            options={"steps": 1},
+        )  # fmt: skip
+    assert translator("sdedit", target=f"{model}:a").preparation.size == (16, 16)
