@@ -295,8 +295,8 @@ def _full(part: Part, stored: dict[str, Tensor], file: Path) -> dict[str, Tensor
     aliases: dict[int, str] = {}
     full = {}
     for key, value in part.state_dict(keep_vars=True).items():
-        source = aliases.setdefault(id(value), key)
-        tensor = stored[source]
-        full[key] = tensor.float() if tensor.is_floating_point() else tensor
-        stored[source] = full[key]  # keep shared tensors shared
+        tensor = stored[source := aliases.setdefault(id(value), key)]
+        full[key] = stored[source] = (
+            tensor.float() if tensor.is_floating_point() else tensor
+        )  # shared
     return full

@@ -27,7 +27,8 @@ from sfumato.data.gather import gather
 from sfumato.data.header import LOST
 from sfumato.data.images import write_png
 from sfumato.data.listing import OTHER, said
-from sfumato.data.preparation import Preparation, Prepared, Resize, Side, alike, said_size
+from sfumato.data.preparation import Preparation, Prepared, Side, alike, said_size
+from sfumato.data.resize import Resize
 from sfumato.errors import UserError
 from sfumato.folder import resolve
 from sfumato.method import name_of

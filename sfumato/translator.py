@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sfumato.data.preparation import Preparation, Resize, Side, said_size
+from sfumato.data.preparation import Preparation, Side, said_size
+from sfumato.data.resize import Resize
 from sfumato.errors import UserError, choose
 from sfumato.folder import denoiser_of, describe_folder, load, resolve
 from sfumato.method import find, name_of

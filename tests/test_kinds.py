@@ -131,7 +131,9 @@ def test_read_and_write_are_inverse(tmp_path):
     sfumato.write(U8, tmp_path / "x.png")
     image = sfumato.read(tmp_path / "x.png")
     assert image.shape == (3, 6, 8)
-    torch.testing.assert_close(image, torch.from_numpy(U8.transpose(2, 0, 1) / np.float32(127.5) - 1))
+    torch.testing.assert_close(
+        image, torch.from_numpy(U8.transpose(2, 0, 1) / np.float32(127.5) - 1)
+    )
     sfumato.write(torch.stack([image, image]), [tmp_path / "a.png", tmp_path / "b.png"])
     assert torch.equal(sfumato.read([tmp_path / "a.png", tmp_path / "b.png"])[1], image)
     sfumato.write(Image.fromarray(U8[..., 0]), tmp_path / "g.png")

@@ -22,6 +22,7 @@ QUICK = {
     "preview_every": 0,
     "device": "cpu",
 }
+NEW = {"options": {"net": "tiny"}, "size": 16}
 BACK = {"method": "sdedit", "options": {"strength": 0.0}}
 
 
@@ -95,7 +96,7 @@ def test_every_command_says_what_it_leaves_out(tmp_path, act, model):
 
     root = untidy(tmp_path / "in")
     acts = {
-        "train": lambda: train("diffusion", {"a": root}, tmp_path / "run", options={"net": "tiny"}, size=16, **QUICK),
+        "train": lambda: train("diffusion", {"a": root}, tmp_path / "run", **NEW, **QUICK),
         "translate": lambda: translate(root, tmp_path / "out", target=model, **BACK),
         "encode": lambda: encode_pictures(root, model, steps=1),
     }  # fmt: skip

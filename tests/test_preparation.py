@@ -286,7 +286,7 @@ def test_only_what_is_needed_of_a_strip_is_enlarged(monkeypatch):
         largest.append(size[0] * size[1])
         return real(x, size, **how)
 
-    monkeypatch.setattr("sfumato.data.preparation.interpolate", spy)
+    monkeypatch.setattr("sfumato.data.resize.interpolate", spy)
     strip = np.random.default_rng(0).uniform(-1, 1, (3, 2, 6000)).astype(np.float32)
     assert fit_image(strip, 256, upscale=True).shape == (3, 256, 256)
     assert max(largest) < 20 * 256 * 256

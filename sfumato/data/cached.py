@@ -20,7 +20,8 @@ from sfumato.errors import UserError
 
 from .header import LOST
 from .listing import list_pictures, said, stem_of
-from .preparation import Preparation, Resize, to_float
+from .preparation import Preparation
+from .resize import Resize, to_float
 
 CACHE_BYTES = 2 * 10**9
 BROKEN = "that cannot be used"

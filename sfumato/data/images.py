@@ -15,7 +15,8 @@ from sfumato.errors import UserError
 
 from .folders import replacing
 from .listing import SUFFIXES, find_images, list_pictures, natural
-from .preparation import Resize, fit_image, read_samples, to_float, to_samples
+from .preparation import read_samples
+from .resize import Resize, fit_image, to_float, to_samples
 
 __all__ = [
     "SUFFIXES", "Resize", "find_images", "fit_image", "list_pictures", "natural", "picture", "read_image",

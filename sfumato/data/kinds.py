@@ -17,7 +17,8 @@ from sfumato.errors import UserError
 from .decode import plain, samples_of
 from .header import Refused
 from .images import picture, write_png
-from .preparation import Preparation, Resize, to_float
+from .preparation import Preparation
+from .resize import Resize, to_float
 
 KINDS = "a picture of Pillow, an array or tensor of one or many, or a list of them"
 SLACK = 1e-3

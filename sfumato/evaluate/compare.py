@@ -17,7 +17,8 @@ from pathlib import Path
 from torch import Tensor
 
 from sfumato.data.folders import write_text
-from sfumato.data.preparation import Resize, Side
+from sfumato.data.preparation import Side
+from sfumato.data.resize import Resize
 from sfumato.errors import UserError
 from sfumato.evaluate.cells import Cells, progress, sources_of
 from sfumato.evaluate.entries import TAKEN, Entry, distinct, entries_of

@@ -20,7 +20,8 @@ from torch import Tensor
 from sfumato.data.decode import inspect
 from sfumato.data.header import Refused
 from sfumato.data.listing import list_pictures, said, stem_of
-from sfumato.data.preparation import Preparation, to_float
+from sfumato.data.preparation import Preparation
+from sfumato.data.resize import to_float
 from sfumato.errors import UserError
 from sfumato.record import hash_of
 

@@ -8,7 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sfumato.data.preparation import ALWAYS, Preparation, Resize, Side, said_size
+from sfumato.data.preparation import ALWAYS, Preparation, Side, said_size
+from sfumato.data.resize import Resize
 from sfumato.errors import UserError
 from sfumato.evaluate.pictures import Pictures
 from sfumato.record import read_run

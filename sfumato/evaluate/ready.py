@@ -14,7 +14,8 @@ from sfumato.evaluate.pictures import ImageSet, Pictures, matched
 from sfumato.evaluate.prepared import made_by, shared
 from sfumato.evaluate.protocol import Protocol
 from sfumato.folder import resolve
-from sfumato.translator import channels_of, options_of, preparation_of, translator
+from sfumato.part import channels_of
+from sfumato.translator import options_of, preparation_of, translator
 
 
 def part_of(

@@ -1,0 +1,103 @@
+"""Samples to values in [-1, 1] and back, and images to other sizes."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from sfumato.errors import UserError
+
+Resize = Literal["crop", "stretch", "none"]
+
+
+def to_float(samples: NDArray[Any]) -> NDArray[np.float32]:
+    """uint8 or uint16 samples of any shape to float32 in [-1,1]."""
+    return samples.astype(np.float32) * np.float32(2 / np.iinfo(samples.dtype).max) - np.float32(1)
+
+
+def to_samples(images: Tensor | NDArray[Any], dtype: Any = np.uint8) -> NDArray[Any]:
+    """Values of any shape to the nearest uint8 (or uint16) samples: -1 to 0, 1 to the largest.
+
+    Raises:
+        UserError: a value is not a number.
+    """
+    values = images.detach().float().cpu().numpy() if isinstance(images, Tensor) else images
+    if not np.isfinite(values).all():
+        raise UserError("the image has values that are no numbers: the model diverged; lower --lr")
+    top = np.iinfo(dtype).max
+    return np.floor((values.clip(-1, 1) + 1) * (top / 2) + 0.5).astype(dtype)
+
+
+def fit_image(
+    image: NDArray[np.float32],
+    size: int | tuple[int, int],
+    resize: Resize = "crop",
+    upscale: bool = False,
+    name: str | Path = "the image",
+) -> NDArray[np.float32]:
+    """Bring an image (C,H,W) to (C,h,w) with an antialiased bicubic filter.
+
+    Args:
+        image: Values in [-1,1].
+        size: Side in pixels, or (height, width).
+        resize: "crop" scales until the image just covers the size and cuts the centre, "stretch"
+            ignores the proportions, "none" asks for images of exactly this size.
+        upscale: Allow images to be enlarged.
+        name: What an error calls the image.
+
+    Raises:
+        UserError: the image would be enlarged, or has another size and `resize` is "none".
+    """
+    h, w = (size, size) if isinstance(size, int) else size
+    old_h, old_w = image.shape[1:]
+    if (old_h, old_w) == (h, w):
+        return image
+    if resize == "none":
+        raise UserError(
+            f"{name} is {old_w}x{old_h} pixels, expected {w}x{h}: use --resize crop or stretch"
+        )
+    if resize not in ("crop", "stretch"):
+        raise UserError(f"resize {resize!r} is unknown: use crop, stretch or none")
+    if (old_h < h or old_w < w) and not upscale:
+        raise UserError(
+            f"{name} is {old_w}x{old_h} pixels, smaller than the {w}x{h} asked for: "
+            f"use a smaller --size, or --upscale to enlarge it"
+        )
+    if resize == "crop":
+        image = _needed(image, h, w)
+        old_h, old_w = image.shape[1:]
+    new_h, new_w = h, w
+    if resize == "crop":
+        scale = max(h / old_h, w / old_w)
+        new_h, new_w = max(h, round(old_h * scale)), max(w, round(old_w * scale))
+    top, left = (new_h - h) // 2, (new_w - w) // 2
+    out = np.empty((len(image), h, w), np.float32)
+    for band, row in zip(image, out, strict=True):  # one at a time: a third of the memory
+        fitted = torch.from_numpy(np.ascontiguousarray(band))[None, None]
+        if (new_h, new_w) != (old_h, old_w):
+            fitted = interpolate(fitted, (new_h, new_w), mode="bicubic", antialias=True).clamp(
+                -1, 1
+            )
+        row[:] = fitted[0, 0, top : top + h, left : left + w].numpy()
+    return out
+
+
+def _needed(image: NDArray[np.float32], h: int, w: int) -> NDArray[np.float32]:
+    """The middle of an image that is to be enlarged, if most of the enlarged one would be cut off."""
+    old_h, old_w = image.shape[1:]
+    scale = max(h / old_h, w / old_w)
+    if scale <= 1 or max(old_h * scale / h, old_w * scale / w) <= 4:
+        return image
+    keep = []
+    for n, side in ((old_h, h), (old_w, w)):
+        least = math.ceil(side / scale) + 8  # the filter's reach, and what rounding moves
+        keep.append(min(n, least + (n - least) % 2))  # the middle stays the middle
+    top, left = (old_h - keep[0]) // 2, (old_w - keep[1]) // 2
+    return image[:, top : top + keep[0], left : left + keep[1]]
