@@ -59,10 +59,8 @@ def save(
     folder.mkdir(parents=True, exist_ok=True)
     state = unique_state(part) | dict(weights or {})
     description = {"format": FORMAT, "model": describe(part), "info": dict(info or {})}
-    write_tensors(
-        folder / "weights.safetensors",
-        {k: v.to(dtype) if v.is_floating_point() else v for k, v in state.items()},
-    )
+    stored = {k: v.to(dtype) if v.is_floating_point() else v for k, v in state.items()}
+    write_tensors(folder / "weights.safetensors", stored)
     write_text(folder / "model.json", json.dumps(description, indent=2) + "\n")
     write_text(folder / "README.md", card(part, dict(info or {})))
 
@@ -292,8 +290,7 @@ def _full(part: Part, stored: dict[str, Tensor], file: Path) -> dict[str, Tensor
     """The tensors of its file as a state_dict of the part, which may be on the meta device."""
     if wrong := [key for key, value in stored.items() if not value.isfinite().all()]:
         raise UserError(f"{file}: {wrong[0]} has values that are no numbers; train it again")
-    aliases: dict[int, str] = {}
-    full = {}
+    aliases, full = dict[int, str](), {}
     for key, value in part.state_dict(keep_vars=True).items():
         tensor = stored[source := aliases.setdefault(id(value), key)]
         full[key] = stored[source] = (

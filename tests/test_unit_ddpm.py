@@ -126,7 +126,7 @@ def test_independent_domains_give_what_a_plain_chain_gives(release, report):
     """Mean and spread of the affine map that the target's chain alone is, started at N(0, sigma^2)."""
     model = UnitDDPM(net=Alone(0.0), prediction="x0", channels=1)
     model.denoisers["target"].net = Alone(0.5)
-    y = model.translate(normal(4000, 1, 1, 1), steps=40, release=release)
+    y = model.translate(normal(4000, 1, 1, 1), as_is=True, steps=40, release=release)
     process = DDPM()
     times = grid(process, 40, "chain", clean=True)
     chain = affine("ancestral", gaussian([0.5], [0.25], process), times, 1)

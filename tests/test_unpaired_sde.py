@@ -88,7 +88,7 @@ def test_one_step_is_the_denoised_mean():
 def test_the_net_sees_noisy_then_image_in_training_and_in_sampling():
     model = exact(null=0.0).double()
     net, image = model.denoisers.target.net, normal(3, 1, 1, 1)
-    model.translate(image, steps=2)
+    model.translate(image, as_is=True, steps=2)
     assert torch.equal(net.asked[:, 1:], image)
     target = normal(3, 1, 1, 1, seed=1)
     model.denoisers.loss({s: target for s in OTHER}, {s: image for s in OTHER}, rng())
@@ -374,8 +374,8 @@ def test_new_pairs_are_made_once_in_so_many_batches():
 
 def test_clip_bounds_what_the_denoiser_says():
     model, x = exact().eval(), torch.full((3, 1, 1, 1), 5.0)
-    assert model.translate(x, steps=4).min() > 2
-    assert model.translate(x, steps=4, clip=True).max() <= 1
+    assert model.translate(x, as_is=True, steps=4).min() > 2
+    assert model.translate(x, as_is=True, steps=4, clip=True).max() <= 1
 
 
 def test_colours_are_those_of_the_side_translated_to():
@@ -390,7 +390,7 @@ def test_colours_are_those_of_the_side_translated_to():
         "source-to-target": ("source", "target"), "target-to-source": ("target", "source"),
     }.items():  # fmt: skip
         (m0, s0), (m1, s1) = moments[a], moments[b]
-        y = model.translate(x, steps=3, direction=direction)
+        y = model.translate(x, as_is=True, steps=3, direction=direction)
         torch.testing.assert_close(y, m1 + s1 * (x - m0) / s0)
 
 
