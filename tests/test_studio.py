@@ -342,21 +342,6 @@ def test_small_pictures_in_huge_tiles_and_endless_jpegs(tmp_path):
         intake.admit(tmp_path / "endless.jpg")
 
 
-def test_one_decoder_decides_what_a_picture_is(tmp_path):
-    """A first chunk that is no header: it was checked as 16x16, and decoded as 9000x9000."""
-    small, large = (struct.pack(">IIBBBBB", n, n, 8, 0, 0, 0, 0) for n in (16, 9000))
-    data = zlib.compress(b"\0" * (9000 * 9001))
-    parts = [
-        chunk(b"tEXt", small),
-        chunk(b"IHDR", large),
-        chunk(b"IDAT", data),
-        chunk(b"IEND", b""),
-    ]
-    (tmp_path / "two.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
-    with pytest.raises(ValueError, match=r"two\.png (is|has)"):
-        intake.admit(tmp_path / "two.png")
-
-
 def test_pictures_are_brought_to_a_model_as_in_its_training(tmp_path):
     """By `stretch`, which the results' sources and the words about them follow."""
     prepared = sfumato.data.preparation.Preparation((16, 16), "stretch").to_json()
