@@ -2,12 +2,16 @@ import csv
 import gzip
 import json
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from sfumato.data import WRITERS, new_folder, write_digits, write_earth, write_mnist
+from sfumato.data import WRITERS, new_folder, write_digits, write_earth, write_mnist, write_text
+from sfumato.data.folders import locked, replacing
+from sfumato.errors import UserError
 
 
 def table(path):
@@ -200,3 +204,41 @@ def test_mnist_errors(mnist, tmp_path):
 def test_writers_by_name():
     assert set(WRITERS) == {"earth", "digits", "mnist"}
     assert all("Args:" in (w.__doc__ or "") for w in WRITERS.values())
+
+
+# ---- one writer a folder, whole files ------------------------------------------------------------
+
+
+def test_two_writers_into_one_folder_are_refused(tmp_path):
+    code = "import sys, time; from sfumato.data.folders import locked\nwith locked(sys.argv[1]): print('in', flush=True); time.sleep(60)"  # noqa: E501
+    out = tmp_path / "out"
+    other = subprocess.Popen([sys.executable, "-c", code, out], stdout=subprocess.PIPE)
+    try:
+        other.stdout.readline()
+        says = rf"another sfumato \(process {other.pid}\) is writing into"
+        with pytest.raises(UserError, match=says), locked(out):
+            raise AssertionError("both are in")
+    finally:
+        other.kill()
+        other.wait()
+    (out / ".left.123.tmp").write_bytes(b"half")
+    with locked(out):  # a killed one keeps nobody out, and what it left half written goes
+        assert os.listdir(out) == [".sfumato.lock"]
+    assert not out.exists()  # nothing was written: nothing is left
+
+
+def test_a_starting_run_does_not_delete_what_a_running_one_writes(tmp_path):
+    with locked(tmp_path), replacing(tmp_path / "x.png") as temporary:
+        temporary.write_bytes(b"half")
+        with pytest.raises(UserError, match="is writing into"), locked(tmp_path):
+            pass
+        assert temporary.exists()
+    assert os.listdir(tmp_path) == ["x.png"]
+
+
+def test_names_as_long_as_names_may_be_are_written_whole(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.fstat(fd).st_size))
+    write_text(tmp_path / ("n" * 255), "content")
+    assert os.listdir(tmp_path) == ["n" * 255]
+    assert synced == [7]  # on the disk before it takes the name

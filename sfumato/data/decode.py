@@ -102,7 +102,9 @@ def _refusing() -> Iterator[None]:
     except Refused:
         raise
     except Image.DecompressionBombError:
-        raise Refused("is too large to decode safely: make it smaller first") from None
+        raise Refused(
+            f"has too many pixels: expected at most {LIMITS.pixels:,}; make it smaller first"
+        ) from None
     except UnidentifiedImageError:
         raise Refused("is no image, or its header is broken") from None
     except Exception as error:
@@ -119,8 +121,10 @@ def _open(data: bytes) -> Image.Image:
 
 
 def _pillow_header(data: bytes) -> Header:
-    if data[:8] == b"\x89PNG\r\n\x1a\n" and [k for k, _ in _chunks(data)].count(b"IHDR") != 1:
-        raise Refused("is broken (it has more or less than one header)")
+    if data[:8] == b"\x89PNG\r\n\x1a\n":
+        kinds = [kind for kind, _ in _chunks(data)]
+        if kinds[:1] != [b"IHDR"] or kinds.count(b"IHDR") > 1:
+            raise Refused("is broken (its header is not the first part, or not the only one)")
     with _open(data) as image:
         kind = {"MPO": "JPEG", "DIB": "BMP"}.get(str(image.format), str(image.format))
         # the other pictures of a phone's MPO are its thumbnail and maps of depth or gain
