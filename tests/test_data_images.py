@@ -302,3 +302,10 @@ def test_tile():
     assert (sheet[:, 6:, :5] == 0).all()
     assert (sheet[:, 4:6] == 1).all()
     assert (sheet[:, 6:, 5:] == 1).all()
+
+
+def test_the_middle_is_cut_out():
+    tall = np.linspace(-1, 1, 3 * 13 * 4, dtype=np.float32).reshape(3, 13, 4)
+    np.testing.assert_array_equal(fit_image(tall, 4), tall[:, 4:8])
+    wide = np.ascontiguousarray(tall.swapaxes(1, 2))
+    np.testing.assert_array_equal(fit_image(wide, 4), wide[..., 4:8])

@@ -445,3 +445,12 @@ def test_a_bound_is_in_the_units_of_its_option():
     terms = Terms(realism=(2.0, 6.0, Energy(lambda v, t: 3 * v.sum(-1)), "sample"))
     value, bound = terms.bounds(f, x, f64(0.5))["realism"]
     assert (value, bound) == (2.0, pytest.approx(1 / (9 * Cosine()(f64(0.5))[1].item())))
+
+
+def test_edges_are_counted_in_both_directions():
+    """A ramp down the rows and one along the columns cost the same; a lone pixel has four edges."""
+    flat, ramp = torch.zeros(1, 1, 4, 4).double(), torch.arange(4).double().expand(1, 1, 4, 4)
+    for image in (ramp, ramp.mT):
+        assert edges(flat + 2 * image, flat, f64(0.5)).item() == pytest.approx(4 * 3 * 2**2)
+    flat[..., 1, 2] = 3.0
+    assert edges(flat, 0 * flat, f64(0.5)).item() == pytest.approx(4 * 3**2)
