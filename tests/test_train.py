@@ -116,9 +116,7 @@ def test_killed_at_twelve_moments_resumes_bit_identically(folders, tmp_path, rep
         logged = [json.loads(s)["step"] for s in (out / "log.jsonl").open()]
         assert logged == sorted(set(logged))
         assert logged[-1] == steps
-    assert not list(straight.rglob("*.tmp"))
-    dead = {str(process.pid) for process in ended}  # only they may leave something half written
-    assert {p.name.split(".")[-2] for p in killed.rglob("*.tmp")} <= dead
+        assert not list(out.rglob("*.tmp"))  # what a kill left half written goes at the next start
     kills = sum(process.exitcode != 0 for process in ended)
     report("kill test", f"{kills} of 12 processes killed, then bit-identical")
 
