@@ -10,7 +10,7 @@ demo: $(VENV)/demo.stamp
 	@echo "open out/demo/index.html"
 
 test: $(VENV)/test.stamp
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
 bench: $(VENV)/bench.stamp
 	$(VENV)/bin/python benchmarks/train.py

@@ -11,16 +11,14 @@ torch.set_num_threads(1)
 settings.register_profile("laws", derandomize=True, deadline=None, max_examples=50, database=None)
 settings.load_profile("laws")
 
-NUMBERS: list[tuple[str, str]] = []
-
 
 @pytest.fixture
-def report():
+def report(record_property):
     """report(what, number, ...): a row of the table that is printed after the tests."""
 
     def row(what, *numbers):
         text = "  ".join(n if isinstance(n, str) else f"{n:.4g}" for n in numbers)
-        NUMBERS.append((what, text))
+        record_property("measured", (what, text))
 
     return row
 
@@ -34,8 +32,10 @@ def float64():
 
 
 def pytest_terminal_summary(terminalreporter):
-    if NUMBERS:
+    done = terminalreporter.getreports("passed") + terminalreporter.getreports("failed")
+    rows = [row for one in done for key, row in one.user_properties if key == "measured"]
+    if rows:
         terminalreporter.section("measured")
-        width = max(len(what) for what, _ in NUMBERS)
-        for what, text in NUMBERS:
+        width = max(len(what) for what, _ in rows)
+        for what, text in rows:
             terminalreporter.write_line(f"{what:<{width}}  {text}")
