@@ -114,7 +114,8 @@ def _refusing() -> Iterator[None]:
 # ---- everything with 8 bits, but TIFF ------------------------------------------------------------
 
 
-def _open(data: bytes) -> Image.Image:
+def open_picture(data: bytes) -> Image.Image:
+    """A file as Pillow's picture, not yet decoded: of `FORMATS`, whatever else Pillow could open."""
     Image.init()
     known = [kind for kind in FORMATS if kind in Image.OPEN]  # an older Pillow has no AVIF
     return Image.open(io.BytesIO(data), formats=known)
@@ -125,7 +126,7 @@ def _pillow_header(data: bytes) -> Header:
         kinds = [kind for kind, _ in _chunks(data)]
         if kinds[:1] != [b"IHDR"] or kinds.count(b"IHDR") > 1:
             raise Refused("is broken (its header is not the first part, or not the only one)")
-    with _open(data) as image:
+    with open_picture(data) as image:
         kind = {"MPO": "JPEG", "DIB": "BMP"}.get(str(image.format), str(image.format))
         # the other pictures of a phone's MPO are its thumbnail and maps of depth or gain
         pages = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
@@ -133,7 +134,7 @@ def _pillow_header(data: bytes) -> Header:
 
 
 def _pillow(data: bytes, header: Header) -> tuple[NDArray[np.uint8], dict[str, str]]:
-    with _open(data) as image:
+    with open_picture(data) as image:
         image.load()  # orientation may be known only after the pixels
         if sorted(image.size) != sorted(
             (header.width, header.height)

@@ -192,7 +192,7 @@ def _thumb(samples: NDArray[Any]) -> NDArray[Any]:
 def _header(data: bytes) -> tuple[str, str, int, bool]:
     """Format, mode, EXIF orientation and whether it may be transparent; nothing is decoded."""
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with open_picture(data) as image:
             turn = int(image.getexif().get(0x0112, 1))
             return str(image.format), image.mode, turn, image.has_transparency_data
     except UnidentifiedImageError:  # a TIFF of 16-bit colours, which Pillow does not know
