@@ -191,7 +191,7 @@ def test_a_unet_goes_as_deep_as_the_images_can_be_halved():
     made = lambda side: gan.make_unet("paper", 1, side, "batch", "normal", 0.02).downs
     with torch.device("meta"):
         assert [made(s) for s in (256, 128, 32, 48, 512)] == [8, 7, 5, 4, 8]
-        with pytest.raises(ValueError, match="two levels or more, not 1; choose a --size"):
+        with pytest.raises(ValueError, match="2 to 16 levels, not 1; choose a --size"):
             made(34)
 
 

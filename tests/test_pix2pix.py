@@ -221,7 +221,7 @@ def test_unpaired_folders_are_refused_with_the_methods_to_use(folders, tmp_path)
         ({"hold": 1.0}, "hold must lie in"),
         ({"beta1": 1.0}, "beta1 must lie in"),
         ({"size": 8}, "images of 16 pixels or more, not 1 and 8"),
-        ({"size": 18}, "two levels or more, not 1; choose a --size"),
+        ({"size": 18}, "2 to 16 levels, not 1; choose a --size"),
         ({"options": {"net": "tiny", "norm": "group"}}, "unknown norm 'group'"),
         ({"options": {"net": "tny"}}, "unknown net 'tny': did you mean 'tiny'"),
     ],
