@@ -133,7 +133,7 @@ def build(
     if unknown := sorted(inner.keys() - known):
         raise UserError(f"{description['is']} has no field {unknown[0]!r}; it has {sorted(known)}")
     for name, hint in _hints(cls).items():
-        if name in inner and not _fits(inner[name], hint):
+        if name in inner and not fits(inner[name], hint):
             shown = getattr(hint, "__name__", str(hint)).removeprefix("typing.")
             raise UserError(f"{prefix}{name} must be {shown}, not {str(inner[name])[:100]!r}")
     made[path] = cls(**{**getattr(cls, "before", {}), **inner})
@@ -148,17 +148,18 @@ def _hints(cls: Any) -> dict[str, Any]:
         return {}
 
 
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value of a description is of a field's type; what JSON cannot hold is left to the part."""
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of an annotated type; finite, if it is a number."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
-        return any(_fits(value, member) for member in args)
+        return any(fits(value, member) for member in args)
     if origin is typing.Literal:
         return value in args
     if origin is tuple and args[1:] == (...,):
-        return isinstance(value, tuple) and all(_fits(v, args[0]) for v in value)
+        return isinstance(value, tuple) and all(fits(v, args[0]) for v in value)
     if hint is float:
-        return type(value) in (int, float) and abs(value) < math.inf  # no nan
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return number and abs(value) < math.inf  # no nan
     if hint is int:
         return type(value) is int and abs(value) <= MOST
     return isinstance(value, origin or hint) if isinstance(origin or hint, type) else True

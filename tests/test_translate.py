@@ -2,8 +2,10 @@
 
 import inspect
 import json
+import math
 import multiprocessing
 import random
+import re
 import resource
 import shutil
 import signal
@@ -16,9 +18,11 @@ from kills import die, moments
 from PIL import Image
 
 import sfumato
+from sfumato.errors import UserError
 from sfumato.folder import resolve
+from sfumato.method import find, names
 from sfumato.translate import repeat, run_translator, translate
-from sfumato.translator import translator
+from sfumato.translator import options_of, translator
 
 DDIB = {"method": "ddib", "options": {"steps": 4}}
 PLACES = ["a/1.png", "a/deep/2.jpg", "a/deep/3.tif", "b/1.webp", "4.bmp", "10.png", "9.png"]
@@ -290,6 +294,51 @@ def test_bad_input_is_said_in_one_line_and_leaves_nothing(root, tmp_path):
         assert says in str(error.value), name
         assert "\n" not in str(error.value), name
         assert not (tmp_path / "out").exists(), name
+
+
+WRONG_OPTIONS = [
+    ("ddib", {"steps": "abc"}, "steps must be a whole number, not 'abc'"),
+    ("ddib", {"steps": math.nan}, "steps must be a whole number, not nan"),
+    ("ddib", {"steps": 1.0}, "steps must be a whole number, not 1.0"),
+    ("ddib", {"steps": "2"}, "steps must be a whole number, not '2'"),
+    ("ddib", {"steps": None}, "steps must be a whole number, not None"),
+    ("ddib", {"steps": True}, "steps must be a whole number, not True"),
+    ("ddib", {"solver": None}, "solver must be a name, not None"),
+    ("ddib", {"solver": 3}, "solver must be a name, not 3"),
+    ("ddib", {"spacing": "karas"}, "unknown spacing 'karas': did you mean 'karras'"),
+    ("ddib", {"spacing": None}, "unknown spacing 'None'"),
+    ("ddib", {"recentre": "no"}, "recentre must be true or false, not 'no'"),
+    ("ddib", {"recentre": 1}, "recentre must be true or false, not 1"),
+    ("sdedit", {"strength": "abc"}, "strength must be a finite number, not 'abc'"),
+    ("sdedit", {"strength": math.nan}, "strength must be a finite number, not nan"),
+    ("sdedit", {"strength": -math.inf}, "strength must be a finite number, not -inf"),
+    ("sdedit", {"strength": False}, "strength must be a finite number, not False"),
+    ("sdedit", {"mask": 3}, "mask must be a picture's path or None, not 3"),
+]
+
+
+@pytest.mark.parametrize(("method", "options", "says"), WRONG_OPTIONS)
+def test_an_option_of_another_type_is_refused(method, options, says, root, ends, tmp_path):
+    roles = ends if method == "ddib" else {"target": ends["target"]}
+    with pytest.raises(UserError, match=re.escape(says)):
+        translate(root / "pictures", tmp_path / "out", method=method, options=options, **roles)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_option_may_be_what_its_type_holds(ends):
+    part = translator("sdedit", target=ends["target"])
+    given = {"strength": 1, "mask": Path("mask.png"), "spacing": "time", "solver": "ddim"}
+    assert options_of(part, given) == options_of(part, {}) | given
+    numpys = options_of(part, {"strength": np.float64(0.5)})
+    assert numpys["strength"] == 0.5
+
+
+@pytest.mark.parametrize("name", [n for n in names() if hasattr(find(n), "translate")])
+def test_every_default_is_of_its_own_type(name):
+    part = find(name)
+    own = inspect.signature(part.translate).parameters
+    kept = {k: p.default for k, p in own.items() if k not in ("self", "source", "seed", "watch")}
+    assert options_of(part, kept).items() >= kept.items()
 
 
 def test_gray_pictures_suit_gray_and_colour_models(root, ends, tmp_path):
