@@ -106,11 +106,11 @@ def resolve(name: str | Path) -> tuple[Path, str | None]:
     Raises:
         UserError: if sfumato/NAME is neither a folder nor a model that ships with the package.
     """
+    if not isinstance(name, (str, Path)):
+        raise UserError(f"a {type(name).__name__} given: expected the name of a model folder")
     words = str(name).split(":")
     ways = [(":".join(words[:n]), ":".join(words[n:])) for n in range(len(words), 0, -1)]
-    for n, (text, domain) in enumerate(
-        ways
-    ):  # both may hold colons: the longest folder that there is
+    for n, (text, domain) in enumerate(ways):  # both may hold colons: the longest that there is
         if (path := _found(text)) is not None:
             return path, domain if n else None
     text, domain = ways[:2][-1]

@@ -94,8 +94,9 @@ def translate(
     Raises:
         UserError: for anything wrong with the pictures, models or options, in one line.
     """
-    out, given = Path(out), [paths] if isinstance(paths, (str, Path)) else list(paths)
+    given = [paths] if isinstance(paths, (str, Path)) else paths
     gathered = gather(given, out)
+    out = Path(out)
     files = gathered.files
     part = translator(method, model, source, target, classifier)
     where = device_of(device)
@@ -108,7 +109,8 @@ def translate(
         {role: folder for role, (folder, _) in models.items()}, channels=channels_of(part), size=size,
         resize=resize, upscale=upscale, side=side, direction=chosen.get("direction"),
     )  # fmt: skip
-    mask = chosen.get("mask")
+    if (mask := chosen.get("mask")) and not Path(mask).is_file():
+        raise UserError(f"the mask {mask} is no file: expected a picture, white where pixels are kept")
     run = {
         "method": name_of(part), "translator": describe(part), "seed": seed,
         "preparation": prepare.to_json(),

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 import struct
 import threading
 import time
@@ -291,3 +292,42 @@ def test_any_damage_is_refused_or_read(tmp_path):
 def test_samples_are_those_of_before(tmp_path):
     deep_png(tmp_path / "d.png", DEEP[..., :3], 2)
     np.testing.assert_allclose(read_image(tmp_path / "d.png"), floats(DEEP[..., :3]), atol=1e-6)
+
+
+@pytest.mark.parametrize("interlace", [0, 1])
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA"])
+def test_a_png_that_lacks_rows_is_refused(tmp_path, interlace, mode):
+    """Its stream is sound and short: Pillow leaves the rest black."""
+    whole = Image.fromarray(
+        np.random.default_rng(0).integers(0, 256, (33, 17, 3), np.uint8)
+    ).convert(mode)
+    data = saved(whole)
+    assert decode(data).samples.shape[:2] == (33, 17)
+    if interlace:  # Pillow writes none: only what is missing is looked at
+        data = data[:28] + b"\1" + struct.pack(">I", zlib.crc32(data[12:28] + b"\1")) + data[33:]
+    at = data.index(b"IDAT")
+    rows = zlib.decompress(data[at + 4 : at + 4 + struct.unpack(">I", data[at - 4 : at])[0]])
+    palette = [(b"PLTE", bytes(whole.getpalette()))] if mode == "P" else []
+    half = (b"IDAT", zlib.compress(rows[: len(rows) // 2]))
+    short = png((b"IHDR", data[16:29]), *palette, half, (b"IEND", b""))
+    with pytest.raises(Refused, match="some of its rows are missing"):
+        decode(short)
+
+
+def test_a_damaged_strip_of_a_tiff_is_refused(tmp_path):
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
+    image.save(tmp_path / "x.tif", compression="tiff_deflate")
+    with tifffile.TiffFile(tmp_path / "x.tif") as tiff:
+        at, size = tiff.pages[0].dataoffsets[-1], tiff.pages[0].databytecounts[-1]
+    data = bytearray((tmp_path / "x.tif").read_bytes())
+    assert decode(bytes(data)).samples.shape == (64, 64, 3)
+    data[at + size // 2 : at + size] = bytes(size - size // 2)
+    with pytest.raises(Refused, match="is broken"):
+        decode(bytes(data))
+
+
+def test_pipes_and_devices_are_no_pictures(tmp_path):
+    os.mkfifo(tmp_path / "x.png")
+    for path in (tmp_path / "x.png", "/dev/zero"):
+        with pytest.raises(UserError, match="is no file"):
+            read_image(path)

@@ -55,6 +55,8 @@ def decode(data: bytes, limits: Limits = LIMITS) -> Decoded:
             elif header.kind == "PNG" and data[24] == 16:
                 samples, lost = _deep_png(data)
             else:
+                if header.kind == "PNG":
+                    _check_rows(data)
                 samples, lost = _pillow(data, header)
         if header.pages > 1:
             lost = {"pages": f"{header.pages} pictures"} | lost
@@ -143,13 +145,22 @@ def _pillow(data: bytes, header: Header) -> tuple[NDArray[np.uint8], dict[str, s
         return samples_of(image)
 
 
-def samples_of(image: Image.Image) -> tuple[NDArray[np.uint8], dict[str, str]]:
+def samples_of(image: Image.Image) -> tuple[NDArray[Any], dict[str, str]]:
     """Upright samples (H, W, 1 to 4) of a picture of Pillow, in sRGB, and what of it is lost.
 
     Raises:
-        Refused: its samples have no known range.
+        Refused: its samples have no known range, or it is empty, closed or broken.
     """
+    with _refusing():
+        return _samples_of(image)
+
+
+def _samples_of(image: Image.Image) -> tuple[NDArray[Any], dict[str, str]]:
+    if not all(image.size):
+        raise Refused("is empty")
     turn = image.getexif().get(0x0112, 1)
+    if image.mode.startswith("I;16"):
+        return upright(np.asarray(image).astype(np.uint16)[..., None], turn), {}
     if image.mode[0] in "IF":
         raise Refused(f"has samples of mode {image.mode}, expected 8 or 16 bits: convert it")
     gray = image.mode in ("1", "L", "LA", "La")
@@ -194,6 +205,30 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
         kind = data[at + 4 : at + 8]
         yield kind, data[at + 8 : at + 8 + length]
         at += 12 + length
+
+
+def _check_rows(data: bytes) -> None:
+    """All rows are there: Pillow leaves those black that a sound but short stream lacks."""
+    chunks = list(_chunks(data))
+    width, height, bits, colour, _, _, interlace = struct.unpack(">IIBBBBB", chunks[0][1])
+    depth = bits * {0: 1, 2: 3, 4: 2, 6: 4}.get(colour, 1)
+    passes = ADAM7 if interlace else ((0, 0, 1, 1),)
+    sides = [(-(-(width - x) // dx), -(-(height - y) // dy)) for x, y, dx, dy in passes]
+    missing = sum(h * (1 + -(-w * depth // 8)) for w, h in sides if w > 0 and h > 0)
+    stream, packed = (
+        zlib.decompressobj(),
+        b"".join(body for kind, body in chunks if kind == b"IDAT"),
+    )
+    while missing > 0 and (part := stream.decompress(packed, 2**20)):
+        missing, packed = missing - len(part), stream.unconsumed_tail
+    if missing > 0:
+        raise Refused("is broken (some of its rows are missing)")
+
+
+ADAM7 = (
+    (0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2),
+)  # fmt: skip
+"""First column and row, and their steps, of the passes of an interlaced PNG."""
 
 
 def _deep_png(data: bytes) -> tuple[NDArray[np.uint16], dict[str, str]]:

@@ -26,14 +26,19 @@ class Gathered:
     left_out: dict[Path, dict[str, list[str]]] = field(default_factory=dict)
 
 
-def gather(paths: Sequence[str | Path], out: Path | None = None) -> Gathered:
+def gather(paths: Sequence[str | Path], out: str | Path | None = None) -> Gathered:
     """Results' names, relative to the output folder, and the pictures they are made of.
 
     Raises:
         UserError: for paths that do not exist, an `out` inside of one or that reads as a picture's name,
             or two results of one name.
     """
-    found = Gathered()
+    for path in [out, *paths] if isinstance(paths, Sequence) else [paths]:
+        if not isinstance(path, str | Path | None) or (path is None and path is not out):
+            raise UserError(
+                f"{type(path).__name__} given: expected names of pictures, of folders, and of --out"
+            )
+    out, found = None if out is None else Path(out), Gathered()
     if out is not None and out.is_file():
         raise UserError(f"{out} is a file: choose another --out")
     if out is not None and out.suffix.lower() in SUFFIXES and not out.is_dir():

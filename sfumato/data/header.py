@@ -16,6 +16,8 @@ class Limits(NamedTuple):
     """Pixels of the longer side."""
     scans: int = 100
     """Times that a progressive JPEG is drawn over."""
+    file: int = 2_000_000_000
+    """Bytes of the file."""
 
 
 LIMITS = Limits()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,9 +17,9 @@ from torch import Tensor
 from sfumato.errors import UserError
 
 from .decode import plain, samples_of
-from .header import Refused
+from .header import LOST, Refused
 from .images import picture, write_png
-from .preparation import Preparation
+from .preparation import DARK, Preparation
 from .resize import Resize, to_float
 
 KINDS = "a picture of Pillow, an array or tensor of one or many, or a list of them"
@@ -57,10 +59,19 @@ def take(given: Any, channels: int, preparation: Preparation | None = None) -> T
         image = torch.from_numpy(to_float(how.fit(np.ascontiguousarray(samples))))
         return Taken(image[None], lambda y: picture(y[0]))
     if isinstance(given, np.ndarray):
+        if given.dtype.kind not in "uif" or isinstance(given, np.ma.MaskedArray):
+            what = (
+                "a masked array"
+                if isinstance(given, np.ma.MaskedArray)
+                else f"an array of {given.dtype}"
+            )
+            raise UserError(f"{what}: expected whole numbers or floats, none of them masked")
         x, arrange = _arranged(torch.from_numpy(np.ascontiguousarray(given)), given.ndim)
         images, restore = _floats(x)
         return Taken(_channels(images, channels), lambda y: arrange(restore(y)).numpy())
     if isinstance(given, Tensor):
+        if given.layout != torch.strided or given.is_meta or given.is_quantized:
+            raise UserError("a sparse, quantised or meta tensor: expected a dense one with values")
         if given.ndim not in (3, 4) or given.shape[-3] not in (1, 3):
             raise UserError(
                 f"a tensor of shape {tuple(given.shape)}: expected (C, H, W) or (B, C, H, W) with C 1 or 3"
@@ -83,7 +94,8 @@ def translated(
 ) -> Any:
     """What `translate` makes of pictures of any kind, in the kind that was given; see `take`."""
     if isinstance(given, Sequence) and not isinstance(given, str):
-        return type(given)(translated(translate, one, channels, preparation) for one in given)  # type: ignore[call-arg]
+        results = [translated(translate, one, channels, preparation) for one in given]
+        return tuple(results) if isinstance(given, tuple) else results
     images, back = take(given, channels, preparation)
     return back(translate(images))
 
@@ -106,6 +118,11 @@ def _floats(x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         raise UserError(
             f"integers from {low:g} to {high:g}: expected samples from 0 to 255, or uint16"
         )
+    if top == 65535 and high < DARK:
+        warnings.warn(
+            f"16-bit samples reach {high:g} of 65,535 and come out dark: multiply them, or type "
+            f"x.astype('uint8') if they are of 8 bits", stacklevel=4,
+        )  # fmt: skip
 
     def samples(y: Tensor) -> Tensor:
         rounded = ((y.clamp(-1, 1) + 1) * (top / 2) + 0.5).floor()
@@ -124,7 +141,7 @@ def _check_range(low: float, high: float) -> None:
         raise UserError(f"values in [0, {high:g}]: expected [-1, 1]; type x / 127.5 - 1")
     if max(-low, high) > 1 + SLACK:
         raise UserError(
-            f"values in [{low:.3g}, {high:.3g}]: expected [-1, 1]; type x.clip(-1, 1), or "
+            f"values in [{low:.6g}, {high:.6g}]: expected [-1, 1]; type x.clip(-1, 1), or "
             f"translate(..., as_is=True) for other numbers than pictures"
         )
 
@@ -161,35 +178,45 @@ def read(
     *,
     like: Any = None,
     size: int | None = None,
-    resize: Resize = "crop",
+    resize: Resize | None = None,
     upscale: bool = False,
-    channels: int = 3,
+    channels: int | None = None,
 ) -> Float[Tensor, "*b c h w"]:
     """Picture files as images in [-1, 1]: (C, H, W) of one, (B, C, H, W) of several.
 
+    What of a file is not in the image, as the further pages of a TIFF, is said by a warning.
+
     Args:
         paths: a file, or files that have one size when they are read.
-        like: a loaded model: files are brought to it as its training brought its own.
-        size: side in pixels, instead; by default every file at its own.
-        resize: how: crop (scale the short side, cut the middle) or stretch.
+        like: a loaded model: files are brought to it as its training brought its own, but for what
+            is given beside it.
+        size: side in pixels; by default every file at its own.
+        resize: how: crop (scale the short side, cut the middle, the default) or stretch.
         upscale: enlarge smaller files.
-        channels: 3, or 1 for the luma.
+        channels: 3 (the default), or 1 for the luma.
 
     Raises:
         UserError: a file is missing, broken, of an unfit size, or of another size than the others.
     """
-    how = getattr(like, "preparation", None)
-    if like is not None and how is None:
+    how = Preparation() if like is None else getattr(like, "preparation", None)
+    if how is None:
         raise UserError(
             "like= takes a model of sfumato.load, which knows how its pictures were prepared"
         )
-    how = how or Preparation(None if size is None else (size, size), resize, upscale, channels)
-    if isinstance(paths, (str, Path)):
-        return how.read(paths).image
-    images = [how.read(path).image for path in paths]
-    if len({x.shape for x in images}) != 1:
+    how = replace(
+        how, size=how.size if size is None else (size, size), resize=resize or how.resize,
+        upscale=upscale or how.upscale, channels=channels or how.channels,
+    )  # fmt: skip
+    pictures = [how.read(path) for path in _files(paths)]
+    for path, one in zip(_files(paths), pictures, strict=True):
+        for kind, detail in one.lost.items():
+            warnings.warn(
+                f"{path} is of those that {LOST[kind]}: {detail}".removesuffix(": "), stacklevel=2
+            )
+    if len({one.image.shape for one in pictures}) != 1:
         raise UserError("expected files of one size: give size=, or like= a model")
-    return torch.stack(images)
+    images = torch.stack([one.image for one in pictures])
+    return images[0] if isinstance(paths, (str, Path)) else images
 
 
 def write(pictures: Any, paths: str | Path | Sequence[str | Path]) -> None:
@@ -200,19 +227,33 @@ def write(pictures: Any, paths: str | Path | Sequence[str | Path]) -> None:
         paths: a file for one, or as many files; they end in .png.
 
     Raises:
-        UserError: for other endings, more or fewer files, or values out of range.
+        UserError: for other endings, more or fewer files, one file twice, or values out of range.
         OSError: a file cannot be written; nothing is left of it.
     """
-    files = [Path(paths)] if isinstance(paths, (str, Path)) else list(map(Path, paths))
+    files = _files(paths)
     each = pictures if isinstance(pictures, (list, tuple)) else [pictures]
     images = [image for one in each for image in take(one, 1 if _gray(one) else 3).images]
-    if len(files) != len(images):
-        raise UserError(f"{len(images)} pictures and {len(files)} files: expected a file for each")
+    if len(files) != len(images) or len(set(files)) < len(files):
+        raise UserError(
+            f"{len(images)} pictures and {len(set(files))} files: expected a file for each"
+        )
     for file in files:
         if file.suffix.lower() != ".png":
             raise UserError(f"{file}: a PNG is written: expected {file.with_suffix('.png')}")
     for file, image in zip(files, images, strict=True):
         write_png(file, image)
+
+
+def _files(paths: Any) -> list[Path]:
+    """One path or several."""
+    some = [paths] if isinstance(paths, (str, Path)) else paths
+    if not isinstance(some, Sequence) or isinstance(some, bytes) or not some or not all(
+        isinstance(path, (str, Path)) for path in some
+    ):  # fmt: skip
+        raise UserError(
+            f"a {type(paths).__name__} is no path: expected the name of a file, or a list of names"
+        )
+    return [Path(path) for path in some]
 
 
 def _gray(given: Any) -> bool:

@@ -6,6 +6,7 @@ exploring, the studio, masks, truths, partners) takes it from there.
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from torch import Tensor
 from sfumato.errors import UserError
 
 from .decode import decode, plain
-from .header import Refused
+from .header import LIMITS, Refused
 from .resize import Resize, fit_image, to_float, to_samples
 
 Side = Literal["left", "right", "whole"]
@@ -65,8 +66,14 @@ class Preparation:
     side: Side = "whole"
 
     def __post_init__(self) -> None:
+        if self.size is not None and not all(isinstance(n, int) for n in self.size):
+            raise UserError(f"size {self.size}: expected whole numbers of pixels")
         if self.size is not None and min(self.size) < 1:
             raise UserError(f"size {said_size(self.size)}: expected at least 1 pixel a side")
+        if self.size is not None and self.size[0] * self.size[1] > LIMITS.pixels:
+            raise UserError(
+                f"size {said_size(self.size)}: expected at most {LIMITS.pixels:,} pixels in all"
+            )
         for name, known in (
             ("resize", ("crop", "stretch", "none")),
             ("side", ("left", "right", "whole")),
@@ -197,9 +204,16 @@ def read_samples(path: str | Path, channels: int = 3) -> tuple[NDArray[Any], dic
     if channels not in (1, 3):
         raise UserError(f"channels {channels}: expected 1 or 3")
     try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # a pipe or device may never end
+            raise Refused("is no file")
+        if status.st_size > LIMITS.file:
+            raise Refused(f"has {status.st_size:,} bytes: expected at most {LIMITS.file:,}")
         samples, _, lost = decode(path.read_bytes())
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
+    except ValueError:
+        raise UserError(f"cannot read {str(path)!r}: no file can have that name") from None
     except Refused as error:
         raise UserError(f"{path} {error}") from None
     if samples.dtype == np.uint16 and (top := int(samples[..., :3].max())) < DARK:

@@ -55,6 +55,7 @@ def read_tiff(data: bytes) -> tuple[NDArray[Any], dict[str, str]] | None:
             for at, n in zip(page.dataoffsets, page.databytecounts, strict=True)
         ):
             raise Refused("is broken (a part of its pixels is missing)")
+        _check_unpacked(data, page)
         if (page.dtype is None or page.dtype in (np.uint8, np.bool_)) and not lost:
             return None
         if page.dtype not in (np.uint8, np.uint16) or photometric > 2:
@@ -62,7 +63,6 @@ def read_tiff(data: bytes) -> tuple[NDArray[Any], dict[str, str]] | None:
                 f"has {page.dtype} samples of kind {page.photometric.name}, whose range is not "
                 f"known: save it as gray or RGB of 8 or 16 bits"
             )
-        _check_unpacked(data, page)
         try:
             samples = page.asarray()
         except ValueError as error:
@@ -83,11 +83,15 @@ def read_tiff(data: bytes) -> tuple[NDArray[Any], dict[str, str]] | None:
 
 
 def _check_unpacked(data: bytes, page: Any) -> None:
-    """No strip or tile unpacks to more than its size: deflate may hold a thousand times its bytes."""
+    """Every strip or tile is whole, and none unpacks to more than its size: it may hold a thousand times
+    its bytes.
+    """
     if int(page.compression) not in (8, 32946):
         return
-    most = int(np.prod(page.chunks)) * page.dtype.itemsize
+    most = int(np.prod(page.chunks)) * (page.dtype or np.dtype(np.uint8)).itemsize
     for at, n in zip(page.dataoffsets, page.databytecounts, strict=True):
         packed = zlib.decompressobj()
         if len(packed.decompress(data[at : at + n], most + 1)) > most:
             raise Refused("is broken (it unpacks to more than its size)")
+        if not packed.eof:
+            raise Refused("is broken (a part of its pixels is missing)")
