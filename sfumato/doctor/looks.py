@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from sfumato.data.decode import open_picture
 from sfumato.data.layout import Folders, apart, layout
 from sfumato.data.listing import Listing, list_pictures, stem_of
 from sfumato.data.preparation import DARK, alike, read_samples

@@ -21,6 +21,7 @@ from sfumato.errors import UserError, choose
 from sfumato.evaluate import metrics
 from sfumato.evaluate.features import Features, Inception, cache_folder, extract
 from sfumato.evaluate.intervals import (
+    Interval,
     bootstrap_frechet,
     bootstrap_kid,
     bootstrap_mean,

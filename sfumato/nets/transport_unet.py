@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sfumato.errors import UserError
 from sfumato.nets.layers import BlurUp, Norm, check_size, make_norm
 from sfumato.part import Part
 

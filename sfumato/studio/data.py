@@ -10,6 +10,7 @@ from typing import Any
 from sfumato import doctor
 from sfumato.doctor import Report
 from sfumato.doctor.report import cost_said
+from sfumato.errors import UserError
 
 from .controls import NONE, controls
 from .given import Given
