@@ -69,7 +69,7 @@ def bootstrap_mean(
 
 
 def bootstrap_sums(
-    parts: Float[Tensor, "n *k"],
+    parts: Float[Tensor, "n ..."],
     statistic: Callable[[Tensor], Tensor],
     groups: Groups = None,
     resamples: int = 1000,
