@@ -178,7 +178,7 @@ def fit(
     check({"seed": seed, "lr": lr, "schedule": schedule, "hold": hold, "warmup": warmup,
            "clip": clip, "ema": ema, "accumulate": accumulate})  # fmt: skip
     accelerator = accelerator or machine("cpu")
-    method: Trainable = state.method  # type: ignore[assignment]
+    method: Trainable = state.method
     state.method.train()
     while state.step < steps:
         rate = lr * learning_rate(state.step, steps, schedule, warmup, hold)

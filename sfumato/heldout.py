@@ -46,7 +46,7 @@ def held_out_loss(
     total: dict[str, float] = {}
     with state.averaged() as part, torch.no_grad():
         stream = ((a.to(device), b.to(device)) for a, b in data.batches(batch, seed=0))
-        method: Trainable = part  # type: ignore[assignment]
+        method: Trainable = part
         for i in range(batches):
             for player, loss in method.objectives(stream, torch.Generator().manual_seed(i)):
                 total[player] = total.get(player, 0.0) + loss.item() / batches
@@ -152,7 +152,8 @@ class Observer:
 
     def verdict(self) -> str:
         """Where the training stands, in words."""
-        return verdict.verdict(self.log.entries(), getattr(self.state.method, "steady", True))
+        steady = getattr(self.state.method, "steady", True)
+        return verdict.verdict(self.log.entries(), steady, self.rest is not None, self.steps)
 
 
 class Look(NamedTuple):

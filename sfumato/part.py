@@ -50,6 +50,14 @@ class Part(nn.Module):
             if f.name in vars(cls):
                 delattr(cls, f.name)
 
+    def __getattr__(self, name: str) -> Any:
+        if name == "translate":
+            raise AttributeError(
+                f"a {type(self).__name__} is no translator by itself: a method translates with it, as in "
+                f"sfumato.translator('ddib', source='FOLDER:A', target='FOLDER:B').translate(pictures)"
+            )
+        return super().__getattr__(name)
+
     def __new__(cls, *args: Any, **kwargs: Any) -> Part:
         self = super().__new__(cls)
         nn.Module.__init__(self)  # before the dataclass' __init__ assigns sub-modules

@@ -30,15 +30,16 @@ from sfumato.data.listing import OTHER, said
 from sfumato.data.preparation import Preparation, Prepared, Side, alike, said_size
 from sfumato.data.resize import Resize
 from sfumato.errors import UserError
-from sfumato.folder import resolve
+from sfumato.folder import describe_folder, resolve
 from sfumato.method import name_of
 from sfumato.part import channels_of, describe
 from sfumato.record import Summary, check, digest, hash_of, read_run, sha256, write_run
 from sfumato.solve import Watch
 from sfumato.terminal import screen
-from sfumato.translator import device_of, options_of, preparation_of
+from sfumato.translator import Ended, device_of, ending, options_of, preparation_of
 from sfumato.translator import run_translator as run_translator
 from sfumato.translator import translator as translator
+from sfumato.verdict import FOG
 from sfumato.versions import version
 
 Paths = str | Path | Sequence[str | Path]
@@ -120,6 +121,8 @@ def translate(
         "versions": {name: version(name) for name in ("sfumato", "torch")},
     }  # fmt: skip
     run = json.loads(json.dumps(run))
+    told = {folder: str(describe_folder(folder)["info"].get("verdict")) for folder, _ in models.values()}
+    notes += [f"{folder}: {text}" for folder, text in told.items() if FOG in text]
     _say(notes, gathered.left_out, prepare, files.values() if strict else ())
     batch = batch or max(1, min(64, 2**18 // (prepare.size or (128, 128))[0] ** 2))
     origin = {
@@ -136,8 +139,8 @@ def translate(
             began, x = time.perf_counter(), torch.stack([p.image for p in pictures]).to(where)
             try:
                 now = chosen | ({"mask": _mask(Path(mask), pictures, prepare)} if mask else {})
-                y, nfe = run_translator(part, x, seed=seed, options=now, watch=_ending(watch))
-            except _Ended as ended:
+                y, nfe = run_translator(part, x, seed=seed, options=now, watch=ending(watch))
+            except Ended as ended:
                 raise ended.__cause__ or ended from None
             except UserError as error:  # these pictures cannot be translated; others may
                 done.skipped |= {str(files[name]): str(error) for name in names}
@@ -250,20 +253,6 @@ def _batches(
             if not all((out / n).exists() for n in group):
                 yield list(group), list(group.values())
         advance(len(chunk))
-
-
-class _Ended(Exception):
-    """What a `watch` raised, which ends the run."""
-
-
-def _ending(watch: Watch | None) -> Watch | None:
-    def watched(t: float, x_t: Tensor, mean: Tensor, extras: dict[str, Any]) -> None:
-        try:
-            watch(t, x_t, mean, extras)  # type: ignore[misc]
-        except Exception as error:
-            raise _Ended from error
-
-    return watched if watch else None
 
 
 def _mask(file: Path, pictures: Sequence[Prepared], prepare: Preparation) -> Tensor:

@@ -257,3 +257,19 @@ def run_translator(
     one, nfe = run_translator(part, x[:cut], seed=seed, options=options, watch=watch)
     two, _ = run_translator(part, x[cut:], seed=seed, options=options, watch=watch)
     return torch.cat([one, two]), nfe
+
+
+class Ended(Exception):
+    """What a `watch` raised, which ends the run."""
+
+
+def ending(watch: Watch | None) -> Watch | None:
+    """A `watch` whose exceptions are told from those of the translation."""
+
+    def watched(t: float, x_t: Tensor, mean: Tensor, extras: dict[str, Any]) -> None:
+        try:
+            watch(t, x_t, mean, extras)  # type: ignore[misc]
+        except Exception as error:
+            raise Ended from error
+
+    return watched if watch else None

@@ -19,6 +19,8 @@ from torch.nn import functional as F
 FAR, NEAR = 1.0, 0.5
 """Distances above which results are not like the targets, and below which they are: a trained model of
 digits comes to 0 to 0.4, with noise of a tenth of the range on top to 0.8 to 1.1, untrained to 2."""
+FOG = "noise or fog"
+"""What a verdict calls results that are no pictures; whoever translates with such a model is told."""
 FALLS, RISES = 0.02, 0.05
 """Shares of the held-out loss: it still falls by so much in a quarter, it is so much above its lowest."""
 FOLLOWS = 0.9
@@ -92,23 +94,29 @@ def sampled(made: Sequence[Tensor], images: Tensor, labels: Tensor) -> dict[str,
     return {"distance": round(sum(found) / len(found), 3)}
 
 
-def verdict(entries: Sequence[Mapping[str, Any]], steady: bool = True) -> str:
+def verdict(
+    entries: Sequence[Mapping[str, Any]], steady: bool = True, held: bool = False, planned: int = 0
+) -> str:
     """Where a training stands by the lines of its log, in two or three sentences.
 
     Args:
         entries: of log.jsonl, in order.
         steady: does a lower held-out loss mean a better model?  Not where players play against each
             other, or learn from what they make.
+        held: are there pictures held out?
+        planned: steps of the whole training; 0 if it has ended.
     """
     pictures = [e["pictures"] for e in entries if e.get("pictures")]
-    said = [_learning(entries, steady), *(_seeing(p) for p in pictures[-1:])]
+    said = [_learning(entries, steady, held, planned), *(_seeing(p) for p in pictures[-1:])]
     return " ".join(f"{s[0].upper()}{s[1:]}." for s in said if s)
 
 
-def _learning(entries: Sequence[Mapping[str, Any]], steady: bool) -> str:
+def _learning(entries: Sequence[Mapping[str, Any]], steady: bool, held: bool, planned: int) -> str:
     scored = [e for e in entries if "held_out" in e]
     if not steady:
         return "its losses cannot say how far it is: look at the previews"
+    if not scored and held:
+        return "it stopped before its held-out pictures were scored for the first time"
     if not scored:
         return (
             "no pictures were held out, so that the loss cannot say whether it learns or memorises"
@@ -137,9 +145,10 @@ def _learning(entries: Sequence[Mapping[str, Any]], steady: bool) -> str:
             f"{lowest['step']}; train on more pictures, with --flip or --jitter, or stop there"
         )
     if fell > FALLS:
+        longer = "" if now["step"] < planned else f" --steps {2 * now['step']}"
         return (
-            f"still learning: the held-out loss fell by {fell:.0%} over {over}; go on with --resume "
-            f"--steps {2 * now['step']}"
+            f"still learning: the held-out loss fell by {fell:.0%} over {over}; go on with "
+            f"--resume{longer}"
         )
     return f"the held-out loss has levelled off: it fell by {fell:.1%} over {over}"
 
@@ -148,18 +157,19 @@ def _seeing(p: Mapping[str, float]) -> str:
     far, copy = p["distance"], p.get("distance of a copy")
     beside = "" if copy is None else f", a copy of the source {copy:.1f}"
     measured = f"colours and detail are {far:.1f} standard deviations from the targets'{beside}"
+    if "error" in p and (far <= FAR or _follows(p)):
+        return _against_truth(p)
     if far > FAR:
         return (
-            f"the results are no pictures like the targets yet, but noise or fog: their {measured}"
+            f"the results are no pictures like the targets yet, but {FOG}: their {measured}; "
+            f"train longer before you translate with it"
         )
-    if "error" in p:
-        return _against_truth(p)
     if p.get("change", 1.0) < SAME:
         return "the results are copies of their sources: nothing has been translated yet"
     if copy is not None and far >= copy > NEAR:
         return f"the results are no nearer to the targets than copies of the sources: {measured}"
     if far > NEAR:
-        return f"the results come near the targets: their {measured}"
+        return f"the results are not like the targets yet, look at the previews: their {measured}"
     also = "; so has a copy, and only the eye can tell" if copy is not None and copy <= NEAR else ""
     return f"the results have the colours and the detail of the targets{also}: {measured}"
 
@@ -171,12 +181,17 @@ def _against_truth(p: Mapping[str, float]) -> str:
     numbers = f"rms error {error:.2f}, {others}"
     if error < p[f"error of {best}"]:
         return f"the results are nearer to their targets than a copy or one flat colour: {numbers}"
-    if error < FOLLOWS * p["error to other targets"]:
+    if _follows(p):
         return (
             f"the results follow their sources, but no nearer than {best}: {numbers}, to other "
             f"targets {p['error to other targets']:.2f}"
         )
     return f"the results are no nearer to their targets than {best}: {numbers}"
+
+
+def _follows(p: Mapping[str, float]) -> bool:
+    """Whether results are nearer to their own targets than to others', as no noise or fog is."""
+    return p["error"] < FOLLOWS * p["error to other targets"]
 
 
 def _rms(x: Tensor, y: Tensor) -> float:

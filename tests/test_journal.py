@@ -272,6 +272,29 @@ def test_the_verdict_reads_the_held_out_loss(entries, said):
     assert "look at the previews" in verdict(entries, steady=False)
 
 
+def test_a_training_that_is_stopped_is_told_no_more_than_is_known():
+    young = [{"step": 9, "loss": {"f": 1.0}}]
+    assert "before its held-out pictures were scored" in verdict(young, held=True)
+    falling = log(1.0, 0.8, 0.7, 0.6)
+    assert "go on with --resume." in verdict(
+        falling, planned=5000
+    )  # and not with fewer steps than planned
+    assert "--steps 800" in verdict(falling, planned=400)
+
+
+def test_pairs_that_follow_their_sources_are_no_fog_and_blotches_come_not_near():
+    pairs = {
+        "distance": 1.7,
+        "error": 0.67,
+        "error of a copy": 0.93,
+        "error of one flat colour": 0.64,
+    }
+    text = verdict(log(1.0, **pairs, **{"error to other targets": 0.82}))
+    assert "follow their sources" in text
+    assert "fog" not in text
+    assert "not like the targets yet" in verdict(log(1.0, distance=0.9))
+
+
 def test_a_player_that_joins_late_is_no_rise_of_the_loss():
     lines = log(1.0, 0.9, 0.8, 0.7)
     for line in lines[1:]:

@@ -1,5 +1,7 @@
 """Pictures as people hold them in Python, in and out."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -240,3 +242,16 @@ def test_folders_and_models_are_given_by_name(tmp_path):
             sfumato.translate(
                 paths, **{"out": tmp_path / "out", "model": "sfumato/earth_pairs"} | how
             )
+
+
+def test_a_model_of_domains_says_what_translates_with_it():
+    with pytest.raises(AttributeError, match=r"sfumato.translator\('ddib', source='FOLDER:A'"):
+        _ = sfumato.load("sfumato/digits").translate
+    assert not hasattr(sfumato.load("sfumato/digits"), "translate")
+
+
+def test_read_only_arrays_are_taken_without_a_word(model):
+    frozen = np.asarray(Image.fromarray(U8))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert (same(model, frozen) == frozen).all()

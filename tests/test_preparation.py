@@ -309,3 +309,16 @@ def test_sizes_that_do_not_fit_say_what_to_type(tmp_path):
             options={"steps": 1},
         )  # fmt: skip
     assert translator("sdedit", target=f"{model}:a").preparation.size == (16, 16)
+
+
+def test_a_model_of_fog_is_said_before_it_translates(tmp_path):
+    paint(tmp_path / "data/a/0.png", 0, (16, 16))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        how = FEW | {"preview_every": 1}
+        train(
+            "diffusion", {"a": tmp_path / "data/a"}, tmp_path / "run", options=TINY, size=16, **how
+        )
+    assert "noise or fog" in describe_folder(tmp_path / "run")["info"]["verdict"]
+    with pytest.warns(UserWarning, match="run: .*noise or fog.*train longer before you translate"):
+        translate(tmp_path / "data/a", tmp_path / "out", target=f"{tmp_path}/run:a", **BACK)

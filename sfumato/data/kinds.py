@@ -66,7 +66,7 @@ def take(given: Any, channels: int, preparation: Preparation | None = None) -> T
                 else f"an array of {given.dtype}"
             )
             raise UserError(f"{what}: expected whole numbers or floats, none of them masked")
-        x, arrange = _arranged(torch.from_numpy(np.ascontiguousarray(given)), given.ndim)
+        x, arrange = _arranged(torch.from_numpy(np.array(given, order="C")), given.ndim)
         images, restore = _floats(x)
         return Taken(_channels(images, channels), lambda y: arrange(restore(y)).numpy())
     if isinstance(given, Tensor):
