@@ -20,13 +20,8 @@ from sfumato.data.preparation import Preparation
 from sfumato.errors import UserError, choose
 from sfumato.evaluate import metrics
 from sfumato.evaluate.features import Features, Inception, cache_folder, extract
-from sfumato.evaluate.intervals import (
-    Interval,
-    bootstrap_frechet,
-    bootstrap_kid,
-    bootstrap_mean,
-    bootstrap_sums,
-)
+from sfumato.evaluate.intervals import Interval, bootstrap_frechet, bootstrap_kid, bootstrap_mean
+from sfumato.evaluate.intervals import bootstrap_sums as bootstrap_sums
 from sfumato.evaluate.learned import Learned, named_features
 from sfumato.evaluate.measures import TASKS, Scores, Task, caveats, measures
 from sfumato.evaluate.pictures import ImageSet, Pictures, chunks, matched, read_groups
