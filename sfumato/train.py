@@ -173,9 +173,13 @@ def train(
     }  # fmt: skip
     if minutes is not None:
         run["minutes"] = minutes
-        if before is not None:  # as many minutes as before are as many steps
-            settings["steps"] = before["settings"]["steps"]
-            minutes = None if before.get("minutes") == minutes else minutes
+        if before is not None and before.get("minutes") != minutes:
+            raise UserError(
+                f"{out} was planned as {before['settings'].get('steps')} steps: a run that goes on takes "
+                f"--steps, all in all; --minutes is for a new one"
+            )
+        if before is not None:  # as many minutes are as many steps
+            settings["steps"], minutes = before["settings"]["steps"], None
     accelerator = machine(device, precision)
     with locked(out) if accelerator.is_main_process else nullcontext():
         before = earlier(out, resume)  # others may have been here while the pictures were read

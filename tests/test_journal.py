@@ -246,6 +246,14 @@ def test_minutes_that_make_no_sense_are_refused(folders, tmp_path, given, messag
     assert not (tmp_path / "run").exists()
 
 
+def test_minutes_do_not_cut_short_a_run_that_goes_on(folders, tmp_path):  # noqa: F811
+    train("diffusion", folders, tmp_path / "run", **TINY, steps=2, device="cpu")
+    before = (tmp_path / "run" / "run.json").read_text()
+    with pytest.raises(UserError, match=r"was planned as 2 steps: .* takes --steps"):
+        train("diffusion", folders, tmp_path / "run", **TINY, minutes=1, resume=True, device="cpu")
+    assert (tmp_path / "run" / "run.json").read_text() == before
+
+
 # ---- the verdict --------------------------------------------------------------------------------
 
 
