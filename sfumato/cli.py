@@ -21,7 +21,7 @@ from sfumato import cli_evaluate, cli_explore, cli_studio, cli_train
 from sfumato.cli_models import import_, info
 from sfumato.errors import UserError
 from sfumato.flags import command, convert, flag, flags, method_flags, outlines
-from sfumato.terminal import one_line, say
+from sfumato.terminal import count, one_line, say
 from sfumato.versions import version
 
 HELP = """Translate pictures from one domain to another with diffusion models.
@@ -132,8 +132,8 @@ def _data(chosen: bool) -> App:
 def _said(writer: Callable[..., None]) -> Callable[..., None]:
     def run(out: str, *args: Any, **given: Any) -> None:
         writer(out, *args, **given)
-        counts = {p: sum(1 for _ in Path(out, p).rglob("*.png")) for p in ("train", "test")}
-        say(f"{out} holds {counts['train']} pictures to train on and {counts['test']} to test on")
+        train, test = (sum(1 for _ in Path(out, p).rglob("*.png")) for p in ("train", "test"))
+        say(f"{out} holds {count(train, 'picture')} to train on and {test} to test on")
 
     return run
 
@@ -154,9 +154,9 @@ def _translate(words: Sequence[str]) -> Callable[..., None]:
             say(f"skipped: {why if name in why else f'{name}: {why}'}", file=sys.stderr)
         n = summary.written
         cost = f" ({summary.nfe:g} NFE, {summary.seconds / n:.2g} s each)" if n else ""
-        kept = f", {summary.kept} were there already" if summary.kept else ""
+        kept = f", {summary.kept} already there" if summary.kept else ""
         skipped = f", {len(summary.skipped)} skipped" if summary.skipped else ""
-        say(f"{n} pictures written to {out}{cost}{kept}{skipped}")
+        say(f"{count(n, 'picture')} written to {out}{cost}{kept}{skipped}")
         for line in summary.resized():
             say(line)
         if summary.skipped:

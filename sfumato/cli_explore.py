@@ -11,7 +11,7 @@ from cyclopts import App
 
 from sfumato.errors import UserError
 from sfumato.flags import command, flag, flags, method_flags
-from sfumato.terminal import say
+from sfumato.terminal import count, say
 
 EXPLORE = "Look inside: latents, operations on them, trajectories, and what a result depends on."
 ENCODE = "Encode pictures by a model's ODE into a file of latents."
@@ -42,7 +42,7 @@ def encode(words: Sequence[str]) -> Callable[..., None]:
         latents = encode_pictures(paths, model, **given)
         latents.save(out)
         nfe = latents.protocol["encoded"]["nfe"]
-        say(f"{len(latents.names)} latents written to {out} ({nfe} NFE each)")
+        say(f"{count(len(latents.names), 'latent')} written to {out} ({nfe} NFE each)")
 
     paths = flag("paths", str, Parameter.VAR_POSITIONAL, "pictures, or folders of them.")
     out = flag("out", str, Parameter.KEYWORD_ONLY, "a new file, NAME.safetensors.")
@@ -56,7 +56,7 @@ def decode(words: Sequence[str]) -> Callable[..., None]:
 
     def run(latents: str, *, model: str, out: str, **given: Any) -> None:
         images = decode_latents(Latents.load(latents), model, out, **given)
-        say(f"{len(images)} pictures written to {out}")
+        say(f"{count(len(images), 'picture')} written to {out}")
 
     own = flags(decode_latents, skip=("latents",), keyword=("model", "out"))
     return command(run, DECODE, [_file("latents"), *own])
@@ -113,7 +113,7 @@ def apply(words: Sequence[str]) -> Callable[..., None]:
             say(entry["operation"])
             for name, after in entry["after"].items():
                 say(f"  {name:16}{entry['before'][name]:10.4g} -> {after:.4g}")
-        say(f"{len(z.names)} latents written to {out}")
+        say(f"{count(len(z.names), 'latent')} written to {out}")
 
     places = [
         _file("latents"),

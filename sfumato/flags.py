@@ -124,6 +124,11 @@ def command(function: Callable[..., Any], doc: str, parameters: list[Parameter])
 
 def convert(hint: Any, tokens: Sequence[cyclopts.Token]) -> Any:
     """What was typed, as a value of this type; cyclopts alone would round 1.5 to the whole number 2."""
+    for token in tokens:
+        if not token.value and token.keyword:
+            raise cyclopts.CoercionError(msg=f"{token.keyword} is empty: type a name after it.")
+        if not token.value:
+            raise cyclopts.CoercionError(msg="an empty name was given: expected a file or folder.")
     for token in tokens if int in (typing.get_args(hint) or (hint,)) else ():
         with suppress(ValueError):  # of another type, or for cyclopts to refuse
             if not float(token.value).is_integer():

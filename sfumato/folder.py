@@ -104,7 +104,7 @@ def resolve(name: str | Path) -> tuple[Path, str | None]:
     """Folder and domain of "FOLDER" or "FOLDER:DOMAIN"; real folders win over shipped sfumato/NAME.
 
     Raises:
-        UserError: if sfumato/NAME is neither a folder nor a model that ships with the package.
+        UserError: if sfumato/NAME does not ship with the package, or DOMAIN is no name of a domain.
     """
     if not isinstance(name, (str, Path)):
         raise UserError(f"a {type(name).__name__} given: expected the name of a model folder")
@@ -117,15 +117,15 @@ def resolve(name: str | Path) -> tuple[Path, str | None]:
     if Path(text).parts[:-1] == ("sfumato",):
         known = sorted(f"sfumato/{m.parent.name}" for m in MODELS.glob("*/model.json"))
         raise UserError(f"no model {text!r} ships with sfumato; there are {', '.join(known)}")
+    if "/" in domain:  # a path or an address, which is no name of a domain
+        raise UserError(f"there is no model folder {str(name)!r}; `sfumato train` makes one")
     return Path(text), domain if len(ways) > 1 else None
 
 
 def _found(text: str) -> Path | None:
     path, shipped = Path(text), MODELS / Path(text).name
-    if path.exists():
-        return path
     ships = path.parts[:-1] == ("sfumato",) and (shipped / "model.json").is_file()
-    return shipped if ships else None
+    return path if path.exists() else shipped if ships else None
 
 
 def denoiser_of(part: Part, domain: str | None, name: str = "the model") -> Conditioned:

@@ -93,6 +93,11 @@ def read_run(folder: Path, name: str = "run.json") -> dict[str, Any]:
         ) from None
 
 
+def there(result: Path) -> bool:
+    """Whether a picture is there, whole: where the power failed, a file may be empty."""
+    return result.is_file() and result.stat().st_size > 0
+
+
 def check(out: Path, run: dict[str, Any], expect: Mapping[str, Any] | None) -> None:
     """Sees that the folder `out` is empty or holds this very run.
 

@@ -52,11 +52,14 @@ def open_tensors(file: Path) -> Iterator[Any]:
     if not file.is_file():
         raise UserError(f"{file.parent} has no {file.name}")
     try:
+        file.open("rb").close()  # of a file it may not open, safetensors says that there is none
         with safe_open(file, framework="pt") as opened:
             for key in opened.keys():
                 if (dtype := opened.get_slice(key).get_dtype()) not in DTYPES:
                     raise UserError(f"{file}: {key} is {dtype}, expected {', '.join(DTYPES)}")
             yield opened
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror or error}") from None
     except SafetensorError as error:
         raise UserError(f"{file} is damaged or truncated ({error}); copy it again") from None
 

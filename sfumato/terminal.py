@@ -42,6 +42,11 @@ def say(*values: object, file: TextIO | None = None) -> None:
     print(text, file=out, flush=True)
 
 
+def count(number: int, noun: str) -> str:
+    """The number with its noun: 1 picture, 2 pictures."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def screen(**given: Any) -> Console:
     """A rich console that shows names as they are: [brackets] and :colons: in them are no markup."""
     from rich.console import Console

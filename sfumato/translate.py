@@ -33,7 +33,7 @@ from sfumato.errors import UserError
 from sfumato.folder import describe_folder, resolve
 from sfumato.method import name_of
 from sfumato.part import channels_of, describe
-from sfumato.record import Summary, check, digest, hash_of, read_run, sha256, write_run
+from sfumato.record import Summary, check, digest, hash_of, read_run, sha256, there, write_run
 from sfumato.solve import Watch
 from sfumato.terminal import screen
 from sfumato.translator import Ended, device_of, ending, options_of, preparation_of
@@ -149,7 +149,7 @@ def translate(
             if not (out / "run.json").exists():  # not before it is known to work
                 write_run(out, run, origin, None)
             for name, picture, image in zip(names, pictures, y.cpu(), strict=True):
-                if (out / name).exists():
+                if there(out / name):
                     continue
                 try:
                     write_png(out / name, image)
@@ -178,11 +178,9 @@ def translate(
 
 
 def _say(
-    notes: list[str],
-    left_out: Mapping[Path, Mapping[str, list[str]]],
-    prepare: Preparation,
+    notes: list[str], left_out: Mapping[Path, Mapping[str, list[str]]], prepare: Preparation,
     read: Any,
-) -> None:
+) -> None:  # fmt: skip
     """Says at once what is left out, and what contradicts the models' training.
 
     Raises:
@@ -213,6 +211,8 @@ def repeat(run: str | Path, out: str | Path, *, device: str | None = None) -> Su
         UserError: if its pictures or models are no longer what they were.
     """
     run = Path(run)
+    if not run.exists():
+        raise UserError(f"{run} does not exist: expected a translation's run.json, or its folder")
     saved = read_run(run if run.is_dir() else run.parent, "run.json" if run.is_dir() else run.name)
     what, origin = saved["run"], saved["from"]
     options = what["options"] | ({"mask": origin["mask"]} if origin["mask"] else {})
@@ -238,7 +238,7 @@ def _batches(
     for start in range(0, len(names), batch):
         chunk = names[start : start + batch]
         groups: dict[torch.Size, dict[Path, Prepared]] = defaultdict(dict)
-        for name in chunk if not all((out / n).exists() for n in chunk) else []:
+        for name in chunk if not all(there(out / n) for n in chunk) else []:
             try:
                 picture = prepare.read(files[name])
             except UserError as error:
@@ -250,7 +250,7 @@ def _batches(
                     f"{files[name]}: {detail}".removesuffix(": ")
                 )
         for group in groups.values():
-            if not all((out / n).exists() for n in group):
+            if not all(there(out / n) for n in group):
                 yield list(group), list(group.values())
         advance(len(chunk))
 

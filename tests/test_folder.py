@@ -9,6 +9,7 @@ import resource
 import shutil
 import struct
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from truth import lively, tiny_denoiser
 
+import sfumato
 import sfumato.folder as folders
 from sfumato import tensors
 from sfumato.errors import UserError
@@ -506,3 +508,25 @@ def test_domains_and_folders_may_hold_colons(tmp_path):
     assert folders.resolve(f"{tmp_path / 'm:day'}:1") == (tmp_path / "m:day", "1")
     assert folders.resolve(f"{tmp_path / 'none'}:1") == (tmp_path / "none", "1")
     assert folders.resolve("sfumato/digits:3:x")[1] == "3:x"
+
+
+def test_weights_that_may_not_be_read_are_named_with_the_reason(copy, monkeypatch):
+    start = Path.open
+
+    def refuse(file, *how, **more):  # whoever runs the tests may read everything
+        if file.name == "weights.safetensors":
+            raise PermissionError(13, "Permission denied", str(file))
+        return start(file, *how, **more)
+
+    def missing(file, **_):  # what safetensors says of a file that it may not read
+        raise FileNotFoundError(f"No such file or directory: {file}")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr("sfumato.tensors.safe_open", missing)
+    with pytest.raises(UserError, match="weights.safetensors cannot be read: Permission denied"):
+        sfumato.load(copy)
+
+
+def test_an_address_is_no_model_folder_and_named_whole():
+    with pytest.raises(UserError, match="there is no model folder 'http://x/y'"):
+        sfumato.load("http://x/y")

@@ -4,6 +4,7 @@ import inspect
 import json
 import math
 import multiprocessing
+import os
 import random
 import re
 import resource
@@ -339,6 +340,44 @@ def test_every_default_is_of_its_own_type(name):
     own = inspect.signature(part.translate).parameters
     kept = {k: p.default for k, p in own.items() if k not in ("self", "source", "seed", "watch")}
     assert options_of(part, kept).items() >= kept.items()
+
+
+def test_an_empty_result_is_made_again(root, ends, tmp_path):
+    translate(root / "pictures", tmp_path, **DDIB, **ends, batch=3)
+    before = contents(tmp_path)
+    (tmp_path / "10.png").write_bytes(b"")  # as after a power failure
+    summary = translate(root / "pictures", tmp_path, **DDIB, **ends, batch=3)
+    assert (summary.written, summary.kept) == (1, 6)
+    assert contents(tmp_path) == before
+
+
+def test_a_picture_that_may_not_be_read_is_named_and_skipped(root, ends, tmp_path, monkeypatch):
+    for i in range(2):
+        picture(tmp_path / f"in/{i}.png", i)
+    read, access = Path.read_bytes, os.access
+
+    def refuse(file):  # whoever runs the tests may read everything
+        if file.name == "1.png":
+            raise PermissionError(13, "Permission denied", str(file))
+        return read(file)
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr(os, "access", lambda f, how: Path(f).name != "1.png" and access(f, how))
+    summary = translate(tmp_path / "in", tmp_path / "out", **DDIB, **ends)
+    file = tmp_path / "in/1.png"
+    assert summary.skipped == {str(file): f"cannot read {file}: Permission denied"}
+    assert summary.written == 1
+
+
+def test_a_run_to_repeat_that_is_missing_is_said_to_be(tmp_path):
+    for name in ("nosuch", "nosuch/run.json"):
+        with pytest.raises(UserError, match=rf"{name} does not exist: expected .* run.json"):
+            repeat(tmp_path / name, tmp_path / "out")
+
+
+def test_an_empty_name_is_said_to_be_empty(ends, tmp_path):
+    with pytest.raises(UserError, match="an empty name was given"):
+        translate("", tmp_path / "out", **DDIB, **ends)
 
 
 def test_gray_pictures_suit_gray_and_colour_models(root, ends, tmp_path):

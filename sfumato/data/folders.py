@@ -108,6 +108,7 @@ def new_folder(out: str | Path) -> Iterator[Path]:
 
     Raises:
         UserError: `out` exists and is not an empty folder.
+        OSError: the disk is full or a file cannot be read or written; says which, or else `out`.
     """
     out = Path(out)
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
@@ -118,6 +119,10 @@ def new_folder(out: str | Path) -> Iterator[Path]:
         partial.chmod(0o755)  # mkdtemp makes a private folder
         yield partial
         os.replace(partial, out)
+    except OSError as error:
+        raise OSError(
+            error.errno, f"{error.strerror or error}; nothing written", error.filename or str(out)
+        ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

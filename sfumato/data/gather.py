@@ -45,6 +45,8 @@ def gather(paths: Sequence[str | Path], out: str | Path | None = None) -> Gather
         raise UserError(
             f"--out {out} reads as a picture; expected a folder, such as --out {out.with_suffix('')}"
         )
+    if "" in paths:
+        raise UserError("an empty name was given: expected a picture or a folder of pictures")
     for path in map(Path, paths):
         if not path.exists():
             raise UserError(f"{path} does not exist: expected a picture or a folder of pictures")

@@ -30,7 +30,7 @@ UNREAD, HIDDEN, LINK, CLOSED = (
     "of a kind that is not read",
     "hidden",
     "links that lead nowhere, or to what is read already",
-    "that may not be read",
+    "that may not be opened",
 )
 MADE, OTHER = "folders made by sfumato", "other files"
 
@@ -153,7 +153,7 @@ def _why_not(file: Path) -> str | None:
         return HIDDEN if picture or suffix in OTHER_PICTURES else OTHER
     if not picture:
         return UNREAD if suffix in OTHER_PICTURES else OTHER
-    return None if os.access(file, os.R_OK) else CLOSED
+    return None
 
 
 def _relative(root: Path, path: str | Path) -> str:
