@@ -619,7 +619,16 @@ def test_mistakes_are_one_line_and_leave_nothing(root, entries, tmp_path, monkey
     base = ("--source", root / "source", "--target", root / "target", "--out", "out")
     ddib, m = entries["ddib"], root / "model"
     for words, says in [
-        ((), "0 entries"),
+        ((), "name at least one entry, such as 'sdedit target=FOLDER:DOMAIN'"),
+        ((f"ddib sorce={m}:cat target={m}:dog",), "of ddib 'sorce': did you mean 'source'"),
+        ((f"ddib source={m}:cat",), "ddib needs target=FOLDER:DOMAIN"),
+        ((f"classifier_guidance target={m}:dog",), "needs classifier=FOLDER,"),
+        (("paired_sde steps=2",), "paired_sde needs model=FOLDER,"),
+        ((f"ddib source= target={m}:dog",), "source= is empty"),
+        (("folder=",), "folder= is empty"),
+        ((f"sdedit target={m}:dog strength=abc",), "strength must be a finite number, not 'abc'"),
+        ((f"sdedit target={m}:dog strength=nan",), "strength must be a finite number, not 'nan'"),
+        ((f"sdedit target={m}:dog steps=NaN",), "steps must be a whole number, not nan"),
         (("ddbi target=x",), "did you mean 'ddib'"),
         (("ddib what",), "expected METHOD KEY=VALUE"),
         ((ddib, ddib), "2 entries are called 'ddib'"),
@@ -644,8 +653,8 @@ def test_mistakes_are_one_line_and_leave_nothing(root, entries, tmp_path, monkey
         ((ddib, "--groups", "g.csv:map"), "has no row for 9 pictures"),
         ((ddib, "--groups", "g.csv:mop"), "has no column 'mop'"),
         ((ddib, "--train", "nowhere"), "nowhere does not exist"),
-        ((ddib, "--limit", 1), "expected at least 1, 1 and 2"),
-        ((ddib, "--seeds", 0), "expected at least 1, 1 and 2"),
+        ((ddib, "--limit", 1), "expected at least 1 and 2"),
+        ((ddib, "--seeds", 0), "expected at least 1 and 2"),
         ((ddib, "--seeds", "many"), "unable to convert"),
         ((ddib, "--sorce", "x"), "--source"),
     ]:  # fmt: skip

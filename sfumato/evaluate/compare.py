@@ -90,10 +90,13 @@ def compare(
     out, parts = Path(out), [[e] if isinstance(e, Entry) else entries_of([e]) for e in entries]
     chosen = distinct([e for part in parts for e in part])
     rules = protocol if isinstance(protocol, Protocol) else named_protocol(protocol, features)
-    if not chosen or seeds < 1 or (limit is not None and limit < 2):
+    if not chosen:
         raise UserError(
-            f"{len(chosen)} entries, {seeds} seeds, limit {limit}: expected at least 1, 1 and 2"
+            "nothing to compare: name at least one entry, such as 'sdedit target=FOLDER:DOMAIN' or "
+            "'label=NAME folder=RESULTS'"
         )
+    if seeds < 1 or (limit is not None and limit < 2):
+        raise UserError(f"{seeds} seeds, limit {limit}: expected at least 1 and 2")
     ours = {"cells", "scores", "index.html"}
     if out.exists() and not (
         out.is_dir() and (not (had := set(out.iterdir())) or {p.name for p in had} & ours)

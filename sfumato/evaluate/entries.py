@@ -14,12 +14,14 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 from sfumato.errors import UserError, choose
-from sfumato.method import names
+from sfumato.method import find, names
+from sfumato.part import fields
 
 ROLES = ("model", "source", "target", "classifier")
 TAKEN = ("source", "truth", "copy", "mean colour", "moments", "real, training")
@@ -90,10 +92,14 @@ def _parse(text: str) -> list[Entry]:
     if bare := [w for w in words if "=" not in w]:
         raise UserError(f"{bare[0]!r} in {text!r}: expected METHOD KEY=VALUE ..., see --help")
     given = dict(w.split("=", 1) for w in words)
+    if empty := [key for key, value in given.items() if not value]:
+        raise UserError(f"{empty[0]}= is empty in {text!r}: type a value after it")
     if len(given) < len(words):
         key, _ = Counter(w.split("=", 1)[0] for w in words).most_common(1)[0]
         raise UserError(f"{text!r} has {key!r} twice: several values are KEY=VALUE,VALUE")
     label, folder, scores = (given.pop(k, None) for k in ("label", "folder", "scores"))
+    if method is not None and not (folder or scores):
+        _check(method, given)
     roles = {k: given.pop(k) for k in ROLES if k in given}
     if (folder or scores) and (method or roles or given):
         raise UserError(f"{text!r}: pictures that are there already take no method and no options")
@@ -110,6 +116,26 @@ def _parse(text: str) -> list[Entry]:
         tail = " ".join(f"{k}={options[k]}" for k in several)
         out.append(Entry(f"{name} {tail}".strip(), name, method, roles, options, folder, scores))
     return out
+
+
+def _check(method: str, given: Mapping[str, str]) -> None:
+    """Sees that a method knows all that is given, and has the models it needs.
+
+    Raises:
+        UserError: an unknown key, naming the nearest, or a missing model.
+    """
+    part = find(method)
+    needed = {f.name: f.default is MISSING for f in fields(part) if f.name in ROLES}
+    if not hasattr(part, "translate"):
+        return  # what says so knows another method to use
+    needed = needed or {"model": True}
+    options = signature(part.translate).parameters.keys() - {"self", "source", "seed", "watch"}
+    for key in given:
+        choose(f"key of {method}", key, (*needed, *sorted(options), "label", "model"))
+    for role, must in needed.items():
+        if must and role not in given and "model" not in given:
+            what = f"{role}=FOLDER" + ("" if role in ("model", "classifier") else ":DOMAIN")
+            raise UserError(f"{method} needs {what}, as in '{method} {what} ...'")
 
 
 def _value(text: str) -> Any:
