@@ -4,7 +4,9 @@ import inspect
 import io
 import json
 import os
+import re
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -25,6 +27,7 @@ pytest.importorskip("gradio", reason='the studio needs gradio: pip install -e ".
 from visitor import Visitor, gallery
 
 import sfumato
+from sfumato.errors import UserError
 from sfumato.flags import args_of
 from sfumato.method import find, names
 from sfumato.studio import data, intake, jobs, latents, limits, methods, page, serve, translating
@@ -740,6 +743,41 @@ def test_a_password_is_asked_for(tmp_path, monkeypatch):
     finally:
         opened.close()
         opened.room.cleanup()
+
+
+def unlaunched(monkeypatch):
+    for name in ("GRADIO_TEMP_DIR", "GRADIO_ANALYTICS_ENABLED", "HF_HUB_OFFLINE"):
+        monkeypatch.setenv(name, "")
+    launch = lambda **_: pytest.fail("launched")
+    page = SimpleNamespace(launch=launch, close=lambda verbose: None)
+    monkeypatch.setattr(serve, "build", lambda folders, room: page)
+
+
+@pytest.mark.parametrize(
+    ("where", "says"),
+    [
+        ({"port": -1}, "there is no port -1: expected --port 1 to 65535"),
+        ({"port": 65536}, "there is no port 65536"),
+        ({"host": "no such name"}, "there is no address 'no such name'"),
+        ({"host": "a..b"}, "there is no address 'a..b'"),
+        ({"host": "192.0.2.1"}, "192.0.2.1 is no address of this machine"),
+    ],
+)
+def test_where_it_cannot_listen_is_said_at_once(where, says, monkeypatch):
+    unlaunched(monkeypatch)
+    with pytest.raises(UserError, match=re.escape(says)):
+        sfumato.studio.studio(**where)
+
+
+def test_a_port_that_is_taken_is_said_with_another(monkeypatch):
+    unlaunched(monkeypatch)
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        held.listen()
+        port = held.getsockname()[1]
+        with pytest.raises(UserError, match=rf"port {port} of .* such as --port {port + 1}"):
+            sfumato.studio.studio(port=port)
+    serve._free("127.0.0.1", port)
 
 
 @pytest.mark.parametrize(

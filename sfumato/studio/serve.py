@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import socket
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -54,8 +56,7 @@ def studio(
 
     Raises:
         UserError: if gradio is missing, the password is empty, or a folder is missing or holds neither a
-            model nor pictures.
-        OSError: if the port is taken.
+            model nor pictures; if the address is none of this machine, or the port is none or taken.
     """
     if find_spec("gradio") is None:
         raise not_installed("gradio", "studio")
@@ -88,6 +89,38 @@ def studio(
         if wait:
             _close(page, room)
     return page
+
+
+def _free(host: str, port: int) -> None:
+    """Sees that the studio can listen there; gradio would try for ever, or speak of its own options.
+
+    Raises:
+        UserError: the port is none, the address is none of this machine, or something listens there.
+    """
+    if not 0 <= port < 2**16:
+        raise UserError(f"there is no port {port}: expected --port 1 to 65535, or 0 for a free one")
+    try:
+        family, kind, _, _, place = socket.getaddrinfo(
+            host.strip("[]"), port, type=socket.SOCK_STREAM
+        )[0]
+        with socket.socket(family, kind) as there:
+            if os.name == "posix":  # elsewhere this shares the port
+                there.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            there.bind(place)
+    except (socket.gaierror, UnicodeError):
+        raise UserError(
+            f"there is no address {host!r}: expected one of this machine's, such as --host 127.0.0.1"
+        ) from None
+    except OSError as error:
+        if error.errno == errno.EADDRNOTAVAIL:
+            raise UserError(
+                f"{host} is no address of this machine: expected one, such as --host 127.0.0.1"
+            ) from None
+        why = "something listens there" if error.errno == errno.EADDRINUSE else error.strerror
+        raise UserError(
+            f"port {port} of {host} cannot be taken ({why}): choose another, such as "
+            f"--port {port + 1 if port + 1 < 2**16 else 0}"
+        ) from None
 
 
 def _close(page: Any, room: Room) -> None:
@@ -123,6 +156,7 @@ def _launch(page: Any, host: str, port: int, password: str | None, guard: dict[s
         await asyncio.sleep(WRONG)
         return False
 
+    _free(host, port)
     page.launch(
         auth=admits if password else None, auth_message=ASK, inline=False,
         app_kwargs={"middleware": [Middleware(Guard, host=host, **guard)]}, server_name=host,
