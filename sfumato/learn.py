@@ -87,6 +87,11 @@ def learn(
         folder.describe(run)
         told.say(f"{settings['steps']} steps fit into {minutes:g} minutes")
     steps = settings["steps"]
+    if steps < state.step:
+        raise UserError(
+            f"{out} has trained {state.step:,} steps already, and {steps:,} are asked for: "
+            f"give more --steps"
+        )
     observer.start(steps)
     if state.step and main:  # a kill may have come between a save and what follows from it
         folder.stand()
@@ -121,6 +126,8 @@ def learn(
                 follow()  # a save counts when the loss after it was finite
             raise UserError(f"{error}; {_advice(folder, settings)}") from None
     if main:
+        if folder.stand():  # moved away during the last save
+            store()
         folder.before.unlink(missing_ok=True)
         told.say(observer.verdict())
 

@@ -131,6 +131,10 @@ def build(
     if not isinstance(description, dict):
         return description
     if "same as" in description:
+        if str(description["same as"]) not in made:
+            raise UserError(
+                f"{path or 'the part'} is the same as {description['same as']!r}, which is not there"
+            )
         return made[description["same as"]]
     prefix = f"{path}." if path else ""
     inner = {k: build(v, allow, prefix + k, made) for k, v in description.items() if k != "is"}

@@ -13,18 +13,19 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import MISSING
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from sfumato.data.folders import write_text
+from sfumato.data.folders import locked, write_text
 from sfumato.errors import UserError
 from sfumato.fit import State
 from sfumato.part import Part, describe, fields
-from sfumato.settings import DEFAULTS
+from sfumato.settings import DEFAULTS, check
 from sfumato.tensors import read_tensors, write_tensors
 from sfumato.terminal import say
 
@@ -44,10 +45,13 @@ class RunFolder:
         out: the folder; it is made by the first `stand`.
         run: for run.json.
         split: for split.json.
+        lock: holds the lock of `out`, and takes that of a folder that is written anew.
     """
 
-    def __init__(self, out: Path, run: Mapping[str, Any], split: Mapping[str, Any]) -> None:
-        self.out, self.split = out, json.dumps(split) + "\n"
+    def __init__(
+        self, out: Path, run: Mapping[str, Any], split: Mapping[str, Any], lock: ExitStack
+    ) -> None:
+        self.out, self.split, self.lock = out, json.dumps(split) + "\n", lock
         self.describe(run)
         self.training, self.before = (out / name for name in SAVES)
         self.begun = False
@@ -62,7 +66,7 @@ class RunFolder:
         """Is there with its run.json when this returns; True if it was gone and is written anew.
 
         Raises:
-            UserError: if another run has taken its place.
+            UserError: if another run has taken its place, or is beginning there.
         """
         file = self.out / "run.json"
         gone = self.begun and not file.exists()
@@ -73,6 +77,8 @@ class RunFolder:
             )
         if gone:
             say(f"{self.out} was moved away while it trained: written anew", file=sys.stderr)
+            self.lock.close()  # that went with the folder
+            self.lock.enter_context(locked(self.out))
         if gone or not self.begun:
             write_text(file, self.run)
             write_text(self.out / "split.json", self.split)
@@ -150,11 +156,30 @@ def read_run(out: Path) -> dict[str, Any]:
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
         run = None
     parts = dict(run) if isinstance(run, dict) else {}
+    damaged = f"{file} is damaged, or not of a training: nothing resumes without it"
     needed = [parts.get(key) for key in ("model", "data", "settings")]
     newer = [parts.get(key, {}) for key in ("options", "folders")]  # than some runs
     if not all(isinstance(part, dict) for part in (*needed, *newer)):
-        raise UserError(f"{file} is damaged, or not of a training: nothing resumes without it")
+        raise UserError(damaged)
+    settings, model = parts["settings"], parts["model"]
+    names = parts.get("method"), settings.get("without"), model.get("is")
+    if not all(name is None or isinstance(name, str) for name in names) or not all(
+        folders is None or all(isinstance(folder, str) for folder in _each(folders))
+        for folders in parts.get("folders", {}).values()
+    ):
+        raise UserError(damaged)
+    numbers = settings | {"minutes": parts.get("minutes")}
+    try:
+        check({key: value for key, value in numbers.items() if value is not None})
+    except UserError as error:
+        raise UserError(f"{damaged} ({error})") from None
     return parts
+
+
+def _each(folders: Any) -> Iterable[Any]:
+    if isinstance(folders, dict):
+        return folders.values()
+    return folders if isinstance(folders, list) else [folders]
 
 
 def typed_resume(out: Path) -> str:

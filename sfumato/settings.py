@@ -18,10 +18,13 @@ DEFAULTS: dict[str, Any] = {
 """How methods are trained that do not say otherwise by their `settings`."""
 
 WHOLE = {
-    "size": 1, "steps": 1, "batch": 1, "accumulate": 1, "save_every": 1, "preview_every": 0,
-    "warmup": 0, "seed": 0,
+    "size": (1, 65_535), "steps": (1, 10**9), "batch": (1, 10**6), "accumulate": (1, 10**6),
+    "save_every": (1, 10**9), "preview_every": (0, 10**9), "warmup": (0, 10**9), "seed": (0, 2**63 - 1),
 }  # fmt: skip
-"""Whole numbers, each with the least it may be."""
+"""Whole numbers, each with the least and the most it may be."""
+
+SWITCHES = "upscale", "side_by_side", "strict", "flip", "resume", "quiet"
+"""True or False."""
 
 SHARES = "held_out", "hold", "ema", "beta1"
 """Numbers in [0, 1)."""
@@ -63,10 +66,17 @@ def check(settings: Mapping[str, Any]) -> None:
     for name, value in settings.items():
         if name in CHOICES:
             choose(name, value, CHOICES[name])
-        if name in (*WHOLE, *SHARES, *SIZES, *POSITIVE) and not isinstance(value, Real):
-            raise UserError(f"{name} must be a number, not {value!r}")
-        if name in WHOLE and not (isinstance(value, Integral) and int(value) >= WHOLE[name]):
-            raise UserError(f"{name} must be at least {WHOLE[name]} and whole, not {value}")
+        if name in SWITCHES and not isinstance(value, bool):
+            raise UserError(f"{name} must be True or False, not {value!r}")
+        if name in (*WHOLE, *SHARES, *SIZES, *POSITIVE):
+            if not isinstance(value, Real) or isinstance(value, bool):
+                raise UserError(f"{name} must be a number, not {value!r}")
+        if name in WHOLE:
+            least, top = WHOLE[name]
+            if not isinstance(value, Integral) or int(value) < least:
+                raise UserError(f"{name} must be at least {least} and whole, not {value}")
+            if int(value) > top:
+                raise UserError(f"{name} must be at most {top:,}, not {int(value):,}")
         if name in SHARES and not 0 <= value < 1:
             raise UserError(f"{name} must lie in [0, 1), not {value}")
         if name in POSITIVE and not 0 < value < math.inf:

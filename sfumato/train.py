@@ -11,7 +11,7 @@ A run folder is a model folder from its first save on.  Beside the model it hold
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from inspect import signature
 from pathlib import Path
 from typing import Any, Literal
@@ -32,8 +32,10 @@ from sfumato.part import Part, build, describe, fields
 from sfumato.runfolder import SAVES, RunFolder, absolute, compare, earlier, read_run
 from sfumato.settings import check, check_options
 from sfumato.settings import defaults as defaults
+from sfumato.tensors import memory
 
 
+@memory("use a smaller --batch or --size")
 def train(
     method: str | Part,
     data: str | Path | Sequence[str | Path] | Mapping[str, str | Path],
@@ -124,14 +126,14 @@ def train(
         for k, v in locals().items()
         if k not in ("method", "data", "out", "options", "validation")
     }
-    for key in ("resume", "quiet", "device", "minutes"):
-        settings.pop(key)
-    told = Progress(quiet=quiet)
+    asked = {key: settings.pop(key) for key in ("resume", "quiet", "device", "minutes")}
+    if minutes is None:
+        asked.pop("minutes")
     if without is not None:
         settings["without"] = str(Path(without).absolute())
     cls = find(method) if isinstance(method, str) else type(method)
     settings |= {k: v for k, v in defaults(cls).items() if settings[k] is None}
-    check(settings | {"device": device} | ({} if minutes is None else {"minutes": minutes}))
+    check(settings | asked)
     check_options(options or {})
     if not hasattr(cls, "objectives"):
         raise UserError(
@@ -140,7 +142,9 @@ def train(
         )
     if isinstance(method, Part):
         _check_part(method, size, options)
-    before = earlier(out, resume)
+    before, told = earlier(out, resume), Progress(quiet=quiet)
+    if resume and before is None:
+        told.say(f"{out} has nothing to resume: this training begins anew")
     if minutes is not None and steps not in (None, before and before["settings"].get("steps")):
         raise UserError(f"say --steps {steps} or --minutes {minutes:g}, not both")
     channels = getattr(method, "channels", (options or {}).get("channels", 3))
@@ -181,7 +185,9 @@ def train(
         if before is not None:  # as many minutes are as many steps
             settings["steps"], minutes = before["settings"]["steps"], None
     accelerator = machine(device, precision)
-    with locked(out) if accelerator.is_main_process else nullcontext():
+    with ExitStack() as lock:
+        if accelerator.is_main_process:
+            lock.enter_context(locked(out))
         before = earlier(out, resume)  # others may have been here while the pictures were read
         if before is not None:
             compare(before, run, part, out)
@@ -189,7 +195,7 @@ def train(
         betas = (float(settings["beta1"]), 0.999)
         state = State(part, settings["optimiser"], betas, weight_decay)
         names = {"training": training.names(), "held_out": rest.names() if rest else {}}
-        folder = RunFolder(out, run, names)
+        folder = RunFolder(out, run, names, lock)
         if before is not None:
             folder.restore(state)
         learn(state, folder, training, rest, accelerator, run, told, minutes)

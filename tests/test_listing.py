@@ -233,6 +233,68 @@ def test_splits_inside_a_named_domain_are_known(tmp_path):
     assert [part.names for part in data.parts.values()] == [["1.png"], ["3.png"]]
 
 
+@pytest.mark.parametrize("name", ["trainA", "A/train"])
+def test_a_named_domain_of_several_domains_is_refused(tmp_path, name):
+    """Test pictures would be among its pictures."""
+    for place in (*LAYOUTS[name], "../other"):
+        paint(tmp_path / "cg" / place / "1.png")
+    first = tmp_path / "cg" / LAYOUTS[name][0]
+    data = {"a": tmp_path / "cg", "b": tmp_path / "other"}
+    for given in (data, list(data.values())):
+        with pytest.raises(UserError, match=f"cg is not one domain, .* such as {first}$"):
+            open_data("domains", given, size=16)
+    assert list(open_data("domains", data | {"a": first}, size=16).parts) == ["a", "b"]
+
+
+def test_a_named_domain_without_its_folder_is_one_line(tmp_path):
+    paint(tmp_path / "b/1.png")
+    with pytest.raises(UserError, match="a does not exist: expected a folder of pictures"):
+        open_data("domains", {"a": tmp_path / "a", "b": tmp_path / "b"}, size=16)
+
+
+def test_a_domain_of_plain_subfolders_is_one(tmp_path):
+    for place in ("cat/persian/1.png", "cat/siamese/1.png", "dog/1.png"):
+        paint(tmp_path / place)
+    data = open_data("domains", {"cat": tmp_path / "cat", "dog": tmp_path / "dog"}, size=16)
+    assert data.parts["cat"].names == ["persian/1.png", "siamese/1.png"]
+
+
+def test_folders_that_are_no_domains_are_named(tmp_path):
+    for place in ("planes/1.png", "trains/1.png", ".old/1.png", "__MACOSX/1.png", "run/1.png"):
+        paint(tmp_path / place)
+    (tmp_path / "run/model.json").write_text("{}")
+    (tmp_path / "empty").mkdir()
+    with pytest.warns(UserWarning, match="left out") as said:
+        data = open_data("domains", tmp_path, size=16)
+    assert list(data.parts) == ["planes", "trains"]
+    (line,) = [str(w.message) for w in said]
+    for part in ("hidden (.old/)", "without pictures (empty/)", "made by sfumato (run/)"):
+        assert part in line
+    assert "MACOSX" not in line
+
+
+def test_folders_beside_splits_are_named(tmp_path):
+    for place in ("trainA/1.png", "trainB/1.png", "more/1.png"):
+        paint(tmp_path / place)
+    with pytest.warns(UserWarning, match=r"left out 1 of no domain \(more/\)"):
+        open_data("domains", tmp_path, size=16)
+
+
+def test_junk_folders_are_passed_over(tmp_path):
+    for place in ("1.png", "__MACOSX/1.png", "a/__macosx/b/1.png"):
+        paint(tmp_path / place)
+    listing = list_pictures(tmp_path)
+    assert (listing.files, listing.left_out) == ([tmp_path / "1.png"], {})
+
+
+def test_pictures_that_hold_no_pair_are_counted(tmp_path):
+    for n in range(9):
+        paint(tmp_path / f"{n}.png")
+    with pytest.raises(UserError, match="not two pictures side by side.*; and 6 more") as error:
+        open_data("pairs", tmp_path, side_by_side=True, size=16)
+    assert "sfumato train without --side-by-side" in str(error.value)
+
+
 def test_pictures_beside_folders_of_pictures_are_not_dropped(tmp_path):
     for place in ("cat/1.png", "dog/2.png", "3.png"):
         paint(tmp_path / place)

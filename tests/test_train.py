@@ -20,12 +20,14 @@ from PIL import Image
 from torch.nn.utils import parameters_to_vector
 
 from sfumato.cli import main
+from sfumato.data.folders import locked
 from sfumato.errors import UserError
 from sfumato.fit import Update
 from sfumato.folder import load
 from sfumato.journal import Journal, Progress
 from sfumato.method import find
-from sfumato.runfolder import RunFolder
+from sfumato.part import build
+from sfumato.runfolder import RunFolder, read_run
 from sfumato.train import train
 
 TINY = {"options": {"net": "tiny"}, "size": 16, "batch": 4, "quiet": True, "preview_every": 0}
@@ -188,6 +190,13 @@ def test_divergence_names_the_last_good_save_and_what_to_do(folders, tmp_path, m
         ({"save_minutes": math.nan}, "save_minutes must be 0 or more"),
         ({"preview_every": -1}, "preview_every must be at least 0"),
         ({"steps": 1.5}, "steps must be at least 1 and whole, not 1.5"),
+        ({"batch": 10**9}, "batch must be at most 1,000,000, not 1,000,000,000"),
+        ({"size": 10**6}, "size must be at most 65,535"),
+        ({"seed": 2**64}, "seed must be at most"),
+        ({"batch": True}, "batch must be a number, not True"),
+        ({"strict": "no"}, "strict must be True or False, not 'no'"),
+        ({"clip": "no"}, "clip must be a number, not 'no'"),
+        ({"quiet": 1}, "quiet must be True or False, not 1"),
         ({"schedule": "cosin"}, "did you mean 'cosine'"),
         ({"options": {"any_domain": math.nan}}, "any_domain must be finite, not nan"),
         ({"options": {"domains": ("a", "b")}}, "unknown option of diffusion 'domains'"),
@@ -657,3 +666,123 @@ def test_a_second_training_into_a_folder_is_refused(folders, tmp_path, monkeypat
     train("diffusion", folders, out, **how)
     assert ends[0].returncode == 2
     assert "is writing into" in ends[0].stderr
+
+
+def test_the_new_folder_of_a_moved_run_is_locked(folders, tmp_path, monkeypatch):
+    out, how = tmp_path / "run", TINY | {"held_out": 0, "save_every": 100, "steps": 4}
+    objectives, calls, blocked = find("diffusion").objectives, itertools.count(1), []
+
+    def spy(self, batches, rng):
+        call = next(calls)
+        if call == 2:
+            out.rename(tmp_path / "moved")
+        if call == 4:
+            with locked(tmp_path / "moved"):  # that one is free
+                pass
+            with pytest.raises(UserError, match="is writing into") as error, locked(out):
+                pass
+            blocked.append(error)
+        yield from objectives(self, batches, rng)
+
+    monkeypatch.setattr(find("diffusion"), "objectives", spy)
+    train("diffusion", folders, out, **how)
+    assert blocked
+    assert not (out / ".sfumato.lock").exists()
+
+
+def test_a_run_folder_that_is_moved_during_its_last_save_is_whole(folders, tmp_path, monkeypatch):
+    out, keep = tmp_path / "run", RunFolder.keep
+
+    def moving(self, state):
+        if state.step == 2 and not (tmp_path / "moved").exists():
+            out.rename(tmp_path / "moved")
+        keep(self, state)
+
+    monkeypatch.setattr(RunFolder, "keep", moving)
+    train("diffusion", folders, out, **TINY, held_out=0, save_every=1, steps=2)
+    assert {"run.json", "split.json", "training.safetensors"} <= {p.name for p in out.iterdir()}
+
+
+def test_resuming_what_is_not_there_says_that_it_begins(folders, tmp_path, capsys):
+    how = TINY | {"held_out": 0, "quiet": False, "resume": True}
+    train("diffusion", folders, tmp_path / "run", **how, steps=1)
+    assert "run has nothing to resume: this training begins anew" in capsys.readouterr().err
+    train("diffusion", folders, tmp_path / "run", **how, steps=2)
+    assert "nothing to resume" not in capsys.readouterr().err
+
+
+def test_fewer_steps_than_were_trained_are_refused(folders, tmp_path):
+    out, how = tmp_path / "run", TINY | {"held_out": 0}
+    train("diffusion", folders, out, **how, steps=3)
+    before = {p: p.read_bytes() for p in out.iterdir()}
+    with pytest.raises(
+        UserError, match="has trained 3 steps already, and 2 are asked for: give more"
+    ):
+        train("diffusion", folders, out, **how, steps=2, resume=True)
+    assert {p: p.read_bytes() for p in out.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    "full", [MemoryError(), torch.OutOfMemoryError("CUDA"), RuntimeError("can't allocate memory")]
+)
+@pytest.mark.parametrize("where", ["objectives", "open_data"])
+def test_too_little_memory_says_what_to_do(folders, tmp_path, monkeypatch, full, where):
+    def fill(*_, **__):
+        raise full
+
+    owner = find("diffusion") if where == "objectives" else sys.modules["sfumato.train"]
+    monkeypatch.setattr(owner, where, fill)
+    with pytest.raises(
+        UserError, match="more memory than there is: use a smaller --batch or --size"
+    ):
+        train("diffusion", folders, tmp_path / "run", **TINY, steps=1)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["", " ", "a\nb", "a\x1b[31mb", "a/b"])
+def test_names_that_cannot_be_typed_name_no_domain(folders, tmp_path, capsys, name):
+    data = {name: folders["red"], "B:b": folders["green"]}
+    with pytest.raises(UserError, match="cannot name a domain"):
+        train("diffusion", data, tmp_path / "run", **TINY, steps=1)
+    words = [f"{key}={folder}" for key, folder in data.items()]
+    with pytest.raises(SystemExit, match="2"):
+        main(["train", "diffusion", *words, "--out", str(tmp_path / "run"), "--steps", "1"])
+    assert capsys.readouterr().err.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_list_that_is_a_pipe_is_not_waited_for(folders, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="cannot be read .it is no file"):
+        train("diffusion", folders, tmp_path / "run", **TINY, steps=1, without=tmp_path / "pipe")
+
+
+def test_a_part_that_is_the_same_as_nothing_is_refused():
+    with pytest.raises(UserError, match="net is the same as 'x', which is not there"):
+        build({"net": {"same as": "x"}})
+
+
+DAMAGES = {
+    ("method",): 3, ("settings", "size"): "x", ("settings", "steps"): [], ("settings", "flip"): "no",
+    ("settings", "without"): 3, ("settings", "batch"): {}, ("folders", "data"): 5,
+    ("folders", "validation"): [3], ("model", "is"): [], ("minutes",): "long",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("place", DAMAGES)
+def test_wrong_types_in_a_run_are_damages(folders, tmp_path, place):
+    run = {
+        "model": {"is": "sfumato.methods.diffusion:Diffusion"}, "data": {}, "settings": {}, "options": {},
+        "method": "diffusion", "folders": {"data": folders, "validation": None},
+    }  # fmt: skip
+    file = tmp_path / "run.json"
+    file.write_text(json.dumps(run))
+    read_run(tmp_path)
+    at = run
+    for key in place[:-1]:
+        at = at[key]
+    at[place[-1]] = DAMAGES[place]
+    file.write_text(json.dumps(run))
+    with pytest.raises(UserError, match="run.json is damaged"):
+        read_run(tmp_path)

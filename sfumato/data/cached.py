@@ -98,7 +98,8 @@ class Images:
                 self._cache.append(samples)
                 if samples.nbytes * len(self.paths) > CACHE_BYTES:
                     self._cache = None
-        why = "; ".join(list(self.skipped.values())[:5])
+        why = "; ".join(list(self.skipped.values())[:3])
+        why += f"; and {more:,} more" if (more := len(self.skipped) - 3) > 0 else ""
         if not self.paths:
             raise UserError(f"no image could be read in {self.root}: {why or 'the list is empty'}")
         if strict and self.skipped:

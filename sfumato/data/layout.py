@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sfumato.errors import UserError
 
-from .listing import OURS, SUFFIXES, natural
+from .listing import HIDDEN, JUNK, MADE, OURS, SUFFIXES, natural
 
 Folders = dict[str, dict[str, Path]]
 """{domain: {split: folder}}; "train" is always there and first."""
@@ -26,17 +26,14 @@ def layout(*folders: str | Path) -> Folders:
     those without pictures are none. In each of several folders train/ and test/ are its splits.
 
     Raises:
-        UserError: a folder is missing, lies in another one, or holds pictures beside such folders.
+        UserError: a folder is missing, lies in another one, or holds pictures beside such folders; one of
+            several holds domains with splits of their own.
     """
-    given = [Path(folder) for folder in folders]
-    for folder in given:
-        if not folder.is_dir():
-            what = "is a file" if folder.exists() else "does not exist"
-            raise UserError(f"{folder} {what}: expected a folder of pictures")
+    given = [_there(folder) for folder in folders]
     if len(given) == 1:
         out = _alone(given[0])
     else:
-        out = {name: splits_of(folder) for name, folder in zip(_names(given), given, strict=True)}
+        out = {name: _domain(folder) for name, folder in zip(_names(given), given, strict=True)}
     apart([folder for splits in out.values() for folder in splits.values()])
     return out
 
@@ -45,11 +42,19 @@ def named(folders: Mapping[str, str | Path]) -> Folders:
     """The splits of the folders of named domains.
 
     Raises:
-        UserError: a folder lies in another one.
+        UserError: a folder is missing, lies in another one, or holds domains with splits of their own.
     """
-    out = {name: splits_of(Path(folder)) for name, folder in folders.items()}
+    out = {name: _domain(_there(folder)) for name, folder in folders.items()}
     apart([folder for splits in out.values() for folder in splits.values()])
     return out
+
+
+def _there(folder: str | Path) -> Path:
+    folder = Path(folder)
+    if not folder.is_dir():
+        what = "is a file" if folder.exists() else "does not exist"
+        raise UserError(f"{folder} {what}: expected a folder of pictures")
+    return folder
 
 
 def apart(folders: Sequence[Path]) -> None:
@@ -71,14 +76,55 @@ def splits_of(folder: Path) -> dict[str, Path]:
     return _train_first(known) if "train" in known else {"train": folder}
 
 
-def _alone(folder: Path) -> Folders:
+def left_over(folder: Path, found: Folders) -> dict[str, list[str]]:
+    """{reason: names} of the folders below `folder` that are in no split of a domain."""
+    used = [root for splits in found.values() for root in splits.values()]
+    left: dict[str, list[str]] = {}
+
+    def look(at: Path) -> None:
+        for sub in sorted((p for p in at.iterdir() if p.is_dir()), key=lambda p: natural(p.name)):
+            if any(root.is_relative_to(sub) for root in used):
+                look(sub) if sub not in used else None
+            elif sub.name.lower() not in JUNK:
+                why = HIDDEN if sub.name.startswith(".") else _why_none(sub) or "of no domain"
+                left.setdefault(why, []).append(f"{sub.relative_to(folder).as_posix()}/")
+
+    if folder not in used:
+        look(folder)
+    return left
+
+
+def _domain(folder: Path) -> dict[str, Path]:
+    """The splits of a folder that is one domain.
+
+    Raises:
+        UserError: it holds domains with splits of their own: test pictures would be among its pictures.
+    """
+    splits = splits_of(folder)
+    if splits == {"train": folder}:
+        inside = _lettered(folder) or {sub.name: splits_of(sub) for sub in _subfolders(folder)}
+        if parts := [p for found in inside.values() if len(found) > 1 for p in found.values()]:
+            raise UserError(
+                f"{folder} is not one domain, it holds {_some(parts, folder)}: name the folder that "
+                f"is meant, such as {parts[0]}"
+            )
+    return splits
+
+
+def _lettered(folder: Path) -> Folders:
+    """The splits trainA, trainB, testA, test_b, ... by their letters."""
     found: Folders = {}
-    inside = _subfolders(folder)
-    for sub in inside:
-        if known := re.fullmatch(rf"({'|'.join(SPLITS)})[_-]?([a-z])", sub.name, re.I):
-            found.setdefault(known[2].upper(), {})[SPLITS[known[1].lower()]] = sub
+    for sub in _subfolders(folder):
+        if known := re.fullmatch(rf"((?i:{'|'.join(SPLITS)}))(?:[_-]([A-Za-z])|([A-Z]))", sub.name):
+            letter = (known[2] or known[3]).upper()  # trains is a name
+            found.setdefault(letter, {})[SPLITS[known[1].lower()]] = sub
+    return {letter: _train_first(found[letter]) for letter in sorted(found)}
+
+
+def _alone(folder: Path) -> Folders:
+    found = _lettered(folder)
     if found and all("train" in splits for splits in found.values()):
-        return {name: _train_first(found[name]) for name in sorted(found)}
+        return found
     found = {}
     splits = splits_of(folder)
     for split, root in splits.items():
@@ -108,19 +154,27 @@ def _loose(folder: Path) -> bool:
 
 def _subfolders(folder: Path) -> list[Path]:
     """Folders with pictures somewhere below, in natural order; those that sfumato made are none."""
-    inside = (p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
-    return sorted((p for p in inside if _has_pictures(p)), key=lambda p: natural(p.name))
+    inside = (p for p in folder.iterdir() if p.is_dir() and _seen(p.name))
+    return sorted((p for p in inside if _why_none(p) is None), key=lambda p: natural(p.name))
 
 
-def _has_pictures(folder: Path) -> bool:
+def _why_none(folder: Path) -> str | None:
+    """Why a folder holds no pictures; None if it does."""
+    why = "folders without pictures"
     for at, folders, names in os.walk(folder, followlinks=True):
-        if any(name in OURS for name in names) or len(Path(at).parts) > len(folder.parts) + 8:
+        if made := any(name in OURS for name in names):
+            why = MADE
+        if made or len(Path(at).parts) > len(folder.parts) + 8:
             folders.clear()
             continue
-        folders[:] = [f for f in folders if not f.startswith(".")]
+        folders[:] = [f for f in folders if _seen(f)]
         if any(n.lower().endswith(SUFFIXES) and not n.startswith(".") for n in names):
-            return True
-    return False
+            return None
+    return why
+
+
+def _seen(name: str) -> bool:
+    return not name.startswith(".") and name.lower() not in JUNK
 
 
 def _train_first(splits: Mapping[str, Path]) -> dict[str, Path]:
@@ -137,5 +191,6 @@ def _names(folders: Sequence[Path]) -> list[str]:
     raise UserError(f"{folders[0]} is given twice: name two folders")
 
 
-def _some(folders: Sequence[Path]) -> str:
-    return ", ".join(p.name for p in folders[:3]) + (", ..." if len(folders) > 3 else "")
+def _some(folders: Sequence[Path], root: Path | None = None) -> str:
+    names = [p.relative_to(root).as_posix() if root else p.name for p in folders[:3]]
+    return ", ".join(names) + (", ..." if len(folders) > 3 else "")

@@ -24,8 +24,8 @@ OTHER_PICTURES = (
 """Endings of pictures that are not read."""
 OURS = ("model.json", "run.json", "training.safetensors", "protocol.json")
 """What marks a folder as made by sfumato: its pictures are results, never data of another run."""
-JUNK = (".ds_store", "thumbs.db", "desktop.ini")
-"""What systems put beside pictures, in small letters."""
+JUNK = (".ds_store", "thumbs.db", "desktop.ini", "__macosx")
+"""What systems put beside pictures, files and folders, in small letters."""
 UNREAD, HIDDEN, LINK, CLOSED = (
     "of a kind that is not read",
     "hidden",
@@ -86,6 +86,7 @@ def list_pictures(folder: str | Path) -> Listing:
                 folders.clear()
                 continue
             seen.add(place)
+            folders[:] = [f for f in folders if f.lower() not in JUNK]
             left[HIDDEN] += [f"{_relative(root, here / f)}/" for f in folders if f.startswith(".")]
             shown = [f for f in folders if not f.startswith(".")]
             folders[:] = [f for f in shown if not (here / f).is_symlink()]

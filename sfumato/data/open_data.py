@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import Any
 from sfumato.errors import UserError
 
 from .cached import Images
-from .layout import layout, named
+from .layout import layout, left_over, named
+from .listing import said
 from .sets import Dataset, Domains, Pairs, Unpaired
 
 Folder = str | Path
@@ -33,6 +35,18 @@ def open_data(kind: str, given: Given, *, side_by_side: bool = False, **options:
     """
     folders = [given] if isinstance(given, str | Path) else given
     found = named(folders) if isinstance(folders, Mapping) else layout(*folders)
+    for name in found:
+        if (
+            not isinstance(name, str)
+            or not name.strip()
+            or re.search(r"[\x00-\x1f\x7f-\x9f/]", name)
+        ):
+            raise UserError(
+                f"{name!r} cannot name a domain: expected NAME=FOLDER, a name without / and line breaks"
+            )
+    for given_ in map(Path, folders.values() if isinstance(folders, Mapping) else folders):
+        if beside := left_over(given_, found):
+            warnings.warn(said(given_, beside), stacklevel=2)
     for name, splits in found.items():
         if tests := [str(folder) for split, folder in splits.items() if split != "train"]:
             warnings.warn(

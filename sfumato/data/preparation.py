@@ -107,7 +107,8 @@ class Preparation:
         h, w = samples.shape[1:]
         if w < 2 or w <= h:
             raise UserError(
-                f"{file} is {w}x{h} pixels, not two pictures side by side: say --side whole, or leave it out"
+                f"{file} is {w}x{h} pixels, not two pictures side by side: sfumato translate takes it whole "
+                f"by --side whole, sfumato train without --side-by-side"
             )
         return samples[..., : w // 2] if self.side == "left" else samples[..., -(w // 2) :], lost
 

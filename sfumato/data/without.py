@@ -20,6 +20,8 @@ def leave_out(data: Dataset, file: str | Path) -> Dataset:
     Raises:
         UserError: the file cannot be read, or names a picture that is not there, or in several parts.
     """
+    if Path(file).exists() and not Path(file).is_file():  # a pipe would be waited for
+        raise UserError(f"the list {file} cannot be read (it is no file): name a text file")
     try:
         lines = Path(file).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
