@@ -96,7 +96,7 @@ def test_after_side_by_side_training_the_source_half_is_read(tmp_path):
         paint(tmp_path / "one/x.png", 5, (32, 32))
         translate(tmp_path / "one", tmp_path / "whole", model=model, side="whole")
         with pytest.raises(
-            UserError, match="32x32 pixels, not two pictures side by side: say --side whole"
+            UserError, match="32x32 pixels, not two pictures side by side: .* by --side whole"
         ):
             translate(tmp_path / "one", tmp_path / "none", model=model)
     picture = read_image(tmp_path / "ab/0.png")
