@@ -235,7 +235,7 @@ def test_folders_and_models_are_given_by_name(tmp_path):
         (None, {}),
         (U8, {}),
         ([None], {}),
-        ("x", {"out": None}),
+        (tmp_path, {"out": ""}),
         (tmp_path, {"model": model}),
     ):
         with pytest.raises(UserError):

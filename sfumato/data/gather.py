@@ -38,6 +38,10 @@ def gather(paths: Sequence[str | Path], out: str | Path | None = None) -> Gather
             raise UserError(
                 f"{type(path).__name__} given: expected names of pictures, of folders, and of --out"
             )
+    if "" in (out, *paths):
+        raise UserError(
+            "an empty name was given: expected names of pictures or folders, and of --out"
+        )
     out, found = None if out is None else Path(out), Gathered()
     if out is not None and out.is_file():
         raise UserError(f"{out} is a file: choose another --out")
@@ -45,8 +49,6 @@ def gather(paths: Sequence[str | Path], out: str | Path | None = None) -> Gather
         raise UserError(
             f"--out {out} reads as a picture; expected a folder, such as --out {out.with_suffix('')}"
         )
-    if "" in paths:
-        raise UserError("an empty name was given: expected a picture or a folder of pictures")
     for path in map(Path, paths):
         if not path.exists():
             raise UserError(f"{path} does not exist: expected a picture or a folder of pictures")
