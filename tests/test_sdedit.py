@@ -6,10 +6,11 @@ import pytest
 import torch
 from truth import Affine, Impulses, f64, gaussian, normal, tiny_denoiser
 
-from sfumato.edit import check_finite, times_of
+from sfumato.edit import check_finite, edit, times_of
 from sfumato.guide import Conditioned
 from sfumato.methods.sdedit import SDEdit
 from sfumato.process import DDPM, VE, VP, Cosine, Flow
+from sfumato.solve import integrate
 from sfumato.times import chain_time, grid
 
 PICTURES = torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
@@ -202,3 +203,14 @@ def test_the_weight_that_is_furthest_beyond_its_bound_is_named():
     with pytest.raises(ValueError, match="the energy is too large, or the model untrained"):
         check_finite(bad, {"below": (1.0, 2.0)})
     assert check_finite(PICTURES, bounds) is PICTURES
+
+
+def test_what_comes_after_a_step_comes_after_the_first_noise_too():
+    f, source = gaussian([0.3], [0.5], VP()), normal(6, 1)
+    times, noise = grid(f.process, 4, start=0.5, clean=True), torch.randn_like
+
+    def after(x, s):
+        return torch.zeros_like(x) if s == times[0] else x
+
+    got = edit(f, source, times, start=noise, noise=noise, solver="ddim", after=after)
+    torch.testing.assert_close(got, integrate("ddim", f, torch.zeros_like(source), times))
