@@ -356,6 +356,17 @@ def test_one_bad_picture_never_ends_a_run(tmp_path, model):
     assert (again.kept, len(again.skipped)) == (5, 2)
 
 
+def test_pipes_and_devices_are_not_waited_for(tmp_path, model):
+    os.mkfifo(tmp_path / "x.png")
+    for path in (tmp_path / "x.png", "/dev/zero"):
+        with pytest.raises(UserError, match="is no file"):
+            translate(path, tmp_path / "out", target=model, **BACK)
+    paint(tmp_path / "in/0.png")
+    masked = BACK | {"options": {"steps": 1, "mask": str(tmp_path / "x.png")}}
+    with pytest.raises(UserError, match="is no file"):
+        translate(tmp_path / "in", tmp_path / "out", target=model, **masked)
+
+
 def test_a_result_without_numbers_or_without_a_file_is_named(tmp_path, model, monkeypatch):
     for i in range(4):
         paint(tmp_path / f"in/{i}.png", i)

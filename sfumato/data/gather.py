@@ -52,6 +52,8 @@ def gather(paths: Sequence[str | Path], out: str | Path | None = None) -> Gather
     for path in map(Path, paths):
         if not path.exists():
             raise UserError(f"{path} does not exist: expected a picture or a folder of pictures")
+        if not (path.is_file() or path.is_dir()):  # a pipe or device may never end
+            raise UserError(f"{path} is no file: expected a picture or a folder of pictures")
         files, root = [path], path.parent
         if path.is_dir():
             if out and out.resolve().is_relative_to(path.resolve()):
