@@ -98,6 +98,26 @@ def there(result: Path) -> bool:
     return result.is_file() and result.stat().st_size > 0
 
 
+def to_repeat(run: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a translation's run.json, or the folder that holds it, says of the run, and where it came from.
+
+    Raises:
+        UserError: it is missing, or says not enough to do the run again.
+    """
+    if not run.exists():
+        raise UserError(f"{run} does not exist: expected a translation's run.json, or its folder")
+    saved = read_run(run if run.is_dir() else run.parent, "run.json" if run.is_dir() else run.name)
+    what, origin = saved["run"], saved["from"]
+    kinds = ((what, "seed", int), (what, "options", dict), (what, "preparation", dict),
+             (origin, "sources", list), (origin, "models", dict), (origin, "device", str))  # fmt: skip
+    for part, key, kind in kinds:
+        if not isinstance(part, dict) or not isinstance(part.get(key), kind):
+            raise UserError(
+                f"{run} is damaged: it does not say the {key} of its run; translate anew"
+            )
+    return what, origin | {"mask": origin.get("mask"), "batch": origin.get("batch")}
+
+
 def check(out: Path, run: dict[str, Any], expect: Mapping[str, Any] | None) -> None:
     """Sees that the folder `out` is empty or holds this very run.
 

@@ -33,7 +33,17 @@ from sfumato.errors import UserError
 from sfumato.folder import describe_folder, resolve
 from sfumato.method import name_of
 from sfumato.part import channels_of, describe
-from sfumato.record import Summary, check, digest, hash_of, read_run, sha256, there, write_run
+from sfumato.record import (
+    Summary,
+    check,
+    digest,
+    hash_of,
+    read_run,
+    sha256,
+    there,
+    to_repeat,
+    write_run,
+)
 from sfumato.solve import Watch
 from sfumato.terminal import screen
 from sfumato.translator import Ended, device_of, ending, options_of, preparation_of
@@ -210,11 +220,7 @@ def repeat(run: str | Path, out: str | Path, *, device: str | None = None) -> Su
     Raises:
         UserError: if its pictures or models are no longer what they were.
     """
-    run = Path(run)
-    if not run.exists():
-        raise UserError(f"{run} does not exist: expected a translation's run.json, or its folder")
-    saved = read_run(run if run.is_dir() else run.parent, "run.json" if run.is_dir() else run.name)
-    what, origin = saved["run"], saved["from"]
+    what, origin = to_repeat(Path(run))
     options = what["options"] | ({"mask": origin["mask"]} if origin["mask"] else {})
     how = what["preparation"]
     return translate(

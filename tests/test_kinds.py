@@ -250,6 +250,13 @@ def test_a_model_of_domains_says_what_translates_with_it():
     assert not hasattr(sfumato.load("sfumato/digits"), "translate")
 
 
+def test_bytes_in_another_order_are_numbers_and_int8_is_no_sample(model):
+    deep = (U8.astype(np.uint16) * 257).astype(">u2")
+    assert (same(model, deep) == deep).all()
+    with pytest.raises(UserError, match="int8"):
+        same(model, U8.astype(np.int8))
+
+
 def test_read_only_arrays_are_taken_without_a_word(model):
     frozen = np.asarray(Image.fromarray(U8))
     with warnings.catch_warnings():

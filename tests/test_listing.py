@@ -225,6 +225,18 @@ def test_test_pictures_never_train(tmp_path, name, kind):
     assert len(told) == (0 if name == "A" else 2)
 
 
+@pytest.mark.parametrize(
+    "places", [["testA", "testB"], ["val", "test"], ["test/a", "test/b"], ["a/test", "b/test"]]
+)
+def test_test_pictures_alone_never_train_unless_they_are_named(tmp_path, places):
+    for place in places:
+        paint(tmp_path / place / "1.png")
+    for kind in ("domains", "unpaired"):
+        with pytest.raises(UserError, match="holds test pictures and there are none to train on"):
+            open_data(kind, tmp_path, size=16)
+    assert list(open_data("domains", {"a": tmp_path / places[0]}, size=16).parts) == ["a"]
+
+
 def test_splits_inside_a_named_domain_are_known(tmp_path):
     for place in ("cat/train/1.png", "cat/test/2.png", "dog/3.png"):
         paint(tmp_path / place)

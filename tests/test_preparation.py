@@ -311,6 +311,22 @@ def test_sizes_that_do_not_fit_say_what_to_type(tmp_path):
     assert translator("sdedit", target=f"{model}:a").preparation.size == (16, 16)
 
 
+@pytest.mark.parametrize(
+    "key", ["from", "seed", "options", "preparation", "models", "device", "sources"]
+)
+def test_a_damaged_record_is_not_repeated(tmp_path, key):
+    paint(tmp_path / "in/0.png", 0, (32, 32))
+    how = {"source": "sfumato/digits:2", "target": "sfumato/digits:3"}
+    translate(tmp_path / "in", tmp_path / "out", method="ddib", options={"steps": 2}, **how)
+    file = tmp_path / "out/run.json"
+    saved = json.loads(file.read_text())
+    part = saved if key == "from" else saved["run"] if key in saved["run"] else saved["from"]
+    part[key] = None
+    file.write_text(json.dumps(saved))
+    with pytest.raises(UserError, match="is damaged"):
+        repeat(tmp_path / "out", tmp_path / "again")
+
+
 def test_a_model_of_fog_is_said_before_it_translates(tmp_path):
     paint(tmp_path / "data/a/0.png", 0, (16, 16))
     with warnings.catch_warnings():

@@ -59,6 +59,7 @@ def take(given: Any, channels: int, preparation: Preparation | None = None) -> T
         image = torch.from_numpy(to_float(how.fit(np.ascontiguousarray(samples))))
         return Taken(image[None], lambda y: picture(y[0]))
     if isinstance(given, np.ndarray):
+        given = given.astype(given.dtype.newbyteorder("="), copy=False)
         if given.dtype.kind not in "uif" or isinstance(given, np.ma.MaskedArray):
             what = (
                 "a masked array"
@@ -104,7 +105,7 @@ def _floats(x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
     """A tensor of samples or of values in [-1, 1] as float32, and the way back to its type and device."""
     if not x.numel():
         raise UserError(f"a picture of shape {tuple(x.shape)} is empty")
-    if x.is_complex() or x.dtype == torch.bool:
+    if x.is_complex() or x.dtype in (torch.bool, torch.int8):
         raise UserError(
             f"values of type {x.dtype}: expected numbers: samples, or floats in [-1, 1]"
         )

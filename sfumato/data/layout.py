@@ -76,6 +76,12 @@ def splits_of(folder: Path) -> dict[str, Path]:
     return _train_first(known) if "train" in known else {"train": folder}
 
 
+def tests_by_name(folder: Path) -> bool:
+    """Whether a folder is called as those of test pictures are: test, val, testA, test_b, ..."""
+    tests = "|".join(name for name, split in SPLITS.items() if split != "train")
+    return re.fullmatch(rf"(?i:{tests})(?:[_-][A-Za-z]|[A-Z])?", folder.name) is not None
+
+
 def left_over(folder: Path, found: Folders) -> dict[str, list[str]]:
     """{reason: names} of the folders below `folder` that are in no split of a domain."""
     used = [root for splits in found.values() for root in splits.values()]

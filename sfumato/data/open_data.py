@@ -11,7 +11,7 @@ from typing import Any
 from sfumato.errors import UserError
 
 from .cached import Images
-from .layout import layout, left_over, named
+from .layout import layout, left_over, named, tests_by_name
 from .listing import said
 from .sets import Dataset, Domains, Pairs, Unpaired
 
@@ -53,6 +53,16 @@ def open_data(kind: str, given: Given, *, side_by_side: bool = False, **options:
                 f"{name}: trained on {splits['train']}; not on {', '.join(tests)}", stacklevel=2
             )
     roots = {name: splits["train"] for name, splits in found.items()}
+    said_to_train = set(map(Path, folders.values() if isinstance(folders, Mapping) else folders))
+    for root in roots.values():
+        inside = [p for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")]
+        if (root not in said_to_train and tests_by_name(root)) or (
+            inside and all(map(tests_by_name, inside))
+        ):
+            raise UserError(
+                f"{root} holds test pictures and there are none to train on: name the folder itself if "
+                f"they are meant"
+            )
     if kind == "domains":
         return Domains({name: Images(folder, **options) for name, folder in roots.items()})
     if side_by_side and len(roots) == 1:
