@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from inspect import Parameter
-from pathlib import Path
 from typing import Any
 
 from cyclopts import App
 
-from sfumato.errors import UserError
 from sfumato.flags import command, flag, flags, method_flags
 from sfumato.terminal import count, say
 
@@ -36,9 +34,10 @@ def explore(chosen: str, words: Sequence[str]) -> App:
 def encode(words: Sequence[str]) -> Callable[..., None]:
     """`sfumato explore encode PICTURES... --model FOLDER:DOMAIN --out FILE`."""
     from sfumato.explore import encode_pictures
+    from sfumato.explore.latents import new_file
 
     def run(*paths: str, model: str, out: str, **given: Any) -> None:
-        _new(out)
+        new_file(out)
         latents = encode_pictures(paths, model, **given)
         latents.save(out)
         nfe = latents.protocol["encoded"]["nfe"]
@@ -102,9 +101,10 @@ def apply(words: Sequence[str]) -> Callable[..., None]:
     """`sfumato explore apply FILE CHAIN --out FILE`."""
     from sfumato.explore import Latents
     from sfumato.explore.chain import apply, outline
+    from sfumato.explore.latents import new_file
 
     def run(latents: str, chain: str, *, out: str, seed: int = 0) -> None:
-        _new(out)
+        new_file(out)
         z = Latents.load(latents)
         z.latents, log = apply(chain, z.latents, z.images, seed)
         z.protocol["operations"] = [*z.protocol["operations"], *log]
@@ -170,12 +170,6 @@ def _of_a_picture(
 
 def _file(name: str) -> Parameter:
     return flag(name, str, Parameter.POSITIONAL_OR_KEYWORD, LATENTS)
-
-
-def _new(out: str) -> None:
-    """A file that is not there yet."""
-    if Path(out).exists():
-        raise UserError(f"{out} exists already: choose another --out")
 
 
 COMMANDS = {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sfumato.errors import UserError
 from sfumato.terminal import say
 
 
@@ -41,11 +40,11 @@ def import_(file: str, back: str | None = None, *, out: Path, size: int | None =
         out: the model folder.
         size: side in pixels of the pictures it was trained on, which translate then makes.
     """
+    from sfumato.data.folders import for_new_folder
     from sfumato.folder import save
     from sfumato.foreign import read_generator
 
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} exists already: choose another --out")
+    for_new_folder(out)
     part, said = read_generator(file, back)
     save(part, out, info={"imported": Path(file).name} | ({"size": size} if size else {}))
     say(f"{out} holds {said}; `sfumato translate PICTURES --model {out} --out RESULTS` uses it")

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from sfumato.data import WRITERS, base64_png, find_images, read_image, write_text
+from sfumato.data.folders import for_folder
 from sfumato.errors import UserError
 from sfumato.terminal import say
 from sfumato.translate import run_translator, translator
@@ -50,7 +51,7 @@ def main(out: str | Path = "out/demo", *, count: int = 10, seed: int = 0) -> Pat
     """
     if count < 1:
         raise UserError(f"count must be at least 1, not {count}")
-    began, out = time.perf_counter(), Path(out)
+    began, out = time.perf_counter(), for_folder(out)
     for name in ("digits", "earth"):
         if not (out / "data" / name).exists():
             _say(f"writing the {name} pictures to {out / 'data' / name}")

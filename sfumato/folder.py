@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as registry
 
-from sfumato.data.folders import write_text
+from sfumato.data.folders import for_folder, made, write_text
 from sfumato.data.preparation import Preparation
 from sfumato.denoiser import Denoiser, domain_index
 from sfumato.errors import UserError
@@ -55,8 +55,7 @@ def save(
         info: JSON-able facts kept in model.json and shown in the card (data, training, image size).
         dtype: of the stored weights; float16 halves the size.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = made(for_folder(folder))
     state = unique_state(part) | dict(weights or {})
     description = {"format": FORMAT, "model": describe(part), "info": dict(info or {})}
     stored = {k: v.to(dtype) if v.is_floating_point() else v for k, v in state.items()}

@@ -182,17 +182,24 @@ def _tensors(file: Path) -> dict[str, Tensor]:
     """The tensors of a `.pth` file, dense floats all; nothing in it can run, or be more than it holds."""
     if not file.is_file():
         raise UserError(f"there is no file {str(file)!r}; expected a .pth file of a generator")
-    size = file.stat().st_size
+    if not (size := file.stat().st_size):
+        raise UserError(f"{file} is empty; expected a .pth file of a generator: copy it again")
     try:
         if zipfile.is_zipfile(file):  # a few packed bytes may be gigabytes of zeros
             with zipfile.ZipFile(file) as packed:
                 if sum(entry.file_size for entry in packed.infolist()) > size:
-                    raise UserError("it is compressed")
+                    raise UserError(
+                        f"{file}: it is compressed; expected a .pth file as torch.save writes it"
+                    )
         state = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever the unpickler says to what is no state dict
-        reason = str(error).strip().partition("\n")[0]
+    except UserError:
+        raise
+    except (
+        Exception
+    ):  # whatever the unpickler says to what is no state dict: torch advises to run it
         raise UserError(
-            f"{file} holds something else than tensors, or is damaged ({reason})"
+            f"{file} is no .pth file of PyTorch, holds something else than tensors, or is damaged: expected "
+            f"a generator's weights, such as latest_net_G.pth"
         ) from None
     if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
         raise UserError(

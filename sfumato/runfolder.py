@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from sfumato.data.folders import locked, write_text
+from sfumato.data.folders import for_folder, locked, write_text
 from sfumato.errors import UserError
 from sfumato.fit import State
 from sfumato.part import Part, describe, fields
@@ -127,8 +127,7 @@ def earlier(out: Path, resume: bool) -> dict[str, Any] | None:
     Raises:
         UserError: if `out` holds something that a new run would overwrite, or nothing to resume.
     """
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out} is a file: name a folder as --out")
+    for_folder(out)
     names = {p.name for p in out.iterdir() if p.name[0] != "."} if out.exists() else set()
     if names.intersection(SAVES) and resume:
         return read_run(out)

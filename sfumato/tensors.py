@@ -79,7 +79,9 @@ def open_tensors(file: Path) -> Iterator[Any]:
     except OSError as error:
         raise UserError(f"{file} cannot be read: {error.strerror or error}") from None
     except SafetensorError as error:
-        raise UserError(f"{file} is damaged or truncated ({error}); copy it again") from None
+        raise UserError(
+            f"{file} is damaged or truncated, or no safetensors file ({error}); copy it again"
+        ) from None
 
 
 def read_opened(opened: Any, file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

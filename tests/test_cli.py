@@ -402,6 +402,16 @@ def test_a_full_disk_is_one_line(root, tmp_path, monkeypatch, capsys):
     assert not list(tmp_path.rglob("*.png"))
 
 
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="no folder here refuses every user")
+@pytest.mark.parametrize("words", ["translate IN --model PAIRS --steps 1 --out", "data digits",
+                                   "train diffusion a=IN --net tiny --upscale --steps 1 --out"])  # fmt: skip
+def test_a_folder_that_cannot_be_made_is_named_with_the_reason(words, root, capsys):
+    words = words.replace("IN", str(root / "in/cat")).replace("PAIRS", str(root / "pairs")).split()
+    run(*words, "/proc/self/x/y", ok=2)
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert re.match("sfumato: this folder cannot be made .*: /proc/self/x", last), last
+
+
 def test_a_closed_pipe_is_no_error():
     command = f"{sys.executable} -m sfumato methods | head -1"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)

@@ -1,6 +1,7 @@
 """`sfumato explore`: encode, report, apply, decode; and one line for every mistake."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -62,7 +63,9 @@ def test_report(root, tmp_path, capsys):
 def test_looking_at_a_translation(root, tmp_path, capsys):
     how = ("--method", "sdedit", "--target", f"{root}/model:dog", "--steps", 3)
     run("explore", "trajectory", root / "in" / "1.png", "--out", tmp_path / "t", *how)
-    assert capsys.readouterr().out.startswith(f"3 steps (3 NFE) shown in {tmp_path}/t: score, change")
+    assert capsys.readouterr().out.startswith(
+        f"3 steps (3 NFE) shown in {tmp_path}/t: score, change"
+    )
     assert (tmp_path / "t" / "strip.png").is_file()
     run("explore", "sensitivity", root / "in" / "1.png", "--out", tmp_path / "s", *how, "--seeds", 2,
         "--cell", 8, "--fill", -1)  # fmt: skip
@@ -100,9 +103,9 @@ def test_help(capsys):
         ("encode IN --model MODEL:cat --out z --first blurr", "did you mean 'blur'"),
         ("encode IN --model MODEL:cat --out z --first blend", "no images to mix with"),
         ("encode nowhere --model MODEL:cat --out z", "nowhere does not exist"),
-        ("decode nowhere --model MODEL:cat --out o", "has no nowhere"),
+        ("decode nowhere --model MODEL:cat --out o", "nowhere does not exist"),
         ("decode LATENTS --model MODEL:cat --out IN", "not an empty folder"),
-        ("decode IN/1.png --model MODEL:cat --out o", "damaged"),
+        ("decode IN/1.png --model MODEL:cat --out o", "1.png is a picture: expected latents"),
         ("report MODEL/weights.safetensors", "holds no latents"),
         ("report LATENTS --alpha 2", "between 0 and 1"),
         ("report LATENTS --ful", "Did you mean --full"),
@@ -126,3 +129,36 @@ def test_mistakes(words, says, root, tmp_path, monkeypatch, capsys):
     capsys.readouterr()
     assert says in said(capsys, "explore", *words.split())
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ("in/1.png", "in/1.png is a picture: expected latents, made by `sfumato explore encode`"),
+        ("in", "in is a folder: expected latents"),
+        ("nowhere", "nowhere does not exist: expected latents"),
+        ("model/model.json", "no safetensors file"),
+    ],
+)
+def test_what_is_given_for_latents_is_called_what_it_is(given, says, root, monkeypatch, capsys):
+    monkeypatch.chdir(root)
+    capsys.readouterr()
+    assert says in said(capsys, "explore", "report", given)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "explore encode in --model model:cat", "explore apply z.safetensors normalise",
+        "explore decode z.safetensors --model model:cat", "train diffusion a=in", "demo",
+        "explore trajectory in/1.png --method sdedit --target model:dog", "data digits",
+        "import in/1.png", "compare folder=in --source in --target in", "study in in in",
+        "translate in --method sdedit --target model:dog",
+    ],
+)  # fmt: skip
+def test_what_is_no_picture_is_not_called_like_one(words, root, monkeypatch, capsys):
+    monkeypatch.chdir(root)
+    capsys.readouterr()
+    out = [] if words.startswith("data") else ["--out"]
+    assert "x.png reads as a picture; expected a f" in said(capsys, *words.split(), *out, "x.png")
+    assert not Path("x.png").exists()

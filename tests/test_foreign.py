@@ -235,11 +235,14 @@ class Dangerous:
 def test_what_is_no_file_of_tensors(tmp_path, capsys):
     torch.save({"model.1.weight": Dangerous()}, tmp_path / "bad.pth")
     (tmp_path / "text.pth").write_text("hello")
+    (tmp_path / "empty.pth").touch()
     for name, message in (
         ("bad.pth", "something else than tensors"), ("text.pth", "or is damaged"), ("no.pth", "no file"),
+        ("empty.pth", "empty.pth is empty; expected a .pth file"),
     ):  # fmt: skip
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(UserError, match=message) as error:
             read_generator(tmp_path / name)
+        assert "weights_only" not in str(error.value)  # torch advises to run what is in the file
     assert "this ran" not in capsys.readouterr().out
 
 

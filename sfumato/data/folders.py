@@ -12,6 +12,8 @@ import numpy as np
 
 from sfumato.errors import UserError
 
+from .listing import SUFFIXES
+
 
 @contextlib.contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
@@ -28,15 +30,13 @@ def replacing(path: str | Path) -> Iterator[Path]:
         f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:12]}.{os.getpid()}.tmp"
     )
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        made(path.parent)
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        raise OSError(
-            error.errno, f"{error.strerror or error}; nothing written", str(path)
-        ) from error
+        raise _unwritten(error, path) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -51,10 +51,7 @@ def locked(folder: str | Path) -> Iterator[None]:
     Raises:
         UserError: another process is writing into it.
     """
-    folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder} is a file: choose another --out")
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = made(for_folder(folder))
     path = folder / LOCK
     with _lock(path, folder):
         for left in folder.rglob(".*.tmp"):
@@ -110,21 +107,76 @@ def new_folder(out: str | Path) -> Iterator[Path]:
         UserError: `out` exists and is not an empty folder.
         OSError: the disk is full or a file cannot be read or written; says which, or else `out`.
     """
-    out = Path(out)
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise UserError(f"{out} exists and is not an empty folder: name a new one or delete it")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(dir=out.parent, prefix=f"{out.name}.", suffix=".partial"))
+    out = for_new_folder(out)
+    made(out.parent)
+    try:
+        partial = Path(tempfile.mkdtemp(dir=out.parent, prefix=f"{out.name}.", suffix=".partial"))
+    except OSError as error:
+        raise _unwritten(error, out) from error
     try:
         partial.chmod(0o755)  # mkdtemp makes a private folder
         yield partial
         os.replace(partial, out)
     except OSError as error:
-        raise OSError(
-            error.errno, f"{error.strerror or error}; nothing written", error.filename or str(out)
-        ) from error
+        raise _unwritten(error, error.filename or out) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def for_folder(out: str | Path) -> Path:
+    """The place of a folder that is going to be written.
+
+    Raises:
+        UserError: a file is there, or it reads as a picture's name.
+    """
+    out = Path(out)
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file: choose another --out, which will be a folder")
+    return out if out.is_dir() else no_picture(out, "a folder")
+
+
+def for_new_folder(out: str | Path) -> Path:
+    """The place of a folder that is going to be written whole.
+
+    Raises:
+        UserError: something is there that is no empty folder, or it reads as a picture's name.
+    """
+    out = Path(out)
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise UserError(f"{out} exists and is not an empty folder: name a new one or delete it")
+    return for_folder(out)
+
+
+def no_picture(out: str | Path, expected: str, suffix: str = "") -> Path:
+    """The place of what is no picture.
+
+    Raises:
+        UserError: it reads as a picture's name: "expected EXPECTED, such as --out NAME.SUFFIX".
+    """
+    out = Path(out)
+    if out.suffix.lower() in SUFFIXES:
+        raise UserError(
+            f"--out {out} reads as a picture; expected {expected}, such as --out {out.with_suffix(suffix)}"
+        )
+    return out
+
+
+def made(folder: Path) -> Path:
+    """The folder, which is there from then on.
+
+    Raises:
+        OSError: it cannot be made; says so, and which.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        why = f"this folder cannot be made ({error.strerror or error})"
+        raise OSError(error.errno, why, str(folder)) from error
+    return folder
+
+
+def _unwritten(error: OSError, path: str | Path) -> OSError:
+    return OSError(error.errno, f"{error.strerror or error}; nothing written", str(path))
 
 
 def save_pixels(path: str | Path, pixels: np.ndarray) -> None:

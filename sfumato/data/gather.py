@@ -8,7 +8,8 @@ from pathlib import Path
 
 from sfumato.errors import UserError
 
-from .listing import SUFFIXES, list_pictures
+from .folders import for_folder
+from .listing import list_pictures
 
 
 @dataclass
@@ -42,13 +43,7 @@ def gather(paths: Sequence[str | Path], out: str | Path | None = None) -> Gather
         raise UserError(
             "an empty name was given: expected names of pictures or folders, and of --out"
         )
-    out, found = None if out is None else Path(out), Gathered()
-    if out is not None and out.is_file():
-        raise UserError(f"{out} is a file: choose another --out")
-    if out is not None and out.suffix.lower() in SUFFIXES and not out.is_dir():
-        raise UserError(
-            f"--out {out} reads as a picture; expected a folder, such as --out {out.with_suffix('')}"
-        )
+    out, found = None if out is None else for_folder(out), Gathered()
     for path in map(Path, paths):
         if not path.exists():
             raise UserError(f"{path} does not exist: expected a picture or a folder of pictures")

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from sfumato.data.folders import write_text
+from sfumato.data.folders import for_folder, write_text
 from sfumato.data.preparation import Side
 from sfumato.data.resize import Resize
 from sfumato.errors import UserError
@@ -87,7 +87,10 @@ def compare(
     Raises:
         UserError: for anything wrong with the entries or pictures, in one line.
     """
-    out, parts = Path(out), [[e] if isinstance(e, Entry) else entries_of([e]) for e in entries]
+    out, parts = (
+        for_folder(out),
+        [[e] if isinstance(e, Entry) else entries_of([e]) for e in entries],
+    )
     chosen = distinct([e for part in parts for e in part])
     rules = protocol if isinstance(protocol, Protocol) else named_protocol(protocol, features)
     if not chosen:

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfumato.data import base64_png
-from sfumato.data.folders import write_text
+from sfumato.data.folders import for_folder, write_text
 from sfumato.errors import UserError
 from sfumato.evaluate.pictures import Pictures
 from sfumato.evaluate.prepared import made_by, shared
@@ -64,6 +64,7 @@ def study(
     Raises:
         UserError: names of results or sources differ, sizes differ, or `out` holds another study.
     """
+    out = for_folder(out)
     if count < 1 or repeats < 0:
         raise UserError(f"count {count} and repeats {repeats}: expected at least 1 and at least 0")
     if len(set(names)) != 2:
@@ -74,12 +75,12 @@ def study(
     for images in sets[1:]:
         _same_names(images, sets[0])
     key = _draw(sets, count, repeats, seed, question, names)
-    path = Path(out) / "study_key.json"
+    path = out / "study_key.json"
     if path.exists() and _read(path).get("study") != key["study"]:
         raise UserError(f"{path} belongs to another study: choose another folder")
     write_text(path, json.dumps(key, indent=1) + "\n")
-    write_text(Path(out) / "study.html", _page(sets, key))
-    return Path(out) / "study.html"
+    write_text(out / "study.html", _page(sets, key))
+    return out / "study.html"
 
 
 @dataclass(frozen=True)

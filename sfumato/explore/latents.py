@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sfumato.data.folders import no_picture
+from sfumato.data.listing import SUFFIXES
 from sfumato.denoiser import Denoises
 from sfumato.errors import UserError
 from sfumato.solve.bridge import decode, encode
@@ -43,7 +45,7 @@ class Latents:
         """Writes one safetensors file, whole or not at all."""
         tensors = {"latents": self.latents.float(), "images": self.images.float()}
         protocol = {"latents": FORMAT, "names": self.names, **self.protocol}
-        write_tensors(Path(file), tensors, protocol)
+        write_tensors(no_picture(file, "a file of latents", ".safetensors"), tensors, protocol)
 
     @classmethod
     def load(cls, file: str | Path) -> Latents:
@@ -52,7 +54,14 @@ class Latents:
         Raises:
             UserError: if it is missing, damaged, no file of latents, or of a future format.
         """
-        tensors, protocol = read_protocol(Path(file))
+        file = Path(file)
+        picture = file.suffix.lower() in SUFFIXES and "is a picture"
+        other = (
+            "is a folder" if file.is_dir() else "is no file" if file.exists() else "does not exist"
+        )
+        if what := picture if file.is_file() else other:
+            raise UserError(f"{file} {what}: expected latents, made by `sfumato explore encode`")
+        tensors, protocol = read_protocol(file)
         form, names = protocol.pop("latents", None), protocol.pop("names", None)
         wrong = UserError(f"{file} holds no latents: make some by `sfumato explore encode`")
         if not isinstance(form, int) or not isinstance(names, list) or form < 1:
@@ -73,6 +82,17 @@ class Latents:
         if not isinstance(protocol.setdefault("operations", []), list):
             raise wrong
         return cls(tensors["latents"], tensors["images"], names, protocol)
+
+
+def new_file(out: str | Path) -> Path:
+    """The place of a file of latents that is going to be written.
+
+    Raises:
+        UserError: something is there, or it reads as a picture's name.
+    """
+    if Path(out).exists():
+        raise UserError(f"{out} exists already: choose another --out")
+    return no_picture(out, "a file of latents", ".safetensors")
 
 
 def _inside(name: Any) -> bool:

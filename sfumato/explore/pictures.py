@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sfumato.data.folders import for_new_folder
 from sfumato.data.gather import gather
 from sfumato.data.images import Resize, write_png
 from sfumato.data.listing import said
@@ -116,9 +117,7 @@ def decode_latents(
     Raises:
         UserError: if the folder is not empty, or latents and model do not fit.
     """
-    out = Path(out)
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise UserError(f"{out} exists and is not an empty folder: name a new one or delete it")
+    out = for_new_folder(out)
     f, facts = _denoiser(model)
     if (channels := channels_of(f)) != latents.latents.shape[1]:
         raise UserError(
