@@ -19,8 +19,8 @@ from cyclopts import App
 
 from sfumato import cli_evaluate, cli_explore, cli_studio, cli_train
 from sfumato.cli_models import import_, info
-from sfumato.errors import UserError
-from sfumato.flags import command, convert, flag, flags, method_flags, outlines
+from sfumato.errors import UserError, choose
+from sfumato.flags import command, convert, flag, flags, method_flags, outlines, value_of
 from sfumato.terminal import count, one_line, say
 from sfumato.versions import version
 
@@ -47,9 +47,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         make_app(words)(words)
         sys.stdout.flush()
     except cyclopts.CycloptsError as error:
-        known = " ".join(words[: 2 if words[:1] in (["train"], ["data"], ["explore"]) else 1])
-        see = "" if "Did you mean" in str(error) else f" See `sfumato {known} --help`."
-        _fail(f"{error}{see}")
+        _fail(_wrong(error, words))
     except BrokenPipeError:  # `sfumato methods | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing to flush to
     except UserError as error:
@@ -69,6 +67,26 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 def _fail(text: str) -> NoReturn:
     say("sfumato:", one_line(text), file=sys.stderr)
     sys.exit(2)
+
+
+def _wrong(error: cyclopts.CycloptsError, words: list[str]) -> str:
+    """What is wrong with the words, and what they could be."""
+    if isinstance(error, cyclopts.UnknownCommandError):
+        known = [name for name in error.app or () if not name.startswith("-")]
+        try:
+            choose("command", (error.unused_tokens or [""])[0], known)
+        except UserError as unknown:
+            return str(unknown)
+    text, groups = str(error), ("train", "data", "explore")
+    if isinstance(error, cyclopts.UnknownOptionError) and words[0] in ("translate", "explore"):
+        own, named = (
+            method_flags(words, ""),
+            value_of(words, "--method") or value_of(words, "--model"),
+        )
+        takes = ", ".join(f"--{p.name.replace('_', '-')}" for p in own[0]) or "none"
+        text += f" The options of {named} itself: {takes}." if named else ""
+    see = f" See `sfumato {' '.join(words[: 1 + (words[0] in groups)])} --help`."
+    return text + ("" if "Did you mean" in text else see)
 
 
 def make_app(words: Sequence[str]) -> App:

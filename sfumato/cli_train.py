@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from cyclopts import App
 
-from sfumato.errors import UserError
+from sfumato.errors import UserError, choose
 from sfumato.flags import command, flag, flags, outlines, value_of
 from sfumato.terminal import say
 
@@ -27,6 +27,8 @@ def train(words: Sequence[str]) -> App:
     if begun and chosen[:1] == "-":  # the run says the method
         chosen = begun["method"]
         app.default(_trainer(chosen, begun))
+    elif chosen and chosen[0] != "-":
+        choose("method", chosen, outlines())
     for name, outline in outlines().items():
         if outline.data is None:
             if name == chosen:
@@ -111,6 +113,8 @@ def _named(data: Sequence[str], kind: str | None) -> Sequence[str] | Mapping[str
     pairs = [item.partition("=")[::2] for item in data if "=" in item and not Path(item).exists()]
     if kind != "domains" or not pairs:
         return data
-    if len(dict(pairs)) < len(data):
-        raise UserError(f"every domain needs one folder and a name of its own: {DATA['domains']}")
+    wrong = [item for item in data if not all(item.partition("=")[::2])]
+    if wrong or len(dict(pairs)) < len(data):
+        given = " ".join(wrong or data)
+        raise UserError(f"{given}: every domain needs a name of its own and one folder, NAME=FOLDER")
     return dict(pairs)

@@ -25,7 +25,7 @@ def not_installed(package: str, extra: str) -> UserError:
 
 
 def choose(kind: str, name: str, known: Iterable[str]) -> str:
-    """`name`, if it is known.
+    """`name`, if it is known; the nearest one is looked for in small and capital letters alike.
 
     Raises:
         UserError: "unknown KIND NAME: did you mean NEAREST? known: ...".
@@ -33,6 +33,7 @@ def choose(kind: str, name: str, known: Iterable[str]) -> str:
     known = list(known)
     if name in known:
         return name
-    near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.4)
-    hint = f"did you mean {near[0]!r}? " if near else ""
+    folded = {k.casefold(): k for k in known}
+    near = difflib.get_close_matches(str(name).casefold(), folded, n=1, cutoff=0.4)
+    hint = f"did you mean {folded[near[0]]!r}? " if near else ""
     raise UserError(f"unknown {kind} {name!r}: {hint}known: {', '.join(known)}")

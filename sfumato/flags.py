@@ -67,14 +67,15 @@ def method_flags(
         shown: the command, for the sentence.
         kinds: see `flags`.
     """
-    from sfumato.folder import describe_folder, resolve
+    from sfumato.folder import resolve
     from sfumato.method import find
+    from sfumato.translator import method_in, used_by_others
 
     method, model = value_of(words, "--method"), value_of(words, "--model")
-    if model and not method:
-        kind = str(describe_folder(resolve(model)[0])["model"]["is"])
-        method = kind.partition(":")[0].rpartition(".")[2]
-    if method and hasattr(cls := find(method), "translate"):
+    folder = resolve(model)[0] if model and not method else None
+    if method := method_in(folder) if folder else method:
+        if not hasattr(cls := find(method), "translate"):
+            raise used_by_others(method, folder)
         own = flags(cls.translate, skip=("self", "source", "seed", "watch"), kinds=kinds)
         return own, f" Options of {method} are among the parameters."
     return [], f" `sfumato {shown} --method METHOD --help` has the method's options, too."

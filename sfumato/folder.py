@@ -21,7 +21,7 @@ from torch.nn.modules import module as registry
 from sfumato.data.folders import for_folder, made, write_text
 from sfumato.data.preparation import Preparation
 from sfumato.denoiser import Denoiser, domain_index
-from sfumato.errors import UserError
+from sfumato.errors import UserError, choose
 from sfumato.guide import Conditioned
 from sfumato.method import name_of
 from sfumato.part import Part, build, describe
@@ -115,7 +115,7 @@ def resolve(name: str | Path) -> tuple[Path, str | None]:
     text, domain = ways[:2][-1]
     if Path(text).parts[:-1] == ("sfumato",):
         known = sorted(f"sfumato/{m.parent.name}" for m in MODELS.glob("*/model.json"))
-        raise UserError(f"no model {text!r} ships with sfumato; there are {', '.join(known)}")
+        choose("shipped model", text, known)
     if "/" in domain:  # a path or an address, which is no name of a domain
         raise UserError(f"there is no model folder {str(name)!r}; `sfumato train` makes one")
     return Path(text), domain if len(ways) > 1 else None

@@ -43,13 +43,10 @@ def translator(
     offered = {"source": source, "target": target, "classifier": classifier}
     given = {k: v for k, v in offered.items() if v is not None}
     if model is not None:
-        part = load(model)
-        name, (folder, _) = name_of(part), resolve(model)
+        folder, _ = resolve(model)
+        part, name = load(model), method_in(folder)
         if not hasattr(part, "translate"):
-            raise UserError(
-                f"{folder} is a {name} model, which other methods translate with: --method ddib "
-                f"--source {folder}:DOMAIN --target {folder}:DOMAIN"
-            )
+            raise used_by_others(name, folder)
         if method not in (None, name):
             raise UserError(f"{folder} is a {name} model, not {method}; leave --method away")
         if given:
@@ -63,10 +60,7 @@ def translator(
     cls = find(method)
     roles = {f.name: f.default is MISSING for f in fields(cls) if f.name in offered}
     if not hasattr(cls, "translate"):
-        raise UserError(
-            f"{method} does not translate by itself: use --method ddib or sdedit with "
-            f"--target FOLDER:DOMAIN of a {method} model"
-        )
+        raise used_by_others(method)
     if not roles:
         raise UserError(
             f"{method} translates with a model of its own: --model FOLDER, made by "
@@ -102,6 +96,26 @@ def translator(
     part = cls(**made).eval()
     part.preparation = next(iter(models.values())).preparation
     return part
+
+
+USES = {
+    "diffusion": "--method ddib --source {0}:DOMAIN --target {0}:DOMAIN",
+    "domain_classifier": "--method classifier_guidance --target FOLDER:DOMAIN --classifier {0}",
+}
+"""Which methods translate with what does not translate by itself."""
+
+
+def method_in(folder: Path) -> str:
+    """The name of the method whose model a folder holds."""
+    return str(describe_folder(folder)["model"]["is"]).partition(":")[0].rpartition(".")[2]
+
+
+def used_by_others(method: str, folder: Path | None = None) -> UserError:
+    """What to type for models of a method that does not translate by itself, or for one of them."""
+    said = f"{method} does not translate by itself, other methods translate with its models"
+    if folder is not None:
+        said = f"{folder} is a {method} model, which other methods translate with"
+    return UserError(f"{said}: {USES[method].format(folder or 'FOLDER')}")
 
 
 def options_of(part: Any, given: Mapping[str, Any]) -> dict[str, Any]:

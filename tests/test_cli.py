@@ -27,6 +27,7 @@ import sfumato
 from sfumato import cli, terminal, versions
 from sfumato.flags import args_of, flags, outlines
 from sfumato.part import fields
+from sfumato.translator import USES
 
 ROOT = Path(__file__).parents[1]
 
@@ -268,8 +269,13 @@ def test_data(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ("trnslate", 'Did you mean "translate"'),
-        ("train difusion x --out o", 'Did you mean "diffusion"'),
+        ("trnslate", "did you mean 'translate'"),
+        ("train difusion x --out o", "did you mean 'diffusion'"),
+        (
+            "train diffusion =x b= --out o",
+            "=x b=: every domain needs a name of its own and one folder",
+        ),
+        ("train diffusion a=x y --out o", "y: every domain needs a name of its own and one folder"),
         ("train ddib x --out o", "ddib is not trained itself"),
         ("train diffusion x --out o --stps 3", "Did you mean --steps"),
         ("train diffusion x --out o --steps many", "unable to convert"),
@@ -287,15 +293,15 @@ def test_data(tmp_path, capsys):
         ("translate IN --out o --method sdedit --target MODEL:dog --mask no.png", "no.png"),
         ("translate IN --out o --model MODEL", "which other methods translate with"),
         ("translate IN --out o --model nowhere", "no model folder 'nowhere'"),
-        ("translate IN --model MODEL", "--out"),
+        ("translate IN", "--out"),
         ("translate --repeat-from nowhere --out o", "nowhere does not exist"),
         ("info nowhere", "no model folder 'nowhere'"),
         ("cite dbib", "did you mean 'ddib'"),
-        ("data erth out", 'Did you mean "earth"'),
+        ("data erth out", "did you mean 'earth'"),
         ("demo --count 1.5", "--count takes a whole number, not 1.5"),
         ("data digits out --size 8.5", "--size takes a whole number, not 8.5"),
         ("train paired_sde a b --out o --steps inf", "--steps takes a whole number, not inf"),
-        ("translate IN --out o --model MODEL --seed .5", "--seed takes a whole number, not .5"),
+        ("translate IN --out o --seed .5", "--seed takes a whole number, not .5"),
         ("import a.pth --out o --size 7.5", "--size takes a whole number, not 7.5"),
     ],
 )
@@ -304,6 +310,45 @@ def test_mistakes(words, says, root, tmp_path, monkeypatch, capsys):
     words = words.replace("IN", str(root / "in")).replace("MODEL", str(root / "model"))
     assert says in said(capsys, *words.split())
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        ("cite DDIB", "ddib"), ("train DIFFUSION a=in --out o", "diffusion"), ("DEMO", "demo"),
+        ("translate in --out o --method DDIB", "ddib"), ("explore ENCODE in", "encode"),
+        ("train diffusion a=in --out o --net TINY --upscale", "tiny"), ("data DIGITS d", "digits"),
+        ("train diffusion a=in --out o --process VP --upscale", "vp"),
+        ("explore encode in --model model:DOG --out z", "dog"), ("info sfumato/DIGITS", "sfumato/digits"),
+        ("explore encode in --model model:dog --out z --solver AB3", "ab3"),
+        ("evaluate in/cat --source in/cat --target in/dog --protocol EGSDE", "egsde"),
+    ],
+)  # fmt: skip
+def test_a_name_in_capitals_is_guessed(words, meant, root, monkeypatch, capsys):
+    monkeypatch.chdir(root)
+    capsys.readouterr()
+    run(*words.split(), ok=2)
+    assert f"did you mean '{meant}'?" in capsys.readouterr().err
+
+
+def test_an_option_that_a_model_has_not_is_answered_with_those_it_has(root, monkeypatch, capsys):
+    """A model that does not translate by itself is answered with the methods that use it."""
+    monkeypatch.chdir(root)
+    capsys.readouterr()
+    sfumato.save(sfumato.find("domain_classifier")(domains=("cat", "dog"), net="tiny"), "sees")
+    sfumato.save(sfumato.find("cyclegan")(net="tiny"), "gan", info={"size": 16})
+    for model, how in {
+        "model": "--method ddib --source model:DOMAIN --target model:DOMAIN",
+        "model:cat": "--method ddib --source model:DOMAIN --target model:DOMAIN",
+        "sees": "--method classifier_guidance --target FOLDER:DOMAIN --classifier sees",
+    }.items():
+        for steps in ([], ["--steps", "3"]):
+            assert how in said(capsys, "translate", "in", "--model", model, *steps, "--out", "o")
+    assert "of gan itself: --direction" in said(
+        capsys, "translate", "in", "--model", "gan", "--steps", 3, "--out", "o"
+    )
+    own = {name for name, outline in outlines().items() if not outline.translates and outline.data}
+    assert own == set(USES)
 
 
 def test_a_warning_is_one_line(monkeypatch):

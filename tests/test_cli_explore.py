@@ -91,7 +91,7 @@ def test_help(capsys):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ("encod", 'Did you mean "encode"'),
+        ("encod", "did you mean 'encode'"),
         ("encode IN --out z", "--model"),
         ("encode IN --model MODEL --out z", "say which"),
         ("encode IN --model MODEL:cta --out z", "did you mean 'cat'"),

@@ -169,7 +169,7 @@ def test_one_folder_is_loaded_once(ends):
 def test_shipped_names_and_folders(root):
     assert resolve(f"{root}/model:cat") == (root / "model", "cat")
     assert resolve(root / "model") == (root / "model", None)
-    with pytest.raises(ValueError, match="no model 'sfumato/nothing' ships with sfumato"):
+    with pytest.raises(ValueError, match="unknown shipped model 'sfumato/nothing'"):
         resolve("sfumato/nothing:cat")
 
 
