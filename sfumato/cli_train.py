@@ -87,6 +87,8 @@ def _trainer(method: str | Part, begun: Mapping[str, Any]) -> Callable[..., None
     fields = {p.name for p in own}
 
     def run(*data: str, out: str, **given: Any) -> None:  # given: only what was typed
+        from accelerate import PartialState
+
         chosen = dict(options) | {k: given.pop(k) for k in list(given) if k in fields}
         for key, paths in {"data": data, "validation": given.get("validation")}.items():
             given[key] = _named(paths, kind) if paths else begun.get(key)
@@ -98,7 +100,8 @@ def _trainer(method: str | Part, begun: Mapping[str, Any]) -> Callable[..., None
         if not given["data"]:
             raise UserError(f"no pictures to train on: expected {DATA[kind]}")
         begin(**{**begun, "method": method, "options": chosen, **given}, out=out)
-        say(f"{out} holds the trained {name} model; `sfumato info {out}` describes it")
+        if PartialState().is_main_process:  # one of several processes speaks for all
+            say(f"{out} holds the trained {name} model; `sfumato info {out}` describes it")
 
     places = [
         flag("data", str, Parameter.VAR_POSITIONAL, DATA[kind]),

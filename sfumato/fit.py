@@ -22,6 +22,7 @@ from sfumato.method import Diverged as Diverged
 from sfumato.noise import stable_hash
 from sfumato.part import Part
 from sfumato.settings import check
+from sfumato.together import mean, together
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -131,6 +132,11 @@ class State:
         if not torch.stack([v.isfinite().all() for v in values]).all():
             raise Diverged(f"weights became infinite at step {self.step}")
 
+    def running(self) -> list[Tensor]:
+        """Running averages of batch norms."""
+        norms = [m for m in self.method.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+        return [v for m in norms for v in (m.running_mean, m.running_var) if v is not None]
+
     def _floats(self) -> dict[str, Tensor]:
         return {k: v for k, v in unique_state(self.method).items() if v.is_floating_point()}
 
@@ -191,7 +197,7 @@ def fit(
             with torch.random.fork_rng(enabled=True):
                 torch.manual_seed(number)  # dropout can draw from nowhere else
                 for player, loss in _losses(method.objectives(batches, rng), accelerator):
-                    value = loss.item()
+                    value = mean(loss.detach(), accelerator)
                     if not math.isfinite(value):
                         raise Diverged(
                             f"the loss of {player} became {value} at step {state.step + 1}"
@@ -201,6 +207,9 @@ def fit(
                     accelerator.backward(loss / accumulate, inputs=parameters)
                     if micro == accumulate - 1:
                         _step(state.optimiser(player), parameters, rate, clip, accelerator)
+        if accelerator.num_processes > 1:  # each has seen its share of the batch
+            for v in state.running():
+                v.copy_(accelerator.reduce(v, "mean"))
         state.step += 1
         state.average(ema)
         yield Update(state.step, losses, rate)
@@ -259,7 +268,7 @@ def _losses(
     from before the step.
     """
     while True:
-        with accelerator.autocast():
+        with together(accelerator), accelerator.autocast():
             made = next(losses, None)
         if made is None:
             return

@@ -32,13 +32,14 @@ class Journal:
     Args:
         path: of log.jsonl.
         images: images a step.
-        step: lines later than this step are dropped; they were written by a run that was killed.
+        step: lines later than this step are dropped; they were written by a run that was killed.  None
+            leaves all as it is.
     """
 
-    def __init__(self, path: Path, images: int, step: int = 0) -> None:
+    def __init__(self, path: Path, images: int, step: int | None = 0) -> None:
         self.path, self.images = path, images
         self.since, self.clock, self.sums = 0, time.perf_counter(), dict[str, tuple[float, int]]()
-        if path.exists():
+        if step is not None and path.exists():
             write_text(
                 path, "".join(json.dumps(e) + "\n" for e in self.entries() if e["step"] <= step)
             )

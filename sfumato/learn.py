@@ -17,6 +17,7 @@ from sfumato.heldout import Observer, held_out_loss
 from sfumato.journal import Journal, Progress, interrupts
 from sfumato.pace import steps_for
 from sfumato.runfolder import RunFolder, typed_resume
+from sfumato.together import mean, together
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -48,8 +49,7 @@ def learn(
     settings, out, main = run["settings"], folder.out, accelerator.is_main_process
     save_every, preview_every = settings["save_every"], settings["preview_every"]
     batch, accumulate, device = settings["batch"], settings["accumulate"], accelerator.device
-    log = Journal(out / "log.jsonl", images=batch * accumulate, step=state.step)
-    told.quiet |= not main
+    log = Journal(out / "log.jsonl", images=batch * accumulate, step=state.step if main else None)
     observer = Observer(
         state, training, rest, out, batch, device, log, told, save_every, preview_every, main
     )
@@ -93,36 +93,43 @@ def learn(
             f"give more --steps"
         )
     observer.start(steps)
-    if state.step and main:  # a kill may have come between a save and what follows from it
-        folder.stand()
-        follow()
-        if preview_every and (state.step % preview_every == 0 or state.step == steps):
-            observer.preview()
+    with together(accelerator):
+        if state.step and main:  # a kill may have come between a save and what follows from it
+            folder.stand()
+            follow()
+            if preview_every and (state.step % preview_every == 0 or state.step == steps):
+                observer.preview()
     updates = fit(state, batches(state.step * accumulate), steps=steps, **fitting)
     saved_at = time.monotonic()
     with told, interrupts() as interrupted:
         try:
             for update in updates:
-                step, stopped = update.step, interrupted()
+                step, stopped = update.step, mean(interrupted(), accelerator) > 0
                 last = step == steps or stopped
                 unsaved = (time.monotonic() - saved_at) / 60
                 due = last or step % save_every == 0 or 0 < settings["save_minutes"] <= unsaved
-                due |= main and folder.stand()
-                if stopped and main:  # before a word is said: the terminal may be gone
-                    store()
-                line = observer(update)
-                if due and main and not stopped:
-                    store()
-                    saved_at = time.monotonic()
-                if step == steps:  # no step follows whose loss could tell
-                    check_losses(line.get("held_out") or _losses(state, training, batch, device))
-                if stopped:
-                    told.say(observer.verdict())
+                with together(accelerator):
+                    due |= main and folder.stand()
+                    if stopped and main:  # before a word is said: the terminal may be gone
+                        store()
+                    line = observer(update)
+                    if due and main and not stopped:
+                        store()
+                        saved_at = time.monotonic()
+                    if step == steps:  # no step follows whose loss could tell
+                        check_losses(
+                            line.get("held_out") or _losses(state, training, batch, device)
+                        )
+                    if stopped:
+                        told.say(observer.verdict())
+                if stopped:  # all are, and the main process has saved
                     raise KeyboardInterrupt(
                         f"stopped at step {step}, saved in {out}; {typed_resume(out)} goes on"
                     )
         except Diverged as error:
-            if main and folder.saved == state.step and folder.step_back(state):
+            if not main:
+                raise UserError(str(error)) from None
+            if folder.saved == state.step and folder.step_back(state):
                 follow()  # a save counts when the loss after it was finite
             raise UserError(f"{error}; {_advice(folder, settings)}") from None
     if main:

@@ -6,8 +6,12 @@ and lone surrogates (bytes of a name that are no UTF-8) cannot be encoded: both 
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
@@ -40,6 +44,13 @@ def say(*values: object, file: TextIO | None = None) -> None:
     encoding = getattr(out, "encoding", None) or "utf-8"
     text = plain(" ".join(map(str, values))).encode(encoding, "backslashreplace").decode(encoding)
     print(text, file=out, flush=True)
+
+
+@contextlib.contextmanager
+def unheard() -> Iterator[None]:
+    """What is said inside to stderr, warnings too, is dropped; errors go on."""
+    with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stderr(nowhere):
+        yield
 
 
 def count(number: int, noun: str) -> str:

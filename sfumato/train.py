@@ -11,7 +11,7 @@ A run folder is a model folder from its first save on.  Beside the model it hold
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from inspect import signature
 from pathlib import Path
 from typing import Any, Literal
@@ -33,6 +33,8 @@ from sfumato.runfolder import SAVES, RunFolder, absolute, compare, earlier, read
 from sfumato.settings import check, check_options
 from sfumato.settings import defaults as defaults
 from sfumato.tensors import memory
+from sfumato.terminal import unheard
+from sfumato.together import mean, together
 
 
 @memory("use a smaller --batch or --size")
@@ -142,63 +144,75 @@ def train(
         )
     if isinstance(method, Part):
         _check_part(method, size, options)
-    before, told = earlier(out, resume), Progress(quiet=quiet)
-    if resume and before is None:
-        told.say(f"{out} has nothing to resume: this training begins anew")
-    if minutes is not None and steps not in (None, before and before["settings"].get("steps")):
-        raise UserError(f"say --steps {steps} or --minutes {minutes:g}, not both")
-    channels = getattr(method, "channels", (options or {}).get("channels", 3))
-    how: dict[str, Any] = {
-        "size": size, "resize": resize, "upscale": upscale, "strict": strict,
-        "side_by_side": side_by_side, "channels": int(channels),
-    }  # fmt: skip
-    outside(out, data)
-    with told.waiting("reading the pictures"):
-        everything = open_data(cls.data, data, **how)  # type: ignore[attr-defined]
-    if isinstance(method, Part):
-        everything = in_order(everything, getattr(method, "domains", ()), "the model")
-    if without is not None:
-        everything = leave_out(everything, without)
-    if validation is not None:
-        rest = open_data(cls.data, validation, **how)  # type: ignore[attr-defined]
-        training, rest = everything, in_order(rest, everything.parts, "the training")
-    elif held_out:
-        training, rest = everything.split(held_out, seed)
-    else:
-        training, rest = everything, None
-    part = method if isinstance(method, Part) else _make(cls, options or {}, everything, size, seed)
-    run = {
-        "model": describe(part), "data": everything.describe(), "settings": settings,
-        "method": method if isinstance(method, str) else None, "options": describe(dict(options or {})),
-        "folders": {"data": absolute(data), "validation": absolute(validation)},
-        "preparation": Preparation(
-            (size, size), resize, upscale, how["channels"], "left" if side_by_side else "whole"
-        ).to_json(),
-    }  # fmt: skip
-    if minutes is not None:
-        run["minutes"] = minutes
-        if before is not None and before.get("minutes") != minutes:
-            raise UserError(
-                f"{out} was planned as {before['settings'].get('steps')} steps: a run that goes on takes "
-                f"--steps, all in all; --minutes is for a new one"
-            )
-        if before is not None:  # as many minutes are as many steps
-            settings["steps"], minutes = before["settings"]["steps"], None
     accelerator = machine(device, precision)
-    with ExitStack() as lock:
-        if accelerator.is_main_process:
-            lock.enter_context(locked(out))
-        before = earlier(out, resume)  # others may have been here while the pictures were read
-        if before is not None:
-            compare(before, run, part, out)
-        part.to(accelerator.device)
-        betas = (float(settings["beta1"]), 0.999)
-        state = State(part, settings["optimiser"], betas, weight_decay)
-        names = {"training": training.names(), "held_out": rest.names() if rest else {}}
-        folder = RunFolder(out, run, names, lock)
-        if before is not None:
-            folder.restore(state)
-        learn(state, folder, training, rest, accelerator, run, told, minutes)
+    main = accelerator.is_main_process
+    with nullcontext() if main else unheard():
+        before, told = earlier(out, resume), Progress(quiet=quiet or not main)
+        if resume and before is None:
+            told.say(f"{out} has nothing to resume: this training begins anew")
+        if minutes is not None and steps not in (None, before and before["settings"].get("steps")):
+            raise UserError(f"say --steps {steps} or --minutes {minutes:g}, not both")
+        channels = getattr(method, "channels", (options or {}).get("channels", 3))
+        how: dict[str, Any] = {
+            "size": size, "resize": resize, "upscale": upscale, "strict": strict,
+            "side_by_side": side_by_side, "channels": int(channels),
+        }  # fmt: skip
+        outside(out, data)
+        with told.waiting("reading the pictures"):
+            everything = open_data(cls.data, data, **how)  # type: ignore[attr-defined]
+        if isinstance(method, Part):
+            everything = in_order(everything, getattr(method, "domains", ()), "the model")
+        if without is not None:
+            everything = leave_out(everything, without)
+        if validation is not None:
+            rest = open_data(cls.data, validation, **how)  # type: ignore[attr-defined]
+            training, rest = everything, in_order(rest, everything.parts, "the training")
+        elif held_out:
+            training, rest = everything.split(held_out, seed)
+        else:
+            training, rest = everything, None
+        if isinstance(method, Part):
+            part: Part = method
+        else:
+            part = _make(cls, options or {}, everything, size, seed)
+        run = {
+            "model": describe(part), "data": everything.describe(), "settings": settings,
+            "method": method if isinstance(method, str) else None, "options": describe(dict(options or {})),
+            "folders": {"data": absolute(data), "validation": absolute(validation)},
+            "preparation": Preparation(
+                (size, size), resize, upscale, how["channels"], "left" if side_by_side else "whole"
+            ).to_json(),
+        }  # fmt: skip
+        if minutes is not None:
+            run["minutes"] = minutes
+            if before is not None and before.get("minutes") != minutes:
+                raise UserError(
+                    f"{out} was planned as {before['settings'].get('steps')} steps: a run that goes on takes "
+                    f"--steps, all in all; --minutes is for a new one"
+                )
+            if before is not None:  # as many minutes are as many steps
+                settings["steps"], minutes = before["settings"]["steps"], None
+        with ExitStack() as lock:
+            with together(accelerator):
+                if main:
+                    lock.enter_context(locked(out))
+                # others may have been here while the pictures were read
+                before = earlier(out, resume)
+                if before is not None:
+                    compare(before, run, part, out)
+            part.to(accelerator.device)
+            betas = (float(settings["beta1"]), 0.999)
+            state = State(part, settings["optimiser"], betas, weight_decay)
+            names = {"training": training.names(), "held_out": rest.names() if rest else {}}
+            folder = RunFolder(out, run, names, lock)
+            with together(accelerator):
+                if before is not None:
+                    folder.restore(state)
+            if mean(state.step, accelerator) != state.step:
+                raise UserError(
+                    f"{out} has other saves for other processes: expected one folder of all"
+                )
+            learn(state, folder, training, rest, accelerator, run, told, minutes)
     with torch.no_grad():
         state._put(state.ema)
     return part.eval()
