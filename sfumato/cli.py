@@ -188,9 +188,8 @@ def _translate(words: Sequence[str]) -> Callable[..., None]:
     if any(w.split("=")[0] == "--repeat-from" for w in words):
         return command(again, text, [recorded, *flags(repeat, skip=("run",), keyword=("out",))])
 
-    own, more = method_flags(
-        words, "translate", {"mask": (str | None, "a picture: where it is white, pixels are kept.")}
-    )
+    mask = "a picture of black and white: white is kept; gray counts as what it is nearer to."
+    own, more = method_flags(words, "translate", {"mask": (str | None, mask)})
     text += more
     options = {p.name for p in own}
 

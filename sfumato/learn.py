@@ -87,11 +87,6 @@ def learn(
         folder.describe(run)
         told.say(f"{settings['steps']} steps fit into {minutes:g} minutes")
     steps = settings["steps"]
-    if steps < state.step:
-        raise UserError(
-            f"{out} has trained {state.step:,} steps already, and {steps:,} are asked for: "
-            f"give more --steps"
-        )
     observer.start(steps)
     with together(accelerator):
         if state.step and main:  # a kill may have come between a save and what follows from it

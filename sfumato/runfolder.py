@@ -186,8 +186,8 @@ def typed_resume(out: Path) -> str:
     return f"sfumato train --resume --out {shlex.quote(str(out))}"
 
 
-def compare(before: Mapping[str, Any], run: Mapping[str, Any], part: Part, out: Path) -> None:
-    """Resuming needs the same model, data, batch, seed; other settings may change, and are said.
+def compare(before: Mapping[str, Any], run: Mapping[str, Any], part: Part, out: Path) -> list[str]:
+    """Resuming needs the same model, data, batch, seed; other settings may change: in words, which.
 
     Args:
         before: run.json as it was.
@@ -207,12 +207,14 @@ def compare(before: Mapping[str, Any], run: Mapping[str, Any], part: Part, out: 
     ):  # fmt: skip
         if differ := "; ".join(list(differences(was, now))[:3]):
             raise UserError(f"{out} was trained with {key} ({differ}): {go}")
+    changed = []
     for key, value in run["settings"].items():
         was = before["settings"].get(key, DEFAULTS.get(key, value))
         if was != value and key in FIXED:
             raise UserError(f"{out} was trained with {key} {was}, not {value}: {go}")
         if was != value:
-            say(f"resuming with {key} {value} (it was {was})", file=sys.stderr)
+            changed.append(f"resuming with {key} {value} (it was {was})")
+    return changed
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any], path: str = "") -> Iterator[str]:

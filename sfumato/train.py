@@ -10,6 +10,7 @@ A run folder is a model folder from its first save on.  Beside the model it hold
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from inspect import signature
@@ -33,7 +34,7 @@ from sfumato.runfolder import SAVES, RunFolder, absolute, compare, earlier, read
 from sfumato.settings import check, check_options
 from sfumato.settings import defaults as defaults
 from sfumato.tensors import memory
-from sfumato.terminal import unheard
+from sfumato.terminal import say, unheard
 from sfumato.together import mean, together
 
 
@@ -148,8 +149,6 @@ def train(
     main = accelerator.is_main_process
     with nullcontext() if main else unheard():
         before, told = earlier(out, resume), Progress(quiet=quiet or not main)
-        if resume and before is None:
-            told.say(f"{out} has nothing to resume: this training begins anew")
         if minutes is not None and steps not in (None, before and before["settings"].get("steps")):
             raise UserError(f"say --steps {steps} or --minutes {minutes:g}, not both")
         channels = getattr(method, "channels", (options or {}).get("channels", 3))
@@ -198,8 +197,7 @@ def train(
                     lock.enter_context(locked(out))
                 # others may have been here while the pictures were read
                 before = earlier(out, resume)
-                if before is not None:
-                    compare(before, run, part, out)
+                changed = compare(before, run, part, out) if before is not None else []
             part.to(accelerator.device)
             betas = (float(settings["beta1"]), 0.999)
             state = State(part, settings["optimiser"], betas, weight_decay)
@@ -212,6 +210,15 @@ def train(
                 raise UserError(
                     f"{out} has other saves for other processes: expected one folder of all"
                 )
+            if before is not None and settings["steps"] < state.step:
+                raise UserError(
+                    f"{out} has trained {state.step:,} steps already, and {settings['steps']:,} are asked "
+                    f"for: give more --steps"
+                )
+            for line in changed:  # not before it is known that it goes on
+                say(line, file=sys.stderr)
+            if resume and before is None:
+                told.say(f"{out} has nothing to resume: this training begins anew")
             learn(state, folder, training, rest, accelerator, run, told, minutes)
     with torch.no_grad():
         state._put(state.ema)

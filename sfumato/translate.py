@@ -15,22 +15,21 @@ import time
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from sfumato.data.folders import locked
 from sfumato.data.gather import gather
 from sfumato.data.header import LOST
 from sfumato.data.images import write_png
 from sfumato.data.listing import OTHER, said
-from sfumato.data.preparation import Preparation, Prepared, Side, alike, said_size
+from sfumato.data.preparation import Preparation, Prepared, Side
 from sfumato.data.resize import Resize
 from sfumato.errors import UserError
 from sfumato.folder import describe_folder, resolve
+from sfumato.masks import check_mask, mask_for
 from sfumato.method import name_of
 from sfumato.part import channels_of, describe
 from sfumato.record import (
@@ -120,8 +119,8 @@ def translate(
         {role: folder for role, (folder, _) in models.items()}, channels=channels_of(part), size=size,
         resize=resize, upscale=upscale, side=side, direction=chosen.get("direction"),
     )  # fmt: skip
-    if (mask := chosen.get("mask")) and not Path(mask).is_file():
-        raise UserError(f"the mask {mask} is no file: expected a picture, white where pixels are kept")
+    if mask := chosen.get("mask"):
+        check_mask(Path(mask))
     run = {
         "method": name_of(part), "translator": describe(part), "seed": seed,
         "preparation": prepare.to_json(),
@@ -148,7 +147,7 @@ def translate(
         for names, pictures in _batches(files, out, batch, prepare, done, advance):
             began, x = time.perf_counter(), torch.stack([p.image for p in pictures]).to(where)
             try:
-                now = chosen | ({"mask": _mask(Path(mask), pictures, prepare)} if mask else {})
+                now = chosen | ({"mask": mask_for(Path(mask), pictures, prepare)} if mask else {})
                 y, nfe = run_translator(part, x, seed=seed, options=now, watch=ending(watch))
             except Ended as ended:
                 raise ended.__cause__ or ended from None
@@ -259,26 +258,6 @@ def _batches(
             if not all(there(out / n) for n in group):
                 yield list(group), list(group.values())
         advance(len(chunk))
-
-
-def _mask(file: Path, pictures: Sequence[Prepared], prepare: Preparation) -> Tensor:
-    """1 where the picture `file` is white, else 0: prepared as the pictures are, unless it has their size.
-
-    Raises:
-        UserError: its proportions are others than a picture's.
-    """
-    h, w = pictures[0].image.shape[-2:]
-    how = replace(prepare, size=(h, w), channels=1, upscale=True, side="whole")
-    if how.resize == "none":
-        how = replace(how, resize="crop")  # of the same proportions: nothing is cut
-    mask = how.read(file)
-    for picture in pictures:
-        if mask.size != (h, w) and not alike(mask.size, picture.size):
-            raise UserError(
-                f"the mask {file} is {said_size(mask.size)} pixels, a picture {said_size(picture.size)}: "
-                f"expected the same proportions"
-            )
-    return (mask.image > 0).float()[None]
 
 
 @contextlib.contextmanager

@@ -841,7 +841,9 @@ def test_the_page_holds_every_row(page):
     assert [unescape(h) for h in heads] == ["source", *methods, "mean colour", "moments", "truth"]
     assert [len(x) for x in grid["columns"]] == [N] * len(heads)
     assert grid["names"] == [str(i) for i in range(N)]
-    for words in ("held-out pictures", "Best and worst cases", "How sure is pairs", "calibration",
+    assert "None of those tested on is among the target's training pictures" in shown
+    assert "held-out pictures,\nevery method" not in shown  # what the source model saw is not known
+    for words in ("Best and worst cases", "How sure is pairs", "calibration",
                   "Does it copy its training pictures?", "A number from this page travels with"):  # fmt: skip
         assert words in shown
     assert '"split": "held out"' in unescape(shown)

@@ -42,7 +42,7 @@ FLOORS = [
     ),
     ("methods", "folder", "hub"),
     ("fit", "heldout", "train", "learn", "runfolder", "translate", "explore", "translator",
-     "record", "journal", "pace", "verdict", "together"),
+     "record", "journal", "pace", "verdict", "together", "masks"),
     ("evaluate", "doctor"),
     ("__init__",),  # the public interface
     ("studio", "demo", "flags"),

@@ -155,7 +155,7 @@ def test_a_protocol_is_right_or_refused_in_one_line(tmp_path_factory, fields):
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (None, "is no readable protocol"),
+        (None, "cannot be read"),
         (b"{", "is no readable protocol"),
         (b"\xff\xfe", "is no readable protocol"),
         (b"[]", "expected an object with name, about"),

@@ -336,10 +336,21 @@ def test_names_in_a_table_of_groups(tmp_path):
     assert read_groups(f"{table}:map", ["b.3", "b.2", "a/1"]) == ["z", "y", "x"]
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("comma", [",", ";", "\t"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_tables_of_groups_are_read_as_spreadsheets_write_them(tmp_path, encoding, comma, end):
+    table = tmp_path / "g.csv"
+    rows = (("name", "Gr\u00f6\u00dfe"), ("a.png", "W\u00e4lder, Seen"), ("b.png", "y;z"))
+    lines = [comma.join(f'"{cell}"' for cell in row) + end for row in rows]
+    table.write_bytes("".join(lines).encode(encoding))
+    assert read_groups(f"{table}:Gr\u00f6\u00dfe", ["b", "a"]) == ["y;z", "W\u00e4lder, Seen"]
+
+
 @pytest.mark.parametrize(
     ("content", "column", "says"),
     [
-        (None, ":map", "expected FILE.csv:COLUMN of a readable table"),
+        (None, ":map", "expected FILE.csv:COLUMN, and .*g.csv' is no file"),
         (b"name,map\n", ":map", "has no column 'name': it has no rows"),
         (b"name,map\np0,1\n", ":mop", r"has no column 'mop': it has \['name', 'map'\]"),
         (b"file,map\np0,1\n", ":map", r"has no column 'name': it has \['file', 'map'\]"),
@@ -348,8 +359,9 @@ def test_names_in_a_table_of_groups(tmp_path):
         (b"map,name\n1\n2,p0\n", ":map", "has no row for 9 pictures"),
         (b"name,map\n,1\np0,1\n", ":map", "has no row for 9 pictures"),
         (b"name,map\n" + b"".join(b"p%d\n" % i for i in range(N)), ":map", "no map for 10 pictures: p0"),
-        (b"\xff\xfe\x00", ":map", "expected FILE.csv:COLUMN of a readable table"),
-        (b'name,map\n"' + b"x" * 200_000, ":map", "expected FILE.csv:COLUMN of a readable table"),
+        (b"\xff\xfe\x00", ":map", "g.csv is no text in UTF-8"),
+        ("name,map\np0,W\u00e4lder\n".encode("latin-1"), ":map", "g.csv is no text in UTF-8: save it as"),
+        (b'name,map\n"' + b"x" * 200_000, ":map", "g.csv is no table"),
     ],
 )  # fmt: skip
 def test_bad_tables_of_groups(root, tmp_path, content, column, says):

@@ -156,6 +156,16 @@ def test_resuming_refuses_other_data_and_says_changed_settings(folders, tmp_path
     assert "lr 0.0001 (it was 0.001)" in said
 
 
+@pytest.mark.parametrize("wrong", [{"steps": 1}, {"lr": 1e-4, "batch": 8, "flip": True}])
+def test_a_training_that_is_refused_does_not_say_that_it_resumes(wrong, folders, tmp_path, capsys):
+    out, how = tmp_path / "run", TINY | {"steps": 2, "held_out": 0}
+    train("diffusion", folders, out, **how)
+    capsys.readouterr()
+    with pytest.raises(UserError, match="give more --steps|trained with"):
+        train("diffusion", folders, out, **how | wrong | {"quiet": False}, resume=True)
+    assert "resum" not in capsys.readouterr().err
+
+
 def test_divergence_names_the_last_good_save_and_what_to_do(folders, tmp_path, monkeypatch):
     out, how = tmp_path / "run", TINY | {"save_every": 2, "held_out": 0, "steps": 4}
     train("diffusion", folders, out, **how)

@@ -10,6 +10,7 @@ import re
 import resource
 import shutil
 import signal
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -188,6 +189,34 @@ def test_masked_pixels_are_kept(root, ends, tmp_path):
     assert (out[:, size // 2 :] != same[:, size // 2 :]).any()
     repeat(tmp_path / "out", tmp_path / "again")
     assert contents(tmp_path / "out") == contents(tmp_path / "again")
+
+
+def test_a_mask_that_is_not_black_and_white_is_refused_or_said(root, ends, tmp_path):
+    """A gray one is said once, whatever the number of batches; a coloured one is none."""
+    for name in "ab":
+        picture(tmp_path / f"in/{name}.png", 0)
+    how = {"method": "sdedit", "target": ends["target"], "batch": 1}
+    hard = np.zeros((16, 16, 3), np.uint8)
+    hard[:, :8] = 255
+    soft, coloured = hard.copy(), hard.copy()
+    soft[:, 4:8] = 100
+    coloured[0, 0] = (255, 0, 0)
+    for name, mask in {"hard": hard, "soft": soft, "coloured": coloured}.items():
+        Image.fromarray(mask).save(tmp_path / f"{name}.png")
+
+    def masked(name):
+        options = {"steps": 1, "mask": str(tmp_path / f"{name}.png")}
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            translate(tmp_path / "in", tmp_path / f"out {name}", **how, options=options)
+        return [str(w.message) for w in told if "mask" in str(w.message)]
+
+    assert masked("hard") == []
+    (line,) = masked("soft")
+    assert "soft.png is gray at 25.0% of its pixels: those that are lighter than middle gray" in line
+    with pytest.raises(UserError, match=r"coloured.png is coloured: expected black and white"):
+        masked("coloured")
+    assert not (tmp_path / "out coloured").exists()
 
 
 def test_pictures_keep_their_size_where_asked(root, ends, tmp_path):

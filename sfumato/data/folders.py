@@ -1,5 +1,6 @@
 """Writing that is all or nothing: a reader never meets half a file or half a folder."""
 
+import codecs
 import contextlib
 import hashlib
 import os
@@ -91,6 +92,26 @@ def _lock(path: Path, folder: Path) -> Iterator[None]:
             file.flush()
             yield
             return
+
+
+def read_text(file: str | Path) -> str:
+    """The text of a file that others wrote: UTF-8, or UTF-16 with its mark, as spreadsheets write it.
+
+    Raises:
+        UserError: it cannot be read, or is of another encoding.
+    """
+    file = Path(file)
+    if file.exists() and not file.is_file():  # a pipe would be waited for
+        raise UserError(f"{file} cannot be read (it is no file): name a text file")
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise UserError(f"{file} cannot be read ({error.strerror}): name a text file") from None
+    marked = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        return content.decode("utf-16" if marked else "utf-8-sig")
+    except UnicodeDecodeError:
+        raise UserError(f"{file} is no text in UTF-8: save it as UTF-8 (CSV UTF-8 in Excel)") from None
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from sfumato.errors import UserError
 from sfumato.terminal import say
 
+from .folders import read_text
 from .sets import Dataset, Pairs
 
 
@@ -20,12 +21,7 @@ def leave_out(data: Dataset, file: str | Path) -> Dataset:
     Raises:
         UserError: the file cannot be read, or names a picture that is not there, or in several parts.
     """
-    if Path(file).exists() and not Path(file).is_file():  # a pipe would be waited for
-        raise UserError(f"the list {file} cannot be read (it is no file): name a text file")
-    try:
-        lines = Path(file).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"the list {file} cannot be read ({error})") from None
+    lines = read_text(file).splitlines()
     places: dict[str, list[tuple[str, str]]] = {}  # what can be listed: (part, stem) of each
     for part, images in data.parts.items():
         for name, path, stem in zip(images.names, images.paths, images.stems, strict=True):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import csv
 import hashlib
+import io
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 
 from sfumato.data.decode import inspect
+from sfumato.data.folders import read_text
 from sfumato.data.header import Refused
 from sfumato.data.listing import list_pictures, said, stem_of
 from sfumato.data.preparation import Preparation
@@ -242,11 +244,14 @@ def read_groups(table: str, names: Sequence[str]) -> list[str]:
         UserError: no such file or column, or a name that is not in it.
     """
     file, _, column = table.rpartition(":")
+    if not Path(file).is_file():
+        raise UserError(f"groups {table!r}: expected FILE.csv:COLUMN, and {file!r} is no file")
+    text = read_text(file)
+    delimiter = max(",;\t", key=text.partition("\n")[0].count)  # spreadsheets write any of them
     try:
-        with Path(file).open(encoding="utf-8", newline="") as f:
-            rows = list(csv.DictReader(f))
-    except (OSError, UnicodeDecodeError, csv.Error):
-        raise UserError(f"groups {table!r}: expected FILE.csv:COLUMN of a readable table") from None
+        rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter))
+    except csv.Error as error:
+        raise UserError(f"groups {table!r}: {file} is no table ({error})") from None
     for key in ("name", column):
         if not rows or key not in rows[0]:
             raise UserError(

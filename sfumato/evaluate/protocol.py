@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from sfumato.data.folders import read_text
 from sfumato.errors import UserError, choose
 from sfumato.folder import resolve
 
@@ -109,9 +110,10 @@ class Protocol:
         Raises:
             UserError: no JSON object, or one with fields that are missing, unknown or wrong.
         """
+        text = read_text(file)
         try:
-            given = json.loads(Path(file).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            given = json.loads(text)
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{file} is no readable protocol (JSON): {error}") from None
         known = {f.name: f for f in fields(cls)}
         if not isinstance(given, dict) or not {"name", "about"} <= given.keys():

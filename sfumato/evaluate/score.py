@@ -40,8 +40,8 @@ class Judge:
         target: folder of real pictures of the target domain, the reference of FD and KID.
         like: any set of results, whose picture size is that of all, or that (height, width).
         truth: folder of the right answers, of the sources' names.
-        train: folder of the target pictures a method was trained on: tells whether sources and truths
-            were held out.
+        train: folder of the target pictures a method was trained on: tells whether sources, truths or
+            references are among them ("split"); which sources were trained on stays unknown.
         protocol: see `sfumato.evaluate.protocol`.
         weights: file of the Inception network, for the protocols that ask for it.
         groups: FILE.csv:COLUMN, a table with a column `name`; pictures of one group are copies or
