@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from sfumato.data.kinds import read, write
     from sfumato.denoiser import Denoiser
     from sfumato.doctor import doctor
-    from sfumato.evaluate import compare, evaluate, study
+    from sfumato.evaluate.compare import compare, evaluate
+    from sfumato.evaluate.study import study
     from sfumato.exact import Gaussian, Mixture
     from sfumato.fit import fit
     from sfumato.folder import load, save

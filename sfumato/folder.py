@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as registry
 
+from sfumato.arguments import check_value, checked
+from sfumato.card import card
 from sfumato.data.folders import for_folder, made, write_text
 from sfumato.data.preparation import Preparation
 from sfumato.denoiser import Denoiser, domain_index
@@ -25,7 +27,6 @@ from sfumato.errors import UserError, choose
 from sfumato.guide import Conditioned
 from sfumato.method import name_of
 from sfumato.part import Part, build, describe
-from sfumato.settings import typed
 from sfumato.tensors import FLOATS, open_tensors, read_opened, write_tensors
 
 FORMAT = 1
@@ -38,6 +39,7 @@ LARGEST = 2**24
 """Bytes of a model.json; those of models have a few thousand."""
 
 
+@checked
 def save(
     part: Part,
     folder: str | Path,
@@ -54,16 +56,26 @@ def save(
         weights: other values for its state_dict, for instance those of an EMA.
         info: JSON-able facts kept in model.json and shown in the card (data, training, image size).
         dtype: of the stored weights; float16 halves the size.
+
+    Raises:
+        UserError: the folder is a file, the type has no fractions, or JSON cannot hold the info.
     """
+    if not dtype.is_floating_point:
+        raise UserError(f"dtype must be a type of floats such as torch.float16, not {dtype}")
+    description = {"format": FORMAT, "model": describe(part), "info": dict(info or {})}
+    try:
+        said = json.dumps(description, indent=2)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"info must be what JSON holds, names and numbers: {error}") from None
     folder = made(for_folder(folder))
     state = unique_state(part) | dict(weights or {})
-    description = {"format": FORMAT, "model": describe(part), "info": dict(info or {})}
     stored = {k: v.to(dtype) if v.is_floating_point() else v for k, v in state.items()}
     write_tensors(folder / "weights.safetensors", stored)
-    write_text(folder / "model.json", json.dumps(description, indent=2) + "\n")
+    write_text(folder / "model.json", said + "\n")
     write_text(folder / "README.md", card(part, dict(info or {})))
 
 
+@checked
 def load(folder: str | Path, *, allow: tuple[str, ...] = ("sfumato",)) -> Part:
     """The model of a folder, in evaluation mode on the CPU; "FOLDER:DOMAIN" binds a domain.
 
@@ -105,14 +117,15 @@ def resolve(name: str | Path) -> tuple[Path, str | None]:
     Raises:
         UserError: if sfumato/NAME does not ship with the package, or DOMAIN is no name of a domain.
     """
-    if not isinstance(name, (str, Path)):
-        raise UserError(f"a {type(name).__name__} given: expected the name of a model folder")
+    check_value("the model folder", name, str | Path)
     words = str(name).split(":")
     ways = [(":".join(words[:n]), ":".join(words[n:])) for n in range(len(words), 0, -1)]
     for n, (text, domain) in enumerate(ways):  # both may hold colons: the longest that there is
         if (path := _found(text)) is not None:
             return path, domain if n else None
     text, domain = ways[:2][-1]
+    if not text:
+        raise UserError(f"{str(name)!r} names no model folder: expected FOLDER or FOLDER:DOMAIN")
     if Path(text).parts[:-1] == ("sfumato",):
         known = sorted(f"sfumato/{m.parent.name}" for m in MODELS.glob("*/model.json"))
         choose("shipped model", text, known)
@@ -124,7 +137,8 @@ def resolve(name: str | Path) -> tuple[Path, str | None]:
 def _found(text: str) -> Path | None:
     path, shipped = Path(text), MODELS / Path(text).name
     ships = path.parts[:-1] == ("sfumato",) and (shipped / "model.json").is_file()
-    return path if path.exists() else shipped if ships else None
+    there = text and os.path.exists(path)  # of a name that is too long, too, it says no
+    return path if there else shipped if ships else None
 
 
 def denoiser_of(part: Part, domain: str | None, name: str = "the model") -> Conditioned:
@@ -158,7 +172,7 @@ def describe_folder(folder: str | Path) -> dict[str, Any]:
         UserError: if it is missing, not JSON, or of a format this version does not know.
     """
     path = Path(folder)
-    if not path.is_dir():
+    if not os.path.isdir(path):
         raise UserError(f"there is no model folder {str(path)!r}; `sfumato train` makes one")
     file = own_file(path, "model.json")
     foreign = f"{file} is damaged or was not written by sfumato"
@@ -209,32 +223,6 @@ def unique_state(part: nn.Module) -> dict[str, Tensor]:
             seen.add(id(value))
             state[key] = value.detach()
     return state
-
-
-def card(part: Part, info: Mapping[str, Any]) -> str:
-    """The model card: what it is, what it was trained on and how, how to use it."""
-    name = name_of(part)
-    facts: dict[str, dict[str, Any]] = {k: v for k, v in info.items() if isinstance(v, dict)}
-    data, settings = facts.get("data", {}), facts.get("settings", {})
-    counts, hashes = data.get("count", {}), data.get("digest", {})
-    domains = list(getattr(part, "domains", ()))
-    use = (
-        f"--method ddib --source FOLDER:{domains[0]} --target FOLDER:{domains[-1]}"
-        if domains
-        else "--model FOLDER"
-    )
-    lines = [
-        f"# A {name} model", "",
-        f"{sum(p.numel() for p in part.parameters()):,} parameters, made by sfumato.", "",
-        "    sfumato translate PICTURES --out RESULTS " + use, "",
-        "`model.json` describes it, `weights.safetensors` holds its weights; loading runs no code.", "",
-        *(["| trained on | images | sha256 of names and contents |", "|---|---|---|"] if counts else []),
-        *(f"| {k} | {n:,} | `{str(hashes.get(k, ''))[:16]}` |" for k, n in counts.items()), "",
-        *(f"- {k.replace('_', ' ')}: {v}" for k, v in info.items() if k not in facts),
-    ]  # fmt: skip
-    if settings:
-        lines += ["", "Settings of the training:", "", f"    {typed(settings)}"]
-    return "\n".join(lines) + "\n"
 
 
 @contextlib.contextmanager

@@ -9,15 +9,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib
-import math
-import types
-import typing
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, dataclass_transform
 
 import torch
 from torch import Tensor, nn
 
+from sfumato.arguments import check_value, checked_values, described, fits, hints_of
 from sfumato.data.kinds import translated
 from sfumato.data.preparation import Preparation
 from sfumato.errors import UserError
@@ -65,13 +63,22 @@ class Part(nn.Module):
 
 
 def _of_any_kind(translate: Callable[..., Tensor]) -> Callable[..., Any]:
-    """A method's `translate` for pictures of any kind; `as_is=True` gives it a tensor unchecked."""
+    """A method's `translate` for pictures of any kind; `as_is=True` gives it a tensor of any numbers.
+
+    Options are of the types that the method annotates, see `sfumato.arguments`.
+    """
 
     @functools.wraps(translate)
     def checked(self: Part, source: Any, *, as_is: bool = False, **options: Any) -> Any:
-        if as_is or not any(
-            hasattr(m, "channels") for m in self.modules()
-        ):  # exact denoisers take anything
+        options = checked_values(translate, options)
+        check_value("as_is", as_is, bool)
+        pictures = any(hasattr(m, "channels") for m in self.modules())
+        if as_is and pictures and not (isinstance(source, Tensor) and source.ndim == 4):
+            raise UserError(
+                f"as_is=True takes a tensor (B, C, H, W), not {described(source)}: leave it away, "
+                f"or make such a tensor, as by torch.from_numpy"
+            )
+        if as_is or not pictures:  # exact denoisers take anything
             return translate(self, source, **options)
         device = next((p.device for p in self.parameters()), None)
 
@@ -144,37 +151,12 @@ def build(
     known = {f.name for f in fields(cls)}
     if unknown := sorted(inner.keys() - known):
         raise UserError(f"{description['is']} has no field {unknown[0]!r}; it has {sorted(known)}")
-    for name, hint in _hints(cls).items():
-        if name in inner and not fits(inner[name], hint):
+    for name, hint in hints_of(cls).items():
+        if name in inner and not fits(inner[name], hint, MOST):
             shown = getattr(hint, "__name__", str(hint)).removeprefix("typing.")
             raise UserError(f"{prefix}{name} must be {shown}, not {str(inner[name])[:100]!r}")
     made[path] = cls(**{**getattr(cls, "before", {}), **inner})
     return made[path]
-
-
-def _hints(cls: Any) -> dict[str, Any]:
-    """The types of a part's fields, as far as they can be told."""
-    try:
-        return typing.get_type_hints(cls)
-    except (NameError, TypeError):  # of another package's part, by names that are for type checkers
-        return {}
-
-
-def fits(value: Any, hint: Any) -> bool:
-    """Whether a value is of an annotated type; finite, if it is a number."""
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        return any(fits(value, member) for member in args)
-    if origin is typing.Literal:
-        return value in args
-    if origin is tuple and args[1:] == (...,):
-        return isinstance(value, tuple) and all(fits(v, args[0]) for v in value)
-    if hint is float:
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        return number and abs(value) < math.inf  # no nan
-    if hint is int:
-        return type(value) is int and abs(value) <= MOST
-    return isinstance(value, origin or hint) if isinstance(origin or hint, type) else True
 
 
 def _part_class(name: str, allow: tuple[str, ...]) -> Any:

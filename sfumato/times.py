@@ -7,12 +7,14 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from sfumato.arguments import checked
 from sfumato.errors import UserError, choose
 from sfumato.process import DDPM, Process
 
 Spacing = Literal["time", "log_snr", "karras", "chain"]
 
 
+@checked
 def grid(
     process: Process,
     steps: int,

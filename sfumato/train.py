@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 import torch
 
+from sfumato.arguments import checked
 from sfumato.data import sets
 from sfumato.data.folders import locked
 from sfumato.data.open_data import open_data, outside
@@ -38,6 +39,7 @@ from sfumato.terminal import say, unheard
 from sfumato.together import mean, together
 
 
+@checked
 @memory("use a smaller --batch or --size")
 def train(
     method: str | Part,

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from sfumato.arguments import checked
 from sfumato.data.folders import locked
 from sfumato.data.gather import gather
 from sfumato.data.header import LOST
@@ -56,6 +57,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 """Errors of writing that the next picture will meet, too."""
 
 
+@checked
 def translate(
     paths: Paths,
     out: str | Path,
@@ -196,18 +198,19 @@ def _say(
         UserError: a picture of `read`, or of the folders, cannot be read whole.
     """
     for text in notes:
-        warnings.warn(text, stacklevel=3)
+        warnings.warn(text, stacklevel=4)
     for folder, names in left_out.items():
         if (refused := {why: some for why, some in names.items() if why != OTHER}) and read:
             raise UserError(f"{said(folder, refused)}; without --strict the rest is translated")
         if names:
-            warnings.warn(said(folder, names), stacklevel=3)
+            warnings.warn(said(folder, names), stacklevel=4)
     for file in read:
         if lost := prepare.read(file).lost:
             kinds = " and ".join(LOST[kind] for kind in lost)
             raise UserError(f"{file} is refused with pictures that {kinds}; leave --strict away")
 
 
+@checked
 def repeat(run: str | Path, out: str | Path, *, device: str | None = None) -> Summary:
     """Does a recorded run again, into another folder; the same machine gives the same bytes.
 

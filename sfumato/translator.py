@@ -6,21 +6,22 @@ import inspect
 from collections.abc import Mapping
 from dataclasses import MISSING
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
+from sfumato.arguments import check_value, checked, hints_of, plain
 from sfumato.data.preparation import Preparation, Side, said_size
 from sfumato.data.resize import Resize
 from sfumato.errors import UserError, choose
 from sfumato.folder import denoiser_of, describe_folder, load, resolve
 from sfumato.method import find, name_of
-from sfumato.part import Part, channels_of, fields, fits
+from sfumato.part import Part, channels_of, fields
 from sfumato.solve import Watch
 
 
+@checked
 def translator(
     method: str | None = None,
     model: str | Path | None = None,
@@ -125,38 +126,17 @@ def options_of(part: Any, given: Mapping[str, Any]) -> dict[str, Any]:
         UserError: for an unknown one, naming the nearest, or a value that is not of its annotated type
             or that JSON cannot hold.
     """
-    parameters = inspect.signature(part.translate, eval_str=True).parameters
+    parameters = inspect.signature(part.translate).parameters
     known = {k: p.default for k, p in parameters.items() if k not in ("source", "seed", "watch")}
+    hints, given = hints_of(part.translate), plain(given)
     for name, value in given.items():
         choose(f"option of {name_of(part)}", name, known)
         if not isinstance(value, (str, int, float, Path, type(None))):
             raise UserError(f"{name}={value!r} cannot be written into run.json; give its name")
-        if (hint := parameters[name].annotation) is not inspect.Parameter.empty:
-            _check(name, value, hint)
-    return known | dict(given)
-
-
-WORDS = {
-    int: "a whole number", float: "a finite number", bool: "true or false", str: "a name",
-    Tensor: "a picture's path", NoneType: "None",
-}  # fmt: skip
-"""The types of options, as they are said; pictures are given by their paths."""
-
-
-def _check(name: str, value: Any, hint: Any) -> None:
-    """Sees that an option's value is of its type.
-
-    Raises:
-        UserError: it is not.
-    """
-    members = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-    if any(fits(value, str | Path if m is Tensor else m) for m in members):
-        return
-    for member in members:
-        if get_origin(member) is Literal:
-            choose(name, str(value), map(str, get_args(member)))
-    kinds = " or ".join(WORDS[m] for m in members if m in WORDS)
-    raise UserError(f"{name} must be {kinds}, not {value!r}")
+        members = get_args(hint := hints.get(name, Any)) or (hint,)
+        pictures = Tensor in members  # which are given by their paths
+        check_value(name, value, str | Path | None if pictures else hint)
+    return known | given
 
 
 def preparation_of(

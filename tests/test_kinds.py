@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 import sfumato
+from sfumato.data.header import LOST
 from sfumato.errors import UserError
 from sfumato.folder import denoiser_of
 
@@ -212,7 +213,7 @@ def test_what_is_given_beside_a_model_wins_and_what_is_lost_is_said(tmp_path):
 
 @pytest.mark.parametrize("given", [None, b"path", 3, [], [None], "a\0b"])
 def test_what_is_no_path_is_refused(given):
-    with pytest.raises(UserError, match=r"is no path|no file can have that name"):
+    with pytest.raises(UserError, match="must be a path|an empty list was given"):
         sfumato.read(given)
 
 
@@ -225,7 +226,7 @@ def test_one_file_is_not_written_twice(tmp_path):
 @pytest.mark.parametrize("size", [0, -1, 2.5, "32", float("nan"), 40_000])
 def test_sizes_that_make_no_sense_are_refused(tmp_path, size):
     sfumato.write(U8, tmp_path / "x.png")
-    with pytest.raises(UserError, match="expected"):
+    with pytest.raises(UserError, match="size .*(expected|must be a whole number)"):
         sfumato.read(tmp_path / "x.png", size=size, upscale=True)
 
 
@@ -262,3 +263,38 @@ def test_read_only_arrays_are_taken_without_a_word(model):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert (same(model, frozen) == frozen).all()
+
+
+@pytest.mark.parametrize("given", [bytearray(b"xy"), memoryview(U8)])
+def test_bytes_are_no_list_of_pictures(model, given):
+    with pytest.raises(UserError, match=f"a {type(given).__name__}.* is no picture: expected"):
+        same(model, given)
+
+
+def test_floats_of_more_bits_than_tensors_have_are_refused(model):
+    with pytest.raises(UserError, match="floats of up to 64 bits"):
+        same(model, np.zeros((8, 8, 3), np.longdouble))
+
+
+def test_pictures_that_gradients_flow_to_are_taken_without_a_word(model):
+    given = torch.zeros(1, 3, 8, 8, requires_grad=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        same(model, given)
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "png", "webp"])
+def test_a_broken_exif_block_is_said_with_the_files_name_or_not_at_all(kind, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010E] = 6, "a long description"  # turned; behind its table
+    whole = exif.tobytes()
+    blocks = (("whole", whole, True), ("end", whole[:-8], True), ("cut", whole[:20], False))
+    for name, block, turned in blocks:
+        file = tmp_path / f"{name}.{kind}"
+        Image.fromarray(U8).save(file, exif=block)
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            image = sfumato.read(file)
+        assert image.shape == ((3, 8, 6) if turned else (3, 6, 8))
+        said = [] if turned else [f"{file} is of those that {LOST['orientation']}"]
+        assert [str(w.message) for w in seen] == said

@@ -14,6 +14,7 @@ FILES = {
 FLOORS = [
     (
         "errors",
+        "arguments",
         "terminal",
         "versions",
         "process",
@@ -40,7 +41,7 @@ FLOORS = [
         "foreign",
         "tensors",
     ),
-    ("methods", "folder", "hub"),
+    ("methods", "folder", "card", "hub"),
     ("fit", "heldout", "train", "learn", "runfolder", "translate", "explore", "translator",
      "record", "journal", "pace", "verdict", "together", "masks"),
     ("evaluate", "doctor"),

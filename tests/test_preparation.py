@@ -301,7 +301,7 @@ def test_sizes_that_do_not_fit_say_what_to_type(tmp_path):
     with (
         pytest.warns(UserWarning, match="taken with resize none"),
         pytest.raises(
-            UserError, match=re.escape("not 34x22 pixels: cut pictures to 32x20, or say --size")
+            UserError, match=re.escape("not 34x22 pixels: cut pictures to 32x20, or choose size")
         ),
     ):
         translate(

@@ -333,17 +333,17 @@ WRONG_OPTIONS = [
     ("ddib", {"steps": "2"}, "steps must be a whole number, not '2'"),
     ("ddib", {"steps": None}, "steps must be a whole number, not None"),
     ("ddib", {"steps": True}, "steps must be a whole number, not True"),
-    ("ddib", {"solver": None}, "solver must be a name, not None"),
-    ("ddib", {"solver": 3}, "solver must be a name, not 3"),
+    ("ddib", {"solver": None}, "solver must be a name or a function, not None"),
+    ("ddib", {"solver": 3}, "solver must be a name or a function, not 3"),
     ("ddib", {"spacing": "karas"}, "unknown spacing 'karas': did you mean 'karras'"),
-    ("ddib", {"spacing": None}, "unknown spacing 'None'"),
+    ("ddib", {"spacing": None}, "spacing must be one of time, log_snr, karras, chain, not None"),
     ("ddib", {"recentre": "no"}, "recentre must be true or false, not 'no'"),
     ("ddib", {"recentre": 1}, "recentre must be true or false, not 1"),
     ("sdedit", {"strength": "abc"}, "strength must be a finite number, not 'abc'"),
     ("sdedit", {"strength": math.nan}, "strength must be a finite number, not nan"),
     ("sdedit", {"strength": -math.inf}, "strength must be a finite number, not -inf"),
     ("sdedit", {"strength": False}, "strength must be a finite number, not False"),
-    ("sdedit", {"mask": 3}, "mask must be a picture's path or None, not 3"),
+    ("sdedit", {"mask": 3}, "mask must be a path such as 'folder/name' or None, not 3"),
 ]
 
 
@@ -405,7 +405,7 @@ def test_a_run_to_repeat_that_is_missing_is_said_to_be(tmp_path):
 
 
 def test_an_empty_name_is_said_to_be_empty(ends, tmp_path):
-    with pytest.raises(UserError, match="an empty name was given"):
+    with pytest.raises(UserError, match="paths must be a path .*, not ''"):
         translate("", tmp_path / "out", **DDIB, **ends)
 
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 import struct
 import threading
+import warnings
 import zlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -24,6 +26,9 @@ from .tiff import is_tiff, read_tiff, tiff_header
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "AVIF")
 """What Pillow may take a file for; of its others some start programs, such as Ghostscript."""
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
+EXIF, PILLOW = "Corrupt EXIF data|Truncated File Read", r"PIL\.TiffImagePlugin"
+QUIET = "ignore", re.compile(EXIF, re.IGNORECASE), UserWarning, re.compile(PILLOW), 0
+"""Pillow's warnings of an EXIF block that is broken, which name no file."""
 LARGE = 16_000_000
 """Pixels from which on files are decoded one at a time, whatever the number of cores."""
 _one_at_a_time = threading.Lock()
@@ -119,6 +124,8 @@ def _refusing() -> Iterator[None]:
 def open_picture(data: bytes) -> Image.Image:
     """A file as Pillow's picture, not yet decoded: of `FORMATS`, whatever else Pillow could open."""
     Image.init()
+    if QUIET not in warnings.filters:  # said by `lost`, with the file's name; threads share filters
+        warnings.filterwarnings("ignore", EXIF, UserWarning, PILLOW)
     known = [kind for kind in FORMATS if kind in Image.OPEN]  # an older Pillow has no AVIF
     return Image.open(io.BytesIO(data), formats=known)
 
@@ -158,9 +165,10 @@ def samples_of(image: Image.Image) -> tuple[NDArray[Any], dict[str, str]]:
 def _samples_of(image: Image.Image) -> tuple[NDArray[Any], dict[str, str]]:
     if not all(image.size):
         raise Refused("is empty")
-    turn = image.getexif().get(0x0112, 1)
+    turn = image.getexif().get(0x0112) or _turn(image.info.get("exif"))
+    unknown = {"orientation": ""} if turn is None else {}
     if image.mode.startswith("I;16"):
-        return upright(np.asarray(image).astype(np.uint16)[..., None], turn), {}
+        return upright(np.asarray(image).astype(np.uint16)[..., None], turn or 1), unknown
     if image.mode[0] in "IF":
         raise Refused(f"has samples of mode {image.mode}, expected 8 or 16 bits: convert it")
     gray = image.mode in ("1", "L", "LA", "La")
@@ -172,7 +180,25 @@ def _samples_of(image: Image.Image) -> tuple[NDArray[Any], dict[str, str]]:
         bands = [*shown.split(), *([kept.getchannel("A")] if alpha else [])]
         kept = Image.merge("RGBA" if alpha else "RGB", bands)
     pixels = np.asarray(kept)
-    return upright(pixels.reshape(*pixels.shape[:2], -1), turn), lost
+    return upright(pixels.reshape(*pixels.shape[:2], -1), turn or 1), unknown | lost
+
+
+def _turn(exif: bytes | None) -> int | None:
+    """The orientation that the first table of an EXIF block says; None if it breaks off before it does."""
+    if not exif:
+        return 1
+    data = exif.removeprefix(b"Exif\0\0")
+    order = "<" if data[:2] == b"II" else ">"
+    try:
+        (start,) = struct.unpack_from(f"{order}I", data, 4)
+        (tags,) = struct.unpack_from(f"{order}H", data, start)
+        for at in range(start + 2, start + 2 + 12 * tags, 12):
+            tag, _, _, value = struct.unpack_from(f"{order}HHIH", data, at)
+            if tag == 0x0112:
+                return int(value)
+    except struct.error:
+        return None
+    return 1
 
 
 def _to_srgb(image: Any, profile: bytes | None) -> tuple[Any, dict[str, str]]:

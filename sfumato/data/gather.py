@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from sfumato.arguments import check_value
 from sfumato.errors import UserError
 
 from .folders import for_folder
@@ -32,20 +34,13 @@ def gather(paths: Sequence[str | Path], out: str | Path | None = None) -> Gather
 
     Raises:
         UserError: for paths that do not exist, an `out` inside of one or that reads as a picture's name,
-            or two results of one name.
+            a picture twice, or two results of one name.
     """
-    for path in [out, *paths] if isinstance(paths, Sequence) else [paths]:
-        if not isinstance(path, str | Path | None) or (path is None and path is not out):
-            raise UserError(
-                f"{type(path).__name__} given: expected names of pictures, of folders, and of --out"
-            )
-    if "" in (out, *paths):
-        raise UserError(
-            "an empty name was given: expected names of pictures or folders, and of --out"
-        )
-    out, found = None if out is None else for_folder(out), Gathered()
+    check_value("paths", paths, Sequence[str | Path])
+    check_value("out", out, str | Path | None)
+    out, found, seen = None if out is None else for_folder(out), Gathered(), set[Path]()
     for path in map(Path, paths):
-        if not path.exists():
+        if not os.path.exists(path):  # nor is there one whose name is too long
             raise UserError(f"{path} does not exist: expected a picture or a folder of pictures")
         if not (path.is_file() or path.is_dir()):  # a pipe or device may never end
             raise UserError(f"{path} is no file: expected a picture or a folder of pictures")
@@ -57,6 +52,9 @@ def gather(paths: Sequence[str | Path], out: str | Path | None = None) -> Gather
             files, root = listing.files, path
             found.left_out[path] = listing.left_out
         for file in files:
+            if (real := file.resolve()) in seen:
+                raise UserError(f"{file} is given twice: name it once")
+            seen.add(real)
             name = file.relative_to(root).with_suffix(".png")
             if (other := found.files.get(name)) is not None:
                 raise UserError(

@@ -39,6 +39,7 @@ LOST = {
     "bands": "hold bands that are not read",
     "depth": "use a small part of their 16 bits, and come out dark with few levels",
     "profile": "have a colour profile that is not applied",
+    "orientation": "have a broken EXIF block, and are taken as they lie",
     "colour": "are in colour, which a model of one channel does not see",
 }
 """What can get lost of a picture that is read."""

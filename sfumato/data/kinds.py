@@ -14,6 +14,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from sfumato.arguments import TEXT, checked, described
 from sfumato.errors import UserError
 
 from .decode import plain, samples_of
@@ -60,13 +61,16 @@ def take(given: Any, channels: int, preparation: Preparation | None = None) -> T
         return Taken(image[None], lambda y: picture(y[0]))
     if isinstance(given, np.ndarray):
         given = given.astype(given.dtype.newbyteorder("="), copy=False)
-        if given.dtype.kind not in "uif" or isinstance(given, np.ma.MaskedArray):
+        odd = given.dtype.kind not in "uif" or given.dtype.itemsize > 8
+        if odd or isinstance(given, np.ma.MaskedArray):
             what = (
                 "a masked array"
                 if isinstance(given, np.ma.MaskedArray)
                 else f"an array of {given.dtype}"
             )
-            raise UserError(f"{what}: expected whole numbers or floats, none of them masked")
+            raise UserError(
+                f"{what}: expected whole numbers or floats of up to 64 bits, none of them masked"
+            )
         x, arrange = _arranged(torch.from_numpy(np.array(given, order="C")), given.ndim)
         images, restore = _floats(x)
         return Taken(_channels(images, channels), lambda y: arrange(restore(y)).numpy())
@@ -84,7 +88,7 @@ def take(given: Any, channels: int, preparation: Preparation | None = None) -> T
             f"{str(given)!r} is a path: translate(sfumato.read(path)) translates one picture, "
             f"sfumato.translate(paths, out, ...) files and folders"
         )
-    raise UserError(f"a {type(given).__name__} is no picture: expected {KINDS}")
+    raise UserError(f"{described(given)} is no picture: expected {KINDS}")
 
 
 def translated(
@@ -94,7 +98,7 @@ def translated(
     preparation: Preparation | None,
 ) -> Any:
     """What `translate` makes of pictures of any kind, in the kind that was given; see `take`."""
-    if isinstance(given, Sequence) and not isinstance(given, str):
+    if isinstance(given, Sequence) and not isinstance(given, TEXT):
         results = [translated(translate, one, channels, preparation) for one in given]
         return tuple(results) if isinstance(given, tuple) else results
     images, back = take(given, channels, preparation)
@@ -109,7 +113,7 @@ def _floats(x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         raise UserError(
             f"values of type {x.dtype}: expected numbers: samples, or floats in [-1, 1]"
         )
-    values = x if x.is_floating_point() else x.to(torch.int64)  # uint16 has few operations
+    values = x.detach() if x.is_floating_point() else x.to(torch.int64)  # uint16 has few operations
     low, high = float(values.min()), float(values.max())
     if x.is_floating_point():
         _check_range(low, high)
@@ -174,6 +178,7 @@ def _channels(images: Tensor, channels: int) -> Tensor:
     return (images * images.new_tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1, keepdim=True)
 
 
+@checked
 def read(
     paths: str | Path | Sequence[str | Path],
     *,
@@ -212,7 +217,7 @@ def read(
     for path, one in zip(_files(paths), pictures, strict=True):
         for kind, detail in one.lost.items():
             warnings.warn(
-                f"{path} is of those that {LOST[kind]}: {detail}".removesuffix(": "), stacklevel=2
+                f"{path} is of those that {LOST[kind]}: {detail}".removesuffix(": "), stacklevel=3
             )
     if len({one.image.shape for one in pictures}) != 1:
         raise UserError("expected files of one size: give size=, or like= a model")
@@ -220,6 +225,7 @@ def read(
     return images[0] if isinstance(paths, (str, Path)) else images
 
 
+@checked
 def write(pictures: Any, paths: str | Path | Sequence[str | Path]) -> None:
     """Writes pictures as 8-bit PNGs, each whole or not at all.
 
@@ -240,21 +246,18 @@ def write(pictures: Any, paths: str | Path | Sequence[str | Path]) -> None:
         )
     for file in files:
         if file.suffix.lower() != ".png":
-            raise UserError(f"{file}: a PNG is written: expected {file.with_suffix('.png')}")
+            named = file.with_suffix(".png") if file.name.strip(".") else file / "picture.png"
+            raise UserError(f"{file}: a PNG is written: expected {named}")
     for file, image in zip(files, images, strict=True):
         write_png(file, image)
 
 
 def _files(paths: Any) -> list[Path]:
     """One path or several."""
-    some = [paths] if isinstance(paths, (str, Path)) else paths
-    if not isinstance(some, Sequence) or isinstance(some, bytes) or not some or not all(
-        isinstance(path, (str, Path)) for path in some
-    ):  # fmt: skip
-        raise UserError(
-            f"a {type(paths).__name__} is no path: expected the name of a file, or a list of names"
-        )
-    return [Path(path) for path in some]
+    files = [Path(path) for path in ([paths] if isinstance(paths, (str, Path)) else paths)]
+    if not files:
+        raise UserError("an empty list was given: expected the name of a file, or a list of names")
+    return files
 
 
 def _gray(given: Any) -> bool:

@@ -34,6 +34,8 @@ def open_data(kind: str, given: Given, *, side_by_side: bool = False, **options:
             domains for a method of two.
     """
     folders = [given] if isinstance(given, str | Path) else given
+    if not folders:
+        raise UserError("no folders given: name the folders of the pictures to train on")
     found = named(folders) if isinstance(folders, Mapping) else layout(*folders)
     for name in found:
         if (

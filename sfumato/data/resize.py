@@ -61,14 +61,14 @@ def fit_image(
         return image
     if resize == "none":
         raise UserError(
-            f"{name} is {old_w}x{old_h} pixels, expected {w}x{h}: use --resize crop or stretch"
+            f"{name} is {old_w}x{old_h} pixels, expected {w}x{h}: choose resize crop or stretch"
         )
     if resize not in ("crop", "stretch"):
         raise UserError(f"resize {resize!r} is unknown: use crop, stretch or none")
     if (old_h < h or old_w < w) and not upscale:
         raise UserError(
             f"{name} is {old_w}x{old_h} pixels, smaller than the {w}x{h} asked for: "
-            f"use a smaller --size, or --upscale to enlarge it"
+            f"choose a smaller size, or upscale it"
         )
     if resize == "crop":
         image = _needed(image, h, w)

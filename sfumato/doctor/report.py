@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from sfumato.arguments import checked
 from sfumato.data.cached import CACHE_BYTES
 from sfumato.data.folders import write_text
 from sfumato.data.layout import Folders
@@ -67,6 +68,7 @@ class Report:
         ])  # fmt: skip
 
 
+@checked
 def doctor(
     a: str | Path,
     b: str | Path | None = None,

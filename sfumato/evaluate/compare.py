@@ -16,6 +16,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from sfumato.arguments import checked
 from sfumato.data.folders import for_folder, write_text
 from sfumato.data.preparation import Side
 from sfumato.data.resize import Resize
@@ -32,6 +33,7 @@ from sfumato.evaluate.score import Judge
 from sfumato.evaluate.tradeoff import at_equal_l2
 
 
+@checked
 def compare(
     source: str | Path,
     out: str | Path,
@@ -196,6 +198,7 @@ def _write(c: Comparison) -> None:
     write_text(out / "index.html", render(c))
 
 
+@checked
 def evaluate(
     results: str | Path,
     source: str | Path,

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sfumato.arguments import checked
 from sfumato.data import base64_png
 from sfumato.data.folders import for_folder, write_text
 from sfumato.errors import UserError
@@ -30,6 +31,7 @@ FORMAT = 1
 QUESTION = "Which translated image is better? It should look realistic and keep the structure of the source."
 
 
+@checked
 def study(
     source: str | Path,
     ours: str | Path,

@@ -72,7 +72,7 @@ def check_size(x: Tensor, step: int, least: int = 1) -> None:
         fits = [max(n // step * step, step, -(-least // step) * step) for n in (w, h)]
         raise UserError(
             f"this network takes sides that are multiples of {step}{f' from {least} on' * (least > 1)}, "
-            f"not {w}x{h} pixels: cut pictures to {fits[0]}x{fits[1]}, or say --size {min(fits)}"
+            f"not {w}x{h} pixels: cut pictures to {fits[0]}x{fits[1]}, or choose size {min(fits)}"
         )
 
 

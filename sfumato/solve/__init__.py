@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sfumato import arguments
 from sfumato.denoiser import Denoises, told
 from sfumato.errors import UserError, choose
 from sfumato.process import Process
@@ -55,6 +56,7 @@ STEPS: dict[str, Step] = {
 }
 
 
+@arguments.checked
 def integrate(
     step: Step | str,
     denoiser: Denoises,

@@ -1,0 +1,36 @@
+"""The card of a model: its README.md, for people who meet its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sfumato.method import name_of
+from sfumato.part import Part
+from sfumato.settings import typed
+
+
+def card(part: Part, info: Mapping[str, Any]) -> str:
+    """The model card: what it is, what it was trained on and how, how to use it."""
+    name = name_of(part)
+    facts: dict[str, dict[str, Any]] = {k: v for k, v in info.items() if isinstance(v, dict)}
+    data, settings = facts.get("data", {}), facts.get("settings", {})
+    counts, hashes = data.get("count", {}), data.get("digest", {})
+    domains = list(getattr(part, "domains", ()))
+    use = (
+        f"--method ddib --source FOLDER:{domains[0]} --target FOLDER:{domains[-1]}"
+        if domains
+        else "--model FOLDER"
+    )
+    lines = [
+        f"# A {name} model", "",
+        f"{sum(p.numel() for p in part.parameters()):,} parameters, made by sfumato.", "",
+        "    sfumato translate PICTURES --out RESULTS " + use, "",
+        "`model.json` describes it, `weights.safetensors` holds its weights; loading runs no code.", "",
+        *(["| trained on | images | sha256 of names and contents |", "|---|---|---|"] if counts else []),
+        *(f"| {k} | {n:,} | `{str(hashes.get(k, ''))[:16]}` |" for k, n in counts.items()), "",
+        *(f"- {k.replace('_', ' ')}: {v}" for k, v in info.items() if k not in facts),
+    ]  # fmt: skip
+    if settings:
+        lines += ["", "Settings of the training:", "", f"    {typed(settings)}"]
+    return "\n".join(lines) + "\n"
