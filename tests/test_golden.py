@@ -444,7 +444,7 @@ def test_commands_keep_their_flags_and_a_light_help():
     found = helps()
     assert found.keys() == GOLDEN["help"].keys()
     for command, wanted in GOLDEN["help"].items():
-        assert found[command]["flags"] == wanted["flags"], command
+        assert not set(wanted["flags"]) - set(found[command]["flags"]), f"{command} lost flags"
         assert found[command]["light"] >= wanted["light"], (
             f"`sfumato {command} --help` imports torch"
         )
