@@ -22,6 +22,9 @@ SENSITIVITY = (
 )
 LATENTS = "a file of latents, made by `sfumato explore encode`."
 
+SHOWN = 20
+"""Latents that `report` has a line for."""
+
 
 def explore(chosen: str, words: Sequence[str]) -> App:
     """`sfumato explore COMMAND`, with the flags of the chosen one and of the method that `words` name."""
@@ -85,6 +88,11 @@ def report(words: Sequence[str]) -> Callable[..., None]:
         lines = [f"{name}: {r.verdict()}" for name, r in reports.items()]
         if full or len(reports) == 1:
             lines = [f"{name}\n{r.text()}\n" for name, r in reports.items()]
+        elif len(lines) > SHOWN:
+            lines = [
+                *lines[:SHOWN],
+                f"... and {len(lines) - SHOWN} more: --full or --json has them all",
+            ]
         accepted = sum(r.accepts for r in reports.values())
         return "\n".join([*lines, f"{accepted} of {len(reports)} may be N(0, I)"])
 

@@ -10,13 +10,14 @@ import contextlib
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+Item = TypeVar("Item")
 _HIDDEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # control characters, but for tabs and ends of lines
     "\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"  # what breaks lines or turns their direction
@@ -56,6 +57,39 @@ def unheard() -> Iterator[None]:
 def count(number: int, noun: str) -> str:
     """The number with its noun: 1 picture, 2 pictures."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+@contextlib.contextmanager
+def bar(task: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A progress bar on the terminal, if standard error is one: hands out what moves it on."""
+    if not sys.stderr.isatty():
+        yield lambda n: None
+        return
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=screen(stderr=True)) as shown:
+        work = shown.add_task(task, total=total)
+        yield lambda n: shown.advance(work, n)
+
+
+def tracked(task: str, items: Sequence[Item]) -> Iterator[Item]:
+    """The items one by one, with a `bar` of how many are done."""
+    with bar(task, len(items)) as advance:
+        for item in items:
+            yield item
+            advance(1)
 
 
 def screen(**given: Any) -> Console:

@@ -7,10 +7,8 @@ it was, with the batches it would have had: a picture's last bits depend on its 
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import json
-import sys
 import time
 import warnings
 from collections import defaultdict
@@ -45,7 +43,7 @@ from sfumato.record import (
     write_run,
 )
 from sfumato.solve import Watch
-from sfumato.terminal import screen
+from sfumato.terminal import bar
 from sfumato.translator import Ended, device_of, ending, options_of, preparation_of
 from sfumato.translator import run_translator as run_translator
 from sfumato.translator import translator as translator
@@ -144,7 +142,7 @@ def translate(
 
     part.to(where)
     done = Summary()
-    with locked(out), _progress(len(files)) as advance:
+    with locked(out), bar("translate", len(files)) as advance:
         check(out, run, expect)
         for names, pictures in _batches(files, out, batch, prepare, done, advance):
             began, x = time.perf_counter(), torch.stack([p.image for p in pictures]).to(where)
@@ -261,17 +259,3 @@ def _batches(
             if not all(there(out / n) for n in group):
                 yield list(group), list(group.values())
         advance(len(chunk))
-
-
-@contextlib.contextmanager
-def _progress(total: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar on the terminal, if standard error is one."""
-    if not sys.stderr.isatty():
-        yield lambda n: None
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
-    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=screen(stderr=True)) as bar:
-        task = bar.add_task("translate", total=total)
-        yield lambda n: bar.advance(task, n)

@@ -162,3 +162,17 @@ def test_what_is_no_picture_is_not_called_like_one(words, root, monkeypatch, cap
     out = [] if words.startswith("data") else ["--out"]
     assert "x.png reads as a picture; expected a f" in said(capsys, *words.split(), *out, "x.png")
     assert not Path("x.png").exists()
+
+
+def test_a_report_of_many_latents_is_a_summary(root, tmp_path, capsys):
+    z = Latents.load(root / "z.safetensors")
+    many = [f"{i}.png" for i in range(50)]
+    Latents(z.latents[:1].repeat(50, 1, 1, 1), z.images[:1].repeat(50, 1, 1, 1), many).save(
+        tmp_path / "many.safetensors"
+    )
+    capsys.readouterr()
+    run("explore", "report", tmp_path / "many.safetensors")
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 22
+    assert lines[20] == "... and 30 more: --full or --json has them all"
+    assert lines[21].endswith(" of 50 may be N(0, I)")

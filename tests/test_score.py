@@ -5,6 +5,7 @@ import math
 import os
 import random
 import shutil
+import sys
 from dataclasses import replace
 from importlib import import_module
 
@@ -624,3 +625,17 @@ def test_water_by_its_colour():
     pictures = torch.tensor([deep, shallow, land, satellite])[:, :, None, None] * 2 - 1
     assert TASKS["relief_water"](pictures).flatten().tolist() == [1, 1, 0, 0]
     assert TASKS["land_water"](pictures).flatten().tolist() == [1, 1, 0, 1]  # copies of a satellite's
+
+
+def test_scoring_shows_how_far_it_is(root, monkeypatch):
+    """On a terminal; elsewhere nothing is drawn."""
+    shown = []
+
+    def tracked(task, items):
+        shown.append((task, len(items)))
+        yield from items
+
+    monkeypatch.setattr(sys.modules["sfumato.evaluate.score"], "tracked", tracked)
+    j = judge(root)
+    j.score(Pictures(root / "results"))
+    assert ("measuring", 2) in shown

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from sfumato.errors import UserError, choose, not_installed
+from sfumato.terminal import tracked
 
 from ..data.folders import replacing
 from ..record import sha256
@@ -208,7 +209,7 @@ def extract(
             return cached
     device = next(features.parameters()).device
     out = torch.empty(len(images), features.dim)
-    for start in range(0, len(images), batch):
+    for start in tracked("looking at pictures", range(0, len(images), batch)):
         indices = range(start, min(start + batch, len(images)))
         part = images[start : indices.stop] if isinstance(images, Tensor) else images.get(indices)
         out[start : indices.stop] = features(part.to(device)).cpu()

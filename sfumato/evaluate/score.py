@@ -29,6 +29,7 @@ from sfumato.evaluate.prepared import enlarged, partners
 from sfumato.evaluate.probe import crossed
 from sfumato.evaluate.protocol import Protocol, named_protocol
 from sfumato.evaluate.views import Views
+from sfumato.terminal import tracked
 from sfumato.versions import version
 
 
@@ -233,7 +234,7 @@ class Judge:
         returned = [s and self.views.pixels(s) for s in backs]
         see = "perceptual" in self.protocol.metrics
         rows: list[list[dict[str, Tensor]]] = [[] for _ in many]
-        for indices in chunks(len(self.source)):
+        for indices in tracked("measuring", list(chunks(len(self.source)))):
             xs = {key: view.get(indices) for key, view in others.items()}
             maps = {key: self.eyes.maps(x) if see else [] for key, x in xs.items()}
             for n, (view, back) in enumerate(zip(shown, returned, strict=True)):

@@ -65,6 +65,7 @@ def studio(
         raise UserError("the password is empty: expected a word, or none at all")
     from .guard import beyond
 
+    say("starting the studio, which takes some seconds")
     with ended_by_signals() if wait else contextlib.nullcontext():
         room = Room()
         # read by gradio when the page is made: uploads and results go with the folder
