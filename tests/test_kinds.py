@@ -107,6 +107,7 @@ def test_pillow_pictures_are_prepared_and_come_back(model, tmp_path):
         (torch.randn(2, 3, 8, 8) * 2, r"type x.clip\(-1, 1\)"),
         (torch.full((3, 8, 8), torch.nan), "no numbers"),
         (torch.full((3, 8, 8), torch.inf), "no numbers"),
+        (1 / torch.eye(8).expand(3, 8, 8), "no numbers"),
         (torch.zeros(8, 8), r"expected \(C, H, W\)"),
         (torch.zeros(1, 2, 8, 8), "with C 1 or 3"),
         (torch.zeros(0, 3, 8, 8), "empty"),
@@ -190,9 +191,11 @@ def test_closed_and_broken_pictures_of_pillow_are_refused(model, tmp_path):
 
 
 def test_sixteen_bits_of_pillow_keep_their_levels_and_dark_ones_are_said(model):
-    deep = Image.fromarray(RNG.integers(0, 65536, (8, 8)).astype(np.uint16))
+    levels = RNG.integers(0, 65536, (8, 8)).astype(np.uint16)
+    deep = Image.fromarray(levels)
     assert deep.mode == "I;16"
-    assert same(model, deep).size == (8, 8)
+    shown = np.asarray(same(model, deep))
+    np.testing.assert_allclose(shown, levels[..., None].repeat(3, 2) / 257, atol=0.51)
     with pytest.warns(UserWarning, match=r"reach 2\d\d of 65,535 and come out dark"):
         same(model, U8.astype(np.uint16))
 
@@ -232,14 +235,15 @@ def test_sizes_that_make_no_sense_are_refused(tmp_path, size):
 
 def test_folders_and_models_are_given_by_name(tmp_path):
     model = sfumato.find("pix2pix")(net="tiny")
-    for paths, how in (
-        (None, {}),
-        (U8, {}),
-        ([None], {}),
-        (tmp_path, {"out": ""}),
-        (tmp_path, {"model": model}),
+    sfumato.write(U8, tmp_path / "x.png")
+    for paths, how, says in (
+        (None, {}, "NoneType given"),
+        (U8, {}, "ndarray given"),
+        ([None], {}, "NoneType given"),
+        (tmp_path / "x.png", {"out": ""}, "an empty name"),
+        (tmp_path / "x.png", {"model": model}, "a Pix2Pix given: expected the name of a model folder"),
     ):
-        with pytest.raises(UserError):
+        with pytest.raises(UserError, match=says):
             sfumato.translate(
                 paths, **{"out": tmp_path / "out", "model": "sfumato/earth_pairs"} | how
             )
