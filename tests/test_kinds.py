@@ -241,7 +241,11 @@ def test_folders_and_models_are_given_by_name(tmp_path):
         (U8, {}, "ndarray given"),
         ([None], {}, "NoneType given"),
         (tmp_path / "x.png", {"out": ""}, "an empty name"),
-        (tmp_path / "x.png", {"model": model}, "a Pix2Pix given: expected the name of a model folder"),
+        (
+            tmp_path / "x.png",
+            {"model": model},
+            "a Pix2Pix given: expected the name of a model folder",
+        ),
     ):
         with pytest.raises(UserError, match=says):
             sfumato.translate(

@@ -599,6 +599,8 @@ def test_a_run_folder_that_is_moved_away_is_written_anew_whole(
     monkeypatch.setattr(find("diffusion"), "objectives", acting(move, 3))
     train("diffusion", folders, out, **how)
     assert "was moved away while it trained" in capsys.readouterr().err
+    splits = [(f / "split.json").read_bytes() for f in (out, tmp_path / "moved")]
+    assert splits[0] == splits[1]
     monkeypatch.undo()
     train("diffusion", folders, out, **how | {"steps": 5}, resume=True)
     train("diffusion", folders, tmp_path / "moved", **how | {"steps": 5}, resume=True)
