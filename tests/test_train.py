@@ -702,13 +702,19 @@ def test_the_new_folder_of_a_moved_run_is_locked(folders, tmp_path, monkeypatch)
     assert not (out / ".sfumato.lock").exists()
 
 
-def test_a_run_folder_that_is_moved_during_its_last_save_is_whole(folders, tmp_path, monkeypatch):
+@pytest.mark.parametrize("late", [False, True])
+def test_a_run_folder_that_is_moved_during_its_last_save_is_whole(
+    folders, tmp_path, monkeypatch, late
+):
     out, keep = tmp_path / "run", RunFolder.keep
 
     def moving(self, state):
+        if late:
+            keep(self, state)
         if state.step == 2 and not (tmp_path / "moved").exists():
             out.rename(tmp_path / "moved")
-        keep(self, state)
+        if not late:
+            keep(self, state)
 
     monkeypatch.setattr(RunFolder, "keep", moving)
     train("diffusion", folders, out, **TINY, held_out=0, save_every=1, steps=2)
@@ -779,6 +785,7 @@ DAMAGES = {
     ("method",): 3, ("settings", "size"): "x", ("settings", "steps"): [], ("settings", "flip"): "no",
     ("settings", "without"): 3, ("settings", "batch"): {}, ("folders", "data"): 5,
     ("folders", "validation"): [3], ("model", "is"): [], ("minutes",): "long",
+    ("model",): "x", ("data",): [], ("settings",): 3, ("options",): [], ("folders",): "x",
 }  # fmt: skip
 
 
