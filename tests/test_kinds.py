@@ -237,6 +237,99 @@ def test_folders_and_models_are_given_by_name(tmp_path):
     model = sfumato.find("pix2pix")(net="tiny")
     sfumato.write(U8, tmp_path / "x.png")
     for paths, how, says in (
+        (None, {}, "paths must be a path"),
+        (U8, {}, "paths must be a path .* not a ndarray"),
+        ([None], {}, r"paths\[0\] must be"),
+        (tmp_path / "x.png", {"out": ""}, "out must be"),
+        (tmp_path / "x.png", {"model": model}, "model must be .* not a Pix2Pix"),
+    ):
+        with pytest.raises(UserError, match=says):
+            sfumato.write(*bad)
+    assert not (tmp_path / "y.png").exists()
+    with pytest.raises(UserError, match="like= takes a model"):
+        sfumato.read(tmp_path / "x.png", like=3)
+
+
+def test_files_are_read_as_a_model_takes_them(tmp_path):
+    sfumato.save(
+        sfumato.find("pix2pix")(net="tiny"), tmp_path / "m", info={"size": 16, "resize": "stretch"}
+    )
+    Image.fromarray(U8).resize((300, 200)).save(tmp_path / "x.png")
+    assert sfumato.read(tmp_path / "x.png", like=sfumato.load(tmp_path / "m")).shape == (3, 16, 16)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (Image.new("RGB", (0, 0)), "empty"),
+        (torch.zeros(3, 8, 8).to_sparse(), "sparse"),
+        (torch.zeros(3, 8, 8, device="meta"), "meta tensor"),
+        (np.array([["a"]], object), "an array of object"),
+        (np.ma.masked_array(U8), "a masked array"),
+    ],
+)
+def test_odd_kinds_are_refused_in_one_line(model, given, says):
+    with pytest.raises(UserError, match=says):
+        same(model, given)
+
+
+def test_closed_and_broken_pictures_of_pillow_are_refused(model, tmp_path):
+    sfumato.write(RNG.integers(0, 256, (64, 64, 3), np.uint8), tmp_path / "x.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "x.png").read_bytes()[:5000])
+    closed = Image.open(tmp_path / "x.png")
+    closed.close()
+    for given in (closed, Image.open(tmp_path / "cut.png")):
+        with pytest.raises(UserError, match="the picture is broken"):
+            same(model, given)
+
+
+def test_sixteen_bits_of_pillow_keep_their_levels_and_dark_ones_are_said(model):
+    levels = RNG.integers(0, 65536, (8, 8)).astype(np.uint16)
+    deep = Image.fromarray(levels)
+    assert deep.mode == "I;16"
+    shown = np.asarray(same(model, deep))
+    np.testing.assert_allclose(shown, levels[..., None].repeat(3, 2) / 257, atol=0.51)
+    with pytest.warns(UserWarning, match=r"reach 2\d\d of 65,535 and come out dark"):
+        same(model, U8.astype(np.uint16))
+
+
+def test_what_is_given_beside_a_model_wins_and_what_is_lost_is_said(tmp_path):
+    folder = tmp_path / "m"
+    sfumato.save(
+        sfumato.find("pix2pix")(net="tiny"), folder, info={"size": 16, "resize": "stretch"}
+    )
+    frames = [Image.new("RGB", (40, 20), c) for c in ("red", "lime")]
+    frames[0].save(tmp_path / "film.gif", save_all=True, append_images=frames[1:])
+    loaded = sfumato.load(folder)
+    with pytest.warns(
+        UserWarning, match=r"film\.gif is of those that hold several pictures.*: 2 pictures"
+    ):
+        assert sfumato.read(tmp_path / "film.gif", like=loaded, size=8).shape == (3, 8, 8)
+
+
+@pytest.mark.parametrize("given", [None, b"path", 3, [], [None], "a\0b"])
+def test_what_is_no_path_is_refused(given):
+    with pytest.raises(UserError, match="must be a path|an empty list was given"):
+        sfumato.read(given)
+
+
+def test_one_file_is_not_written_twice(tmp_path):
+    with pytest.raises(UserError, match="2 pictures and 1 files"):
+        sfumato.write([U8, U8], [tmp_path / "d.png", tmp_path / "d.png"])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("size", [0, -1, 2.5, "32", float("nan"), 40_000])
+def test_sizes_that_make_no_sense_are_refused(tmp_path, size):
+    sfumato.write(U8, tmp_path / "x.png")
+    with pytest.raises(UserError, match="size .*(expected|must be a whole number)"):
+        sfumato.read(tmp_path / "x.png", size=size, upscale=True)
+
+
+def test_folders_and_models_are_given_by_name(tmp_path):
+    model = sfumato.find("pix2pix")(net="tiny")
+    sfumato.write(U8, tmp_path / "x.png")
+    for paths, how, says in (
         (None, {}, "NoneType given"),
         (U8, {}, "ndarray given"),
         ([None], {}, "NoneType given"),
