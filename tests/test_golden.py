@@ -498,6 +498,7 @@ def make_old(to):
     """Makes what tests/old holds, in the present format."""
     to = Path(to).absolute()
     to.mkdir(parents=True)
+    torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as root:
         make_models(to / "models", Path(root))
         make_pictures(to / "pictures", Path(root) / "digits")
@@ -513,13 +514,14 @@ def make_models(to, root):
     own |= {f"{n}-net": {"net": inner(n)} for n in ("diffusion", "pix2pix", "cyclegan")}
     for process in (sfumato.VP(), sfumato.DDPM(), sfumato.Cosine(), sfumato.VE(), sfumato.Flow()):
         own[f"paired_sde-{type(process).__name__}"] = {"net": "tiny", "process": process}
-    own["unpaired_sde"] |= {"alone": 2, "distil": 2}
+    own["unpaired_sde"] |= {"alone": 2, "distil": 2, "pool": 4, "refresh": 2}
     own["unit_ddpm"] |= {"alone": 3}
     how = {"net": "tiny", "pairing": "auxiliary", "shared": False, "normalise": True}
     own["unpaired_sde-auxiliary"] = how
     own["paired_sde-eps"] = {"net": "tiny", "process": "ddpm", "prediction": "eps"}
     own["neural_ot-weak"] = {"net": "tiny", "cost": "weak"}
     made = {name: new(name.split("-")[0], **options) for name, options in own.items()}
+    made["unpaired_sde-auxiliary"].seen.fill_(5000)  # past its first phases
     for name, part in made.items():
         sfumato.save(part, root / name)
     role = {"source": f"{root}/diffusion:a", "target": f"{root}/diffusion:b"}
