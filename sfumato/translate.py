@@ -130,7 +130,9 @@ def translate(
         "versions": {name: version(name) for name in ("sfumato", "torch")},
     }  # fmt: skip
     run = json.loads(json.dumps(run))
-    told = {folder: str(describe_folder(folder)["info"].get("verdict")) for folder, _ in models.values()}
+    told = {
+        folder: str(describe_folder(folder)["info"].get("verdict")) for folder, _ in models.values()
+    }
     notes += [f"{folder}: {text}" for folder, text in told.items() if FOG in text]
     _say(notes, gathered.left_out, prepare, files.values() if strict else ())
     batch = batch or max(1, min(64, 2**18 // (prepare.size or (128, 128))[0] ** 2))

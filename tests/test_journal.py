@@ -236,7 +236,7 @@ def test_a_training_of_minutes_is_that_of_its_recorded_steps(folders, tmp_path, 
     [
         ({"steps": 9, "minutes": 2.0}, "--steps 9 or --minutes 2, not both"),
         ({"minutes": 0.0}, "minutes must be above 0"),
-        ({"minutes": float("nan")}, "minutes must be above 0"),
+        ({"minutes": float("nan")}, "minutes must be a finite number"),
         ({"minutes": 1e-9}, "not one step fits into 1e-09 minutes"),
     ],
 )

@@ -818,7 +818,9 @@ class Page:
         pass
 
 def build(folders, room):
-    (room / "cache").mkdir()
+    from torch._inductor.runtime.cache_dir_utils import cache_dir
+    cache_dir()  # as imports of torch do
+    (room / "cache").mkdir(exist_ok=True)
     (room / "cache" / "upload.png").write_bytes(b"x")
     return Page()
 
@@ -836,6 +838,7 @@ def started(folder):
     process = subprocess.Popen(
         [sys.executable, "-c", SERVES], stdout=subprocess.PIPE, text=True, env=environment
     )
+    assert "starting" in process.stdout.readline()
     assert "is open" in process.stdout.readline()
     return process
 

@@ -111,7 +111,9 @@ def read_text(file: str | Path) -> str:
     try:
         return content.decode("utf-16" if marked else "utf-8-sig")
     except UnicodeDecodeError:
-        raise UserError(f"{file} is no text in UTF-8: save it as UTF-8 (CSV UTF-8 in Excel)") from None
+        raise UserError(
+            f"{file} is no text in UTF-8: save it as UTF-8 (CSV UTF-8 in Excel)"
+        ) from None
 
 
 def write_text(path: str | Path, text: str) -> None:

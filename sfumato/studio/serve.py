@@ -73,6 +73,7 @@ def studio(
         os.environ["GRADIO_TEMP_DIR"] = str(cache)
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
         os.environ["HF_HUB_OFFLINE"] = "1"
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache))  # made at an import, empty
         page = None
         try:
             page = build(folders, Path(room.name))
