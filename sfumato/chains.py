@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from sfumato.denoiser import Denoiser
+from sfumato.errors import UserError
 from sfumato.noise import Noise
-from sfumato.solve import Step, Watch, integrate
+from sfumato.solve import Step, Watch, dopri5, integrate, named_step
 
 
 class Chains:
@@ -52,7 +53,13 @@ class Chains:
         solver: str | Step = "ancestral",
         watch: Watch | None = None,
     ) -> Tensor:
-        """The state (B, 2 C, H, W) carried along these times."""
+        """The state (B, 2 C, H, W) carried along these times.
+
+        Raises:
+            UserError: for dopri5, which chooses the times of each image.
+        """
+        if named_step(solver) is dopri5:
+            raise UserError("both chains take the same steps, and dopri5 chooses its own: use heun")
         return integrate(
             solver, self, both, times, noise=self.noise, after=self.renoise, watch=watch
         )

@@ -108,6 +108,11 @@ def test_a_release_outside_the_chain_is_refused():
             tiny().translate(PICTURES, steps=5, release=release)
 
 
+def test_a_solver_that_chooses_its_times_is_refused():
+    with pytest.raises(ValueError, match="dopri5 chooses its own: use heun"):
+        tiny().translate(PICTURES, steps=5, solver="dopri5")
+
+
 class Alone(torch.nn.Module):
     """E[x] of N(m, 0.25 I), whatever the other image is."""
 

@@ -107,6 +107,6 @@ class DDIB(Part):
         return alpha * difference.mean(dim=(2, 3), keepdim=True)
 
     def round_trip(self, source: Tensor, **options: Any) -> Tensor:
-        """There and back again; equals the source up to the solver's error."""
-        back = DDIB(source=self.target, target=self.source)
-        return back.translate(self.translate(source, **options), **options)
+        """Images (B, C, H, W) there and back again; equal to the source up to the solver's error."""
+        back: Any = DDIB(source=self.target, target=self.source)
+        return back.translate(self.translate(source, **options), as_is=True, **options)
