@@ -73,10 +73,10 @@ def _of_any_kind(translate: Callable[..., Tensor]) -> Callable[..., Any]:
         options = checked_values(translate, options)
         check_value("as_is", as_is, bool)
         pictures = any(hasattr(m, "channels") for m in self.modules())
-        if as_is and pictures and not (isinstance(source, Tensor) and source.ndim == 4):
+        if as_is and pictures and not (isinstance(source, Tensor) and source.ndim in (2, 4)):
             raise UserError(
-                f"as_is=True takes a tensor (B, C, H, W), not {described(source)}: leave it away, "
-                f"or make such a tensor, as by torch.from_numpy"
+                f"as_is=True takes a tensor (B, C, H, W), or points (B, D), not {described(source)}: "
+                f"leave it away, or make such a tensor, as by torch.from_numpy"
             )
         if as_is or not pictures:  # exact denoisers take anything
             return translate(self, source, **options)

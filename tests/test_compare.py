@@ -136,7 +136,7 @@ def said(capsys, *words):
 
 def test_the_rows_and_what_they_say(root, entries, tmp_path):
     out = tmp_path / "out"
-    c = run(root, out, entries.values(), truth=root / "truth", seeds=2)
+    c = run(root, out, [*entries.values()], truth=root / "truth", seeds=2)
     rows = by_label(out)
     methods = ["ddib", "sdedit strength=0.3", "sdedit strength=0.6", "pairs", "CUT"]
     assert [*rows] == [*methods, *CONTROLS]
@@ -678,9 +678,10 @@ def test_a_folder_of_something_else_is_left_alone(root, entries, tmp_path, capsy
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos/me.txt").write_text("mine")
     base = ("--source", root / "source", "--target", root / "target")
-    for out in ("photos", "photos/me.txt"):
+    reasons = {"photos": "holds something else than a comparison", "photos/me.txt": "is a file"}
+    for out, reason in reasons.items():
         error = said(capsys, "compare", entries["ddib"], *base, "--out", tmp_path / out)
-        assert "holds something else than a comparison: choose another --out" in error
+        assert f"{reason}: choose another --out" in error
     assert [p.name for p in tmp_path.rglob("*")] == ["photos", "me.txt"]
 
 

@@ -207,7 +207,7 @@ def test_broken_files_are_skipped_or_refused(folders):
 
 
 def test_small_images_are_named_and_need_upscale(folders):
-    with pytest.raises(ValueError, match=r"0\.png is 4x4 .*--upscale"):
+    with pytest.raises(ValueError, match=r"0\.png is 4x4 .*upscale"):
         Images(folders[0], 8)
     assert Images(folders[0], 8, upscale=True).get([0]).shape == (1, 3, 8, 8)
 

@@ -289,7 +289,7 @@ def test_log():
         ("add preserve_variance=maybe", "true, false"),
         ("blend w=2", "in \\[0, 1\\]"),
         ("slerp t=0.3", "slerp needs other=FILE"),
-        ("slerp other=nowhere.safetensors", "has no nowhere.safetensors"),
+        ("slerp other=nowhere.safetensors", "nowhere.safetensors does not exist"),
         ("swap factor=5", "does not divide"),
         ('blur "sigma', "No closing quotation"),
     ],

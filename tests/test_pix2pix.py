@@ -113,7 +113,7 @@ def test_statistics_of_each_image_are_a_batch_of_one_in_training_mode():
     found = part.translate(PICTURES, statistics="image")
     torch.testing.assert_close(found, want, rtol=0, atol=1e-5)
     assert not torch.allclose(part.translate(PICTURES), want, atol=1e-4)
-    with pytest.raises(ValueError, match="running or image, not 'batch'"):
+    with pytest.raises(ValueError, match="unknown statistics 'batch'"):
         part.translate(PICTURES, statistics="batch")
 
 

@@ -121,7 +121,7 @@ def test_a_mask_is_brought_to_the_network_as_its_picture(tmp_path):
     kept = np.abs(shown(tmp_path / "out") - shown(tmp_path / "same")).max(0) < 1e-6
     assert kept[:, :8].all()
     assert not kept[:, 8:].all(0).any()
-    paint(tmp_path / "odd.png", 0, (32, 32))
+    Image.fromarray(mask[:, :32]).save(tmp_path / "odd.png")
     with pytest.raises(UserError, match=r"mask .*odd\.png is 32x32 pixels, a picture 64x32"):
         translate(
             tmp_path / "in",

@@ -32,8 +32,8 @@ def check_features(name: str) -> str:
     Raises:
         UserError: if it is none of them.
     """
-    path, _ = resolve(name)
-    if (path / "model.json").is_file():
+    path = resolve(name)[0] if name else Path()
+    if name and (path / "model.json").is_file():
         return name
     if len(path.parts) > 1:
         raise UserError(

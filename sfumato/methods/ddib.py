@@ -109,4 +109,4 @@ class DDIB(Part):
     def round_trip(self, source: Tensor, **options: Any) -> Tensor:
         """Images (B, C, H, W) there and back again; equal to the source up to the solver's error."""
         back: Any = DDIB(source=self.target, target=self.source)
-        return back.translate(self.translate(source, **options), as_is=True, **options)
+        return back.translate(self.translate(source, **options), **{**options, "as_is": True})
