@@ -171,7 +171,7 @@ def _translate(words: Sequence[str]) -> Callable[..., None]:
         for name, why in summary.skipped.items():
             say(f"skipped: {why if name in why else f'{name}: {why}'}", file=sys.stderr)
         n = summary.written
-        cost = f" ({summary.nfe:g} NFE, {summary.seconds / n:.2g} s each)" if n else ""
+        cost = f" ({summary.nfe:g} NFE, {summary.seconds:.2g} s each)" if n else ""
         kept = f", {summary.kept} already there" if summary.kept else ""
         skipped = f", {len(summary.skipped)} skipped" if summary.skipped else ""
         say(f"{count(n, 'picture')} written to {out}{cost}{kept}{skipped}")

@@ -12,7 +12,7 @@ import json
 import os
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -21,7 +21,7 @@ from typing import Any
 from sfumato.data.folders import LOCK, write_text
 from sfumato.data.preparation import said_size
 from sfumato.errors import UserError
-from sfumato.terminal import say
+from sfumato.terminal import count, say
 
 
 @dataclass
@@ -93,9 +93,32 @@ def read_run(folder: Path, name: str = "run.json") -> dict[str, Any]:
         ) from None
 
 
+PNG_BEGINS, PNG_ENDS = b"\x89PNG\r\n\x1a\n", b"\0\0\0\0IEND\xaeB`\x82"
+
+
 def there(result: Path) -> bool:
-    """Whether a picture is there, whole: where the power failed, a file may be empty."""
-    return result.is_file() and result.stat().st_size > 0
+    """Whether a PNG is there, whole: where the power failed or a disk is bad, a file may be cut or empty."""
+    try:
+        with result.open("rb") as file:
+            begins = file.read(len(PNG_BEGINS))
+            file.seek(max(0, file.seek(0, os.SEEK_END) - len(PNG_ENDS)))
+            return begins == PNG_BEGINS and file.read() == PNG_ENDS
+    except OSError:
+        return False
+
+
+def damaged(out: Path, results: Iterable[Path]) -> str:
+    """In a line, which of these results in `out` are not whole and are going to be made again."""
+    broken = [
+        name.as_posix() for name in results if (out / name).exists() and not there(out / name)
+    ]
+    more = ", ..." if len(broken) > SHOWN else ""
+    said = f"{count(len(broken), 'damaged result')} in {out} made again: "
+    return said + ", ".join(broken[:SHOWN]) + more if broken else ""
+
+
+SHOWN = 5
+"""Results that are named."""
 
 
 def to_repeat(run: Path) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import time
 import warnings
 from collections import defaultdict
@@ -34,6 +35,7 @@ from sfumato.part import channels_of, describe
 from sfumato.record import (
     Summary,
     check,
+    damaged,
     digest,
     hash_of,
     read_run,
@@ -43,7 +45,7 @@ from sfumato.record import (
     write_run,
 )
 from sfumato.solve import Watch
-from sfumato.terminal import bar
+from sfumato.terminal import bar, count
 from sfumato.translator import Ended, device_of, ending, options_of, preparation_of
 from sfumato.translator import run_translator as run_translator
 from sfumato.translator import translator as translator
@@ -146,6 +148,9 @@ def translate(
     done = Summary()
     with locked(out), bar("translate", len(files)) as advance:
         check(out, run, expect)
+        here = out.stat()
+        if broken := damaged(out, files):
+            warnings.warn(broken, stacklevel=3)
         for names, pictures in _batches(files, out, batch, prepare, done, advance):
             began, x = time.perf_counter(), torch.stack([p.image for p in pictures]).to(where)
             try:
@@ -157,11 +162,13 @@ def translate(
                 done.skipped |= {str(files[name]): str(error) for name in names}
                 continue
             seconds, written = time.perf_counter() - began, 0
+            _stands(out, here)
             if not (out / "run.json").exists():  # not before it is known to work
                 write_run(out, run, origin, None)
             for name, picture, image in zip(names, pictures, y.cpu(), strict=True):
                 if there(out / name):
                     continue
+                _stands(out, here)
                 try:
                     write_png(out / name, image)
                 except (UserError, OSError) as error:  # no numbers, or a name that is too long
@@ -172,6 +179,7 @@ def translate(
                 written += 1
                 done.sizes[str(gathered.folders[name])][picture.size, tuple(image.shape[-2:])] += 1
             done.add(written, nfe, seconds)
+        _stands(out, here, [name for name, file in files.items() if str(file) not in done.skipped])
         done.kept = len(files) - done.written - len(done.skipped)
         if len(done.skipped) == len(files):
             why = next(iter(done.skipped.values()))
@@ -208,6 +216,24 @@ def _say(
         if lost := prepare.read(file).lost:
             kinds = " and ".join(LOST[kind] for kind in lost)
             raise UserError(f"{file} is refused with pictures that {kinds}; leave --strict away")
+
+
+def _stands(out: Path, here: os.stat_result, results: Sequence[Path] = ()) -> None:
+    """Sees that `out` is the folder that it was, `here`, and holds these results, whole.
+
+    Raises:
+        UserError: it is not, or does not.
+    """
+    if not (out.exists() and os.path.samestat(here, out.stat())):
+        raise UserError(
+            f"{out} was moved or deleted while pictures were written into it: this run has stopped, "
+            f"and goes on with what was moved, or begins anew, by the same command"
+        )
+    if gone := [name.as_posix() for name in results if not there(out / name)]:
+        raise UserError(
+            f"{count(len(gone), 'picture')} of {out} are gone that were written ({gone[0]}): the same "
+            f"command makes them again"
+        )
 
 
 @checked

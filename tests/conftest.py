@@ -6,7 +6,9 @@ import pytest
 import torch
 from hypothesis import settings
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # shells ignore it in what they start with &
+signal.signal(
+    signal.SIGINT, signal.default_int_handler
+)  # shells ignore it in what they start with &
 torch.set_num_threads(1)
 settings.register_profile("laws", derandomize=True, deadline=None, max_examples=50, database=None)
 settings.load_profile("laws")

@@ -96,7 +96,9 @@ def test_a_part_of_anothers_whose_types_cannot_be_told_translates():
 
 @pytest.mark.parametrize("given", [X.numpy(), X[0], [X], None, "x.png", Path("x.png")])
 def test_as_is_takes_a_batch_of_numbers_and_says_so(model, given):
-    with pytest.raises(UserError, match=r"takes a tensor \(B, C, H, W\), or points \(B, D\), not an? "):
+    with pytest.raises(
+        UserError, match=r"takes a tensor \(B, C, H, W\), or points \(B, D\), not an? "
+    ):
         model.translate(given, as_is=True, strength=0.0)
 
 

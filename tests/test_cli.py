@@ -230,6 +230,16 @@ def test_translate_repeat_and_info(root, tmp_path, capsys):
     assert all(text in shown for text in ("diffusion", '["cat", "dog"]', "parameters", "sha256"))
 
 
+def test_the_seconds_that_are_said_are_those_of_one_picture(root, tmp_path, capsys):
+    for i in range(8):
+        shutil.copy(root / "in/cat/1.png", tmp_path / f"{i}.png")
+    out = tmp_path / "out"
+    run("translate", *sorted(tmp_path.glob("*.png")), "--out", out, "--model", root / "pairs",
+        "--steps", 1)  # fmt: skip
+    recorded = json.loads((out / "run.json").read_text())["result"]["seconds_per_picture"]
+    assert f" NFE, {recorded:.2g} s each)" in capsys.readouterr().out
+
+
 def test_skipped_pictures_are_named(root, tmp_path, capsys):
     Image.open(root / "in/cat/1.png").save(tmp_path / "good.png")
     (tmp_path / "bad.png").write_bytes(b"")

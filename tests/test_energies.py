@@ -403,7 +403,9 @@ def test_every_kth_counts_from_the_start_of_each_repeat():
 
     f, x = gaussian([0.0] * 3, [1.0] * 3, Cosine()), normal(2, 3)
     guided = Guided(f, energy, every=3)
-    times = grid(f.process, 5, clean=True)  # five are no multiple of three: the count must begin anew
+    times = grid(
+        f.process, 5, clean=True
+    )  # five are no multiple of three: the count must begin anew
     for _ in range(2):
         integrate("ddim", guided, x, times)
     assert asked == 2 * times[[0, 3]].tolist()

@@ -100,7 +100,9 @@ def test_a_named_net_says_the_rest_of_the_way(n):
     part.drift.net.forward = lambda x, time: end - x
     torch.testing.assert_close(part.path(x, torch.ones_like)[0], end)
     part.epsilon = 0.0
-    y, energy = part.path(x, torch.ones_like, lambda t, x, mean, extras: on_the_way.append((1 - t, x, mean)))
+    y, energy = part.path(
+        x, torch.ones_like, lambda t, x, mean, extras: on_the_way.append((1 - t, x, mean))
+    )
     for t, x_t, mean in on_the_way:
         torch.testing.assert_close(x_t, x + t * (end - x))
         torch.testing.assert_close(mean, end)
@@ -162,7 +164,9 @@ def test_the_limit_leaves_room_for_the_noise(n):
     last: list[torch.Tensor] = []
     part = EntropicOT(net=Bridge(), critic=Quadratic(1), epsilon=0.5, n_steps=n, epsilon_warmup=0)
     g = torch.Generator().manual_seed(0)
-    end, _ = part.eval().path(torch.zeros(200_000, 1), lambda like: torch.randn(like.shape, generator=g))
+    end, _ = part.eval().path(
+        torch.zeros(200_000, 1), lambda like: torch.randn(like.shape, generator=g)
+    )
     torch.testing.assert_close(end, torch.ones_like(end))
     noise = (last[-1] - 1).square().mean().sqrt().item()
     assert noise == pytest.approx(part.limit - part.reach, rel=0.01)

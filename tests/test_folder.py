@@ -198,7 +198,10 @@ def test_models_that_cannot_be_built(copy, change):
         info["model"].update(change)
 
     rewrite(copy, edit)
-    fails(copy, "does not describe a model|unknown|no field|is not a part|must be|is a share|is not there")
+    fails(
+        copy,
+        "does not describe a model|unknown|no field|is not a part|must be|is a share|is not there",
+    )
 
 
 def test_weights_of_another_model(model, copy, tmp_path):

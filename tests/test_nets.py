@@ -83,9 +83,7 @@ def test_checkpointing_changes_nothing(attention):
 
 @pytest.mark.parametrize("shape", [(30, 32), (32, 30)])
 def test_sizes_that_do_not_divide_are_refused(shape):
-    with pytest.raises(
-        ValueError, match=f"multiples of 8, not {shape[1]}x{shape[0]} pixels"
-    ):
+    with pytest.raises(ValueError, match=f"multiples of 8, not {shape[1]}x{shape[0]} pixels"):
         make_net("small")(torch.zeros(1, 3, *shape), torch.zeros(1))
 
 

@@ -621,10 +621,20 @@ def test_the_variants_of_fid_are_not_one_number(root, tmp_path, inception):
 
 
 def test_water_by_its_colour():
-    deep, shallow, land, satellite = (0.6, 0.76, 0.9), (0.84, 0.9, 0.98), (0.6, 0.73, 0.6), (0.02, 0.05, 0.2)
+    deep, shallow, land, satellite = (
+        (0.6, 0.76, 0.9),
+        (0.84, 0.9, 0.98),
+        (0.6, 0.73, 0.6),
+        (0.02, 0.05, 0.2),
+    )
     pictures = torch.tensor([deep, shallow, land, satellite])[:, :, None, None] * 2 - 1
     assert TASKS["relief_water"](pictures).flatten().tolist() == [1, 1, 0, 0]
-    assert TASKS["land_water"](pictures).flatten().tolist() == [1, 1, 0, 1]  # copies of a satellite's
+    assert TASKS["land_water"](pictures).flatten().tolist() == [
+        1,
+        1,
+        0,
+        1,
+    ]  # copies of a satellite's
 
 
 def test_scoring_shows_how_far_it_is(root, monkeypatch):

@@ -11,6 +11,7 @@ import resource
 import shutil
 import signal
 import warnings
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from sfumato.method import find, names
 from sfumato.translate import repeat, run_translator, translate
 from sfumato.translator import options_of, translator
 
+module = import_module("sfumato.translate")
 DDIB = {"method": "ddib", "options": {"steps": 4}}
 PLACES = ["a/1.png", "a/deep/2.jpg", "a/deep/3.tif", "b/1.webp", "4.bmp", "10.png", "9.png"]
 
@@ -213,7 +215,9 @@ def test_a_mask_that_is_not_black_and_white_is_refused_or_said(root, ends, tmp_p
 
     assert masked("hard") == []
     (line,) = masked("soft")
-    assert "soft.png is gray at 25.0% of its pixels: those that are lighter than middle gray" in line
+    assert (
+        "soft.png is gray at 25.0% of its pixels: those that are lighter than middle gray" in line
+    )
     with pytest.raises(UserError, match=r"coloured.png is coloured: expected black and white"):
         masked("coloured")
     assert not (tmp_path / "out coloured").exists()
@@ -371,13 +375,58 @@ def test_every_default_is_of_its_own_type(name):
     assert options_of(part, kept).items() >= kept.items()
 
 
-def test_an_empty_result_is_made_again(root, ends, tmp_path):
+@pytest.mark.parametrize("left", [0, 8, 60, -1])
+def test_a_damaged_result_is_made_again_and_said(root, ends, tmp_path, left):
     translate(root / "pictures", tmp_path, **DDIB, **ends, batch=3)
     before = contents(tmp_path)
-    (tmp_path / "10.png").write_bytes(b"")  # as after a power failure
-    summary = translate(root / "pictures", tmp_path, **DDIB, **ends, batch=3)
+    whole = (tmp_path / "10.png").read_bytes()
+    (tmp_path / "10.png").write_bytes(whole[:left])  # as after a power failure
+    with pytest.warns(UserWarning, match=r"1 damaged result in .* made again: 10.png$"):
+        summary = translate(root / "pictures", tmp_path, **DDIB, **ends, batch=3)
     assert (summary.written, summary.kept) == (1, 6)
     assert contents(tmp_path) == before
+
+
+def moved(out):
+    out.rename(out.with_name("moved"))
+
+
+def moved_for_another(out):
+    moved(out)
+    out.mkdir()
+
+
+def emptied(out):
+    for file in out.glob("*.png"):
+        file.unlink()
+
+
+@pytest.mark.parametrize(
+    ("happens", "says"),
+    [
+        (moved, "was moved or deleted"), (moved_for_another, "was moved or deleted"),
+        (shutil.rmtree, "was moved or deleted"), (emptied, "3 pictures of .* gone .*4.png"),
+    ],
+)  # fmt: skip
+def test_results_that_are_gone_are_not_claimed(root, ends, tmp_path, happens, says, monkeypatch):
+    """It happens while the second of three batches is translated."""
+    out, calls = tmp_path / "out", []
+
+    def translates(*given, **how):
+        calls.append(out)
+        if len(calls) == 2:
+            happens(out)
+        return run_translator(*given, **how)
+
+    monkeypatch.setattr(module, "run_translator", translates)
+    shutil.copytree(root / "pictures", tmp_path / "in")
+    with pytest.raises(UserError, match=says):
+        translate(tmp_path / "in", out, **DDIB, **ends, batch=3)
+    assert happens is emptied or not list(out.rglob("*.*"))
+    if happens is moved:
+        (tmp_path / "moved").rename(out)
+    translate(tmp_path / "in", out, **DDIB, **ends, batch=3)
+    assert len(list(out.rglob("*.png"))) == len(PLACES)
 
 
 def test_a_picture_that_may_not_be_read_is_named_and_skipped(root, ends, tmp_path, monkeypatch):
