@@ -5,7 +5,7 @@ Nothing heavy is imported before it is needed: `sfumato --help` answers without 
 
 from __future__ import annotations
 
-import os
+import signal
 import sys
 import traceback
 import warnings
@@ -20,8 +20,8 @@ from cyclopts import App
 from sfumato import cli_evaluate, cli_explore, cli_studio, cli_train
 from sfumato.cli_models import import_, info
 from sfumato.errors import UserError, choose
-from sfumato.flags import command, convert, flag, flags, method_flags, outlines, value_of
-from sfumato.terminal import count, one_line, say
+from sfumato.flags import at_home, command, convert, flag, flags, method_flags, outlines, value_of
+from sfumato.terminal import count, one_line, open_streams, say, unwritten
 from sfumato.versions import version
 
 HELP = """Translate pictures from one domain to another with diffusion models.
@@ -35,38 +35,46 @@ Begin with `sfumato demo`. With two folders of your own pictures:
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
-    """Runs a command and exits: 0, 2 after a user's error (one line), 130 after Ctrl-C.
+    """Runs a command and exits: 0, 2 after a user's error (one line), 128 + number after a signal.
 
-    1 says that some pictures could not be done, which are named, and all others were; or it is a bug,
-    which shows its traceback.
+    1 says that some pictures, which are named, or some of what was said could not be written, and all
+    else was; or it is a bug, which shows its traceback.  A reader that goes away, as `head`, stops nothing.
     """
-    words = list(sys.argv[1:] if argv is None else argv)
+    words = [at_home(word) for word in (sys.argv[1:] if argv is None else argv)]
+    open_streams()
     warnings.formatwarning = lambda message, *_, **__: f"sfumato: {one_line(str(message))}\n"
     sys.excepthook = lambda *bug: say(*traceback.format_exception(*bug), file=sys.stderr)
+    code = _run(words)
+    if why := unwritten():
+        say(f"sfumato: all is done, but not all that it said is written: {why}", file=sys.stderr)
+    sys.exit(code or int(bool(why)))
+
+
+def _run(words: list[str]) -> int:
+    """Runs a command; its exit code."""
     try:
         make_app(words)(words)
-        sys.stdout.flush()
     except cyclopts.CycloptsError as error:
-        _fail(_wrong(error, words))
-    except BrokenPipeError:  # `sfumato methods | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing to flush to
+        return _fail(_wrong(error, words))
     except UserError as error:
-        _fail(str(error))
+        return _fail(str(error))
     except OSError as error:
         if (
             error.filename is None
         ):  # the system refuses a file that it names: a full disk, no permission
             raise
-        _fail(f"{error.strerror}: {error.filename}")
+        return _fail(f"{error.strerror}: {error.filename}")
     except KeyboardInterrupt as error:
         say(f"\n{str(error) or 'stopped; the same command goes on'}", file=sys.stderr)
-        sys.exit(130)
-    sys.exit(0)
+        return 128 + getattr(error, "number", signal.SIGINT)
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
 
 
-def _fail(text: str) -> NoReturn:
+def _fail(text: str) -> int:
     say("sfumato:", one_line(text), file=sys.stderr)
-    sys.exit(2)
+    return 2
 
 
 def _wrong(error: cyclopts.CycloptsError, words: list[str]) -> str:

@@ -19,6 +19,19 @@ class UserError(ValueError):
         super().__init__(one_line(text))
 
 
+class Stopped(KeyboardInterrupt):
+    """Work that a signal ended where it can go on; the command line shows the text, exits with 128 + number.
+
+    Args:
+        text: what is saved, and what to type.
+        number: of the signal.
+    """
+
+    def __init__(self, text: str, number: int) -> None:
+        super().__init__(text)
+        self.number = number
+
+
 def not_installed(package: str, extra: str) -> UserError:
     """What to type for a package that comes with an extra; sfumato is installed from its source."""
     return UserError(f'this needs {package}: type pip install -e ".[{extra}]" in sfumato\'s source')

@@ -81,6 +81,14 @@ def method_flags(
     return [], f" `sfumato {shown} --method METHOD --help` has the method's options, too."
 
 
+def at_home(word: str) -> str:
+    """A word of the command line with ~/ as the home folder, also after the = of --out=~/x and a=~/x.
+
+    Shells do so at the beginning of a word alone, or after some of these signs.
+    """
+    return re.sub(r"(^|=)~(?=/)", lambda found: found[1] + str(Path.home()), word)
+
+
 def value_of(words: Sequence[str], flag: str) -> str | None:
     """What follows a flag on the command line."""
     for word, following in pairwise(words):

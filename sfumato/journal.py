@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sfumato.data.folders import replacing, write_text
+from sfumato.errors import Stopped
 from sfumato.fit import Update
 from sfumato.pace import gap, round_number, spoken
 from sfumato.terminal import say, screen
@@ -231,16 +232,16 @@ def _named(losses: dict[str, float]) -> str:
 
 
 @contextlib.contextmanager
-def interrupts() -> Iterator[Callable[[], bool]]:
+def interrupts() -> Iterator[Callable[[], int]]:
     """Ctrl-C, SIGTERM and SIGHUP end training after the step in hand; a second one ends it at once.
 
-    A signal that is ignored stays so: `nohup` means it.
+    A signal that is ignored stays so: `nohup` means it.  Hands out what tells which signal came, 0 if none.
     """
     hit: list[int] = []
 
     def handler(number: int, _: Any) -> None:
         if hit:
-            raise KeyboardInterrupt("stopped at once; the last save is good")
+            raise Stopped("stopped at once; the last save is good", hit[0])
         hit.append(number)
 
     names = [n for n in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, n)]  # Windows lacks one
@@ -250,10 +251,10 @@ def interrupts() -> Iterator[Callable[[], bool]]:
     try:
         previous = {s: signal.signal(s, handler) for s in ends}
     except ValueError:  # not the main thread: the caller handles its own signals
-        yield lambda: False
+        yield lambda: 0
         return
     try:
-        yield lambda: bool(hit)
+        yield lambda: hit[0] if hit else 0
     finally:
         for number, old in previous.items():
             signal.signal(number, old)

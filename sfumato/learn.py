@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sfumato.data import sets
-from sfumato.errors import UserError
+from sfumato.errors import Stopped, UserError
 from sfumato.fit import Diverged, State, check_losses, fit
 from sfumato.folder import save
 from sfumato.heldout import Observer, held_out_loss
@@ -44,7 +45,7 @@ def learn(
 
     Raises:
         UserError: if the training diverges; says which save is good.
-        KeyboardInterrupt: after a signal, when all is saved.
+        Stopped: after a signal, when all is saved.
     """
     settings, out, main = run["settings"], folder.out, accelerator.is_main_process
     save_every, preview_every = settings["save_every"], settings["preview_every"]
@@ -118,8 +119,9 @@ def learn(
                     if stopped:
                         told.say(observer.verdict())
                 if stopped:  # all are, and the main process has saved
-                    raise KeyboardInterrupt(
-                        f"stopped at step {step}, saved in {out}; {typed_resume(out)} goes on"
+                    raise Stopped(
+                        f"stopped at step {step}, saved in {out}; {typed_resume(out)} goes on",
+                        interrupted() or signal.SIGINT,  # another process was told
                     )
         except Diverged as error:
             if not main:

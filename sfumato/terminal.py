@@ -1,4 +1,4 @@
-"""What reaches the terminal: every printed line goes through `plain`.
+"""What reaches the terminal: every printed line goes through `plain`, to a stream that is `steady`.
 
 Names of files, folders and domains come from anywhere.  A terminal obeys the escape sequences in them,
 and lone surrogates (bytes of a name that are no UTF-8) cannot be encoded: both are shown as `repr` does.
@@ -12,7 +12,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar, cast
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -40,11 +40,71 @@ def one_line(text: str) -> str:
 
 
 def say(*values: object, file: TextIO | None = None) -> None:
-    """Prints at once, as `print` does, whatever the values hold and whatever encoding the terminal has."""
-    out = sys.stdout if file is None else file
-    encoding = getattr(out, "encoding", None) or "utf-8"
-    text = plain(" ".join(map(str, values))).encode(encoding, "backslashreplace").decode(encoding)
-    print(text, file=out, flush=True)
+    """Prints at once, as `print` does, whatever the values hold and whoever reads it, see `Steady`."""
+    out = steady(sys.stdout if file is None else file)
+    print(plain(" ".join(map(str, values))), file=out, flush=True)
+
+
+class Steady:
+    """A text stream that never ends the work that speaks.
+
+    What its encoding lacks is escaped.  Where it cannot write any more, all else goes to os.devnull.
+
+    Args:
+        stream: the stream, of which it is a part in all else.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+        self.fault: OSError | None = None
+        """Why it could not write, if not because its reader went away."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+    def write(self, text: str) -> int:
+        encoding = getattr(self.stream, "encoding", None) or "utf-8"
+        with self._going_on():
+            self.stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        return len(text)
+
+    def flush(self) -> None:
+        with self._going_on():
+            self.stream.flush()
+
+    @contextlib.contextmanager
+    def _going_on(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if not isinstance(error, BrokenPipeError):
+                self.fault = error
+            with Path(os.devnull).open("w") as nowhere, contextlib.suppress(OSError):
+                os.dup2(nowhere.fileno(), self.stream.fileno())  # what is buffered goes there, too
+
+
+def steady(stream: TextIO) -> TextIO:
+    """The stream as one that is `Steady`."""
+    return stream if isinstance(stream, Steady) else cast(TextIO, Steady(stream))
+
+
+def open_streams() -> None:
+    """Makes stdout and stderr steady, and those of the three streams that are closed os.devnull."""
+    while (spare := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass  # or a file that is opened later would get a closed stream's number
+    os.close(spare)
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode))
+    sys.stdout, sys.stderr = steady(sys.stdout), steady(sys.stderr)
+
+
+def unwritten() -> str:
+    """Why some of what was said reached neither file nor terminal, if so."""
+    for out in (sys.stdout, sys.stderr):
+        out.flush()
+    faults = [getattr(out, "fault", None) for out in (sys.stdout, sys.stderr)]
+    return next((error.strerror or str(error) for error in faults if error is not None), "")
 
 
 @contextlib.contextmanager
@@ -100,4 +160,5 @@ def screen(**given: Any) -> Console:
         def render_str(self, text: str, **given: Any) -> Any:
             return super().render_str(plain(text), **given)
 
+    given.setdefault("file", steady(sys.stderr if given.get("stderr") else sys.stdout))
     return Plain(markup=False, emoji=False, **given)

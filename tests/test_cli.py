@@ -1,5 +1,6 @@
 """The command line: quick help, flags from signatures, one line and exit code 2 for every mistake."""
 
+import contextlib
 import importlib.metadata
 import inspect
 import io
@@ -8,6 +9,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -25,7 +27,7 @@ from rich.table import Table
 
 import sfumato
 from sfumato import cli, terminal, versions
-from sfumato.flags import args_of, flags, outlines
+from sfumato.flags import args_of, at_home, flags, outlines
 from sfumato.part import fields
 from sfumato.translator import USES
 
@@ -471,6 +473,123 @@ def test_a_closed_pipe_is_no_error():
     command = f"{sys.executable} -m sfumato methods | head -1"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
     assert (done.stderr, done.returncode) == ("", 0)
+
+
+def train_on(root, out, capsys, monkeypatch, stdout, stderr, ok):
+    """Trains two steps and tells with these streams; what a full or closed one makes of it."""
+    words = ("train", "diffusion", f"a={root}/in/cat", "--net", "tiny", "--size", 16, "--steps", 2,
+             "--batch", 2, "--held-out", 0, "--out", out)  # fmt: skip
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", stdout)
+        patch.setattr(sys, "stderr", stderr)
+        run(*words, ok=ok)
+        for stream in (sys.stdout, sys.stderr):  # as Python does in the end
+            stream.flush()
+    assert sfumato.load(out).domains == ("a",)
+
+
+def unread():
+    """A pipe whose reader has gone, as `| head -0`."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    return os.fdopen(writer, "w", buffering=1)
+
+
+def full():
+    return Path("/dev/full").open("w", buffering=1)
+
+
+def test_work_goes_on_when_its_reader_goes_away(root, tmp_path, capsys, monkeypatch):
+    pipe = unread()
+    train_on(root, tmp_path / "run", capsys, monkeypatch, pipe, pipe, ok=0)
+    pipe.close()
+
+
+def test_what_is_said_in_python_goes_on_without_a_reader(tmp_path):
+    with unread() as pipe:
+        terminal.say("one", file=pipe)
+        terminal.screen(file=terminal.steady(pipe)).print("two")
+        terminal.say("three", file=pipe)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full device")
+def test_work_goes_on_where_what_it_says_cannot_be_written(root, tmp_path, capsys, monkeypatch):
+    err = io.StringIO()
+    with full() as device:
+        train_on(root, tmp_path / "a", capsys, monkeypatch, device, err, ok=1)
+    said = "sfumato: all is done, but not all that it said is written: No space left on device"
+    assert err.getvalue().splitlines()[-1] == said
+    with full() as out, full() as device:
+        train_on(root, tmp_path / "b", capsys, monkeypatch, out, device, ok=1)
+
+
+def test_work_goes_on_where_streams_are_closed(root, tmp_path, capsys, monkeypatch):
+    train_on(root, tmp_path / "run", capsys, monkeypatch, None, None, ok=0)
+
+
+@pytest.mark.parametrize(
+    ("streams", "code", "says"),
+    [
+        (">&-", 0, ""), ("<&- >&- 2>&-", 0, ""), ("2>&-", 0, "diffusion"),
+        (">/dev/full", 1, "not all that it said is written"), ("2>/dev/full", 0, "diffusion"),
+    ],
+)  # fmt: skip
+def test_closed_and_full_streams_are_no_traceback(streams, code, says):
+    if "/dev/full" in streams and not Path("/dev/full").exists():
+        pytest.skip("there is no full device")
+    command = f"{sys.executable} -m sfumato methods {streams}"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    assert says in done.stdout + done.stderr
+    assert done.stderr.count("\n") <= 1
+
+
+def test_a_table_is_shown_in_any_encoding():
+    out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    with contextlib.redirect_stdout(out):
+        terminal.screen().print("9.5 ±0.1")
+    out.flush()
+    assert out.buffer.getvalue() == b"9.5 \\xb10.1\n"
+
+
+@pytest.mark.parametrize("flag", ["--out {}", "--out={}"])
+def test_the_home_folder_is_found_though_a_shell_leaves_it(
+    flag, root, tmp_path, monkeypatch, capsys
+):
+    """As of --out=~/x; a folder called ~ was made."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(root / "pairs", "home/pairs")
+    shutil.copytree(root / "in", "home/in")
+    words = flag.format("~/zz").split()
+    run("translate", "~/in/cat/1.png", "--model=~/pairs", "--steps", 1, *words)
+    assert sorted(p.name for p in Path("home/zz").iterdir()) == ["1.png", "run.json"]
+    tiny = ("--net", "tiny", "--size", 16, "--steps", 1, "--batch", 2, "--held-out", 0)
+    run("train", "diffusion", "a=~/in/cat", *tiny, *flag.format("~/run").split())
+    run("train", "--resume", *flag.format("~/run").split(), "--steps", 2)
+    assert [p.name for p in tmp_path.iterdir()] == ["home"]
+    assert at_home("x=~y/z") == "x=~y/z"
+    assert at_home("a~/$HOME/x") == "a~/$HOME/x"
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_training_that_a_signal_ends_exits_with_its_number(name, root, tmp_path, monkeypatch):
+    if not hasattr(signal, name):
+        pytest.skip(f"there is no {name} here")
+    number, objectives = getattr(signal, name), sfumato.find("diffusion").objectives
+
+    def told(*given):
+        os.kill(os.getpid(), number)
+        yield from objectives(*given)
+
+    monkeypatch.setattr(sfumato.find("diffusion"), "objectives", told)
+    before = signal.signal(number, lambda *_: None)
+    try:
+        run("train", "diffusion", f"a={root}/in/cat", "--net", "tiny", "--size", 16, "--batch", 2,
+            "--held-out", 0, "--out", tmp_path / "run", ok=128 + number)  # fmt: skip
+    finally:
+        signal.signal(number, before)
 
 
 def test_ctrl_c_exits_with_130_and_the_run_goes_on(root, tmp_path):

@@ -132,7 +132,7 @@ def test_a_signal_to_one_process_stops_both_and_the_run_goes_on(data, tmp_path):
     out = tmp_path / "run"
     words = ["diffusion", *typed(data, out, steps=1000)]
     codes, said = two(out, words, SIGTERM)
-    assert codes == [130, 130], said
+    assert codes == [130, 143], said  # the second got it
     step = int(read_tensors(out / "training.safetensors")["step"])
     assert step < 10
     for text in said:
