@@ -17,7 +17,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
-from sfumato.errors import UserError, choose
+from sfumato.errors import ADDRESS, UserError, choose, no_address
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -77,6 +77,8 @@ def check_value(name: str, value: Any, hint: Any) -> None:
     if fits(value, hint, most):
         return
     members = _members(hint)
+    if Path in members:
+        no_address(name, value)
     for member in members:
         kind, args = typing.get_origin(member), typing.get_args(member)
         if kind is typing.Literal and isinstance(value, str):
@@ -97,6 +99,8 @@ def fits(value: Any, hint: Any, most: int = MOST) -> bool:
     if origin in (typing.Union, types.UnionType):
         if Path in args and isinstance(value, str) and (not value or "\0" in value):
             return False  # no name of a file
+        if Path in args and isinstance(value, str | Path) and ADDRESS.match(str(value)):
+            return False
         return any(fits(value, member, most) for member in args)
     if origin is typing.Literal:
         return any(type(value) is type(one) and value == one for one in args)

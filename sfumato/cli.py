@@ -5,6 +5,7 @@ Nothing heavy is imported before it is needed: `sfumato --help` answers without 
 
 from __future__ import annotations
 
+import shlex
 import signal
 import sys
 import traceback
@@ -85,6 +86,12 @@ def _wrong(error: cyclopts.CycloptsError, words: list[str]) -> str:
             choose("command", (error.unused_tokens or [""])[0], known)
         except UserError as unknown:
             return str(unknown)
+    unknown = cyclopts.UnknownOptionError, cyclopts.UnusedCliTokensError
+    if words[:1] == ["translate"] and _repeats(words) and isinstance(error, unknown):
+        return (
+            f"a repetition takes only --out and --device besides, not all of {shlex.join(words[1:])}: to "
+            f"translate anew, name pictures and options in place of --repeat-from"
+        )
     text, groups = str(error), ("train", "data", "explore")
     if isinstance(error, cyclopts.UnknownOptionError) and words[0] in ("translate", "explore"):
         own, named = (
@@ -191,9 +198,9 @@ def _translate(words: Sequence[str]) -> Callable[..., None]:
     def again(*, repeat_from: str, out: str, **given: Any) -> None:
         report(repeat(repeat_from, out, **given), out)
 
-    what = "repeat a run exactly: its run.json. Needs only --out besides."
+    what = "repeat a run exactly: its run.json. Takes only --out and --device besides."
     recorded = flag("repeat_from", str, Parameter.KEYWORD_ONLY, what)
-    if any(w.split("=")[0] == "--repeat-from" for w in words):
+    if _repeats(words):
         return command(again, text, [recorded, *flags(repeat, skip=("run",), keyword=("out",))])
 
     mask = "a picture of black and white: white is kept; gray counts as what it is nearer to."
@@ -214,6 +221,10 @@ def _translate(words: Sequence[str]) -> Callable[..., None]:
     )
     shown = recorded.replace(annotation=Annotated[str | None, recorded.annotation.__metadata__[0]])
     return command(run, text, [paths, *common, *own, shown.replace(default=None)])
+
+
+def _repeats(words: Sequence[str]) -> bool:
+    return any(w.split("=")[0] == "--repeat-from" for w in words)
 
 
 def methods() -> None:

@@ -11,16 +11,19 @@ def info(folder: str) -> None:
     """Say what a model folder is.
 
     Args:
-        folder: a model folder, or sfumato/NAME for a model that ships with the package.
+        folder: a model folder, or sfumato/NAME for a model that ships with the package; FOLDER:DOMAIN
+            sees that it knows the domain.
     """
     import json
 
-    from sfumato.folder import describe_folder, load, resolve
+    from sfumato.folder import denoiser_of, describe_folder, load, resolve
     from sfumato.method import name_of
     from sfumato.record import sha256
 
-    path, _ = resolve(folder)
+    path, domain = resolve(folder)
     part = load(path)
+    if domain is not None:
+        denoiser_of(part, domain, str(path))
     facts = {
         "folder": str(path), "method": name_of(part), "domains": getattr(part, "domains", None),
         "parameters": f"{sum(p.numel() for p in part.parameters()):,}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from inspect import Parameter
 from pathlib import Path
@@ -29,6 +30,14 @@ def train(words: Sequence[str]) -> App:
         app.default(_trainer(chosen, begun))
     elif chosen and chosen[0] != "-":
         choose("method", chosen, outlines())
+        if begun and begun["method"] != chosen and isinstance(begun["method"], str):
+            from sfumato.runfolder import typed_resume
+
+            out = str(value_of(words, "--out"))
+            raise UserError(
+                f"{out} is a training of {begun['method']}, not of {chosen}: {typed_resume(out)} goes on "
+                f"with it; for another training choose another --out"
+            )
     for name, outline in outlines().items():
         if outline.data is None:
             if name == chosen:
@@ -97,6 +106,7 @@ def _trainer(method: str | Part, begun: Mapping[str, Any]) -> Callable[..., None
                 f"{out} is of an earlier version, which did not record its folders: type them once "
                 f"more, sfumato train {name} FOLDERS --resume --out {out}"
             )
+        _still_there(begun, given, out)
         if not given["data"]:
             raise UserError(f"no pictures to train on: expected {DATA[kind]}")
         begin(**{**begun, "method": method, "options": chosen, **given}, out=out)
@@ -109,6 +119,29 @@ def _trainer(method: str | Part, begun: Mapping[str, Any]) -> Callable[..., None
     ]
     summary = outlines()[name].summary if name in outlines() else name
     return command(run, summary, [*places, *own, *common])
+
+
+def _still_there(begun: Mapping[str, Any], given: Mapping[str, Any], out: str) -> None:
+    """Sees that the folders that a run was begun with are where they were.
+
+    Raises:
+        UserError: one is not, and the words name no other.
+    """
+    from sfumato.runfolder import typed_resume
+
+    for key, before in (("data", ""), ("validation", "--validation ")):
+        folders = begun.get(key)
+        if not folders or given[key] != folders:
+            continue
+        named = folders if isinstance(folders, Mapping) else None
+        paths = named.values() if named else [folders] if isinstance(folders, str) else folders
+        if gone := [path for path in paths if not Path(path).is_dir()]:
+            again = [f"{before}{shlex.quote(name)}=FOLDER" for name in named or ()]
+            words = " ".join(again or [f"{before}FOLDER"] * len(list(paths)))
+            raise UserError(
+                f"{gone[0]}, of the pictures of {out}, is not there any more: name where they are now, "
+                f"{typed_resume(out)} {words}"
+            )
 
 
 def _named(data: Sequence[str], kind: str | None) -> Sequence[str] | Mapping[str, str]:

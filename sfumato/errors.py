@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 from sfumato.terminal import one_line
+
+ADDRESS = re.compile(r"(?:^|=)(?:https?|s?ftps?|file|s3|gs):/", re.IGNORECASE)
+"""What no path begins with; a `Path` holds one of its two slashes."""
 
 
 class UserError(ValueError):
@@ -35,6 +39,19 @@ class Stopped(KeyboardInterrupt):
 def not_installed(package: str, extra: str) -> UserError:
     """What to type for a package that comes with an extra; sfumato is installed from its source."""
     return UserError(f'this needs {package}: type pip install -e ".[{extra}]" in sfumato\'s source')
+
+
+def no_address(name: str, value: object) -> None:
+    """Sees that a path, or NAME=PATH, is none of the web.
+
+    Raises:
+        UserError: it is.
+    """
+    if ADDRESS.search(str(value)):
+        raise UserError(
+            f"{name} must be a path, not the address {str(value)!r}: nothing is read from the web; "
+            f"download it first, then name the file or folder"
+        )
 
 
 def choose(kind: str, name: str, known: Iterable[str]) -> str:

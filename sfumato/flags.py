@@ -11,12 +11,15 @@ import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from inspect import Parameter, Signature, cleandoc, signature
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import cyclopts
+
+from sfumato.errors import UserError, no_address
 
 SPELLED = {"source_folder": "--from", "score_key": "--score"}
 """Flags that are no Python names."""
@@ -113,7 +116,10 @@ def _typed(hint: Any) -> Any:
 def flag(name: str, hint: Any, kind: Any, text: str, default: Any = Parameter.empty) -> Parameter:
     """One flag (or place) of a command."""
     spelled = SPELLED.get(name)
-    shown = cyclopts.Parameter(spelled, help=text, negative=None if default is True else ())
+    said = partial(convert, what=name, expected=text.partition(";")[0].rstrip("."))
+    shown = cyclopts.Parameter(
+        spelled, help=text, converter=said, negative=None if default is True else ()
+    )
     return Parameter(name, kind, default=default, annotation=Annotated[hint, shown])
 
 
@@ -131,13 +137,19 @@ def command(function: Callable[..., Any], doc: str, parameters: list[Parameter])
     return run
 
 
-def convert(hint: Any, tokens: Sequence[cyclopts.Token]) -> Any:
+def convert(
+    hint: Any, tokens: Sequence[cyclopts.Token], what: str = "name", expected: str = "a name"
+) -> Any:
     """What was typed, as a value of this type; cyclopts alone would round 1.5 to the whole number 2."""
     for token in tokens:
         if not token.value and token.keyword:
             raise cyclopts.CoercionError(msg=f"{token.keyword} is empty: type a name after it.")
         if not token.value:
-            raise cyclopts.CoercionError(msg="an empty name was given: expected a file or folder.")
+            raise cyclopts.CoercionError(msg=f"an empty {what} was given: expected {expected}.")
+        try:
+            no_address(token.keyword or what, token.value)
+        except UserError as error:
+            raise cyclopts.CoercionError(msg=str(error)) from None
     for token in tokens if int in (typing.get_args(hint) or (hint,)) else ():
         with suppress(ValueError):  # of another type, or for cyclopts to refuse
             if not float(token.value).is_integer():

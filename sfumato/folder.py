@@ -20,7 +20,7 @@ from torch.nn.modules import module as registry
 
 from sfumato.arguments import check_value, checked
 from sfumato.card import card
-from sfumato.data.folders import for_folder, made, write_text
+from sfumato.data.folders import for_folder, made, parse_json, write_text
 from sfumato.data.preparation import Preparation
 from sfumato.denoiser import Denoiser, domain_index
 from sfumato.errors import UserError, choose
@@ -179,11 +179,11 @@ def describe_folder(folder: str | Path) -> dict[str, Any]:
     try:
         if file.stat().st_size > LARGEST:
             raise ValueError(f"it has more than {LARGEST:,} bytes")
-        said = json.loads(file.read_text(encoding="utf-8"))
+        said = parse_json(file.read_text(encoding="utf-8"))
         form, model = said["format"], said["model"]
         if not isinstance(model["is"], str):
             raise TypeError("the model's kind must be a name")
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{foreign} ({error!r})") from None
     if type(form) is not int or not 0 < form <= FORMAT:
         raise UserError(

@@ -18,7 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from sfumato.data.folders import LOCK, write_text
+from sfumato.data.folders import LOCK, parse_json, write_text
 from sfumato.data.preparation import said_size
 from sfumato.errors import UserError
 from sfumato.terminal import count, say
@@ -80,16 +80,20 @@ def read_run(folder: Path, name: str = "run.json") -> dict[str, Any]:
         UserError: if there is none, or not one of a translation.
     """
     try:
-        saved = json.loads((folder / name).read_text(encoding="utf-8"))
+        saved = parse_json((folder / name).read_text(encoding="utf-8"))
         parts = {key: saved[key] for key in ("run", "from", "result")}
         if not isinstance(parts["run"], dict) or not isinstance(
             parts["run"].get("options"), dict | None
         ):
             raise TypeError
         return parts | {"run": _modern(parts["run"])}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except OSError:
         raise UserError(
-            f"{folder} holds no translation, or its {name} is damaged: choose another folder"
+            f"{folder} holds no translation: it has no {name}; choose another folder"
+        ) from None
+    except (ValueError, KeyError, TypeError):
+        raise UserError(
+            f"{folder / name} is damaged, or not of a translation: choose another folder"
         ) from None
 
 

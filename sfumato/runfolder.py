@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from sfumato.data.folders import for_folder, locked, write_text
+from sfumato.data.folders import for_folder, locked, parse_json, write_text
 from sfumato.errors import UserError
 from sfumato.fit import State
 from sfumato.part import Part, describe, fields
@@ -33,6 +33,9 @@ FIXED = "batch", "seed", "held_out", "flip", "jitter", "accumulate", "optimiser"
 """Settings that a resumed run keeps; the others may change."""
 
 SAVES = "training.safetensors", "training.before.safetensors"
+
+OF_PICTURES = "count", "skipped", "digest"
+"""What of a description of data the pictures say, and no option."""
 
 NOTHING_LOST = "run.json", "split.json", "log.jsonl", "loss.png", "previews"
 """What a run has before its first save."""
@@ -151,8 +154,8 @@ def read_run(out: Path) -> dict[str, Any]:
             f"{out} has no run.json, without which nothing resumes: is it a run folder?"
         )
     try:
-        run = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
+        run = parse_json(file.read_text(encoding="utf-8"))
+    except ValueError:
         run = None
     parts = dict(run) if isinstance(run, dict) else {}
     damaged = f"{file} is damaged, or not of a training: nothing resumes without it"
@@ -181,7 +184,7 @@ def _each(folders: Any) -> Iterable[Any]:
     return folders if isinstance(folders, list) else [folders]
 
 
-def typed_resume(out: Path) -> str:
+def typed_resume(out: str | Path) -> str:
     """The command that goes on with a run as it was begun."""
     return f"sfumato train --resume --out {shlex.quote(str(out))}"
 
@@ -206,6 +209,11 @@ def compare(before: Mapping[str, Any], run: Mapping[str, Any], part: Part, out: 
         ("another model", model, run["model"]), ("other data", before["data"], run["data"])
     ):  # fmt: skip
         if differ := "; ".join(list(differences(was, now))[:3]):
+            if key == "other data" and _changed_since(before, run):
+                raise UserError(
+                    f"the pictures of {out} have changed since it was trained ({differ}): put them back as "
+                    f"they were, or choose a new --out"
+                )
             raise UserError(f"{out} was trained with {key} ({differ}): {go}")
     changed = []
     for key, value in run["settings"].items():
@@ -215,6 +223,14 @@ def compare(before: Mapping[str, Any], run: Mapping[str, Any], part: Part, out: 
         if was != value:
             changed.append(f"resuming with {key} {value} (it was {was})")
     return changed
+
+
+def _changed_since(before: Mapping[str, Any], run: Mapping[str, Any]) -> bool:
+    """Whether the same folders, read in the same way, hold other pictures than they did."""
+    ways = [{k: v for k, v in one["data"].items() if k not in OF_PICTURES} for one in (before, run)]
+    folders = [one.get("folders", {}).get("data") for one in (before, run)]
+    same = [one["settings"].get("without") for one in (before, run)]
+    return all(a == b for a, b in (ways, folders, same))
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any], path: str = "") -> Iterator[str]:

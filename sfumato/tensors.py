@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from sfumato.data.folders import replacing
+from sfumato.data.folders import parse_json, replacing
 from sfumato.errors import UserError
 
 FLOATS = ("F16", "BF16", "F32", "F64")
@@ -90,9 +90,9 @@ def read_opened(opened: Any, file: Path) -> tuple[dict[str, Tensor], dict[str, A
     # copies: what is mapped keeps its place on the disk, and changes with the file
     stored = {key: opened.get_tensor(key).clone() for key in opened.keys()}
     try:
-        protocol = json.loads(metadata.get("protocol", "{}"))
+        protocol = parse_json(metadata.get("protocol", "{}"))
         wanted = protocol.pop("tensors", metadata.get("sha256"))
-    except (ValueError, TypeError, AttributeError, RecursionError):
+    except (ValueError, TypeError, AttributeError):
         raise UserError(f"{file} has a protocol that was not written by sfumato") from None
     if wanted is not None and wanted != _digest(stored):
         raise UserError(f"{file} is damaged: its contents do not have their hash; copy it again")

@@ -22,7 +22,7 @@ import torch
 from sfumato.arguments import checked
 from sfumato.data.folders import locked
 from sfumato.data.gather import gather
-from sfumato.data.header import LOST
+from sfumato.data.header import LOST, WHOLE
 from sfumato.data.images import write_png
 from sfumato.data.listing import OTHER, said
 from sfumato.data.preparation import Preparation, Prepared, Side
@@ -213,8 +213,8 @@ def _say(
         if names:
             warnings.warn(said(folder, names), stacklevel=4)
     for file in read:
-        if lost := prepare.read(file).lost:
-            kinds = " and ".join(LOST[kind] for kind in lost)
+        if lost := prepare.read(file).lost.keys() - WHOLE:
+            kinds = " and ".join(LOST[kind] for kind in LOST if kind in lost)
             raise UserError(f"{file} is refused with pictures that {kinds}; leave --strict away")
 
 

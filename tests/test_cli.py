@@ -180,15 +180,17 @@ def test_methods_and_cite(capsys):
         ("translate in --model pairs --out ''", "--out is empty"),
         ("translate in --model pairs --out=", "--out is empty"),
         ("translate in --model '' --out out", "--model is empty"),
-        ("translate '' --model pairs --out out", "an empty name was given"),
+        ("translate '' --model pairs --out out", "an empty paths was given: expected pictures"),
         ("translate --repeat-from '' --out out", "--repeat-from is empty"),
         ("train diffusion in --out ''", "--out is empty"),
-        ("train diffusion '' --out out", "an empty name was given"),
+        ("train diffusion '' --out out", "an empty data was given"),
         ("compare folder=in --source in --target in --out ''", "--out is empty"),
         ("evaluate in --source '' --target in", "--source is empty"),
-        ("evaluate '' --source in --target in", "an empty name was given"),
+        ("evaluate '' --source in --target in", "an empty results was given"),
         ("explore decode z.safetensors --model pairs --out ''", "--out is empty"),
-        ("data digits ''", "an empty name was given"),
+        ("compare '' --source in --target in --out o", "empty entries was given: expected what to"),
+        ("explore apply z ''  --out o", "an empty chain was given: expected operations, separated"),
+        ("data digits ''", "an empty out was given"),
         ("demo --out ''", "--out is empty"),
     ],
 )
@@ -240,6 +242,51 @@ def test_the_seconds_that_are_said_are_those_of_one_picture(root, tmp_path, caps
         "--steps", 1)  # fmt: skip
     recorded = json.loads((out / "run.json").read_text())["result"]["seconds_per_picture"]
     assert f" NFE, {recorded:.2g} s each)" in capsys.readouterr().out
+
+
+def test_info_refuses_a_domain_that_the_model_does_not_know(root, capsys):
+    run("info", f"{root}/model:dog")
+    assert "diffusion" in capsys.readouterr().out
+    text = said(capsys, "info", f"{root}/model:77")
+    assert "unknown domain '77'" in text and "known: cat, dog" in text  # noqa: PT018
+    assert "has no domains" in said(capsys, "info", f"{root}/pairs:cat")
+
+
+def test_a_repetition_says_that_it_takes_nothing_else(root, tmp_path, capsys):
+    run("translate", root / "in/cat", "--out", tmp_path / "a", "--model", root / "pairs",
+        "--steps", 1)  # fmt: skip
+    capsys.readouterr()
+    for more in (["--seed", "5"], [root / "in/dog"], ["--method", "ddib"]):
+        words = ("--repeat-from", tmp_path / "a/run.json", "--out", tmp_path / "b", *more)
+        text = said(capsys, "translate", *words)
+        assert "a repetition takes only --out and --device besides" in text
+        assert "translate anew" in text
+    (tmp_path / "x.json").write_text("{}")
+    text = said(capsys, "translate", "--repeat-from", tmp_path / "x.json", "--out", tmp_path / "b")
+    assert f"{tmp_path}/x.json is damaged, or not of a translation" in text
+    assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "translate https://example.com/cat.png --model MODEL --out o",
+        "translate IN --model https://example.com/model --out o",
+        "translate IN --model MODEL --out s3://bucket/o", "info https://example.com/model",
+        "train diffusion cat=https://example.com/cats dog=IN --out o", "doctor https://example.com/cats",
+        "evaluate https://example.com/cats --source IN --target IN",
+        "import https://example.com/g.pth --out o",
+        "compare folder=https://example.com/cats --source IN --target IN --out o",
+        "explore report https://example.com/z.safetensors", "study HTTPS://example.com/a IN IN --out o",
+    ],
+)  # fmt: skip
+def test_addresses_are_told_to_be_downloaded_first(words, root, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = words.replace("IN", str(root / "in")).replace("MODEL", str(root / "pairs"))
+    text = said(capsys, *words.split())
+    assert "download it first" in text
+    assert re.search(r"(https|s3)://", text, re.IGNORECASE)
+    assert not list(tmp_path.iterdir())
 
 
 def test_skipped_pictures_are_named(root, tmp_path, capsys):

@@ -572,6 +572,17 @@ def test_preparations_that_differ_are_refused_before_any_translation(
     assert not (tmp_path / "out").exists()
 
 
+def test_folders_of_the_same_files_are_said_in_one_line(root, tmp_path):
+    """Zeros of a folder against itself look like a perfect method."""
+    shutil.copytree(root / "source", tmp_path / "same")
+    for target, says in ((root / "source", "source and target, source and same, target and same"),
+                         (root / "target", "source and same")):  # fmt: skip
+        found = evaluate(tmp_path / "same", root / "source", target=target, protocol=FAST,
+                         out=tmp_path / target.name)  # fmt: skip
+        (line,) = [n for n in found.notes if "same files" in n]
+        assert line.startswith(f"{says} are the same files:")
+
+
 def test_what_is_enlarged_or_left_out_is_said(root, tmp_path):
     small = pictures(tmp_path / "small", N, 2, 90, side=8)
     (small / "x.heic").write_bytes(b"")

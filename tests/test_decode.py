@@ -21,6 +21,9 @@ from sfumato.data.decode import decode, inspect
 from sfumato.data.header import Limits, Refused
 from sfumato.data.preparation import read_samples
 from sfumato.errors import UserError
+from sfumato.folder import save
+from sfumato.method import find
+from sfumato.translate import translate
 
 
 def png(*chunks):
@@ -89,10 +92,24 @@ def test_stacks_animations_and_pages_are_counted(tmp_path):
         assert samples[0].min() > 240, name
     tifffile.imwrite(tmp_path / "stack.tif", np.zeros((7, 16, 16), np.uint16) + 30000)
     assert read_samples(tmp_path / "stack.tif")[1] == {"pages": "7 pictures"}
-    phone = saved(
-        frames[0], "MPO", save_all=True, append_images=frames[1:]
-    )  # its others are thumbnails
-    assert decode(phone).lost == {}
+
+
+@pytest.mark.filterwarnings("ignore:.*others beside the picture")
+def test_what_a_phone_adds_to_a_photo_is_said_and_strictness_takes_the_photo(tmp_path):
+    frames = [Image.new("RGB", (8, 8), c) for c in ("red", "lime")]
+    frames[0].save(tmp_path / "x.jpg", "MPO", save_all=True, append_images=frames[1:])
+    samples, lost = read_samples(tmp_path / "x.jpg")
+    assert samples[0].min() > 240
+    assert lost == {"beside": "2 pictures"}
+    with pytest.warns(UserWarning, match=r"1 that hold others beside .* \(x.jpg: 2 pictures\)"):
+        assert len(Images(tmp_path, 8, strict=True)) == 1
+    how = {"model": tmp_path / "m", "options": {"steps": 1}}
+    save(find("paired_sde")(net="tiny"), tmp_path / "m", info={"size": 8})
+    done = translate(tmp_path / "x.jpg", tmp_path / "out", strict=True, **how)
+    assert [*done.lost.values()] == [[f"{tmp_path}/x.jpg: 2 pictures"]]
+    frames[0].save(tmp_path / "y.gif", save_all=True, append_images=frames[1:])
+    with pytest.raises(UserError, match="y.gif"):
+        translate(tmp_path / "y.gif", tmp_path / "no", strict=True, **how)
 
 
 def profile(gamma):

@@ -14,6 +14,7 @@ from truth import f64, gaussian, normal
 
 import sfumato
 from sfumato.data.images import read_image
+from sfumato.errors import UserError
 from sfumato.explore import (
     OPERATIONS,
     Latents,
@@ -391,6 +392,12 @@ def test_operations_on_the_picture_come_first(root):
     torch.testing.assert_close(first.images, do("blur sigma=2", plain.images))
     assert (first.latents - plain.latents).abs().max() > 0.1
     assert first.protocol["encoded"]["first"][0]["operation"] == "blur sigma=2.0"
+
+
+@pytest.mark.parametrize("chain", ["blur, , blur", "blur,, blur", "blur,", ", blur", ","])
+def test_an_empty_operation_is_refused(chain):
+    with pytest.raises(UserError, match="no operation beside a comma of"):
+        parse(chain)
 
 
 def test_a_chain_reads_latents_from_files(tmp_path):

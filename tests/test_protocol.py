@@ -11,10 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from sfumato import runfolder
+from sfumato.data.folders import parse_json
+from sfumato.errors import UserError
 from sfumato.evaluate.compare import swept
 from sfumato.evaluate.entries import entries_of
+from sfumato.evaluate.measures import Scores
 from sfumato.evaluate.probe import crossed, logistic, logit
 from sfumato.evaluate.protocol import FILTERS, PIXELS, PROTOCOLS, Protocol, named_protocol, resized
+from sfumato.evaluate.study import score
+from sfumato.folder import describe_folder
+from sfumato.record import to_repeat
 
 # ---- entries ------------------------------------------------------------------------------------
 
@@ -177,6 +184,24 @@ def test_protocols_that_are_none(tmp_path, content, says):
     with pytest.raises(ValueError, match=says) as error:
         named_protocol(file)
     assert "\n" not in str(error.value)
+
+
+def test_json_with_a_key_twice_is_refused_wherever_it_is_read(tmp_path):
+    """One of two would be lost without a word."""
+    assert parse_json('{"a": [{"b": 1}, {"b": 2}]}') == {"a": [{"b": 1}, {"b": 2}]}
+    twice, file = '{"name": "x", "about": "y", "size": 8, "size": 16}', tmp_path / "x.json"
+    file.write_text(twice)
+    with pytest.raises(UserError, match="'size' is there twice"):
+        Protocol.read(file)
+    deep = "[" * 100_000
+    readers = [Scores.read, lambda f: score([f], f), lambda f: to_repeat(f), Protocol.read,
+               lambda f: describe_folder(f.parent), lambda f: runfolder.read_run(f.parent)]  # fmt: skip
+    for text in (twice, deep):
+        for name in ("x.json", "model.json", "run.json"):
+            (tmp_path / name).write_text(text)
+        for read in readers:
+            with pytest.raises(UserError):
+                read(file)
 
 
 def test_protocols_by_name():

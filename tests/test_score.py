@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from scipy.ndimage import correlate1d
 
+from sfumato.errors import UserError
 from sfumato.evaluate.features import Lite0
 from sfumato.evaluate.inception import InceptionV3
 from sfumato.evaluate.measures import TASKS, Scores, differences
@@ -335,6 +336,34 @@ def test_names_in_a_table_of_groups(tmp_path):
     table = tmp_path / "g:1.csv"
     table.write_text("name,map\na/1.png,x\nb.2,y\nb.3.jpg,z\n")
     assert read_groups(f"{table}:map", ["b.3", "b.2", "a/1"]) == ["z", "y", "x"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        ("name,map\na.png,x\na.png,y\n", r"'a.png' in two groups, map 'x' and 'y'"),
+        ("name,map\na.png,x\na.jpg,y\n", r"'a' in two groups, map 'x' and 'y'"),
+        ("name,map\nb,x\na,y\nb,z\n", r"'b' in two groups"),
+        ("name,map,map\na,x,y\n", r"2 columns 'map'"),
+        ("name,map,name\na,x,b\n", r"2 columns 'name'"),
+        ("name,map\na,x\nname,map\n", r"its header 'name,map' twice"),
+    ],
+)
+def test_tables_of_groups_that_contradict_themselves_are_refused(tmp_path, rows, says):
+    table = tmp_path / "g.csv"
+    table.write_text(rows)
+    with pytest.raises(UserError, match=says):
+        read_groups(f"{table}:map", ["a"])
+    table.write_text("name,map,,\na.png,x,,\na.png,x,,\np.1,x,,\np.2,y,,\n")  # says no two things
+    assert read_groups(f"{table}:map", ["a", "p.2"]) == ["x", "y"]
+
+
+def test_names_that_look_alike_are_shown_apart(tmp_path):
+    write(tmp_path, pixels(2), ["\u00e9", "e\u0301"])
+    with pytest.raises(
+        UserError, match=r"e\\u0301.png' and '.*\\xe9.png', which differ only in how"
+    ):
+        Pictures(tmp_path)
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import random
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -136,6 +137,35 @@ def test_ctrl_c_saves_and_says_how_to_go_on(folders, tmp_path, monkeypatch):
         train("diffusion", folders, out, **TINY, steps=100_000, save_every=50_000)
     load(out)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_resuming_says_that_pictures_changed_moved_or_are_of_another_method(
+    folders, tmp_path, capsys
+):
+    def said(*words):
+        with pytest.raises(SystemExit) as end:
+            main(["train", *map(str, words)])
+        assert end.value.code == 2
+        err = capsys.readouterr().err
+        assert err.count("\n") == 1, err
+        return err
+
+    out, red = tmp_path / "run", tmp_path / "red"
+    shutil.copytree(folders["red"], red)
+    named = {"red": str(red), "green": folders["green"]}
+    train("diffusion", named, out, **TINY | {"steps": 2, "held_out": 0})
+    capsys.readouterr()
+    assert "run is a training of diffusion, not of cyclegan" in said(
+        "cyclegan", "--resume", "--out", out
+    )
+    Image.new("RGB", (16, 16)).save(red / "0.png")
+    text = said("--resume", "--out", out, "--steps", 4)
+    assert "have changed since it was trained (other pictures of red)" in text
+    assert "new --out" in text and "goes on as it was" not in text  # noqa: PT018
+    red.rename(tmp_path / "moved")
+    text = said("--resume", "--out", out, "--steps", 4)
+    assert f"{red}, of the pictures of {out}, is not there any more" in text
+    assert f"sfumato train --resume --out {out} red=FOLDER green=FOLDER" in text
 
 
 def test_resuming_refuses_other_data_and_says_changed_settings(folders, tmp_path, capsys):

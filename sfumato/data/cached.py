@@ -18,7 +18,7 @@ from torch import Tensor
 
 from sfumato.errors import UserError
 
-from .header import LOST
+from .header import LOST, WHOLE
 from .listing import list_pictures, said, stem_of
 from .preparation import Preparation
 from .resize import Resize, to_float
@@ -110,7 +110,9 @@ class Images:
             left[BROKEN] = list(self.skipped.values())
         self.left_out = dict(left)
         refused = {
-            why: names for why, names in left.items() if why in unasked or why[:5] == "that "
+            why: names
+            for why, names in left.items()
+            if why in unasked or (why[:5] == "that " and why[5:] not in map(LOST.get, WHOLE))
         }
         if strict and refused:
             raise UserError(f"{said(self.root, refused)}; without --strict the rest is read")

@@ -64,7 +64,9 @@ def decode(data: bytes, limits: Limits = LIMITS) -> Decoded:
                     _check_rows(data)
                 samples, lost = _pillow(data, header)
         if header.pages > 1:
-            lost = {"pages": f"{header.pages} pictures"} | lost
+            lost = {
+                "beside" if header.kind == "JPEG" else "pages": f"{header.pages} pictures"
+            } | lost
     return Decoded(samples, header, lost)
 
 
@@ -137,9 +139,7 @@ def _pillow_header(data: bytes) -> Header:
             raise Refused("is broken (its header is not the first part, or not the only one)")
     with open_picture(data) as image:
         kind = {"MPO": "JPEG", "DIB": "BMP"}.get(str(image.format), str(image.format))
-        # the other pictures of a phone's MPO are its thumbnail and maps of depth or gain
-        pages = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
-        return Header(kind, *image.size, pages)
+        return Header(kind, *image.size, getattr(image, "n_frames", 1))
 
 
 def _pillow(data: bytes, header: Header) -> tuple[NDArray[np.uint8], dict[str, str]]:

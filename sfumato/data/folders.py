@@ -3,11 +3,13 @@
 import codecs
 import contextlib
 import hashlib
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -114,6 +116,27 @@ def read_text(file: str | Path) -> str:
         raise UserError(
             f"{file} is no text in UTF-8: save it as UTF-8 (CSV UTF-8 in Excel)"
         ) from None
+
+
+def parse_json(text: str) -> Any:
+    """What a JSON text holds, which others wrote.
+
+    Raises:
+        ValueError: it is no JSON, nested too deep, or an object has a key twice, of which one would be lost.
+    """
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in found:
+                raise ValueError(f"{key!r} is there twice")
+            found[key] = value
+        return found
+
+    try:
+        return json.loads(text, object_pairs_hook=once)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -41,8 +41,12 @@ LOST = {
     "profile": "have a colour profile that is not applied",
     "orientation": "have a broken EXIF block, and are taken as they lie",
     "colour": "are in colour, which a model of one channel does not see",
+    "beside": "hold others beside the picture that is read, as phones add depth, light or the other eye",
 }
 """What can get lost of a picture that is read."""
+WHOLE = ("beside",)
+"""Said, and no reason for strict to refuse: the photo itself is read whole, and what a phone adds, it adds
+to every JPEG. Pages and frames are pictures as good as the first."""
 
 
 class Refused(Exception):

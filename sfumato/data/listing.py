@@ -146,6 +146,14 @@ def stem_of(name: str) -> str:
     return unicodedata.normalize("NFC", os.path.splitext(name)[0])
 
 
+def told_apart(one: str | Path, other: str | Path) -> str:
+    """Two names, "a and b", that differ as they are shown: in escapes where only Unicode's form differs."""
+    a, b = map(str, (one, other))
+    if unicodedata.normalize("NFC", a) != unicodedata.normalize("NFC", b):
+        return f"{a} and {b}"
+    return f"{a!a} and {b!a}, which differ only in how accents are stored (Unicode NFC, NFD),"
+
+
 def _why_not(file: Path) -> str | None:
     suffix, picture = file.suffix.lower(), file.suffix.lower() in SUFFIXES
     if not file.is_file():

@@ -25,7 +25,7 @@ from sfumato.errors import UserError
 
 from .augment import jittered, mirrored
 from .cached import Images
-from .listing import natural, stem_of
+from .listing import natural, stem_of, told_apart
 from .preparation import alike, said_size
 
 Batch = tuple[Tensor, Tensor]
@@ -203,7 +203,10 @@ class Pairs(Unpaired):
         for side in (source, target):
             twice = [stem for stem, n in Counter(side.stems).items() if n > 1]
             if twice:
-                raise UserError(f"{side.root} has several files named {_some(twice)}: keep one")
+                named = told_apart(*[n for n in side.names if stem_of(n) == twice[0]][:2])
+                raise UserError(
+                    f"{side.root} has several files named {_some(twice)} ({named.rstrip(',')}): keep one"
+                )
         here, there = set(source.stems), set(target.stems)
         no_source = there - here - {stem_of(name) for name in source.skipped}
         no_target = here - there - {stem_of(name) for name in target.skipped}

@@ -27,7 +27,7 @@ from sfumato.evaluate.measures import Scores, Task
 from sfumato.evaluate.page import render
 from sfumato.evaluate.pictures import ImageSet, controls
 from sfumato.evaluate.protocol import Protocol, named_protocol
-from sfumato.evaluate.ready import part_of, ready
+from sfumato.evaluate.ready import part_of, ready, same
 from sfumato.evaluate.rows import Comparison, Row, add_extras, elsewhere, withhold
 from sfumato.evaluate.score import Judge
 from sfumato.evaluate.tradeoff import at_equal_l2
@@ -119,7 +119,8 @@ def compare(
         groups=groups, task=task, classifier=classifier, prepare=prepare,
     )  # fmt: skip
     others = [elsewhere(e, judge.record) if e.scores is not None else [] for e in chosen]
-    notes += judge.said()
+    results = {e.label: p for e in chosen for p in pictures.get(e.label, [])}
+    notes += judge.said() + same({"source": judge.source, "target": judge.target} | results)
     judge.embed(judge.target, judge.features)  # kept for the scores
 
     work = Cells(source, out, how, batch, device)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, NamedTuple, Self
 
 from torch import Tensor
 
+from sfumato.data.folders import parse_json
 from sfumato.errors import UserError
 from sfumato.evaluate.features import Features
 from sfumato.evaluate.intervals import Interval
@@ -87,7 +87,7 @@ class Scores:
             UserError: it is none.
         """
         try:
-            s = json.loads(Path(file).read_text(encoding="utf-8"))
+            s = parse_json(Path(file).read_text(encoding="utf-8"))
             numbers = {k: Interval.from_json(v) for k, v in s["numbers"].items()}
             return cls(numbers, s["images"], s["names"], s["protocol"], s["notes"])
         except (OSError, ValueError, KeyError, TypeError, AttributeError):

@@ -10,6 +10,7 @@ import csv
 import hashlib
 import io
 import os
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from torch import Tensor
 from sfumato.data.decode import inspect
 from sfumato.data.folders import read_text
 from sfumato.data.header import Refused
-from sfumato.data.listing import list_pictures, said, stem_of
+from sfumato.data.listing import list_pictures, said, stem_of, told_apart
 from sfumato.data.preparation import Preparation
 from sfumato.data.resize import to_float
 from sfumato.errors import UserError
@@ -72,7 +73,8 @@ class Pictures:
         for file in listing.files:
             name = stem_of(file.relative_to(folder).as_posix())
             if name in self.files:
-                raise UserError(f"{self.files[name]} and {file} have one name: rename one")
+                both = told_apart(self.files[name], file)
+                raise UserError(f"{both} have one name: rename one")
             self.files[name] = file
 
     @property
@@ -241,7 +243,7 @@ def read_groups(table: str, names: Sequence[str]) -> list[str]:
     """The group of every name, from FILE.csv:COLUMN.
 
     Raises:
-        UserError: no such file or column, or a name that is not in it.
+        UserError: no such file or column, a table that contradicts itself, or a name that is not in it.
     """
     file, _, column = table.rpartition(":")
     if not Path(file).is_file():
@@ -249,7 +251,8 @@ def read_groups(table: str, names: Sequence[str]) -> list[str]:
     text = read_text(file)
     delimiter = max(",;\t", key=text.partition("\n")[0].count)  # spreadsheets write any of them
     try:
-        rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter))
+        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
+        rows, header = list(reader), list(reader.fieldnames or ())
     except csv.Error as error:
         raise UserError(f"groups {table!r}: {file} is no table ({error})") from None
     for key in ("name", column):
@@ -257,10 +260,22 @@ def read_groups(table: str, names: Sequence[str]) -> list[str]:
             raise UserError(
                 f"{file} has no column {key!r}: it has {list(rows[0]) if rows else 'no rows'}"
             )
-    named = {row["name"] or "": row[column] for row in rows}
-    groups = {stem_of(name): group for name, group in named.items()} | named
-    if missing := [n for n in names if n not in groups]:
+        if header.count(key) > 1:
+            raise UserError(f"{file} has {header.count(key)} columns {key!r}: keep one of them")
+    exact, stems = defaultdict[str, set[str]](set), defaultdict[str, set[str]](set)
+    for row in rows:
+        name, group = row["name"] or "", row[column] or ""
+        if [row[key] for key in header] == header:
+            raise UserError(f"{file} has its header {delimiter.join(header)!r} twice: delete one")
+        exact[name].add(group)
+        stems[stem_of(name)].add(group)
+    found = {n: exact.get(n) or stems.get(n) or set() for n in names}
+    for name, several in [*exact.items(), *found.items()]:
+        if len(several) > 1:
+            groups = " and ".join(map(repr, sorted(several)))
+            raise UserError(f"{file} has {name!r} in two groups, {column} {groups}: keep one row")
+    if missing := [n for n in names if not found[n]]:
         raise UserError(f"{file} has no row for {len(missing)} pictures: {', '.join(missing[:5])}")
-    if empty := [n for n in names if not groups[n]]:
+    if empty := [n for n in names if found[n] == {""}]:
         raise UserError(f"{file} has no {column} for {len(empty)} pictures: {', '.join(empty[:5])}")
-    return [groups[n] for n in names]
+    return [next(iter(found[n])) for n in names]

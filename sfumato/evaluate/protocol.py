@@ -7,7 +7,6 @@ is a JSON file with the same fields.
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -17,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from sfumato.data.folders import read_text
+from sfumato.data.folders import parse_json, read_text
 from sfumato.errors import UserError, choose
 from sfumato.folder import resolve
 
@@ -112,8 +111,8 @@ class Protocol:
         """
         text = read_text(file)
         try:
-            given = json.loads(text)
-        except (ValueError, RecursionError) as error:
+            given = parse_json(text)
+        except ValueError as error:
             raise UserError(f"{file} is no readable protocol (JSON): {error}") from None
         known = {f.name: f for f in fields(cls)}
         if not isinstance(given, dict) or not {"name", "about"} <= given.keys():

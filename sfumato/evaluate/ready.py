@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,19 @@ def part_of(
         return folder
     notes.append(f"of {folder} the pictures in {inside} are taken")
     return inside
+
+
+def same(sets: Mapping[str, ImageSet]) -> list[str]:
+    """A line if some of these sets, by their roles, are the same files: their distance says nothing."""
+    read = {role: s for role, s in sets.items() if isinstance(s, Pictures)}
+    files = {role: set(s.hashes) for role, s in read.items()}
+    alike = [
+        f"{a} and {b}"
+        for a, b in combinations(files, 2)
+        if files[a] <= files[b] or files[b] <= files[a]
+    ]
+    said = f"{', '.join(alike)} are the same files: a distance between them says nothing"
+    return [said] if alike else []
 
 
 def ready(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import torch
 
+from sfumato.data.folders import parse_json
 from sfumato.errors import UserError
 from sfumato.evaluate import metrics
 from sfumato.evaluate.audit import Audit, audit
@@ -166,7 +166,7 @@ def elsewhere(e: Entry, record: dict[str, Any]) -> list[Row]:
         UserError: they were taken under another protocol, or on other pictures.
     """
     try:
-        saved = json.loads(Path(str(e.scores)).read_text(encoding="utf-8"))
+        saved = parse_json(Path(str(e.scores)).read_text(encoding="utf-8"))
         other = dict(saved["protocol"])
         rows = [
             Row(

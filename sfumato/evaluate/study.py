@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from sfumato.arguments import checked
 from sfumato.data import base64_png
-from sfumato.data.folders import for_folder, write_text
+from sfumato.data.folders import for_folder, parse_json, write_text
 from sfumato.errors import UserError
 from sfumato.evaluate.pictures import Pictures
 from sfumato.evaluate.prepared import made_by, shared
@@ -278,7 +278,7 @@ def _choices(file: Path, study: str, known: set[int]) -> tuple[str, dict[int, st
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = parse_json(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"cannot read {file}: {error.strerror}") from None
     except ValueError:

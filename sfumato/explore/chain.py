@@ -6,7 +6,6 @@ import math
 import shlex
 from collections.abc import Sequence
 from inspect import Parameter, cleandoc, signature
-from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args, get_origin
 
@@ -40,9 +39,15 @@ def parse(chain: str) -> list[Operation]:
     """
     words = shlex.shlex(chain, posix=True, punctuation_chars=",")
     words.whitespace_split, words.commenters = True, ""
-    groups = [list(g) for comma, g in groupby(words, lambda w: set(w) == {","}) if not comma]
-    if not groups:
-        raise UserError(f"no operation given: expected some of {', '.join(OPERATIONS)}")
+    groups: list[list[str]] = [[]]
+    for word in words:
+        if set(word) == {","}:
+            groups += [[] for _ in word]
+        else:
+            groups[-1].append(word)
+    if [] in groups:
+        which = f"no operation beside a comma of {chain!r}" if groups[1:] else "no operation given"
+        raise UserError(f"{which}: expected some of {', '.join(OPERATIONS)}")
     operations = []
     for name, *pairs in groups:
         known = parameters(choose("operation", name, OPERATIONS))
