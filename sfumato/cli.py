@@ -86,8 +86,8 @@ def _wrong(error: cyclopts.CycloptsError, words: list[str]) -> str:
             choose("command", (error.unused_tokens or [""])[0], known)
         except UserError as unknown:
             return str(unknown)
-    unknown = cyclopts.UnknownOptionError, cyclopts.UnusedCliTokensError
-    if words[:1] == ["translate"] and _repeats(words) and isinstance(error, unknown):
+    too_much = cyclopts.UnknownOptionError, cyclopts.UnusedCliTokensError
+    if words[:1] == ["translate"] and _repeats(words) and isinstance(error, too_much):
         return (
             f"a repetition takes only --out and --device besides, not all of {shlex.join(words[1:])}: to "
             f"translate anew, name pictures and options in place of --repeat-from"

@@ -531,5 +531,5 @@ def test_weights_that_may_not_be_read_are_named_with_the_reason(copy, monkeypatc
 
 
 def test_an_address_is_no_model_folder_and_named_whole():
-    with pytest.raises(UserError, match="there is no model folder 'http://x/y'"):
+    with pytest.raises(UserError, match="not the address 'http://x/y'.*download it"):
         sfumato.load("http://x/y")
