@@ -68,12 +68,15 @@ def report(words: Sequence[str]) -> Callable[..., None]:
     """`sfumato explore report FILE`."""
     import json
 
+    from sfumato.data.folders import for_new_file
     from sfumato.explore import Latents, qq_plot
     from sfumato.explore import report as judge
 
     def run(
         latents: str, *, qq: str | None = None, json: bool = False, full: bool = False, **given: Any
     ) -> None:
+        if qq is not None:
+            for_new_file(qq, "--qq", ".png")
         loaded = Latents.load(latents)
         judged = [judge(z, **given) for z in loaded.latents]
         reports = dict(zip(loaded.names, judged, strict=True))
@@ -99,7 +102,7 @@ def report(words: Sequence[str]) -> Callable[..., None]:
     places = [
         _file("latents"), *flags(judge, skip=("latent",), keyword=("alpha",)),
         flag("full", bool, Parameter.KEYWORD_ONLY, "all statistics of every latent.", False),
-        flag("qq", str | None, Parameter.KEYWORD_ONLY, "a PNG of quantiles over those of N(0, 1).", None),
+        flag("qq", str | None, Parameter.KEYWORD_ONLY, "a new PNG of quantiles over those of N(0, 1).", None),
         flag("json", bool, Parameter.KEYWORD_ONLY, "print JSON instead of text.", False),
     ]  # fmt: skip
     return command(run, REPORT, places)

@@ -52,6 +52,8 @@ def main(out: str | Path = "out/demo", *, count: int = 10, seed: int = 0) -> Pat
     if count < 1:
         raise UserError(f"count must be at least 1, not {count}")
     began, out = time.perf_counter(), for_folder(out)
+    if (out / "index.html").exists() and not (out / "data").is_dir():
+        raise UserError(f"{out} holds another index.html than the demo's: choose another --out")
     for name in ("digits", "earth"):
         if not (out / "data" / name).exists():
             _say(f"writing the {name} pictures to {out / 'data' / name}")

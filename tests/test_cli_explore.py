@@ -147,6 +147,41 @@ def test_what_is_given_for_latents_is_called_what_it_is(given, says, root, monke
 
 
 @pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("explore report LATENTS --qq there.png", "there.png exists already: give --qq a new file"),
+        ("explore report LATENTS --qq q.jpg", "--qq q.jpg does not end in .png: expected a name"),
+        ("explore report LATENTS --qq q", "does not end in .png"),
+        ("explore apply LATENTS normalise --out there.png", "--out there.png reads as a picture"),
+        ("explore apply LATENTS normalise --out there.txt", "there.txt exists already"),
+        ("explore encode IN --model MODEL:cat --out there.txt", "there.txt exists already"),
+        ("doctor IN --no-measure --write-list there.txt", "there.txt exists already: give --write-list"),
+        ("doctor IN --no-measure --write-list list.png", "reads as a picture; expected a text file, such "
+         "as --write-list list.txt"),
+        ("demo --out .", "holds another index.html"),
+        ("study IN IN IN --out .", "holds a study.html without its study_key.json"),
+        ("evaluate IN --source IN --target IN --out .", "holds something else than a comparison"),
+    ],
+)  # fmt: skip
+def test_a_file_that_is_there_is_not_overwritten(words, says, root, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name, file in {"IN": "in", "MODEL": "model", "LATENTS": "z.safetensors"}.items():
+        words = words.replace(name, str(root / file))
+    for name in ("there.png", "there.txt", "index.html", "study.html"):
+        Path(name).write_text("mine")
+    capsys.readouterr()
+    run(*words.split(), ok=2)
+    assert says in capsys.readouterr().err
+    assert {p.name for p in tmp_path.iterdir()} == {
+        "there.png",
+        "there.txt",
+        "index.html",
+        "study.html",
+    }
+    assert {p.read_text() for p in tmp_path.iterdir()} == {"mine"}
+
+
+@pytest.mark.parametrize(
     "words",
     [
         "explore encode in --model model:cat", "explore apply z.safetensors normalise",

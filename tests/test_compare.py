@@ -357,6 +357,25 @@ def test_evaluate_is_a_comparison_of_one(root, tmp_path):
     assert c.rows[0].label == "truth results"
 
 
+def test_scores_that_are_replaced_are_said(root, tmp_path, capsys):
+    how = {"protocol": FAST, "out": tmp_path / "out"}
+    results = shutil.copytree(root / "results", tmp_path / "cut")
+    evaluate(results, root / "source", target=root / "target", **how)
+    evaluate(results, root / "source", target=root / "target", **how)
+    assert "replaces" not in capsys.readouterr().err
+    evaluate(results, root / "source", target=root / "truth", **how)
+    (said,) = (s for s in capsys.readouterr().err.splitlines() if "replaces" in s)
+    assert re.match(
+        rf"replaces the scores of 20\S+ \S+ in {tmp_path}/out, which had other target", said
+    )
+    shutil.copy(results / "0.png", results / "1.png")
+    evaluate(results, root / "source", target=root / "truth", **how)
+    assert capsys.readouterr().err.strip().endswith("which had other numbers of cut")
+    (tmp_path / "out/scores.json").write_text("{")
+    evaluate(results, root / "source", target=root / "truth", **how)
+    assert "scores.json is damaged, and replaced" in capsys.readouterr().err
+
+
 # ---- kills --------------------------------------------------------------------------------------
 
 

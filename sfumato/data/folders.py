@@ -193,7 +193,24 @@ def for_new_folder(out: str | Path) -> Path:
     return for_folder(out)
 
 
-def no_picture(out: str | Path, expected: str, suffix: str = "") -> Path:
+def for_new_file(file: str | Path, option: str, suffix: str | None = None) -> Path:
+    """The place of a file that is going to be written, given by this option.
+
+    Raises:
+        UserError: something is there, or its name ends otherwise than in this suffix.
+    """
+    file = Path(file)
+    if suffix is not None and file.suffix.lower() != suffix:
+        better = file.with_suffix(suffix) if file.name else f"NAME{suffix}"
+        raise UserError(
+            f"{option} {file} does not end in {suffix}: expected a name such as {better}"
+        )
+    if file.exists():
+        raise UserError(f"{file} exists already: give {option} a new file")
+    return file
+
+
+def no_picture(out: str | Path, expected: str, suffix: str = "", option: str = "--out") -> Path:
     """The place of what is no picture.
 
     Raises:
@@ -202,7 +219,8 @@ def no_picture(out: str | Path, expected: str, suffix: str = "") -> Path:
     out = Path(out)
     if out.suffix.lower() in SUFFIXES:
         raise UserError(
-            f"--out {out} reads as a picture; expected {expected}, such as --out {out.with_suffix(suffix)}"
+            f"{option} {out} reads as a picture; expected {expected}, such as {option} "
+            f"{out.with_suffix(suffix)}"
         )
     return out
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from sfumato.arguments import checked
 from sfumato.data.cached import CACHE_BYTES
-from sfumato.data.folders import write_text
+from sfumato.data.folders import for_new_file, no_picture, write_text
 from sfumato.data.layout import Folders
 from sfumato.data.listing import Listing
 from sfumato.errors import UserError
@@ -105,8 +105,9 @@ def doctor(
     """
     if size is not None and size < 1:
         raise UserError(f"size {size}: expected pixels, such as --size 64")
-    if write_list is not None and Path(write_list).exists():
-        raise UserError(f"{write_list} exists: give --write-list a new file")
+    if write_list is not None:
+        option = "--write-list"
+        for_new_file(no_picture(write_list, "a text file", ".txt", option), option)
     folders = folders_of(a, b, test_a, test_b)
     looks, listings = look(folders, progress)
     good = [one for one in looks if not one.error]

@@ -10,9 +10,11 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -31,6 +33,9 @@ from sfumato.evaluate.ready import part_of, ready, same
 from sfumato.evaluate.rows import Comparison, Row, add_extras, elsewhere, withhold
 from sfumato.evaluate.score import Judge
 from sfumato.evaluate.tradeoff import at_equal_l2
+
+SHOWN = 5
+"""Differences that are named."""
 
 
 @checked
@@ -102,7 +107,7 @@ def compare(
         )
     if seeds < 1 or (limit is not None and limit < 2):
         raise UserError(f"{seeds} seeds, limit {limit}: expected at least 1 and 2")
-    ours = {"cells", "scores", "index.html"}
+    ours = {"cells", "scores"}
     if out.exists() and not (
         out.is_dir() and (not (had := set(out.iterdir())) or {p.name for p in had} & ours)
     ):
@@ -194,9 +199,41 @@ def _write(c: Comparison) -> None:
     out = c.folder
     scores = {"protocol": c.judge.record, "notes": c.notes, "names": c.judge.source.names,
               "rows": [row.to_json() for row in c.rows]}  # fmt: skip
+    if said := _replaced(out / "scores.json", scores):
+        progress(said)
     write_text(out / "protocol.json", json.dumps(c.protocol, indent=2) + "\n")
     write_text(out / "scores.json", json.dumps(scores, indent=1) + "\n")
     write_text(out / "index.html", render(c))
+
+
+def _replaced(file: Path, now: Mapping[str, Any]) -> str:
+    """In a line, which earlier scores go for these, and what is other; "" if none go.
+
+    Args:
+        file: scores.json as it was written before, if it was.
+        now: what it is going to hold.
+    """
+    try:
+        was = json.loads(file.read_text(encoding="utf-8"))
+        before, after = (_facts(scores) for scores in (was, json.loads(json.dumps(now))))
+        made = time.strftime("%Y-%m-%d %H:%M", time.localtime(file.stat().st_mtime))
+    except FileNotFoundError:
+        return ""
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return f"{file} is damaged, and replaced"
+    other = [f"other {key}" for key in before if key in after and before[key] != after[key]]
+    other += [key for key in before if key not in after]
+    shown = ", ".join(other[:SHOWN]) + (", ..." if len(other) > SHOWN else "")
+    return f"replaces the scores of {made} in {file.parent}, which had {shown}" if other else ""
+
+
+def _facts(scores: Mapping[str, Any]) -> dict[str, str]:
+    """What scores were made with, and the numbers of their rows, by what they are called."""
+    record = dict(scores["protocol"])
+    facts = {"target" if role == "reference" else role: p["sha256"]
+             for role, p in record.pop("pictures").items()}  # fmt: skip
+    facts |= record | {f"numbers of {row['label']}": row["numbers"] for row in scores["rows"]}
+    return {key: json.dumps(value, sort_keys=True) for key, value in facts.items()}
 
 
 @checked

@@ -80,6 +80,8 @@ def study(
     path = out / "study_key.json"
     if path.exists() and _read(path).get("study") != key["study"]:
         raise UserError(f"{path} belongs to another study: choose another folder")
+    if (out / "study.html").exists() and not path.exists():
+        raise UserError(f"{out} holds a study.html without its {path.name}: choose another folder")
     write_text(path, json.dumps(key, indent=1) + "\n")
     write_text(out / "study.html", _page(sets, key))
     return out / "study.html"

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sfumato.data.folders import no_picture
+from sfumato.data.folders import for_new_file, no_picture
 from sfumato.data.listing import SUFFIXES
 from sfumato.denoiser import Denoises
 from sfumato.errors import UserError
@@ -85,14 +85,8 @@ class Latents:
 
 
 def new_file(out: str | Path) -> Path:
-    """The place of a file of latents that is going to be written.
-
-    Raises:
-        UserError: something is there, or it reads as a picture's name.
-    """
-    if Path(out).exists():
-        raise UserError(f"{out} exists already: choose another --out")
-    return no_picture(out, "a file of latents", ".safetensors")
+    """The place of a file of latents that is going to be written; see `for_new_file` for the errors."""
+    return for_new_file(no_picture(out, "a file of latents", ".safetensors"), "--out")
 
 
 def _inside(name: Any) -> bool:
