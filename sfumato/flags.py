@@ -147,7 +147,8 @@ def convert(
         if not token.value:
             raise cyclopts.CoercionError(msg=f"an empty {what} was given: expected {expected}.")
         try:
-            no_address(token.keyword or what, token.value)
+            if "https://" not in expected:  # sites, such as this one
+                no_address(token.keyword or what, token.value)
         except UserError as error:
             raise cyclopts.CoercionError(msg=str(error)) from None
     for token in tokens if int in (typing.get_args(hint) or (hint,)) else ():

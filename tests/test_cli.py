@@ -289,6 +289,12 @@ def test_addresses_are_told_to_be_downloaded_first(words, root, tmp_path, monkey
     assert not list(tmp_path.iterdir())
 
 
+def test_a_flag_of_sites_takes_addresses():
+    words = ["studio", "--framed-by", "https://huggingface.co"]
+    _, bound, _ = cli.make_app(words).parse_args(words)
+    assert bound.kwargs["framed_by"] == ["https://huggingface.co"]
+
+
 def test_skipped_pictures_are_named(root, tmp_path, capsys):
     Image.open(root / "in/cat/1.png").save(tmp_path / "good.png")
     (tmp_path / "bad.png").write_bytes(b"")
