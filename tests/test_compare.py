@@ -376,6 +376,14 @@ def test_scores_that_are_replaced_are_said(root, tmp_path, capsys):
     assert "scores.json is damaged, and replaced" in capsys.readouterr().err
 
 
+def test_damaged_scores_are_made_again(root, tmp_path):
+    how = {"protocol": FAST, "out": tmp_path / "out", "target": root / "target"}
+    before = evaluate(root / "results", root / "source", **how).rows[0].numbers
+    for file in (tmp_path / "out/scores").iterdir():
+        file.write_text("")  # as after a power failure
+    assert evaluate(root / "results", root / "source", **how).rows[0].numbers == before
+
+
 # ---- kills --------------------------------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@
 import inspect
 import io
 import json
+import logging
 import os
 import re
 import signal
@@ -854,6 +855,16 @@ def test_uploads_go_when_it_is_ended(name, tmp_path):
     process.send_signal(getattr(signal, name))
     process.wait(60)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_streams_that_are_open_at_the_end_are_no_errors(monkeypatch, caplog):
+    log = logging.getLogger("uvicorn.error")
+    monkeypatch.setattr(log, "level", logging.WARNING)
+    monkeypatch.setattr(log, "propagate", True)
+    log.error("while it runs")
+    page = SimpleNamespace(close=lambda **_: log.error("Exception in ASGI application"))
+    serve._close(page, SimpleNamespace(cleanup=lambda: None))
+    assert caplog.messages == ["while it runs"]
 
 
 def test_uploads_of_a_killed_studio_go_at_the_next_start(tmp_path):

@@ -7,6 +7,7 @@ what is missing.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import shlex
@@ -33,9 +34,6 @@ from sfumato.evaluate.ready import part_of, ready, same
 from sfumato.evaluate.rows import Comparison, Row, add_extras, elsewhere, withhold
 from sfumato.evaluate.score import Judge
 from sfumato.evaluate.tradeoff import at_equal_l2
-
-SHOWN = 5
-"""Differences that are named."""
 
 
 @checked
@@ -188,11 +186,18 @@ def _scored(
         key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
         files.append(folder / f"{key}.json")
     # a function of one's own may have changed since
-    missing = [i for i, file in enumerate(files) if own or not file.exists()]
+    missing = [i for i, file in enumerate(files) if own or not _whole(file)]
     fresh = judge.scores([many[i] for i in missing], [backs[i] for i in missing]) if missing else []
     for i, scores in zip(missing, fresh, strict=True):
         write_text(files[i], json.dumps(scores.to_json()))
     return [Scores.read(file) for file in files]
+
+
+def _whole(file: Path) -> bool:
+    """Whether scores are there that can be read."""
+    with contextlib.suppress(UserError):
+        return bool(Scores.read(file))
+    return False
 
 
 def _write(c: Comparison) -> None:
@@ -223,8 +228,8 @@ def _replaced(file: Path, now: Mapping[str, Any]) -> str:
         return f"{file} is damaged, and replaced"
     other = [f"other {key}" for key in before if key in after and before[key] != after[key]]
     other += [key for key in before if key not in after]
-    shown = ", ".join(other[:SHOWN]) + (", ..." if len(other) > SHOWN else "")
-    return f"replaces the scores of {made} in {file.parent}, which had {shown}" if other else ""
+    said = f"replaces the scores of {made} in {file.parent}, which had {', '.join(other)}"
+    return said if other else ""
 
 
 def _facts(scores: Mapping[str, Any]) -> dict[str, str]:

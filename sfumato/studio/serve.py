@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import socket
 import sys
@@ -128,6 +129,8 @@ def _free(host: str, port: int) -> None:
 def _close(page: Any, room: Room) -> None:
     """Ends the server, which might still write, and removes what was made."""
     if page is not None:
+        # streams that visitors hold open end with the server: that is no error
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL + 1)
         page.close(verbose=False)
     room.cleanup()
 
