@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from sfumato.data.folders import for_folder, locked, parse_json, write_text
 from sfumato.errors import UserError
@@ -99,12 +100,15 @@ class RunFolder:
             return False
         try:
             tensors = read_tensors(file)
-            if "step" not in tensors or tensors["step"].numel() != 1:
+            step = tensors.pop("step", torch.empty(0))
+            if step.numel() != 1 or step.is_floating_point() or step < 0:
                 raise UserError(f"{file} is not a saved training: choose another --out")
         except UserError as error:
             more = f"; without it the run goes on from {self.before.name}"
             raise UserError(f"{error}{more if self.before.exists() else ''}") from None
-        state.restore(tensors, int(tensors.pop("step")))
+        if not _fits(state, tensors):
+            raise UserError("the saved training is of another model; choose another --out")
+        state.restore(tensors, int(step))
         self.saved = state.step
         return True
 
@@ -122,6 +126,24 @@ class RunFolder:
             return False
         os.replace(self.before, self.training)
         return self.restore(state)
+
+
+def _fits(state: State, tensors: Mapping[str, Tensor]) -> bool:
+    """Whether a save's memory, and Adam's steps and moments, are of the parts that the state has."""
+    for key, value in tensors.items():
+        kind, _, rest = key.partition("/")
+        try:
+            if kind == "memory":
+                state.method.get_submodule(rest.rpartition(".")[0])
+            elif kind == "optimiser":
+                player, i, name = rest.split("/")
+                parameter = [*state.method.get_submodule(player).parameters()][int(i)]
+                shapes = {"step": (), "exp_avg": parameter.shape, "exp_avg_sq": parameter.shape}
+                if shapes[name] != value.shape:
+                    return False
+        except (AttributeError, ValueError, LookupError):  # a name that is none of ours
+            return False
+    return True
 
 
 def earlier(out: Path, resume: bool) -> dict[str, Any] | None:

@@ -29,6 +29,7 @@ from sfumato.journal import Journal, Progress
 from sfumato.method import find
 from sfumato.part import build
 from sfumato.runfolder import RunFolder, read_run
+from sfumato.tensors import read_tensors, write_tensors
 from sfumato.train import train
 
 TINY = {"options": {"net": "tiny"}, "size": 16, "batch": 4, "quiet": True, "preview_every": 0}
@@ -574,6 +575,24 @@ def test_a_damaged_run_folder_is_one_line(folders, tmp_path, name, content, mess
     (out / name).write_bytes(content)
     with pytest.raises(UserError, match=message):
         train("diffusion", folders, out, **how, resume=True)
+
+
+def test_a_save_that_is_not_of_this_training_is_one_line(folders, tmp_path):
+    out, how = tmp_path / "run", TINY | {"held_out": 0, "steps": 1}
+    train("diffusion", folders, out, **how)
+    file = out / "training.safetensors"
+    kept = read_tensors(file)
+    one = torch.zeros(7)
+    for wrong in (
+        {"step": torch.tensor(-5)}, {"step": torch.tensor(math.nan)}, {"memory/nothing.x": one},
+        {"optimiser/denoiser/0/exp_avg": one}, {"optimiser/nobody/0/step": one}, {"optimiser/x": one},
+        {"optimiser/denoiser/9999/step": one},
+    ):  # fmt: skip
+        write_tensors(file, kept | wrong)
+        with pytest.raises(UserError, match=r"not a saved training|of another model"):
+            train("diffusion", folders, out, **how | {"steps": 2}, resume=True)
+    write_tensors(file, kept)
+    train("diffusion", folders, out, **how | {"steps": 2}, resume=True)
 
 
 def test_a_model_in_the_place_of_a_training_is_refused(folders, tmp_path):
