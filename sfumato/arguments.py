@@ -86,6 +86,8 @@ def check_value(name: str, value: Any, hint: Any) -> None:
         if kind in (Sequence, Mapping) and isinstance(value, kind) and not isinstance(value, TEXT):
             some = value if isinstance(value, Mapping) else dict(enumerate(value))
             for key, one in some.items():
+                if kind is Mapping:
+                    check_value(f"a key of {name}", key, args[0])
                 check_value(f"{name}[{key!r}]", one, args[-1])
     kinds = " or ".join(_words(members))
     if int in members and isinstance(value, Integral) and not isinstance(value, bool):
@@ -111,6 +113,8 @@ def fits(value: Any, hint: Any, most: int = MOST) -> bool:
         return len(each) == len(value) and all(map(fits, value, each))
     if origin in (Sequence, Mapping):
         if not isinstance(value, origin) or isinstance(value, TEXT):
+            return False
+        if isinstance(value, Mapping) and not all(fits(k, args[0]) for k in value):
             return False
         parts: Iterable[Any] = value.values() if isinstance(value, Mapping) else value
         return all(fits(v, args[-1], most) for v in parts)

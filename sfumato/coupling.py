@@ -145,7 +145,7 @@ class Sides(nn.Module):
             return self.sample(side, image, noise, "rough", **how)
         ends = {s: self.given(s, "none").on(torch.zeros_like(image)) for s in OTHER}
         bridge: Any = find("ddib")(source=ends[OTHER[side]], target=ends[side])
-        return bridge.translate(image, steps=2 * how["steps"], watch=how.get("watch"))
+        return bridge.translate(image, as_is=True, steps=2 * how["steps"], watch=how.get("watch"))
 
 
 class FeedForward(nn.Module):

@@ -184,13 +184,19 @@ class Denoiser(Part):
     def _predict(
         self, x_t: Tensor, alpha: Tensor, sigma: Tensor, label: Tensor | None, image: Tensor | None
     ) -> Tensor:
+        if hasattr(self.net, "channels") and x_t.ndim != 4:
+            raise UserError(
+                f"this network takes a batch (B, C, H, W), not a tensor of shape {tuple(x_t.shape)}"
+            )
         if self.prediction == "edm":
             x = self._edm(sigma / alpha)[2] * x_t / alpha
         else:
             x = x_t / (alpha**2 + sigma**2).sqrt()
         if image is not None:
             x = torch.cat([x, image], dim=1)  # the one order: noisy first, then conditioning
-        return self.net(x, (sigma / alpha).log().flatten().expand(len(x)), label)
+        own = next(self.net.parameters(), x).dtype  # a network may have another type than the state
+        log_sigma = (sigma / alpha).log().flatten().expand(len(x))
+        return self.net(x.to(own), log_sigma, label).to(x.dtype)
 
     def _edm(self, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(c_skip, c_out, c_in) of Karras et al. 2022, for sigma relative to alpha = 1."""

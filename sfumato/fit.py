@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 from sfumato.errors import UserError
-from sfumato.folder import unique_state
 from sfumato.method import Diverged as Diverged
 from sfumato.noise import stable_hash
 from sfumato.part import Part
 from sfumato.settings import check
+from sfumato.tensors import unique_state
 from sfumato.together import mean, together
 
 if TYPE_CHECKING:

@@ -27,7 +27,7 @@ from sfumato.errors import UserError, choose
 from sfumato.guide import Conditioned
 from sfumato.method import name_of
 from sfumato.part import Part, build, describe
-from sfumato.tensors import FLOATS, open_tensors, read_opened, write_tensors
+from sfumato.tensors import FLOATS, open_tensors, read_opened, to_store, unique_state, write_tensors
 
 FORMAT = 1
 """Raised when a newer version writes folders that older ones cannot read."""
@@ -52,27 +52,48 @@ def save(
 
     Args:
         part: the model.
-        folder: where to; made if missing.
+        folder: where to; made if missing. It may hold a model of this kind already, which is replaced.
         weights: other values for its state_dict, for instance those of an EMA.
         info: JSON-able facts kept in model.json and shown in the card (data, training, image size).
         dtype: of the stored weights; float16 halves the size.
 
     Raises:
-        UserError: the folder is a file, the type has no fractions, or JSON cannot hold the info.
+        UserError: the folder is a file, or holds other things than a model of this kind; the type has no
+            fractions; JSON cannot hold the info; or the weights are not the part's, or no numbers.
     """
+    write_model(part, _place(folder, part), weights=weights, info=info, dtype=dtype)
+
+
+def write_model(
+    part: Part, folder: Path, *, weights: Mapping[str, Tensor] | None = None,
+    info: Mapping[str, Any] | None = None, dtype: torch.dtype = torch.float32,
+) -> None:  # fmt: skip
+    """Writes a model among whatever else the folder holds; see `save`."""
     if not dtype.is_floating_point:
         raise UserError(f"dtype must be a type of floats such as torch.float16, not {dtype}")
     description = {"format": FORMAT, "model": describe(part), "info": dict(info or {})}
     try:
-        said = json.dumps(description, indent=2)
+        said = json.dumps(description, indent=2, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise UserError(f"info must be what JSON holds, names and numbers: {error}") from None
-    folder = made(for_folder(folder))
-    state = unique_state(part) | dict(weights or {})
-    stored = {k: v.to(dtype) if v.is_floating_point() else v for k, v in state.items()}
-    write_tensors(folder / "weights.safetensors", stored)
+    stored, about = to_store(unique_state(part), weights or {}, dtype), json.loads(said)["info"]
+    text = card(part, about)
+    write_tensors(made(folder) / "weights.safetensors", stored)
     write_text(folder / "model.json", said + "\n")
-    write_text(folder / "README.md", card(part, dict(info or {})))
+    write_text(folder / "README.md", text)
+
+
+def _place(folder: str | Path, part: Part) -> Path:
+    """Where a model is saved: in a new or empty folder, or in place of a model of its kind."""
+    folder = for_folder(folder)
+    names = {f.name for f in folder.iterdir()} if folder.is_dir() else set()
+    if "model.json" in names:
+        there, kind = describe_folder(folder)["model"]["is"], describe(part)["is"]
+        if there != kind:
+            raise UserError(f"{folder} holds a {there}, not a {kind}: name another folder")
+    elif other := sorted(n for n in names - {"weights.safetensors"} if not n.startswith(".")):
+        raise UserError(f"{folder} holds {other[0]} and no model: name a new folder")
+    return folder
 
 
 @checked
@@ -212,17 +233,6 @@ def own_file(folder: Path, name: str) -> Path:
     if not file.is_file():
         raise UserError(f"{folder} is not a model folder: it has no {name}")
     return file
-
-
-def unique_state(part: nn.Module) -> dict[str, Tensor]:
-    """The state_dict, each tensor once even if the part holds it under several names."""
-    seen: set[int] = set()
-    state: dict[str, Tensor] = {}
-    for key, value in part.state_dict(keep_vars=True).items():
-        if id(value) not in seen:
-            seen.add(id(value))
-            state[key] = value.detach()
-    return state
 
 
 @contextlib.contextmanager

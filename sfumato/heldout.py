@@ -19,6 +19,7 @@ from sfumato.fit import State, Update
 from sfumato.journal import Journal, Progress, logged
 from sfumato.method import Trainable, name_of
 from sfumato.pace import Doubling, scored_every
+from sfumato.part import raw
 from sfumato.terminal import one_line
 
 if TYPE_CHECKING:
@@ -181,9 +182,9 @@ def look(
     part: Any
     with state.averaged() as part:
         if hasattr(part, "translate"):
-            made = part.translate(a.to(device)).float().cpu().clamp(-1, 1)
-            far = verdict.translated(a, made, b, *known, paired=data.kind == "pairs")
-            return Look({"source": a, "result": made, "target": b}, far)
+            y = raw(part)(a.to(device)).float().cpu().clamp(-1, 1)
+            far = verdict.translated(a, y, b, *known, paired=data.kind == "pairs")
+            return Look({"source": a, "result": y, "target": b}, far)
         if hasattr(part, "preview"):
             made = [r.float().cpu().clamp(-1, 1) for r in part.preview(a.to(device))]
             return Look(dict(zip(data.parts, made, strict=True)), verdict.sampled(made, *known))

@@ -13,7 +13,7 @@ from torch import Tensor
 from sfumato.data import sets
 from sfumato.errors import Stopped, UserError
 from sfumato.fit import Diverged, State, check_losses, fit
-from sfumato.folder import save
+from sfumato.folder import write_model
 from sfumato.heldout import Observer, held_out_loss
 from sfumato.journal import Journal, Progress, interrupts
 from sfumato.pace import steps_for
@@ -69,7 +69,7 @@ def learn(
             "preparation": run["preparation"], "step": state.step,
             "data": run["data"], "settings": settings, "verdict": observer.verdict(),
         }  # fmt: skip
-        save(state.method, out, weights=state.ema, info=info)
+        write_model(state.method, out, weights=state.ema, info=info)
         log.plot(out / "loss.png")
 
     def store() -> None:

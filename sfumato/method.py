@@ -49,7 +49,10 @@ class Translator(Protocol):
     def translate(
         self, source: Tensor, *, seed: int = 0, watch: Watch | None = None, **options: Any
     ) -> Tensor:
-        """Images (B, C, H, W) in [-1, 1] to images of the same shape."""
+        """Images (B, C, H, W) in [-1, 1] to images of the same shape and range.
+
+        With as_is=True the numbers come as the networks made them, which may lie beyond [-1, 1].
+        """
 
 
 @runtime_checkable

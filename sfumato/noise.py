@@ -8,14 +8,17 @@ when an energy that draws noise of its own is added.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from hashlib import blake2b
+from numbers import Integral
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from sfumato.arguments import TEXT, described
 from sfumato.errors import UserError
 
 _STANDIN: ContextVar[Tensor | None] = ContextVar("standin", default=None)
@@ -38,12 +41,17 @@ class Noise:
     """Standard normal noise for a batch, one generator per image and stream.
 
     Args:
-        seeds: one integer per image.
+        seeds: one whole number per image.
         stream: the name of the stream; streams of the same seeds are independent.
+
+    Raises:
+        UserError: the seeds are no list, or one of them is no whole number.
     """
 
     def __init__(self, seeds: Sequence[int], stream: str = "start") -> None:
-        self.seeds = list(seeds)
+        if not isinstance(seeds, Iterable) or isinstance(seeds, TEXT):
+            raise UserError(f"seeds must be a list, one for each image, not {described(seeds)}")
+        self.seeds = list(map(_whole, seeds))
         self._generators = [
             torch.Generator().manual_seed(stable_hash(f"{seed}/{stream}".encode()))
             for seed in self.seeds
@@ -54,7 +62,8 @@ class Noise:
         """Noise for `images` (B, ...): image i is seeded by (seed, content of image i)."""
         standin = _STANDIN.get()
         images = images if standin is None else standin
-        content = images.detach().float().cpu().contiguous().numpy()
+        content = (images.detach().float().cpu() + 0.0).contiguous().numpy()  # -0.0 is 0.0
+        seed = _whole(seed)
         return cls([stable_hash(str(seed).encode() + image.tobytes()) for image in content])
 
     def stream(self, name: str) -> Noise:
@@ -71,12 +80,21 @@ class Noise:
         """The next standard normal draw of shape, type and device of `like` (B, ...).
 
         Raises:
-            UserError: if the batch is not the one the noise was made for.
+            UserError: if the batch is not the one the noise was made for, or has no type of floats.
         """
+        if not (isinstance(like, Tensor) and like.ndim and like.is_floating_point()):
+            what = f"a tensor of {like.dtype}" if isinstance(like, Tensor) else described(like)
+            raise UserError(f"noise is drawn like a batch (B, ...) of floats, not like {what}")
         if len(like) != len(self.seeds):
             raise UserError(f"noise for {len(self.seeds)} images was asked for {len(like)}")
         draws = [torch.randn(like.shape[1:], generator=g) for g in self._generators]
         return torch.stack(draws).to(like)
+
+
+def _whole(seed: Any) -> int:
+    if not isinstance(seed, Integral) or isinstance(seed, bool):
+        raise UserError(f"a seed must be a whole number, not {seed!r}")
+    return int(seed)
 
 
 def stable_hash(data: bytes) -> int:

@@ -31,7 +31,7 @@ class Part(nn.Module):
 
     Sub-modules are made in `__post_init__`.  Every subclass is final: it states all of its fields.  Its
     `translate`, if it has one, takes images (B, C, H, W); callers may give pictures of any kind, which
-    `sfumato.data.kinds.take` checks in this one place.
+    `sfumato.data.kinds.take` checks in this one place, and get results in [-1, 1]; see `of_any_kind`.
     """
 
     before: ClassVar[Mapping[str, Any]] = {}
@@ -42,7 +42,7 @@ class Part(nn.Module):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "translate" in vars(cls):
-            cls.translate = _of_any_kind(vars(cls)["translate"])  # type: ignore[attr-defined]
+            cls.translate = of_any_kind(vars(cls)["translate"])  # type: ignore[attr-defined]
         dataclasses.dataclass(eq=False, kw_only=True, repr=False)(cls)
         for f in fields(cls):  # a default left on the class would hide a sub-module
             if f.name in vars(cls):
@@ -62,9 +62,10 @@ class Part(nn.Module):
         return self
 
 
-def _of_any_kind(translate: Callable[..., Tensor]) -> Callable[..., Any]:
-    """A method's `translate` for pictures of any kind; `as_is=True` gives it a tensor of any numbers.
+def of_any_kind(translate: Callable[..., Tensor]) -> Callable[..., Any]:
+    """A method's `translate` for pictures of any kind, whose results lie in [-1, 1].
 
+    `as_is=True` gives it a tensor of any numbers, and gives back the numbers that the networks made.
     Options are of the types that the method annotates, see `sfumato.arguments`.
     """
 
@@ -80,15 +81,22 @@ def _of_any_kind(translate: Callable[..., Tensor]) -> Callable[..., Any]:
             )
         if as_is or not pictures:  # exact denoisers take anything
             return translate(self, source, **options)
-        device = next((p.device for p in self.parameters()), None)
+        like = next(self.parameters(), None)  # of the networks' device and type
 
         def run(images: Tensor) -> Tensor:
             with torch.set_grad_enabled(images.requires_grad):
-                return translate(self, images.to(device), **options)
+                return translate(self, images if like is None else images.to(like), **options)
 
         return translated(run, source, channels_of(self), self.preparation)
 
     return checked
+
+
+def raw(part: Any) -> Callable[..., Tensor]:
+    """A translator's `translate` of tensors, unchecked and unclamped: what metrics and maps are made of."""
+    return (
+        functools.partial(part.translate, as_is=True) if isinstance(part, Part) else part.translate
+    )
 
 
 def channels_of(part: nn.Module) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
-from torch import Tensor
+from torch import Tensor, nn
 
 from sfumato.data.folders import parse_json, replacing
 from sfumato.errors import UserError
@@ -97,6 +97,40 @@ def read_opened(opened: Any, file: Path) -> tuple[dict[str, Tensor], dict[str, A
     if wanted is not None and wanted != _digest(stored):
         raise UserError(f"{file} is damaged: its contents do not have their hash; copy it again")
     return stored, protocol
+
+
+def unique_state(part: nn.Module) -> dict[str, Tensor]:
+    """The state_dict, each tensor once even if the part holds it under several names."""
+    seen: set[int] = set()
+    state: dict[str, Tensor] = {}
+    for key, value in part.state_dict(keep_vars=True).items():
+        if id(value) not in seen:
+            seen.add(id(value))
+            state[key] = value.detach()
+    return state
+
+
+def to_store(
+    state: Mapping[str, Tensor], weights: Mapping[str, Tensor], dtype: torch.dtype
+) -> dict[str, Tensor]:
+    """A state_dict with other values for some of its names, its floats of this type.
+
+    Raises:
+        UserError: a value is of another name, shape or kind, or no number, or too large for the type.
+    """
+    for key, value in weights.items():
+        if (own := state.get(key)) is None:
+            raise UserError(f"weights: the model has no {key!r}; expected names of its state_dict")
+        if (value.shape, value.is_floating_point()) != (own.shape, own.is_floating_point()):
+            was, wanted = ((tuple(v.shape), v.dtype) for v in (value, own))
+            raise UserError("weights: {} is {} of {}, expected {} of {}".format(key, *was, *wanted))
+    given = {**state, **weights}
+    stored = {k: v.to(dtype) if v.is_floating_point() else v for k, v in given.items()}
+    if wrong := [k for k, v in stored.items() if not v.isfinite().all()]:
+        large = given[wrong[0]].isfinite().all()
+        why = f"values too large for {dtype}" if large else "values that are no numbers"
+        raise UserError(f"{wrong[0]} has {why}; nothing is written")
+    return stored
 
 
 def write_tensors(

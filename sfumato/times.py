@@ -36,10 +36,11 @@ def grid(
         start: first time, t_max by default.
         stop: last time, t_min by default. stop > start gives an encoding grid.
         clean: append t = 0 as the last point; it counts as one of the steps.
-        rho: exponent of "karras".
+        rho: exponent of "karras", > 0.
 
     Raises:
-        UserError: for fewer than one step, unknown spacings, or ends outside [t_min, t_max].
+        UserError: for fewer than one step, unknown spacings, ends outside [t_min, t_max], or times that
+            are not strictly monotone.
     """
     start = process.t_max if start is None else start
     stop = process.t_min if stop is None else stop
@@ -47,6 +48,8 @@ def grid(
     choose("spacing", spacing, get_args(Spacing))
     if steps < 1:
         raise UserError(f"steps must be at least 1, not {steps}")
+    if rho <= 0:
+        raise UserError(f"rho must be above 0, not {rho:g}")
     for t in (start, stop):
         if not process.t_min <= t <= process.t_max:
             raise UserError(
@@ -73,7 +76,15 @@ def grid(
     if spacing != "chain":  # undo rounding at the ends
         times[0], times[-1] = ends[0], ends[1] if n else ends[0]
     times = times.clamp(min(process.t_min, start, stop), process.t_max)
-    return torch.cat([times, torch.zeros(1, dtype=torch.float64)]) if clean else times
+    times = torch.cat([times, torch.zeros(1, dtype=torch.float64)]) if clean else times
+    jumps = times.diff()
+    if not ((jumps > 0).all() or (jumps < 0).all()):
+        raise UserError(
+            f"no strictly monotone {steps + 1} times lead from start={start:g} to stop={stop:g}"
+            f"{', then 0' * clean} with rho={rho:g}: expected start above stop"
+            f"{', or below it' * (not clean)}, and rho of about 7"
+        )
+    return times
 
 
 def chain_time(process: Process, share: float) -> float:

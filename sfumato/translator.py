@@ -17,7 +17,7 @@ from sfumato.data.resize import Resize
 from sfumato.errors import UserError, choose
 from sfumato.folder import denoiser_of, describe_folder, load, resolve
 from sfumato.method import find, name_of
-from sfumato.part import Part, channels_of, fields
+from sfumato.part import Part, channels_of, fields, raw
 from sfumato.solve import Watch
 
 
@@ -236,10 +236,8 @@ def run_translator(
 
     try:
         with torch.no_grad():  # no inference_mode: guidance differentiates
-            as_is = (
-                {"as_is": True} if isinstance(part, Part) else {}
-            )  # files are checked where they are read
-            return part.translate(x, seed=seed, watch=count, **as_is, **(options or {})), nfe
+            # files are checked where they are read
+            return raw(part)(x, seed=seed, watch=count, **(options or {})), nfe
     except (MemoryError, RuntimeError) as error:
         full = isinstance(error, (MemoryError, torch.OutOfMemoryError))
         if not full and "allocate memory" not in str(error):

@@ -11,7 +11,10 @@ from truth import Linear, f64, gaussian, normal, tiny_denoiser
 
 from sfumato import denoiser as convert
 from sfumato.denoiser import Denoiser
+from sfumato.errors import UserError
 from sfumato.process import DDPM, VE, VP, Cosine, Flow
+from sfumato.solve import integrate
+from sfumato.times import grid
 
 PREDICTIONS = ["eps", "x0", "v", "edm"]
 PROCESSES = [VP(), DDPM(), Cosine(), VE(), Flow()]
@@ -199,3 +202,22 @@ def test_times_are_drawn_anew_and_reproducibly():
 def test_bad_fields_are_refused(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         Denoiser(net=nn.Identity(), **options)
+
+
+def test_a_network_and_a_state_may_have_different_types():
+    f, x = tiny_denoiser(), normal(1, 3, 8, 8)
+    times, states = grid(f.process, 2), {}
+    for net in (torch.float32, torch.float64):
+        for state in (torch.float32, torch.float64):
+            y = integrate("ddim", f.to(net), x.to(state), times)
+            assert y.dtype == state
+            states[net, state] = y.double()
+    for y in states.values():
+        torch.testing.assert_close(y, states[torch.float64, torch.float64], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 8), (8, 8)])
+def test_what_is_no_batch_is_said_to_be_none(shape):
+    f = tiny_denoiser()
+    with pytest.raises(UserError, match=r"a batch \(B, C, H, W\), not a tensor of shape"):
+        integrate("ddim", f, torch.zeros(shape), grid(f.process, 2))

@@ -533,3 +533,49 @@ def test_weights_that_may_not_be_read_are_named_with_the_reason(copy, monkeypatc
 def test_an_address_is_no_model_folder_and_named_whole():
     with pytest.raises(UserError, match="not the address 'http://x/y'.*download it"):
         sfumato.load("http://x/y")
+
+
+WEIGHT = "denoiser.net.out.bias"
+
+
+@pytest.mark.parametrize(
+    ("how", "says"),
+    [
+        ({"info": {1: 2, "1": 3}}, "a key of info must be a name, not 1"),
+        ({"info": {"x": math.nan}}, "info must be what JSON holds"),
+        ({"weights": {"other": torch.zeros(3)}}, "weights: the model has no 'other'"),
+        ({"weights": {WEIGHT: torch.zeros(4)}}, r"out.bias is \(4,\) of torch.float32, expected \(3,\)"),
+        ({"weights": {WEIGHT: torch.zeros(3, dtype=torch.long)}}, "expected .* of torch.float32"),
+        ({"weights": {WEIGHT: torch.full((3,), math.nan)}}, "out.bias has values that are no numbers"),
+        ({"weights": {WEIGHT: torch.full((3,), 1e5)}, "dtype": torch.float16}, "bias has values too large"),
+    ],
+)  # fmt: skip
+def test_what_load_would_refuse_is_not_saved(model, tmp_path, how, says):
+    with pytest.raises(UserError, match=says):
+        folders.save(model[0], tmp_path / "m", **how)
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_model_is_saved_in_no_folder_of_other_things(model, tmp_path):
+    for name in ("pictures", "other"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "pictures/a.png").write_bytes(b"x")
+    folders.save(PairedSDE(net="tiny"), tmp_path / "other")
+    kept = {f: f.read_bytes() for f in tmp_path.rglob("*") if f.is_file()}
+    for name, says in (("pictures", "a.png and no model"), ("other", "PairedSDE, not a .*Diff")):
+        with pytest.raises(UserError, match=says):
+            folders.save(model[0], tmp_path / name)
+    assert {f: f.read_bytes() for f in tmp_path.rglob("*") if f.is_file()} == kept
+
+
+def test_a_model_is_saved_over_one_of_its_kind_and_after_a_kill(model, tmp_path):
+    (tmp_path / "weights.safetensors").write_bytes(b"half")
+    (tmp_path / ".DS_Store").write_bytes(b"x")
+    for _ in range(2):
+        folders.save(model[0], tmp_path)
+    assert isinstance(folders.load(tmp_path), Diffusion)
+
+
+def test_facts_whose_inner_names_are_numbers_are_saved(model, tmp_path):
+    folders.save(model[0], tmp_path / "m", info={"settings": {1: 2}})
+    assert describe_folder(tmp_path / "m")["info"] == {"settings": {"1": 2}}

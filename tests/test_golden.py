@@ -191,7 +191,7 @@ def translated(part, **options):
     """What `translate` makes of the two images, and in how many evaluations."""
     nfe = []
     watch = lambda t, x, mean, extras: nfe.append(extras["nfe"])
-    y = part.translate(IMAGES.clone(), seed=3, watch=watch, **options)
+    y = part.translate(IMAGES.clone(), as_is=True, seed=3, watch=watch, **options)
     return seen(y) | {"nfe": sum(nfe)}
 
 
@@ -436,7 +436,7 @@ def test_the_shipped_files_are_what_they_were():
 @pytest.mark.parametrize("how", GOLDEN.get("shipped", {}))
 def test_a_shipped_model_makes_the_picture_it_made(how):
     x, part, options = shipped(how)
-    y = torch.as_tensor(part.translate(x, **options))[None]
+    y = part.translate(x[None], as_is=True, **options)
     close(seen(y)["values"], GOLDEN["shipped"][how]["values"])
 
 
@@ -483,7 +483,7 @@ def write():
         made["shipped"] = {}
         for how in (*SHIPPED, "source-to-target", "target-to-source"):
             x, part, options = shipped(how)
-            made["shipped"][how] = seen(torch.as_tensor(part.translate(x, **options))[None])
+            made["shipped"][how] = seen(part.translate(x[None], as_is=True, **options))
     made |= {"files": files_of_package(), "help": helps()}
     FILE.write_text(compact(made), encoding="utf-8")
 

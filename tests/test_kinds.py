@@ -1,6 +1,7 @@
 """Pictures as people hold them in Python, in and out."""
 
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -220,10 +221,47 @@ def test_what_is_no_path_is_refused(given):
         sfumato.read(given)
 
 
-def test_one_file_is_not_written_twice(tmp_path):
-    with pytest.raises(UserError, match="2 pictures and 1 files"):
-        sfumato.write([U8, U8], [tmp_path / "d.png", tmp_path / "d.png"])
-    assert not list(tmp_path.iterdir())
+def test_one_file_is_not_written_twice_under_any_of_its_names(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "w").mkdir()
+    (tmp_path / "link").symlink_to("w")
+    for names in (
+        ["d.png", "d.png"], ["w/a.png", "w/./a.png"], ["w/a.png", "w/../w/a.png"],
+        ["w/a.png", tmp_path / "w/a.png"], ["link/a.png", "w/a.png"],
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=r"[ad]\.png is given twice"):
+            sfumato.write([U8, U8], names)
+    assert not [*tmp_path.rglob("*.png")]
+
+
+def test_results_are_written_as_the_documented_example_writes_them(tmp_path):
+    model = sfumato.load("sfumato/earth_pairs")
+    picture = Path(sfumato.__file__).parent / "studio/examples/earth/relief/0392_2376.png"
+    images = sfumato.read([picture], like=model)
+    raw, result = (model.translate(images, as_is=one) for one in (True, False))
+    assert raw.max() > 1.01
+    assert torch.equal(result, raw.clamp(-1, 1))
+    sfumato.write(result, [tmp_path / "relief.png"])
+    assert sfumato.read(tmp_path / "relief.png").shape == (3, 32, 32)
+
+
+@pytest.mark.parametrize("name", ["paired_sde", "cyclegan", "neural_ot"])
+def test_models_of_64_bits_translate(name):
+    torch.manual_seed(0)
+    part = sfumato.find(name)(net="tiny").eval()
+    few = {"steps": 2} if name == "paired_sde" else {}
+    x = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    wanted = part.translate(x, **few)
+    got = part.double().translate(x, **few)
+    assert got.dtype == torch.float32
+    torch.testing.assert_close(got, wanted, rtol=0, atol=1e-4)
+
+
+def test_too_small_pictures_are_told_to_be_enlarged():
+    model = sfumato.load("sfumato/earth_pairs")
+    for given, says in ((torch.zeros(1, 3, 1, 1), "8x8"), (np.zeros((3, 32, 3), np.uint8), "32x8")):
+        with pytest.raises(UserError, match=f"enlarge pictures to {says}"):
+            model.translate(given)
 
 
 @pytest.mark.parametrize("size", [0, -1, 2.5, "32", float("nan"), 40_000])

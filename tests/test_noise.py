@@ -1,11 +1,13 @@
 """Noise: one image, one noise, whatever its neighbours; independent streams."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from sfumato.errors import UserError
 from sfumato.noise import Noise
 
 IMAGES = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(1))
@@ -51,3 +53,28 @@ def test_standard_normal():
 def test_another_batch_is_refused():
     with pytest.raises(ValueError, match="noise for 4 images was asked for 2"):
         Noise.of(IMAGES, 0)(IMAGES[:2])
+
+
+@pytest.mark.parametrize("seeds", [[1.5], ["1"], [True], [float("nan")], [None], 3, "12"])
+def test_seeds_are_whole_numbers(seeds):
+    with pytest.raises(UserError, match="seeds? must be a "):
+        Noise(seeds)
+
+
+def test_the_seed_of_pictures_is_a_whole_number():
+    with pytest.raises(UserError, match="a seed must be a whole number, not 1.5"):
+        Noise.of(IMAGES, 1.5)
+    assert Noise.of(IMAGES, np.int64(1)).seeds == Noise.of(IMAGES, 1).seeds
+
+
+@pytest.mark.parametrize("like", [torch.zeros(1, 3, dtype=torch.uint8), torch.tensor(0.0), 3])
+def test_noise_is_drawn_like_floats_only(like):
+    with pytest.raises(UserError, match="like a batch .* of floats, not like"):
+        Noise([1])(like)
+
+
+def test_zero_meets_the_same_noise_with_either_sign():
+    x = torch.zeros(2, 3, 4, 4)
+    assert torch.equal(draws(-x), draws(x))
+    steps = torch.arange(12.0).reshape(1, 3, 2, 2) / 12 - 0.5
+    assert Noise.of(steps, 0).seeds == [92243469235362427]  # of a picture without -0.0 as ever

@@ -495,3 +495,24 @@ def test_all_of_the_chains_noise_is_no_more_than_the_process_has(process):
     assert chain_time(process, 1.0) <= process.t_max
     inner = chain_time(process, 0.4)
     torch.testing.assert_close(process.log_snr(f64(inner)), DDPM().log_snr(f64(0.4)))
+
+
+@pytest.mark.parametrize(
+    ("how", "says"),
+    [
+        ({"rho": 0.0}, "rho must be above 0"),
+        ({"rho": -1.0}, "rho must be above 0"),
+        ({"rho": 1e-9}, "rho=1e-09: expected"),
+        ({"start": 0.5, "stop": 0.5}, "no strictly monotone 4 times lead from start=0.5 to stop=0.5"),
+        ({"start": 0.5, "stop": 0.5, "spacing": "time"}, "no strictly monotone 4 times"),
+        ({"start": 0.1, "stop": 0.5, "clean": True}, "then 0 .*: expected start above stop, and"),
+    ],
+)  # fmt: skip
+def test_a_grid_has_no_times_that_integrate_refuses(how, says):
+    with pytest.raises(ValueError, match=says):
+        grid(Cosine(), 3, **how)
+
+
+def test_a_grid_of_one_step_may_end_where_it_starts_but_for_zero():
+    t_min = Cosine().t_min
+    assert grid(Cosine(), 1, start=t_min, clean=True).tolist() == [t_min, 0]

@@ -11,7 +11,8 @@ from test_methods import PICTURES, TRANSLATORS, options, tiny
 from truth import f64, gaussian, normal
 
 import sfumato
-from sfumato.explore import record, show_trajectory
+from sfumato.explore import occlusion, record, show_trajectory
+from sfumato.explore.sensitivity import samples
 from sfumato.guide import ClassifierFree, Clipped, Guided
 from sfumato.process import Cosine
 from sfumato.solve import integrate, rms
@@ -31,7 +32,7 @@ AFTER = {"egsde", "ilvr"}
 def test_of_every_diffusion_method(name):
     part = tiny(name)
     found = record(part, X, seed=3, options=options(part))
-    assert torch.equal(found.result, part.translate(X, seed=3, **options(part)))
+    assert torch.equal(found.result, part.translate(X, as_is=True, seed=3, **options(part)))
     steps = len(found.times)
     assert steps in (4, 8)  # unpaired_sde's first coupling goes up and down in four each
     assert found.states.shape == found.means.shape == (steps, *X.shape)
@@ -137,3 +138,14 @@ def test_files(tmp_path):
     with pytest.raises(ValueError, match="expected one file"):
         show_trajectory(tmp_path, tmp_path / "two", method="sdedit", target=target)
     assert not (tmp_path / "two").exists()
+
+
+def test_bright_pictures_are_explored_as_they_are_and_results_beyond_the_range_kept():
+    """Files are checked where they are read: a picture of [0, 1] alone is a bright one."""
+    part, bright = tiny("sdedit"), X.abs() / X.abs().max()
+    few = options(part)
+    wanted = part.translate(bright, as_is=True, **few)
+    assert wanted.abs().max() > 1
+    assert torch.equal(record(part, bright, options=few).result, wanted)
+    assert torch.equal(samples(part, bright, 2, options=few)[0], wanted)
+    assert occlusion(part, bright[:1], options=few).isfinite().all()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -34,7 +35,7 @@ class Taken(NamedTuple):
     images: Tensor
     """(B, C, H, W), float32."""
     back: Callable[[Tensor], Any]
-    """Images (B, C, H, W) in [-1, 1] to the kind that was given."""
+    """Images (B, C, H, W) to the kind that was given; values beyond [-1, 1] become its ends."""
 
 
 def take(given: Any, channels: int, preparation: Preparation | None = None) -> Taken:
@@ -117,7 +118,7 @@ def _floats(x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
     low, high = float(values.min()), float(values.max())
     if x.is_floating_point():
         _check_range(low, high)
-        return x.float(), lambda y: y.to(x)
+        return x.float(), lambda y: y.clamp(-1, 1).to(x)
     top = 65535 if x.dtype == torch.uint16 else 255
     if low < 0 or high > top:
         raise UserError(
@@ -240,11 +241,16 @@ def write(pictures: Any, paths: str | Path | Sequence[str | Path]) -> None:
     files = _files(paths)
     each = pictures if isinstance(pictures, (list, tuple)) else [pictures]
     images = [image for one in each for image in take(one, 1 if _gray(one) else 3).images]
-    if len(files) != len(images) or len(set(files)) < len(files):
-        raise UserError(
-            f"{len(images)} pictures and {len(set(files))} files: expected a file for each"
-        )
+    if len(files) != len(images):
+        raise UserError(f"{len(images)} pictures and {len(files)} files: expected a file for each")
+    once: dict[Path, Path] = {}
     for file in files:
+        place = Path(os.path.realpath(file.parent), file.name)  # a link itself would be replaced
+        if (other := once.setdefault(place, file)) is not file:
+            raise UserError(
+                f"{file} is given twice{f' (as {other})' * (str(other) != str(file))}: "
+                f"expected a file for each picture"
+            )
         if file.suffix.lower() != ".png":
             named = file.with_suffix(".png") if file.name.strip(".") else file / "picture.png"
             raise UserError(f"{file}: a PNG is written: expected {named}")

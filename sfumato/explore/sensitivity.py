@@ -22,6 +22,7 @@ from sfumato.data.show import enlarged, heat, tile
 from sfumato.errors import UserError
 from sfumato.explore.subject import Subject
 from sfumato.noise import noise_as_of
+from sfumato.part import raw
 from sfumato.solve import rms
 from sfumato.tensors import write_tensors
 
@@ -83,7 +84,7 @@ def samples(
 ) -> Tensor:
     """Results (K, B, C, H, W) of images (B, C, H, W) for K seeds, `seed` the first."""
     given = dict(options or {})
-    return torch.stack([part.translate(source, seed=seed + k, **given) for k in range(seeds)])
+    return torch.stack([raw(part)(source, seed=seed + k, **given) for k in range(seeds)])
 
 
 def occlusion(
@@ -128,11 +129,11 @@ def occlusion(
     weight = torch.ones(h, w) if of is None else of
     weight = (weight / weight.sum()).to(source)
     given, change = dict(options or {}), []
-    plain = part.translate(source, seed=seed, **given)
+    plain = raw(part)(source, seed=seed, **given)
     for some in torch.split(cells, BATCH):
         covered = torch.where((index == some[:, None, None])[:, None], cover, source)
         with noise_as_of(source.expand(len(some), -1, -1, -1)):
-            result = part.translate(covered, seed=seed, **given)
+            result = raw(part)(covered, seed=seed, **given)
         change.append(((result - plain).square().mean(1) * weight).sum((1, 2)).sqrt())
     return torch.cat(change).reshape(int(i[-1]) + 1, int(j[-1]) + 1)
 

@@ -32,6 +32,7 @@ from sfumato.denoiser import score_of
 from sfumato.errors import UserError
 from sfumato.explore.subject import Subject
 from sfumato.method import name_of
+from sfumato.part import raw
 from sfumato.solve import rms
 
 LEVELS = "alpha", "sigma"
@@ -97,7 +98,7 @@ def record(
         states.append((x_t / size).detach().clone())
         means.append(mean.detach().clone())
 
-    result = part.translate(source, seed=seed, watch=watch, **(options or {}))
+    result = raw(part)(source, seed=seed, watch=watch, **(options or {}))
     if len(times) < 2:
         raise UserError(
             f"{name_of(part)} makes its result in {len(times)} step: there is no trajectory; choose a "

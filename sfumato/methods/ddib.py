@@ -27,7 +27,7 @@ from torch import Tensor
 
 from sfumato.denoiser import Denoises
 from sfumato.errors import UserError
-from sfumato.part import Part
+from sfumato.part import Part, of_any_kind
 from sfumato.solve import Step, Watch
 from sfumato.solve.bridge import decode, encode
 from sfumato.times import Spacing
@@ -106,7 +106,9 @@ class DDIB(Part):
         difference = self.target(blank, self.target.process.t_max) - self.source(blank, t)
         return alpha * difference.mean(dim=(2, 3), keepdim=True)
 
+    @of_any_kind
     def round_trip(self, source: Tensor, **options: Any) -> Tensor:
         """Images (B, C, H, W) there and back again; equal to the source up to the solver's error."""
+        there: Any = self
         back: Any = DDIB(source=self.target, target=self.source)
-        return back.translate(self.translate(source, **options), **{**options, "as_is": True})
+        return back.translate(there.translate(source, as_is=True, **options), as_is=True, **options)

@@ -187,7 +187,7 @@ class UnpairedSDE(Part):
             solver: ancestral or sde_dpm2m, which undo small errors of the pairs; dpm2m, heun, ab3, ddim;
                 euler_maruyama (the thesis', with spacing time).
             spacing: of the times: karras, log_snr, time or chain.
-            clip: clip E[x | x_t] to [-1, 1] at every step.
+            clip: clip E[x | x_t] to [-1, 1] at every step; the first coupling is never clipped.
         """
         side = end(direction)
         image, noise = self.colours.normal(source, OTHER[side]), Noise.of(source, seed)

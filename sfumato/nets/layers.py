@@ -70,9 +70,10 @@ def check_size(x: Tensor, step: int, least: int = 1) -> None:
     h, w = x.shape[-2:]
     if h % step or w % step or min(h, w) < least:
         fits = [max(n // step * step, step, -(-least // step) * step) for n in (w, h)]
+        how = "cut" if fits[0] <= w and fits[1] <= h else "enlarge"
         raise UserError(
             f"this network takes sides that are multiples of {step}{f' from {least} on' * (least > 1)}, "
-            f"not {w}x{h} pixels: cut pictures to {fits[0]}x{fits[1]}, or choose size {min(fits)}"
+            f"not {w}x{h} pixels: {how} pictures to {fits[0]}x{fits[1]}, or choose size {min(fits)}"
         )
 
 
