@@ -44,8 +44,10 @@ def guided(domain="b"):
 def test_at_scale_one_it_is_the_component_itself(domain, solver):
     part, x = guided(domain), normal(50, 2)
     how = {"strength": 0.6, "steps": 10, "solver": solver, "seed": 3}
-    y = part.translate(x, scale=1, **how)
-    torch.testing.assert_close(y, SDEdit(target=part.target).translate(x, **how), rtol=0, atol=1e-9)
+    y = part.translate(x, as_is=True, scale=1, **how)
+    torch.testing.assert_close(
+        y, SDEdit(target=part.target).translate(x, as_is=True, **how), rtol=0, atol=1e-9
+    )
 
 
 def test_scales(report):
@@ -54,7 +56,7 @@ def test_scales(report):
     f, how = part.classifier, {"strength": 1.0, "steps": 20}
     shares, spreads = [], []
     for scale in (0, 1, 3):
-        y = part.translate(x, scale=scale, **how)
+        y = part.translate(x, as_is=True, scale=scale, **how)
         mine = f(y, 0.01).argmax(1) == 1
         shares.append(mine.double().mean().item())
         spreads.append(y[mine].var(0).sum().item())
@@ -76,15 +78,15 @@ def test_without_scale_it_is_sdedit_of_the_prior():
     part, how = tiny(), {"strength": 0.5, "steps": 3}
     any_domain = Conditioned(denoiser=part.target.denoiser)
     for prior, f in (("any", any_domain), ("domain", part.target)):
-        want = SDEdit(target=f).translate(PICTURES, **how)
-        assert torch.equal(part.translate(PICTURES, scale=0, prior=prior, **how), want)
+        want = SDEdit(target=f).translate(PICTURES, as_is=True, **how)
+        assert torch.equal(part.translate(PICTURES, as_is=True, scale=0, prior=prior, **how), want)
 
 
 def test_more_scale_more_of_the_domain():
     part = tiny()
     sure = []
     for scale in (0, 5, 30):
-        y = part.translate(PICTURES, scale=scale, steps=10)
+        y = part.translate(PICTURES, as_is=True, scale=scale, steps=10)
         sure.append(part.classifier(y, 0.05).softmax(1)[:, 1].mean().item())
     assert all(one < two for one, two in itertools.pairwise(sure))
 
@@ -94,7 +96,9 @@ def test_the_papers_weight_is_the_same_with_many_steps(report):
     part, apart = tiny(), []
     for steps in (5, 200):
         how = {"scale": 5, "steps": steps, "spacing": "time"}
-        score, variance = (part.translate(PICTURES, weight=w, **how) for w in ("score", "variance"))
+        score, variance = (
+            part.translate(PICTURES, as_is=True, weight=w, **how) for w in ("score", "variance")
+        )
         apart.append((score - variance).abs().mean().item())
     report("classifier guidance, weights score and variance apart in 5, 200 steps", *apart)
     assert apart[1] < apart[0] / 4
@@ -109,10 +113,11 @@ def test_one_level_of_the_chain_is_guided(process, weight):
         classifier=lively(DomainClassifier(domains=("a", "b"), net="tiny", process=process)),
     )
     how = {"strength": 1 / 1000, "prior": "domain", "weight": weight}
-    y = part.translate(PICTURES, **how)
+    y = part.translate(PICTURES, as_is=True, **how)
     assert y.isfinite().all()
     assert (
-        not torch.equal(y, part.translate(PICTURES, **how | {"scale": 0})) or weight == "variance"
+        not torch.equal(y, part.translate(PICTURES, as_is=True, **how | {"scale": 0}))
+        or weight == "variance"
     )
 
 
@@ -127,7 +132,7 @@ def test_bad_options():
         ({"prior": "none"}, "unknown prior 'none'"),
     ):
         with pytest.raises(ValueError, match=message):
-            part.translate(PICTURES, **{"steps": 3} | options)
+            part.translate(PICTURES, as_is=True, **{"steps": 3} | options)
     f = tiny_denoiser()
     with pytest.raises(ValueError, match="needs a domain to guide to"):
         ClassifierGuidance(target=Conditioned(denoiser=f), classifier=part.classifier)

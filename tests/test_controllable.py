@@ -84,9 +84,9 @@ def test_shape_of_the_regressor():
 
 def test_bad_options():
     with pytest.raises(ValueError, match="scale must be a finite number, not nan"):
-        tiny().translate(PICTURES, scale=float("nan"))
+        tiny().translate(PICTURES, as_is=True, scale=float("nan"))
     with pytest.raises(ValueError, match=r"scale 1e\+38 is too large: .* up to about .* is stable"):
-        tiny().translate(PICTURES, scale=1e38, steps=3)
+        tiny().translate(PICTURES, as_is=True, scale=1e38, steps=3)
 
 
 def test_the_spread_does_not_bend_the_mean():

@@ -79,10 +79,10 @@ def test_a_network_of_ones_own_becomes_two():
     assert part.generators["target"] is not part.generators["source"]
     with torch.no_grad():
         part.generators["source"].factor.fill_(5)
-    assert part.translate(A).equal(2 * A)
-    assert part.translate(A, direction="target-to-source").equal(5 * A)
+    assert part.translate(A, as_is=True).equal(2 * A)
+    assert part.translate(A, as_is=True, direction="target-to-source").equal(5 * A)
     with pytest.raises(ValueError, match="unknown direction 'back'"):
-        part.translate(A, direction="back")
+        part.translate(A, as_is=True, direction="back")
 
 
 @pytest.mark.parametrize("size", [1, 5, 50])
@@ -167,7 +167,7 @@ def test_a_run_is_resumed_from_its_folder_and_its_model_holds_no_pictures(folder
     assert not [k for k in read_tensors(straight / "weights.safetensors") if "pools" in k]
     assert json.loads((straight / "model.json").read_text())["model"]["side"] == 16
     shutil.rmtree(straight / "previews", ignore_errors=True)
-    assert load(straight).translate(A).shape == A.shape
+    assert load(straight).translate(A, as_is=True).shape == A.shape
 
 
 def test_measures_are_of_both_sides():

@@ -50,9 +50,9 @@ NONE = {"realism": 0, "faithful": 0}
 def test_without_weights_it_is_sdedit_to_the_bit(solver, repeats, noise):
     how = {"strength": 0.5, "steps": 4, "solver": solver, "repeats": repeats, "seed": 3}
     part = tiny()
-    want = SDEdit(target=part.target).translate(PICTURES, **how)
-    assert torch.equal(part.translate(PICTURES, **NONE, noise=noise, **how), want)
-    other = part.translate(PICTURES, realism=0, faithful=1e-3, noise=noise, **how)
+    want = SDEdit(target=part.target).translate(PICTURES, as_is=True, **how)
+    assert torch.equal(part.translate(PICTURES, as_is=True, **NONE, noise=noise, **how), want)
+    other = part.translate(PICTURES, as_is=True, realism=0, faithful=1e-3, noise=noise, **how)
     assert 0 < (other - want).abs().max() < 0.1  # the same noise, a little guidance
 
 
@@ -63,9 +63,9 @@ def test_one_ancestral_step_carries_beta_over_root_alpha_times_the_gradient(weig
     part, chain = tiny(DDPM()), DDPM()
     how = {"strength": 0.4, "steps": 1, "spacing": "chain"}
     got = part.translate(
-        PICTURES, realism=realism, faithful=faithful, units="paper", low_pass="explicit", **how
+        PICTURES, as_is=True, realism=realism, faithful=faithful, units="paper", low_pass="explicit", **how
     )
-    plain = SDEdit(target=part.target).translate(PICTURES, **how)
+    plain = SDEdit(target=part.target).translate(PICTURES, as_is=True, **how)
     noise, t = Noise.of(PICTURES, 0), f64(0.4)
     y = chain.perturb(PICTURES, t, noise(PICTURES)).requires_grad_()
     x = chain.perturb(PICTURES, t, noise.stream("energy")(PICTURES))
@@ -84,11 +84,15 @@ def test_shared_noise_makes_the_first_guidance_exactly_zero():
     part = tiny()
     how = {"strength": 0.5, "steps": 1}
     strong = {"realism": 1e6, "faithful": 5.0, "low_pass": "explicit"}
-    want = SDEdit(target=part.target).translate(PICTURES, **how)
+    want = SDEdit(target=part.target).translate(PICTURES, as_is=True, **how)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        assert torch.equal(part.translate(PICTURES, noise="shared", **strong, **how), want)
-        assert not torch.equal(part.translate(PICTURES, noise="fresh", **strong, **how), want)
+        assert torch.equal(
+            part.translate(PICTURES, as_is=True, noise="shared", **strong, **how), want
+        )
+        assert not torch.equal(
+            part.translate(PICTURES, as_is=True, noise="fresh", **strong, **how), want
+        )
 
 
 @pytest.mark.parametrize("faithful", [0.2, 3.0])
@@ -130,7 +134,8 @@ def test_more_weight_more_effect(report):
     how = {"strength": 0.6, "steps": 12}
     far = lambda y: (phi(y - PICTURES)).norm().item()
     got = [
-        far(part.translate(PICTURES, realism=0, faithful=w, **how)) for w in (0, 0.1, 0.5, 2, 1e30)
+        far(part.translate(PICTURES, as_is=True, realism=0, faithful=w, **how))
+        for w in (0, 0.1, 0.5, 2, 1e30)
     ]
     report("EGSDE, distance of the low-pass at faithful 0, .1, .5, 2, 1e30", *got)
     assert all(one > two for one, two in itertools.pairwise(got))
@@ -140,7 +145,7 @@ def test_more_weight_more_effect(report):
         u, v = (part.classifier.features(z, 0.05) for z in (y, PICTURES))
         return torch.nn.functional.cosine_similarity(u, v, dim=1).mean().item()
 
-    got = [alike(part.translate(PICTURES, realism=w, units="paper", faithful=0, **how))
+    got = [alike(part.translate(PICTURES, as_is=True, realism=w, units="paper", faithful=0, **how))
            for w in (0, 100, 1000)]  # fmt: skip
     report("EGSDE, cosine to the source at lambda_s 0, 100, 1000", *got)
     assert got[0] > got[1] > got[2]
@@ -154,7 +159,7 @@ def test_an_explicit_step_beyond_the_bound_is_unstable_and_warned_of(report):
     how = {"strength": 0.5, "steps": 20, "realism": 0, "factor": 4, "spacing": "time"}
     most = stable_weight(process, grid(process, 20, "time", start=0.5, clean=True))
     phi = LowPass(4, "box")
-    far = lambda **options: phi(part.translate(x, **how, **options) - x).norm().item()
+    far = lambda **options: phi(part.translate(x, as_is=True, **how, **options) - x).norm().item()
     free, gentle = far(faithful=0), far(faithful=most / 2)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -176,26 +181,30 @@ def test_an_explicit_step_beyond_the_bound_is_unstable_and_warned_of(report):
 @pytest.mark.filterwarnings("ignore:faithful")
 def test_to_a_tolerance_by_an_adaptive_solver(on, noise, low_pass):
     part, how = tiny(), {"solver": "dopri5", "steps": 2, "on": on, "noise": noise, "realism": 300.0}
-    y = part.translate(PICTURES, low_pass=low_pass, **how)
-    alone = part.translate(PICTURES[[1]], low_pass=low_pass, **how)
+    y = part.translate(PICTURES, as_is=True, low_pass=low_pass, **how)
+    alone = part.translate(PICTURES[[1]], as_is=True, low_pass=low_pass, **how)
     torch.testing.assert_close(y[[1]], alone, rtol=0, atol=1e-4)
-    assert (y - part.translate(PICTURES, **how | {"realism": 0, "faithful": 0})).abs().max() > 1e-3
+    assert (
+        y - part.translate(PICTURES, as_is=True, **how | {"realism": 0, "faithful": 0})
+    ).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("size", [(16, 24), (24, 16), (28, 28), (20, 12)])
 def test_pictures_of_any_shape_by_default(size):
     x = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    assert tiny().translate(x, steps=1).shape == x.shape
+    assert tiny().translate(x, as_is=True, steps=1).shape == x.shape
 
 
 def test_units_carry_over():
     part, how = tiny(), {"strength": 0.5, "steps": 2, "faithful": 0}
-    paper = part.translate(PICTURES, realism=10.0, units="paper", **how)
-    carried = part.translate(PICTURES, realism=10.0 * 256**2 / 16**2, **how)
+    paper = part.translate(PICTURES, as_is=True, realism=10.0, units="paper", **how)
+    carried = part.translate(PICTURES, as_is=True, realism=10.0 * 256**2 / 16**2, **how)
     torch.testing.assert_close(carried, paper, rtol=0, atol=1e-6)
-    half = part.translate(PICTURES, factor=2, realism=0, faithful=0.5, strength=0.5, steps=2)
+    half = part.translate(
+        PICTURES, as_is=True, as_is=True, factor=2, realism=0, faithful=0.5, strength=0.5, steps=2
+    )
     assert torch.equal(
-        half, part.translate(PICTURES, realism=0, faithful=0.5, strength=0.5, steps=2)
+        half, part.translate(PICTURES, as_is=True, realism=0, faithful=0.5, strength=0.5, steps=2)
     )
 
 
@@ -207,7 +216,7 @@ def test_many_explicit_steps_agree_with_few_exact_ones():
     )
     x = torch.linspace(-1, 1, 100).double()[:, None, None, None].expand(-1, 1, 2, 2)
     ends = [
-        part.translate(x, strength=0.5, steps=steps, realism=0, faithful=0.5, factor=2,
+        part.translate(x, as_is=True, strength=0.5, steps=steps, realism=0, faithful=0.5, factor=2,
                        low_pass=low_pass, spacing="time")
         for steps, low_pass in ((40, "exponential"), (400, "explicit"))
     ]  # fmt: skip
@@ -224,27 +233,31 @@ def test_an_energy_of_ones_own():
         return 200 * (y.mean((1, 2, 3)) - 1) ** 2
 
     how = {"strength": 0.5, "steps": 6, **NONE}
-    y = part.translate(PICTURES, energy=brightness, **how)
+    y = part.translate(PICTURES, as_is=True, energy=brightness, **how)
     assert len(seen) == 6
-    assert (y.mean((1, 2, 3)) > part.translate(PICTURES, **how).mean((1, 2, 3)) + 0.1).all()
+    assert (
+        y.mean((1, 2, 3)) > part.translate(PICTURES, as_is=True, **how).mean((1, 2, 3)) + 0.1
+    ).all()
     seen.clear()
-    part.translate(PICTURES, energy=brightness, every=3, **how)
+    part.translate(PICTURES, as_is=True, energy=brightness, every=3, **how)
     assert len(seen) == 2
     with pytest.raises(ValueError, match="lost its gradient"):
-        part.translate(PICTURES, energy=lambda y, x, t: x.sum((1, 2, 3)), **how)
+        part.translate(PICTURES, as_is=True, energy=lambda y, x, t: x.sum((1, 2, 3)), **how)
     with pytest.raises(ValueError, match="one number per image"):
-        part.translate(PICTURES, energy=lambda y, x, t: y.sum(), **how)
+        part.translate(PICTURES, as_is=True, energy=lambda y, x, t: y.sum(), **how)
 
 
 def test_chroma_is_kept_and_brightness_free(report):
     part, how = tiny(), {"strength": 0.6, "steps": 4, "realism": 0, "factor": 1}
     chroma = LowPass(1, content="chroma")
-    y = part.translate(PICTURES, faithful=1e30, content="chroma", **how)
+    y = part.translate(PICTURES, as_is=True, faithful=1e30, content="chroma", **how)
     torch.testing.assert_close(chroma(y), chroma(PICTURES), rtol=0, atol=1e-6)
     brighter = (y - PICTURES).mean(1).abs().mean().item()
     report("EGSDE, chroma kept: mean change of brightness", brighter)
     assert brighter > 0.1
-    assert torch.allclose(part.translate(PICTURES, faithful=1e30, **how), PICTURES, atol=1e-6)
+    assert torch.allclose(
+        part.translate(PICTURES, as_is=True, faithful=1e30, **how), PICTURES, atol=1e-6
+    )
 
 
 def test_other_ways_to_look():
@@ -255,12 +268,13 @@ def test_other_ways_to_look():
         logits = part.classifier(y, 0.05)
         return (logits[:, 1] - logits[:, 0]).mean().item()
 
-    plain = odds(part.translate(PICTURES, realism=0, **how))
+    plain = odds(part.translate(PICTURES, as_is=True, realism=0, **how))
     for on in ("sample", "mean"):
-        y = part.translate(PICTURES, realism=30.0, similarity="logits", on=on, **how)
+        y = part.translate(PICTURES, as_is=True, realism=30.0, similarity="logits", on=on, **how)
         assert odds(y) > plain + 1e-3
     sample, mean = (
-        part.translate(PICTURES, realism=300.0, on=on, **how) for on in ("sample", "mean")
+        part.translate(PICTURES, as_is=True, realism=300.0, on=on, **how)
+        for on in ("sample", "mean")
     )
     assert (sample - mean).abs().max() > 1e-4
 
@@ -268,12 +282,14 @@ def test_other_ways_to_look():
 def test_an_energy_by_its_name():
     part, how = tiny(), {"strength": 0.6, "steps": 8, **NONE}
     slope = lambda y: (y - PICTURES).diff(dim=-1).square().mean().item()
-    free = slope(part.translate(PICTURES, **how))
+    free = slope(part.translate(PICTURES, as_is=True, **how))
     for name, weight in (("edges", 0.1), ("high_pass", 0.3)):
-        held = part.translate(PICTURES, energy=name, energy_weight=weight, **how)
+        held = part.translate(PICTURES, as_is=True, energy=name, energy_weight=weight, **how)
         assert slope(held) < free / 1.5
-    by_hand = part.translate(PICTURES, energy=lambda y, x, t: 0.1 * en.edges(y, x, t), **how)
-    by_name = part.translate(PICTURES, energy="edges", energy_weight=0.1, **how)
+    by_hand = part.translate(
+        PICTURES, as_is=True, as_is=True, energy=lambda y, x, t: 0.1 * en.edges(y, x, t), **how
+    )
+    by_name = part.translate(PICTURES, as_is=True, energy="edges", energy_weight=0.1, **how)
     torch.testing.assert_close(by_hand, by_name, rtol=0, atol=1e-4)
 
 
@@ -307,23 +323,25 @@ def test_an_energy_by_its_name():
 )
 def test_bad_options(options, message):
     with pytest.raises(ValueError, match=message):
-        tiny().translate(PICTURES, **{"steps": 3} | options)
+        tiny().translate(PICTURES, as_is=True, **{"steps": 3} | options)
 
 
 @pytest.mark.filterwarnings("ignore:faithful")
 def test_a_weight_that_is_too_large_is_named_with_one_that_is_not():
     with pytest.raises(ValueError, match=r"faithful 1e\+30 is too large: .* is stable") as error:
-        tiny().translate(PICTURES, faithful=1e30, low_pass="explicit", steps=4)
+        tiny().translate(PICTURES, as_is=True, faithful=1e30, low_pass="explicit", steps=4)
     bound = float(str(error.value).split("up to about ")[1].split()[0])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        y = tiny().translate(PICTURES, faithful=0.99 * bound, low_pass="explicit", steps=4)
+        y = tiny().translate(
+            PICTURES, as_is=True, as_is=True, faithful=0.99 * bound, low_pass="explicit", steps=4
+        )
     assert y.isfinite().all()
     with pytest.raises(ValueError, match="realism") as error:
-        tiny().translate(PICTURES, realism=1e38)
+        tiny().translate(PICTURES, as_is=True, realism=1e38)
     bound = float(str(error.value).split("up to about ")[1].split()[0])
     assert 0 < bound < 1e10
-    assert tiny().translate(PICTURES, realism=bound).isfinite().all()
+    assert tiny().translate(PICTURES, as_is=True, realism=bound).isfinite().all()
 
 
 def test_a_classifier_that_does_not_fit():
@@ -340,9 +358,9 @@ def test_a_classifier_that_does_not_fit():
     ):
         translator("classifier_guidance", target="sfumato/digits:3")
     with pytest.raises(ValueError, match="realism needs --classifier FOLDER, or be it 0"):
-        EGSDE(target=target()).translate(PICTURES)
-    plain = EGSDE(target=target()).translate(PICTURES, realism=0, steps=2)
-    assert torch.equal(plain, tiny().translate(PICTURES, realism=0, steps=2))
+        EGSDE(target=target()).translate(PICTURES, as_is=True)
+    plain = EGSDE(target=target()).translate(PICTURES, as_is=True, realism=0, steps=2)
+    assert torch.equal(plain, tiny().translate(PICTURES, as_is=True, realism=0, steps=2))
     with pytest.raises(ValueError, match="a Diffusion does not classify noisy images"):
         translator("egsde", target="sfumato/digits:3", classifier="sfumato/earth")
     with pytest.raises(ValueError, match="knows all its domains: --classifier .*, without :3"):
@@ -354,7 +372,7 @@ def test_a_classifier_that_does_not_fit():
 def test_strength_is_that_of_the_chain():
     seen = []
     tiny().translate(
-        PICTURES, strength=0.4, steps=2, watch=lambda t, x, mean, extras: seen.append(t)
+        PICTURES, as_is=True, strength=0.4, steps=2, watch=lambda t, x, mean, extras: seen.append(t)
     )
     assert seen[0] == pytest.approx(chain_time(Cosine(), 0.4))
 
@@ -365,10 +383,10 @@ def test_strength_is_that_of_the_chain():
 def test_one_level_of_the_chain_is_guided(process, low_pass, spacing):
     seen, how = [], {"strength": 1 / 1000, "low_pass": low_pass, "spacing": spacing}
     how["steps"] = 1 if spacing == "chain" else 20
-    y = tiny(process).translate(PICTURES, **how, watch=lambda t, *_: seen.append(t))
+    y = tiny(process).translate(PICTURES, as_is=True, **how, watch=lambda t, *_: seen.append(t))
     assert seen == [process.t_min] or process == Cosine()  # level 1 is above its t_min
     assert y.isfinite().all()
-    assert not torch.equal(y, tiny(process).translate(PICTURES, **how | NONE))
+    assert not torch.equal(y, tiny(process).translate(PICTURES, as_is=True, **how | NONE))
 
 
 def test_folders_of_pictures(tmp_path):

@@ -23,7 +23,7 @@ def tiny(**options):
 @pytest.mark.parametrize("kernel", ["box", "linear", "cubic"])
 @PROCESSES
 def test_factor_one_returns_the_reference_to_the_bit(kernel, process):
-    y = tiny(process=process).translate(PICTURES, factor=1, kernel=kernel, until=0, steps=3)
+    y = tiny(process=process).translate(PICTURES, as_is=True, factor=1, kernel=kernel, until=0, steps=3)
     assert torch.equal(y, PICTURES)
 
 
@@ -31,7 +31,7 @@ def test_factor_one_returns_the_reference_to_the_bit(kernel, process):
 def test_box_keeps_the_low_pass(solver, report):
     phi, spacing = LowPass(4, "box"), "time" if solver == "euler_maruyama" else "karras"
     options = {"factor": 4, "kernel": "box", "until": 0, "steps": 4, "spacing": spacing}
-    y = tiny().translate(PICTURES, solver=solver, **options)
+    y = tiny().translate(PICTURES, as_is=True, solver=solver, **options)
     far = (phi(y) - phi(PICTURES)).abs().max().item()
     report(f"ILVR, box: low-pass of result and reference, {solver}", far)
     assert far < 1e-6 * y.abs().max().clamp(min=1)
@@ -43,15 +43,15 @@ def test_other_kernels_keep_it_nearly(kernel):
     """Phi x = phi y + (phi - phi^2) (y - x'): as far as phi is from a projection."""
     f = gaussian([0.0] * 192, [1.0] * 192, Cosine())
     y = PICTURES.double()
-    x = ILVR(target=f).translate(y, factor=4, kernel=kernel, until=0, steps=5, clip=False)
+    x = ILVR(target=f).translate(y, as_is=True, factor=4, kernel=kernel, until=0, steps=5, clip=False)
     phi = LowPass(4, kernel)
-    free = ILVR(target=f).translate(y, factor=4, kernel=kernel, until=1, steps=5, clip=False)
+    free = ILVR(target=f).translate(y, as_is=True, factor=4, kernel=kernel, until=1, steps=5, clip=False)
     assert 1e-3 < (phi(x) - phi(y)).norm() < 0.5 * (phi(free) - phi(y)).norm()
 
 
 def test_never_is_plain_sampling():
     part = tiny()
-    y = part.translate(PICTURES, until=1, steps=4, factor=2, clip=False)
+    y = part.translate(PICTURES, as_is=True, until=1, steps=4, factor=2, clip=False)
     f, noise = part.target, Noise.of(PICTURES, 0)
     times = grid(f.process, 4, clean=True)
     start = f.process.perturb(torch.zeros_like(PICTURES), times[0], noise(PICTURES))
@@ -72,7 +72,7 @@ def test_until_is_a_noise_level():
 
     f = Zero()
     f.process = process
-    ILVR(target=f).translate(source, factor=4, until=0.25, steps=10, spacing="log_snr")
+    ILVR(target=f).translate(source, as_is=True, factor=4, until=0.25, steps=10, spacing="log_snr")
     levels = grid(process, 10, "log_snr", clean=True)[1:-1]
     above = [bool(s >= process.time(DDPM().log_snr(torch.tensor(0.25)))) for s in levels]
     assert any(above)
@@ -84,24 +84,24 @@ def test_until_is_a_noise_level():
 def test_until_the_first_level_of_the_chain_leaves_the_last_step_alone(process):
     moved, how = [], {"steps": 4, "spacing": "chain", "until": 1 / 1000}
     tiny(process=process).translate(
-        PICTURES, factor=4, **how, watch=lambda t, x, mean, extras: moved.append(extras["moved"])
+        PICTURES, as_is=True, factor=4, **how, watch=lambda t, x, mean, extras: moved.append(extras["moved"])
     )
     assert [bool(m.max() > 0) for m in moved] == [True, True, True, False]
 
 
 def test_seed():
     part = tiny()
-    y = part.translate(PICTURES, steps=3, seed=1)
-    assert torch.equal(y, part.translate(PICTURES, steps=3, seed=1))
-    assert not torch.equal(y, part.translate(PICTURES, steps=3, seed=2))
+    y = part.translate(PICTURES, as_is=True, steps=3, seed=1)
+    assert torch.equal(y, part.translate(PICTURES, as_is=True, steps=3, seed=1))
+    assert not torch.equal(y, part.translate(PICTURES, as_is=True, steps=3, seed=2))
 
 
 def test_bad_options():
     with pytest.raises(ValueError, match="factor 3 does not divide the size 8; choose one of 1, 2"):
-        tiny().translate(PICTURES, factor=3)
+        tiny().translate(PICTURES, as_is=True, factor=3)
     with pytest.raises(ValueError, match="factor 3 does not divide the size 8"):
-        tiny().translate(PICTURES, factor=3, until=1, steps=2)
+        tiny().translate(PICTURES, as_is=True, factor=3, until=1, steps=2)
     with pytest.raises(ValueError, match=r"until must lie in \[0, 1\], not 2"):
-        tiny().translate(PICTURES, until=2)
+        tiny().translate(PICTURES, as_is=True, until=2)
     with pytest.raises(ValueError, match="unknown kernel 'lanczos'"):
-        tiny().translate(PICTURES, kernel="lanczos")
+        tiny().translate(PICTURES, as_is=True, kernel="lanczos")

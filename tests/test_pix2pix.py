@@ -87,13 +87,15 @@ def test_the_papers_options():
 def test_dropout_is_the_noise_in_translation_too():
     part = tiny().eval()
     part.generator.dropouts = 1
-    y = part.translate(PICTURES, seed=1)
-    assert torch.equal(y, part.translate(PICTURES, seed=1))
-    assert not torch.equal(y, part.translate(PICTURES, seed=2))
+    y = part.translate(PICTURES, as_is=True, seed=1)
+    assert torch.equal(y, part.translate(PICTURES, as_is=True, seed=1))
+    assert not torch.equal(y, part.translate(PICTURES, as_is=True, seed=2))
     same = part.translate(PICTURES[:1].repeat(3, 1, 1, 1), seed=1)
     assert torch.equal(same[0], same[2])  # one image, one noise
     part.generator.dropout = 0.0
-    assert torch.equal(part.translate(PICTURES, seed=1), part.translate(PICTURES, seed=2))
+    assert torch.equal(
+        part.translate(PICTURES, as_is=True, seed=1), part.translate(PICTURES, as_is=True, seed=2)
+    )
 
 
 def test_shallow_networks_have_less_dropout_and_say_so():
@@ -110,11 +112,11 @@ def test_statistics_of_each_image_are_a_batch_of_one_in_training_mode():
     part.generator.dropout = 0.0
     want = torch.cat([part.train().generator(one[None]) for one in PICTURES])
     part.eval()
-    found = part.translate(PICTURES, statistics="image")
+    found = part.translate(PICTURES, as_is=True, statistics="image")
     torch.testing.assert_close(found, want, rtol=0, atol=1e-5)
-    assert not torch.allclose(part.translate(PICTURES), want, atol=1e-4)
+    assert not torch.allclose(part.translate(PICTURES, as_is=True), want, atol=1e-4)
     with pytest.raises(ValueError, match="unknown statistics 'batch'"):
-        part.translate(PICTURES, statistics="batch")
+        part.translate(PICTURES, as_is=True, statistics="batch")
 
 
 def test_any_batch_size_trains_and_one_image_too():

@@ -91,7 +91,7 @@ def test_one_network_before_the_release_and_two_from_there_on(monkeypatch, direc
     monkeypatch.setattr(process, "perturb", spy)
     watch = lambda t, x, mean, extras: nfe.append(extras["nfe"])
     options = {"steps": steps, "release": release, "watch": watch, "direction": direction}
-    model.translate(PICTURES, **options)
+    model.translate(PICTURES, as_is=True, **options)
     here, there = direction.split("-to-")
     assert calls.count(there) == steps
     assert calls.count(here) == release
@@ -105,12 +105,12 @@ def test_a_release_outside_the_chain_is_refused():
         with pytest.raises(
             ValueError, match=rf"release must lie in \[0, steps\] = \[0, 5\], not {release}"
         ):
-            tiny().translate(PICTURES, steps=5, release=release)
+            tiny().translate(PICTURES, as_is=True, steps=5, release=release)
 
 
 def test_a_solver_that_chooses_its_times_is_refused():
     with pytest.raises(ValueError, match="dopri5 chooses its own: use heun"):
-        tiny().translate(PICTURES, steps=5, solver="dopri5")
+        tiny().translate(PICTURES, as_is=True, steps=5, solver="dopri5")
 
 
 class Alone(torch.nn.Module):
@@ -149,7 +149,7 @@ def test_each_chain_is_denoised_given_the_other():
     for side, f in model.denoisers.items():
         keep = lambda _, args, how, side=side: asked[side].append((args[0], how["image"]))
         f.register_forward_pre_hook(keep, with_kwargs=True)
-    model.translate(PICTURES, steps=3, release=3)
+    model.translate(PICTURES, as_is=True, steps=3, release=3)
     assert len(asked["source"]) == len(asked["target"]) == 3
     for (a, given_a), (b, given_b) in zip(asked["source"], asked["target"], strict=True):
         assert torch.equal(given_a, b)
