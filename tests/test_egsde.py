@@ -201,7 +201,7 @@ def test_units_carry_over():
     carried = part.translate(PICTURES, as_is=True, realism=10.0 * 256**2 / 16**2, **how)
     torch.testing.assert_close(carried, paper, rtol=0, atol=1e-6)
     half = part.translate(
-        PICTURES, as_is=True, as_is=True, factor=2, realism=0, faithful=0.5, strength=0.5, steps=2
+        PICTURES, as_is=True, factor=2, realism=0, faithful=0.5, strength=0.5, steps=2
     )
     assert torch.equal(
         half, part.translate(PICTURES, as_is=True, realism=0, faithful=0.5, strength=0.5, steps=2)
@@ -287,7 +287,7 @@ def test_an_energy_by_its_name():
         held = part.translate(PICTURES, as_is=True, energy=name, energy_weight=weight, **how)
         assert slope(held) < free / 1.5
     by_hand = part.translate(
-        PICTURES, as_is=True, as_is=True, energy=lambda y, x, t: 0.1 * en.edges(y, x, t), **how
+        PICTURES, as_is=True, energy=lambda y, x, t: 0.1 * en.edges(y, x, t), **how
     )
     by_name = part.translate(PICTURES, as_is=True, energy="edges", energy_weight=0.1, **how)
     torch.testing.assert_close(by_hand, by_name, rtol=0, atol=1e-4)
@@ -334,7 +334,7 @@ def test_a_weight_that_is_too_large_is_named_with_one_that_is_not():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         y = tiny().translate(
-            PICTURES, as_is=True, as_is=True, faithful=0.99 * bound, low_pass="explicit", steps=4
+            PICTURES, as_is=True, faithful=0.99 * bound, low_pass="explicit", steps=4
         )
     assert y.isfinite().all()
     with pytest.raises(ValueError, match="realism") as error:
