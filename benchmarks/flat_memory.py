@@ -13,7 +13,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -30,16 +29,10 @@ from sfumato.solve import integrate
 from sfumato.times import grid
 
 SOLVER = "euler_maruyama"
-LAST = 10
-WAYS: dict[str, Callable[..., Tensor]] = {
-    "naive": integrate,
-    "states": integrate_flat,
-    "segments": partial(integrate_flat, keep="segments"),
-    f"last {LAST}": partial(integrate_flat, last=LAST),
-}
+WAYS: dict[str, Callable[..., Tensor]] = {"naive": integrate, "flat": integrate_flat}
 CELLS = [("small", way, n) for way in WAYS for n in (10, 50, 250, 1000)]
 CELLS.remove(("small", "naive", 1000))  # four times the memory of 250
-CELLS += [("thesis", "naive", 10), ("thesis", "states", 10), ("thesis", "states", 50)]
+CELLS += [("thesis", "naive", 10), ("thesis", "flat", 10), ("thesis", "flat", 50)]
 
 
 def gradients(
@@ -53,11 +46,7 @@ def gradients(
 
     def run(way: str, n: int) -> tuple[float, list[Tensor]]:
         times, noise = grid(denoiser.process, n, "time"), Noise(range(batch))
-        on = Conditioned(denoiser=denoiser).on
-        if way == "naive":
-            y = integrate(SOLVER, on(image), x, times, noise=noise)
-        else:
-            y = WAYS[way](SOLVER, on, x, times, noise=noise, condition=(image,))
+        y = WAYS[way](SOLVER, Conditioned(denoiser=denoiser).on(image), x, times, noise=noise)
         loss = y.square().mean()
         return loss.item(), list(torch.autograd.grad(loss, inputs, allow_unused=True))
 
@@ -128,12 +117,10 @@ def main() -> None:
         "rehearsal_flat_memory" if args.fast else "flat_memory",
         "Backpropagation through a sampler in flat memory",
         f"Gradients of N steps of {SOLVER} at 64x64, conditioned on an image, to the start, the image and "
-        "the parameters, float32. naive: plain backpropagation; states and segments: `integrate_flat` "
-        f"with that `keep`; last {LAST}: through the last {LAST} steps only. Peak: resident memory above "
+        "the parameters, float32. naive: plain backpropagation; flat: `integrate_flat`. Peak: memory above "
         "what the process held before, with its parameters. Naive at N = 1000 is not run: it is linear.",
         rows,
-        "The same in turns in one process; medians over the turns, and the gradients against naive's "
-        f"(those of last {LAST} are another quantity):",
+        "In turns in one process; medians over the turns, and the gradients against naive's:",
         turns("small", args.batch, 10 if args.fast else 50, 1 if args.fast else args.rounds),
     )
 

@@ -135,7 +135,7 @@ def main() -> None:
         "that of 99 % of the held-out pictures (of the nearest held-out one, if there are fewer than 100); "
         "one result of each source, or of each 64-pixel square of the world. Expected: the share of "
         "near results of an honest model; p: the probability of so many. Copied: p < 0.0005 and 5 times as "
-        f"many as expected (sfumato/evaluate/audit.py). The first model saw 16 pictures {EPOCHS * TIMES:,} "
+        f"many as expected. The first model saw 16 pictures {EPOCHS * TIMES:,} "
         f"times each ({minutes:.1f} minutes of training), {TIMES} times the {EPOCHS} epochs of "
         "sfumato/digits, with its network and options; all translations are of held-out pictures.",
         rows,

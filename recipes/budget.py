@@ -229,8 +229,12 @@ def table(name: str, only: list[str], picture_file: str | None) -> None:
         )  # fmt: skip
         print(markdown(found, data.columns, lambda row: spent_of(name, row)))
         if picture_file and not label:
-            real = [s.fitted(found.judge.size) for s in (found.judge.source, found.judge.truth) if s]
-            picture(Path(picture_file), found, real, [e for e in entries if e.endswith("equal time")])
+            real = [
+                s.fitted(found.judge.size) for s in (found.judge.source, found.judge.truth) if s
+            ]
+            picture(
+                Path(picture_file), found, real, [e for e in entries if e.endswith("equal time")]
+            )
 
 
 def spent_of(name: str, label: str) -> Path | None:

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Cell = dict[str, Any]
-HEADS = ("by 7", "C0", "decoded by the sevens' model"), ("by 5", "C1", "by the fives' own, the control")
+HEADS = (
+    ("by 7", "C0", "decoded by the sevens' model"),
+    ("by 5", "C1", "by the fives' own, the control"),
+)
 SLIDES = (
     ("The latent as it is", "nothing", "nothing"),
     ("Normalise", "norm 1", "normalised\n(norm 1)"),
@@ -99,7 +102,9 @@ def frequencies(figure: "Figure", sections: dict[str, dict[str, Cell]]) -> None:
             cells = {float(k.removeprefix("factor")): v for k, v in sections[section].items()}
             for key, colour, whose in ((measure, "C1", "own"), (other, "C4", "the other's")):
                 curve(panel, cells, "by 5", key, colour, f"{whose}, {said}", style)
-        panel.set(xscale="log", xlabel="factor: low is below 1/factor of the resolution", ylabel=name)
+        panel.set(
+            xscale="log", xlabel="factor: low is below 1/factor of the resolution", ylabel=name
+        )
         panel.set_xticks([2, 4, 8, 16, 32], ["2", "4", "8", "16", "32"])
         panel.minorticks_off()
     panels[0].legend(fontsize=7)

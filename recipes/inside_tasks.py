@@ -45,7 +45,9 @@ class Task(NamedTuple):
 def digits(name: str, model: str, ends: tuple[str, str], judge: str, limit: int) -> Task:
     """Coloured digits, by the domains of a diffusion model."""
     a, b = (f"{model}:{end}" for end in ends)
-    decoders = {f"by {end}": partial(coded, decode, f"{model}:{end}", "down") for end in reversed(ends)}
+    decoders = {
+        f"by {end}": partial(coded, decode, f"{model}:{end}", "down") for end in reversed(ends)
+    }
     title = f"{name}: {ends[0]} to {ends[1]}, DDIB with {a} and {b}"
     return digits_task(name, title, ends, judge, limit, partial(coded, encode, a, "up"), decoders)
 
@@ -79,11 +81,17 @@ def unit(name: str, model: str, judge: str, limit: int) -> Task:
         return torch.cat(out)
 
     title = f"{name}: 2 to 3, UNIT-DDPM of {model}, the pair half way down {steps} steps"
-    task = digits_task("digits", title, ends, judge, limit, up, {"by both chains": down}, train=False)
+    task = digits_task(
+        "digits", title, ends, judge, limit, up, {"by both chains": down}, train=False
+    )
     own, other = task.named["OWN"], task.named["OTHER"]
     (b, a), (b2, a2) = own.chunk(2, 1), other.chunk(2, 1)
     task.named.update(RESULT=torch.cat([b2, a], 1), SOURCE=torch.cat([b, a2], 1))
-    kept = [s for s in SECTIONS if "AWAY" not in s.settings[0].chain and "Blur the picture" not in s.title]
+    kept = [
+        s
+        for s in SECTIONS
+        if "AWAY" not in s.settings[0].chain and "Blur the picture" not in s.title
+    ]
     plain = [s._replace(settings=[c for c in s.settings if not c.first]) for s in kept]
     return task._replace(name=name, sections=[*plain, HALVES])
 
@@ -156,7 +164,9 @@ def earth(name: str, ends: tuple[str, str], limit: int) -> Task:
                     "land-water IoU to OTHER": label_parts(water, land_water(truth[other]))}  # fmt: skip
         return out
 
-    decoders = {f"by {end}": partial(coded, decode, f"sfumato/earth:{end}", "down") for end in (b, a)}
+    decoders = {
+        f"by {end}": partial(coded, decode, f"sfumato/earth:{end}", "down") for end in (b, a)
+    }
     title = f"earth: {a} to {b}, DDIB with sfumato/earth"
     copied = l2(x, truth).mean()
     reference = f"A plain copy has L2 {copied:.2f} to the truth; {len(x)} tiles, none trained on."

@@ -1,6 +1,6 @@
 """The pictures of docs/studio.md: every tab at 1440 and 390 pixels, by headless Chromium.
 
-    python recipes/studio_pictures.py [docs/pictures]
+python recipes/studio_pictures.py [docs/pictures]
 """
 
 import io
@@ -50,7 +50,9 @@ def tab(page, name):
 
 
 def pick(page, index):
-    page.locator(".sfumato-examples:not(.sfumato-upload) button.thumbnail-item:visible").nth(index).click()
+    page.locator(".sfumato-examples:not(.sfumato-upload) button.thumbnail-item:visible").nth(
+        index
+    ).click()
     page.locator(".sfumato-upload img:visible").first.wait_for()
     page.wait_for_timeout(1500)
 

@@ -41,7 +41,9 @@ def hide_pairs(out: Path) -> None:
 def table(model: str) -> None:
     """Held-out tiles, both directions; pairs were seen by `earth_pairs` alone, as the upper bound."""
     ends = ("satellite", "relief")
-    for (a, b), way in zip((ends, ends[::-1]), ("source-to-target", "target-to-source"), strict=True):
+    for (a, b), way in zip(
+        (ends, ends[::-1]), ("source-to-target", "target-to-source"), strict=True
+    ):
         test = "data/earth/test"
         compare(
             f"{test}/{a}", f"{model}_{a}",

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from sfumato.fit import fit
     from sfumato.folder import load, save
     from sfumato.guide import ClassifierFree, Clipped, Conditioned, Energy, Guided
-    from sfumato.method import cite, find, names
+    from sfumato.method import cite, find
     from sfumato.noise import Noise
+    from sfumato.outline import names
     from sfumato.part import Part
     from sfumato.process import DDPM, VE, VP, Cosine, Flow, Process
     from sfumato.solve import integrate
@@ -45,7 +46,8 @@ _HOME = {
     "fit": ["fit"],
     "folder": ["load", "save"],
     "guide": ["ClassifierFree", "Clipped", "Conditioned", "Energy", "Guided"],
-    "method": ["cite", "find", "names"],
+    "method": ["cite", "find"],
+    "outline": ["names"],
     "noise": ["Noise"],
     "part": ["Part"],
     "process": ["DDPM", "VE", "VP", "Cosine", "Flow", "Process"],

@@ -1,13 +1,13 @@
-"""The card of a model: its README.md, for people who meet its folder."""
+"""Model cards: what a model is, what it was trained on and how, and how to use it."""
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
 from sfumato.method import name_of
 from sfumato.part import Part
-from sfumato.settings import typed
 
 
 def card(part: Part, info: Mapping[str, Any]) -> str:
@@ -34,3 +34,13 @@ def card(part: Part, info: Mapping[str, Any]) -> str:
     if settings:
         lines += ["", "Settings of the training:", "", f"    {typed(settings)}"]
     return "\n".join(lines) + "\n"
+
+
+def typed(settings: Mapping[str, Any]) -> str:
+    """Settings as the flags of `sfumato train`: what is off or absent is not typed."""
+    words = []
+    for name, value in settings.items():
+        if value is not None and value is not False:
+            words.append(f"--{name.replace('_', '-')}")
+            words += [] if value is True else [shlex.quote(str(value))]
+    return " ".join(words)

@@ -21,7 +21,8 @@ from cyclopts import App
 from sfumato import cli_evaluate, cli_explore, cli_studio, cli_train
 from sfumato.cli_models import import_, info
 from sfumato.errors import UserError, choose
-from sfumato.flags import at_home, command, convert, flag, flags, method_flags, outlines, value_of
+from sfumato.flags import at_home, command, convert, flag, flags, method_flags, value_of
+from sfumato.outline import outlines
 from sfumato.terminal import count, one_line, open_streams, say, unwritten
 from sfumato.versions import version
 

@@ -16,9 +16,9 @@ def info(folder: str) -> None:
     """
     import json
 
+    from sfumato.data.hashing import sha256
     from sfumato.folder import denoiser_of, describe_folder, load, resolve
     from sfumato.method import name_of
-    from sfumato.record import sha256
 
     path, domain = resolve(folder)
     part = load(path)

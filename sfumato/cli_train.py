@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from cyclopts import App
 
 from sfumato.errors import UserError, choose
-from sfumato.flags import command, flag, flags, outlines, value_of
+from sfumato.flags import command, flag, flags, value_of
+from sfumato.outline import outlines
 from sfumato.terminal import say
 
 if TYPE_CHECKING:

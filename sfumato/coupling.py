@@ -17,11 +17,12 @@ from sfumato.errors import choose
 from sfumato.flat import integrate_flat
 from sfumato.guide import Clipped, Conditioned
 from sfumato.lowpass import Content, passed
-from sfumato.method import Diverged, find
+from sfumato.method import Diverged
 from sfumato.nets import make_net
 from sfumato.noise import Noise
 from sfumato.replay import Copy, Memory
 from sfumato.solve import Step, Watch, integrate
+from sfumato.solve.bridge import ENCODING, decode, encode
 from sfumato.times import Spacing, grid
 
 OTHER = {"target": "source", "source": "target"}
@@ -130,9 +131,7 @@ class Sides(nn.Module):
         times = grid(f.process, steps, spacing, clean=solver != "euler_maruyama")
         start = f.process.perturb(torch.zeros_like(image), times[0], noise(image))
         if exact:
-            return integrate_flat(
-                solver, f.on, start, times, noise=noise_of_steps, condition=(image,)
-            )
+            return integrate_flat(solver, f.on(image), start, times, noise=noise_of_steps)
         on = Clipped(f.on(image)) if clip else f.on(image)
         return integrate(solver, on, start, times, noise=noise_of_steps, watch=watch)
 
@@ -144,8 +143,11 @@ class Sides(nn.Module):
             image = rough(image, noise.stream("rough")(image))
             return self.sample(side, image, noise, "rough", **how)
         ends = {s: self.given(s, "none").on(torch.zeros_like(image)) for s in OTHER}
-        bridge: Any = find("ddib")(source=ends[OTHER[side]], target=ends[side])
-        return bridge.translate(image, as_is=True, steps=2 * how["steps"], watch=how.get("watch"))
+        steps, watch = 2 * how["steps"], how.get("watch")
+        up = round(ENCODING * steps)
+        with torch.no_grad():
+            latent = encode(ends[OTHER[side]], image, steps=up, watch=watch)
+            return decode(ends[side], latent, steps=steps - up, watch=watch)
 
 
 class FeedForward(nn.Module):

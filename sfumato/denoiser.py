@@ -47,16 +47,6 @@ def score_of(mean: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
     return (alpha * mean - x_t) / sigma**2
 
 
-def mean_of_score(score: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-    """E[x | x_t] = (x_t + sigma^2 score) / alpha."""
-    return (x_t + sigma**2 * score) / alpha
-
-
-def v_of(mean: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-    """v = alpha eps - sigma E[x | x_t]."""
-    return alpha * eps_of(mean, x_t, alpha, sigma) - sigma * mean
-
-
 def mean_of_v(v: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
     """E[x | x_t] = (alpha x_t - sigma v) / (alpha^2 + sigma^2)."""
     return (alpha * x_t - sigma * v) / (alpha**2 + sigma**2)
@@ -195,8 +185,10 @@ class Denoiser(Part):
         if image is not None:
             x = torch.cat([x, image], dim=1)  # the one order: noisy first, then conditioning
         own = next(self.net.parameters(), x).dtype  # a network may have another type than the state
-        log_sigma = (sigma / alpha).log().flatten().expand(len(x))
-        return self.net(x.to(own), log_sigma, label).to(x.dtype)
+        noise = (sigma / alpha).log().flatten()
+        if len(noise) == 1:  # a number of the CPU: filling does not wait for the device
+            noise = x.new_full((len(x),), noise.item())
+        return self.net(x.to(own), noise, label).to(x.dtype)
 
     def _edm(self, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(c_skip, c_out, c_in) of Karras et al. 2022, for sigma relative to alpha = 1."""

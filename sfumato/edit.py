@@ -64,17 +64,6 @@ def edit(
     return x
 
 
-def check_weights(weights: Mapping[str, float]) -> None:
-    """Weights of energies are numbers >= 0.
-
-    Raises:
-        UserError: naming the one that is not.
-    """
-    for name, weight in weights.items():
-        if not 0 <= weight < float("inf"):
-            raise UserError(f"{name} must be a number >= 0, not {weight}")
-
-
 def check_finite(result: Tensor, bounds: Mapping[str, tuple[float, float]]) -> Tensor:
     """The result, if it is made of numbers.
 

@@ -5,21 +5,21 @@ Types come from the annotations, help from the docstrings.
 
 from __future__ import annotations
 
-import ast
 import re
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from inspect import Parameter, Signature, cleandoc, signature
+from inspect import Parameter, Signature, signature
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import cyclopts
 
 from sfumato.errors import UserError, no_address
+from sfumato.outline import args_of
 
 SPELLED = {"source_folder": "--from", "score_key": "--score"}
 """Flags that are no Python names."""
@@ -49,15 +49,6 @@ def flags(
         kind = Parameter.KEYWORD_ONLY if p.name in keyword else p.kind
         out.append(flag(p.name, hint, kind, text, p.default))
     return out
-
-
-def args_of(doc: str) -> dict[str, str]:
-    """The `Args:` of a Google docstring: {name: text in one line}."""
-    section = re.search(r"^Args:\n(.*?)(?=^\S|\Z)", cleandoc(doc), re.M | re.S)
-    entries = re.findall(
-        r"^    (\w+): (.*?)(?=^    \w|\Z)", section[1] if section else "", re.M | re.S
-    )
-    return {name: " ".join(text.split()) for name, text in entries}
 
 
 def method_flags(
@@ -157,33 +148,3 @@ def convert(
                 wrong = f"{token.keyword or 'this'} takes a whole number, not {token.value}."
                 raise cyclopts.CoercionError(msg=wrong)
     return cyclopts.convert(hint, tokens)
-
-
-class Outline(NamedTuple):
-    """What a method's file says about it without being run."""
-
-    summary: str
-    data: str | None
-    translates: bool
-    needs: list[str]
-
-
-def outlines() -> dict[str, Outline]:
-    """Every method by name."""
-    found, folder = {}, Path(__file__).parent / "methods"
-    for file in sorted(folder.glob("[!_]*.py")):
-        module = ast.parse(file.read_text(encoding="utf-8"))
-        classes = [c for c in module.body if isinstance(c, ast.ClassDef)]
-        part = next(c for c in classes if c.name.lower() == file.stem.replace("_", ""))
-        fields = {a.target.id: a.value for a in part.body
-                  if isinstance(a, ast.AnnAssign) and isinstance(a.target, ast.Name)}  # fmt: skip
-        data = fields.get("data")
-        found[file.stem] = Outline(
-            summary=(ast.get_docstring(module) or "").split("\n\n")[0].replace("\n", " "),
-            data=str(data.value) if isinstance(data, ast.Constant) else None,
-            translates=any(
-                isinstance(f, ast.FunctionDef) and f.name == "translate" for f in part.body
-            ),
-            needs=[name for name in fields if name in ("source", "target", "classifier")],
-        )
-    return found

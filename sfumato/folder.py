@@ -26,11 +26,11 @@ from sfumato.denoiser import Denoiser, domain_index
 from sfumato.errors import UserError, choose
 from sfumato.guide import Conditioned
 from sfumato.method import name_of
-from sfumato.part import Part, build, describe
+from sfumato.part import Part, build, describe, short
 from sfumato.tensors import FLOATS, open_tensors, read_opened, to_store, unique_state, write_tensors
 
-FORMAT = 1
-"""Raised when a newer version writes folders that older ones cannot read."""
+FORMAT = 2
+"""Raised when a newer version writes folders that older ones cannot read; 1 named parts by their files."""
 
 MODELS = Path(__file__).parent / "models"
 """Those that ship with the package."""
@@ -218,7 +218,7 @@ def describe_folder(folder: str | Path) -> dict[str, Any]:
     size = info.get("size")
     if size is not None and (type(size) is not int or not 0 < size < 2**16):
         raise UserError(f"{foreign}: size must be a number of pixels, not {size!r}")
-    return {**said, "info": info}
+    return {**said, "model": short(model), "info": info}
 
 
 def own_file(folder: Path, name: str) -> Path:

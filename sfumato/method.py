@@ -14,15 +14,14 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import pkgutil
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from sfumato.errors import UserError, choose
+from sfumato.outline import names
 from sfumato.part import Part
 from sfumato.solve import Watch
 
@@ -81,12 +80,6 @@ class Diverged(UserError):
     """A loss, gradient or made image is NaN or infinite; the weights have not been touched by it."""
 
 
-def names() -> list[str]:
-    """The names of all methods, sorted, without importing them."""
-    folder = str(Path(__file__).parent / "methods")
-    return sorted(m.name for m in pkgutil.iter_modules([folder]) if not m.name.startswith("_"))
-
-
 def find(name: str) -> type[Part]:
     """The method of this name.
 
@@ -99,6 +92,18 @@ def find(name: str) -> type[Part]:
         if key.lower() == name.replace("_", "") and isinstance(value, type):
             return value
     raise AssertionError(f"sfumato/methods/{name}.py has no class of its own name")
+
+
+def named(kind: str) -> str:
+    """The name of the method that a description calls `kind`.
+
+    Raises:
+        UserError: there is none.
+    """
+    for name in names():
+        if name.replace("_", "") == kind.lower():
+            return name
+    raise UserError(f"a {kind} is no method; there are {', '.join(names())}")
 
 
 def name_of(method: Part | type[Part]) -> str:

@@ -13,12 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sfumato.errors import UserError, choose
-from sfumato.nets.potential import Potential
-
-WIDTHS = {"tiny": 8, "small": 16, "medium": 32, "large": 64, "thesis": 64, "paper": 64}
-"""Channels of the potential's first stage for each size of the network that it plays against."""
-
 SETTINGS: dict[str, Any] = {
     "batch": 64, "lr": 1e-4, "schedule": "constant", "warmup": 0, "optimiser": "adam", "clip": 0.0,
 }  # fmt: skip
@@ -56,23 +50,6 @@ class Turns(nn.Module):
         return min(1.0, (1 + rounds) / warmup) if warmup else 1.0
 
 
-def make_potential(
-    critic: str | nn.Module, net: str | nn.Module, channels: int, side: int, after: bool = False
-) -> nn.Module:
-    """A potential by the name of its size, "same" for that of `net`; a network is returned as it is.
-
-    after: see `Potential`; of size paper only.
-    """
-    if isinstance(critic, nn.Module):
-        return critic
-    size = net if critic == "same" else critic
-    if isinstance(size, nn.Module):
-        raise UserError("a network as `net` needs a network as `critic`, too")
-    width = WIDTHS[choose("critic", size, WIDTHS)]
-    paper: dict[str, Any] = {"pool": 3, "after": after} if size == "paper" else {"pool": 2}
-    return Potential(channels=channels, width=width, side=side, **paper)
-
-
 def potential_loss(f: nn.Module, made: Tensor, real: Tensor, reach: float = 0) -> Tensor:
     """E f(T(x)) - E f(y): the potential shall be high on real images, and no steeper than `reach`."""
     loss = f(made).mean() - f(real).mean()
@@ -91,14 +68,3 @@ def beyond(f: nn.Module, y: Tensor, reach: float) -> Tensor:
         (slope,) = torch.autograd.grad(f(y).sum(), y, create_graph=True)
         s = slope.flatten(1).norm(dim=1) * y[0].numel() ** 0.5 / 2
         return F.relu(s - reach).square().mean()
-
-
-def at_least(low: int, **values: float) -> None:
-    """Refuses values below `low`.
-
-    Raises:
-        UserError: naming the first one.
-    """
-    for name, value in values.items():
-        if not value >= low:
-            raise UserError(f"{name} must be at least {low}, not {value}")

@@ -76,6 +76,10 @@ class Noise:
         twin.seeds, twin._generators = self.seeds, [g.clone_state() for g in self._generators]
         return twin
 
+    def go_on_as(self, twin: Noise) -> None:
+        """Stands where its twin stands."""
+        self._generators = twin._generators
+
     def __call__(self, like: Tensor) -> Tensor:
         """The next standard normal draw of shape, type and device of `like` (B, ...).
 

@@ -2,6 +2,7 @@
 
 A part's fields are its constructor arguments, its JSON, its command-line flags and its docs table.
 There are no configuration classes: `describe` turns a part into plain JSON and `build` turns it back.
+JSON knows a part of this package by its class's name, wherever its file lies.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib
+import pkgutil
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, dataclass_transform
 
@@ -19,14 +21,44 @@ from sfumato.arguments import check_value, checked_values, described, fits, hint
 from sfumato.data.kinds import translated
 from sfumato.data.preparation import Preparation
 from sfumato.errors import UserError
-from sfumato.process import Process
 
 MOST = 10**7
 """The largest whole number in a description: of channels, layers, pixels, batches."""
 
 
+KINDS: dict[str, type[Described]] = {}
+"""What of this package has been imported and can be described, by its name."""
+
+
+class Described:
+    """What is described in JSON: its kind, and the fields of its constructor."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if kind_of(cls) == cls.__name__:
+            KINDS[cls.__name__] = cls
+
+
+def kind_of(cls: type) -> str:
+    """How JSON calls a class: NAME in this package, which no moved file changes, elsewhere MODULE:NAME."""
+    ours = cls.__module__.split(".")[0] == __name__.split(".")[0]
+    return cls.__name__ if ours else f"{cls.__module__}:{cls.__qualname__}"
+
+
+def short(description: Any) -> Any:
+    """A description by today's names of kinds; before, those of this package were MODULE:NAME, too."""
+    if isinstance(description, list):
+        return [short(v) for v in description]
+    if not isinstance(description, dict):
+        return description
+    found = {k: short(v) for k, v in description.items()}
+    if str(found.get("is")).startswith("sfumato."):
+        found["is"] = found["is"].rpartition(":")[2]
+    return found
+
+
 @dataclass_transform(kw_only_default=True, eq_default=False)
-class Part(nn.Module):
+class Part(Described, nn.Module):
     """An `nn.Module` whose annotated fields are its keyword-only constructor.
 
     Sub-modules are made in `__post_init__`.  Every subclass is final: it states all of its fields.  Its
@@ -105,20 +137,21 @@ def channels_of(part: nn.Module) -> int:
 
 
 def fields(part: Any) -> list[dataclasses.Field[Any]]:
-    """The constructor fields of a part or process (class or instance)."""
+    """The constructor fields of what is described (class or instance)."""
     return [f for f in dataclasses.fields(part) if f.init]
 
 
 def describe(value: Any, path: str = "", seen: dict[int, str] | None = None) -> Any:
     """A part as plain JSON; a part that occurs twice is described once and referred to by its path."""
     seen = {} if seen is None else seen
-    if isinstance(value, (Part, Process)):
+    if isinstance(value, Described):
         if isinstance(value, Part) and seen.setdefault(id(value), path) != path:
             return {"same as": seen[id(value)]}
-        kind = f"{type(value).__module__}:{type(value).__qualname__}"
         prefix = f"{path}." if path else ""
         inner = {f.name: getattr(value, f.name) for f in fields(value)}
-        return {"is": kind} | {k: describe(v, prefix + k, seen) for k, v in inner.items()}
+        return {"is": kind_of(type(value))} | {
+            k: describe(v, prefix + k, seen) for k, v in inner.items()
+        }
     if isinstance(value, (list, tuple)):
         return [describe(v, f"{path}.{i}", seen) for i, v in enumerate(value)]
     if isinstance(value, dict):
@@ -155,7 +188,7 @@ def build(
     inner = {k: build(v, allow, prefix + k, made) for k, v in description.items() if k != "is"}
     if "is" not in description:
         return inner
-    cls = _part_class(str(description["is"]), allow)
+    cls = _class(str(description["is"]), allow)
     known = {f.name for f in fields(cls)}
     if unknown := sorted(inner.keys() - known):
         raise UserError(f"{description['is']} has no field {unknown[0]!r}; it has {sorted(known)}")
@@ -167,17 +200,32 @@ def build(
     return made[path]
 
 
-def _part_class(name: str, allow: tuple[str, ...]) -> Any:
-    module, _, qualname = name.partition(":")
-    if module.split(".")[0] not in allow:
+def _class(name: str, allow: tuple[str, ...]) -> Any:
+    module, _, own = name.rpartition(":")
+    package = module.split(".")[0] or "sfumato"
+    if package not in allow:
         raise UserError(
             f"the model is a {name!r}, which is not part of {' or '.join(allow)}; if you trust "
-            f"it, import it and pass allow=(..., {module.split('.')[0]!r})"
+            f"it, import it and pass allow=(..., {package!r})"
         )
+    if package == "sfumato":
+        cls = KINDS.get(own) or _all_kinds().get(own)
+        if cls is None:
+            raise UserError(f"this version of sfumato has no {name!r}")
+        return cls
     try:
-        cls = getattr(importlib.import_module(module), qualname)
+        cls = getattr(importlib.import_module(module), own)
     except (ImportError, AttributeError):
-        raise UserError(f"this version of sfumato has no {name!r}") from None
-    if not (isinstance(cls, type) and issubclass(cls, (Part, Process))):
+        raise UserError(f"there is no {name!r} here") from None
+    if not (isinstance(cls, type) and issubclass(cls, Described)):
         raise UserError(f"{name!r} is not a part that a model may be made of")
     return cls
+
+
+@functools.cache
+def _all_kinds() -> Mapping[str, type[Described]]:
+    """`KINDS` when networks and methods are imported, and with them all that they are made of."""
+    for room in "sfumato.nets", "sfumato.methods":
+        for module in pkgutil.walk_packages(importlib.import_module(room).__path__, f"{room}."):
+            importlib.import_module(module.name)
+    return KINDS

@@ -23,10 +23,11 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from sfumato.errors import choose
+from sfumato.part import Described
 
 
 @dataclass(frozen=True)
-class Process(abc.ABC):
+class Process(Described, abc.ABC):
     """t -> (alpha, sigma).  Frozen: a value, not a state.  Arithmetic is float64."""
 
     @property
@@ -53,11 +54,17 @@ class Process(abc.ABC):
         return 2 * (alpha / sigma).log()
 
     def at(self, t: Tensor | float, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(alpha, sigma) in x's type, shaped to broadcast against x of shape (B, ...)."""
-        t = torch.as_tensor(t, dtype=torch.float64, device=x.device)
-        shape = (-1,) + (1,) * (x.ndim - 1) if t.ndim else ()
-        alpha, sigma = self(t)
-        return alpha.to(x).reshape(shape), sigma.to(x).reshape(shape)
+        """(alpha, sigma) in x's type, shaped to broadcast against x of shape (B, ...).
+
+        Times are numbers of the CPU, and so are the levels of a single one: the device is asked nothing,
+        and need not know float64.
+        """
+        t = torch.as_tensor(t, dtype=torch.float64, device="cpu")
+        levels = [level.to(x.dtype) for level in self(t)]
+        if not t.ndim:
+            return levels[0], levels[1]
+        alpha, sigma = (v.to(x.device).reshape(-1, *[1] * (x.ndim - 1)) for v in levels)
+        return alpha, sigma
 
     def perturb(
         self, x: Float[Tensor, "b ..."], t: Tensor | float, z: Float[Tensor, "b ..."]

@@ -6,21 +6,19 @@ again, "result" counts, NFE and seconds, null until the run is complete.
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import json
 import os
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from sfumato.data.folders import LOCK, parse_json, write_text
 from sfumato.data.preparation import said_size
 from sfumato.errors import UserError
+from sfumato.part import short
 from sfumato.terminal import count, say
 
 
@@ -179,6 +177,7 @@ def check(out: Path, run: dict[str, Any], expect: Mapping[str, Any] | None) -> N
 
 def _modern(run: dict[str, Any]) -> dict[str, Any]:
     """A run as it is recorded now; older ones say how pictures were prepared in fields of their own."""
+    run = run | {"translator": short(run.get("translator"))}
     if "preparation" in run:
         return run
     size, how = (
@@ -187,31 +186,3 @@ def _modern(run: dict[str, Any]) -> dict[str, Any]:
     )
     rest = {k: v for k, v in run.items() if k not in ("size", *how)}
     return rest | {"preparation": how | {"size": size and [size, size]}}
-
-
-def sha256(*files: Path) -> str:
-    """Hash of the files' contents, one after the other."""
-    total = hashlib.sha256()
-    for file in files:
-        total.update(file.read_bytes())
-    return total.hexdigest()
-
-
-def hash_of(file: Path) -> str:
-    """sha256 of a file, read once in a process as long as its size and its time stay."""
-    now = file.stat()
-    return _hash_of(file, now.st_size, now.st_mtime_ns, now.st_ino)
-
-
-@lru_cache(maxsize=2**18)
-def _hash_of(file: Path, *version: int) -> str:
-    return sha256(file)
-
-
-def digest(files: Mapping[Path, Path]) -> str:
-    """Hash of the results' names and the pictures' contents."""
-    total = hashlib.sha256()
-    for name, file in files.items():
-        with contextlib.suppress(PermissionError):  # reading it says so
-            total.update(os.fsencode(f"{name.as_posix()} {hash_of(file)}\n"))
-    return total.hexdigest()

@@ -25,7 +25,7 @@ from torch import Tensor
 from sfumato.data.folders import for_folder, locked, parse_json, write_text
 from sfumato.errors import UserError
 from sfumato.fit import State
-from sfumato.part import Part, describe, fields
+from sfumato.part import Part, describe, fields, short
 from sfumato.settings import DEFAULTS, check
 from sfumato.tensors import read_tensors, write_tensors
 from sfumato.terminal import say
@@ -197,7 +197,7 @@ def read_run(out: Path) -> dict[str, Any]:
         check({key: value for key, value in numbers.items() if value is not None})
     except UserError as error:
         raise UserError(f"{damaged} ({error})") from None
-    return parts
+    return parts | short({key: parts[key] for key in ("model", "options") if key in parts})
 
 
 def _each(folders: Any) -> Iterable[Any]:
@@ -258,7 +258,7 @@ def _changed_since(before: Mapping[str, Any], run: Mapping[str, Any]) -> bool:
 def differences(before: Mapping[str, Any], now: Mapping[str, Any], path: str = "") -> Iterator[str]:
     """What differs between two descriptions, each in a few words."""
     if "is" in before and before["is"] != now.get("is"):
-        names = [str(d.get("is")).partition(":")[2] for d in (before, now)]
+        names = [str(d.get("is")) for d in (before, now)]
         yield f"{path}{names[0]}, not {names[1]}"
         return
     for key in dict.fromkeys((*before, *now)):

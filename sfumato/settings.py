@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Mapping
 from numbers import Integral, Real
 from typing import Any
@@ -45,16 +44,6 @@ CHOICES = {
 def defaults(method: type[Part]) -> dict[str, Any]:
     """The method's own batch, learning rate and so on: what `train` does if it is not told."""
     return DEFAULTS | getattr(method, "settings", {})
-
-
-def typed(settings: Mapping[str, Any]) -> str:
-    """Settings as the flags of `sfumato train`: what is off or absent is not typed."""
-    words = []
-    for name, value in settings.items():
-        if value is not None and value is not False:
-            words.append(f"--{name.replace('_', '-')}")
-            words += [] if value is True else [shlex.quote(str(value))]
-    return " ".join(words)
 
 
 def check(settings: Mapping[str, Any]) -> None:

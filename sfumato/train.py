@@ -29,7 +29,7 @@ from sfumato.errors import UserError, choose
 from sfumato.fit import State, machine
 from sfumato.journal import Progress
 from sfumato.learn import learn
-from sfumato.method import find, name_of
+from sfumato.method import find, name_of, named
 from sfumato.part import Part, build, describe, fields
 from sfumato.runfolder import SAVES, RunFolder, absolute, compare, earlier, read_run
 from sfumato.settings import check, check_options
@@ -241,8 +241,7 @@ def recorded(out: Path) -> dict[str, Any]:
             raise UserError(f"{out} has no save, and the model that it began with is not in it")
         return given | {"method": build(run["model"])}
     model = {k: v for k, v in run["model"].items() if k not in ("is", *OF_DATA)}
-    module = str(run["model"].get("is")).partition(":")[0]
-    name = run.get("method") or module.rpartition(".")[2]
+    name = run.get("method") or named(str(run["model"].get("is")))
     old = {k: v for k, v in find(name).before.items() if k not in run["model"]}
     return given | {"method": name, "options": old | build(run.get("options", model))}
 

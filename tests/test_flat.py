@@ -3,11 +3,11 @@
 import pytest
 import torch
 from torch import nn
-from truth import Linear, f64, gaussian, lively, normal
+from truth import f64, gaussian, lively, normal
 
 from sfumato.denoiser import Denoiser
 from sfumato.exact import Mixture
-from sfumato.flat import _Adjoint, integrate_flat
+from sfumato.flat import integrate_flat
 from sfumato.guide import Conditioned
 from sfumato.nets import make_net
 from sfumato.noise import Noise
@@ -16,7 +16,6 @@ from sfumato.solve import STEPS, integrate
 from sfumato.times import grid
 
 DETERMINISTIC = ["ddim", "heun", "dpm2m", "ab2", "ab3"]
-KEEP = ["states", "segments"]
 
 
 @pytest.fixture(scope="module")
@@ -27,14 +26,11 @@ def denoiser():
     return Denoiser(net=lively(net)).double()
 
 
-def gradients(sampler, solver, denoiser, times, **options):
+def gradients(sampler, solver, denoiser, times):
     """The result, and the loss' gradients to start, condition (by way of a product) and parameters."""
     x, image = (normal(2, 3, 4, 4, seed=k).requires_grad_() for k in (1, 2))
-    on, image2 = Conditioned(denoiser=denoiser).on, 1.5 * image
-    if sampler is integrate_flat:
-        y = sampler(solver, on, x, times, noise=Noise([3, 4]), condition=(image2,), **options)
-    else:
-        y = sampler(solver, on(image2), x, times, noise=Noise([3, 4]), **options)
+    on = Conditioned(denoiser=denoiser).on(1.5 * image)
+    y = sampler(solver, on, x, times, noise=Noise([3, 4]))
     loss = (y * normal(2, 3, 4, 4, seed=5)).sum()
     wanted = [x, image, *denoiser.parameters()]
     return [y, *torch.autograd.grad(loss, wanted, allow_unused=True)]
@@ -59,9 +55,9 @@ def test_gradients_are_plain_backpropagation(solver, denoiser, report):
     times = grid(denoiser.process, 7, clean=True)
     want = gradients(integrate, solver, denoiser, times)
     assert all(g.norm() > 0 for g in want[:3])
-    far = [distance(gradients(integrate_flat, solver, denoiser, times, keep=k), want) for k in KEEP]
-    report(f"flat, {solver}: gradients against plain backpropagation, states, segments", *far)
-    assert max(far) < 1e-10
+    far = distance(gradients(integrate_flat, solver, denoiser, times), want)
+    report(f"flat, {solver}: gradients against plain backpropagation", far)
+    assert far < 1e-10
 
 
 @pytest.mark.parametrize("solver", DETERMINISTIC)
@@ -69,8 +65,7 @@ def test_gradients_of_encoding_from_the_clean_image(solver, denoiser):
     """t = 0 and t_min are asked alike: a point is forgotten on the way."""
     times = grid(denoiser.process, 6, clean=True).flip(0)
     want = gradients(integrate, solver, denoiser, times)
-    for keep in KEEP:
-        assert distance(gradients(integrate_flat, solver, denoiser, times, keep=keep), want) < 1e-10
+    assert distance(gradients(integrate_flat, solver, denoiser, times), want) < 1e-10
 
 
 @pytest.mark.parametrize("solver", DETERMINISTIC)
@@ -88,16 +83,14 @@ def test_gradient_of_a_gaussian_is_closed_form(solver, report):
     assert error < (0.03 if solver == "ddim" else 1e-3)
 
 
-@pytest.mark.parametrize("keep", KEEP)
-def test_gradients_by_finite_differences(keep):
+def test_gradients_by_finite_differences():
     f = Mixture(f64([[1.0, 0.0], [-1.0, 0.5]]), f64([[0.3, 0.2], [0.2, 0.3]]).diag_embed())
     times = grid(f.process, 5, start=0.8, stop=0.1)
-    run = lambda x: integrate_flat("ab3", f, x, times, keep=keep)
+    run = lambda x: integrate_flat("ab3", f, x, times)
     assert torch.autograd.gradcheck(run, normal(1, 2).requires_grad_())
 
 
-@pytest.mark.parametrize("keep", KEEP)
-def test_cycle_of_two_samplers(keep, denoiser):
+def test_cycle_of_two_samplers(denoiser):
     """The second is conditioned on the result of the first, and both have the same parameters."""
     times = grid(denoiser.process, 4, clean=True)
     start = normal(2, 3, 4, 4, seed=1).requires_grad_()
@@ -105,9 +98,7 @@ def test_cycle_of_two_samplers(keep, denoiser):
     x = y = source = normal(2, 3, 4, 4)
     for k in range(2):
         x = integrate("sde_dpm2m", on(x), start, times, noise=Noise([k, k + 2]))
-        y = integrate_flat(
-            "sde_dpm2m", on, start, times, noise=Noise([k, k + 2]), condition=(y,), keep=keep
-        )
+        y = integrate_flat("sde_dpm2m", on(y), start, times, noise=Noise([k, k + 2]))
     got, want = (torch.autograd.grad((v - source).square().mean(), wanted) for v in (y, x))
     assert distance(got, want) < 1e-10
 
@@ -125,14 +116,13 @@ def test_dropout_is_drawn_again_as_it_was():
 
     denoiser, found = Denoiser(net=Net()).train(), []
     times = grid(denoiser.process, 6, clean=True)
-    for sampler, options in ((integrate, {}), *((integrate_flat, {"keep": k}) for k in KEEP)):
+    for sampler in (integrate, integrate_flat):
         torch.manual_seed(0)
-        y = sampler("dpm2m", denoiser, normal(2, 3, 4, 4), times, **options)
+        y = sampler("dpm2m", denoiser, normal(2, 3, 4, 4), times)
         before = torch.get_rng_state()
         found.append([y, *torch.autograd.grad(y.square().sum(), list(net.parameters()))])
         assert torch.equal(torch.get_rng_state(), before)
-    for got in found[1:]:
-        assert distance(got, found[0]) < 1e-10
+    assert distance(*found) < 1e-10
 
 
 def test_the_condition_of_a_plain_function():
@@ -144,74 +134,27 @@ def test_the_condition_of_a_plain_function():
         return g
 
     x, times = normal(4, 1), grid(f.process, 9)
-    got = torch.autograd.grad(integrate_flat("ab2", scaled, x, times, condition=(w,)).sum(), w)
+    got = torch.autograd.grad(integrate_flat("ab2", scaled(w), x, times).sum(), w)
     want = torch.autograd.grad(integrate("ab2", scaled(w), x, times).sum(), w)
     assert distance(got, want) < 1e-12
-
-
-# ---- only the last steps ------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("keep", KEEP)
-@pytest.mark.parametrize("solver", ["euler_maruyama", "dpm2m", "ab2", "heun"])
-def test_last_steps_only(solver, keep, denoiser):
-    """As if the first steps, and what the denoiser said in them, were numbers."""
-    n, last = 7, 3
-    times = grid(denoiser.process, n, clean=True)
-
-    def truncated(step, f, x, times, *, noise):
-        def constant_at_first(x, t):
-            with torch.set_grad_enabled(t.item() <= times[n - last].item()):
-                return f(x, t)
-
-        constant_at_first.process = f.process
-        cut = lambda x, s: x.detach() if s >= times[n - last] else x
-        return integrate(step, constant_at_first, x, times, noise=noise, after=cut)
-
-    want = gradients(truncated, solver, denoiser, times)
-    got = gradients(integrate_flat, solver, denoiser, times, keep=keep, last=last)
-    assert distance(got, want) < 1e-10
-    whole = gradients(integrate_flat, solver, denoiser, times)
-    assert distance(got[2:3], whole[2:3]) > 1e-3
-    assert got[1] is None
-    more = gradients(integrate_flat, solver, denoiser, times, keep=keep, last=n + 1)
-    assert distance(more, whole) < 1e-10
 
 
 # ---- what is kept, and what it costs ------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("options", "states"),
-    [({}, 50), ({"keep": "segments"}, 7), ({"last": 9}, 9), ({"last": 9, "keep": "segments"}, 3)],
-    ids=str,
-)
-def test_states_kept(options, states, denoiser):
-    """ceil(50 / 8) = 7 segments of 8; of these nothing but numbers and streams, two images each."""
-    x, times = normal(1, 3, 4, 4).requires_grad_(), grid(denoiser.process, 50)
-    f = Conditioned(denoiser=denoiser).on(normal(1, 3, 4, 4))
-    kept = integrate_flat("dpm2m", f, x, times, **options).grad_fn.loop.kept
-    assert len(kept) == states
-    images = {id(v) for s in kept for v in (s.x, *(w for p in s.past for w in (p.x, p.mean)))}
-    if options == {}:
-        assert len(images) == 2 * states - 1
-    assert len(images) <= 5 * states
-
-
-@pytest.mark.parametrize(("keep", "evaluations"), [("states", 100), ("segments", 143)])
-def test_evaluations(keep, evaluations):
-    """N forwards and N with a graph; segments take 50 - 7 more, all but the first of each segment."""
+def test_evaluations():
+    """N forwards, and N with a graph."""
     f, asked = gaussian([0.0], [1.0], Cosine()), []
     g = lambda x, t: (asked.append(t), f(x, t))[1]
     g.process = f.process
-    y = integrate_flat("dpm2m", g, normal(2, 1).requires_grad_(), grid(f.process, 50), keep=keep)
+    y = integrate_flat("dpm2m", g, normal(2, 1).requires_grad_(), grid(f.process, 50))
     assert len(asked) == 50
     y.sum().backward()
-    assert len(asked) == evaluations
+    assert len(asked) == 100
 
 
 def test_the_graph_does_not_grow_with_the_steps(denoiser):
-    """Of what torch saves in the forward pass: the start and the parameters, whatever N is."""
+    """Of each step its state and what was said there are saved: a small part of the network's work."""
 
     def saved(sampler, n):
         sizes = []
@@ -223,7 +166,8 @@ def test_the_graph_does_not_grow_with_the_steps(denoiser):
         return sum(sizes)
 
     few, many = saved(integrate_flat, 3), saved(integrate_flat, 30)
-    assert few == many == 48 + sum(p.numel() for p in denoiser.parameters())
+    assert many == 10 * few
+    assert few < saved(integrate, 3) / 100
     assert saved(integrate, 30) == pytest.approx(10 * saved(integrate, 3), rel=0.05)
 
 
@@ -239,8 +183,7 @@ def test_noise_is_left_where_integrate_leaves_it(denoiser):
     assert torch.equal(*draws)
 
 
-def test_without_gradients_it_is_integrate(monkeypatch):
-    monkeypatch.setattr(_Adjoint, "apply", None)
+def test_without_gradients_it_is_integrate():
     f = gaussian([0.0], [1.0], Cosine())
     x, times = normal(2, 1), grid(f.process, 3)
     want = integrate("ab3", f, x, times)
@@ -252,29 +195,9 @@ def test_without_gradients_it_is_integrate(monkeypatch):
 # ---- faults -------------------------------------------------------------------------------------
 
 
-def test_a_parameter_changed_before_the_backward_pass_is_noticed():
-    denoiser = Denoiser(net=Linear())
-    y = integrate_flat("ddim", denoiser, normal(2, 1), grid(denoiser.process, 3))
-    with torch.no_grad():
-        denoiser.net.w += 1
-    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        y.sum().backward()
-
-
-def test_a_condition_that_would_get_no_gradient_is_refused(denoiser):
-    image = normal(2, 3, 4, 4).requires_grad_()
-    f = Conditioned(denoiser=denoiser).on(image)
-    with pytest.raises(ValueError, match=r"image wants a gradient: give condition=\(image,\)"):
-        integrate_flat("ddim", f, normal(2, 3, 4, 4), grid(denoiser.process, 3))
-
-
 def test_bad_options_are_refused():
     f = gaussian([0.0], [1.0], Cosine())
     x, times = normal(2, 1).requires_grad_(), grid(f.process, 3)
-    with pytest.raises(ValueError, match="unknown keep 'state': did you mean"):
-        integrate_flat("ddim", f, x, times, keep="state")
-    with pytest.raises(ValueError, match="last must be at least 1, or None for all steps, not 0"):
-        integrate_flat("ddim", f, x, times, last=0)
     with pytest.raises(ValueError, match="times must be"):
         integrate_flat("ddim", f, x, times.flip(0)[[1, 0, 2]])
     with pytest.raises(ValueError, match="needs noise="):

@@ -4,10 +4,13 @@ import contextlib
 import copy as copying
 import json
 import math
+import os
 import random
 import resource
 import shutil
 import struct
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -166,17 +169,17 @@ def test_model_json_that_is_not_ours(copy, text):
     fails(copy, "is damaged or was not written by sfumato")
 
 
-@pytest.mark.parametrize("form", [2, 99, "1", None, 1.5])
+@pytest.mark.parametrize("form", [3, 99, "1", None, 1.5])
 def test_future_formats(copy, form):
     rewrite(copy, lambda info: info.update(format=form))
-    fails(copy, r"has format .*reads up to 1: update its source")
+    fails(copy, r"has format .*reads up to 2: update its source")
 
 
 @pytest.mark.parametrize("name", ["os:system", "builtins:eval", "subprocess:Popen"])
 def test_code_is_never_run(copy, name):
     rewrite(copy, lambda info: info["model"].update({"is": name}))
     fails(copy, "which is not part of sfumato")
-    diffusion = {"is": "sfumato.methods.diffusion:Diffusion", "net": {"is": name}}
+    diffusion = {"is": "Diffusion", "net": {"is": name}}
     rewrite(copy, lambda info: info["model"].update(diffusion))
     fails(copy, "which is not part of sfumato")
 
@@ -184,10 +187,11 @@ def test_code_is_never_run(copy, name):
 @pytest.mark.parametrize(
     "change",
     [
-        {"is": "sfumato.process:VP"}, {"is": "sfumato.process:Process"}, {"is": "sfumato.folder:load"},
+        {"is": "VP"}, {"is": "Process"}, {"is": "sfumato.folder:load"},
+        {"is": "load"},
         {"domains": None}, {"domains": 3}, {"net": "smal"}, {"net": None}, {"channels": "three"},
         {"channels": -3}, {"process": "vpp"}, {"process": {"same as": "nowhere"}}, {"any_domain": 2.0},
-        {"colour": True}, {"net": {"is": "sfumato.nets.unet:UNet", "multipliers": []}},
+        {"colour": True}, {"net": {"is": "UNet", "multipliers": []}},
     ],
     ids=str,
 )  # fmt: skip
@@ -200,7 +204,7 @@ def test_models_that_cannot_be_built(copy, change):
     rewrite(copy, edit)
     fails(
         copy,
-        "does not describe a model|unknown|no field|is not a part|must be|is a share|is not there",
+        "does not describe a model|unknown|no field|is not a part|must be|is a share|is not there|this v",
     )
 
 
@@ -283,17 +287,17 @@ def test_a_folder_may_have_a_colon_in_its_name(tmp_path):
 
 # ---- folders of strangers -----------------------------------------------------------------------
 
-UNET = "sfumato.nets.unet:UNet"
+UNET = "UNet"
 HOSTILE = [
     None, True, -1, 0, 3, 1.5, 10**6, 10**9, 10**30, 10**400, 1e308, math.nan, math.inf, -math.inf, "", "x",
     "\x1b[2J", "\udcff", "a" * 10_000, [], {}, [[]], [1] * 3000, ["a"] * 3000, {"is": 3}, {"same as": []},
-    {"same as": "net"}, {"is": "sfumato.nets.unet:UNet", "blocks": 10**6}, {"is": "sfumato.process:DDPM"},
-    {"is": "sfumato.part:Part"}, {"is": "sfumato.process:Process"}, {"is": "sfumato..x:y"},
-    {"is": "sfumato.\udcff:y"}, {"is": "sfumato.nets.unet:UNet", "width": 10**12}, {"a": {"b": [None]}},
-    {"is": "sfumato.nets.resnet:ResNet", "n_blocks": 10**7},
-    {"is": "sfumato.nets.unet_generator:UNetGenerator", "downs": 10**7},
-    {"is": "sfumato.nets.transport_unet:TransportUNet", "levels": 10**7},
-    {"is": "sfumato.methods.diffusion:Diffusion", "domains": ["a.b", "a.b"]},
+    {"same as": "net"}, {"is": "UNet", "blocks": 10**6}, {"is": "DDPM"},
+    {"is": "Part"}, {"is": "Process"}, {"is": "sfumato..x:y"},
+    {"is": "sfumato.\udcff:y"}, {"is": "UNet", "width": 10**12}, {"a": {"b": [None]}},
+    {"is": "ResNet", "n_blocks": 10**7},
+    {"is": "UNetGenerator", "downs": 10**7},
+    {"is": "TransportUNet", "levels": 10**7},
+    {"is": "Diffusion", "domains": ["a.b", "a.b"]},
 ]  # fmt: skip
 
 
@@ -579,3 +583,37 @@ def test_a_model_is_saved_over_one_of_its_kind_and_after_a_kill(model, tmp_path)
 def test_facts_whose_inner_names_are_numbers_are_saved(model, tmp_path):
     folders.save(model[0], tmp_path / "m", info={"settings": {1: 2}})
     assert describe_folder(tmp_path / "m")["info"] == {"settings": {"1": 2}}
+
+
+def test_a_moved_file_breaks_no_model(model, tmp_path):
+    package = Path(sfumato.__file__).parent
+    shutil.copytree(package, tmp_path / "sfumato", ignore=shutil.ignore_patterns("__pycache__"))
+    moved = (("nets", "unet"), ("methods", "diffusion"))
+    for room, name in moved:
+        for file in (tmp_path / "sfumato").rglob("*.py"):
+            text = file.read_text().replace(f"{room}.{name} import", f"{room}.moved_{name} import")
+            file.write_text(text)
+        at = tmp_path / "sfumato" / room
+        (at / f"{name}.py").rename(at / f"moved_{name}.py")
+    folders.save(UNet(width=16, multipliers=(1, 2)), tmp_path / "net")
+    written = [model[1], tmp_path / "net"]
+    for now, file in zip(written[:], ("methods.diffusion", "nets.unet"), strict=True):
+        old = shutil.copytree(now, tmp_path / file)
+        rewrite(old, lambda info, file=file: info["model"].update(
+            {"is": f"sfumato.{file}:{info['model']['is']}"}) or info.update(format=1))  # fmt: skip
+        written.append(old)
+    code = f"import sfumato; [sfumato.load(f) for f in {list(map(str, written))}]"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path,
+                   env=os.environ | {"PYTHONPATH": str(tmp_path)})  # fmt: skip
+
+
+def test_names_of_parts_are_their_own():
+    """A model folder knows a part by its name: no two parts of the package have one name."""
+    code = (
+        "import collections, sfumato.part as p; p._all_kinds()\n"
+        "def below(c): return [c, *(d for s in c.__subclasses__() for d in below(s))]\n"
+        "names = collections.Counter(p.kind_of(c) for c in set(below(p.Described)))\n"
+        "assert len(names) > 30 and set(names) - {'Described'} == set(p.KINDS), names\n"
+        "assert max(names.values()) == 1, names.most_common(3)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -24,7 +24,7 @@ FLOORS = [
         "data",
         "lowpass",
         "replay",
-        "settings",
+        "settings", "outline",
     ),
     ("denoiser", "times", "solve", "flat", "exact"),
     (

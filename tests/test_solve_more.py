@@ -9,12 +9,11 @@ from truth import affine, f64, gaussian, normal, slope, tiny_denoiser
 from sfumato.exact import Mixture
 from sfumato.guide import Conditioned, Guided
 from sfumato.method import find
-from sfumato.noise import Noise
 from sfumato.process import DDPM, VE, VP, Cosine, Flow, named_process
 from sfumato.solve import STEPS, ancestral, dopri5, integrate, predictor_corrector
 from sfumato.times import grid
 
-NEW = ["milstein", "predictor_corrector", "sde_heun", "dopri5"]
+NEW = ["predictor_corrector", "sde_heun", "dopri5"]
 PROCESSES = [VP(), Cosine(), Flow()]
 processes = pytest.mark.parametrize("process", PROCESSES, ids=str)
 
@@ -53,22 +52,6 @@ def test_stochastic_heun_is_exact_for_one_point(process):
         mean, var = law.moments(0.7 * a0[None], (s0**2).reshape(1, 1))
         assert (mean - 0.7 * a1).abs().item() < 1e-10
         assert (var - s1**2).abs().item() < 1e-10
-
-
-# ---- Milstein -----------------------------------------------------------------------------------
-
-
-def test_milstein_is_euler_maruyama_to_the_bit():
-    """g depends on t alone: x + .. + g dg/dx (z^2 - 1) h / 2 with dg/dx = 0."""
-    f, x = gaussian([0.5, -1.0], [0.25, 2.0], VP()), normal(6, 2)
-    times = grid(f.process, 20, "time")
-    one, two = (
-        integrate(name, f, x, times, noise=Noise(range(6)))
-        for name in ("milstein", "euler_maruyama")
-    )
-    assert torch.equal(one, two)
-    g2 = lambda x: f.process.sde(times[3])[1] + 0 * x.sum()
-    assert torch.autograd.functional.jacobian(g2, x).abs().max() == 0
 
 
 # ---- predictor and corrector --------------------------------------------------------------------

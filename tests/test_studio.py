@@ -29,8 +29,8 @@ from visitor import Visitor, gallery
 
 import sfumato
 from sfumato.errors import UserError
-from sfumato.flags import args_of
-from sfumato.method import find, names
+from sfumato.method import find
+from sfumato.outline import args_of, names
 from sfumato.studio import data, intake, jobs, latents, limits, methods, page, serve, translating
 from sfumato.studio import given as rooms
 from sfumato.studio.controls import NONE, controls

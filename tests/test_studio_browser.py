@@ -18,7 +18,8 @@ if CHROMIUM is None:
     pytest.skip("Chromium is not installed", allow_module_level=True)
 
 import sfumato  # noqa: E402
-from sfumato.studio import jobs, latents, studio  # noqa: E402
+from sfumato.studio import jobs, studio  # noqa: E402
+from sfumato.studio import latents as latents  # noqa: E402
 from sfumato.studio.given import HERE  # noqa: E402
 
 expect = sync_api.expect

@@ -841,7 +841,7 @@ DAMAGES = {
 @pytest.mark.parametrize("place", DAMAGES)
 def test_wrong_types_in_a_run_are_damages(folders, tmp_path, place):
     run = {
-        "model": {"is": "sfumato.methods.diffusion:Diffusion"}, "data": {}, "settings": {}, "options": {},
+        "model": {"is": "Diffusion"}, "data": {}, "settings": {}, "options": {},
         "method": "diffusion", "folders": {"data": folders, "validation": None},
     }  # fmt: skip
     file = tmp_path / "run.json"

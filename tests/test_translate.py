@@ -23,7 +23,8 @@ from PIL import Image
 import sfumato
 from sfumato.errors import UserError
 from sfumato.folder import resolve
-from sfumato.method import find, names
+from sfumato.method import find
+from sfumato.outline import names
 from sfumato.translate import repeat, run_translator, translate
 from sfumato.translator import options_of, translator
 

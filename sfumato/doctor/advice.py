@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from sfumato.data.layout import Folders
-from sfumato.method import find, names
+from sfumato.method import find
+from sfumato.outline import names
 
 from .looks import Look
 from .pairs import Pairing

@@ -28,7 +28,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from math import exp, lgamma
 from typing import Any
 
 import numpy as np
@@ -254,16 +253,7 @@ def _one_each(
 
 
 def _p(near: int, n: int, m: int, rank: int) -> float:
-    """P(at least `near` of n fall below the rank-th smallest of m), all in random order.
+    """P(at least `near` of n fall below the rank-th smallest of m), all in random order."""
+    from scipy.stats import nhypergeom
 
-    They do if at most rank - 1 of the first near + rank - 1 of all n + m are among the m.
-    """
-    drawn = near + rank - 1
-
-    def log_choose(a: int, b: int) -> float:
-        return lgamma(a + 1) - lgamma(b + 1) - lgamma(a - b + 1)
-
-    return sum(
-        exp(log_choose(m, i) + log_choose(n, drawn - i) - log_choose(n + m, drawn))
-        for i in range(max(0, drawn - n), rank)
-    )
+    return float(nhypergeom.pmf(range(near, n + 1), n + m, n, rank).sum())

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from sfumato.data.folders import replacing, write_text
+from sfumato.data.hashing import hash_of
 from sfumato.data.preparation import Preparation
 from sfumato.errors import UserError
 from sfumato.evaluate.entries import Entry
 from sfumato.evaluate.memory import peak_memory
 from sfumato.evaluate.pictures import ImageSet, Pictures
 from sfumato.folder import describe_folder, resolve
-from sfumato.record import hash_of, read_run
+from sfumato.record import read_run
 from sfumato.terminal import say
 from sfumato.translate import translate
 

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from sfumato.errors import UserError, choose
-from sfumato.method import find, names
+from sfumato.method import find
+from sfumato.outline import names
 from sfumato.part import fields
 
 ROLES = ("model", "source", "target", "classifier")

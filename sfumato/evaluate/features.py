@@ -25,11 +25,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from sfumato.data.hashing import sha256
 from sfumato.errors import UserError, choose, not_installed
 from sfumato.terminal import tracked
 
 from ..data.folders import replacing
-from ..record import sha256
 from .inception import InceptionV3
 from .pictures import ImageSet
 

@@ -8,11 +8,11 @@ from typing import Protocol, runtime_checkable
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from sfumato.data.hashing import sha256
 from sfumato.errors import UserError
 
 from ..energies import Classifies
 from ..folder import load, resolve
-from ..record import sha256
 from .features import INCEPTION, Features, Inception, Lite0, checked
 from .protocol import check_features
 

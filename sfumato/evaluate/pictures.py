@@ -21,12 +21,12 @@ from torch import Tensor
 
 from sfumato.data.decode import inspect
 from sfumato.data.folders import read_text
+from sfumato.data.hashing import hash_of
 from sfumato.data.header import Refused
 from sfumato.data.listing import list_pictures, said, stem_of, told_apart
 from sfumato.data.preparation import Preparation
 from sfumato.data.resize import to_float
 from sfumato.errors import UserError
-from sfumato.record import hash_of
 
 BATCH = 8  # on a CPU twice as fast as 64, whose feature maps leave the caches
 

@@ -154,7 +154,7 @@ class Judge:
             "reference_groups": self.target_groups and len(set(self.target_groups)),
             "domain": "own classifier" if self.classifier else self.features.prober,
             "bootstrap": {"resamples": self.resamples, "level": 0.95, "seed": 0},
-            "versions": {n: version(n) for n in ("sfumato", "torch", "torchmetrics", "pillow")},
+            "versions": {n: version(n) for n in ("sfumato", "torch", "pillow")},
         }  # fmt: skip
 
     # ---- scores ---------------------------------------------------------------------------------

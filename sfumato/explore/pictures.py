@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sfumato.data.folders import for_new_folder
 from sfumato.data.gather import gather
+from sfumato.data.hashing import digest, sha256
 from sfumato.data.images import Resize, write_png
 from sfumato.data.listing import said
 from sfumato.data.preparation import said_size
@@ -20,7 +21,7 @@ from sfumato.explore.chain import apply
 from sfumato.explore.latents import Latents
 from sfumato.folder import denoiser_of, load, resolve
 from sfumato.part import channels_of
-from sfumato.record import digest, sha256, write_run
+from sfumato.record import write_run
 from sfumato.solve.bridge import decode, encode
 from sfumato.times import Spacing
 from sfumato.translator import device_of, preparation_of

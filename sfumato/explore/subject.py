@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from sfumato.data.hashing import digest, sha256
 from sfumato.errors import UserError
 from sfumato.folder import resolve
 from sfumato.method import name_of
 from sfumato.part import channels_of
-from sfumato.record import digest, sha256
 from sfumato.translator import device_of, options_of, preparation_of, translator
 from sfumato.versions import version
 

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from sfumato.denoiser import Denoises
-from sfumato.edit import check_finite, check_weights, edit, times_of
+from sfumato.edit import check_finite, edit, times_of
 from sfumato.energies import (
     Classifies,
     by_variance,
@@ -33,7 +33,7 @@ from sfumato.energies import (
     domain_surprise,
     strong_weight,
 )
-from sfumato.errors import UserError, choose
+from sfumato.errors import UserError, at_least, choose
 from sfumato.guide import Conditioned, Guided
 from sfumato.noise import Noise
 from sfumato.part import Part
@@ -98,7 +98,7 @@ class ClassifierGuidance(Part):
         """
         choose("prior", prior, get_args(Prior))
         choose("weight", weight, get_args(Weight))
-        check_weights({"scale": scale})
+        at_least(0, scale=scale)
         if weight == "variance" and solver != "ancestral":
             raise UserError(f"weight variance is that of solver ancestral's steps, not of {solver}")
         target, classifier = self.target, self.classifier

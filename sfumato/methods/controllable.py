@@ -28,8 +28,9 @@ from torch import Tensor, nn
 from torch.distributions import Normal
 
 from sfumato.denoiser import Denoiser, Denoises
-from sfumato.edit import check_finite, check_weights
+from sfumato.edit import check_finite
 from sfumato.energies import strong_weight, surprise
+from sfumato.errors import at_least
 from sfumato.guide import Guided
 from sfumato.nets import make_net
 from sfumato.noise import Noise
@@ -124,7 +125,7 @@ class Controllable(Part):
             solver: ancestral, sde_dpm2m, sde_heun, predictor_corrector, euler_maruyama, or any other.
             spacing: of the times: karras, log_snr, time or chain.
         """
-        check_weights({"scale": scale})
+        at_least(0, scale=scale)
         process, energy = self.denoiser.process, surprise(self.regressor, source)
         f: Denoises = self.denoiser
         if scale:

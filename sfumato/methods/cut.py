@@ -3,7 +3,7 @@
     L_G = lambda_GAN L(D(G(x)), 1) + 1/2 [NCE(x, G(x)) + NCE(y, G(y))]
 
 One direction, one generator: a patch of the result must be recognisable as the source's patch at the
-same place (`sfumato.contrastive` has the loss); pictures of the target must stay as they are.  The
+same place (`contrastive` has the loss); pictures of the target must stay as they are.  The
 paper's setting: --net paper --size 256 --batch 1 --flip --jitter 0.117, 200 + 200 epochs; its code stops
 to resize and crop (--jitter) while the rate falls, this one does not.
 For 32 to 64 pixels on a CPU (docs/which.md):

@@ -29,11 +29,8 @@ from sfumato.denoiser import Denoises
 from sfumato.errors import UserError
 from sfumato.part import Part, of_any_kind
 from sfumato.solve import Step, Watch
-from sfumato.solve.bridge import decode, encode
+from sfumato.solve.bridge import ENCODING, decode, encode
 from sfumato.times import Spacing
-
-ENCODING = 0.55
-"""Share of the steps: an error near the data grows on its way to the latent, so encoding needs more."""
 
 
 class DDIB(Part):

@@ -37,8 +37,8 @@ from torch import Tensor
 from sfumato import energies as en
 from sfumato import realism as real
 from sfumato.denoiser import Denoises
-from sfumato.edit import check_finite, check_weights, edit, times_of
-from sfumato.errors import choose
+from sfumato.edit import check_finite, edit, times_of
+from sfumato.errors import at_least, choose
 from sfumato.guide import Guided, On
 from sfumato.lowpass import Content, Kernel, LowPass, eighth
 from sfumato.noise import Noise
@@ -120,7 +120,7 @@ class EGSDE(Part):
         choose("units", units, get_args(Units))
         choose("low_pass", low_pass, get_args(LowPassStep))
         choose("noise", noise, get_args(Draws))
-        check_weights({"realism": realism, "faithful": faithful, "energy_weight": energy_weight})
+        at_least(0, realism=realism, faithful=faithful, energy_weight=energy_weight)
         process, draws = self.target.process, Noise.of(source, seed)
         times = times_of(process, strength, steps, spacing)
         reference = en.Reference(process, source, draws.stream("energy"))

@@ -30,8 +30,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from sfumato.minimax import SETTINGS, Turns, at_least, make_potential, potential_loss
+from sfumato.errors import at_least
+from sfumato.minimax import SETTINGS, Turns, potential_loss
 from sfumato.nets import make_net
+from sfumato.nets.potential import make_potential
 from sfumato.noise import Noise
 from sfumato.part import Part
 from sfumato.solve import Watch
@@ -49,8 +51,7 @@ class RestOfTheWay(nn.Module):
         self.net = net
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        left = (4 - time) / 8  # 1 - t
-        return self.net(x, time) / left.view(-1, *[1] * (x.dim() - 1))
+        return self.net(x, time) / ((4 - time) / 8).view(-1, *[1] * (x.dim() - 1))
 
 
 class EntropicOT(Part):

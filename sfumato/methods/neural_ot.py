@@ -30,9 +30,10 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from sfumato.errors import UserError, choose
-from sfumato.minimax import SETTINGS, Turns, at_least, make_potential, potential_loss
+from sfumato.errors import UserError, at_least, choose
+from sfumato.minimax import SETTINGS, Turns, potential_loss
 from sfumato.nets.layers import Norm
+from sfumato.nets.potential import make_potential
 from sfumato.nets.transport_unet import SIZES, TransportUNet
 from sfumato.noise import Noise
 from sfumato.part import Part

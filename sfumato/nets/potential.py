@@ -5,11 +5,14 @@ No normalisation and no constraint: f need only be a function.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sfumato.errors import UserError, choose
 from sfumato.part import Part
 
 
@@ -76,3 +79,24 @@ class Residual(Part):
         r = self.conv1(x if self.after else F.leaky_relu(x, 0.2))
         x = torch.add(self.skip(x), self.conv2(F.leaky_relu(r, 0.2)), alpha=0.1)
         return F.leaky_relu(x, 0.2) if self.after else x
+
+
+WIDTHS = {"tiny": 8, "small": 16, "medium": 32, "large": 64, "thesis": 64, "paper": 64}
+"""Channels of the potential's first stage for each size of the network that it plays against."""
+
+
+def make_potential(
+    critic: str | nn.Module, net: str | nn.Module, channels: int, side: int, after: bool = False
+) -> nn.Module:
+    """A potential by the name of its size, "same" for that of `net`; a network is returned as it is.
+
+    after: see `Potential`; of size paper only.
+    """
+    if isinstance(critic, nn.Module):
+        return critic
+    size = net if critic == "same" else critic
+    if isinstance(size, nn.Module):
+        raise UserError("a network as `net` needs a network as `critic`, too")
+    width = WIDTHS[choose("critic", size, WIDTHS)]
+    paper: dict[str, Any] = {"pool": 3, "after": after} if size == "paper" else {"pool": 2}
+    return Potential(channels=channels, width=width, side=side, **paper)

@@ -196,8 +196,9 @@ class Attention(Part):
     def forward(self, h: Tensor) -> Tensor:
         b, c, height, width = h.shape
         n = max(1, c // self.heads)
-        q, k, v = self.qkv(self.norm(h)).reshape(b, 3, n, c // n, height * width).unbind(1)
-        a = F.scaled_dot_product_attention(q.mT, k.mT, v.mT).mT
+        heads = self.qkv(self.norm(h)).reshape(b, 3, n, c // n, height * width)
+        q, k, v = heads.mT.contiguous().unbind(1)  # of strided ones the whole N x N is kept
+        a = F.scaled_dot_product_attention(q, k, v).mT
         return h + self.out(a.reshape(b, c, height, width))
 
 

@@ -31,7 +31,6 @@ from sfumato.solve.point import Counted, Draw, Point, Step
 from sfumato.solve.sde import (
     ancestral,
     euler_maruyama,
-    milstein,
     predictor_corrector,
     sde_dpm2m,
     sde_heun,
@@ -41,7 +40,6 @@ Watch = Callable[[float, Tensor, Tensor, dict[str, Any]], None]
 
 STEPS: dict[str, Step] = {
     "euler_maruyama": euler_maruyama,
-    "milstein": milstein,
     "ancestral": ancestral,
     "ancestral_large": partial(ancestral, variance="large"),
     "predictor_corrector": predictor_corrector,
@@ -89,7 +87,7 @@ def integrate(
         UserError: for unknown steps, times that are not monotone or not the process's, or missing noise.
     """
     step = named_step(step)
-    times = checked(times, denoiser.process).to(x.device)
+    times = checked(times, denoiser.process)
     f = Counted(denoiser)
     past: list[Point] = []
     for t, s in pairwise(times):
@@ -112,8 +110,8 @@ def rms(x: Tensor) -> Tensor:
 
 
 def checked(times: Tensor, process: Process) -> Tensor:
-    """The times, float64, if they are some to step along (see `integrate`)."""
-    times = torch.as_tensor(times, dtype=torch.float64)
+    """The times, float64 and on the CPU, if they are some to step along (see `integrate`)."""
+    times = torch.as_tensor(times, dtype=torch.float64, device="cpu")
     low, high = process.t_min, process.t_max
     within = times.clamp(low, high).where(
         times != 0, times
@@ -147,6 +145,6 @@ def named_step(step: Step | str) -> Step:
 
 __all__ = [
     "STEPS", "Counted", "Draw", "Point", "Step", "Watch", "ab2", "ab3", "ancestral", "checked", "ddim",
-    "dopri5", "dpm2m", "euler_maruyama", "heun", "integrate", "milstein", "named_step",
+    "dopri5", "dpm2m", "euler_maruyama", "heun", "integrate", "named_step",
     "predictor_corrector", "rms", "sde_dpm2m", "sde_heun", "take",
 ]  # fmt: skip

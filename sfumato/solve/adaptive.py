@@ -1,8 +1,8 @@
 """The probability-flow ODE to a tolerance: Dormand & Prince's embedded Runge-Kutta pair 5(4).
 
 In l = log(sigma/alpha) and u = x_t/alpha the ODE reads  du/dl = u - E[x | x_t], for every process.
-Each image has its own step size, times and number of steps, so that its result does not depend on
-its batch; the denoiser is asked with a time for each image, (B,), as it is in training.
+Each image has its own step size, times and number of steps, numbers of the CPU, so that its result
+does not depend on its batch; the denoiser is asked with a time for each image, (B,), as it is in training.
 
 Coefficients: Dormand & Prince 1980, https://doi.org/10.1016/0771-050X(80)90013-3, table 2.
 """
@@ -83,9 +83,9 @@ def dopri5(
         for c, row in zip(C, A, strict=True):
             y = u + _like(h, u) * sum(a * k for a, k in zip(row, ks, strict=True))
             ks.append(slope(y, l + c * h))
-        error = torch.stack([e * k for e, k in zip(E, ks, strict=True)]).sum(0).detach().double()
+        error = torch.stack([e * k for e, k in zip(E, ks, strict=True)]).sum(0).detach()
         sig = l.exp()
-        size = h.abs() * error.flatten(1).square().mean(1).sqrt()
+        size = h.abs() * error.flatten(1).square().mean(1).sqrt().cpu().double()
         size = size / (LOCAL * (rtol * sig + atol * down))
         if not size.isfinite().all():
             raise UserError("the denoiser's answers are not finite: is the model trained?")
@@ -99,5 +99,5 @@ def dopri5(
 
 def _like(v: Tensor, u: Tensor) -> Tensor:
     """One number an image (B,), to broadcast against u (B, ...)."""
-    v = v if v.dtype == torch.bool else v.to(u)
+    v = v.to(u.device) if v.dtype == torch.bool else v.to(u.dtype).to(u.device)
     return v.reshape(-1, *[1] * (u.ndim - 1))

@@ -15,6 +15,8 @@ from sfumato.times import Spacing, grid
 
 RHO = 10.0
 """Karras exponent of the times; the usual 7 has fewer of them near the data."""
+ENCODING = 0.55
+"""Share of the steps: an error near the data grows on its way to the latent, so encoding needs more."""
 DETERMINISTIC = ("ab3", "ab2", "dpm2m", "heun", "ddim", "dopri5")
 """Solvers of the ODE, by name."""
 

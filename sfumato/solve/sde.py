@@ -25,7 +25,8 @@ def euler_maruyama(f: Counted, past: list[Point], s: Tensor, noise: Draw | None 
     """Euler-Maruyama on the reverse SDE, uniform or not: weak order 1.
 
     x_s = x_t + h (g^2 score - f x_t) + g sqrt(h) z with h = t - s > 0. A step that ends at t_min or
-    below adds no noise (the mean of the last step is the sample, as in the score-SDE paper).
+    below adds no noise (the mean of the last step is the sample, as in the score-SDE paper). Milstein's
+    correction is zero, since g depends on t alone: the strong order is 1, too.
     """
     now = past[-1]
     downwards(now, s)
@@ -36,15 +37,6 @@ def euler_maruyama(f: Counted, past: list[Point], s: Tensor, noise: Draw | None 
     if s <= f.process.t_min * (1 + 1e-9):
         return x
     return x + (g2 * h).sqrt() * draw(noise, now)
-
-
-def milstein(f: Counted, past: list[Point], s: Tensor, noise: Draw | None = None) -> Tensor:
-    """Milstein's method on the reverse SDE: Euler-Maruyama, to the bit.
-
-    Its correction g dg/dx (z^2 - 1) h / 2 is zero, since g depends on t alone (additive noise).
-    Euler-Maruyama therefore has strong order 1 here, too.
-    """
-    return euler_maruyama(f, past, s, noise)
 
 
 def ancestral(

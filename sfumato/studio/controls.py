@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args, get_origin
 from torch import Tensor
 
 from sfumato.errors import UserError
-from sfumato.flags import args_of
+from sfumato.outline import args_of
 from sfumato.solve import STEPS as SOLVERS
 from sfumato.solve import Step
 

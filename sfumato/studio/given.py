@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from sfumato.data import find_images
 from sfumato.errors import UserError, choose
 from sfumato.folder import describe_folder, resolve
-from sfumato.method import find
+from sfumato.method import find, named
 
 from .limits import EXAMPLES
 
@@ -196,8 +196,7 @@ def _look_at(folder: Path, models: dict[str, Model], folders: dict[str, Path]) -
 def _model(name: str) -> Model:
     described = describe_folder(resolve(name)[0])
     model = described["model"]
-    method = str(model["is"]).partition(":")[0].rpartition(".")[2]
-    find(method)
+    method = named(model["is"])
     domains = tuple(map(str, model.get("domains") or ()))
     return Model(name, method, domains, dict(described.get("info") or {}))
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from sfumato import find, translate
 from sfumato.data.preparation import Preparation
-from sfumato.flags import Outline, outlines
 from sfumato.folder import resolve
+from sfumato.outline import Outline, outlines
 from sfumato.record import Summary
 from sfumato.translator import preparation_of
 

@@ -15,7 +15,7 @@ from PIL import Image
 from sfumato.data import read_image
 from sfumato.data.images import SUFFIXES, picture
 from sfumato.errors import UserError, choose
-from sfumato.flags import args_of
+from sfumato.outline import args_of
 
 from . import limits
 from .controls import NONE

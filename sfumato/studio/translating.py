@@ -12,7 +12,7 @@ from sfumato.data import find_images, read_image
 from sfumato.data.images import picture
 from sfumato.data.preparation import Preparation, said_size
 from sfumato.errors import UserError
-from sfumato.flags import outlines
+from sfumato.outline import outlines
 from sfumato.record import Summary, read_run
 
 from . import jobs

@@ -1,0 +1,38 @@
+"""Hashes of files: a picture, weights, or a folder of pictures, are the same if these are."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+
+
+def sha256(*files: Path) -> str:
+    """Hash of the files' contents, one after the other."""
+    total = hashlib.sha256()
+    for file in files:
+        total.update(file.read_bytes())
+    return total.hexdigest()
+
+
+def hash_of(file: Path) -> str:
+    """sha256 of a file, read once in a process as long as its size and its time stay."""
+    now = file.stat()
+    return _hash_of(file, now.st_size, now.st_mtime_ns, now.st_ino)
+
+
+@lru_cache(maxsize=2**18)
+def _hash_of(file: Path, *version: int) -> str:
+    return sha256(file)
+
+
+def digest(files: Mapping[Path, Path]) -> str:
+    """Hash of the results' names and the pictures' contents."""
+    total = hashlib.sha256()
+    for name, file in files.items():
+        with contextlib.suppress(PermissionError):  # reading it says so
+            total.update(os.fsencode(f"{name.as_posix()} {hash_of(file)}\n"))
+    return total.hexdigest()

@@ -1,0 +1,93 @@
+"""What runs on a device: the meta device has no values, so that whatever runs there asks it nothing.
+
+Nor may anything there be float64, which Apple's GPUs do not know.
+"""
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._pytree import tree_leaves
+
+from sfumato.denoiser import Denoiser
+from sfumato.energies import Reference, low_pass_distance
+from sfumato.flat import integrate_flat
+from sfumato.guide import ClassifierFree, Clipped, Conditioned, Guided
+from sfumato.lowpass import LowPass
+from sfumato.nets import UNet
+from sfumato.process import PROCESSES, Process
+from sfumato.solve import STEPS, integrate
+from sfumato.solve.bridge import decode, encode
+from sfumato.times import grid
+
+NET = {"width": 8, "multipliers": (1, 2), "blocks": 1, "attention": 1}
+
+
+class NoDoubles(TorchDispatchMode):
+    """Refuses float64 on the meta device."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for value in tree_leaves(out):
+            if isinstance(value, torch.Tensor) and value.is_meta:
+                assert value.dtype != torch.float64, f"{func} makes float64 on the device"
+        return out
+
+
+def denoiser(process="cosine", prediction="v", image=False):
+    net = UNet(channels=3, conditioning=3 * image, labels=2, **NET)
+    return (
+        Denoiser(net=net, process=PROCESSES[process](), prediction=prediction, domains=("a", "b"))
+        .to("meta")
+        .eval()
+    )
+
+
+@pytest.fixture(autouse=True)
+def derivatives_of_times(monkeypatch):
+    """Are taken of numbers of the CPU; their tangents would call themselves meta."""
+    sde = Process.sde
+
+    def unwatched(self, t):
+        assert t.device.type == "cpu"
+        with _disable_current_modes():
+            return sde(self, t)
+
+    monkeypatch.setattr(Process, "sde", unwatched)
+
+
+def meta(*shape):
+    return torch.empty(*shape, device="meta")
+
+
+@pytest.mark.parametrize("process", PROCESSES)
+@pytest.mark.parametrize("solver", sorted(STEPS.keys() - {"dopri5"}))  # it chooses by what it sees
+def test_solvers_ask_nothing_of_the_device(solver, process):
+    f, x = Conditioned(denoiser=denoiser(process), domain="a"), meta(2, 3, 16, 16)
+    with NoDoubles(), torch.no_grad():
+        for clean in (False, True):
+            times = grid(f.process, 4, clean=clean)
+            assert integrate(solver, f, x, times, noise=torch.empty_like).is_meta
+
+
+@pytest.mark.parametrize("prediction", ["eps", "x0", "v", "edm"])
+def test_denoisers_ask_nothing_of_the_device(prediction):
+    f, x = denoiser(prediction=prediction, image=True), meta(2, 3, 16, 16)
+    t = torch.tensor([0.2, 0.7], dtype=torch.float64)
+    with NoDoubles():
+        assert f(x, 0.5, "a", x).is_meta
+        assert f(x, t, torch.tensor([0, 1]), x).is_meta
+        f.loss(x, t, x, "b", x).backward()
+
+
+def test_guidance_asks_nothing_of_the_device():
+    f, x = denoiser(), meta(2, 3, 16, 16)
+    one = Conditioned(denoiser=f, domain="a")
+    source = Reference(f.process, x, torch.empty_like)
+    energy = low_pass_distance(LowPass(4), f.process)
+    wrapped = Clipped(ClassifierFree(one, Conditioned(denoiser=f, domain="b"), 2.0))
+    guided = Guided(wrapped, lambda y, t: energy(y, source(t), t), every=2)
+    with NoDoubles():
+        integrate("dpm2m", guided, x, grid(f.process, 4, clean=True))
+        latents = encode(one, x, steps=3)
+        integrate_flat("ddim", one, latents, grid(f.process, 3))
+        assert decode(one, latents, steps=3).is_meta
