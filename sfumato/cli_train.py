@@ -93,7 +93,8 @@ def _trainer(method: str | Part, begun: Mapping[str, Any]) -> Callable[..., None
     known = defaults(cls) | {k: v for k, v in begun.items() if k != "validation"}
     common = [p.replace(default=known.get(p.name, p.default)) for p in common]
     options = begun.get("options", {})
-    own = [p.replace(default=options.get(p.name, p.default)) for p in own]
+    typed = {k: v for k, v in options.items() if isinstance(v, str | int | float | tuple | None)}
+    own = [p.replace(default=typed.get(p.name, p.default)) for p in own]  # a network is no flag
     fields = {p.name for p in own}
 
     def run(*data: str, out: str, **given: Any) -> None:  # given: only what was typed
