@@ -29,11 +29,11 @@ from measure import (
 )
 from torch import Tensor
 
-from sfumato.folder import load
+from sfumato.checkpoints.model_folder import load
+from sfumato.diffusion.integrate import integrate
+from sfumato.diffusion.time_grids import grid
 from sfumato.methods.ddib import DDIB
 from sfumato.methods.sdedit import SDEdit
-from sfumato.solve import integrate
-from sfumato.times import grid
 
 OURS = [
     *(("ab3", n, "karras") for n in (4, 6, 8, 11, 17, 24, 49)),

@@ -28,8 +28,8 @@ from measure import (
 from torch import Tensor
 from torch.nn import functional as F
 
+from sfumato.checkpoints.model_folder import load
 from sfumato.data import tile, write_png
-from sfumato.folder import load
 from sfumato.methods.paired_sde import PairedSDE
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "recipes"))

@@ -16,10 +16,10 @@ import torch
 from measure import images, write_result
 
 from sfumato.data import write_png
-from sfumato.evaluate.learned import named_features
-from sfumato.evaluate.memory import peak_memory
-from sfumato.evaluate.pictures import Pictures
-from sfumato.evaluate.score import Judge
+from sfumato.data.pictures import Pictures
+from sfumato.evaluation.judge import Judge
+from sfumato.evaluation.learned import named_features
+from sfumato.evaluation.memory import peak_memory
 
 
 def resident() -> float:

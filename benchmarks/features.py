@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d, pad
 
-from sfumato.evaluate.features import Lite0, extract
-from sfumato.evaluate.intervals import bootstrap_frechet, bootstrap_kid
-from sfumato.evaluate.metrics import frechet, kid
+from sfumato.evaluation.features import Lite0, extract
+from sfumato.evaluation.intervals import bootstrap_frechet, bootstrap_kid
+from sfumato.evaluation.metrics import frechet, kid
 
 DEFAULT = 128
 SIDES = (64, 96, 128, 224)

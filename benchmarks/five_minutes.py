@@ -21,10 +21,10 @@ from measure import (
     write_result,
 )
 
+from sfumato.checkpoints.model_folder import denoiser_of
 from sfumato.data import tile, write_png
-from sfumato.folder import denoiser_of
 from sfumato.methods.ddib import DDIB
-from sfumato.train import train
+from sfumato.training.train import train
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Memory and time of backpropagation through a sampler: plain, and by `sfumato.flat`.
+"""Memory and time of backpropagation through a sampler: plain, and by `sfumato.diffusion.sampler_gradients`.
 
     python benchmarks/flat_memory.py [--threads 1] [--batch 1] [--fast]
 
@@ -19,14 +19,14 @@ import torch
 from measure import write_result
 from torch import Tensor
 
-from sfumato.denoiser import Denoiser
-from sfumato.flat import integrate_flat
-from sfumato.guide import Conditioned
-from sfumato.nets import make_net
-from sfumato.noise import Noise
-from sfumato.process import VP
-from sfumato.solve import integrate
-from sfumato.times import grid
+from sfumato.diffusion.denoiser import Denoiser
+from sfumato.diffusion.guidance import Conditioned
+from sfumato.diffusion.integrate import integrate
+from sfumato.diffusion.noise import Noise
+from sfumato.diffusion.process import VP
+from sfumato.diffusion.sampler_gradients import integrate_flat
+from sfumato.diffusion.time_grids import grid
+from sfumato.nets.sizes import make_net
 
 SOLVER = "euler_maruyama"
 WAYS: dict[str, Callable[..., Tensor]] = {"naive": integrate, "flat": integrate_flat}

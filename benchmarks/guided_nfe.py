@@ -15,7 +15,7 @@ import torch
 from measure import images, write_result
 
 from sfumato import compare
-from sfumato.translator import translator
+from sfumato.translation.translator import translator
 
 TARGET, CLASSIFIER = "sfumato/digits:3", "sfumato/digits_classifier"
 METHODS = {

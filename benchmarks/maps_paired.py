@@ -18,10 +18,10 @@ import torch
 from measure import batched, interval, rmse, some, ssim, write_result
 from torch import Tensor
 
+from sfumato.checkpoints.model_folder import load
 from sfumato.data import open_side_by_side, tile, write_png
-from sfumato.folder import load
+from sfumato.diffusion.process import VP
 from sfumato.methods.paired_sde import PairedSDE
-from sfumato.process import VP
 
 FEW = [("dpm2m", 10), ("dpm2m", 18), ("dpm2m", 50), ("ab3", 10), ("ab3", 18), ("ab3", 50)]
 FEW += [("sde_dpm2m", 18), ("sde_dpm2m", 50), ("ancestral", 50)]

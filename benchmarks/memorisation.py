@@ -19,14 +19,14 @@ import torch
 from measure import digit_sources, neighbourhoods, some, write_result
 from torch import Tensor
 
+from sfumato.checkpoints.model_folder import denoiser_of
 from sfumato.data import tile, write_png
-from sfumato.evaluate.audit import Audit, audit
-from sfumato.evaluate.features import Lite0, extract
-from sfumato.evaluate.pictures import Pictures
-from sfumato.folder import denoiser_of
+from sfumato.data.pictures import Pictures
+from sfumato.evaluation.features import Lite0, extract
+from sfumato.evaluation.memorisation import Audit, audit
 from sfumato.methods.sdedit import SDEdit
-from sfumato.train import train
-from sfumato.translate import run_translator, translator
+from sfumato.training.train import train
+from sfumato.translation.pictures import run_translator, translator
 
 EPOCHS = 41  # of the shipped digits model: 13,000 steps of 32 in both stages, 10,066 pictures
 TIMES = 50

@@ -21,15 +21,15 @@ from accelerate import Accelerator
 from measure import write_result
 from torch import Tensor, nn
 
-from sfumato.denoiser import Denoiser
-from sfumato.fit import State, fit
-from sfumato.foreign import read_generator
-from sfumato.method import find
-from sfumato.nets import make_net
-from sfumato.nets.resnet import ResNet
+from sfumato.checkpoints.foreign import read_generator
+from sfumato.diffusion.denoiser import Denoiser
+from sfumato.methods.registry import find
+from sfumato.module import fields
+from sfumato.nets.resnet_generator import ResNet
+from sfumato.nets.sizes import make_net
 from sfumato.nets.unet_generator import UNetGenerator
-from sfumato.part import fields
-from sfumato.train import defaults
+from sfumato.training.fit import State, fit
+from sfumato.training.train import defaults
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 

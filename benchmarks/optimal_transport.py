@@ -23,10 +23,10 @@ from scipy.linalg import sqrtm
 from scipy.optimize import fsolve
 from torch import Tensor, nn
 
-from sfumato.exact import Gaussian
-from sfumato.fit import State, fit
-from sfumato.method import find
-from sfumato.part import Part
+from sfumato.diffusion.exact import Gaussian
+from sfumato.methods.registry import find
+from sfumato.module import Part
+from sfumato.training.fit import State, fit
 
 PICTURE = Path(__file__).parents[1] / "docs/pictures/transport.png"
 Row = dict[str, object]

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from sfumato.denoiser import Denoiser
-from sfumato.nets import SIZES, make_net
+from sfumato.diffusion.denoiser import Denoiser
+from sfumato.nets.sizes import SIZES, make_net
 
 CELLS = [(size, side) for size in SIZES for side in (32, 64)]
 MINUTE = 60.0

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from sfumato.data import tile, write_png
+from sfumato.data.pictures import ImageSet
 from sfumato.data.show import enlarged
-from sfumato.evaluate.pictures import ImageSet
-from sfumato.evaluate.rows import Comparison, Row
+from sfumato.evaluation.rows import Comparison, Row
 
 COLUMNS = {
     "domain": ("share of the target", "{:.2f} ({:.2f} - {:.2f})"),

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from ship import ship
 
+from sfumato.checkpoints.model_folder import load
 from sfumato.data import WRITERS
-from sfumato.folder import load
-from sfumato.method import find
-from sfumato.train import train
+from sfumato.methods.registry import find
+from sfumato.training.train import train
 
 if __name__ == "__main__":
     if not Path("data/digits").exists():

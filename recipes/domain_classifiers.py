@@ -15,7 +15,7 @@ from typing import Any
 from ship import ship
 
 from sfumato.data import WRITERS
-from sfumato.train import train
+from sfumato.training.train import train
 
 DIGITS = "0123456789"
 SHARED = {"batch": 64, "weight_decay": 0.05, "preview_every": 0, "resume": True, "size": 32}

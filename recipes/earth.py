@@ -10,7 +10,7 @@ from pathlib import Path
 from ship import ship
 
 from sfumato.data import WRITERS
-from sfumato.train import train
+from sfumato.training.train import train
 
 DOMAINS = ("satellite", "relief", "topographic")
 

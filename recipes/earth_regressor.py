@@ -14,10 +14,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from sfumato.folder import describe_folder
-from sfumato.nets import make_net
-from sfumato.part import Part
-from sfumato.train import train
+from sfumato.checkpoints.model_folder import describe_folder
+from sfumato.module import Part
+from sfumato.nets.sizes import make_net
+from sfumato.training.train import train
 
 
 class Regressor(Part):

@@ -57,10 +57,10 @@ def experts(file: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    from sfumato.denoiser import score_of
-    from sfumato.exact import Mixture
-    from sfumato.guide import Guided
-    from sfumato.process import Cosine
+    from sfumato.diffusion.denoiser import score_of
+    from sfumato.diffusion.exact import Mixture
+    from sfumato.diffusion.guidance import Guided
+    from sfumato.diffusion.process import Cosine
 
     f = Mixture(
         torch.tensor([[-1.0], [1.5]]).double(), torch.tensor([[[0.05]], [[0.2]]]).double(),

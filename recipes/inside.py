@@ -27,11 +27,11 @@ from torch import Tensor
 
 from sfumato.data import base64_png, tile
 from sfumato.data.folders import write_text
-from sfumato.evaluate.intervals import Interval, bootstrap_mean, bootstrap_sums
-from sfumato.evaluate.metrics import mean_iou
-from sfumato.evaluate.page import text
+from sfumato.evaluation.intervals import Interval, bootstrap_mean, bootstrap_sums
+from sfumato.evaluation.metrics import mean_iou
+from sfumato.evaluation.page import text
 from sfumato.explore import apply, parse, report
-from sfumato.explore.gaussianity import summary
+from sfumato.explore.normality import summary
 
 SHOWN = 4
 

@@ -11,11 +11,11 @@ from inside_experiments import HALVES, SECTIONS, Section
 from torch import Tensor
 
 from sfumato import load
-from sfumato.evaluate.measures import land_water
-from sfumato.evaluate.metrics import colour, hue, l2, label_parts
-from sfumato.evaluate.pictures import read_groups
-from sfumato.guide import Conditioned
-from sfumato.solve.bridge import decode, encode
+from sfumato.data.pictures import read_groups
+from sfumato.diffusion.encode_decode import decode, encode
+from sfumato.diffusion.guidance import Conditioned
+from sfumato.evaluation.measures import land_water
+from sfumato.evaluation.metrics import colour, hue, l2, label_parts
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))

@@ -8,7 +8,7 @@ About half an hour on one core for 128 pairs, of which 16 are held out (runs/map
 import sys
 from pathlib import Path
 
-from sfumato.train import train
+from sfumato.training.train import train
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else "../shared/data/maps/train")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from sfumato.folder import describe_folder, load, save
+from sfumato.checkpoints.model_folder import describe_folder, load, save
 
 MODELS = Path(__file__).parent.parent / "sfumato" / "models"
 

@@ -7,9 +7,9 @@ times uniform in log(sigma/alpha) learns both.
 
 from collections.abc import Mapping
 
-from sfumato.folder import load
-from sfumato.method import find
-from sfumato.train import train
+from sfumato.checkpoints.model_folder import load
+from sfumato.methods.registry import find
+from sfumato.training.train import train
 
 
 def two_stages(

@@ -24,13 +24,13 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 from measure import environment  # noqa: E402
 
-from sfumato.denoiser import Denoiser  # noqa: E402
-from sfumato.guide import Conditioned  # noqa: E402
-from sfumato.nets import make_net  # noqa: E402
-from sfumato.noise import Noise  # noqa: E402
-from sfumato.process import VP  # noqa: E402
-from sfumato.solve import integrate  # noqa: E402
-from sfumato.times import grid  # noqa: E402
+from sfumato.diffusion.denoiser import Denoiser  # noqa: E402
+from sfumato.diffusion.guidance import Conditioned  # noqa: E402
+from sfumato.diffusion.integrate import integrate  # noqa: E402
+from sfumato.diffusion.noise import Noise  # noqa: E402
+from sfumato.diffusion.process import VP  # noqa: E402
+from sfumato.diffusion.time_grids import grid  # noqa: E402
+from sfumato.nets.sizes import make_net  # noqa: E402
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from sfumato import compare, load, train
-from sfumato.method import find
+from sfumato.methods.registry import find
 
 ENDS = "2", "3"
 WAYS = (*ENDS, "source-to-target"), (*reversed(ENDS), "target-to-source")

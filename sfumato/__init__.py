@@ -10,66 +10,67 @@ Importing this package is cheap: torch is imported when a name is first used.
 from __future__ import annotations
 
 import importlib
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sfumato.checkpoints.model_folder import load, save
+    from sfumato.checkup.report import doctor
+    from sfumato.core.errors import UserError
     from sfumato.data.kinds import read, write
-    from sfumato.denoiser import Denoiser
-    from sfumato.doctor import doctor
-    from sfumato.evaluate.compare import compare, evaluate
-    from sfumato.evaluate.study import study
-    from sfumato.exact import Gaussian, Mixture
-    from sfumato.fit import fit
-    from sfumato.folder import load, save
-    from sfumato.guide import ClassifierFree, Clipped, Conditioned, Energy, Guided
-    from sfumato.method import cite, find
-    from sfumato.noise import Noise
-    from sfumato.outline import names
-    from sfumato.part import Part
-    from sfumato.process import DDPM, VE, VP, Cosine, Flow, Process
-    from sfumato.solve import integrate
-    from sfumato.times import grid
-    from sfumato.train import train
-    from sfumato.translate import repeat, translate
-    from sfumato.translator import translator
+    from sfumato.diffusion.denoiser import Denoiser
+    from sfumato.diffusion.exact import Gaussian, Mixture
+    from sfumato.diffusion.guidance import ClassifierFree, Clipped, Conditioned, Energy, Guided
+    from sfumato.diffusion.integrate import integrate
+    from sfumato.diffusion.noise import Noise
+    from sfumato.diffusion.process import DDPM, VE, VP, Cosine, Flow, Process
+    from sfumato.diffusion.time_grids import grid
+    from sfumato.evaluation.compare import compare, evaluate
+    from sfumato.evaluation.preference_study import study
+    from sfumato.methods.outline import names
+    from sfumato.methods.registry import cite, find
+    from sfumato.module import Part
+    from sfumato.training.fit import fit
+    from sfumato.training.train import train
+    from sfumato.translation.pictures import repeat, translate
+    from sfumato.translation.translator import translator
 
     __version__: str
 
 _HOME = {
-    "denoiser": ["Denoiser"],
-    "doctor": ["doctor"],
-    "evaluate": ["compare", "evaluate", "study"],
+    "checkpoints.model_folder": ["load", "save"],
+    "core.errors": ["UserError"],
     "data.kinds": ["read", "write"],
-    "exact": ["Gaussian", "Mixture"],
-    "fit": ["fit"],
-    "folder": ["load", "save"],
-    "guide": ["ClassifierFree", "Clipped", "Conditioned", "Energy", "Guided"],
-    "method": ["cite", "find"],
-    "outline": ["names"],
-    "noise": ["Noise"],
-    "part": ["Part"],
-    "process": ["DDPM", "VE", "VP", "Cosine", "Flow", "Process"],
-    "solve": ["integrate"],
-    "times": ["grid"],
-    "train": ["train"],
-    "translate": ["repeat", "translate"],
-    "translator": ["translator"],
+    "diffusion.denoiser": ["Denoiser"],
+    "diffusion.exact": ["Gaussian", "Mixture"],
+    "diffusion.guidance": ["ClassifierFree", "Clipped", "Conditioned", "Energy", "Guided"],
+    "diffusion.integrate": ["integrate"],
+    "diffusion.noise": ["Noise"],
+    "diffusion.process": ["DDPM", "VE", "VP", "Cosine", "Flow", "Process"],
+    "diffusion.time_grids": ["grid"],
+    "checkup.report": ["doctor"],
+    "evaluation.compare": ["compare", "evaluate"],
+    "evaluation.preference_study": ["study"],
+    "methods.outline": ["names"],
+    "methods.registry": ["cite", "find"],
+    "module": ["Part"],
+    "training.fit": ["fit"],
+    "training.train": ["train"],
+    "translation.pictures": ["repeat", "translate"],
+    "translation.translator": ["translator"],
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
     "DDPM", "VE", "VP", "ClassifierFree", "Clipped", "Conditioned", "Cosine", "Denoiser", "Energy",
-    "Flow", "Gaussian", "Guided", "Mixture", "Noise", "Part", "Process", "__version__", "cite",
-    "compare", "doctor", "evaluate", "find", "fit", "grid", "integrate", "load", "names", "read", "repeat",
-    "save", "study", "train", "translate", "translator", "write",
+    "Flow", "Gaussian", "Guided", "Mixture", "Noise", "Part", "Process", "UserError", "__version__",
+    "cite", "compare", "doctor", "evaluate", "find", "fit", "grid", "integrate", "load", "names",
+    "read", "repeat", "save", "study", "train", "translate", "translator", "write",
 ]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        from sfumato.versions import version
+        from sfumato.core.versions import version
 
         return version("sfumato")
     if name not in _MODULE:
@@ -81,14 +82,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
-
-
-class _Package(ModuleType):
-    def __setattr__(self, name: str, value: Any) -> None:
-        # importing the module sfumato.train must not hide the function sfumato.train
-        if isinstance(value, ModuleType) and _MODULE.get(name) == name:
-            value = getattr(value, name)
-        super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

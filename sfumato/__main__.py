@@ -1,6 +1,6 @@
 """`python -m sfumato`."""
 
-from sfumato.cli import main
+from sfumato.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 import sfumato
-from sfumato.arguments import checked
-from sfumato.errors import UserError
-from sfumato.folder import denoiser_of
-from sfumato.part import Part
+from sfumato.checkpoints.model_folder import denoiser_of
+from sfumato.core.arguments import checked
+from sfumato.core.errors import UserError
+from sfumato.module import Part
 
 X = torch.linspace(-1, 1, 3 * 8 * 8).reshape(1, 3, 8, 8)
 

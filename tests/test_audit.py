@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from sfumato.evaluate.audit import _p, audit
-from sfumato.evaluate.nearest import Vectors, nearest
-from sfumato.exact import Gaussian, Mixture
+from sfumato.diffusion.exact import Gaussian, Mixture
+from sfumato.evaluation.memorisation import _p, audit
+from sfumato.evaluation.nearest import Vectors, nearest
 from sfumato.methods.sdedit import SDEdit
 
 
@@ -90,7 +90,7 @@ def test_changed_copies_are_found_in_pixels_or_features(space, lite0, report):
 @pytest.fixture(scope="module")
 def lite0():
     pytest.importorskip("efficientnet_lite_pytorch")
-    from sfumato.evaluate.features import Lite0, extract
+    from sfumato.evaluation.features import Lite0, extract
 
     return partial(extract, Lite0())
 
@@ -154,7 +154,7 @@ def test_nearest_by_hand_and_in_blocks(monkeypatch):
     got = lambda x: Vectors(len(x), lambda rows: x[torch.as_tensor(list(rows))])
     d = torch.cdist(q.double(), t.double()).sort(dim=1)
     for size in (100 * 2**20, 4096):
-        monkeypatch.setattr(import_module("sfumato.evaluate.nearest"), "BYTES", size)
+        monkeypatch.setattr(import_module("sfumato.evaluation.nearest"), "BYTES", size)
         found = nearest(got(q), got(t), k=5)
         assert (found.index == d.indices[:, 0].numpy()).all()
         np.testing.assert_allclose(found.distance, d.values[:, 0], atol=1e-6)

@@ -6,12 +6,12 @@ import pytest
 import torch
 from truth import f64, lively, normal, tiny_denoiser
 
-from sfumato.exact import Mixture
-from sfumato.guide import Conditioned
+from sfumato.diffusion.exact import Mixture
+from sfumato.diffusion.guidance import Conditioned
+from sfumato.diffusion.process import DDPM, VP, Cosine
 from sfumato.methods.classifier_guidance import ClassifierGuidance
 from sfumato.methods.domain_classifier import DomainClassifier
 from sfumato.methods.sdedit import SDEdit
-from sfumato.process import DDPM, VP, Cosine
 
 PICTURES = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
 

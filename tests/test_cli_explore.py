@@ -84,7 +84,7 @@ def test_help(capsys):
     run("explore", "apply", "--help")
     assert "blur sigma=2.0 renormalise=False: Gaussian blur" in capsys.readouterr().out
     heavy = "{'torch', 'numpy', 'matplotlib', 'PIL'}"
-    code = f"import sfumato.cli as c, sys; c.make_app(['explore']); print(sys.modules.keys() & {heavy})"
+    code = f"import sfumato.cli.main as c, sys; c.make_app(['explore']); print(sys.modules.keys() & {heavy})"
     assert python("-c", code) == "set()\n"
 
 

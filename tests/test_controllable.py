@@ -4,10 +4,10 @@ import pytest
 import torch
 from truth import Linear, lively, normal
 
-from sfumato.exact import Gaussian
+from sfumato.diffusion.exact import Gaussian
+from sfumato.diffusion.process import Cosine
 from sfumato.methods.controllable import Controllable, Regressor
-from sfumato.nets import make_net
-from sfumato.process import Cosine
+from sfumato.nets.sizes import make_net
 
 PICTURES = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
 

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from test_pix2pix import Same
 from torch import nn
 
-from sfumato.contrastive import layers_nce, patch_nce
+from sfumato.methods._shared.contrastive import layers_nce, patch_nce
 from sfumato.methods.cut import CUT
 from sfumato.methods.fastcut import FastCUT
-from sfumato.nets.resnet import ResNet
-from sfumato.settings import defaults
+from sfumato.nets.resnet_generator import ResNet
+from sfumato.training.options import defaults
 
 TAU = 0.07
 A = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
@@ -200,7 +200,7 @@ def test_the_keys_are_numbers(monkeypatch):
     """The contrast moves the result towards the source's patches, never the other way."""
     part, seen = tiny(), []
     keep = lambda queries, keys, tau: seen.append((queries, keys)) or layers_nce(queries, keys, tau)
-    monkeypatch.setattr("sfumato.contrastive.layers_nce", keep)
+    monkeypatch.setattr("sfumato.methods._shared.contrastive.layers_nce", keep)
     list(part.objectives(iter([(A, B)]), torch.Generator().manual_seed(0)))
     assert len(seen) == 2  # of the source and, for identity, of the target
     for queries, keys in seen:

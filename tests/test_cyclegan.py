@@ -9,12 +9,12 @@ import torch
 from test_pix2pix import Same, folders  # noqa: F401
 from torch import nn
 
-from sfumato import adversarial as gan
-from sfumato.fit import State, fit
-from sfumato.folder import load
+from sfumato.checkpoints.model_folder import load
+from sfumato.checkpoints.tensors import read_tensors
+from sfumato.methods._shared import adversarial as gan
 from sfumato.methods.cyclegan import CycleGAN
-from sfumato.tensors import read_tensors
-from sfumato.train import train
+from sfumato.training.fit import State, fit
+from sfumato.training.train import train
 
 A = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
 B = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(1)) * 2 - 1

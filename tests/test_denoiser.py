@@ -9,12 +9,12 @@ from scipy import stats
 from torch import nn
 from truth import Linear, f64, gaussian, normal, tiny_denoiser
 
-from sfumato import denoiser as convert
-from sfumato.denoiser import Denoiser
-from sfumato.errors import UserError
-from sfumato.process import DDPM, VE, VP, Cosine, Flow
-from sfumato.solve import integrate
-from sfumato.times import grid
+from sfumato.core.errors import UserError
+from sfumato.diffusion import denoiser as convert
+from sfumato.diffusion.denoiser import Denoiser
+from sfumato.diffusion.integrate import integrate
+from sfumato.diffusion.process import DDPM, VE, VP, Cosine, Flow
+from sfumato.diffusion.time_grids import grid
 
 PREDICTIONS = ["eps", "x0", "v", "edm"]
 PROCESSES = [VP(), DDPM(), Cosine(), VE(), Flow()]

@@ -8,16 +8,16 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves
 
-from sfumato.denoiser import Denoiser
-from sfumato.energies import Reference, low_pass_distance
-from sfumato.flat import integrate_flat
-from sfumato.guide import ClassifierFree, Clipped, Conditioned, Guided
-from sfumato.lowpass import LowPass
-from sfumato.nets import UNet
-from sfumato.process import PROCESSES, Process
-from sfumato.solve import STEPS, integrate
-from sfumato.solve.bridge import decode, encode
-from sfumato.times import grid
+from sfumato.diffusion.denoiser import Denoiser
+from sfumato.diffusion.encode_decode import decode, encode
+from sfumato.diffusion.energies import Reference, low_pass_distance
+from sfumato.diffusion.guidance import ClassifierFree, Clipped, Conditioned, Guided
+from sfumato.diffusion.integrate import STEPS, integrate
+from sfumato.diffusion.low_pass import LowPass
+from sfumato.diffusion.process import PROCESSES, Process
+from sfumato.diffusion.sampler_gradients import integrate_flat
+from sfumato.diffusion.time_grids import grid
+from sfumato.nets.sizes import UNet
 
 NET = {"width": 8, "multipliers": (1, 2), "blocks": 1, "attention": 1}
 

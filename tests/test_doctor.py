@@ -13,16 +13,16 @@ import pytest
 import tifffile
 from PIL import Image, ImageDraw
 
+from sfumato.checkup import advice, doctor, duplicates, findings
+from sfumato.checkup import cost as cost_module
+from sfumato.checkup import report as report_module
+from sfumato.checkup.cost import training_cost
+from sfumato.checkup.duplicates import agreement, near_copies
+from sfumato.checkup.inspection import Look
+from sfumato.checkup.report import cost_said
+from sfumato.cli.flags import flags
+from sfumato.core.errors import UserError
 from sfumato.data import write_digits, write_earth
-from sfumato.doctor import advice, doctor, duplicates, findings
-from sfumato.doctor import cost as cost_module
-from sfumato.doctor import report as report_module
-from sfumato.doctor.cost import training_cost
-from sfumato.doctor.duplicates import agreement, near_copies
-from sfumato.doctor.looks import Look
-from sfumato.doctor.report import cost_said
-from sfumato.errors import UserError
-from sfumato.flags import flags
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 

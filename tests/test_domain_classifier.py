@@ -7,10 +7,10 @@ import torch
 from truth import lively
 
 from sfumato import train
+from sfumato.checkpoints.model_folder import load
 from sfumato.data import write_png
-from sfumato.folder import load
+from sfumato.diffusion.process import DDPM, VE, VP, Cosine
 from sfumato.methods.domain_classifier import DomainClassifier
-from sfumato.process import DDPM, VE, VP, Cosine
 
 PICTURES = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
 

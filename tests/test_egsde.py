@@ -7,22 +7,22 @@ import pytest
 import torch
 from truth import Affine, Impulses, f64, gaussian, lively, normal, tiny_denoiser
 
-from sfumato import energies as en
+from sfumato.checkpoints.model_folder import save
 from sfumato.data import write_png
-from sfumato.energies import spent, stable_weight
-from sfumato.folder import save
-from sfumato.guide import Conditioned
-from sfumato.lowpass import LowPass
+from sfumato.diffusion import energies as en
+from sfumato.diffusion.energies import spent, stable_weight
+from sfumato.diffusion.guidance import Conditioned
+from sfumato.diffusion.low_pass import LowPass
+from sfumato.diffusion.noise import Noise
+from sfumato.diffusion.process import DDPM, VP, Cosine
+from sfumato.diffusion.time_grids import chain_time, grid
 from sfumato.methods.diffusion import Diffusion
 from sfumato.methods.domain_classifier import DomainClassifier
 from sfumato.methods.egsde import EGSDE
 from sfumato.methods.sdedit import SDEdit
-from sfumato.noise import Noise
-from sfumato.process import DDPM, VP, Cosine
-from sfumato.record import read_run
-from sfumato.times import chain_time, grid
-from sfumato.translate import repeat, translate
-from sfumato.translator import translator
+from sfumato.translation.pictures import repeat, translate
+from sfumato.translation.run_file import read_run
+from sfumato.translation.translator import translator
 
 PICTURES = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
 

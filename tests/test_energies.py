@@ -7,8 +7,8 @@ import torch
 from torch.distributions import MultivariateNormal, Normal
 from truth import f64, gaussian, normal, rotation
 
-from sfumato.denoiser import score_of
-from sfumato.energies import (
+from sfumato.diffusion.denoiser import score_of
+from sfumato.diffusion.energies import (
     Pulled,
     Reference,
     Terms,
@@ -23,13 +23,13 @@ from sfumato.energies import (
     strong_weight,
     surprise,
 )
-from sfumato.exact import Mixture
-from sfumato.guide import Energy, Guided, zero_mean
-from sfumato.lowpass import LowPass
-from sfumato.noise import Noise
-from sfumato.process import DDPM, VE, VP, Cosine, Flow
-from sfumato.solve import STEPS, integrate
-from sfumato.times import grid
+from sfumato.diffusion.exact import Mixture
+from sfumato.diffusion.guidance import Energy, Guided, zero_mean
+from sfumato.diffusion.integrate import STEPS, integrate
+from sfumato.diffusion.low_pass import LowPass
+from sfumato.diffusion.noise import Noise
+from sfumato.diffusion.process import DDPM, VE, VP, Cosine, Flow
+from sfumato.diffusion.time_grids import grid
 
 PROCESSES = pytest.mark.parametrize("process", [VP(), DDPM(), Cosine(), VE(), Flow()], ids=str)
 SHAPE = (4, 3, 8, 8)

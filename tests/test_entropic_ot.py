@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from truth import Affine, Impulses, f64, rotation, sqrtm
 
-from sfumato.fit import State, fit
 from sfumato.methods.entropic_ot import EntropicOT
+from sfumato.training.fit import State, fit
 
 S0 = rotation(0.3) @ torch.diag(f64([1.0, 0.4])) @ rotation(0.3).T
 S1 = rotation(1.2) @ torch.diag(f64([1.5, 0.4])) @ rotation(1.2).T

@@ -4,9 +4,9 @@ import pytest
 import torch
 from truth import f64, gaussian, normal, rotation
 
-from sfumato.denoiser import score_of
-from sfumato.exact import Gaussian, Mixture
-from sfumato.process import VP, Cosine, Flow
+from sfumato.diffusion.denoiser import score_of
+from sfumato.diffusion.exact import Gaussian, Mixture
+from sfumato.diffusion.process import VP, Cosine, Flow
 
 MEANS = f64([[1.0, 0.0], [-1.0, 0.5], [0.0, -1.5]])
 R = rotation(0.7)

@@ -13,8 +13,10 @@ from safetensors.torch import save_file
 from truth import f64, gaussian, normal
 
 import sfumato
+from sfumato.core.errors import UserError
 from sfumato.data.images import read_image
-from sfumato.errors import UserError
+from sfumato.diffusion.encode_decode import DETERMINISTIC, decode, encode
+from sfumato.diffusion.process import Cosine
 from sfumato.explore import (
     OPERATIONS,
     Latents,
@@ -27,8 +29,6 @@ from sfumato.explore import (
     round_trip,
 )
 from sfumato.methods.ddib import DDIB
-from sfumato.process import Cosine
-from sfumato.solve.bridge import DETERMINISTIC, decode, encode
 
 
 def noise(*shape, seed=0):

@@ -10,12 +10,12 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from sfumato.evaluate import features as module
-from sfumato.evaluate.features import Inception, Lite0, extract
-from sfumato.evaluate.inception import InceptionV3
-from sfumato.evaluate.learned import Learned, named_features
-from sfumato.evaluate.metrics import perceptual
-from sfumato.folder import save
+from sfumato.checkpoints.model_folder import save
+from sfumato.evaluation import features as module
+from sfumato.evaluation.features import Inception, Lite0, extract
+from sfumato.evaluation.inception import InceptionV3
+from sfumato.evaluation.learned import Learned, named_features
+from sfumato.evaluation.metrics import perceptual
 from sfumato.methods.diffusion import Diffusion
 from sfumato.methods.domain_classifier import DomainClassifier
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from sfumato.fit import Diverged, State, fit, learning_rate, machine
-from sfumato.heldout import held_out_loss, look
-from sfumato.part import Part
-from sfumato.tensors import read_tensors, write_tensors
+from sfumato.checkpoints.tensors import read_tensors, write_tensors
+from sfumato.module import Part
+from sfumato.training.fit import Diverged, State, fit, learning_rate, machine
+from sfumato.training.validation import held_out_loss, look
 
 
 class Duel(Part):

@@ -5,15 +5,15 @@ import torch
 from torch import nn
 from truth import f64, gaussian, lively, normal
 
-from sfumato.denoiser import Denoiser
-from sfumato.exact import Mixture
-from sfumato.flat import integrate_flat
-from sfumato.guide import Conditioned
-from sfumato.nets import make_net
-from sfumato.noise import Noise
-from sfumato.process import Cosine
-from sfumato.solve import STEPS, integrate
-from sfumato.times import grid
+from sfumato.diffusion.denoiser import Denoiser
+from sfumato.diffusion.exact import Mixture
+from sfumato.diffusion.guidance import Conditioned
+from sfumato.diffusion.integrate import STEPS, integrate
+from sfumato.diffusion.noise import Noise
+from sfumato.diffusion.process import Cosine
+from sfumato.diffusion.sampler_gradients import integrate_flat
+from sfumato.diffusion.time_grids import grid
+from sfumato.nets.sizes import make_net
 
 DETERMINISTIC = ["ddim", "heun", "dpm2m", "ab2", "ab3"]
 

@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 import pytest
+import sfumato.folder as folders
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -22,17 +23,16 @@ from torch import nn
 from truth import lively, tiny_denoiser
 
 import sfumato
-import sfumato.folder as folders
-from sfumato import tensors
-from sfumato.errors import UserError
-from sfumato.folder import describe_folder
-from sfumato.guide import Conditioned
-from sfumato.method import find
+from sfumato.checkpoints import tensors
+from sfumato.checkpoints.model_folder import describe_folder
+from sfumato.core.errors import UserError
+from sfumato.diffusion.guidance import Conditioned
 from sfumato.methods.ddib import DDIB
 from sfumato.methods.diffusion import Diffusion
 from sfumato.methods.paired_sde import PairedSDE
-from sfumato.nets import SIZES, UNet
-from sfumato.part import Part, build, describe
+from sfumato.methods.registry import find
+from sfumato.module import Part, build, describe
+from sfumato.nets.sizes import SIZES, UNet
 
 PICTURES = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
@@ -187,7 +187,7 @@ def test_code_is_never_run(copy, name):
 @pytest.mark.parametrize(
     "change",
     [
-        {"is": "VP"}, {"is": "Process"}, {"is": "sfumato.folder:load"},
+        {"is": "VP"}, {"is": "Process"}, {"is": "sfumato.checkpoints.model_folder:load"},
         {"is": "load"},
         {"domains": None}, {"domains": 3}, {"net": "smal"}, {"net": None}, {"channels": "three"},
         {"channels": -3}, {"process": "vpp"}, {"process": {"same as": "nowhere"}}, {"any_domain": 2.0},
@@ -529,7 +529,7 @@ def test_weights_that_may_not_be_read_are_named_with_the_reason(copy, monkeypatc
         raise FileNotFoundError(f"No such file or directory: {file}")
 
     monkeypatch.setattr(Path, "open", refuse)
-    monkeypatch.setattr("sfumato.tensors.safe_open", missing)
+    monkeypatch.setattr("sfumato.checkpoints.tensors.safe_open", missing)
     with pytest.raises(UserError, match="weights.safetensors cannot be read: Permission denied"):
         sfumato.load(copy)
 
@@ -588,7 +588,7 @@ def test_facts_whose_inner_names_are_numbers_are_saved(model, tmp_path):
 def test_a_moved_file_breaks_no_model(model, tmp_path):
     package = Path(sfumato.__file__).parent
     shutil.copytree(package, tmp_path / "sfumato", ignore=shutil.ignore_patterns("__pycache__"))
-    moved = (("nets", "unet"), ("methods", "diffusion"))
+    moved = (("nets", "denoiser_unet"), ("methods", "diffusion"))
     for room, name in moved:
         for file in (tmp_path / "sfumato").rglob("*.py"):
             text = file.read_text().replace(f"{room}.{name} import", f"{room}.moved_{name} import")
@@ -597,7 +597,7 @@ def test_a_moved_file_breaks_no_model(model, tmp_path):
         (at / f"{name}.py").rename(at / f"moved_{name}.py")
     folders.save(UNet(width=16, multipliers=(1, 2)), tmp_path / "net")
     written = [model[1], tmp_path / "net"]
-    for now, file in zip(written[:], ("methods.diffusion", "nets.unet"), strict=True):
+    for now, file in zip(written[:], ("methods.diffusion", "nets.denoiser_unet"), strict=True):
         old = shutil.copytree(now, tmp_path / file)
         rewrite(old, lambda info, file=file: info["model"].update(
             {"is": f"sfumato.{file}:{info['model']['is']}"}) or info.update(format=1))  # fmt: skip
@@ -610,7 +610,7 @@ def test_a_moved_file_breaks_no_model(model, tmp_path):
 def test_names_of_parts_are_their_own():
     """A model folder knows a part by its name: no two parts of the package have one name."""
     code = (
-        "import collections, sfumato.part as p; p._all_kinds()\n"
+        "import collections, sfumato.module as p; p._all_kinds()\n"
         "def below(c): return [c, *(d for s in c.__subclasses__() for d in below(s))]\n"
         "names = collections.Counter(p.kind_of(c) for c in set(below(p.Described)))\n"
         "assert len(names) > 30 and set(names) - {'Described'} == set(p.KINDS), names\n"

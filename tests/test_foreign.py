@@ -12,11 +12,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from sfumato import cli, foreign
-from sfumato.errors import UserError
-from sfumato.folder import load, save
-from sfumato.foreign import read_generator
-from sfumato.part import describe
+from sfumato.checkpoints import foreign
+from sfumato.checkpoints.foreign import read_generator
+from sfumato.checkpoints.model_folder import load, save
+from sfumato.cli import main as cli
+from sfumato.core.errors import UserError
+from sfumato.module import describe
 
 PICTURES = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
 

@@ -5,11 +5,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from sfumato import adversarial as gan
+from sfumato.methods._shared import adversarial as gan
 from sfumato.nets.layers import BatchNorm, BlurDown, BlurUp, drop, initialise, make_norm
-from sfumato.nets.patch_head import PatchHead
-from sfumato.nets.patchgan import PatchGAN, layers_for, patch_size
-from sfumato.nets.resnet import ResNet
+from sfumato.nets.patch_discriminator import PatchGAN, layers_for, patch_size
+from sfumato.nets.patch_projection import PatchHead
+from sfumato.nets.resnet_generator import ResNet
 from sfumato.nets.unet_generator import UNetGenerator
 
 

@@ -7,12 +7,12 @@ from hypothesis import strategies as st
 from torch import nn
 from truth import f64, gaussian, normal, tiny_denoiser
 
-from sfumato.denoiser import score_of
-from sfumato.exact import Mixture
-from sfumato.guide import ClassifierFree, Clipped, Conditioned, Energy, Guided
-from sfumato.process import DDPM, VP, Cosine, Flow
-from sfumato.solve import integrate
-from sfumato.times import grid
+from sfumato.diffusion.denoiser import score_of
+from sfumato.diffusion.exact import Mixture
+from sfumato.diffusion.guidance import ClassifierFree, Clipped, Conditioned, Energy, Guided
+from sfumato.diffusion.integrate import integrate
+from sfumato.diffusion.process import DDPM, VP, Cosine, Flow
+from sfumato.diffusion.time_grids import grid
 
 M, C = [1.0, -2.0, 0.5], [0.3, 2.0, 1.0]
 

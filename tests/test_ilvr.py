@@ -4,13 +4,13 @@ import pytest
 import torch
 from truth import gaussian, tiny_denoiser
 
-from sfumato.guide import Conditioned
-from sfumato.lowpass import LowPass
+from sfumato.diffusion.guidance import Conditioned
+from sfumato.diffusion.integrate import integrate
+from sfumato.diffusion.low_pass import LowPass
+from sfumato.diffusion.noise import Noise
+from sfumato.diffusion.process import DDPM, VE, VP, Cosine, Flow
+from sfumato.diffusion.time_grids import grid
 from sfumato.methods.ilvr import ILVR
-from sfumato.noise import Noise
-from sfumato.process import DDPM, VE, VP, Cosine, Flow
-from sfumato.solve import integrate
-from sfumato.times import grid
 
 PICTURES = torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
 PROCESSES = pytest.mark.parametrize("process", [VP(), DDPM(), Cosine(), VE(), Flow()], ids=str)

@@ -11,16 +11,27 @@ import torch
 from PIL import Image
 from torch import nn
 
-from sfumato import heldout, journal, learn, pace
+from sfumato.checkpoints.model_folder import load
+from sfumato.core.errors import UserError
 from sfumato.data import open_domains, write_digits
-from sfumato.errors import UserError
-from sfumato.fit import State, machine
-from sfumato.folder import load
-from sfumato.journal import Progress
-from sfumato.method import find
-from sfumato.part import Part
-from sfumato.train import train
-from sfumato.verdict import distance, sampled, translated, verdict
+from sfumato.methods.registry import find
+from sfumato.module import Part
+from sfumato.training import (
+    log as journal,
+)
+from sfumato.training import (
+    session as learn,
+)
+from sfumato.training import (
+    time_budget as pace,
+)
+from sfumato.training import (
+    validation as heldout,
+)
+from sfumato.training.fit import State, machine
+from sfumato.training.log import Progress
+from sfumato.training.train import train
+from sfumato.training.verdict import distance, sampled, translated, verdict
 from tests.test_train import TINY, folders  # noqa: F401
 
 LOUD = TINY | {"quiet": False, "held_out": 0.25}

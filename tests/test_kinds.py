@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 
 import sfumato
+from sfumato.checkpoints.model_folder import denoiser_of
+from sfumato.core.errors import UserError
 from sfumato.data.header import LOST
-from sfumato.errors import UserError
-from sfumato.folder import denoiser_of
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 import ast
 import graphlib
+import re
 from pathlib import Path
 
 import pytest
@@ -12,56 +13,15 @@ FILES = {
     for p in sorted(ROOT.rglob("*.py"))
 }
 FLOORS = [
-    (
-        "errors",
-        "arguments",
-        "terminal",
-        "versions",
-        "process",
-        "noise",
-        "part",
-        "nets",
-        "data",
-        "lowpass",
-        "replay",
-        "settings", "outline",
-    ),
-    ("denoiser", "times", "solve", "flat", "exact"),
-    (
-        "guide",
-        "energies",
-        "realism",
-        "edit",
-        "method",
-        "chains",
-        "coupling",
-        "adversarial",
-        "contrastive",
-        "minimax",
-        "foreign",
-        "tensors",
-    ),
-    ("methods", "folder", "card", "hub"),
-    (
-        "fit",
-        "heldout",
-        "train",
-        "learn",
-        "runfolder",
-        "translate",
-        "explore",
-        "translator",
-        "record",
-        "journal",
-        "pace",
-        "verdict",
-        "together",
-        "masks",
-    ),
-    ("evaluate", "doctor"),
+    ("core", "data", "module"),
+    ("diffusion", "nets"),
+    ("methods",),
+    ("checkpoints",),
+    ("translation", "training"),
+    ("explore", "evaluation", "checkup"),
     ("__init__",),  # the public interface
-    ("studio", "demo", "flags"),
-    ("cli", "cli_evaluate", "cli_explore", "cli_models", "cli_studio", "cli_train", "__main__"),
+    ("studio",),
+    ("cli", "__main__"),
 ]
 LONG = {  # argued for
     "unit_ddpm.py": "two players in training, two coupled chains in translation",
@@ -113,7 +73,8 @@ def test_no_circles():
 @modules
 def test_methods_are_found_not_named(module):
     for other in ARROWS[module]:
-        assert not other.startswith("sfumato.methods."), f"{module} names the method {other}"
+        paper = re.match(r"sfumato\.methods\.(?!_|registry$|outline$)", other)
+        assert not paper, f"{module} names the method {other}"
 
 
 @modules
@@ -126,5 +87,7 @@ def test_forbidden_packages(module):
 def test_length(module):
     path = FILES[module]
     limit = 150 if path.parent.name == "methods" else 300
-    lines = len(path.read_text(encoding="utf-8").splitlines())
+    text = path.read_text(encoding="utf-8")
+    imports = [n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Import | ast.ImportFrom)]
+    lines = len(text.splitlines()) - sum(n.end_lineno - n.lineno + 1 for n in imports)
     assert lines <= limit + 50 * (path.name in LONG), f"{path.name} has {lines} lines"

@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 
 import sfumato
+from sfumato.core.errors import UserError
 from sfumato.data import Images, find_images, layout, list_pictures, open_data, open_pairs
-from sfumato.errors import UserError
-from sfumato.train import train
-from sfumato.translate import translate
+from sfumato.training.train import train
+from sfumato.translation.pictures import translate
 
 QUICK = {
     "steps": 1,
@@ -92,7 +92,7 @@ def test_everything_left_out_is_counted_and_named(tmp_path):
 
 @pytest.mark.parametrize("act", ["train", "translate", "encode"])
 def test_every_command_says_what_it_leaves_out(tmp_path, act, model):
-    from sfumato.explore.pictures import encode_pictures
+    from sfumato.explore.encode_pictures import encode_pictures
 
     root = untidy(tmp_path / "in")
     acts = {
@@ -382,22 +382,22 @@ def test_pipes_and_devices_are_not_waited_for(tmp_path, model):
 def test_a_result_without_numbers_or_without_a_file_is_named(tmp_path, model, monkeypatch):
     for i in range(4):
         paint(tmp_path / f"in/{i}.png", i)
-    real = sfumato.translate.__wrapped__.__globals__["run_translator"]
+    real = sfumato.translation.pictures.__wrapped__.__globals__["run_translator"]
 
     def spoilt(part, x, **how):
         y, nfe = real(part, x, **how)
         y[1] = float("nan")
         return y, nfe
 
-    write = sfumato.translate.__wrapped__.__globals__["write_png"]
+    write = sfumato.translation.pictures.__wrapped__.__globals__["write_png"]
 
     def refusing(path, image):
         if path.name == "2.png":
             raise OSError(36, "File name too long", str(path))
         write(path, image)
 
-    monkeypatch.setitem(sfumato.translate.__wrapped__.__globals__, "run_translator", spoilt)
-    monkeypatch.setitem(sfumato.translate.__wrapped__.__globals__, "write_png", refusing)
+    monkeypatch.setitem(sfumato.translation.pictures.__wrapped__.__globals__, "run_translator", spoilt)
+    monkeypatch.setitem(sfumato.translation.pictures.__wrapped__.__globals__, "write_png", refusing)
     done = translate(tmp_path / "in", tmp_path / "out", target=model, **BACK)
     assert done.written == 2
     whys = {os.path.basename(name): why for name, why in done.skipped.items()}

@@ -4,7 +4,7 @@ import pytest
 import torch
 from truth import normal
 
-from sfumato.lowpass import LowPass, eighth
+from sfumato.diffusion.low_pass import LowPass, eighth
 
 KERNELS = ("box", "linear", "cubic")
 

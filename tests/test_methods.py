@@ -11,11 +11,11 @@ from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from truth import lively, tiny_denoiser
 
-from sfumato import method
-from sfumato.fit import State, fit
-from sfumato.folder import load, save
-from sfumato.guide import Conditioned
-from sfumato.part import Part, fields
+from sfumato.checkpoints.model_folder import load, save
+from sfumato.diffusion.guidance import Conditioned
+from sfumato.methods import registry as method
+from sfumato.module import Part, fields
+from sfumato.training.fit import State, fit
 
 NAMES = method.names()
 TRANSLATORS = [n for n in NAMES if hasattr(method.find(n), "translate")]

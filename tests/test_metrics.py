@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from scipy.linalg import sqrtm
 from scipy.stats import ortho_group
 
-from sfumato.evaluate import intervals, metrics
-from sfumato.evaluate.features import Lite0
-from sfumato.evaluate.measures import measures
+from sfumato.evaluation import intervals, metrics
+from sfumato.evaluation.features import Lite0
+from sfumato.evaluation.measures import measures
 
 pytest.importorskip("torchmetrics")
 seeds = st.integers(0, 2**32 - 1)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from truth import lively
 
-from sfumato.nets import SIZES, UNet, make_net
+from sfumato.nets.sizes import SIZES, UNet, make_net
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -12,16 +12,16 @@ from hypothesis import strategies as st
 from torch import nn
 from truth import f64, rotation, sqrtm
 
-from sfumato.fit import State, fit
-from sfumato.folder import load, save
+from sfumato.checkpoints.model_folder import load, save
+from sfumato.methods._shared.transport import Turns, beyond, potential_loss
 from sfumato.methods.entropic_ot import EntropicOT
 from sfumato.methods.neural_ot import NeuralOT, weak_cost
-from sfumato.minimax import Turns, beyond, potential_loss
+from sfumato.module import build, describe
 from sfumato.nets.potential import Potential
 from sfumato.nets.transport_unet import SIZES, TransportUNet
-from sfumato.part import build, describe
-from sfumato.settings import defaults
-from sfumato.train import recorded
+from sfumato.training.fit import State, fit
+from sfumato.training.options import defaults
+from sfumato.training.train import recorded
 
 S0 = rotation(0.3) @ torch.diag(f64([1.0, 0.4])) @ rotation(0.3).T
 S1 = rotation(1.2) @ torch.diag(f64([1.5, 0.4])) @ rotation(1.2).T

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from sfumato.errors import UserError
-from sfumato.noise import Noise
+from sfumato.core.errors import UserError
+from sfumato.diffusion.noise import Noise
 
 IMAGES = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(1))
 

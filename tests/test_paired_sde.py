@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from truth import Affine, Impulses, f64, lively, normal, sqrtm
 
+from sfumato.diffusion.process import VP, Cosine
 from sfumato.methods.paired_sde import PairedSDE
-from sfumato.process import VP, Cosine
 
 MX, MY = f64([0.3, -0.2]), f64([-0.5, 0.1])
 SXX, SYY = f64([[0.5, 0.1], [0.1, 0.3]]), f64([[0.4, -0.1], [-0.1, 0.6]])

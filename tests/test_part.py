@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 from torch import nn
 from truth import tiny_denoiser
 
-from sfumato.denoiser import Denoiser
-from sfumato.guide import Conditioned
+from sfumato.diffusion.denoiser import Denoiser
+from sfumato.diffusion.guidance import Conditioned
+from sfumato.diffusion.process import DDPM, PROCESSES, VP
 from sfumato.methods.ddib import DDIB
 from sfumato.methods.diffusion import Diffusion
-from sfumato.nets import UNet
-from sfumato.part import Part, build, describe
-from sfumato.process import DDPM, PROCESSES, VP
+from sfumato.module import Part, build, describe
+from sfumato.nets.sizes import UNet
 
 
 class Leaf(Part):
@@ -129,8 +129,8 @@ def test_what_is_not_a_part_is_refused():
 
 def test_what_does_not_exist_is_refused():
     for name in (
-        "sfumato.part:Nothing",
-        "sfumato.folder:load",
+        "sfumato.module:Nothing",
+        "sfumato.checkpoints.model_folder:load",
         "sfumato.data.folders:os.system",
         ":eval",
         "x",
@@ -138,7 +138,7 @@ def test_what_does_not_exist_is_refused():
         with pytest.raises(ValueError, match="this version of sfumato has no"):
             build({"is": name})
     with pytest.raises(ValueError, match="has no field 'gamma'; it has.*beta_min"):
-        build({"is": "sfumato.process:VP", "gamma": 1})
+        build({"is": "sfumato.diffusion.process:VP", "gamma": 1})
 
 
 def test_what_has_no_description_says_where():

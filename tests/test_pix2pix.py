@@ -8,12 +8,12 @@ import torch
 from test_train import pictures
 from torch import nn
 
-from sfumato import adversarial as gan
 from sfumato.data import open_pairs, open_unpaired
-from sfumato.fit import State, fit, learning_rate
+from sfumato.methods._shared import adversarial as gan
 from sfumato.methods.pix2pix import Pix2Pix
-from sfumato.settings import DEFAULTS, defaults
-from sfumato.train import train
+from sfumato.training.fit import State, fit, learning_rate
+from sfumato.training.options import DEFAULTS, defaults
+from sfumato.training.train import train
 
 PICTURES = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
 

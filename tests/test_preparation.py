@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import sfumato
+from sfumato.checkpoints.model_folder import describe_folder
+from sfumato.core.errors import UserError
 from sfumato.data import fit_image, read_image
-from sfumato.errors import UserError
-from sfumato.folder import describe_folder
-from sfumato.train import train
-from sfumato.translate import repeat, translate
-from sfumato.translator import translator
+from sfumato.training.train import train
+from sfumato.translation.pictures import repeat, translate
+from sfumato.translation.translator import translator
 
 TINY = {"net": "tiny"}
 FEW = {"steps": 1, "batch": 2, "held_out": 0.0, "quiet": True, "preview_every": 0, "device": "cpu"}

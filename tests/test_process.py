@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from truth import f64
 
-from sfumato.process import DDPM, PROCESSES, VE, VP, Cosine, Flow
+from sfumato.diffusion.process import DDPM, PROCESSES, VE, VP, Cosine, Flow
 
 ALL = [*(cls() for cls in PROCESSES.values()), DDPM(steps=250), VP(beta_min=0.5, beta_max=8.0)]
 ids = [str(p) for p in ALL]

@@ -10,13 +10,13 @@ import pytest
 import torch
 from test_train import pictures
 
-from sfumato.folder import load
-from sfumato.tensors import read_tensors
+from sfumato.checkpoints.model_folder import load
+from sfumato.checkpoints.tensors import read_tensors
 
 PROGRAM = """
 import atexit, importlib, os, signal, sys
 import torch
-fit = importlib.import_module("sfumato.fit")
+fit = importlib.import_module("sfumato.training.fit")
 from sfumato.cli import main
 from sfumato.journal import Journal
 from sfumato.learn import RunFolder

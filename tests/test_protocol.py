@@ -11,17 +11,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from sfumato import runfolder
+from sfumato.checkpoints.model_folder import describe_folder
+from sfumato.core.errors import UserError
 from sfumato.data.folders import parse_json
-from sfumato.errors import UserError
-from sfumato.evaluate.compare import swept
-from sfumato.evaluate.entries import entries_of
-from sfumato.evaluate.measures import Scores
-from sfumato.evaluate.probe import crossed, logistic, logit
-from sfumato.evaluate.protocol import FILTERS, PIXELS, PROTOCOLS, Protocol, named_protocol, resized
-from sfumato.evaluate.study import score
-from sfumato.folder import describe_folder
-from sfumato.record import to_repeat
+from sfumato.evaluation.compare import swept
+from sfumato.evaluation.entries import entries_of
+from sfumato.evaluation.measures import Scores
+from sfumato.evaluation.preference_study import score
+from sfumato.evaluation.probe import crossed, logistic, logit
+from sfumato.evaluation.protocol import (
+    FILTERS,
+    PIXELS,
+    PROTOCOLS,
+    Protocol,
+    named_protocol,
+    resized,
+)
+from sfumato.training import run_folder as runfolder
+from sfumato.translation.run_file import to_repeat
 
 # ---- entries ------------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 from truth import f64, gaussian, normal
 
-from sfumato.energies import (
+from sfumato.diffusion.energies import (
     Reference,
     by_variance,
     edges,
@@ -14,13 +14,13 @@ from sfumato.energies import (
     named,
     similarity,
 )
-from sfumato.exact import Mixture
-from sfumato.guide import Energy, Guided
-from sfumato.lowpass import LowPass
-from sfumato.noise import Noise
-from sfumato.process import DDPM, VE, VP, Cosine, Flow
-from sfumato.realism import ON_MEAN, odds_against, on_mean, realism
-from sfumato.solve import integrate
+from sfumato.diffusion.exact import Mixture
+from sfumato.diffusion.guidance import Energy, Guided
+from sfumato.diffusion.integrate import integrate
+from sfumato.diffusion.low_pass import LowPass
+from sfumato.diffusion.noise import Noise
+from sfumato.diffusion.process import DDPM, VE, VP, Cosine, Flow
+from sfumato.diffusion.realism import ON_MEAN, odds_against, on_mean, realism
 
 PROCESSES = pytest.mark.parametrize("process", [VP(), DDPM(), Cosine(), VE(), Flow()], ids=str)
 SHAPE = (4, 3, 8, 8)

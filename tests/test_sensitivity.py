@@ -8,12 +8,12 @@ import torch
 from PIL import Image
 
 import sfumato
+from sfumato.checkpoints.tensors import read_protocol
+from sfumato.diffusion.noise import Noise, noise_as_of
+from sfumato.diffusion.process import Cosine
 from sfumato.explore import mean_and_spread, occlusion, show_sensitivity
 from sfumato.explore.sensitivity import Sensitivity, samples
 from sfumato.methods.ddib import DDIB
-from sfumato.noise import Noise, noise_as_of
-from sfumato.process import Cosine
-from sfumato.tensors import read_protocol
 
 G = torch.Generator().manual_seed(0)
 X = torch.rand(1, 3, 12, 10, generator=G) * 2 - 1

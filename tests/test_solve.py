@@ -15,14 +15,15 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from truth import Affine, Impulses, affine, f64, gaussian, normal, slope
 
-from sfumato.edit import times_of
-from sfumato.errors import UserError
-from sfumato.exact import Mixture
-from sfumato.flat import integrate_flat
-from sfumato.noise import Noise
-from sfumato.process import DDPM, PROCESSES, VP, Cosine, Flow
-from sfumato.solve import STEPS, Counted, bridge, ddim, euler_maruyama, integrate
-from sfumato.times import chain_time, grid
+from sfumato.core.errors import UserError
+from sfumato.diffusion import encode_decode as bridge
+from sfumato.diffusion.exact import Mixture
+from sfumato.diffusion.integrate import STEPS, Counted, ddim, euler_maruyama, integrate
+from sfumato.diffusion.noise import Noise
+from sfumato.diffusion.noise_and_denoise import times_of
+from sfumato.diffusion.process import DDPM, PROCESSES, VP, Cosine, Flow
+from sfumato.diffusion.sampler_gradients import integrate_flat
+from sfumato.diffusion.time_grids import chain_time, grid
 
 ORDERS = {"ddim": 1, "heun": 2, "dpm2m": 2, "ab2": 2, "ab3": 3}
 STOCHASTIC = sorted(STEPS.keys() - ORDERS.keys() - {"dopri5"})

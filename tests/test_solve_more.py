@@ -6,12 +6,12 @@ import pytest
 import torch
 from truth import affine, f64, gaussian, normal, slope, tiny_denoiser
 
-from sfumato.exact import Mixture
-from sfumato.guide import Conditioned, Guided
-from sfumato.method import find
-from sfumato.process import DDPM, VE, VP, Cosine, Flow, named_process
-from sfumato.solve import STEPS, ancestral, dopri5, integrate, predictor_corrector
-from sfumato.times import grid
+from sfumato.diffusion.exact import Mixture
+from sfumato.diffusion.guidance import Conditioned, Guided
+from sfumato.diffusion.integrate import STEPS, ancestral, dopri5, integrate, predictor_corrector
+from sfumato.diffusion.process import DDPM, VE, VP, Cosine, Flow, named_process
+from sfumato.diffusion.time_grids import grid
+from sfumato.methods.registry import find
 
 NEW = ["predictor_corrector", "sde_heun", "dopri5"]
 PROCESSES = [VP(), Cosine(), Flow()]
@@ -177,7 +177,7 @@ def test_dopri5_image_does_not_depend_on_its_batch():
 
 
 def test_dopri5_faults(monkeypatch):
-    monkeypatch.setattr("sfumato.solve.adaptive.MOST", 20)
+    monkeypatch.setattr("sfumato.diffusion.steps.dopri5.MOST", 20)
     f, x = gaussian([0.0], [1.0], Cosine()), normal(2, 1)
     with pytest.raises(ValueError, match="cannot keep rtol=1e-30, atol=0 in 20 steps: raise them"):
         integrate(partial(dopri5, rtol=1e-30, atol=0.0), f, x, f64([0.9, 0.1]))

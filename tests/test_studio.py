@@ -28,11 +28,31 @@ pytest.importorskip("gradio", reason='the studio needs gradio: pip install -e ".
 from visitor import Visitor, gallery
 
 import sfumato
-from sfumato.errors import UserError
-from sfumato.method import find
-from sfumato.outline import args_of, names
-from sfumato.studio import data, intake, jobs, latents, limits, methods, page, serve, translating
-from sfumato.studio import given as rooms
+from sfumato.core.errors import UserError
+from sfumato.methods.outline import args_of, names
+from sfumato.methods.registry import find
+from sfumato.studio import (
+    app as serve,
+)
+from sfumato.studio import choices as rooms
+from sfumato.studio import (
+    data_tab as data,
+)
+from sfumato.studio import (
+    jobs,
+    limits,
+    methods,
+    page,
+)
+from sfumato.studio import (
+    latents_tab as latents,
+)
+from sfumato.studio import (
+    translate_tab as translating,
+)
+from sfumato.studio import (
+    uploads as intake,
+)
 from sfumato.studio.controls import NONE, controls
 
 
@@ -589,7 +609,7 @@ def test_models_saved_after_the_start_appear(studio):
 
 
 def test_the_command_passes_its_flags_on_and_says_what_is_wrong(monkeypatch, capsys, tmp_path):
-    from sfumato import cli
+    from sfumato.cli import main as cli
 
     with pytest.raises(SystemExit) as end:
         cli.main(["studio", str(tmp_path / "nothing")])

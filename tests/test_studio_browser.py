@@ -19,8 +19,8 @@ if CHROMIUM is None:
 
 import sfumato  # noqa: E402
 from sfumato.studio import jobs, studio  # noqa: E402
-from sfumato.studio import latents as latents  # noqa: E402
-from sfumato.studio.given import HERE  # noqa: E402
+from sfumato.studio import latents_tab as latents  # noqa: E402
+from sfumato.studio.choices import HERE  # noqa: E402
 
 expect = sync_api.expect
 expect.set_options(timeout=20_000)

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from sfumato.data import Preparation, write_png
-from sfumato.evaluate.study import score, study, wilson
+from sfumato.evaluation.preference_study import score, study, wilson
 
 
 @pytest.fixture
@@ -161,7 +161,7 @@ def test_wilson_by_its_definition():
 
 def test_intervals_of_several_raters_cover(report):
     """Raters and pairs both differ: pairs alone would give intervals that are too narrow."""
-    from sfumato.evaluate.study import _pigeonhole
+    from sfumato.evaluation.preference_study import _pigeonhole
 
     rng, raters, pairs = np.random.default_rng(0), 8, 40
     hits, naive = [], []

@@ -6,9 +6,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from sfumato.evaluate.metrics import frechet
-from sfumato.evaluate.rows import Row
-from sfumato.evaluate.tradeoff import Track, _ratio, at_equal_l2
+from sfumato.evaluation.equal_faithfulness import Track, _ratio, at_equal_l2
+from sfumato.evaluation.metrics import frechet
+from sfumato.evaluation.rows import Row
 
 N, D = 120, 4
 REAL = torch.randn(150, D, generator=torch.Generator().manual_seed(0))

@@ -20,17 +20,17 @@ from kills import die, moments
 from PIL import Image
 from torch.nn.utils import parameters_to_vector
 
-from sfumato.cli import main
+from sfumato.checkpoints.model_folder import load
+from sfumato.checkpoints.tensors import read_tensors, write_tensors
+from sfumato.cli.main import main
+from sfumato.core.errors import UserError
 from sfumato.data.folders import locked
-from sfumato.errors import UserError
-from sfumato.fit import Update
-from sfumato.folder import load
-from sfumato.journal import Journal, Progress
-from sfumato.method import find
-from sfumato.part import build
-from sfumato.runfolder import RunFolder, read_run
-from sfumato.tensors import read_tensors, write_tensors
-from sfumato.train import train
+from sfumato.methods.registry import find
+from sfumato.module import build
+from sfumato.training.fit import Update
+from sfumato.training.log import Journal, Progress
+from sfumato.training.run_folder import RunFolder, read_run
+from sfumato.training.train import train
 
 TINY = {"options": {"net": "tiny"}, "size": 16, "batch": 4, "quiet": True, "preview_every": 0}
 
@@ -97,7 +97,7 @@ def _train(data: dict, out: str, steps: int, moment: tuple[int, float] | None = 
 def test_killed_at_twelve_moments_resumes_bit_identically(folders, tmp_path, report):
     """SIGKILL, 12 times in one run, from before its first file on; each process saves a few times."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["sfumato.train", "accelerate", "tests.test_train"])
+    context.set_forkserver_preload(["sfumato.training.train", "accelerate", "tests.test_train"])
     steps, straight, killed = 60, tmp_path / "straight", tmp_path / "killed"
 
     def run(out: Path, moment: tuple[int, float] | None = None) -> multiprocessing.Process:
@@ -201,7 +201,7 @@ def test_divergence_names_the_last_good_save_and_what_to_do(folders, tmp_path, m
     out, how = tmp_path / "run", TINY | {"save_every": 2, "held_out": 0, "steps": 4}
     train("diffusion", folders, out, **how)
     before = (out / "weights.safetensors").read_bytes()
-    monkeypatch.setattr(sys.modules["sfumato.fit"], "learning_rate", lambda *a: float("inf"))
+    monkeypatch.setattr(sys.modules["sfumato.training.fit"], "learning_rate", lambda *a: float("inf"))
     with pytest.raises(ValueError, match=r"last good save\. Lower --lr .*--resume"):
         train("diffusion", folders, out, **how | {"steps": 9, "save_every": 100}, resume=True)
     assert (out / "weights.safetensors").read_bytes() == before
@@ -339,9 +339,9 @@ def test_a_refused_training_leaves_nothing_behind(folders, tmp_path, monkeypatch
 
 def faulty(monkeypatch, steps):
     """After so many steps the learning rate is 1e30: losses become NaN in the step that follows."""
-    rate = sys.modules["sfumato.fit"].learning_rate
+    rate = sys.modules["sfumato.training.fit"].learning_rate
     wrong = lambda step, *a: 1e33 if step == steps else rate(step, *a)
-    monkeypatch.setattr(sys.modules["sfumato.fit"], "learning_rate", wrong)
+    monkeypatch.setattr(sys.modules["sfumato.training.fit"], "learning_rate", wrong)
 
 
 def test_a_run_that_was_never_saved_blocks_nothing(folders, tmp_path, monkeypatch):
@@ -797,7 +797,7 @@ def test_too_little_memory_says_what_to_do(folders, tmp_path, monkeypatch, full,
     def fill(*_, **__):
         raise full
 
-    owner = find("diffusion") if where == "objectives" else sys.modules["sfumato.train"]
+    owner = find("diffusion") if where == "objectives" else sys.modules["sfumato.training.train"]
     monkeypatch.setattr(owner, where, fill)
     with pytest.raises(
         UserError, match="more memory than there is: use a smaller --batch or --size"

@@ -11,13 +11,13 @@ from test_methods import PICTURES, TRANSLATORS, options, tiny
 from truth import f64, gaussian, normal
 
 import sfumato
+from sfumato.diffusion.encode_decode import decode
+from sfumato.diffusion.guidance import ClassifierFree, Clipped, Guided
+from sfumato.diffusion.integrate import integrate, rms
+from sfumato.diffusion.process import Cosine
+from sfumato.diffusion.time_grids import grid
 from sfumato.explore import occlusion, record, show_trajectory
 from sfumato.explore.sensitivity import samples
-from sfumato.guide import ClassifierFree, Clipped, Guided
-from sfumato.process import Cosine
-from sfumato.solve import integrate, rms
-from sfumato.solve.bridge import decode
-from sfumato.times import grid
 
 X = PICTURES[:3]
 DIFFUSION = [n for n in TRANSLATORS if "steps" in inspect.signature(tiny(n).translate).parameters]

@@ -21,14 +21,14 @@ from kills import die, moments
 from PIL import Image
 
 import sfumato
-from sfumato.errors import UserError
-from sfumato.folder import resolve
-from sfumato.method import find
-from sfumato.outline import names
-from sfumato.translate import repeat, run_translator, translate
-from sfumato.translator import options_of, translator
+from sfumato.checkpoints.model_folder import resolve
+from sfumato.core.errors import UserError
+from sfumato.methods.outline import names
+from sfumato.methods.registry import find
+from sfumato.translation.pictures import repeat, run_translator, translate
+from sfumato.translation.translator import options_of, translator
 
-module = import_module("sfumato.translate")
+module = import_module("sfumato.translation.pictures")
 DDIB = {"method": "ddib", "options": {"steps": 4}}
 PLACES = ["a/1.png", "a/deep/2.jpg", "a/deep/3.tif", "b/1.webp", "4.bmp", "10.png", "9.png"]
 
@@ -494,7 +494,7 @@ def test_an_output_folder_that_holds_something_else_is_refused(root, ends, tmp_p
 @pytest.fixture(scope="module")
 def processes():
     context = multiprocessing.get_context("forkserver")  # it imports torch once, computes nothing
-    context.set_forkserver_preload(["sfumato.translate", "sfumato.methods.ddib", "pytest"])
+    context.set_forkserver_preload(["sfumato.translation.pictures", "sfumato.methods.ddib", "pytest"])
     return context
 
 

@@ -8,7 +8,7 @@ import torch
 from scipy.integrate import quad
 from scipy.stats import binom, norm
 
-from sfumato.evaluate.uncertainty import calibration
+from sfumato.evaluation.calibration import calibration
 from sfumato.explore.sensitivity import mean_and_spread
 
 K, B = 9, 300

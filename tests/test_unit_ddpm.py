@@ -4,9 +4,9 @@ import pytest
 import torch
 from truth import affine, f64, gaussian, lively, normal
 
+from sfumato.diffusion.process import DDPM
+from sfumato.diffusion.time_grids import grid
 from sfumato.methods.unit_ddpm import UnitDDPM
-from sfumato.process import DDPM
-from sfumato.times import grid
 
 PICTURES = torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
 OTHERS = torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(1)) * 2 - 1

@@ -8,17 +8,17 @@ import torch
 from torch.nn.utils import parameters_to_vector
 from truth import f64, lively, normal
 
-from sfumato.coupling import OTHER, Sides, swapped
+from sfumato.checkpoints.model_folder import load, save
 from sfumato.data import write_png
-from sfumato.denoiser import PALETTE, Denoiser
-from sfumato.fit import State, fit
-from sfumato.folder import load, save
-from sfumato.method import Diverged
+from sfumato.diffusion.denoiser import PALETTE, Denoiser
+from sfumato.diffusion.integrate import integrate
+from sfumato.diffusion.process import Cosine
+from sfumato.methods._shared.memory import Colours, Copy, Memory
+from sfumato.methods._shared.unpaired import OTHER, Sides, swapped
+from sfumato.methods.registry import Diverged
 from sfumato.methods.unpaired_sde import UnpairedSDE
-from sfumato.process import Cosine
-from sfumato.replay import Colours, Copy, Memory
-from sfumato.solve import integrate
-from sfumato.train import train
+from sfumato.training.fit import State, fit
+from sfumato.training.train import train
 
 R = 0.8
 SHORT = {"net": "tiny", "alone": 1, "distil": 2, "refresh": 2, "pool": 6, "loop_steps": 2}
@@ -100,7 +100,7 @@ def test_gradients_through_the_sampler_are_those_of_plain_backpropagation(monkey
     found = []
     for plain in (False, True):
         if plain:
-            monkeypatch.setattr("sfumato.coupling.integrate_flat", integrate)
+            monkeypatch.setattr("sfumato.methods._shared.unpaired.integrate_flat", integrate)
         model = tiny(pairing="exact", alone=0, distil=0, pseudo="attached", cycle=10.0, net="tiny")
         g = torch.Generator().manual_seed(1)
         with torch.no_grad():

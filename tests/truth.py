@@ -5,10 +5,10 @@ import math
 import torch
 from torch import nn
 
-from sfumato.denoiser import Denoiser
-from sfumato.exact import Gaussian
-from sfumato.nets import make_net
-from sfumato.solve import integrate
+from sfumato.diffusion.denoiser import Denoiser
+from sfumato.diffusion.exact import Gaussian
+from sfumato.diffusion.integrate import integrate
+from sfumato.nets.sizes import make_net
 
 
 class Affine:

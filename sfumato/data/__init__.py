@@ -3,16 +3,22 @@
 from collections.abc import Callable
 from typing import Any
 
-from .cached import Images
-from .digits import write_digits, write_mnist
-from .earth import write_earth
-from .folders import new_folder, write_text
-from .images import find_images, fit_image, list_pictures, read_image, write_png
-from .layout import layout
-from .open_data import open_data, open_domains, open_pairs, open_side_by_side, open_unpaired
-from .preparation import Preparation
-from .sets import Dataset, Domains, Pairs, Unpaired
-from .show import base64_png, tile
+from sfumato.data.cached import Images
+from sfumato.data.digits import write_digits, write_mnist
+from sfumato.data.earth import write_earth
+from sfumato.data.folders import new_folder, write_text
+from sfumato.data.images import find_images, fit_image, list_pictures, read_image, write_png
+from sfumato.data.layout import layout
+from sfumato.data.open_data import (
+    open_data,
+    open_domains,
+    open_pairs,
+    open_side_by_side,
+    open_unpaired,
+)
+from sfumato.data.preparation import Preparation
+from sfumato.data.sets import Dataset, Domains, Pairs, Unpaired
+from sfumato.data.show import base64_png, tile
 
 WRITERS: dict[str, Callable[..., Any]] = {
     "earth": write_earth,

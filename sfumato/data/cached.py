@@ -16,12 +16,11 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sfumato.errors import UserError
-
-from .header import LOST, WHOLE
-from .listing import list_pictures, said, stem_of
-from .preparation import Preparation
-from .resize import Resize, to_float
+from sfumato.core.errors import UserError
+from sfumato.data.header import LOST, WHOLE
+from sfumato.data.listing import list_pictures, said, stem_of
+from sfumato.data.preparation import Preparation
+from sfumato.data.resize import Resize, to_float
 
 CACHE_BYTES = 2 * 10**9
 BROKEN = "that cannot be used"

@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from .header import LIMITS, Header, Limits, Refused, upright
-from .tiff import is_tiff, read_tiff, tiff_header
+from sfumato.data.header import LIMITS, Header, Limits, Refused, upright
+from sfumato.data.tiff import is_tiff, read_tiff, tiff_header
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "AVIF")
 """What Pillow may take a file for; of its others some start programs, such as Ghostscript."""

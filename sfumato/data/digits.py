@@ -16,9 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sfumato.errors import UserError, not_installed
-
-from .folders import new_folder, save_pixels
+from sfumato.core.errors import UserError, not_installed
+from sfumato.data.folders import new_folder, save_pixels
 
 
 def write_digits(out: str | Path, size: int = 32, seed: int = 0, copies: int = 7) -> None:

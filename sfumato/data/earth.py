@@ -14,9 +14,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from sfumato.errors import UserError, not_installed
-
-from .folders import new_folder, save_pixels
+from sfumato.core.errors import UserError, not_installed
+from sfumato.data.folders import new_folder, save_pixels
 
 MAPS = {"satellite": "bmng.jpg", "relief": "shadedrelief.jpg", "topographic": "etopo1.jpg"}
 HELD_OUT = (110.0, 150.0)  # degrees east: the test region

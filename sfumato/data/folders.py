@@ -13,9 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from sfumato.errors import UserError
-
-from .listing import SUFFIXES
+from sfumato.core.errors import UserError
+from sfumato.data.listing import SUFFIXES
 
 
 @contextlib.contextmanager

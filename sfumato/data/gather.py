@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sfumato.arguments import check_value
-from sfumato.errors import UserError
-
-from .folders import for_folder
-from .listing import list_pictures
+from sfumato.core.arguments import check_value
+from sfumato.core.errors import UserError
+from sfumato.data.folders import for_folder
+from sfumato.data.listing import list_pictures
 
 
 @dataclass

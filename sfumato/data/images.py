@@ -11,12 +11,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from sfumato.errors import UserError
-
-from .folders import replacing
-from .listing import SUFFIXES, find_images, list_pictures, natural
-from .preparation import read_samples
-from .resize import Resize, fit_image, to_float, to_samples
+from sfumato.core.errors import UserError
+from sfumato.data.folders import replacing
+from sfumato.data.listing import SUFFIXES, find_images, list_pictures, natural
+from sfumato.data.preparation import read_samples
+from sfumato.data.resize import Resize, fit_image, to_float, to_samples
 
 __all__ = [
     "SUFFIXES", "Resize", "find_images", "fit_image", "list_pictures", "natural", "picture", "read_image",

@@ -15,14 +15,13 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from sfumato.arguments import TEXT, checked, described
-from sfumato.errors import UserError
-
-from .decode import plain, samples_of
-from .header import LOST, Refused
-from .images import picture, write_png
-from .preparation import DARK, Preparation
-from .resize import Resize, to_float
+from sfumato.core.arguments import TEXT, checked, described
+from sfumato.core.errors import UserError
+from sfumato.data.decode import plain, samples_of
+from sfumato.data.header import LOST, Refused
+from sfumato.data.images import picture, write_png
+from sfumato.data.preparation import DARK, Preparation
+from sfumato.data.resize import Resize, to_float
 
 KINDS = "a picture of Pillow, an array or tensor of one or many, or a list of them"
 SLACK = 1e-3

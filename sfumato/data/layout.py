@@ -7,9 +7,8 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from sfumato.errors import UserError
-
-from .listing import HIDDEN, JUNK, MADE, OURS, SUFFIXES, natural
+from sfumato.core.errors import UserError
+from sfumato.data.listing import HIDDEN, JUNK, MADE, OURS, SUFFIXES, natural
 
 Folders = dict[str, dict[str, Path]]
 """{domain: {split: folder}}; "train" is always there and first."""

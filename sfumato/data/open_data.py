@@ -8,12 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sfumato.errors import UserError
-
-from .cached import Images
-from .layout import layout, left_over, named, tests_by_name
-from .listing import said
-from .sets import Dataset, Domains, Pairs, Unpaired
+from sfumato.core.errors import UserError
+from sfumato.data.cached import Images
+from sfumato.data.layout import layout, left_over, named, tests_by_name
+from sfumato.data.listing import said
+from sfumato.data.sets import Dataset, Domains, Pairs, Unpaired
 
 Folder = str | Path
 Given = Folder | Sequence[Folder] | Mapping[str, Folder]

@@ -17,11 +17,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sfumato.errors import UserError
-
-from .decode import decode, plain
-from .header import LIMITS, Refused
-from .resize import Resize, fit_image, to_float, to_samples
+from sfumato.core.errors import UserError
+from sfumato.data.decode import decode, plain
+from sfumato.data.header import LIMITS, Refused
+from sfumato.data.resize import Resize, fit_image, to_float, to_samples
 
 Side = Literal["left", "right", "whole"]
 ALIKE = 0.02

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from sfumato.errors import UserError
+from sfumato.core.errors import UserError
 
 Resize = Literal["crop", "stretch", "none"]
 

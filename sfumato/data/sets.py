@@ -21,12 +21,11 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sfumato.errors import UserError
-
-from .augment import jittered, mirrored
-from .cached import Images
-from .listing import natural, stem_of, told_apart
-from .preparation import alike, said_size
+from sfumato.core.errors import UserError
+from sfumato.data.augment import jittered, mirrored
+from sfumato.data.cached import Images
+from sfumato.data.listing import natural, stem_of, told_apart
+from sfumato.data.preparation import alike, said_size
 
 Batch = tuple[Tensor, Tensor]
 Indices = NDArray[np.int64]

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .images import picture
+from sfumato.data.images import picture
 
 
 def base64_png(image: Float[Tensor, "c h w"]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .header import Header, Refused, upright
+from sfumato.data.header import Header, Refused, upright
 
 
 def is_tiff(data: bytes) -> bool:

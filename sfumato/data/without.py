@@ -3,11 +3,10 @@
 import sys
 from pathlib import Path
 
-from sfumato.errors import UserError
-from sfumato.terminal import say
-
-from .folders import read_text
-from .sets import Dataset, Pairs
+from sfumato.core.errors import UserError
+from sfumato.core.terminal import say
+from sfumato.data.folders import read_text
+from sfumato.data.sets import Dataset, Pairs
 
 
 def leave_out(data: Dataset, file: str | Path) -> Dataset:

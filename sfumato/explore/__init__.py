@@ -1,12 +1,12 @@
 """The laboratory: latents and operations on them, trajectories, and what a result depends on."""
 
-from .chain import Operation, apply, parse
-from .gaussianity import Report, qq_plot, report
-from .latents import Latents, round_trip
-from .operations import OPERATIONS, direction
-from .pictures import decode_latents, encode_pictures
-from .sensitivity import Sensitivity, mean_and_spread, occlusion, show_sensitivity
-from .trajectory import Trajectory, record, show_trajectory
+from sfumato.explore.chain import Operation, apply, parse
+from sfumato.explore.encode_pictures import decode_latents, encode_pictures
+from sfumato.explore.latents import Latents, round_trip
+from sfumato.explore.normality import Report, qq_plot, report
+from sfumato.explore.operations import OPERATIONS, direction
+from sfumato.explore.sensitivity import Sensitivity, mean_and_spread, occlusion, show_sensitivity
+from sfumato.explore.trajectory import Trajectory, record, show_trajectory
 
 __all__ = [
     "OPERATIONS", "Latents", "Operation", "Report", "Sensitivity", "Trajectory", "apply",

@@ -11,9 +11,9 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 from torch import Tensor
 
-from sfumato.errors import UserError, choose
-from sfumato.explore.gaussianity import summary
+from sfumato.core.errors import UserError, choose
 from sfumato.explore.latents import Latents
+from sfumato.explore.normality import summary
 from sfumato.explore.operations import OPERATIONS, Given
 
 LARGEST = 1_000_000

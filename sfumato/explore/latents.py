@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sfumato.checkpoints.tensors import read_protocol, write_tensors
+from sfumato.core.errors import UserError
 from sfumato.data.folders import for_new_file, no_picture
 from sfumato.data.listing import SUFFIXES
-from sfumato.denoiser import Denoises
-from sfumato.errors import UserError
-from sfumato.solve.bridge import decode, encode
-from sfumato.tensors import read_protocol, write_tensors
+from sfumato.diffusion.denoiser import Denoises
+from sfumato.diffusion.encode_decode import decode, encode
 
 FORMAT = 1
 """Raised when a newer version writes files that older ones cannot read."""

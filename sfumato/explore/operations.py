@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
 
-from sfumato.errors import UserError
-from sfumato.lowpass import Kernel, LowPass
-from sfumato.noise import Noise
+from sfumato.core.errors import UserError
+from sfumato.diffusion.low_pass import Kernel, LowPass
+from sfumato.diffusion.noise import Noise
 
 
 class Given(NamedTuple):

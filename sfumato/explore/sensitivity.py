@@ -16,15 +16,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sfumato.checkpoints.tensors import write_tensors
+from sfumato.core.errors import UserError
 from sfumato.data.folders import new_folder
 from sfumato.data.images import write_png
 from sfumato.data.show import enlarged, heat, tile
-from sfumato.errors import UserError
-from sfumato.explore.subject import Subject
-from sfumato.noise import noise_as_of
-from sfumato.part import raw
-from sfumato.solve import rms
-from sfumato.tensors import write_tensors
+from sfumato.diffusion.integrate import rms
+from sfumato.diffusion.noise import noise_as_of
+from sfumato.module import raw
+from sfumato.translation.subject import Subject
 
 BATCH = 64
 

@@ -25,15 +25,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sfumato.core.errors import UserError
 from sfumato.data.folders import new_folder
 from sfumato.data.images import picture, write_png
 from sfumato.data.show import enlarged, tile
-from sfumato.denoiser import score_of
-from sfumato.errors import UserError
-from sfumato.explore.subject import Subject
-from sfumato.method import name_of
-from sfumato.part import raw
-from sfumato.solve import rms
+from sfumato.diffusion.denoiser import score_of
+from sfumato.diffusion.integrate import rms
+from sfumato.methods.registry import name_of
+from sfumato.module import raw
+from sfumato.translation.subject import Subject
 
 LEVELS = "alpha", "sigma"
 COLUMNS = 10

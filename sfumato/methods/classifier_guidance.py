@@ -24,21 +24,21 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from sfumato.denoiser import Denoises
-from sfumato.edit import check_finite, edit, times_of
-from sfumato.energies import (
+from sfumato.core.errors import UserError, at_least, choose
+from sfumato.diffusion.denoiser import Denoises
+from sfumato.diffusion.energies import (
     Classifies,
     by_variance,
     check_classifier,
     domain_surprise,
     strong_weight,
 )
-from sfumato.errors import UserError, at_least, choose
-from sfumato.guide import Conditioned, Guided
-from sfumato.noise import Noise
-from sfumato.part import Part
-from sfumato.solve import Step, Watch
-from sfumato.times import Spacing
+from sfumato.diffusion.guidance import Conditioned, Guided
+from sfumato.diffusion.integrate import Step, Watch
+from sfumato.diffusion.noise import Noise
+from sfumato.diffusion.noise_and_denoise import check_finite, edit, times_of
+from sfumato.diffusion.time_grids import Spacing
+from sfumato.module import Part
 
 Prior = Literal["any", "domain"]
 Weight = Literal["score", "variance"]

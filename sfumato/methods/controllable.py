@@ -27,17 +27,17 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Normal
 
-from sfumato.denoiser import Denoiser, Denoises
-from sfumato.edit import check_finite
-from sfumato.energies import strong_weight, surprise
-from sfumato.errors import at_least
-from sfumato.guide import Guided
-from sfumato.nets import make_net
-from sfumato.noise import Noise
-from sfumato.part import Part
-from sfumato.process import Process, named_process
-from sfumato.solve import Step, Watch, integrate
-from sfumato.times import Spacing, grid
+from sfumato.core.errors import at_least
+from sfumato.diffusion.denoiser import Denoiser, Denoises
+from sfumato.diffusion.energies import strong_weight, surprise
+from sfumato.diffusion.guidance import Guided
+from sfumato.diffusion.integrate import Step, Watch, integrate
+from sfumato.diffusion.noise import Noise
+from sfumato.diffusion.noise_and_denoise import check_finite
+from sfumato.diffusion.process import Process, named_process
+from sfumato.diffusion.time_grids import Spacing, grid
+from sfumato.module import Part
+from sfumato.nets.sizes import make_net
 
 
 class Regressor(Part):

@@ -30,12 +30,12 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from sfumato import adversarial as gan
-from sfumato.errors import UserError
-from sfumato.method import Direction, end
+from sfumato.core.errors import UserError
+from sfumato.diffusion.integrate import Watch
+from sfumato.methods._shared import adversarial as gan
+from sfumato.methods.registry import Direction, end
+from sfumato.module import Part
 from sfumato.nets.layers import Init, Norm, still
-from sfumato.part import Part
-from sfumato.solve import Watch
 
 
 class CycleGAN(Part):

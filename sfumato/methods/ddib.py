@@ -25,12 +25,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sfumato.denoiser import Denoises
-from sfumato.errors import UserError
-from sfumato.part import Part, of_any_kind
-from sfumato.solve import Step, Watch
-from sfumato.solve.bridge import ENCODING, decode, encode
-from sfumato.times import Spacing
+from sfumato.core.errors import UserError
+from sfumato.diffusion.denoiser import Denoises
+from sfumato.diffusion.encode_decode import ENCODING, decode, encode
+from sfumato.diffusion.integrate import Step, Watch
+from sfumato.diffusion.time_grids import Spacing
+from sfumato.module import Part, of_any_kind
 
 
 class DDIB(Part):

@@ -23,15 +23,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from sfumato.denoiser import Denoiser, Prediction, TimeLaw
-from sfumato.errors import UserError
-from sfumato.guide import Conditioned
-from sfumato.nets import make_net
-from sfumato.noise import Noise
-from sfumato.part import Part
-from sfumato.process import Process, named_process
-from sfumato.solve import Watch, integrate
-from sfumato.times import Spacing, grid
+from sfumato.core.errors import UserError
+from sfumato.diffusion.denoiser import Denoiser, Prediction, TimeLaw
+from sfumato.diffusion.guidance import Conditioned
+from sfumato.diffusion.integrate import Watch, integrate
+from sfumato.diffusion.noise import Noise
+from sfumato.diffusion.process import Process, named_process
+from sfumato.diffusion.time_grids import Spacing, grid
+from sfumato.module import Part
+from sfumato.nets.sizes import make_net
 
 
 class Diffusion(Part):

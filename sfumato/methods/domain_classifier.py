@@ -25,10 +25,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sfumato.errors import UserError
-from sfumato.nets import make_net
-from sfumato.part import Part
-from sfumato.process import DDPM, Process, named_process
+from sfumato.core.errors import UserError
+from sfumato.diffusion.process import DDPM, Process, named_process
+from sfumato.module import Part
+from sfumato.nets.sizes import make_net
 
 LEVELS = tuple(k / 10 for k in range(1, 10))
 """Noise levels, as shares M/T of the DDPM chain, at which the accuracy is logged."""

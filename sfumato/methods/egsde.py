@@ -34,17 +34,17 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from sfumato import energies as en
-from sfumato import realism as real
-from sfumato.denoiser import Denoises
-from sfumato.edit import check_finite, edit, times_of
-from sfumato.errors import at_least, choose
-from sfumato.guide import Guided, On
-from sfumato.lowpass import Content, Kernel, LowPass, eighth
-from sfumato.noise import Noise
-from sfumato.part import Part
-from sfumato.solve import Step, Watch
-from sfumato.times import Spacing
+from sfumato.core.errors import at_least, choose
+from sfumato.diffusion import energies as en
+from sfumato.diffusion import realism as real
+from sfumato.diffusion.denoiser import Denoises
+from sfumato.diffusion.guidance import Guided, On
+from sfumato.diffusion.integrate import Step, Watch
+from sfumato.diffusion.low_pass import Content, Kernel, LowPass, eighth
+from sfumato.diffusion.noise import Noise
+from sfumato.diffusion.noise_and_denoise import check_finite, edit, times_of
+from sfumato.diffusion.time_grids import Spacing
+from sfumato.module import Part
 
 Units = Literal["carried", "paper"]
 LowPassStep = Literal["exponential", "explicit"]

@@ -30,13 +30,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from sfumato.errors import at_least
-from sfumato.minimax import SETTINGS, Turns, potential_loss
-from sfumato.nets import make_net
+from sfumato.core.errors import at_least
+from sfumato.diffusion.integrate import Watch
+from sfumato.diffusion.noise import Noise
+from sfumato.methods._shared.transport import SETTINGS, Turns, potential_loss
+from sfumato.module import Part
 from sfumato.nets.potential import make_potential
-from sfumato.noise import Noise
-from sfumato.part import Part
-from sfumato.solve import Watch
+from sfumato.nets.sizes import make_net
 
 
 class RestOfTheWay(nn.Module):

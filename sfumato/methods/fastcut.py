@@ -25,11 +25,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from sfumato import adversarial as gan
-from sfumato.contrastive import Contrastive
+from sfumato.diffusion.integrate import Watch
+from sfumato.methods._shared import adversarial as gan
+from sfumato.methods._shared.contrastive import Contrastive
 from sfumato.nets.layers import Init, Norm
-from sfumato.nets.resnet import ResNet
-from sfumato.solve import Watch
+from sfumato.nets.resnet_generator import ResNet
 
 
 class FastCUT(Contrastive):

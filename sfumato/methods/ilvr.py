@@ -23,14 +23,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sfumato.denoiser import Denoises
-from sfumato.errors import UserError
-from sfumato.guide import Clipped
-from sfumato.lowpass import Content, Kernel, LowPass
-from sfumato.noise import Noise
-from sfumato.part import Part
-from sfumato.solve import Step, Watch, integrate
-from sfumato.times import Spacing, chain_time, grid
+from sfumato.core.errors import UserError
+from sfumato.diffusion.denoiser import Denoises
+from sfumato.diffusion.guidance import Clipped
+from sfumato.diffusion.integrate import Step, Watch, integrate
+from sfumato.diffusion.low_pass import Content, Kernel, LowPass
+from sfumato.diffusion.noise import Noise
+from sfumato.diffusion.time_grids import Spacing, chain_time, grid
+from sfumato.module import Part
 
 
 class ILVR(Part):

@@ -30,14 +30,14 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from sfumato.errors import UserError, at_least, choose
-from sfumato.minimax import SETTINGS, Turns, potential_loss
+from sfumato.core.errors import UserError, at_least, choose
+from sfumato.diffusion.integrate import Watch
+from sfumato.diffusion.noise import Noise
+from sfumato.methods._shared.transport import SETTINGS, Turns, potential_loss
+from sfumato.module import Part
 from sfumato.nets.layers import Norm
 from sfumato.nets.potential import make_potential
 from sfumato.nets.transport_unet import SIZES, TransportUNet
-from sfumato.noise import Noise
-from sfumato.part import Part
-from sfumato.solve import Watch
 
 
 class NeuralOT(Part):

@@ -32,15 +32,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from sfumato.denoiser import Denoiser, Denoises, Prediction, TimeLaw
-from sfumato.guide import Clipped, Conditioned
-from sfumato.method import Direction, end
-from sfumato.nets import make_net
-from sfumato.noise import Noise
-from sfumato.part import Part
-from sfumato.process import Process, named_process
-from sfumato.solve import Step, Watch, integrate
-from sfumato.times import Spacing, grid
+from sfumato.diffusion.denoiser import Denoiser, Denoises, Prediction, TimeLaw
+from sfumato.diffusion.guidance import Clipped, Conditioned
+from sfumato.diffusion.integrate import Step, Watch, integrate
+from sfumato.diffusion.noise import Noise
+from sfumato.diffusion.process import Process, named_process
+from sfumato.diffusion.time_grids import Spacing, grid
+from sfumato.methods.registry import Direction, end
+from sfumato.module import Part
+from sfumato.nets.sizes import make_net
 
 
 class PairedSDE(Part):

@@ -26,13 +26,13 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from sfumato import adversarial as gan
-from sfumato.errors import UserError
+from sfumato.core.errors import UserError
+from sfumato.diffusion.integrate import Draw, Watch
+from sfumato.diffusion.noise import Noise
+from sfumato.methods._shared import adversarial as gan
+from sfumato.module import Part
 from sfumato.nets.layers import BatchNorm, Init, Norm
 from sfumato.nets.unet_generator import UNetGenerator
-from sfumato.noise import Noise
-from sfumato.part import Part
-from sfumato.solve import Draw, Watch
 
 
 class Pix2Pix(Part):

@@ -21,13 +21,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sfumato.denoiser import Denoises
-from sfumato.edit import edit, times_of
-from sfumato.errors import UserError
-from sfumato.noise import Noise
-from sfumato.part import Part
-from sfumato.solve import Step, Watch
-from sfumato.times import Spacing, chain_time
+from sfumato.core.errors import UserError
+from sfumato.diffusion.denoiser import Denoises
+from sfumato.diffusion.integrate import Step, Watch
+from sfumato.diffusion.noise import Noise
+from sfumato.diffusion.noise_and_denoise import edit, times_of
+from sfumato.diffusion.time_grids import Spacing, chain_time
+from sfumato.module import Part
 
 
 class SDEdit(Part):

@@ -35,17 +35,26 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from sfumato.chains import Chains
-from sfumato.coupling import OTHER, Begin, Images, Translators, drawn, frozen, round_trip, swapped
-from sfumato.denoiser import Denoiser, Prediction, TimeLaw, check_order
-from sfumato.errors import UserError
-from sfumato.method import Direction, end
-from sfumato.nets import make_net
-from sfumato.noise import Noise
-from sfumato.part import Part
-from sfumato.process import Process, named_process
-from sfumato.solve import Step, Watch
-from sfumato.times import Spacing, grid
+from sfumato.core.errors import UserError
+from sfumato.diffusion.denoiser import Denoiser, Prediction, TimeLaw, check_order
+from sfumato.diffusion.integrate import Step, Watch
+from sfumato.diffusion.noise import Noise
+from sfumato.diffusion.process import Process, named_process
+from sfumato.diffusion.time_grids import Spacing, grid
+from sfumato.methods._shared.coupled_chains import Chains
+from sfumato.methods._shared.unpaired import (
+    OTHER,
+    Begin,
+    Images,
+    Translators,
+    drawn,
+    frozen,
+    round_trip,
+    swapped,
+)
+from sfumato.methods.registry import Direction, end
+from sfumato.module import Part
+from sfumato.nets.sizes import make_net
 
 
 class UnitDDPM(Part):

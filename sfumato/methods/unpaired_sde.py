@@ -26,17 +26,26 @@ from typing import Any, ClassVar, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from sfumato.coupling import OTHER, Norm, Pairs, Rough, Sides, frozen, round_trip, swapped
-from sfumato.denoiser import Prediction, TimeLaw, check_order
-from sfumato.errors import UserError, choose
-from sfumato.lowpass import Content
-from sfumato.method import Direction, end
-from sfumato.noise import Noise
-from sfumato.part import Part
-from sfumato.process import Process, named_process
-from sfumato.replay import Colours
-from sfumato.solve import Step, Watch
-from sfumato.times import Spacing
+from sfumato.core.errors import UserError, choose
+from sfumato.diffusion.denoiser import Prediction, TimeLaw, check_order
+from sfumato.diffusion.integrate import Step, Watch
+from sfumato.diffusion.low_pass import Content
+from sfumato.diffusion.noise import Noise
+from sfumato.diffusion.process import Process, named_process
+from sfumato.diffusion.time_grids import Spacing
+from sfumato.methods._shared.memory import Colours
+from sfumato.methods._shared.unpaired import (
+    OTHER,
+    Norm,
+    Pairs,
+    Rough,
+    Sides,
+    frozen,
+    round_trip,
+    swapped,
+)
+from sfumato.methods.registry import Direction, end
+from sfumato.module import Part
 
 Pairing = Literal["buffer", "exact", "detached", "one_step", "auxiliary"]
 First = Literal["coarse", "unconditional"]

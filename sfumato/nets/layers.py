@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sfumato.errors import UserError, choose
+from sfumato.core.errors import UserError, choose
 
 Norm = Literal["instance", "batch", "affine"]
 Init = Literal["normal", "xavier"]

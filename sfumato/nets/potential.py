@@ -12,8 +12,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sfumato.errors import UserError, choose
-from sfumato.part import Part
+from sfumato.core.errors import UserError, choose
+from sfumato.module import Part
 
 
 class Potential(Part):

@@ -13,9 +13,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sfumato.errors import UserError
+from sfumato.core.errors import UserError
+from sfumato.module import Part
 from sfumato.nets.layers import BlurUp, Norm, check_size, make_norm
-from sfumato.part import Part
 
 SIZES: dict[str, dict[str, Any]] = {
     "tiny": {"base": 8, "levels": 2, "residual": True, "edge": "replicate"},

@@ -9,9 +9,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sfumato.errors import UserError
+from sfumato.core.errors import UserError
+from sfumato.module import Part
 from sfumato.nets.layers import check_size, drop, make_norm
-from sfumato.part import Part
 
 
 class UNetGenerator(Part):

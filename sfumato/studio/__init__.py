@@ -16,6 +16,6 @@ docstrings as help, and computes nothing itself.  Its files, from the ground up:
     serve       all of it behind an address
 """
 
-from .serve import studio
+from sfumato.studio.app import studio
 
 __all__ = ["studio"]

@@ -12,12 +12,11 @@ from typing import Any, Literal, get_args, get_origin
 
 from torch import Tensor
 
-from sfumato.errors import UserError
-from sfumato.outline import args_of
-from sfumato.solve import STEPS as SOLVERS
-from sfumato.solve import Step
-
-from . import limits
+from sfumato.core.errors import UserError
+from sfumato.diffusion.integrate import STEPS as SOLVERS
+from sfumato.diffusion.integrate import Step
+from sfumato.methods.outline import args_of
+from sfumato.studio import limits
 
 NONE, DEFAULT = "(none)", "(by default)"
 NUMBER = r"-?[0-9]+(?:\.[0-9]+)?"

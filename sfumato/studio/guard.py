@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from . import limits
+from sfumato.studio import limits
 
 Message = MutableMapping[str, Any]
 Send = Callable[[Message], Awaitable[None]]

@@ -15,14 +15,13 @@ from typing import Any, Generic, TypeVar
 
 from PIL import Image
 
+from sfumato.core.errors import UserError
 from sfumato.data import tile
 from sfumato.data.images import picture
-from sfumato.errors import UserError
-from sfumato.explore.gaussianity import summary
+from sfumato.diffusion.integrate import Watch
+from sfumato.explore.normality import summary
 from sfumato.explore.trajectory import told_of
-from sfumato.solve import Watch
-
-from . import limits
+from sfumato.studio import limits
 
 T = TypeVar("T")
 OFTEN = 0.12

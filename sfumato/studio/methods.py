@@ -9,17 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from sfumato import find, translate
+from sfumato.checkpoints.model_folder import resolve
 from sfumato.data.preparation import Preparation
-from sfumato.folder import resolve
-from sfumato.outline import Outline, outlines
-from sfumato.record import Summary
-from sfumato.translator import preparation_of
-
-from . import limits
-from .controls import NONE, Control, controls
-from .given import Given
-from .intake import admit, place
-from .page import Form, choice, helps
+from sfumato.methods.outline import Outline, outlines
+from sfumato.studio import limits
+from sfumato.studio.choices import Given
+from sfumato.studio.controls import NONE, Control, controls
+from sfumato.studio.page import Form, choice, helps
+from sfumato.studio.uploads import admit, place
+from sfumato.translation.run_file import Summary
+from sfumato.translation.translator import preparation_of
 
 ROLES = ("model", "source", "target", "classifier")
 RUN = ("seed", "size", "resize", "upscale", "side")

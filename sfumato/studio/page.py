@@ -12,16 +12,15 @@ from typing import Any, Literal
 
 from PIL import Image
 
+from sfumato.core.errors import UserError, choose
 from sfumato.data import read_image
 from sfumato.data.images import SUFFIXES, picture
-from sfumato.errors import UserError, choose
-from sfumato.outline import args_of
-
-from . import limits
-from .controls import NONE
-from .given import Given
-from .intake import admit, place
-from .jobs import Preview, Shelf
+from sfumato.methods.outline import args_of
+from sfumato.studio import limits
+from sfumato.studio.choices import Given
+from sfumato.studio.controls import NONE
+from sfumato.studio.jobs import Preview, Shelf
+from sfumato.studio.uploads import admit, place
 
 
 @dataclass

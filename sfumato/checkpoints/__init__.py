@@ -1,0 +1,1 @@
+"""Model folders: saved, loaded and checked; weights of other projects."""

@@ -1,0 +1,219 @@
+"""Generators trained elsewhere: the `.pth` files of the public CycleGAN, pix2pix and CUT repositories.
+
+A file is read as tensors only (`weights_only=True`), and no network is allocated before all shapes in it
+are known to be those of one.  What it is follows from its keys and shapes:
+
+    model.model.0.weight, model.model.1.model. ...    a U-Net          pix2pix
+    model.1.weight, blocks of model.10 on             strided ResNet   cyclegan
+    model.1.weight, blocks of model.12 on             blurred ResNet   cut
+
+with batch norm where a norm has running averages, instance norm where it has no weights, and else
+instance norm with weights of its own ("affine").  Blocks may be called `block`, too.
+"""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sfumato.core.errors import UserError
+from sfumato.methods.registry import find
+from sfumato.module import Part, build, describe
+from sfumato.nets.resnet_generator import ResNet
+from sfumato.nets.unet_generator import UNetGenerator
+
+Names = dict[str, str]
+"""Our keys and theirs, in the order of the layers."""
+
+LEFT_OUT = ("running_mean", "running_var", "num_batches_tracked", "filt")
+"""What files may hold besides: statistics of instance norms that are not used, blurs that are constant."""
+
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+COUNTER, COUNTS = "num_batches_tracked", (torch.int64,)
+
+DEEPEST = 64
+"""Blocks or levels that a generator may have; the papers' have 9."""
+
+
+def read_generator(file: str | Path, back: str | Path | None = None) -> tuple[Part, str]:
+    """A method that translates with the generator of a file, and what the file was found to hold.
+
+    Args:
+        file: latest_net_G.pth or the like.
+        back: of a CycleGAN, the generator of the way back.
+
+    Raises:
+        UserError: if a file holds anything but such a generator; it names the first difference.
+    """
+    net, said = _read(Path(file))
+    method = "pix2pix" if isinstance(net, UNetGenerator) else "cut" if net.antialias else "cyclegan"
+    options: dict[str, Any] = {"net": net, "channels": net.channels, "norm": net.norm}
+    if back is None and method == "cyclegan":
+        options["directions"] = "source-to-target"
+    part: Any = find(method)(**options)
+    if back is not None:
+        if method != "cyclegan":
+            raise UserError(f"{file} is a {method} generator, which has no way back")
+        other, other_said = _read(Path(back))
+        if other_said != said:
+            raise UserError(f"{file} is a {said}, {back} a {other_said}: they are no pair")
+        part.generators["source"].load_state_dict(other.state_dict())
+    return part.eval(), f"a {method} generator, a {said}"
+
+
+def _read(file: Path) -> tuple[ResNet | UNetGenerator, str]:
+    """The generator of a file, and a description of it."""
+    state, names = _tensors(file), Names()
+    net: ResNet | UNetGenerator | None = None
+    try:
+        with torch.device("meta"):
+            if "model.model.0.weight" in state:
+                names = dict(_unet_names(net := _unet(state)))
+            elif "model.1.weight" in state:
+                names = _resnet_names(net := _resnet(state), state)
+    except (
+        IndexError,
+        KeyError,
+        ValueError,
+        RuntimeError,
+    ):  # shapes of no convolution, or no block
+        pass
+    if net is None:
+        raise UserError(
+            f"{file} is no generator of a ResNet (model.1.weight, model.10.conv_block. ...) or of a "
+            f"U-Net (model.model.0.weight, ...): it begins with {next(iter(state), 'nothing')}"
+        )
+    if net.channels not in (1, 3):
+        raise UserError(f"{file} is for pictures of {net.channels} channels: expected 1 or 3")
+    ours = net.state_dict()
+    old = [t for t in names.values() if t.endswith(COUNTER) and t not in state]
+    state |= dict.fromkeys(old, torch.tensor(0))  # older files do not count batches
+    for mine, theirs in names.items():
+        found = tuple(state[theirs].shape) if theirs in state else "missing"
+        if found != tuple(ours[mine].shape):
+            raise UserError(f"{file}: {theirs} is {found}, expected {tuple(ours[mine].shape)}")
+    known = set(names.values())
+    for key in state:
+        if key not in known and not key.endswith(LEFT_OUT):
+            raise UserError(f"{file} holds {key}, which a {_said(net)} has not")
+    full = {mine: state[theirs].to(ours[mine].dtype) for mine, theirs in names.items()}
+    if wrong := [mine for mine, value in full.items() if not value.isfinite().all()]:
+        raise UserError(f"{file}: {names[wrong[0]]} has values that are no numbers")
+    net = build(describe(net))
+    net.load_state_dict(full)
+    return net, _said(net)
+
+
+def _said(net: ResNet | UNetGenerator) -> str:
+    if isinstance(net, ResNet):
+        how = "blurred" if net.antialias else "strided"
+        return f"ResNet-{net.n_blocks} of {net.ngf} channels, {net.norm} norm, {how} sampling"
+    return f"U-Net of {net.downs} levels and {net.ngf} channels, {net.norm} norm"
+
+
+def _norm(state: Mapping[str, Tensor], layer: str) -> str:
+    if f"{layer}.weight" not in state:
+        return "instance"
+    return "batch" if f"{layer}.running_mean" in state else "affine"
+
+
+def _resnet(state: Mapping[str, Tensor]) -> ResNet:
+    blocks = {int(m[1]) for key in state if (m := re.match(r"model\.(\d+)\.conv_block\.", key))}
+    ngf, channels = state["model.1.weight"].shape[:2]
+    if not 0 < len(blocks) <= DEEPEST:
+        raise KeyError("conv_block")
+    return ResNet(
+        channels=channels, ngf=ngf, n_blocks=len(blocks), antialias=min(blocks) >= 12,
+        norm=_norm(state, "model.2"),
+    )  # fmt: skip
+
+
+def _resnet_names(net: ResNet, state: Mapping[str, Tensor]) -> Names:
+    """Ours are theirs, but for blocks with dropout, which counts as a layer in them."""
+    first = 12 if net.antialias else 10
+    dropped = f"model.{first}.conv_block.6.weight" in state and (
+        state[f"model.{first}.conv_block.6.weight"].ndim == 4
+    )
+    later = {"5": "6", "6": "7"} if dropped else {}
+    return {
+        key: re.sub(r"(conv_block)\.([56])\.", lambda m: f"{m[1]}.{later.get(m[2], m[2])}.", key)
+        for key in net.state_dict()
+    }
+
+
+def _unet(state: Mapping[str, Tensor]) -> UNetGenerator:
+    ngf, channels = state["model.model.0.weight"].shape[:2]
+    depth = 0
+    while depth <= DEEPEST and any(key.startswith(_level(depth)) for key in state):
+        depth += 1
+    if depth > DEEPEST:
+        raise KeyError(depth)
+    return UNetGenerator(
+        channels=channels, ngf=ngf, downs=depth, dropouts=max(0, depth - 5),
+        norm=_norm(state, f"{_level(depth - 1)}4"),
+    )  # fmt: skip
+
+
+def _level(k: int) -> str:
+    """What their keys of level k begin with: each level holds the next one."""
+    return "model.model." + "1.model." * (k > 0) + "3.model." * (k - 1)
+
+
+def _unet_names(net: UNetGenerator) -> Iterator[tuple[str, str]]:
+    last = net.downs - 1
+    for key in net.state_dict():
+        way, number, kind, leaf = key.split(".")
+        k = int(number) if way == "down" else last - int(number)
+        places = {"conv": 1, "norm": 2} if way == "down" else {"conv": 5, "norm": 6}
+        if k == last and way == "up":
+            places = {"conv": 3, "norm": 4}
+        elif k == 0:
+            places = {"conv": 0} if way == "down" else {"conv": 3}
+        yield key, f"{_level(k)}{places[kind]}.{leaf}"
+
+
+def _tensors(file: Path) -> dict[str, Tensor]:
+    """The tensors of a `.pth` file, dense floats all; nothing in it can run, or be more than it holds."""
+    if not file.is_file():
+        raise UserError(f"there is no file {str(file)!r}; expected a .pth file of a generator")
+    if not (size := file.stat().st_size):
+        raise UserError(f"{file} is empty; expected a .pth file of a generator: copy it again")
+    try:
+        if zipfile.is_zipfile(file):  # a few packed bytes may be gigabytes of zeros
+            with zipfile.ZipFile(file) as packed:
+                if sum(entry.file_size for entry in packed.infolist()) > size:
+                    raise UserError(
+                        f"{file}: it is compressed; expected a .pth file as torch.save writes it"
+                    )
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
+    except (
+        Exception
+    ):  # whatever the unpickler says to what is no state dict: torch advises to run it
+        raise UserError(
+            f"{file} is no .pth file of PyTorch, holds something else than tensors, or is damaged: expected "
+            f"a generator's weights, such as latest_net_G.pth"
+        ) from None
+    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise UserError(
+            f"{file} is no state dict: expected names and tensors, as latest_net_G.pth has"
+        )
+    for key, value in state.items():
+        dense = (value.layout, value.device.type, value.is_nested) == (torch.strided, "cpu", False)
+        if not dense or value.dtype not in (COUNTS if str(key).endswith(COUNTER) else FLOATS):
+            raise UserError(
+                f"{file}: {key} is {value.dtype}, {value.layout}, on {value.device.type}; expected "
+                f"dense floating-point numbers"
+            )
+    if sum(v.numel() * v.element_size() for v in state.values()) > size:
+        raise UserError(f"{file} is damaged: its tensors claim to be larger than the file")
+    names = (str(k).removeprefix("module.") for k in state)
+    names = (re.sub(r"^(model\.\d+)\.block\.", r"\1.conv_block.", name) for name in names)
+    return dict(zip(names, state.values(), strict=True))

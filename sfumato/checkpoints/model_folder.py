@@ -1,0 +1,303 @@
+"""Model folders: model.json (how to rebuild it) + weights.safetensors + README.md (the card).
+
+Loading a folder executes nothing: model.json names parts of this package and their fields, and weights
+are plain tensors.  Everything that can be wrong with a folder is said in one line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as registry
+
+from sfumato.checkpoints.card import card
+from sfumato.checkpoints.tensors import (
+    FLOATS,
+    open_tensors,
+    read_opened,
+    to_store,
+    unique_state,
+    write_tensors,
+)
+from sfumato.core.arguments import check_value, checked
+from sfumato.core.errors import UserError, choose
+from sfumato.data.folders import for_folder, made, parse_json, write_text
+from sfumato.data.preparation import Preparation
+from sfumato.diffusion.denoiser import Denoiser, domain_index
+from sfumato.diffusion.guidance import Conditioned
+from sfumato.methods.registry import name_of
+from sfumato.module import Part, build, describe, short
+
+FORMAT = 2
+"""Raised when a newer version writes folders that older ones cannot read; 1 named parts by their files."""
+
+MODELS = Path(__file__).parents[1] / "models"
+"""Those that ship with the package."""
+
+LARGEST = 2**24
+"""Bytes of a model.json; those of models have a few thousand."""
+
+
+@checked
+def save(
+    part: Part,
+    folder: str | Path,
+    *,
+    weights: Mapping[str, Tensor] | None = None,
+    info: Mapping[str, Any] | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> None:
+    """Writes a model folder; every file appears complete or not at all.
+
+    Args:
+        part: the model.
+        folder: where to; made if missing. It may hold a model of this kind already, which is replaced.
+        weights: other values for its state_dict, for instance those of an EMA.
+        info: JSON-able facts kept in model.json and shown in the card (data, training, image size).
+        dtype: of the stored weights; float16 halves the size.
+
+    Raises:
+        UserError: the folder is a file, or holds other things than a model of this kind; the type has no
+            fractions; JSON cannot hold the info; or the weights are not the part's, or no numbers.
+    """
+    write_model(part, _place(folder, part), weights=weights, info=info, dtype=dtype)
+
+
+def write_model(
+    part: Part, folder: Path, *, weights: Mapping[str, Tensor] | None = None,
+    info: Mapping[str, Any] | None = None, dtype: torch.dtype = torch.float32,
+) -> None:  # fmt: skip
+    """Writes a model among whatever else the folder holds; see `save`."""
+    if not dtype.is_floating_point:
+        raise UserError(f"dtype must be a type of floats such as torch.float16, not {dtype}")
+    description = {"format": FORMAT, "model": describe(part), "info": dict(info or {})}
+    try:
+        said = json.dumps(description, indent=2, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"info must be what JSON holds, names and numbers: {error}") from None
+    stored, about = to_store(unique_state(part), weights or {}, dtype), json.loads(said)["info"]
+    text = card(part, about)
+    write_tensors(made(folder) / "weights.safetensors", stored)
+    write_text(folder / "model.json", said + "\n")
+    write_text(folder / "README.md", text)
+
+
+def _place(folder: str | Path, part: Part) -> Path:
+    """Where a model is saved: in a new or empty folder, or in place of a model of its kind."""
+    folder = for_folder(folder)
+    names = {f.name for f in folder.iterdir()} if folder.is_dir() else set()
+    if "model.json" in names:
+        there, kind = describe_folder(folder)["model"]["is"], describe(part)["is"]
+        if there != kind:
+            raise UserError(f"{folder} holds a {there}, not a {kind}: name another folder")
+    elif other := sorted(n for n in names - {"weights.safetensors"} if not n.startswith(".")):
+        raise UserError(f"{folder} holds {other[0]} and no model: name a new folder")
+    return folder
+
+
+@checked
+def load(folder: str | Path, *, allow: tuple[str, ...] = ("sfumato",)) -> Part:
+    """The model of a folder, in evaluation mode on the CPU; "FOLDER:DOMAIN" binds a domain.
+
+    Args:
+        folder: a model folder, or FOLDER:DOMAIN for one domain of a diffusion model; sfumato/NAME
+            is one of the models that ship with the package.
+        allow: packages whose parts a model may be made of.
+
+    Raises:
+        UserError: if the folder is missing, damaged, foreign, or of a future format.
+    """
+    path, domain = resolve(folder)
+    info, file = describe_folder(path), own_file(path, "weights.safetensors")
+    with open_tensors(file) as weights:
+        try:
+            with torch.device("meta"), _at_most(len(weights.keys())):
+                part = build(info["model"], allow)
+            if not isinstance(part, Part):
+                raise TypeError(f"a {type(part).__name__} is not a model")
+        except UserError:
+            raise
+        except Exception as error:  # whatever a constructor says to fields of the wrong kind
+            reason = str(error).partition("\n")[0]
+            raise UserError(f"{path / 'model.json'} does not describe a model ({reason})") from None
+        _compare(part, weights, file)  # before a weight is read
+        full = _full(part, read_opened(weights, file)[0], file)
+    part.load_state_dict(full, assign=True)
+    if any(value.is_meta for m in part.modules() for value in _tensors(m)):
+        part = build(info["model"], allow)  # what a constructor computes, and no weight replaces
+        part.load_state_dict(full, assign=True)
+    part.eval()
+    part.preparation = Preparation.of(info.get("info") or {})
+    return part if domain is None else denoiser_of(part, domain, str(path))
+
+
+def resolve(name: str | Path) -> tuple[Path, str | None]:
+    """Folder and domain of "FOLDER" or "FOLDER:DOMAIN"; real folders win over shipped sfumato/NAME.
+
+    Raises:
+        UserError: if sfumato/NAME does not ship with the package, or DOMAIN is no name of a domain.
+    """
+    check_value("the model folder", name, str | Path)
+    words = str(name).split(":")
+    ways = [(":".join(words[:n]), ":".join(words[n:])) for n in range(len(words), 0, -1)]
+    for n, (text, domain) in enumerate(ways):  # both may hold colons: the longest that there is
+        if (path := _found(text)) is not None:
+            return path, domain if n else None
+    text, domain = ways[:2][-1]
+    if not text:
+        raise UserError(f"{str(name)!r} names no model folder: expected FOLDER or FOLDER:DOMAIN")
+    if Path(text).parts[:-1] == ("sfumato",):
+        known = sorted(f"sfumato/{m.parent.name}" for m in MODELS.glob("*/model.json"))
+        choose("shipped model", text, known)
+    if "/" in domain:  # a path or an address, which is no name of a domain
+        raise UserError(f"there is no model folder {str(name)!r}; `sfumato train` makes one")
+    return Path(text), domain if len(ways) > 1 else None
+
+
+def _found(text: str) -> Path | None:
+    path, shipped = Path(text), MODELS / Path(text).name
+    ships = path.parts[:-1] == ("sfumato",) and (shipped / "model.json").is_file()
+    there = text and os.path.exists(path)  # of a name that is too long, too, it says no
+    return path if there else shipped if ships else None
+
+
+def denoiser_of(part: Part, domain: str | None, name: str = "the model") -> Conditioned:
+    """The denoiser of one domain of a diffusion model.
+
+    Raises:
+        UserError: if the model has no such denoiser.
+    """
+    denoiser = getattr(part, "denoiser", part)
+    if isinstance(denoiser, Conditioned):
+        return denoiser
+    if not isinstance(denoiser, Denoiser):
+        raise UserError(
+            f"{name} is a {name_of(part)}, which has no domains; name a model trained with "
+            f"`sfumato train diffusion`"
+        )
+    if domain is None and len(denoiser.domains) > 1:
+        raise UserError(
+            f"{name} knows {', '.join(denoiser.domains)}: say which, as in "
+            f"{name}:{denoiser.domains[0]}"
+        )
+    if domain is not None:
+        domain_index(domain, denoiser.domains)
+    return Conditioned(denoiser=denoiser, domain=domain or (denoiser.domains or (None,))[0])
+
+
+def describe_folder(folder: str | Path) -> dict[str, Any]:
+    """The contents of model.json, checked as far as that goes without building anything.
+
+    Raises:
+        UserError: if it is missing, not JSON, or of a format this version does not know.
+    """
+    path = Path(folder)
+    if not os.path.isdir(path):
+        raise UserError(f"there is no model folder {str(path)!r}; `sfumato train` makes one")
+    file = own_file(path, "model.json")
+    foreign = f"{file} is damaged or was not written by sfumato"
+    try:
+        if file.stat().st_size > LARGEST:
+            raise ValueError(f"it has more than {LARGEST:,} bytes")
+        said = parse_json(file.read_text(encoding="utf-8"))
+        form, model = said["format"], said["model"]
+        if not isinstance(model["is"], str):
+            raise TypeError("the model's kind must be a name")
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{foreign} ({error!r})") from None
+    if type(form) is not int or not 0 < form <= FORMAT:
+        raise UserError(
+            f"{path} has format {form}, this sfumato reads up to {FORMAT}: update its source (git pull)"
+        )
+    info, domains = said.get("info") or {}, model.get("domains", [])
+    if not isinstance(info, dict):
+        raise UserError(f"{foreign}: info must be names and values, not {info!r}")
+    if not isinstance(domains, list) or not all(isinstance(d, str) for d in domains):
+        raise UserError(f"{foreign}: domains must be a list of names, not {domains!r}")
+    size = info.get("size")
+    if size is not None and (type(size) is not int or not 0 < size < 2**16):
+        raise UserError(f"{foreign}: size must be a number of pixels, not {size!r}")
+    return {**said, "model": short(model), "info": info}
+
+
+def own_file(folder: Path, name: str) -> Path:
+    """A file of a model folder, which no link leads out of: folders come from strangers.
+
+    Raises:
+        UserError: if there is none, or a link to somewhere else.
+    """
+    file, root = folder / name, os.path.realpath(folder)
+    if os.path.dirname(os.path.realpath(file)) != root:
+        raise UserError(f"{file} is a link out of its folder: put the file itself there")
+    if not file.is_file():
+        raise UserError(f"{folder} is not a model folder: it has no {name}")
+    return file
+
+
+@contextlib.contextmanager
+def _at_most(tensors: int) -> Iterator[None]:
+    """Ends the building of a model that has far more modules and parameters than there are tensors.
+
+    A number in model.json may ask for any number of layers, and each of them costs time and memory even
+    on the meta device.  Models have up to 5 modules and parameters a tensor.
+    """
+    here, most, made = threading.get_ident(), 1000 + 10 * tensors, 0
+
+    def count(*_: Any) -> None:
+        nonlocal made
+        made += threading.get_ident() == here  # the hooks are those of all threads
+        if made > most:
+            raise UserError(f"model.json describes a model of more than its {tensors} tensors")
+
+    hooks = [
+        registry.register_module_parameter_registration_hook(count),
+        registry.register_module_buffer_registration_hook(count),
+        registry.register_module_module_registration_hook(count),
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _tensors(module: nn.Module) -> list[Tensor]:
+    """The buffers of a module, and whatever else it keeps under a name of its own."""
+    return [v for v in (*module._buffers.values(), *vars(module).values()) if isinstance(v, Tensor)]
+
+
+def _compare(part: Part, opened: Any, file: Path) -> None:
+    """Sees that a file has the names, shapes and types of the part's tensors, and no more."""
+    wanted, other = unique_state(part), f"{file} does not belong to its model.json"
+    found = {key: opened.get_slice(key) for key in opened.keys()}
+    for key, value in wanted.items():
+        shape, of = tuple(value.shape), value.is_floating_point()
+        was = tuple(found[key].get_shape()) if key in found else "missing"
+        if was != shape:
+            raise UserError(f"{other}: {key} is {was}, expected {shape}")
+        if (found[key].get_dtype() in FLOATS) != of:
+            kind = "floating-point" if of else "whole"
+            raise UserError(f"{other}: {key} is {found[key].get_dtype()}, expected {kind} numbers")
+    if extra := found.keys() - wanted.keys():
+        raise UserError(f"{other}: unexpected {min(extra)}")
+
+
+def _full(part: Part, stored: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
+    """The tensors of its file as a state_dict of the part, which may be on the meta device."""
+    if wrong := [key for key, value in stored.items() if not value.isfinite().all()]:
+        raise UserError(f"{file}: {wrong[0]} has values that are no numbers; train it again")
+    aliases, full = dict[int, str](), {}
+    for key, value in part.state_dict(keep_vars=True).items():
+        tensor = stored[source := aliases.setdefault(id(value), key)]
+        full[key] = stored[source] = (
+            tensor.float() if tensor.is_floating_point() else tensor
+        )  # shared
+    return full

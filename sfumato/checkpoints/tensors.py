@@ -1,0 +1,150 @@
+"""Files of tensors: safetensors, with the hash of their contents and what they were made by."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_bytes
+from torch import Tensor, nn
+
+from sfumato.core.errors import UserError
+from sfumato.data.folders import parse_json, replacing
+
+FLOATS = ("F16", "BF16", "F32", "F64")
+
+
+@contextlib.contextmanager
+def memory(advice: str) -> Iterator[None]:
+    """Says what to do if the memory of the machine or its GPU is too small for what is done inside.
+
+    Raises:
+        UserError: it is.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        full = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+        if not full and not any(w in str(error) for w in ("allocate memory", "not enough memory")):
+            raise
+        raise UserError(f"this takes more memory than there is: {advice}") from None
+
+
+DTYPES = (*FLOATS, "I8", "I16", "I32", "I64", "U8", "BOOL")
+"""What a safetensors file of ours may hold."""
+
+
+def _digest(stored: Mapping[str, Tensor]) -> str:
+    """sha256 over names and bytes of the tensors."""
+    digest = hashlib.sha256()
+    for key in sorted(stored):
+        digest.update(key.encode())
+        digest.update(stored[key].view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def read_tensors(file: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file (see `read_protocol` for the errors)."""
+    return read_protocol(file)[0]
+
+
+def read_protocol(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors of a safetensors file, and the protocol they were written with, or {}.
+
+    Raises:
+        UserError: if it is missing, truncated, or its contents do not have the hash they were written with.
+    """
+    with open_tensors(file) as opened:
+        return read_opened(opened, file)
+
+
+@contextlib.contextmanager
+def open_tensors(file: Path) -> Iterator[Any]:
+    """A safetensors file, of which nothing but names, shapes and types is read so far."""
+    if not file.is_file():
+        raise UserError(f"{file.parent} has no {file.name}")
+    try:
+        file.open("rb").close()  # of a file it may not open, safetensors says that there is none
+        with safe_open(file, framework="pt") as opened:
+            for key in opened.keys():
+                if (dtype := opened.get_slice(key).get_dtype()) not in DTYPES:
+                    raise UserError(f"{file}: {key} is {dtype}, expected {', '.join(DTYPES)}")
+            yield opened
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror or error}") from None
+    except SafetensorError as error:
+        raise UserError(
+            f"{file} is damaged or truncated, or no safetensors file ({error}); copy it again"
+        ) from None
+
+
+def read_opened(opened: Any, file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and protocol of an opened file."""
+    metadata = opened.metadata() or {}
+    # copies: what is mapped keeps its place on the disk, and changes with the file
+    stored = {key: opened.get_tensor(key).clone() for key in opened.keys()}
+    try:
+        protocol = parse_json(metadata.get("protocol", "{}"))
+        wanted = protocol.pop("tensors", metadata.get("sha256"))
+    except (ValueError, TypeError, AttributeError):
+        raise UserError(f"{file} has a protocol that was not written by sfumato") from None
+    if wanted is not None and wanted != _digest(stored):
+        raise UserError(f"{file} is damaged: its contents do not have their hash; copy it again")
+    return stored, protocol
+
+
+def unique_state(part: nn.Module) -> dict[str, Tensor]:
+    """The state_dict, each tensor once even if the part holds it under several names."""
+    seen: set[int] = set()
+    state: dict[str, Tensor] = {}
+    for key, value in part.state_dict(keep_vars=True).items():
+        if id(value) not in seen:
+            seen.add(id(value))
+            state[key] = value.detach()
+    return state
+
+
+def to_store(
+    state: Mapping[str, Tensor], weights: Mapping[str, Tensor], dtype: torch.dtype
+) -> dict[str, Tensor]:
+    """A state_dict with other values for some of its names, its floats of this type.
+
+    Raises:
+        UserError: a value is of another name, shape or kind, or no number, or too large for the type.
+    """
+    for key, value in weights.items():
+        if (own := state.get(key)) is None:
+            raise UserError(f"weights: the model has no {key!r}; expected names of its state_dict")
+        if (value.shape, value.is_floating_point()) != (own.shape, own.is_floating_point()):
+            was, wanted = ((tuple(v.shape), v.dtype) for v in (value, own))
+            raise UserError("weights: {} is {} of {}, expected {} of {}".format(key, *was, *wanted))
+    given = {**state, **weights}
+    stored = {k: v.to(dtype) if v.is_floating_point() else v for k, v in given.items()}
+    if wrong := [k for k, v in stored.items() if not v.isfinite().all()]:
+        large = given[wrong[0]].isfinite().all()
+        why = f"values too large for {dtype}" if large else "values that are no numbers"
+        raise UserError(f"{wrong[0]} has {why}; nothing is written")
+    return stored
+
+
+def write_tensors(
+    file: Path, tensors: Mapping[str, Tensor], protocol: Mapping[str, Any] | None = None
+) -> None:
+    """Writes a safetensors file atomically, with the hash of its contents.
+
+    The hash, or a protocol that holds it as "tensors", is the only metadata: safetensors writes
+    several in any order, and equal runs shall give equal files.
+    """
+    stored = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    # the hash travels in the file it is the hash of: a kill between two writes cannot part them
+    with replacing(file) as temporary:
+        said = {"sha256": _digest(stored)}
+        if protocol is not None:
+            said = {"protocol": json.dumps({**protocol, "tensors": said["sha256"]})}
+        temporary.write_bytes(to_bytes(stored, said))

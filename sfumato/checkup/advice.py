@@ -1,0 +1,251 @@
+"""What is best trained on these pictures, and how: in commands to type."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from sfumato.checkup.inspection import Look
+from sfumato.checkup.pairs import Pairing
+from sfumato.data.layout import Folders
+from sfumato.methods.outline import names
+from sfumato.methods.registry import find
+
+SIZES = (8, 16, 32, 64, 128, 256)
+"""Sizes that are recommended: the networks take multiples of 8."""
+LARGEST = {"cpu": 64, "cuda": 256}
+"""With every doubling a step takes three to four times as long; 64 is what a CPU does in hours."""
+TINY = 0.5
+"""A picture smaller than this share of the 5th percentile is an accident, and sets no size."""
+RECOMMENDED = {
+    "pairs": ("pix2pix", "paired_sde"),
+    "unpaired": ("cyclegan", "cut", "unpaired_sde"),
+    "domains": ("diffusion",),
+}
+"""The best first, by docs/which.md: at equal time on a CPU pix2pix had FD 67 on Earth's pairs and
+paired_sde 230; without pairs cyclegan and cut kept land and sea right (IoU .91, .92), unpaired_sde
+looked most like the target (FD 127, 148 for cyclegan), ddib was no better than moving the moments."""
+FREE = ("ddib", "sdedit")
+SMALL = 64
+"""Side up to which a method's file knows better settings for a CPU than the papers'."""
+
+
+@dataclass
+class Plan:
+    """What to train: size in pixels (0: nothing can be), methods (the best first), why, commands."""
+
+    size: int
+    side_by_side: bool
+    methods: list[str]
+    reason: str
+    commands: list[str]
+
+
+def advise(
+    folders: Folders,
+    good: Sequence[Look],
+    pairs: Sequence[Pairing],
+    size: int | None = None,
+    whole: Sequence[Path] = (),
+    without: str | Path | None = None,
+) -> Plan:
+    """The plan for the pictures that can be read.
+
+    Args:
+        folders: of every domain and split.
+        good: pictures that can be read.
+        pairs: what speaks for pairs.
+        size: the user's, or None.
+        whole: the folders that were given: nothing is written in them.
+        without: a list of pictures for training to leave out.
+    """
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    pair = next((one for one in pairs if one.plausible), None)
+    halved = pair is not None and pair.by == "side"
+    if {one.domain for one in good if one.split == "train"} != set(folders):
+        return Plan(0, halved, [], "Nothing can be trained: a domain has no pictures.", [])
+    sides = sorted(one.short(halved) for one in good)
+    usual = min(s for s in sides if s >= TINY * sides[len(sides) // 20])
+    best = size or max([s for s in SIZES if s <= min(usual, LARGEST[device])], default=0)
+    if not best:
+        return Plan(0, halved, [], f"Pictures of {usual} pixels are too small to train on.", [])
+    kind = "pairs" if pair else "unpaired" if len(folders) == 2 else "domains"
+    why = (
+        f"Size {best} is yours." if size else
+        f"Size {best} is the largest of {', '.join(map(str, SIZES))} that the pictures reach"
+        + (f" and a {device.upper()} trains in reasonable time." if usual >= 2 * best else ".")
+    )  # fmt: skip
+    words = [f"--size {best}"]
+    words += ["--channels 1"] * all(one.gray for one in good)
+    words += ["--resize stretch"] * bool(pair and pair.stretch)
+    words += [settings(RECOMMENDED[kind][0])] * (best <= SMALL)
+    words += [_line("--without", Path(without))] if without else []
+    make = {"pairs": _side_by_side if halved else _paired, "unpaired": _two, "domains": _domains}
+    place = _outside([*whole, *(f for splits in folders.values() for f in splits.values())])
+    chosen = pair.domains if pair else tuple(folders)[:2]
+    reason, commands = make[kind](folders, chosen, " ".join(filter(None, words)), place)
+    return Plan(best, halved, list(RECOMMENDED[kind]), f"{reason} {why}", commands)
+
+
+def trainable(folders: Folders, pairs: Sequence[Pairing]) -> list[str]:
+    """All methods that can be trained on these pictures."""
+    kinds = ["pairs"] * any(one.plausible for one in pairs)
+    kinds += ["domains", *["unpaired"] * (len(folders) > 1)]
+    classes: dict[str, Any] = {name: find(name) for name in names()}
+    return [n for n, c in classes.items() if hasattr(c, "objectives") and c.data in kinds]
+
+
+def settings(method: str) -> str:
+    """Flags that a method's file recommends for small pictures on a CPU."""
+    text = sys.modules[find(method).__module__].__doc__ or ""
+    known = re.search(r"^For 32 to 64 pixels on a CPU.*:\n(--.+)\.$", text, re.M)
+    return known[1] if known else ""
+
+
+def options(flags: str) -> dict[str, Any]:
+    """Flags as {name: value}."""
+    words, out = [*shlex.split(flags), "--"], dict[str, Any]()
+    for word, following in pairwise(words):
+        if word.startswith("--"):
+            given = not following.startswith("--")
+            out[word[2:].replace("-", "_")] = _value(following) if given else True
+    return out
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _outside(data: Sequence[Path]) -> Path:
+    """Where runs and results go: here, or the first folder above that lies in none of the data."""
+    here, roots = Path.cwd(), {folder.resolve() for folder in data}
+    for parent in {root.parent for root in roots}:  # a folder of nothing else is data, too
+        inside = {p for p in parent.iterdir() if not p.name.startswith(".")}
+        if len(inside) > 1 and inside <= roots:
+            roots.add(parent)
+    place = next((p for p in (here, *here.parents) if not any(map(p.is_relative_to, roots))), here)
+    return Path(os.path.relpath(place))
+
+
+def _paired(
+    folders: Folders, chosen: Sequence[str], last: str, place: Path
+) -> tuple[str, list[str]]:
+    x, y = (folders[name] for name in chosen)
+    run = place / "runs" / "_to_".join(chosen)
+    return (
+        f"Train `pix2pix` on pairs: {chosen[0]} and {chosen[1]} show the same things under equal names, "
+        f"and a model that has seen right answers need not guess what corresponds. {PAIRED}",
+        [_line("sfumato train pix2pix", x["train"], y["train"], "--out", run, last, *_tests([x, y])),
+         _line("sfumato translate", _held_out(x), "--out", place / "out" / chosen[1], "--model", run)],
+    )  # fmt: skip
+
+
+def _side_by_side(
+    folders: Folders, chosen: Sequence[str], last: str, place: Path
+) -> tuple[str, list[str]]:
+    splits = folders[chosen[0]]
+    run = place / "runs" / chosen[0]
+    return (
+        f"Train `pix2pix` on pairs: each picture of {chosen[0]} holds one, and a model that has seen "
+        f"right answers need not guess what corresponds. {PAIRED}",
+        [_line("sfumato train pix2pix", splits["train"], "--side-by-side --out", run, last,
+               *_tests([splits])),
+         _line("sfumato translate", _held_out(splits), "--out", place / "out" / chosen[0], "--model", run)],
+    )  # fmt: skip
+
+
+PAIRED = (
+    "In equal time on a CPU it came much nearer to the truth than `paired_sde`, which is for several "
+    "results of one picture."
+)
+
+
+def _two(folders: Folders, chosen: Sequence[str], last: str, place: Path) -> tuple[str, list[str]]:
+    x, y = (folders[name] for name in chosen)
+    run = place / "runs" / "_to_".join(chosen)
+    back = place / "out" / chosen[0]
+    return (
+        "Train `cyclegan`: nothing says which picture belongs to which, and in equal time on a CPU it "
+        "kept best what is where, in both directions. `cut` learns one direction and sees a third more "
+        "pictures a minute; `unpaired_sde` looks most like the target and is less faithful.",
+        [_line("sfumato train cyclegan", x["train"], y["train"], "--out", run, last, *_tests([x, y])),
+         _line("sfumato translate", _held_out(x), "--out", place / "out" / chosen[1], "--model", run),
+         _line("sfumato translate", _held_out(y), "--out", back, "--model", run,
+               "--direction target-to-source")],
+    )  # fmt: skip
+
+
+def _domains(
+    folders: Folders, chosen: Sequence[str], last: str, place: Path
+) -> tuple[str, list[str]]:
+    run = place / "runs" / ("_".join(folders) if len(folders) < 4 else "domains")
+    roots = {f["train"].parent for f in folders.values()}
+    one_folder = len(folders) > 3 and len(roots) == 1 and all(
+        f["train"].name == name for name, f in folders.items()
+    ) and sum(p.is_dir() for p in next(iter(roots)).iterdir()) == len(folders)  # fmt: skip
+
+    def spec(parts: Sequence[Path]) -> list[str | Path]:
+        if one_folder and len({part.parent for part in parts}) == 1:
+            return [parts[0].parent]
+        return [f"{name}={part}" for name, part in zip(folders, parts, strict=True)]
+
+    tests = _held([*folders.values()])
+    held_out = [word for item in spec(tests) for word in ("--validation", item)] if tests else []
+    training = spec([f["train"] for f in folders.values()])
+    commands = [_line("sfumato train diffusion", *training, "--out", run, last, *held_out)]
+    if len(folders) == 1:
+        (name,) = folders
+        reason = (
+            f"Train a diffusion model of {name}, which `sdedit` then brings other pictures to; a "
+            f"second folder would allow `cyclegan`, and `ddib` if trained together with it."
+        )
+        return reason, [*commands, _line("sfumato translate PICTURES --out", place / "out" / name,
+                                         "--method sdedit --target", Path(f"{run}:{name}"))]  # fmt: skip
+    x, y = chosen
+    for method, how in (
+        (FREE[0], ("--source", Path(f"{run}:{x}"))),
+        (FREE[1], ("--strength 0.5",)),
+    ):
+        out = place / "out" / f"{y}_{method}"
+        commands.append(_line("sfumato translate", _held_out(folders[x]), "--out", out, "--method",
+                              method, *how, "--target", Path(f"{run}:{y}")))  # fmt: skip
+    return (
+        "Train one diffusion model of all domains: it translates in every direction. Then `ddib` keeps "
+        "structure and colours, `sdedit` gives them up with more --strength.",
+        commands,
+    )
+
+
+def _held_out(part: Mapping[str, Path]) -> Path:
+    """The pictures to translate: a split that is not trained on, if there is one."""
+    return part.get("test") or part.get("val") or part["train"]
+
+
+def _held(parts: Sequence[Mapping[str, Path]]) -> list[Path]:
+    """The folders of such a split, if all have one."""
+    found = [_held_out(part) for part in parts]
+    return [] if any(f == part["train"] for f, part in zip(found, parts, strict=True)) else found
+
+
+def _tests(parts: Sequence[Mapping[str, Path]]) -> list[str | Path]:
+    """Flags that score the training on them."""
+    return [word for folder in _held(parts) for word in ("--validation", folder)]
+
+
+def _line(*words: str | Path) -> str:
+    """A command: flags stay as they are, paths and NAME=FOLDER are quoted where they need it."""
+    quoted = [shlex.quote(str(w)) if isinstance(w, Path) or "=" in w else w for w in words]
+    return " ".join(filter(None, quoted))

@@ -1,0 +1,237 @@
+"""What can be wrong with pictures, each as a finding in plain words with what to do about it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from sfumato.checkup.advice import Plan
+from sfumato.checkup.duplicates import MAX_LINKS, SMALL, SURE, Link, exact_copies, near_copies
+from sfumato.checkup.inspection import Look
+from sfumato.checkup.pairs import Pairing
+from sfumato.data.listing import UNREAD, Listing, said
+
+TOO_FEW, FEW = 16, 300
+"""Training pictures a domain. Below the first a model can only learn them by heart; below the second
+look for copies among its results. The digits model that ships had 1,000 of each."""
+IMBALANCE = 3
+"""Domains are drawn in equal shares: pictures of the small one are seen so much more often."""
+CROPPED = 1.5
+"""Aspect ratio from which the square crop leaves out a third of a picture."""
+
+LISTED = "train without them: --write-list FILE lists them for `sfumato train ... --without FILE`"
+
+Severity = Literal["error", "warning", "note"]
+
+
+@dataclass
+class Finding:
+    """What was found.
+
+    Attributes:
+        severity: error: results would be wrong, or training refuse; warning: look at it; note.
+        kind: one word for programs.
+        text: in words.
+        fix: what to do, in words.
+        named: what it was found in: files, with what is special about each.
+        without: pictures that a training should do without, if that is the fix.
+    """
+
+    severity: Severity
+    kind: str
+    text: str
+    fix: str = ""
+    named: list[str] = field(default_factory=list)
+    without: list[str] = field(default_factory=list)
+
+
+def unreadable(looks: Sequence[Look], listings: Sequence[Listing]) -> Iterator[Finding]:
+    """Broken files, and what was left out: pictures of kinds that are not read, say."""
+    bad = [one for one in looks if one.error]
+    if bad:
+        yield Finding(
+            "warning", "unreadable", f"{len(bad)} of {len(looks):,} files cannot be read",
+            "training leaves them out; copy them again from where they came", [one.error for one in bad],
+        )  # fmt: skip
+    for one in listings:
+        if text := said(one.root, one.pictures_left_out):
+            fix = "convert them to PNG or JPEG" if UNREAD in one.left_out else ""
+            yield Finding("warning", "format", text, fix)
+
+
+def copies(good: Sequence[Look]) -> Iterator[Finding]:
+    """Exact and near copies by where they are: in two splits, in two domains, in one."""
+    exact = list(exact_copies(good))
+    again = {link.second for link in exact}
+    kept = [i for i, one in enumerate(good) if i not in again and not one.flat]
+    near = near_copies(np.stack([good[i].thumb for i in kept])) if kept else []
+    found: dict[str, list[tuple[int, int, Link]]] = defaultdict(list)
+    kinds: dict[tuple[int, int], str] = {}
+    for link in [*exact, *(Link(kept[x.first], kept[x.second], *x[2:]) for x in near)]:
+        x, y = good[link.first], good[link.second]
+        where = "leak" if x.split != y.split else "across" if x.domain != y.domain else "copies"
+        if link.correlation < SURE and max(x.short(), y.short()) < SMALL:
+            where = "alike"
+        elif (where, link.how) == ("copies", "mirrored"):
+            where = "mirrored"
+        found[where].append((link.first, link.second, link))
+        kinds[link.first, link.second] = where
+    texts: dict[str, tuple[Severity, str, str]] = {
+        "leak": ("error", "in two splits: scores would be too good", LISTED),
+        "across": ("error", "in two domains: the model cannot learn what parts these",
+                   "look whether a picture is in the wrong folder"),
+        "copies": ("warning", "that repeat others: those are learned by heart sooner, and one copy may be "
+                   "held out while another is trained on", LISTED),
+        "alike": ("warning", "that look much like others: copies of low quality, or just as simple",
+                  "look at some of them"),
+        "mirrored": ("note", "that are mirror images of others, which --flip makes anyway", ""),
+    }  # fmt: skip
+    gone: set[int] = set()  # copies that a training does without
+    for kind in ("leak", "copies"):
+        for i, j in sorted(pair for pair, where in kinds.items() if where == kind):
+            first, second = good[i], good[j]
+            if kind == "leak" and first.split == "train":
+                gone.add(i)
+            elif kind == "copies" and second.split == "train" and not {i, j} & gone:
+                gone.add(j)
+    for kind, links in found.items():
+        severity, text, fix = texts[kind]
+        twice = {i if kind == "leak" else j for i, j, _ in links}
+        named = [f"{good[j].path} = {good[i].path} ({link})" for i, j, link in links]
+        without = [str(good[i].path) for i in sorted(twice & gone)] if fix == LISTED else []
+        text = f"{len(twice):,} {'picture' if len(twice) == 1 else 'pictures'} {text}"
+        yield Finding(severity, kind, text, fix if without or fix != LISTED else "", named, without)
+    if len(near) >= MAX_LINKS:
+        yield Finding("note", "copies", f"only the first {MAX_LINKS:,} near copies are listed")
+
+
+def odd(where: str, part: Sequence[Look]) -> Iterator[Finding]:
+    """Pictures unlike the others of their folder: of one colour, gray, deep; and how they are read."""
+    flat = [one for one in part if one.flat]
+    if flat:
+        yield Finding(
+            "warning", "flat", f"{where}: {of(flat, part)} with one colour only",
+            "look whether that is a mistake", paths(flat),
+        )  # fmt: skip
+    seen = [one for one in part if not one.flat]
+    gray = [one for one in seen if one.gray]
+    few = gray if 2 * len(gray) <= len(seen) else [one for one in seen if not one.gray]
+    if few:
+        kinds = ("gray, the others in colour", "in colour, the others gray")[not few[0].gray]
+        yield Finding(
+            "warning", "gray", f"{where}: {of(few, part)} {kinds}",
+            "some results will be so, too", paths(few),
+        )  # fmt: skip
+    deep = [one for one in part if one.bits == 16]
+    if 0 < len(deep) < len(part):
+        yield Finding(
+            "warning", "depth", f"{where}: {of(deep, part)} of 16 bits, the others of 8",
+            "65535 is read as white: look whether they are as bright as the others", paths(deep),
+        )  # fmt: skip
+    dark = [one for one in deep if one.full < 65535]
+    if dark:
+        top, full = max(one.top for one in dark), dark[0].full
+        yield Finding(
+            "warning", "range", f"{where}: {of(dark, part)} in 16-bit files that use values up to "
+            f"{top:,}: about {full.bit_length()} bits; 65,535 is read as white, so they come out dark, "
+            f"with {top // 257 + 1} of 256 levels",
+            f"multiply their samples by {65535 // full} first", paths(dark),
+        )  # fmt: skip
+    for kind, chosen, text in (
+        ("rotated", [x for x in part if x.turned], "turned upright as their EXIF data says"),
+        ("transparent", [x for x in part if x.transparent], "that may be transparent: laid on white"),
+        ("cmyk", [x for x in part if x.mode == "CMYK"], "in CMYK; their colours are converted"),
+    ):  # fmt: skip
+        if chosen:
+            text = f"{where}: {of(chosen, part)} {text}"
+            yield Finding("note", kind, text, named=paths(chosen))
+
+
+def sizes(where: str, part: Sequence[Look], plan: Plan) -> Iterator[Finding]:
+    """Pictures too small for the size, and what the square crop leaves out."""
+    halved = plan.side_by_side
+    small = [one for one in part if one.short(halved) < plan.size]
+    if small:
+        least = min(one.short(halved) for one in small) // 8 * 8 or 8  # networks take these
+        named = [f"{one.path} ({one.width}x{one.height})" for one in small]
+        yield Finding(
+            "error", "small", f"{where}: {of(small, part)} smaller than --size {plan.size}, so "
+            f"training refuses them", f"say --upscale, or --size {least}, or move them elsewhere", named,
+        )  # fmt: skip
+    if part:
+        ratio = float(np.median([one.width / one.height for one in part])) / (2 if halved else 1)
+        if max(ratio, 1 / ratio) >= CROPPED:
+            yield Finding(
+                "note", "aspect", f"{where}: width / height is {ratio:.2f} (median): the square that "
+                f"is trained on leaves out {100 * (1 - min(ratio, 1 / ratio)):.0f} % of a picture",
+                "--resize stretch keeps everything, and distorts it",
+            )  # fmt: skip
+
+
+def counts(training: Mapping[str, Sequence[Look]]) -> Iterator[Finding]:
+    """Too few pictures, and domains of very different numbers."""
+    for name, part in training.items():
+        if not part:
+            yield Finding("error", "count", f"{name} has no picture that can be read")
+        elif len(part) < FEW:
+            bad = len(part) < TOO_FEW
+            yield Finding(
+                "error" if bad else "warning", "count", f"{name} has {len(part)} pictures to train on; "
+                + (f"with less than {TOO_FEW} a model only learns them by heart" if bad else
+                   f"with less than some {FEW} expect a model to copy details of them"),
+                "get more, say --flip if mirrored ones look right, and train a smaller --net",
+            )  # fmt: skip
+    number = {name: len(part) for name, part in training.items() if part}
+    if number and max(number.values()) > IMBALANCE * min(number.values()):
+        few, many = min(number, key=number.__getitem__), max(number, key=number.__getitem__)
+        yield Finding(
+            "warning", "imbalance", f"{few} has {number[few]:,} pictures, {many} {number[many]:,}: both "
+            f"are trained on equally often, so those of {few} are learned by heart first",
+            f"get more of {few}, and look for copies of its pictures among the results",
+        )  # fmt: skip
+
+
+def unpartnered(pairs: Sequence[Pairing]) -> Iterator[Finding]:
+    """Names without a partner, and names that promise pairs where there are none."""
+    for one in pairs:
+        lacking = [f"{name} lacks {k}" for name, stems in one.missing.items() for k in stems]
+        if one.plausible and lacking:
+            yield Finding(
+                "error", "partner", f"pairs need equal names: {len(lacking):,} have no partner",
+                "rename these or move them elsewhere, or training refuses them", lacking,
+            )  # fmt: skip
+        if one.plausible is not False and one.apart:
+            x, y = one.domains
+            yield Finding(
+                "error" if one.stretch else "note", "proportions", f"{x} and {y}: {len(one.apart):,} of "
+                f"{one.matched:,} pairs have two proportions; as squares cut from the middle "
+                f"{one.compared}",
+                "train with --resize stretch" if one.stretch else "", one.apart,
+            )  # fmt: skip
+        if one.plausible is False and one.by == "name":
+            what = " and ".join(one.domains) + " have equal names, but their pictures are no pairs"
+            yield Finding("note", "names", what, "do not train on pairs unless you know better")
+
+
+def paths(looks: Iterable[Look]) -> list[str]:
+    """Their files."""
+    return [str(one.path) for one in looks]
+
+
+def of(chosen: Sequence[Look], part: Sequence[Look]) -> str:
+    """How many of how many."""
+    return f"{len(chosen):,} of {len(part):,} pictures"
+
+
+def unique(texts: Iterable[str]) -> list[str]:
+    """Each once, in order."""
+    return list(dict.fromkeys(texts))
+
+
+def counted(values: Mapping[str, int]) -> str:
+    """As in "3 PNG, 1 JPEG"."""
+    return ", ".join(f"{n:,} {k}" for k, n in sorted(values.items(), key=lambda item: -item[1]))

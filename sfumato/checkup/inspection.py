@@ -1,0 +1,205 @@
+"""What lies in folders of pictures: every file decoded once, and small enough facts kept of it."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from sfumato.core.errors import UserError
+from sfumato.data.decode import open_picture
+from sfumato.data.layout import Folders, apart, layout
+from sfumato.data.listing import Listing, list_pictures, stem_of
+from sfumato.data.preparation import DARK, alike, read_samples
+
+THUMB = 32
+"""Side of the thumbnails in pixels: enough for structure, 3 KB a picture."""
+WIDE = (1.9, 2.1)
+"""Width / height of what may be two square pictures side by side."""
+FLAT = 2 / 255
+"""Standard deviation, of values in [0,1], below which a picture shows nothing."""
+COLOUR = 6 / 255
+"""Difference of channels in a thumbnail, of values in [0,1], that only a colour picture has."""
+
+EVERY = 10.0
+"""Seconds between two words on how far it is."""
+
+
+@dataclass(slots=True)
+class Look:
+    """One file: where it is, what is wrong with it (`error`), or what it shows.
+
+    `width` and `height` are those of the upright picture; `thumb` is uint8 (32,32,3) of all of it,
+    `square` of the square in its middle, as training cuts it, `halves` (2,32,32,3) of its left and
+    right half if it is twice as wide as high. `top` is the largest sample, `full` what is white: the
+    largest that the bits allow which the 16-bit files of a domain use, as 4095.
+    """
+
+    path: Path
+    domain: str
+    split: str
+    stem: str
+    error: str = ""
+    file: str = ""
+    pixels: str = ""
+    format: str = ""
+    mode: str = ""
+    width: int = 0
+    height: int = 0
+    bits: int = 8
+    turned: bool = False
+    transparent: bool = False
+    top: int = 255
+    full: int = 255
+    spread: float = 0.0
+    gray: bool = False
+    flat: bool = False
+    thumb: NDArray[np.uint8] = field(default_factory=lambda: np.zeros((THUMB, THUMB, 3), np.uint8))
+    square: NDArray[np.uint8] = field(default_factory=lambda: np.zeros((THUMB, THUMB, 3), np.uint8))
+    halves: NDArray[np.uint8] | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self.height, self.width
+
+    def short(self, halved: bool = False) -> int:
+        """The shorter side in pixels; of a half, if the picture holds a pair."""
+        return min(self.height, self.width // 2 if halved else self.width)
+
+
+def folders_of(
+    a: str | Path, b: str | Path | None, test_a: str | Path | None, test_b: str | Path | None
+) -> Folders:
+    """The folders of every domain by split, those of the tests among them.
+
+    Raises:
+        UserError: see `layout`; or tests are named that belong to no domain.
+    """
+    out = layout(a) if b is None else layout(a, b)
+    tests = [test for test in (test_a, test_b) if test is not None]
+    if tests and (len(out) > 2 or len(out) < len(tests) or test_a is None):
+        raise UserError(f"--test-a, --test-b belong to two domains; found {', '.join(out)}")
+    for splits, test in zip(out.values(), tests, strict=False):
+        splits["test"] = Path(test)
+    apart([folder for splits in out.values() for folder in splits.values()])
+    return out
+
+
+def look(
+    folders: Mapping[str, Mapping[str, Path]], progress: Callable[[str], Any] = lambda _: None
+) -> tuple[list[Look], list[Listing]]:
+    """Every picture below the folders, training splits first; and the lists that they are on.
+
+    Args:
+        folders: of every domain and split.
+        progress: is told every `EVERY` seconds how many are done.
+
+    Raises:
+        UserError: a folder is missing or holds no image file.
+    """
+    todo, listings = list[Look](), list[Listing]()
+    for domain, splits in folders.items():
+        for split, folder in splits.items():
+            listings.append(list_pictures(folder))
+            for file in listings[-1].files:
+                stem = stem_of(file.relative_to(folder).as_posix())
+                todo.append(Look(file, domain, split, stem))
+    todo.sort(key=lambda one: one.split != "train")  # stable
+    said = time.monotonic()
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for i, _ in enumerate(pool.map(_look, todo)):
+            if time.monotonic() - said > EVERY:
+                said = time.monotonic()
+                progress(f"looked at {i + 1:,} of {len(todo):,} pictures")
+    for domain in folders:
+        part = [one for one in todo if one.domain == domain and not one.error]
+        used = max((one.top for one in part if one.bits == 16), default=0)
+        for one in part:
+            _judge(one, 255 if one.bits == 8 else 65535 if used >= DARK else _power(used))
+    return todo, listings
+
+
+def _power(used: int) -> int:
+    """The largest value of as many bits as `used` needs, 8 or more."""
+    return int(max(255, 2 ** used.bit_length() - 1))
+
+
+def _judge(one: Look, full: int) -> None:
+    """What a picture shows, when `full` is white; its thumbnails become 8-bit ones."""
+    one.full = full
+    if one.bits == 16:
+        one.thumb, one.square = _shown(one.thumb, full), _shown(one.square, full)
+        one.halves = None if one.halves is None else _shown(one.halves, full)
+    colours = one.thumb.max(2).astype(int) - one.thumb.min(2)
+    one.gray = bool(colours.max() < 255 * COLOUR)
+    # one colour; a picture of fine detail only has a thumbnail of one, too
+    one.flat = bool(one.thumb.std((0, 1)).max() < 255 * FLAT and one.spread < full * FLAT)
+
+
+def _look(one: Look) -> Look:
+    try:
+        samples, _ = read_samples(one.path)
+        data = one.path.read_bytes()
+    except (UserError, OSError) as error:
+        one.error = str(error)
+        return one
+    one.file, one.pixels = _hash(data), _hash(repr(samples.shape).encode() + samples.tobytes())
+    one.format, one.mode, turn, one.transparent = _header(data)
+    one.turned = turn != 1
+    _, one.height, one.width = samples.shape
+    one.bits = 8 * samples.itemsize
+    one.top, one.spread = int(samples.max()), float(samples.std((1, 2)).max())
+    one.thumb = one.square = _thumb(samples)
+    short = min(one.width, one.height)
+    if not alike(one.size, (1, 1)):
+        top, left = (one.height - short) // 2, (one.width - short) // 2
+        one.square = _thumb(samples[:, top : top + short, left : left + short])
+    if WIDE[0] <= one.width / one.height <= WIDE[1]:
+        half = one.width // 2
+        one.halves = np.stack([_thumb(samples[..., :half]), _thumb(samples[..., -half:])])
+    return one
+
+
+def _shown(samples: NDArray[Any], full: int) -> NDArray[np.uint8]:
+    """Samples of 0 to `full` as 8-bit ones."""
+    return np.round(samples * (255 / full)).astype(np.uint8)
+
+
+def _hash(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+def _thumb(samples: NDArray[Any]) -> NDArray[Any]:
+    """Samples (3,H,W) of 8 or 16 bits to (32,32,3) of as many."""
+    if samples.dtype == np.uint8:
+        images = [Image.fromarray(np.ascontiguousarray(samples.transpose(1, 2, 0)))]
+    else:
+        images = [Image.fromarray(channel.astype(np.float32)) for channel in samples]
+    small = [np.asarray(x.resize((THUMB, THUMB), Image.Resampling.HAMMING)) for x in images]
+    return small[0] if len(small) == 1 else np.round(np.stack(small, 2)).astype(samples.dtype)
+
+
+def _header(data: bytes) -> tuple[str, str, int, bool]:
+    """Format, mode, EXIF orientation and whether it may be transparent; nothing is decoded."""
+    try:
+        with open_picture(data) as image:
+            turn = int(image.getexif().get(0x0112, 1))
+            return str(image.format), image.mode, turn, image.has_transparency_data
+    except UnidentifiedImageError:  # a TIFF of 16-bit colours, which Pillow does not know
+        import tifffile
+
+        with tifffile.TiffFile(io.BytesIO(data)) as tiff:
+            page: Any = tiff.pages[0]
+            turn = int(page.tags.valueof("Orientation", 1))
+            return "TIFF", page.photometric.name, turn, 2 in page.extrasamples

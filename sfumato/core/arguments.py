@@ -1,0 +1,189 @@
+"""What a function may be given: its annotations say it, and one line says what was given instead.
+
+Type checkers see what is written in files, not what is typed into a notebook.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from inspect import get_annotations, signature
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+import numpy as np
+
+from sfumato.core.errors import ADDRESS, UserError, choose, no_address
+
+P = ParamSpec("P")
+R = TypeVar("R")
+MOST = 10**9
+"""The largest whole number that is taken; seeds may be any that a generator takes."""
+LARGEST_SEED = 2**63 - 1
+TEXT = str, bytes, bytearray, memoryview
+"""What Python takes for sequences, and nobody for lists."""
+
+WORDS: dict[Any, str] = {
+    int: "a whole number", float: "a finite number", bool: "true or false", str: "a name",
+    types.NoneType: "None", Callable: "a function", Sequence: "a list", Mapping: "a dict",
+}  # fmt: skip
+"""Types, as they are said; of others their names are."""
+
+
+def checked(function: Callable[P, R]) -> Callable[P, R]:
+    """`function`, which refuses arguments that are not of their annotated types.
+
+    Numbers of NumPy become Python's own, which JSON can hold.
+
+    Raises:
+        UserError: the first argument that is not; names it, what was given and what is expected.
+    """
+    names = list(signature(function).parameters)
+
+    @functools.wraps(function)
+    def call(*args: P.args, **given: P.kwargs) -> R:
+        first = checked_values(function, dict(zip(names, args, strict=False)))
+        rest = checked_values(function, given)
+        return function(*first.values(), *args[len(names) :], **rest)  # type: ignore[arg-type]
+
+    return call
+
+
+def checked_values(function: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of these names, each of the type that `function` annotates; see `checked`."""
+    hints = hints_of(function)
+    values = plain(given)
+    for name, value in values.items():
+        check_value(name, value, hints.get(name, Any))
+    return values
+
+
+def plain(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The same values; numbers of NumPy are Python's own, which JSON can hold."""
+    return {k: v.item() if isinstance(v, np.generic) else v for k, v in given.items()}
+
+
+def check_value(name: str, value: Any, hint: Any) -> None:
+    """Sees that a value is of its type.
+
+    Raises:
+        UserError: it is not.
+    """
+    most = LARGEST_SEED if name == "seed" else MOST
+    if fits(value, hint, most):
+        return
+    members = _members(hint)
+    if Path in members:
+        no_address(name, value)
+    for member in members:
+        kind, args = typing.get_origin(member), typing.get_args(member)
+        if kind is typing.Literal and isinstance(value, str):
+            choose(name, value, args)
+        if kind in (Sequence, Mapping) and isinstance(value, kind) and not isinstance(value, TEXT):
+            some = value if isinstance(value, Mapping) else dict(enumerate(value))
+            for key, one in some.items():
+                if kind is Mapping:
+                    check_value(f"a key of {name}", key, args[0])
+                check_value(f"{name}[{key!r}]", one, args[-1])
+    kinds = " or ".join(_words(members))
+    if int in members and isinstance(value, Integral) and not isinstance(value, bool):
+        kinds = f"at most {most:,}"
+    raise UserError(f"{name} must be {kinds}, not {_shown(value)}")
+
+
+def fits(value: Any, hint: Any, most: int = MOST) -> bool:
+    """Whether a value is of an annotated type; finite, and a whole one at most `most`, if it is a number."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if Path in args and isinstance(value, str) and (not value or "\0" in value):
+            return False  # no name of a file
+        if Path in args and isinstance(value, str | Path) and ADDRESS.match(str(value)):
+            return False
+        return any(fits(value, member, most) for member in args)
+    if origin is typing.Literal:
+        return any(type(value) is type(one) and value == one for one in args)
+    if origin is tuple:
+        if not isinstance(value, (tuple, list)):
+            return False
+        each = args[:1] * len(value) if args[1:] == (...,) else args
+        return len(each) == len(value) and all(map(fits, value, each))
+    if origin in (Sequence, Mapping):
+        if not isinstance(value, origin) or isinstance(value, TEXT):
+            return False
+        if isinstance(value, Mapping) and not all(fits(k, args[0]) for k in value):
+            return False
+        parts: Iterable[Any] = value.values() if isinstance(value, Mapping) else value
+        return all(fits(v, args[-1], most) for v in parts)
+    if hint is float:
+        number = isinstance(value, Real) and not isinstance(value, bool)
+        return number and abs(float(value)) < math.inf  # no nan
+    if hint is int:
+        return (
+            isinstance(value, Integral) and not isinstance(value, bool) and abs(int(value)) <= most
+        )
+    try:
+        return isinstance(value, origin or hint)
+    except TypeError:  # a protocol, or anything else that only type checkers can tell
+        return True
+
+
+def hints_of(annotated: Any) -> dict[str, Any]:
+    """The types of a function's arguments or a class' fields, as far as they can be told."""
+    try:
+        return _hints_of(getattr(annotated, "__func__", annotated))
+    except (NameError, TypeError):  # of another package, by names that are for type checkers
+        return {}
+
+
+@functools.cache
+def _hints_of(annotated: Any) -> dict[str, Any]:
+    hints: dict[str, Any] = {}
+    for one in reversed(getattr(annotated, "__mro__", (annotated,))):
+        hints |= get_annotations(one, eval_str=True)
+    return hints
+
+
+def _members(hint: Any) -> tuple[Any, ...]:
+    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    return typing.get_args(hint) if union else (hint,)
+
+
+def _words(members: Sequence[Any]) -> list[str]:
+    """The kinds, each said once: a name or a `Path` is a path."""
+    words = []
+    for member in members:
+        kind = typing.get_origin(member) or member
+        if kind is typing.Literal:
+            words.append(f"one of {', '.join(map(str, typing.get_args(member)))}")
+        elif Path in members and member in (str, Path):
+            words.append("a path such as 'folder/name'")
+        else:
+            of = (
+                " of paths"
+                if Path in typing.get_args((typing.get_args(member) or ("",))[-1])
+                else ""
+            )
+            words.append(WORDS.get(kind, _a(getattr(kind, "__name__", str(kind)))) + of)
+    return list(dict.fromkeys(words))
+
+
+def _shown(value: Any) -> str:
+    """A short value itself, and of any other its type."""
+    short = value is None or isinstance(value, (str, bytes, Real, Path))
+    return repr(value) if short and len(repr(value)) <= 100 else described(value)
+
+
+def described(value: Any) -> str:
+    """What a value is, in a few words, such as "an ndarray of shape (4, 4)"."""
+    shape = getattr(value, "shape", None)
+    return _a(type(value).__name__) + (
+        f" of shape {tuple(shape)}" if isinstance(shape, tuple) else ""
+    )
+
+
+def _a(noun: str) -> str:
+    return f"{'an' if noun[0] in 'aeiouAEIOU' else 'a'} {noun}"

@@ -1,0 +1,81 @@
+"""What a user did wrong, said in one line; and the one answer to a name that is not known."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Iterable
+
+from sfumato.core.terminal import one_line
+
+ADDRESS = re.compile(r"(?:^|=)(?:https?|s?ftps?|file|s3|gs):/", re.IGNORECASE)
+"""What no path begins with; a `Path` holds one of its two slashes."""
+
+
+class UserError(ValueError):
+    """A mistake of the user's: one line that says what was given, what was expected, what to type.
+
+    The command line shows it and exits with 2.  Any other exception is a bug of ours and shows its
+    traceback.  Names in it may hold anything: it is plain text, in one line, all the same.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(one_line(text))
+
+
+class Stopped(KeyboardInterrupt):
+    """Work that a signal ended where it can go on; the command line shows the text, exits with 128 + number.
+
+    Args:
+        text: what is saved, and what to type.
+        number: of the signal.
+    """
+
+    def __init__(self, text: str, number: int) -> None:
+        super().__init__(text)
+        self.number = number
+
+
+def not_installed(package: str, extra: str) -> UserError:
+    """What to type for a package that comes with an extra; sfumato is installed from its source."""
+    return UserError(f'this needs {package}: type pip install -e ".[{extra}]" in sfumato\'s source')
+
+
+def no_address(name: str, value: object) -> None:
+    """Sees that a path, or NAME=PATH, is none of the web.
+
+    Raises:
+        UserError: it is.
+    """
+    if ADDRESS.search(str(value)):
+        raise UserError(
+            f"{name} must be a path, not the address {str(value)!r}: nothing is read from the web; "
+            f"download it first, then name the file or folder"
+        )
+
+
+def choose(kind: str, name: str, known: Iterable[str]) -> str:
+    """`name`, if it is known; the nearest one is looked for in small and capital letters alike.
+
+    Raises:
+        UserError: "unknown KIND NAME: did you mean NEAREST? known: ...".
+    """
+    known = list(known)
+    if name in known:
+        return name
+    folded = {k.casefold(): k for k in known}
+    near = difflib.get_close_matches(str(name).casefold(), folded, n=1, cutoff=0.4)
+    hint = f"did you mean {folded[near[0]]!r}? " if near else ""
+    raise UserError(f"unknown {kind} {name!r}: {hint}known: {', '.join(known)}")
+
+
+def at_least(low: int, **values: float) -> None:
+    """Refuses values that are below `low` or not finite.
+
+    Raises:
+        UserError: naming the first one.
+    """
+    for name, value in values.items():
+        if not low <= value < math.inf:
+            raise UserError(f"{name} must be at least {low}, not {value}")

@@ -1,0 +1,60 @@
+"""Pictures as masks: white where pixels are kept."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from torch import Tensor
+
+from sfumato.core.errors import UserError
+from sfumato.data.preparation import Preparation, Prepared, alike, said_size
+
+FAINT = 16 / 127.5
+"""Up to 16 of 255 gray levels off are black, white or gray still, as in a JPEG."""
+
+
+def check_mask(file: Path) -> None:
+    """Says how a mask is read that is not black and white alone.
+
+    Raises:
+        UserError: it is no file, no picture, or coloured.
+    """
+    if not file.is_file():
+        raise UserError(
+            f"the mask {file} is no file: expected a picture, white where pixels are kept"
+        )
+    image = Preparation(size=None, resize="none", channels=3).read(file).image
+    if (image.amax(0) - image.amin(0) > FAINT).any():
+        raise UserError(
+            f"the mask {file} is coloured: expected black and white, white where pixels are kept"
+        )
+    soft = (image.abs() < 1 - FAINT).float().mean().item()
+    if soft:
+        warnings.warn(
+            f"the mask {file} is gray at {soft:.1%} of its pixels: those that are lighter than middle gray "
+            f"are kept, the others not",
+            stacklevel=3,
+        )
+
+
+def mask_for(file: Path, pictures: Sequence[Prepared], prepare: Preparation) -> Tensor:
+    """1 where the picture `file` is white, else 0: prepared as the pictures are, unless it has their size.
+
+    Raises:
+        UserError: its proportions are others than a picture's.
+    """
+    h, w = pictures[0].image.shape[-2:]
+    how = replace(prepare, size=(h, w), channels=1, upscale=True, side="whole")
+    if how.resize == "none":
+        how = replace(how, resize="crop")  # of the same proportions: nothing is cut
+    mask = how.read(file)
+    for picture in pictures:
+        if mask.size != (h, w) and not alike(mask.size, picture.size):
+            raise UserError(
+                f"the mask {file} is {said_size(mask.size)} pixels, a picture {said_size(picture.size)}: "
+                f"expected the same proportions"
+            )
+    return (mask.image > 0).float()[None]

@@ -1,0 +1,281 @@
+"""Folders of pictures by name, read when they are asked for; and the trivial controls.
+
+Nothing stays in memory, so that ten thousand results cost no more of it than one batch.
+"""
+
+from __future__ import annotations
+
+import copy
+import csv
+import hashlib
+import io
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol, Self
+
+import torch
+from torch import Tensor
+
+from sfumato.core.errors import UserError
+from sfumato.data.decode import inspect
+from sfumato.data.folders import read_text
+from sfumato.data.hashing import hash_of
+from sfumato.data.header import Refused
+from sfumato.data.listing import list_pictures, said, stem_of, told_apart
+from sfumato.data.preparation import Preparation
+from sfumato.data.resize import to_float
+
+BATCH = 8  # on a CPU twice as fast as 64, whose feature maps leave the caches
+
+
+class ImageSet(Protocol):
+    """Named pictures, read by index."""
+
+    @property
+    def names(self) -> list[str]: ...
+
+    @property
+    def digest(self) -> str: ...
+
+    def __len__(self) -> int: ...
+
+    def get(self, indices: Sequence[int]) -> Tensor:
+        """Images (b, 3, H, W) in [-1, 1]."""
+
+
+class Pictures:
+    """The pictures of a folder, named by their place in it without the suffix.
+
+    Args:
+        folder: searched with its subfolders.
+        size: (height, width) they are brought to; None: as they are.
+        prepare: how, as `sfumato translate` did it with the sources; its own size and upscale are not
+            asked.
+
+    Raises:
+        UserError: no pictures, or two of one name.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        size: tuple[int, int] | None = None,
+        prepare: Preparation = Preparation(),  # noqa: B008
+    ) -> None:
+        self.folder, self.size, self.prepare = Path(folder), size, prepare
+        self.frame: tuple[int, int] | None = None
+        self.files: dict[str, Path] = {}
+        listing = list_pictures(folder)
+        self.left_out = said(folder, listing.pictures_left_out)
+        for file in listing.files:
+            name = stem_of(file.relative_to(folder).as_posix())
+            if name in self.files:
+                both = told_apart(self.files[name], file)
+                raise UserError(f"{both} have one name: rename one")
+            self.files[name] = file
+
+    @property
+    def names(self) -> list[str]:
+        return list(self.files)
+
+    @property
+    def hashes(self) -> list[str]:
+        """sha256 of every file."""
+        return [hash_of(file) for file in self.files.values()]
+
+    @property
+    def digest(self) -> str:
+        """sha256 over names and contents, and how they are read, unless it is as they are."""
+        lines = [f"{n} {h}\n" for n, h in zip(self.names, self.hashes, strict=True)]
+        how = (self.size, self.frame, str(self.prepare))
+        said = "" if how == (None, None, str(Preparation())) else str(how)
+        return hashlib.sha256(os.fsencode("".join([*lines, said]))).hexdigest()
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def get(self, indices: Sequence[int]) -> Tensor:
+        files = list(self.files.values())
+        images = [self._read(files[i]) for i in indices]
+        if len(shapes := {x.shape[1:] for x in images}) > 1:
+            (h, w), (h2, w2) = sorted(shapes)[:2]
+            raise UserError(
+                f"the pictures of {self.folder} have several sizes ({w}x{h}, {w2}x{h2}, ...): bring "
+                f"them to one, or choose a protocol with a size"
+            )
+        return torch.stack(images)
+
+    def _read(self, file: Path) -> Tensor:
+        how = replace(self.prepare, size=self.size, upscale=True)
+        samples = how.samples(file)[0]
+        if self.frame is not None and how.resize == "crop":
+            (h, w), (a, b) = samples.shape[1:], self.frame
+            scale = min(h / a, w / b)
+            a, b = max(1, round(a * scale)), max(1, round(b * scale))
+            samples = samples[:, (h - a) // 2 :][:, :a, (w - b) // 2 :][..., :b]
+        return torch.from_numpy(to_float(how.fit(samples, file))).expand(3, -1, -1)
+
+    def sizes(self) -> dict[str, tuple[int, int]]:
+        """(height, width) of every file, or of its half, by its header: quick, before anything is read.
+
+        Raises:
+            UserError: a file is none that can be read.
+        """
+        halves = 1 if self.prepare.side == "whole" else 2
+        found = {}
+        for name, file in self.files.items():
+            try:
+                header = inspect(file.read_bytes())
+            except (Refused, OSError) as error:
+                raise UserError(f"{file} {error}") from None
+            found[name] = (header.height, header.width // halves)
+        return found
+
+    def fitted(self, size: tuple[int, int] | None) -> Self:
+        """The same pictures at another size."""
+        other = copy.copy(self)
+        other.size = size
+        return other
+
+    def framed(self, frame: tuple[int, int]) -> Self:
+        """The same pictures at their own scale, cut as for that size (height, width)."""
+        other = copy.copy(self)
+        other.frame = frame
+        return other
+
+    def only(self, names: Sequence[str], what: str, others: str) -> Self:
+        """The pictures of these names, in this order.
+
+        Raises:
+            UserError: some are missing here; says which. Pictures are never paired by order.
+        """
+        if missing := [n for n in names if n not in self.files]:
+            raise UserError(
+                f"{len(missing)} of {len(names)} {others} have no {what} of their name in {self.folder}: "
+                f"{', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}; pictures are paired by "
+                f"name"
+            )
+        other = copy.copy(self)
+        other.files = {n: self.files[n] for n in names}
+        return other
+
+
+class Derived:
+    """A set made of another by a function of its images, such as a resize or a control."""
+
+    def __init__(self, base: ImageSet, f: Callable[[Tensor], Tensor], what: str) -> None:
+        self.base, self.f, self.what = base, f, what
+
+    @property
+    def names(self) -> list[str]:
+        return self.base.names
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(f"{self.base.digest} {self.what}".encode()).hexdigest()
+
+    def __len__(self) -> int:
+        return len(self.base)
+
+    def get(self, indices: Sequence[int]) -> Tensor:
+        return torch.cat([self.f(self.base.get([i])) for i in indices])  # of any sizes
+
+
+def chunks(n: int, size: int = BATCH) -> Iterator[range]:
+    """0..n-1 in runs of `size`."""
+    for start in range(0, n, size):
+        yield range(start, min(n, start + size))
+
+
+def moments(images: ImageSet) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each channel over all pixels, (3, 1, 1) in [-1, 1] units."""
+    total, squares, count = torch.zeros(3).double(), torch.zeros(3).double(), 0
+    for indices in chunks(len(images)):
+        x = images.get(indices).double()
+        total += x.sum((0, 2, 3))
+        squares += x.square().sum((0, 2, 3))
+        count += x[:, 0].numel()
+    mean = total / count
+    std = (squares / count - mean.square()).clamp(min=0).sqrt()
+    return mean.float()[:, None, None], std.float()[:, None, None]
+
+
+def controls(source: ImageSet, target: ImageSet) -> Mapping[str, ImageSet]:
+    """What needs no method: any method worth its name beats these somewhere.
+
+    copy: the source itself. mean colour: every pixel the target pictures' mean. moments: the source
+    with its channels' means and deviations moved to the target pictures'.
+    """
+    (m0, s0), (m1, s1) = moments(source), moments(target)
+    makers: dict[str, Callable[[Tensor], Tensor]] = {
+        "copy": lambda x: x,
+        "mean colour": lambda x: m1.expand_as(x).clone(),
+        "moments": lambda x: ((x - m0) / s0.clamp(min=1e-6) * s1 + m1).clamp(-1, 1),
+    }
+    return {
+        name: Derived(source, f, f"{name} {target.digest if name != 'copy' else ''}")
+        for name, f in makers.items()
+    }
+
+
+def matched(results: ImageSet, names: Sequence[str]) -> ImageSet:
+    """Results in the order of the sources' names.
+
+    Raises:
+        UserError: a name is missing, or has no source.
+    """
+    if list(results.names) == list(names):
+        return results
+    if not isinstance(results, Pictures):
+        raise UserError("results and sources have different names")
+    if extra := [n for n in results.names if n not in set(names)]:
+        raise UserError(
+            f"{len(extra)} of {len(results)} results in {results.folder} have no source of their name: "
+            f"{', '.join(extra[:5])}{', ...' if len(extra) > 5 else ''}; pictures are paired by name"
+        )
+    return results.only(names, "result", "sources")
+
+
+def read_groups(table: str, names: Sequence[str]) -> list[str]:
+    """The group of every name, from FILE.csv:COLUMN.
+
+    Raises:
+        UserError: no such file or column, a table that contradicts itself, or a name that is not in it.
+    """
+    file, _, column = table.rpartition(":")
+    if not Path(file).is_file():
+        raise UserError(f"groups {table!r}: expected FILE.csv:COLUMN, and {file!r} is no file")
+    text = read_text(file)
+    delimiter = max(",;\t", key=text.partition("\n")[0].count)  # spreadsheets write any of them
+    try:
+        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
+        rows, header = list(reader), list(reader.fieldnames or ())
+    except csv.Error as error:
+        raise UserError(f"groups {table!r}: {file} is no table ({error})") from None
+    for key in ("name", column):
+        if not rows or key not in rows[0]:
+            raise UserError(
+                f"{file} has no column {key!r}: it has {list(rows[0]) if rows else 'no rows'}"
+            )
+        if header.count(key) > 1:
+            raise UserError(f"{file} has {header.count(key)} columns {key!r}: keep one of them")
+    exact, stems = defaultdict[str, set[str]](set), defaultdict[str, set[str]](set)
+    for row in rows:
+        name, group = row["name"] or "", row[column] or ""
+        if [row[key] for key in header] == header:
+            raise UserError(f"{file} has its header {delimiter.join(header)!r} twice: delete one")
+        exact[name].add(group)
+        stems[stem_of(name)].add(group)
+    found = {n: exact.get(n) or stems.get(n) or set() for n in names}
+    for name, several in [*exact.items(), *found.items()]:
+        if len(several) > 1:
+            groups = " and ".join(map(repr, sorted(several)))
+            raise UserError(f"{file} has {name!r} in two groups, {column} {groups}: keep one row")
+    if missing := [n for n in names if not found[n]]:
+        raise UserError(f"{file} has no row for {len(missing)} pictures: {', '.join(missing[:5])}")
+    if empty := [n for n in names if found[n] == {""}]:
+        raise UserError(f"{file} has no {column} for {len(empty)} pictures: {', '.join(empty[:5])}")
+    return [next(iter(found[n])) for n in names]

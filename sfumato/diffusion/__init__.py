@@ -1,0 +1,1 @@
+"""Processes, denoisers, solvers and guidance: the mathematics, without data and networks."""

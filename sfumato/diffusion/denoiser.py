@@ -1,0 +1,229 @@
+"""Denoisers: a network made into E[x | x_t], the common currency of every method.
+
+With y = x_t / sqrt(alpha^2 + sigma^2), c = alpha / sqrt(...), s = sigma / sqrt(...), so that
+y = c x + s z on the unit circle c^2 + s^2 = 1, the network predicts one of
+
+    eps:  z              x0:  x              v:  c z - s x   (Salimans & Ho 2022)
+    edm:  (x - c_skip x_t/alpha) / c_out     (Karras et al. 2022, table 1)
+
+and sees y (edm: c_in x_t/alpha) and log(sigma/alpha) only.  It therefore never knows which process it
+serves, and the process may be changed after training.  Conversions between the mean E[x | x_t], eps,
+score and v stand in this file and nowhere else.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, Protocol, get_args, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from sfumato.core.errors import UserError, choose
+from sfumato.diffusion.process import DDPM, Cosine, Process
+from sfumato.module import Part
+
+Prediction = Literal["eps", "x0", "v", "edm"]
+TimeLaw = Literal["uniform", "lognormal", "log_uniform", "palette"]
+PALETTE = DDPM(steps=2000, beta_start=2e-6, beta_end=0.02)
+"""The chain of Palette (Saharia et al. 2022, https://arxiv.org/abs/2111.05826): beta 1e-6 to 0.01."""
+ORDER = "noisy, image"
+"""The order of a conditional network's input channels."""
+
+
+def eps_of(mean: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    """E[z | x_t] = (x_t - alpha E[x | x_t]) / sigma."""
+    return (x_t - alpha * mean) / sigma
+
+
+def mean_of_eps(eps: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    """E[x | x_t] = (x_t - sigma eps) / alpha."""
+    return (x_t - sigma * eps) / alpha
+
+
+def score_of(mean: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    """grad log p_t(x_t) = (alpha E[x | x_t] - x_t) / sigma^2  (Tweedie's formula)."""
+    return (alpha * mean - x_t) / sigma**2
+
+
+def mean_of_v(v: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    """E[x | x_t] = (alpha x_t - sigma v) / (alpha^2 + sigma^2)."""
+    return (alpha * x_t - sigma * v) / (alpha**2 + sigma**2)
+
+
+def told(f: object) -> dict[str, Tensor]:
+    """What a wrapped denoiser, or a function called after steps, tells of its last call; see `integrate`."""
+    return getattr(f, "told", {})
+
+
+@runtime_checkable
+class Denoises(Protocol):
+    """Anything that answers (x_t, t) -> E[x | x_t] and names its process: all that solvers ask for."""
+
+    @property
+    def process(self) -> Process:
+        """The noising process whose x_t it denoises."""
+
+    def __call__(self, x_t: Tensor, t: Tensor | float, /) -> Tensor:
+        """E[x | x_t]."""
+
+
+class Denoiser(Part):
+    """(x_t, t, domain=, image=) -> E[x | x_t].
+
+    Args:
+        net: maps (input, log(sigma/alpha), label) to a prediction of the image's shape. With a
+            conditioning image the input's channels are cat(noisy, conditioning), in this order.
+        process: the noising process.
+        prediction: what the network predicts: eps, x0, v or edm.
+        times: law of t in [t_min, t_max] in training: uniform, lognormal in sigma/alpha, or
+            log_uniform: log(sigma/alpha) uniform, which spends most on little noise; or palette:
+            gamma = alpha^2 uniform between neighbouring levels of Palette's chain, all levels alike.
+        lognormal_mean: mean of log(sigma/alpha) when times is lognormal.
+        lognormal_std: its standard deviation, > 0.
+        sigma_data: standard deviation of the data, used by edm only.
+        domains: names of the domains the network knows by label; empty for a model without labels.
+    """
+
+    net: nn.Module
+    process: Process = Cosine()
+    prediction: Prediction = "v"
+    times: TimeLaw = "lognormal"
+    lognormal_mean: float = 0.0
+    lognormal_std: float = 1.2
+    sigma_data: float = 0.5
+    domains: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, kind in (("prediction", Prediction), ("times", TimeLaw)):
+            choose(name, getattr(self, name), get_args(kind))
+        if self.lognormal_std <= 0:
+            raise UserError(f"lognormal_std must be above 0, not {self.lognormal_std}")
+
+    def forward(
+        self,
+        x_t: Float[Tensor, "b ..."],
+        t: Tensor | float,
+        domain: str | Tensor | None = None,
+        image: Float[Tensor, "b ..."] | None = None,
+    ) -> Float[Tensor, "b ..."]:
+        """E[x | x_t] for noisy images x_t (B, ...) at time t (a number or (B,)).
+
+        Args:
+            x_t: noisy images.
+            t: time in [0, 1].
+            domain: a domain's name, labels (B,) that index `domains`, or None for any domain.
+            image: conditioning images in [-1, 1], spatially of x_t's size.
+        """
+        alpha, sigma = self.process.at(t, x_t)
+        out = self._predict(x_t, alpha, sigma, self._label(domain, x_t), image)
+        if self.prediction == "edm":
+            c_skip, c_out, _ = self._edm(sigma / alpha)
+            return c_skip * x_t / alpha + c_out * out
+        norm = (alpha**2 + sigma**2).sqrt()
+        y, c, s = x_t / norm, alpha / norm, sigma / norm
+        if self.prediction == "eps":
+            return mean_of_eps(out, y, c, s)
+        return out if self.prediction == "x0" else mean_of_v(out, y, c, s)
+
+    def loss(
+        self,
+        x: Float[Tensor, "b ..."],
+        t: Float[Tensor, " b"],
+        z: Float[Tensor, "b ..."],
+        domain: str | Tensor | None = None,
+        image: Float[Tensor, "b ..."] | None = None,
+    ) -> Float[Tensor, ""]:
+        """Mean squared error of the network's prediction on x_t = alpha x + sigma z.
+
+        For eps this is the score-matching loss with lambda(t) = sigma^2: mean |sigma score + z|^2.
+        """
+        alpha, sigma = self.process.at(t, x)
+        out = self._predict(alpha * x + sigma * z, alpha, sigma, self._label(domain, x), image)
+        if self.prediction == "edm":
+            c_skip, c_out, _ = self._edm(sigma / alpha)
+            target = (x - c_skip * (x + sigma / alpha * z)) / c_out
+        else:
+            norm = (alpha**2 + sigma**2).sqrt()
+            target = {"eps": z, "x0": x, "v": (alpha * z - sigma * x) / norm}[self.prediction]
+        return (out - target).square().mean()
+
+    def draw_times(self, n: int, rng: torch.Generator) -> Float[Tensor, " n"]:
+        """n training times, one in each n-th of their law's mass, in any order; float64."""
+        order = torch.randperm(n, generator=rng)  # batches hold the domains in turn
+        u = (torch.rand(n, generator=rng, dtype=torch.float64) + order) / n
+        lo, hi = self.process.t_min, self.process.t_max
+        if self.times == "uniform":
+            return lo + (hi - lo) * u
+        if self.times == "log_uniform":
+            ends = self.process.log_snr(torch.tensor([lo, hi], dtype=torch.float64))
+            return self.process.time(ends[0] + (ends[1] - ends[0]) * u).clamp(lo, hi)
+        if self.times == "palette":
+            level = 1 + u * (PALETTE.steps - 1)
+            ends = torch.stack(
+                [PALETTE(at / PALETTE.steps)[0] ** 2 for at in (level.floor(), level.ceil())]
+            )
+            gamma = ends[0].lerp(ends[1], level.frac())
+            return self.process.time(gamma.logit()).clamp(lo, hi)
+        log_sigma = self.lognormal_mean + self.lognormal_std * math.sqrt(2) * torch.erfinv(
+            (2 * u - 1).clamp(-1 + 1e-12, 1 - 1e-12)
+        )
+        return self.process.time(-2 * log_sigma).clamp(lo, hi)
+
+    def _predict(
+        self, x_t: Tensor, alpha: Tensor, sigma: Tensor, label: Tensor | None, image: Tensor | None
+    ) -> Tensor:
+        if hasattr(self.net, "channels") and x_t.ndim != 4:
+            raise UserError(
+                f"this network takes a batch (B, C, H, W), not a tensor of shape {tuple(x_t.shape)}"
+            )
+        if self.prediction == "edm":
+            x = self._edm(sigma / alpha)[2] * x_t / alpha
+        else:
+            x = x_t / (alpha**2 + sigma**2).sqrt()
+        if image is not None:
+            x = torch.cat([x, image], dim=1)  # the one order: noisy first, then conditioning
+        own = next(self.net.parameters(), x).dtype  # a network may have another type than the state
+        noise = (sigma / alpha).log().flatten()
+        if len(noise) == 1:  # a number of the CPU: filling does not wait for the device
+            noise = x.new_full((len(x),), noise.item())
+        return self.net(x.to(own), noise, label).to(x.dtype)
+
+    def _edm(self, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(c_skip, c_out, c_in) of Karras et al. 2022, for sigma relative to alpha = 1."""
+        total = (sigma**2 + self.sigma_data**2).sqrt()
+        return self.sigma_data**2 / total**2, sigma * self.sigma_data / total, 1 / total
+
+    def _label(self, domain: str | Tensor | None, x: Tensor) -> Tensor | None:
+        """Labels (B,); the label after the last domain means "any domain"."""
+        if not self.domains:
+            if isinstance(domain, str):
+                raise UserError(f"the model has no domains, {domain!r} was asked for")
+            return None
+        if isinstance(domain, Tensor):
+            return domain.to(x.device)
+        index = len(self.domains) if domain is None else domain_index(domain, self.domains)
+        return torch.full((len(x),), index, device=x.device)
+
+
+def check_order(order: str) -> None:
+    """Refuses conditional networks of another channel order than ours.
+
+    Raises:
+        UserError: for any other order than `ORDER`.
+    """
+    if order != ORDER:
+        raise UserError(
+            f"the network was trained on channels in the order {order!r}, but is given {ORDER!r}: "
+            f"train it again, or reorder the input channels of its first layer"
+        )
+
+
+def domain_index(domain: str, domains: tuple[str, ...]) -> int:
+    """The label of a named domain.
+
+    Raises:
+        UserError: naming the nearest and all known domains.
+    """
+    return domains.index(choose("domain", domain, domains))

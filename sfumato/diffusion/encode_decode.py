@@ -1,0 +1,69 @@
+"""Images to latents and back along the probability-flow ODE: the two halves of every bridge.
+
+The state is u = x / alpha at t_min, where an image of unit alpha is the clean image.  Nothing is
+clipped: clipping would break the map's invertibility.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from sfumato.core.errors import UserError, choose
+from sfumato.diffusion.denoiser import Denoises
+from sfumato.diffusion.integrate import STEPS, Step, Watch, integrate
+from sfumato.diffusion.time_grids import Spacing, grid
+
+RHO = 10.0
+"""Karras exponent of the times; the usual 7 has fewer of them near the data."""
+ENCODING = 0.55
+"""Share of the steps: an error near the data grows on its way to the latent, so encoding needs more."""
+DETERMINISTIC = ("ab3", "ab2", "dpm2m", "heun", "ddim", "dopri5")
+"""Solvers of the ODE, by name."""
+
+
+def encode(
+    f: Denoises,
+    images: Tensor,
+    *,
+    steps: int = 12,
+    solver: str | Step = "ab3",
+    spacing: Spacing = "karras",
+    watch: Watch | None = None,
+) -> Tensor:
+    """Images (B, C, H, W) in [-1, 1] to latents, nearly N(0, I) in VP processes.
+
+    Args:
+        f: denoiser of the images' domain.
+        images: images.
+        steps: solver steps, at least 1.
+        solver: a deterministic one: ab3, ab2, dpm2m, heun, ddim, or dopri5 (to a tolerance).
+        spacing: of the times: karras, log_snr, time or chain.
+        watch: see `integrate`.
+    """
+    times = grid(f.process, steps, spacing, rho=RHO)
+    alpha, _ = f.process.at(f.process.t_min, images)
+    return integrate(_ode(solver), f, alpha * images, times.flip(0), watch=watch)
+
+
+def decode(
+    f: Denoises,
+    latents: Tensor,
+    *,
+    steps: int = 10,
+    solver: str | Step = "ab3",
+    spacing: Spacing = "karras",
+    watch: Watch | None = None,
+) -> Tensor:
+    """Latents to images of the domain that `f` denoises; arguments as those of `encode`."""
+    times = grid(f.process, steps, spacing, rho=RHO)
+    alpha, _ = f.process.at(f.process.t_min, latents)
+    return integrate(_ode(solver), f, latents, times, watch=watch) / alpha
+
+
+def _ode(solver: str | Step) -> str | Step:
+    """The solver, unless it is one that draws noise."""
+    if not isinstance(solver, str):
+        return solver
+    if solver in STEPS and solver not in DETERMINISTIC:
+        raise UserError(f"solver {solver!r} draws noise: expected {', '.join(DETERMINISTIC)}")
+    return choose("solver", solver, DETERMINISTIC)

@@ -1,0 +1,197 @@
+"""Wrappers denoiser -> denoiser, and energies.  Solvers never learn that guidance exists.
+
+An energy E(x_t, t) turns the density p_t into p_t exp(-E): score <- score - grad E, which by Tweedie's
+formula is  E[x | x_t] <- E[x | x_t] - sigma^2 / alpha grad E.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from sfumato.core.errors import UserError, choose
+from sfumato.diffusion.denoiser import Denoises, told
+from sfumato.diffusion.process import Process
+from sfumato.module import Part
+
+On = Literal["sample", "mean"]
+
+
+class Energy:
+    """A callable (x_t (B, ...), t) -> energies (B,).  Energies add and scale: a * E1 + b * E2.
+
+    Args:
+        function: the energy; the source image, if any, is bound when it is made.
+    """
+
+    def __init__(self, function: Callable[[Tensor, Any], Tensor]) -> None:
+        self.function = function
+
+    def __call__(self, x_t: Tensor, t: Tensor | float) -> Tensor:
+        return self.function(x_t, t)
+
+    def __add__(self, other: Energy) -> Energy:
+        return Energy(lambda x, t: self(x, t) + other(x, t))
+
+    def __rmul__(self, weight: float | int) -> Energy:
+        return Energy(lambda x, t: weight * self(x, t))
+
+
+class Conditioned(Part):
+    """A denoiser with a domain (and a conditioning image) bound: (x_t, t) -> E[x | x_t].
+
+    `sfumato.load("FOLDER:DOMAIN")` returns one.
+
+    Args:
+        denoiser: the denoiser.
+        domain: a domain's name, or None for any.
+    """
+
+    denoiser: nn.Module
+    domain: str | None = None
+
+    def __post_init__(self) -> None:
+        self.image: Tensor | None = None
+
+    def on(self, image: Tensor) -> Conditioned:
+        """The same, conditioned on images (B, C, H, W) in [-1, 1]."""
+        bound = Conditioned(denoiser=self.denoiser, domain=self.domain)
+        bound.image = image
+        return bound
+
+    @property
+    def process(self) -> Process:
+        return self.denoiser.process  # type: ignore[return-value]
+
+    def forward(self, x_t: Tensor, t: Tensor | float) -> Tensor:
+        kwargs: dict[str, Any] = {"domain": self.domain} if self.domain is not None else {}
+        if self.image is not None:
+            kwargs["image"] = self.image
+        return self.denoiser(x_t, t, **kwargs)
+
+
+class Clipped(nn.Module):
+    """Clips E[x | x_t] to [-1, 1].  Breaks invertibility: never for encoding."""
+
+    def __init__(self, denoiser: Denoises) -> None:
+        super().__init__()
+        self.denoiser, self.process = denoiser, denoiser.process
+
+    def forward(self, x_t: Tensor, t: Tensor | float) -> Tensor:
+        mean = self.denoiser(x_t, t)
+        self.told = told(self.denoiser)
+        return mean.clamp(-1, 1)
+
+
+class ClassifierFree(nn.Module):
+    """mean + scale (mean - unconditional mean)  (Ho & Salimans 2022, https://arxiv.org/abs/2207.12598).
+
+    Args:
+        denoiser: with the condition bound.
+        unconditional: without it.
+        scale: 0 is no guidance.
+    """
+
+    def __init__(self, denoiser: Denoises, unconditional: Denoises, scale: float) -> None:
+        super().__init__()
+        self.denoiser, self.unconditional, self.scale = denoiser, unconditional, scale
+        self.process = denoiser.process
+
+    def forward(self, x_t: Tensor, t: Tensor | float) -> Tensor:
+        mean = self.denoiser(x_t, t)
+        self.told = told(self.denoiser)
+        if self.scale == 0:
+            return mean
+        push = self.scale * (mean - self.unconditional(x_t, t))
+        alpha, sigma = self.process.at(t, x_t)
+        eps = (alpha / sigma * push).square().flatten(1).mean(1).sqrt()
+        self.told = self.told | {"push/classifier_free": eps}
+        return mean + push
+
+
+class Guided(nn.Module):
+    """score <- score - grad E: the denoiser of p_t exp(-E).
+
+    Args:
+        denoiser: (x_t, t) -> E[x | x_t].
+        energy: (x_t, t) -> (B,), differentiable in x_t.
+        project: applied to the gradient; keeps guidance in a subspace, see `zero_mean`.
+        every: the gradient is taken anew at the level of every so many steps and kept in between, which
+            saves as many of the energy's evaluations. A step may ask more than once, at its own level and
+            at the next one's; levels count from 0 where noise was added. With a time for each image, as
+            dopri5 asks, which chooses its steps itself, nothing is kept.
+        on: what the energy is a function of: the "sample" x_t, or the "mean" E[x | x_t], whose
+            gradient then stands for that in x_t / sqrt(alpha^2 + sigma^2) (an identity Jacobian, so
+            that nothing is differentiated through the denoiser).
+        name: of the energy, for those who watch.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoises,
+        energy: Callable[[Tensor, Any], Tensor],
+        project: Callable[[Tensor], Tensor] | None = None,
+        every: int = 1,
+        on: str = "sample",
+        name: str = "energy",
+    ) -> None:
+        super().__init__()
+        if every < 1:
+            raise UserError(f"every must be at least 1, not {every}")
+        self.on = choose("on", on, get_args(On))
+        self.denoiser, self.energy, self.process = denoiser, energy, denoiser.process
+        self.project, self.every, self.steps, self.level = project, every, 0, 0.0
+        self.name, self.told = name, dict[str, Tensor]()
+        self.pushes: list[Tensor] = []
+        """By how much each call moved eps (of unit size itself): root mean square of sigma grad E."""
+
+    def forward(self, x_t: Tensor, t: Tensor | float) -> Tensor:
+        alpha, sigma = self.process.at(t, x_t)
+        mean = self.denoiser(x_t, t)
+        if sigma.ndim == 0:
+            before, self.level = self.level, float(sigma)
+            self.steps += self.level < before
+            self.steps = 0 if self.level > before else self.steps  # another repeat
+        anew = self.steps % self.every == 0 or sigma.ndim > 0
+        if anew and self.on == "sample":
+            self.gradient = self._gradient(x_t, t)
+        elif anew:
+            self.gradient = self._gradient(mean, t) / (alpha**2 + sigma**2).sqrt()
+        squares = (sigma * self.gradient).square().flatten(1).mean(1)
+        self.pushes.append(squares.mean().sqrt())
+        own = {f"energy/{self.name}": self.value, f"push/{self.name}": squares.sqrt()}
+        self.told = told(self.denoiser) | own
+        return mean - sigma**2 / alpha * self.gradient
+
+    def _gradient(self, x_t: Tensor, t: Tensor | float) -> Tensor:
+        with torch.enable_grad():
+            y = x_t.detach().requires_grad_()
+            energy = self.energy(y, t)
+            if energy.shape != (want := (len(y),)):
+                raise UserError(
+                    f"the energy's shape is {tuple(energy.shape)}, expected {want}: one number per "
+                    f"image, for instance by .flatten(1).sum(1)"
+                )
+            (gradient,) = (
+                torch.autograd.grad(energy.sum(), y, allow_unused=True)
+                if energy.requires_grad
+                else (None,)
+            )
+            self.value = energy.detach()
+        if gradient is None:
+            raise UserError(
+                "the energy has lost its gradient: compute it from x_t with torch functions, "
+                "without detach(), no_grad() or item()"
+            )
+        return gradient if self.project is None else self.project(gradient)
+
+
+def zero_mean(gradient: Tensor) -> Tensor:
+    """Gradients (B, N, D) on N points in space without what moves them all: no drift of their centre.
+
+    The projection of EEGSDE (Bao et al. 2023, https://arxiv.org/abs/2209.15408).
+    """
+    return gradient - gradient.mean(-2, keepdim=True)

@@ -1,0 +1,150 @@
+"""Solvers: steps x_t -> x_s as plain functions, and the one loop that takes them.
+
+In the coordinates  u = x_t / alpha,  sig = sigma / alpha  the probability-flow ODE of every process is
+
+    du = eps(x_t, t) d sig       (Song et al. 2021, eq. 13; Karras et al. 2022, eq. 1)
+
+so deterministic steps are quadratures of eps.  Stochastic steps solve the reverse SDE
+dx = (f x - g^2 score) dt + g dw.  Times run either way: down to translate, up to encode.
+
+A step is a function `step(f, past, s, noise) -> x_s`.  `past` holds the points visited so far, the
+present one last, each with what the denoiser said there; multi-step methods look further back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sfumato.core import arguments
+from sfumato.core.errors import UserError, choose
+from sfumato.diffusion.denoiser import Denoises, told
+from sfumato.diffusion.process import Process
+from sfumato.diffusion.steps.dopri5 import dopri5
+from sfumato.diffusion.steps.ode import ab2, ab3, ddim, dpm2m, heun
+from sfumato.diffusion.steps.sde import (
+    ancestral,
+    euler_maruyama,
+    predictor_corrector,
+    sde_dpm2m,
+    sde_heun,
+)
+from sfumato.diffusion.steps.step import Counted, Draw, Point, Step
+
+Watch = Callable[[float, Tensor, Tensor, dict[str, Any]], None]
+
+STEPS: dict[str, Step] = {
+    "euler_maruyama": euler_maruyama,
+    "ancestral": ancestral,
+    "ancestral_large": partial(ancestral, variance="large"),
+    "predictor_corrector": predictor_corrector,
+    "sde_dpm2m": sde_dpm2m,
+    "sde_heun": sde_heun,
+    "ddim": ddim,
+    "heun": heun,
+    "dpm2m": dpm2m,
+    "ab2": ab2,
+    "ab3": ab3,
+    "dopri5": dopri5,
+}
+
+
+@arguments.checked
+def integrate(
+    step: Step | str,
+    denoiser: Denoises,
+    x: Tensor,
+    times: Tensor,
+    *,
+    noise: Draw | None = None,
+    after: Callable[[Tensor, Tensor], Tensor] | None = None,
+    watch: Watch | None = None,
+) -> Tensor:
+    """Carries x from times[0] to times[-1], up or down in time.
+
+    Args:
+        step: a step, or its name in `STEPS`.
+        denoiser: (x_t, t) -> E[x | x_t], with a `.process`.
+        x: states (B, ...) at times[0].
+        times: N + 1 times for N steps, strictly monotone, float64 (see `grid`), each of them 0 or in
+            the process's [t_min, t_max].
+        noise: draws standard normal noise like its argument; stochastic steps need it.
+        after: called after each step as after(x_s, s); its result replaces x_s.
+        watch: called for each step as watch(t, x_t, E[x | x_t], extras). Extras hold nfe, the evaluations
+            it took; alpha and sigma at x_t; moved (B,), by how much `after` moved x_s (root mean
+            square); and of guidance, for each energy NAME, energy/NAME (B,), its value with its weight,
+            and push/NAME (B,), by how much it moved eps (of unit size itself; root mean square).
+
+    Returns:
+        States (B, ...) at times[-1].
+
+    Raises:
+        UserError: for unknown steps, times that are not monotone or not the process's, or missing noise.
+    """
+    step = named_step(step)
+    times = checked(times, denoiser.process)
+    f = Counted(denoiser)
+    past: list[Point] = []
+    for t, s in pairwise(times):
+        before = f.nfe
+        past, x = take(step, f, past, x, t, s, noise)
+        free, x = x, x if after is None else after(x, s)
+        if watch is not None:
+            now = past[-1]
+            extras: dict[str, Any] = {"nfe": f.nfe - before, **now.told}
+            extras |= {"alpha": now.alpha.item(), "sigma": now.sigma.item()}
+            if after is not None:
+                extras |= told(after) | {"moved": rms(x - free)}
+            watch(t.item(), now.x, now.mean, extras)
+    return x
+
+
+def rms(x: Tensor) -> Tensor:
+    """Root mean square (B,) of each of a batch."""
+    return x.flatten(1).square().mean(1).sqrt()
+
+
+def checked(times: Tensor, process: Process) -> Tensor:
+    """The times, float64 and on the CPU, if they are some to step along (see `integrate`)."""
+    times = torch.as_tensor(times, dtype=torch.float64, device="cpu")
+    low, high = process.t_min, process.t_max
+    within = times.clamp(low, high).where(
+        times != 0, times
+    )  # moves by the rounding of float32 only
+    if (outside := times[~torch.isclose(times, within, rtol=1e-6, atol=0)]).numel():
+        raise UserError(
+            f"times must be 0 or within [t_min, t_max] = [{low:g}, {high:g}], not {outside[0]:g}; "
+            f"see grid()"
+        )
+    jumps = within.diff()
+    if len(times) < 2 or not ((jumps > 0).all() or (jumps < 0).all()):
+        raise UserError("times must be at least two, strictly increasing or strictly decreasing")
+    return within
+
+
+def take(
+    step: Step, f: Counted, past: list[Point], x: Tensor, t: Tensor, s: Tensor, noise: Draw | None
+) -> tuple[list[Point], Tensor]:
+    """One step from x_t, with two points before it at most: the points so far, and x_s."""
+    now = f(x, t)
+    past = [*(p for p in past[-2:] if p.t != now.t), now]  # t = 0 and t_min are asked alike
+    return past, step(f, past, s, noise)
+
+
+def named_step(step: Step | str) -> Step:
+    """The step of this name; functions are returned as they are."""
+    if not isinstance(step, str):
+        return step
+    return STEPS[choose("solver", step, STEPS)]
+
+
+__all__ = [
+    "STEPS", "Counted", "Draw", "Point", "Step", "Watch", "ab2", "ab3", "ancestral", "checked", "ddim",
+    "dopri5", "dpm2m", "euler_maruyama", "heun", "integrate", "named_step",
+    "predictor_corrector", "rms", "sde_dpm2m", "sde_heun", "take",
+]  # fmt: skip

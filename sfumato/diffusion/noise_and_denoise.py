@@ -1,0 +1,86 @@
+"""Noise a picture up to a strength, and denoise it: what SDEdit and all guided methods have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from torch import Tensor
+
+from sfumato.core.errors import UserError
+from sfumato.diffusion.denoiser import Denoises
+from sfumato.diffusion.integrate import Draw, Step, Watch, integrate
+from sfumato.diffusion.process import Process
+from sfumato.diffusion.time_grids import Spacing, chain_time, grid
+
+After = Callable[[Tensor, Tensor], Tensor]
+
+
+def times_of(process: Process, strength: float, steps: int, spacing: Spacing) -> Tensor:
+    """Times from the noise level of `strength` (M/T of the DDPM chain) down to clean; M = 1 is one step.
+
+    Raises:
+        UserError: for a strength outside (0, 1], or one that is less than the process's least noise.
+    """
+    start = chain_time(process, strength) if 0 < strength <= 1 else 0.0
+    if not start:
+        raise UserError(f"strength must lie in (0, 1] and add some noise, not {strength}")
+    if start == process.t_min:  # from the least noise there is one step down
+        steps = min(steps, 1)
+    return grid(process, steps, spacing, start=start, clean=True)
+
+
+def edit(
+    denoiser: Denoises,
+    source: Tensor,
+    times: Tensor,
+    *,
+    start: Draw,
+    noise: Draw,
+    repeats: int = 1,
+    solver: str | Step = "ancestral",
+    after: After | None = None,
+    watch: Watch | None = None,
+) -> Tensor:
+    """x = alpha source + sigma z at times[0], then the solver's steps down to times[-1].
+
+    Args:
+        denoiser: of the target domain, guided or not.
+        source: images (B, ...).
+        times: see `times_of`.
+        start: draws z.
+        noise: draws the steps' noise.
+        repeats: each repeat noises the last result again, at least 1.
+        solver: a step, or its name.
+        after: called as after(x, s) on the noised source and after each step; its result counts.
+        watch: see `integrate`.
+    """
+    if repeats < 1:
+        raise UserError(f"repeats must be at least 1, not {repeats}")
+    x = source
+    for _ in range(repeats):
+        x = denoiser.process.perturb(x, times[0], start(x))
+        x = x if after is None else after(x, times[0])
+        x = integrate(solver, denoiser, x, times, noise=noise, after=after, watch=watch)
+    return x
+
+
+def check_finite(result: Tensor, bounds: Mapping[str, tuple[float, float]]) -> Tensor:
+    """The result, if it is made of numbers.
+
+    Args:
+        result: images.
+        bounds: of each weight what it was, and up to where it is stable.
+
+    Raises:
+        UserError: naming the weight that is furthest beyond its bound, if one is.
+    """
+    if result.isfinite().all():
+        return result
+    beyond = {k: weight / bound for k, (weight, bound) in bounds.items() if weight > bound}
+    if not beyond:
+        raise UserError("the result is not finite: the energy is too large, or the model untrained")
+    name = max(beyond, key=beyond.__getitem__)
+    weight, bound = bounds[name]
+    raise UserError(
+        f"{name} {weight:g} is too large: the result is not finite; up to about {bound:.3g} is stable"
+    )

@@ -1,0 +1,1 @@
+"""Steps x_t -> x_s of solvers, as plain functions."""

@@ -1,5 +1,0 @@
-"""A look at pictures before any training: `sfumato doctor`."""
-
-from .report import Report, doctor
-
-__all__ = ["Report", "doctor"]

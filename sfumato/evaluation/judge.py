@@ -1,0 +1,297 @@
+"""One set of results against its sources, its truths and the target domain: numbers with intervals.
+
+A `Judge` holds what several methods are scored under: the protocol, the feature network, and the
+pictures they are compared with.  Its `record` is written beside every score.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sfumato.core.errors import UserError, choose
+from sfumato.core.terminal import tracked
+from sfumato.core.versions import version
+from sfumato.data.pictures import ImageSet, Pictures, chunks, matched, read_groups
+from sfumato.data.preparation import Preparation
+from sfumato.evaluation import metrics
+from sfumato.evaluation.features import Features, Inception, cache_folder, extract
+from sfumato.evaluation.intervals import Interval, bootstrap_frechet, bootstrap_kid, bootstrap_mean
+from sfumato.evaluation.intervals import bootstrap_sums as bootstrap_sums
+from sfumato.evaluation.learned import Learned, named_features
+from sfumato.evaluation.measures import TASKS, Scores, Task, caveats, measures
+from sfumato.evaluation.prepared import enlarged, partners
+from sfumato.evaluation.probe import crossed
+from sfumato.evaluation.protocol import Protocol, named_protocol
+from sfumato.evaluation.views import Views
+
+
+class Judge:
+    """What results are scored under.
+
+    Args:
+        source: folder of the sources; results are matched to them by name.
+        target: folder of real pictures of the target domain, the reference of FD and KID.
+        like: any set of results, whose picture size is that of all, or that (height, width).
+        truth: folder of the right answers, of the sources' names.
+        train: folder of the target pictures a method was trained on: tells whether sources, truths or
+            references are among them ("split"); which sources were trained on stays unknown.
+        protocol: see `sfumato.evaluation.protocol`.
+        weights: file of the Inception network, for the protocols that ask for it.
+        groups: FILE.csv:COLUMN, a table with a column `name`; pictures of one group are copies or
+            neighbours of each other; the bootstrap draws whole groups (of the target's, too, if all are in).
+        task: image (B, 3, H, W) -> labels (B, H, W), compared with the truth's; or a name of `TASKS`.
+        classifier: images -> (B,) 1 where they are of the target domain; a linear probe by default.
+        resamples: of the bootstrap.
+        prepare: how the results' sources were prepared, and so how sources, truths, references and
+            training pictures are brought to the results' size; None: not known, cropped.
+
+    Raises:
+        UserError: names or counts that do not match, an unknown protocol, unreadable pictures.
+    """
+
+    def __init__(
+        self,
+        source: str | Path,
+        target: str | Path,
+        like: ImageSet | tuple[int, int],
+        *,
+        truth: str | Path | None = None,
+        train: str | Path | None = None,
+        protocol: Protocol | str = "standard",
+        weights: str | Path | None = None,
+        groups: str | None = None,
+        task: Task | str | None = None,
+        classifier: Callable[[Tensor], Tensor] | None = None,
+        resamples: int = 1000,
+        prepare: Preparation | None = None,
+    ) -> None:
+        self.protocol = protocol if isinstance(protocol, Protocol) else named_protocol(protocol)
+        self.weights, self.resamples, self.classifier = weights, resamples, classifier
+        if truth is None and task is not None:
+            raise UserError("a task is scored against the truth's labels: give --truth, too")
+        self.task_name = task if isinstance(task, str) else getattr(task, "__name__", None)
+        self.task = TASKS[choose("task", task, TASKS)] if isinstance(task, str) else task
+        self.source = Pictures(source, prepare=prepare or Preparation())
+        self.target = partners(target, self.source)
+        answers = partners(truth, self.source) if truth else None
+        self.truth = answers and answers.only(self.source.names, "truth", "sources")
+        self.train = partners(train, self.source) if train else None
+        if min(len(self.source), len(self.target)) < 2:
+            small = self.source if len(self.source) < 2 else self.target
+            raise UserError(
+                f"{small.folder} holds one picture: a comparison needs 2 or more, best 100s"
+            )
+        h, w = like if isinstance(like, tuple) else like.get([0]).shape[-2:]
+        self.size = (h, w)
+        self.views = Views(self.protocol, self.size, known=prepare is not None)
+        self._seen: dict[str, Tensor] = {}
+        self.groups = read_groups(groups, self.source.names) if groups else None
+        self.target_groups = None
+        with contextlib.suppress(UserError):  # a table of the sources alone
+            self.target_groups = read_groups(groups, self.target.names) if groups else None
+
+    # ---- what is compared, at which size --------------------------------------------------------
+
+    def said(self) -> list[str]:
+        """What is left out of the folders, and what of them is enlarged to be compared, in words."""
+        sets = {"source": self.source, "truth": self.truth, "reference": self.target}
+        known = {role: s for role, s in (sets | {"training": self.train}).items() if s}
+        return [s.left_out for s in known.values() if s.left_out] + enlarged(
+            known, self.views.shown
+        )
+
+    @cached_property
+    def features(self) -> Features:
+        p = self.protocol
+        if p.features == "inception" and self.weights is not None:
+            return Inception(self.weights, p.feature_resize, p.imagenet)
+        return named_features(p.features, self.weights)
+
+    @cached_property
+    def eyes(self) -> Features:
+        """The network of the perceptual distance and the probe: always Lite0."""
+        return self.features if self.protocol.features == "lite0" else named_features("lite0")
+
+    def embed(self, images: ImageSet, features: Features) -> Tensor:
+        """Features (N, D) of a set at the protocol's size, kept for the next time."""
+        if features is self.eyes and images.digest in self._seen:
+            return self._seen[images.digest]
+        view = self.views.featured(images)
+        return extract(features, view, cache=cache_folder() / "features", key=view.digest)
+
+    # ---- the record -----------------------------------------------------------------------------
+
+    @cached_property
+    def record(self) -> dict[str, Any]:
+        """protocol.json: all that a number depends on besides the results."""
+        held = None
+        if self.train is not None:
+            seen = set(self.train.hashes)
+            tested = [self.source, self.truth]
+            if self.protocol.reference == "test":  # a paper's may be the training pictures
+                tested.append(self.target)
+            held = sum(h in seen for s in tested if s for h in s.hashes)
+        split = "not known" if held is None else "held out" if held == 0 else "training"
+        sets = {"source": self.source, "reference": self.target, "truth": self.truth}
+        prepared = {
+            role: replace(s.prepare, size=None, upscale=True).to_json()
+            for role, s in sets.items() if s
+        }  # fmt: skip
+        return {
+            "protocol": self.protocol.to_json(), "size": list(self.size), "split": split,
+            "preparation": prepared if self.views.known or self.protocol.size is None else None,
+            "pictures": {k: {"count": len(s), "sha256": s.digest} for k, s in sets.items() if s},
+            "features": self.features.describe(),
+            "task": self.task_name, "groups": self.groups and len(set(self.groups)),
+            "reference_groups": self.target_groups and len(set(self.target_groups)),
+            "domain": "own classifier" if self.classifier else self.features.prober,
+            "bootstrap": {"resamples": self.resamples, "level": 0.95, "seed": 0},
+            "versions": {n: version(n) for n in ("sfumato", "torch", "pillow")},
+        }  # fmt: skip
+
+    # ---- scores ---------------------------------------------------------------------------------
+
+    def score(self, results: ImageSet, back: ImageSet | None = None) -> Scores:
+        """`scores` of one set."""
+        return self.scores([results], [back])[0]
+
+    def scores(
+        self, many: Sequence[ImageSet], backs: Sequence[ImageSet | None] | None = None
+    ) -> list[Scores]:
+        """Scores of sets of results, in one pass over the sources.
+
+        Args:
+            many: sets of results, with the sources' names.
+            backs: their translations back to the source domain, where there are any.
+
+        Raises:
+            UserError: names differ from the sources', sizes differ, or pixels are no numbers.
+        """
+        names = self.source.names
+        many = [matched(results, names) for results in many]
+        returned = [back and matched(back, names) for back in backs or [None] * len(many)]
+        found = self._per_image(many, returned)
+        return [self._pooled(r, images) for r, images in zip(many, found, strict=True)]
+
+    def _pooled(self, results: ImageSet, images: dict[str, Tensor]) -> Scores:
+        """Numbers of a set from those of its pictures, and from its features."""
+        names, deviations = self.source.names, images.pop("std").tolist()
+        flat = [n for n, std in zip(names, deviations, strict=True) if std < 1 / 255]
+        labels = [images.pop(k) for k in ("labels", "true labels") if k in images]
+        if self.classifier is None and (said := self._probed(results)) is not None:
+            images["domain"] = said
+        numbers = {
+            key: bootstrap_mean(values, self.groups, self.resamples)
+            for key, values in images.items()
+        }
+        if labels:
+            parts = metrics.label_parts(*labels)
+            numbers["task"] = bootstrap_sums(parts, metrics.mean_iou, self.groups, self.resamples)
+            images["task"] = metrics.mean_iou(parts)
+        x, y = (self.embed(s, self.features) for s in (results, self.target))
+        numbers |= self._distances(x, y, self.groups)
+        order = [key for key in measures("", "") if key in numbers]
+        return Scores(
+            {key: numbers[key] for key in order},
+            {key: [round(v, 6) for v in images[key].tolist()] for key in images},
+            names, self.record, caveats(len(names), len(self.target), self.features, flat),
+        )  # fmt: skip
+
+    def real(self) -> dict[str, Interval]:
+        """The distances of training pictures, as many as there are sources: what is to be reached."""
+        if self.train is None:
+            return {}
+        n, m = len(self.source), len(self.train)
+        names = [self.train.names[int((i + 0.5) * m / n)] for i in range(n)] if m > n else None
+        some = self.train.only(names, "", "") if names else self.train
+        x, y = (self.embed(s, self.features) for s in (some, self.target))
+        return self._distances(x, y, None)
+
+    def _distances(self, x: Tensor, y: Tensor, groups: list[str] | None) -> dict[str, Interval]:
+        few = self.resamples // (5 if x.shape[1] < 500 else 50)  # a draw takes longer
+        return {
+            "kid": bootstrap_kid(x, y, groups, self.target_groups, resamples=self.resamples),
+            "fd": bootstrap_frechet(x, y, groups, self.target_groups, resamples=max(few, 2)),
+        }
+
+    @torch.inference_mode()
+    def _per_image(
+        self, many: Sequence[ImageSet], backs: Sequence[ImageSet | None]
+    ) -> list[dict[str, Tensor]]:
+        """Measures of single results by key, each (N, ...), for every set."""
+        others = {"source": self.views.pixels(self.source)}
+        if self.truth is not None:
+            others["truth"] = self.views.pixels(self.truth)
+        shown = many if self.protocol.size is None else [self.views.pixels(s) for s in many]
+        returned = [s and self.views.pixels(s) for s in backs]
+        see = "perceptual" in self.protocol.metrics
+        rows: list[list[dict[str, Tensor]]] = [[] for _ in many]
+        for indices in tracked("measuring", list(chunks(len(self.source)))):
+            xs = {key: view.get(indices) for key, view in others.items()}
+            maps = {key: self.eyes.maps(x) if see else [] for key, x in xs.items()}
+            for n, (view, back) in enumerate(zip(shown, returned, strict=True)):
+                y = self._checked(view, indices, xs["source"])
+                row = self._against(y, self.eyes.maps(y) if see else [], xs, maps)
+                if back is not None:
+                    row["cycle"] = metrics.l2(back.get(indices), xs["source"])
+                rows[n].append(row)
+        found = [{key: torch.cat([r[key] for r in rs]) for key in rs[0]} for rs in rows]
+        for results, images in zip(many, found, strict=True):
+            features = images.pop("features", None)
+            if features is not None and self.protocol.feature_size is self.protocol.size is None:
+                self._seen[results.digest] = features  # what `embed` would compute again
+        return found
+
+    def _against(
+        self, y: Tensor, seen: list[Tensor], xs: dict[str, Tensor], maps: dict[str, list[Tensor]]
+    ) -> dict[str, Tensor]:
+        """Measures of results y (b, 3, H, W), whose maps are `seen`, against their sources and truths."""
+        row = {"std": y.flatten(1).std(1)}
+        if seen:
+            row["features"] = seen[-1].mean((2, 3))
+        for other, x in xs.items():
+            for name in self.protocol.metrics:
+                row[f"{other}/{name}"] = (
+                    metrics.map_distance(seen, maps[other])
+                    if name == "perceptual"
+                    else getattr(metrics, name)(y, x)
+                )
+        if self.task is not None:
+            row["labels"], row["true labels"] = self.task(y), self.task(xs["truth"])
+        if self.classifier is not None:
+            row["domain"] = self.classifier(y).float()
+        return row
+
+    def _checked(self, results: ImageSet, indices: Sequence[int], like: Tensor) -> Tensor:
+        """Results, of which every value is a number, of the others' size."""
+        y = results.get(indices)
+        if bad := [
+            results.names[i] for i, x in zip(indices, y, strict=True) if not x.isfinite().all()
+        ]:
+            raise UserError(f"results hold values that are no numbers (NaN): {', '.join(bad[:5])}")
+        if y.shape != like.shape:
+            (h, w), (h2, w2) = y.shape[-2:], like.shape[-2:]
+            raise UserError(f"results have {w}x{h} pixels, expected {w2}x{h2} as the others")
+        return y
+
+    def _probed(self, results: ImageSet) -> Tensor | None:
+        """1 where the prober takes a result for the target domain; None with too few pictures."""
+        if isinstance(self.features, Learned):
+            y, real = (
+                self.features.says(self.embed(s, self.features)) for s in (results, self.target)
+            )
+            return (y == real.mode().values).float()
+        if min(len(self.source), len(self.target)) < 8 or (
+            self.groups and len(set(self.groups)) < 2
+        ):
+            return None
+        a, b, y = (self.embed(s, self.eyes) for s in (self.source, self.target, results))
+        return crossed(a, b, y, self.groups)

@@ -1,0 +1,160 @@
+"""Pictures to files of latents, and latents to pictures: what `sfumato explore encode | decode` do."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sfumato.checkpoints.model_folder import denoiser_of, load, resolve
+from sfumato.core.errors import UserError
+from sfumato.core.versions import version
+from sfumato.data.folders import for_new_folder
+from sfumato.data.gather import gather
+from sfumato.data.hashing import digest, sha256
+from sfumato.data.images import Resize, write_png
+from sfumato.data.listing import said
+from sfumato.data.preparation import said_size
+from sfumato.diffusion.encode_decode import decode, encode
+from sfumato.diffusion.time_grids import Spacing
+from sfumato.explore.chain import apply
+from sfumato.explore.latents import Latents
+from sfumato.module import channels_of
+from sfumato.translation.run_file import write_run
+from sfumato.translation.translator import device_of, preparation_of
+
+BATCH = 64
+
+
+def encode_pictures(
+    paths: str | Path | Sequence[str | Path],
+    model: str | Path,
+    *,
+    steps: int = 12,
+    solver: str = "ab3",
+    spacing: Spacing = "karras",
+    first: str = "",
+    seed: int = 0,
+    size: int | None = None,
+    resize: Resize | None = None,
+    upscale: bool = False,
+    device: str = "auto",
+) -> Latents:
+    """Pictures to latents.
+
+    Args:
+        paths: pictures, or folders of them.
+        model: domain of the pictures, FOLDER:DOMAIN of a diffusion model.
+        steps: solver steps, at least 1.
+        solver: ab3, ab2, dpm2m, heun, ddim, or dopri5 (to a tolerance).
+        spacing: of the times: karras, log_snr, time or chain.
+        first: operations on the pictures before they are encoded, as "blur sigma=2".
+        seed: of the noise that these may draw.
+        size: side of the pictures in pixels; this and the next two are by default as in the model's
+            training.
+        resize: how pictures get that size: crop (scale the short side, cut the middle), stretch,
+            none (take pictures of one size as they are).
+        upscale: accept pictures smaller than size.
+        device: auto (a GPU if there is one), cpu, cuda or cuda:N.
+
+    Raises:
+        UserError: for anything wrong with pictures, model or options, in one line.
+    """
+    gathered = gather([paths] if isinstance(paths, (str, Path)) else list(paths))
+    files = gathered.files
+    f, facts = _denoiser(model)
+    prepare, notes = preparation_of(
+        {"model": resolve(model)[0]},
+        channels=channels_of(f),
+        size=size,
+        resize=resize,
+        upscale=upscale,
+    )
+    for text in [
+        *notes,
+        *(said(folder, names) for folder, names in gathered.left_out.items() if names),
+    ]:
+        warnings.warn(text, stacklevel=2)
+    pictures = [prepare.read(file).image for file in files.values()]
+    if len(sizes := {said_size((p.shape[1], p.shape[2])) for p in pictures}) > 1:
+        raise UserError(f"the pictures are of sizes {', '.join(sorted(sizes))}: give --size")
+    images = torch.stack(pictures)
+    log: list[dict[str, Any]] = []
+    if first:
+        images, log = apply(first, images, seed=seed)
+    how: dict[str, Any] = {"steps": steps, "solver": solver, "spacing": spacing}
+    latents, nfe = _batched(encode, f, images, device, how)
+    names = [name.as_posix() for name in files]
+    facts |= how | {"nfe": nfe, "preparation": prepare.to_json()}
+    facts |= {"pictures": digest(files), "first": log}
+    return Latents(latents, images, names, {"encoded": facts, "operations": []})
+
+
+def decode_latents(
+    latents: Latents,
+    model: str | Path,
+    out: str | Path,
+    *,
+    steps: int = 10,
+    solver: str = "ab3",
+    spacing: Spacing = "karras",
+    device: str = "auto",
+) -> Tensor:
+    """Latents to pictures (N, C, H, W), written as PNGs under their names beside their run.json.
+
+    Args:
+        latents: see `Latents.load`.
+        model: domain of the results, FOLDER:DOMAIN of a diffusion model.
+        out: a new or empty folder.
+        steps: solver steps, at least 1.
+        solver: ab3, ab2, dpm2m, heun, ddim, or dopri5 (to a tolerance).
+        spacing: of the times: karras, log_snr, time or chain.
+        device: auto (a GPU if there is one), cpu, cuda or cuda:N.
+
+    Raises:
+        UserError: if the folder is not empty, or latents and model do not fit.
+    """
+    out = for_new_folder(out)
+    f, facts = _denoiser(model)
+    if (channels := channels_of(f)) != latents.latents.shape[1]:
+        raise UserError(
+            f"the latents have {latents.latents.shape[1]} channels, {model} has {channels}; "
+            f"choose a model alike"
+        )
+    how: dict[str, Any] = {"steps": steps, "solver": solver, "spacing": spacing}
+    images, nfe = _batched(decode, f, latents.latents, device, how)
+    if not images.isfinite().all():
+        raise UserError(f"{model} makes no numbers of these latents; use smaller coefficients")
+    for name, image in zip(latents.names, images, strict=True):
+        write_png(out / name, image)
+    run = {"protocol": latents.protocol, "decoded": facts | how | {"nfe": nfe}}
+    write_run(out, run, None, {"pictures": len(images)})
+    return images
+
+
+def _denoiser(model: str | Path) -> tuple[Any, dict[str, Any]]:
+    """A domain's denoiser, and what a protocol says of it."""
+    folder, domain = resolve(model)
+    f = denoiser_of(load(folder), domain, str(folder))
+    weights = sha256(folder / "weights.safetensors")
+    facts = {"model": str(folder), "domain": f.domain, "weights": weights}
+    return f, facts | {"versions": {name: version(name) for name in ("sfumato", "torch")}}
+
+
+@torch.no_grad()
+def _batched(
+    solve: Callable[..., Tensor], f: Any, x: Tensor, device: str, how: dict[str, Any]
+) -> tuple[Tensor, int]:
+    """`solve` in batches; the results, and the evaluations that a batch took at most."""
+    where, counts = device_of(device), []
+    f, parts = f.to(where), []
+    for batch in torch.split(x, BATCH):
+        seen: list[int] = []
+        watch = lambda t, x_t, mean, extras, seen=seen: seen.append(extras["nfe"])
+        parts.append(solve(f, batch.to(where), watch=watch, **how).cpu())
+        counts.append(sum(seen))
+    return torch.cat(parts), max(counts)

@@ -1,0 +1,148 @@
+"""Patch-wise contrast (Park et al. 2020, https://arxiv.org/abs/2007.15651): what CUT and FastCUT share.
+
+    L_G = lambda_GAN L(D(G(x)), 1) + NCE(x, G(x))                              without identity
+    L_G = lambda_GAN L(D(G(x)), 1) + 1/2 [NCE(x, G(x)) + NCE(y, G(y))]         with
+    L_D = 1/2 [L(D(y), 1) + L(D(G(x)), 0)]
+
+A patch of the result, seen through the generator's own encoder, shall be nearest to the patch of the
+source at the same place, among all that are drawn from the same picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sfumato.core.errors import UserError
+from sfumato.methods._shared import adversarial as gan
+from sfumato.module import Part
+from sfumato.nets.layers import Init, Norm, initialise, still
+from sfumato.nets.patch_projection import PatchHead
+from sfumato.nets.resnet_generator import ResNet
+
+
+class Contrastive(Part):
+    """A generator, its patch heads (both are the player "generator"), and a discriminator.
+
+    Abstract: `CUT` and `FastCUT` document the fields and give them the paper's values.
+    """
+
+    net: str | ResNet
+    side: int
+    lambda_gan: float
+    lambda_nce: float
+    nce_idt: bool
+    flip_equivariance: bool
+    nce_layers: tuple[int, ...]
+    nce_t: float
+    num_patches: int
+    gan_mode: gan.GANMode
+    n_layers_d: int
+    norm: Norm
+    antialias: bool
+    init: Init
+    init_gain: float
+    channels: int
+
+    def __post_init__(self) -> None:
+        if self.nce_t <= 0 or self.num_patches < 1:
+            raise UserError(
+                f"nce_t must be above 0 and num_patches at least one, not {self.nce_t} and "
+                f"{self.num_patches}"
+            )
+        how = self.norm, self.antialias, self.init, self.init_gain
+        made = gan.make_resnet(self.net, self.channels, *how)
+        if not isinstance(made, ResNet):
+            raise TypeError(f"patches are compared inside a ResNet, not a {type(made).__name__}")
+        self.nce_layers = tuple(sorted(set(self.nce_layers))) or made.paper_layers()
+        heads = PatchHead(widths=made.widths(self.nce_layers))
+        initialise(heads, self.init, self.init_gain)
+        self.generator = nn.ModuleDict({"net": made, "heads": heads})
+        self.discriminator = gan.make_critic(
+            self.net, self.channels, self.side, self.n_layers_d, *how
+        )
+        self.notes = gan.notes(self.discriminator, self.n_layers_d, self.side)
+
+    def objectives(
+        self, batches: Iterator[tuple[Tensor, Tensor]], rng: torch.Generator
+    ) -> Iterator[tuple[str, Tensor]]:
+        x, y = next(batches)
+        flipped = self.flip_equivariance and torch.rand((), generator=rng).item() < 0.5
+        fake, keys = self._generate(x, flipped)
+        yield (
+            "discriminator",
+            gan.critic_loss(
+                self.discriminator(y), self.discriminator(fake.detach()), self.gan_mode
+            ),
+        )
+        # the graph of `made` is used here only, and holds no weight that has changed since
+        loss = self.lambda_gan * gan.gan_loss(self.discriminator(fake), True, self.gan_mode)
+        if self.lambda_nce:
+            with still(self.generator):
+                nce = self._nce(keys, fake, flipped, rng)
+                if self.nce_idt:
+                    made, keys = self._generate(y, flipped)
+                    nce = (nce + self._nce(keys, made, flipped, rng)) / 2
+            loss = loss + self.lambda_nce * nce
+        yield "generator", loss
+
+    @torch.no_grad()
+    def measures(self, x: Tensor, y: Tensor, rng: torch.Generator) -> dict[str, float]:
+        """The discriminator's mean scores of real and of generated pictures, and the NCE."""
+        fake, keys = self._generate(x, False)
+        scores = gan.health(self.discriminator(y), self.discriminator(fake), self.gan_mode)
+        return scores | {"nce": self._nce(keys, fake, False, rng).item()}
+
+    warning = staticmethod(gan.saturated)
+
+    def _generate(self, x: Tensor, flipped: bool) -> tuple[Tensor, list[Tensor]]:
+        """The result of x, or of its mirror image, and the features of x itself."""
+        net = self._net
+        made, keys = net.with_features(x.flip(3) if flipped else x, self.nce_layers)
+        if flipped:
+            with torch.no_grad():
+                keys = net.features(x, self.nce_layers)
+        return made, keys
+
+    def _nce(
+        self, keys: Sequence[Tensor], result: Tensor, flipped: bool, rng: torch.Generator
+    ) -> Tensor:
+        """The mean of the layers' contrast; a result of a flipped source is flipped back first."""
+        queries = self._net.features(result, self.nce_layers)
+        queries = [f.flip(3) for f in queries] if flipped else queries
+        places = [
+            torch.randperm(f[0, 0].numel(), generator=rng)[: self.num_patches].to(f.device)
+            for f in queries
+        ]
+        heads = self.generator["heads"]
+        with torch.no_grad():  # the keys are detached
+            k = heads(keys, places)
+        return layers_nce(heads(queries, places), k, self.nce_t)
+
+    @property
+    def _net(self) -> ResNet:
+        net = self.generator["net"]
+        assert isinstance(net, ResNet)
+        return net
+
+
+def layers_nce(queries: Sequence[Tensor], keys: Sequence[Tensor], tau: float) -> Tensor:
+    """Mean of the layers' `patch_nce`."""
+    losses = [patch_nce(q, k, tau) for q, k in zip(queries, keys, strict=True)]
+    return torch.stack(losses).mean()
+
+
+def patch_nce(q: Float[Tensor, "b n d"], k: Float[Tensor, "b n d"], tau: float) -> Tensor:
+    """-log exp(q.k+/tau) / (exp(q.k+/tau) + sum over the picture's other patches exp(q.k-/tau)).
+
+    The published code leaves the patch's own place among the negatives, with similarity -10.
+    """
+    positive = (q * k).sum(2, keepdim=True)
+    own = torch.eye(q.shape[1], dtype=torch.bool, device=q.device)
+    negative = (q @ k.mT).masked_fill(own, -10.0)
+    logits = torch.cat([positive, negative], 2).flatten(0, 1) / tau
+    return F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long, device=q.device))

@@ -1,0 +1,121 @@
+"""What a method is, and how methods are found.
+
+A method is one file in `sfumato/methods/` with one `Part` of the file's name (ignoring case and
+underscores).  It has one or both of
+
+    translate(source, *, seed=0, watch=None, <options>) -> target       images (B, C, H, W) in [-1, 1]
+    objectives(batches, rng) -> yields (player, loss)                   see `sfumato.train`
+
+Its fields are the flags of `sfumato train METHOD`, the options of `translate` those of
+`sfumato translate --method METHOD`; both take their help from the docstrings.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Iterator
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from sfumato.core.errors import UserError, choose
+from sfumato.diffusion.integrate import Watch
+from sfumato.methods.outline import names
+from sfumato.module import Part
+
+Direction = Literal["source-to-target", "target-to-source"]
+"""Which way a method of two domains translates."""
+
+
+def end(direction: str) -> str:
+    """The domain, target or source, that a direction leads to.
+
+    Raises:
+        UserError: for what is no direction.
+    """
+    ends = {"source-to-target": "target", "target-to-source": "source"}
+    if direction not in ends:
+        raise UserError(f"direction must be {' or '.join(ends)}, not {direction!r}")
+    return ends[direction]
+
+
+@runtime_checkable
+class Translator(Protocol):
+    """Turns source images into target images."""
+
+    def translate(
+        self, source: Tensor, *, seed: int = 0, watch: Watch | None = None, **options: Any
+    ) -> Tensor:
+        """Images (B, C, H, W) in [-1, 1] to images of the same shape and range.
+
+        With as_is=True the numbers come as the networks made them, which may lie beyond [-1, 1].
+        """
+
+
+@runtime_checkable
+class Trainable(Protocol):
+    """Can be trained by `fit`. `data` says what its batches are: domains, pairs or unpaired.
+
+    It may have `settings`, its own defaults of the training; `steady = False` if a lower held-out loss
+    does not mean a better model: its players play against each other, or learn from what they make; and
+    `phases`, the names of fields that say how many batches each phase before the last takes, if steps of
+    one phase take longer than those of another: its buffer `seen` then counts the batches.
+    """
+
+    data: str
+
+    def objectives(
+        self, batches: Iterator[tuple[Tensor, Tensor]], rng: torch.Generator
+    ) -> Iterator[tuple[str, Tensor]]:
+        """Yields (player, loss) once per player and step; a player is a sub-module's name.
+
+        `fit` minimises each loss over that player's parameters only, before it resumes the
+        generator. Never reuse a graph across a yield. All randomness comes from `rng`.
+        """
+
+
+class Diverged(UserError):
+    """A loss, gradient or made image is NaN or infinite; the weights have not been touched by it."""
+
+
+def find(name: str) -> type[Part]:
+    """The method of this name.
+
+    Raises:
+        UserError: for unknown names, with the nearest one.
+    """
+    choose("method", name, names())
+    module = importlib.import_module(f"sfumato.methods.{name}")
+    for key, value in vars(module).items():
+        if key.lower() == name.replace("_", "") and isinstance(value, type):
+            return value
+    raise AssertionError(f"sfumato/methods/{name}.py has no class of its own name")
+
+
+def named(kind: str) -> str:
+    """The name of the method that a description calls `kind`.
+
+    Raises:
+        UserError: there is none.
+    """
+    for name in names():
+        if name.replace("_", "") == kind.lower():
+            return name
+    raise UserError(f"a {kind} is no method; there are {', '.join(names())}")
+
+
+def name_of(method: Part | type[Part]) -> str:
+    """The method's name: that of its file."""
+    cls = method if isinstance(method, type) else type(method)
+    return cls.__module__.rsplit(".", 1)[-1]
+
+
+def cite(name: str) -> str:
+    """BibTeX of the method's paper, from the end of its module's docstring."""
+    find(name)
+    doc = inspect.getdoc(importlib.import_module(f"sfumato.methods.{name}")) or ""
+    start = doc.find("@")
+    assert start >= 0, f"sfumato/methods/{name}.py has no BibTeX in its docstring"
+    return doc[start:].strip()

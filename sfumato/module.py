@@ -1,0 +1,231 @@
+"""Parts: networks, denoisers and methods that describe themselves.
+
+A part's fields are its constructor arguments, its JSON, its command-line flags and its docs table.
+There are no configuration classes: `describe` turns a part into plain JSON and `build` turns it back.
+JSON knows a part of this package by its class's name, wherever its file lies.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, dataclass_transform
+
+import torch
+from torch import Tensor, nn
+
+from sfumato.core.arguments import check_value, checked_values, described, fits, hints_of
+from sfumato.core.errors import UserError
+from sfumato.data.kinds import translated
+from sfumato.data.preparation import Preparation
+
+MOST = 10**7
+"""The largest whole number in a description: of channels, layers, pixels, batches."""
+
+
+KINDS: dict[str, type[Described]] = {}
+"""What of this package has been imported and can be described, by its name."""
+
+
+class Described:
+    """What is described in JSON: its kind, and the fields of its constructor."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if kind_of(cls) == cls.__name__:
+            KINDS[cls.__name__] = cls
+
+
+def kind_of(cls: type) -> str:
+    """How JSON calls a class: NAME in this package, which no moved file changes, elsewhere MODULE:NAME."""
+    ours = cls.__module__.split(".")[0] == __name__.split(".")[0]
+    return cls.__name__ if ours else f"{cls.__module__}:{cls.__qualname__}"
+
+
+def short(description: Any) -> Any:
+    """A description by today's names of kinds; before, those of this package were MODULE:NAME, too."""
+    if isinstance(description, list):
+        return [short(v) for v in description]
+    if not isinstance(description, dict):
+        return description
+    found = {k: short(v) for k, v in description.items()}
+    if str(found.get("is")).startswith("sfumato."):
+        found["is"] = found["is"].rpartition(":")[2]
+    return found
+
+
+@dataclass_transform(kw_only_default=True, eq_default=False)
+class Part(Described, nn.Module):
+    """An `nn.Module` whose annotated fields are its keyword-only constructor.
+
+    Sub-modules are made in `__post_init__`.  Every subclass is final: it states all of its fields.  Its
+    `translate`, if it has one, takes images (B, C, H, W); callers may give pictures of any kind, which
+    `sfumato.data.kinds.take` checks in this one place, and get results in [-1, 1]; see `of_any_kind`.
+    """
+
+    before: ClassVar[Mapping[str, Any]] = {}
+    """Fields that are newer than descriptions without them, with what those descriptions meant."""
+    preparation: Preparation | None = None
+    """How the training brought pictures to the network, if the part comes out of a model folder."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "translate" in vars(cls):
+            cls.translate = of_any_kind(vars(cls)["translate"])  # type: ignore[attr-defined]
+        dataclasses.dataclass(eq=False, kw_only=True, repr=False)(cls)
+        for f in fields(cls):  # a default left on the class would hide a sub-module
+            if f.name in vars(cls):
+                delattr(cls, f.name)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "translate":
+            raise AttributeError(
+                f"a {type(self).__name__} is no translator by itself: a method translates with it, as in "
+                f"sfumato.translator('ddib', source='FOLDER:A', target='FOLDER:B').translate(pictures)"
+            )
+        return super().__getattr__(name)
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Part:
+        self = super().__new__(cls)
+        nn.Module.__init__(self)  # before the dataclass' __init__ assigns sub-modules
+        return self
+
+
+def of_any_kind(translate: Callable[..., Tensor]) -> Callable[..., Any]:
+    """A method's `translate` for pictures of any kind, whose results lie in [-1, 1].
+
+    `as_is=True` gives it a tensor of any numbers, and gives back the numbers that the networks made.
+    Options are of the types that the method annotates, see `sfumato.core.arguments`.
+    """
+
+    @functools.wraps(translate)
+    def checked(self: Part, source: Any, *, as_is: bool = False, **options: Any) -> Any:
+        options = checked_values(translate, options)
+        check_value("as_is", as_is, bool)
+        pictures = any(hasattr(m, "channels") for m in self.modules())
+        if as_is and pictures and not (isinstance(source, Tensor) and source.ndim in (2, 4)):
+            raise UserError(
+                f"as_is=True takes a tensor (B, C, H, W), or points (B, D), not {described(source)}: "
+                f"leave it away, or make such a tensor, as by torch.from_numpy"
+            )
+        if as_is or not pictures:  # exact denoisers take anything
+            return translate(self, source, **options)
+        like = next(self.parameters(), None)  # of the networks' device and type
+
+        def run(images: Tensor) -> Tensor:
+            with torch.set_grad_enabled(images.requires_grad):
+                return translate(self, images if like is None else images.to(like), **options)
+
+        return translated(run, source, channels_of(self), self.preparation)
+
+    return checked
+
+
+def raw(part: Any) -> Callable[..., Tensor]:
+    """A translator's `translate` of tensors, unchecked and unclamped: what metrics and maps are made of."""
+    return (
+        functools.partial(part.translate, as_is=True) if isinstance(part, Part) else part.translate
+    )
+
+
+def channels_of(part: nn.Module) -> int:
+    """Channels of the images that the part's networks take."""
+    return next((int(m.channels) for m in part.modules() if hasattr(m, "channels")), 3)  # type: ignore[arg-type]
+
+
+def fields(part: Any) -> list[dataclasses.Field[Any]]:
+    """The constructor fields of what is described (class or instance)."""
+    return [f for f in dataclasses.fields(part) if f.init]
+
+
+def describe(value: Any, path: str = "", seen: dict[int, str] | None = None) -> Any:
+    """A part as plain JSON; a part that occurs twice is described once and referred to by its path."""
+    seen = {} if seen is None else seen
+    if isinstance(value, Described):
+        if isinstance(value, Part) and seen.setdefault(id(value), path) != path:
+            return {"same as": seen[id(value)]}
+        prefix = f"{path}." if path else ""
+        inner = {f.name: getattr(value, f.name) for f in fields(value)}
+        return {"is": kind_of(type(value))} | {
+            k: describe(v, prefix + k, seen) for k, v in inner.items()
+        }
+    if isinstance(value, (list, tuple)):
+        return [describe(v, f"{path}.{i}", seen) for i, v in enumerate(value)]
+    if isinstance(value, dict):
+        return {str(k): describe(v, f"{path}.{k}", seen) for k, v in value.items()}
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise TypeError(f"{path or 'value'}: a {type(value).__name__} has no description in JSON")
+
+
+def build(
+    description: Any,
+    allow: tuple[str, ...] = ("sfumato",),
+    path: str = "",
+    made: dict[str, Any] | None = None,
+) -> Any:
+    """The inverse of `describe`.  Only parts and processes of the packages in `allow` are made.
+
+    Raises:
+        UserError: if the description names anything else, or fields that the part does not have, or
+            values that are not of the fields' types.
+    """
+    made = {} if made is None else made
+    if isinstance(description, list):
+        return tuple(build(v, allow, f"{path}.{i}", made) for i, v in enumerate(description))
+    if not isinstance(description, dict):
+        return description
+    if "same as" in description:
+        if str(description["same as"]) not in made:
+            raise UserError(
+                f"{path or 'the part'} is the same as {description['same as']!r}, which is not there"
+            )
+        return made[description["same as"]]
+    prefix = f"{path}." if path else ""
+    inner = {k: build(v, allow, prefix + k, made) for k, v in description.items() if k != "is"}
+    if "is" not in description:
+        return inner
+    cls = _class(str(description["is"]), allow)
+    known = {f.name for f in fields(cls)}
+    if unknown := sorted(inner.keys() - known):
+        raise UserError(f"{description['is']} has no field {unknown[0]!r}; it has {sorted(known)}")
+    for name, hint in hints_of(cls).items():
+        if name in inner and not fits(inner[name], hint, MOST):
+            shown = getattr(hint, "__name__", str(hint)).removeprefix("typing.")
+            raise UserError(f"{prefix}{name} must be {shown}, not {str(inner[name])[:100]!r}")
+    made[path] = cls(**{**getattr(cls, "before", {}), **inner})
+    return made[path]
+
+
+def _class(name: str, allow: tuple[str, ...]) -> Any:
+    module, _, own = name.rpartition(":")
+    package = module.split(".")[0] or "sfumato"
+    if package not in allow:
+        raise UserError(
+            f"the model is a {name!r}, which is not part of {' or '.join(allow)}; if you trust "
+            f"it, import it and pass allow=(..., {package!r})"
+        )
+    if package == "sfumato":
+        cls = KINDS.get(own) or _all_kinds().get(own)
+        if cls is None:
+            raise UserError(f"this version of sfumato has no {name!r}")
+        return cls
+    try:
+        cls = getattr(importlib.import_module(module), own)
+    except (ImportError, AttributeError):
+        raise UserError(f"there is no {name!r} here") from None
+    if not (isinstance(cls, type) and issubclass(cls, Described)):
+        raise UserError(f"{name!r} is not a part that a model may be made of")
+    return cls
+
+
+@functools.cache
+def _all_kinds() -> Mapping[str, type[Described]]:
+    """`KINDS` when networks and methods are imported, and with them all that they are made of."""
+    for room in "sfumato.nets", "sfumato.methods":
+        for module in pkgutil.walk_packages(importlib.import_module(room).__path__, f"{room}."):
+            importlib.import_module(module.name)
+    return KINDS

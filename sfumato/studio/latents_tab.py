@@ -1,0 +1,192 @@
+"""A latent for the page: encoded, changed by operations, decoded by the target and by its own model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from inspect import getdoc
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sfumato import load
+from sfumato.checkpoints.model_folder import resolve
+from sfumato.core.errors import UserError, choose
+from sfumato.data.images import picture
+from sfumato.diffusion import encode_decode as bridge
+from sfumato.explore import OPERATIONS, Operation, apply, parse, report
+from sfumato.explore.chain import parameters
+from sfumato.module import channels_of
+from sfumato.studio import limits
+from sfumato.studio.choices import HERE
+from sfumato.studio.controls import Control, controls
+from sfumato.studio.jobs import Shelf
+from sfumato.studio.uploads import place
+from sfumato.translation.translator import preparation_of
+
+RANGES: dict[str, tuple[float, float]] = {
+    "scale.c": (-2, 3), "add.c": (0, 1), "blend.w": (0, 1), "checkerboard.cell": (1, 16),
+    "blur.sigma": (0, 8), "rotate.angle": (-180, 180), "rotate.fill": (-1, 1),
+    "translate.right": (-16, 16), "translate.down": (-16, 16), "translate.fill": (-1, 1),
+    "slerp.t": (0, 1), "swap.factor": (1, 16),
+}  # fmt: skip
+"""Of the operations' numbers, which their signatures do not say."""
+OTHERS = {f.relative_to(HERE).as_posix(): f for f in sorted(HERE.rglob("*.png"))}
+"""Pictures whose latents `slerp` and `swap` mix in."""
+SEED = 0
+LONGEST = 8
+"""Operations in a chain."""
+
+
+@dataclass
+class Encoded:
+    """A picture (1, C, H, W), its latent, and the model that made it."""
+
+    image: Tensor
+    latent: Tensor
+    source: str
+    steps: int
+
+
+@dataclass
+class Changed:
+    """What a changed latent looks like and decodes to, its statistics, and whether it is noise."""
+
+    pictures: list[Any]
+    rows: list[list[str]]
+    verdict: str
+
+
+def encode(pictures: list[str], source: str, steps: int, shelf: Shelf) -> Encoded:
+    """The latent of a picture.
+
+    Args:
+        pictures: the first is encoded.
+        source: model of the picture's domain, FOLDER:DOMAIN; it encodes, and decodes the control.
+        steps: solver steps each way, at least 1.
+        shelf: where copies go.
+
+    Raises:
+        UserError: for a picture that is not admitted, or a model that has no such domain.
+    """
+    (file, *_) = place(pictures[:1], shelf.new())
+    return _encoded(file, source, steps)
+
+
+def _encoded(file: Path, source: str, steps: int) -> Encoded:
+    f = _denoiser(source)
+    prepare, _ = preparation_of(
+        {"source": resolve(source)[0]}, channels=channels_of(f), upscale=True
+    )
+    if max(prepare.size or (limits.SIZE + 1,)) > limits.SIZE:
+        prepare = replace(prepare, size=(limits.SIZE, limits.SIZE))
+    image = prepare.read(file).image[None]
+    with torch.no_grad():
+        return Encoded(image, bridge.encode(f, image, steps=steps), source, steps)
+
+
+def _other(name: str, source: str, steps: int) -> Tensor:
+    return _other_latent(name, source, steps, _saved(source))
+
+
+@lru_cache(maxsize=32)
+def _other_latent(name: str, source: str, steps: int, saved: int) -> Tensor:
+    return _encoded(OTHERS[choose("picture", name, OTHERS)], source, steps).latent
+
+
+def _denoiser(name: str) -> Any:
+    return _loaded(name, _saved(name))
+
+
+@lru_cache(maxsize=4)
+def _loaded(name: str, saved: int) -> Any:
+    return load(name)
+
+
+def _saved(name: str) -> int:
+    """When a model was saved: one that has been trained further is another."""
+    file = resolve(name)[0] / "weights.safetensors"
+    return file.stat().st_mtime_ns if file.is_file() else 0
+
+
+def change(
+    encoded: Encoded, operation: str, held: Mapping[str, Any], first: str, target: str, other: str
+) -> Changed:
+    """A latent after some operations, and what it decodes to.
+
+    Args:
+        encoded: the latent.
+        operation: what is done to the latent last; its parameters are below.
+        held: its parameters, as OPERATION.PARAMETER.
+        first: operations before it, from left to right, as "rotate angle=60, blur sigma=2".
+        target: model of the result's domain, FOLDER:DOMAIN.
+        other: a picture whose latent is mixed in.
+
+    Raises:
+        UserError: for operations and values that are not known.
+    """
+    chain = [*_chain(first), _operation(operation, held)]
+    for one in chain:
+        if any(kind is Tensor for kind, _ in parameters(one.name).values()):
+            one.parameters["other"] = _other(other, encoded.source, encoded.steps)
+    latent, log = apply(chain, encoded.latent, encoded.image, SEED)
+    with torch.no_grad():
+        decoded = [
+            bridge.decode(_denoiser(name), latent, steps=encoded.steps)
+            for name in (target, encoded.source)
+        ]
+    if not all(image.isfinite().all() for image in decoded):
+        raise UserError("the models make no numbers of this latent: use smaller coefficients")
+    seen, _ = apply(f"scale c={1 / 3}", latent)
+    before, after = log[0]["before"], log[-1]["after"]
+    rows = [[name, f"{before[name]:.4g}", f"{after[name]:.4g}"] for name in before]
+    return Changed([picture(x[0]) for x in (seen, *decoded)], rows, report(latent[0]).verdict())
+
+
+def operations() -> dict[str, str]:
+    """The operations a visitor can choose, and what each does."""
+    names = (n for n in OPERATIONS if n != "attribute")  # which needs two groups of latents
+    return {n: " ".join((getdoc(OPERATIONS[n]) or "").split("\n\n")[0].split()) for n in names}
+
+
+def operation_controls(name: str) -> list[Control]:
+    """The controls of an operation."""
+    made = []
+    for control in controls(OPERATIONS[name], skip=("z", "given")):
+        if control.kind == "picture":  # latents of another picture: chosen beside
+            continue
+        low, high = RANGES.get(f"{name}.{control.name}", (None, None))
+        kind: Any = "slider" if low is not None else control.kind
+        made.append(replace(control, kind=kind, low=low, high=high))
+    return made
+
+
+def spelled(name: str, held: Mapping[str, Any]) -> str:
+    """An operation as text, to be one of a chain.
+
+    Raises:
+        UserError: for one that mixes in another latent.
+    """
+    if any(kind is Tensor for kind, _ in parameters(name).values()):
+        raise UserError(f"{name} mixes in another latent: it can only be the last")
+    return str(_operation(name, held))
+
+
+def _operation(name: str, held: Mapping[str, Any]) -> Operation:
+    choose("operation", name, operations())
+    values = {c.name: c.value(held[f"{name}.{c.name}"]) for c in operation_controls(name)}
+    return Operation(name, values)
+
+
+def _chain(text: str) -> list[Operation]:
+    """The operations of a text; none of them may read a file."""
+    chain = parse(text) if text.strip() else []
+    if len(chain) > LONGEST:
+        raise UserError(f"{len(chain)} operations: expected at most {LONGEST} before the last")
+    for one in chain:
+        if any(kind is Tensor for kind, _ in parameters(one.name).values()):
+            raise UserError(f"{one.name} mixes in another latent: choose it as the operation")
+    return chain

@@ -1,0 +1,1 @@
+"""Training: one call, one loop, one folder a run."""

@@ -1,0 +1,295 @@
+"""The only training loop.  It knows players and losses, and no method.
+
+A method's `objectives` yields (player, loss); the loop minimises each loss over that player's parameters
+alone.  GANs, minimax transport and plain denoising share it.  Everything random in step n comes from
+(seed, n), so a run that was killed and restored ends with the bits of one that was not.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from sfumato.checkpoints.tensors import unique_state
+from sfumato.core.errors import UserError
+from sfumato.diffusion.noise import stable_hash
+from sfumato.methods.registry import Diverged as Diverged
+from sfumato.module import Part
+from sfumato.training.options import check
+from sfumato.training.processes import mean, together
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from sfumato.methods.registry import Trainable
+
+Batches = Iterator[tuple[Tensor, Tensor]]
+
+
+class Update(NamedTuple):
+    """What one step did: its number (from 1), each player's loss, and the learning rate."""
+
+    step: int
+    losses: dict[str, float]
+    lr: float
+
+
+class State:
+    """All that training changes: weights, their moving average, optimisers, and the step count."""
+
+    def __init__(
+        self,
+        method: Part,
+        optimiser: Literal["adamw", "adam"] = "adamw",
+        betas: tuple[float, float] = (0.9, 0.999),
+        weight_decay: float = 0.0,
+    ) -> None:
+        self.method, self.step = method, 0
+        self.ema = {k: v.clone() for k, v in self._floats().items()}
+        self._make = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[optimiser]
+        self._options = {"betas": betas, "weight_decay": weight_decay}
+        self._optimisers: dict[str, torch.optim.Optimizer] = {}
+
+    def optimiser(self, player: str) -> torch.optim.Optimizer:
+        """The player's optimiser, made when the player first appears."""
+        if player not in self._optimisers:
+            parameters = self.method.get_submodule(player).parameters()
+            self._optimisers[player] = self._make(parameters, **self._options)
+        return self._optimisers[player]
+
+    def average(self, decay: float) -> None:
+        """Ema <- decay ema + (1 - decay) weights, with the warm-up (1 + n) / (10 + n)."""
+        decay = min(decay, (1 + self.step) / (10 + self.step))
+        now = self._floats()
+        torch._foreach_lerp_([self.ema[k] for k in now], list(now.values()), 1 - decay)
+
+    @contextmanager
+    def averaged(self) -> Iterator[Part]:
+        """The method in evaluation mode with the averaged weights, for previews and scores."""
+        raw = {k: v.clone() for k, v in self._floats().items()}
+        self._put(self.ema)
+        self.method.eval()
+        try:
+            yield self.method
+        finally:
+            self._put(raw)
+            self.method.train()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything as named tensors, to be saved; `restore` takes them back."""
+        out = {f"weights/{k}": v for k, v in unique_state(self.method).items()}
+        out |= {f"ema/{k}": v for k, v in self.ema.items()}
+        kept = self.method.state_dict(keep_vars=True)  # what else it remembers is training's alone
+        buffers = self.method.named_buffers(remove_duplicate=False)  # two may share one tensor,
+        out |= {f"memory/{k}": v.clone() for k, v in buffers if k not in kept}  # a file may not
+        for player, optimiser in self._optimisers.items():
+            for i, values in optimiser.state_dict()["state"].items():
+                out |= {f"optimiser/{player}/{i}/{k}": v for k, v in values.items()}
+        return out
+
+    def restore(self, tensors: dict[str, Tensor], step: int) -> None:
+        """Takes back what `tensors` gave; keeps none of them, which may be views of a file.
+
+        Raises:
+            UserError: if they are of another model.
+        """
+        ours = {f"weights/{k}": v for k, v in unique_state(self.method).items()}
+        ours |= {f"ema/{k}": v for k, v in self.ema.items()}
+        theirs = {k: v.shape for k, v in tensors.items() if k.startswith(("weights/", "ema/"))}
+        if {k: v.shape for k, v in ours.items()} != theirs:
+            raise UserError("the saved training is of another model; choose another --out")
+        with torch.no_grad():
+            for k, v in ours.items():
+                v.copy_(tensors[k])
+        for key, value in tensors.items():
+            if key.startswith("memory/"):
+                module, _, name = key.removeprefix("memory/").rpartition(".")
+                value = value.clone().to(next(self.method.parameters()).device)
+                self.method.get_submodule(module).register_buffer(name, value, persistent=False)
+        saved: dict[str, dict[int, dict[str, Tensor]]] = {}
+        for key, value in tensors.items():
+            if key.startswith("optimiser/"):
+                _, player, i, name = key.split("/")
+                saved.setdefault(player, {}).setdefault(int(i), {})[name] = value.clone()
+        for player, per_parameter in saved.items():
+            optimiser = self.optimiser(player)
+            optimiser.load_state_dict(optimiser.state_dict() | {"state": per_parameter})
+        self.step = step
+
+    def check(self) -> None:
+        """Weights and averages are finite.
+
+        Raises:
+            Diverged: if not.
+        """
+        values = [*self._floats().values(), *self.ema.values()]
+        if not torch.stack([v.isfinite().all() for v in values]).all():
+            raise Diverged(f"weights became infinite at step {self.step}")
+
+    def running(self) -> list[Tensor]:
+        """Running averages of batch norms."""
+        norms = [m for m in self.method.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+        return [v for m in norms for v in (m.running_mean, m.running_var) if v is not None]
+
+    def _floats(self) -> dict[str, Tensor]:
+        return {k: v for k, v in unique_state(self.method).items() if v.is_floating_point()}
+
+    @torch.no_grad()
+    def _put(self, values: dict[str, Tensor]) -> None:
+        for k, v in self._floats().items():
+            v.copy_(values[k])
+
+
+def fit(
+    state: State,
+    batches: Batches,
+    *,
+    steps: int,
+    seed: int = 0,
+    lr: float = 1e-3,
+    schedule: Literal["cosine", "linear", "constant"] = "cosine",
+    hold: float = 0.0,
+    warmup: int = 100,
+    clip: float = 1.0,
+    ema: float = 0.999,
+    accumulate: int = 1,
+    accelerator: Accelerator | None = None,
+) -> Iterator[Update]:
+    """Trains from `state.step` to `steps`, and hands out an `Update` after each step.
+
+    Args:
+        state: what is trained; changed in place.
+        batches: from micro-batch number `state.step * accumulate` on.
+        steps: optimiser steps in all.
+        seed: of everything random in training.
+        lr: highest learning rate, > 0.
+        schedule: of the learning rate after the warm-up: cosine or linear to 0, or constant.
+        hold: share of the steps after the warm-up, in [0, 1), before the learning rate falls.
+        warmup: steps over which the learning rate rises from 0.
+        clip: largest norm of a player's gradient; 0 does not clip.
+        ema: decay of the weights' moving average a step, in [0, 1).
+        accumulate: micro-batches a step; their gradients are averaged.
+        accelerator: devices, precision and processes; the CPU in fp32 by default.
+
+    Raises:
+        UserError: for a number that is out of its range (at the first step).
+        Diverged: if a loss is not finite.
+    """
+    check({"seed": seed, "lr": lr, "schedule": schedule, "hold": hold, "warmup": warmup,
+           "clip": clip, "ema": ema, "accumulate": accumulate})  # fmt: skip
+    accelerator = accelerator or machine("cpu")
+    method: Trainable = state.method
+    state.method.train()
+    while state.step < steps:
+        rate = lr * learning_rate(state.step, steps, schedule, warmup, hold)
+        losses: dict[str, float] = {}
+        for micro in range(accumulate):
+            number = stable_hash(
+                f"{seed}/{state.step}/{micro}/{accelerator.process_index}".encode()
+            )
+            rng = torch.Generator().manual_seed(number)
+            with torch.random.fork_rng(enabled=True):
+                torch.manual_seed(number)  # dropout can draw from nowhere else
+                for player, loss in _losses(method.objectives(batches, rng), accelerator):
+                    value = mean(loss.detach(), accelerator)
+                    if not math.isfinite(value):
+                        raise Diverged(
+                            f"the loss of {player} became {value} at step {state.step + 1}"
+                        )
+                    losses[player] = losses.get(player, 0.0) + value / accumulate
+                    parameters = list(state.method.get_submodule(player).parameters())
+                    accelerator.backward(loss / accumulate, inputs=parameters)
+                    if micro == accumulate - 1:
+                        _step(state.optimiser(player), parameters, rate, clip, accelerator)
+        if accelerator.num_processes > 1:  # each has seen its share of the batch
+            for v in state.running():
+                v.copy_(accelerator.reduce(v, "mean"))
+        state.step += 1
+        state.average(ema)
+        yield Update(state.step, losses, rate)
+
+
+def learning_rate(step: int, steps: int, schedule: str, warmup: int, hold: float = 0.0) -> float:
+    """The factor on the learning rate at a step (from 0): linear warm-up, 1, then the schedule."""
+    if step < warmup:
+        return (step + 1) / warmup
+    done = max(0.0, (step - warmup) / max(1, steps - warmup) - hold) / (1 - hold)
+    return {"cosine": (1 + math.cos(math.pi * done)) / 2, "linear": 1 - done, "constant": 1.0}[
+        schedule
+    ]
+
+
+def check_losses(losses: Mapping[str, float]) -> None:
+    """Losses of the players after the last step are finite.
+
+    Raises:
+        Diverged: if not.
+    """
+    for player, value in losses.items():
+        if not math.isfinite(value):
+            raise Diverged(f"the loss of {player} became {value} after the last step")
+
+
+def machine(device: Literal["auto", "cpu"], precision: Literal["no", "bf16"] = "no") -> Accelerator:
+    """Device, precision and processes of a training.
+
+    Raises:
+        UserError: for several processes on a CPU.
+    """
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    several = any(int(os.environ.get(k) or 1) > 1 for k in WORLD)
+    if several and (device == "cpu" or not torch.cuda.is_available()):
+        raise UserError(
+            "on a CPU a training runs in one process, which uses all cores: start it without "
+            "torchrun or mpirun"
+        )
+    AcceleratorState._reset_state(reset_partial_state=True)  # that of an earlier training
+    return Accelerator(cpu=device == "cpu", mixed_precision=precision)
+
+
+WORLD = "WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"
+"""Where launchers say how many processes they started."""
+
+
+def _losses(
+    losses: Iterator[tuple[str, Tensor]], accelerator: Accelerator
+) -> Iterator[tuple[str, Tensor]]:
+    """Each loss, made inside autocast: backward and the optimiser's step are outside.
+
+    Autocast keeps weights that it has rounded until it is left; the next player would be shown those
+    from before the step.
+    """
+    while True:
+        with together(accelerator), accelerator.autocast():
+            made = next(losses, None)
+        if made is None:
+            return
+        yield made
+
+
+def _step(
+    optimiser: torch.optim.Optimizer,
+    parameters: list[torch.nn.Parameter],
+    lr: float,
+    clip: float,
+    accelerator: Accelerator,
+) -> None:
+    if accelerator.num_processes > 1:
+        for p in parameters:
+            if p.grad is not None:
+                p.grad = accelerator.reduce(p.grad, "mean")
+    norm = torch.nn.utils.clip_grad_norm_(parameters, clip or math.inf)
+    if not norm.isfinite():
+        raise Diverged(f"a gradient became {norm.item()}")
+    for group in optimiser.param_groups:
+        group["lr"] = lr
+    optimiser.step()
+    optimiser.zero_grad()

@@ -1,0 +1,280 @@
+"""A run folder: what a training finds there when it resumes, and what it leaves there.
+
+    training.safetensors         weights, EMA, optimisers and step, in one file that is replaced at once
+    training.before.safetensors  the save before, until the training has ended
+    run.json, split.json         what is trained, on which pictures and how; which were held out
+
+Everything else there follows from training.safetensors: see `sfumato.train`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import MISSING
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sfumato.checkpoints.tensors import read_tensors, write_tensors
+from sfumato.core.errors import UserError
+from sfumato.core.terminal import say
+from sfumato.data.folders import for_folder, locked, parse_json, write_text
+from sfumato.module import Part, describe, fields, short
+from sfumato.training.fit import State
+from sfumato.training.options import DEFAULTS, check
+
+FIXED = "batch", "seed", "held_out", "flip", "jitter", "accumulate", "optimiser"
+"""Settings that a resumed run keeps; the others may change."""
+
+SAVES = "training.safetensors", "training.before.safetensors"
+
+OF_PICTURES = "count", "skipped", "digest"
+"""What of a description of data the pictures say, and no option."""
+
+NOTHING_LOST = "run.json", "split.json", "log.jsonl", "loss.png", "previews"
+"""What a run has before its first save."""
+
+
+class RunFolder:
+    """The folder of a run while it trains.
+
+    Args:
+        out: the folder; it is made by the first `stand`.
+        run: for run.json.
+        split: for split.json.
+        lock: holds the lock of `out`, and takes that of a folder that is written anew.
+    """
+
+    def __init__(
+        self, out: Path, run: Mapping[str, Any], split: Mapping[str, Any], lock: ExitStack
+    ) -> None:
+        self.out, self.split, self.lock = out, json.dumps(split) + "\n", lock
+        self.describe(run)
+        self.training, self.before = (out / name for name in SAVES)
+        self.begun = False
+        self.saved: int | None = None
+        """The step of the last save."""
+
+    def describe(self, run: Mapping[str, Any]) -> None:
+        """What run.json is going to hold, if it is not written yet."""
+        self.run = json.dumps(run, indent=2) + "\n"
+
+    def stand(self) -> bool:
+        """Is there with its run.json when this returns; True if it was gone and is written anew.
+
+        Raises:
+            UserError: if another run has taken its place, or is beginning there.
+        """
+        file = self.out / "run.json"
+        gone = self.begun and not file.exists()
+        if self.begun and not gone and file.read_bytes() != self.run.encode():
+            raise UserError(
+                f"{self.out} was moved away while it trained, and another run began there: this "
+                f"one has stopped; what was moved away resumes"
+            )
+        if gone:
+            say(f"{self.out} was moved away while it trained: written anew", file=sys.stderr)
+            self.lock.close()  # that went with the folder
+            self.lock.enter_context(locked(self.out))
+        if gone or not self.begun:
+            write_text(file, self.run)
+            write_text(self.out / "split.json", self.split)
+        self.begun = True
+        return gone
+
+    def restore(self, state: State) -> bool:
+        """The state as it was last saved; False if it never was.
+
+        Raises:
+            UserError: if the file is damaged, or of another model.
+        """
+        file = next((f for f in (self.training, self.before) if f.exists()), None)
+        if file is None:
+            return False
+        try:
+            tensors = read_tensors(file)
+            step = tensors.pop("step", torch.empty(0))
+            if step.numel() != 1 or step.is_floating_point() or step < 0:
+                raise UserError(f"{file} is not a saved training: choose another --out")
+        except UserError as error:
+            more = f"; without it the run goes on from {self.before.name}"
+            raise UserError(f"{error}{more if self.before.exists() else ''}") from None
+        if not _fits(state, tensors):
+            raise UserError("the saved training is of another model; choose another --out")
+        state.restore(tensors, int(step))
+        self.saved = state.step
+        return True
+
+    def keep(self, state: State) -> None:
+        """Saves the state, and keeps the save before."""
+        tensors = state.tensors() | {"step": torch.tensor(state.step)}
+        if self.training.exists():
+            os.replace(self.training, self.before)  # a kill from here on leaves that one
+        write_tensors(self.training, tensors)
+        self.saved = state.step
+
+    def step_back(self, state: State) -> bool:
+        """The save before takes the place of the last one; False if there is none."""
+        if not self.before.exists():
+            return False
+        os.replace(self.before, self.training)
+        return self.restore(state)
+
+
+def _fits(state: State, tensors: Mapping[str, Tensor]) -> bool:
+    """Whether a save's memory, and Adam's steps and moments, are of the parts that the state has."""
+    for key, value in tensors.items():
+        kind, _, rest = key.partition("/")
+        try:
+            if kind == "memory":
+                state.method.get_submodule(rest.rpartition(".")[0])
+            elif kind == "optimiser":
+                player, i, name = rest.split("/")
+                parameter = [*state.method.get_submodule(player).parameters()][int(i)]
+                shapes = {"step": (), "exp_avg": parameter.shape, "exp_avg_sq": parameter.shape}
+                if shapes[name] != value.shape:
+                    return False
+        except (AttributeError, ValueError, LookupError):  # a name that is none of ours
+            return False
+    return True
+
+
+def earlier(out: Path, resume: bool) -> dict[str, Any] | None:
+    """run.json of the run in `out`, if it is to be resumed and was ever saved.
+
+    Raises:
+        UserError: if `out` holds something that a new run would overwrite, or nothing to resume.
+    """
+    for_folder(out)
+    names = {p.name for p in out.iterdir() if p.name[0] != "."} if out.exists() else set()
+    if names.intersection(SAVES) and resume:
+        return read_run(out)
+    if "model.json" in names and resume:
+        raise UserError(f"{out} holds a model but no training to resume; choose another --out")
+    if names.difference(NOTHING_LOST) and not resume:
+        run = f"go on with its run by {typed_resume(out)}, or " if "run.json" in names else ""
+        raise UserError(f"{out} is not empty; {run}choose another --out")
+    return None
+
+
+def read_run(out: Path) -> dict[str, Any]:
+    """run.json of a training.
+
+    Raises:
+        UserError: if there is none, or what there is cannot be that.
+    """
+    file = out / "run.json"
+    if not file.is_file():
+        raise UserError(
+            f"{out} has no run.json, without which nothing resumes: is it a run folder?"
+        )
+    try:
+        run = parse_json(file.read_text(encoding="utf-8"))
+    except ValueError:
+        run = None
+    parts = dict(run) if isinstance(run, dict) else {}
+    damaged = f"{file} is damaged, or not of a training: nothing resumes without it"
+    needed = [parts.get(key) for key in ("model", "data", "settings")]
+    newer = [parts.get(key, {}) for key in ("options", "folders")]  # than some runs
+    if not all(isinstance(part, dict) for part in (*needed, *newer)):
+        raise UserError(damaged)
+    settings, model = parts["settings"], parts["model"]
+    names = parts.get("method"), settings.get("without"), model.get("is")
+    if not all(name is None or isinstance(name, str) for name in names) or not all(
+        folders is None or all(isinstance(folder, str) for folder in _each(folders))
+        for folders in parts.get("folders", {}).values()
+    ):
+        raise UserError(damaged)
+    numbers = settings | {"minutes": parts.get("minutes")}
+    try:
+        check({key: value for key, value in numbers.items() if value is not None})
+    except UserError as error:
+        raise UserError(f"{damaged} ({error})") from None
+    return parts | short({key: parts[key] for key in ("model", "options") if key in parts})
+
+
+def _each(folders: Any) -> Iterable[Any]:
+    if isinstance(folders, dict):
+        return folders.values()
+    return folders if isinstance(folders, list) else [folders]
+
+
+def typed_resume(out: str | Path) -> str:
+    """The command that goes on with a run as it was begun."""
+    return f"sfumato train --resume --out {shlex.quote(str(out))}"
+
+
+def compare(before: Mapping[str, Any], run: Mapping[str, Any], part: Part, out: Path) -> list[str]:
+    """Resuming needs the same model, data, batch, seed; other settings may change: in words, which.
+
+    Args:
+        before: run.json as it was.
+        run: as it is going to be.
+        part: what is trained.
+        out: the run folder.
+
+    Raises:
+        UserError: that says what differs.
+    """
+    run, go = json.loads(json.dumps(run)), f"{typed_resume(out)} goes on as it was"
+    told = {f.name: describe(f.default) for f in fields(part) if f.default is not MISSING}
+    told |= describe(dict(part.before))
+    model = told | before["model"]  # a field that is newer than the run: what it meant then
+    for key, was, now in (
+        ("another model", model, run["model"]), ("other data", before["data"], run["data"])
+    ):  # fmt: skip
+        if differ := "; ".join(list(differences(was, now))[:3]):
+            if key == "other data" and _changed_since(before, run):
+                raise UserError(
+                    f"the pictures of {out} have changed since it was trained ({differ}): put them back as "
+                    f"they were, or choose a new --out"
+                )
+            raise UserError(f"{out} was trained with {key} ({differ}): {go}")
+    changed = []
+    for key, value in run["settings"].items():
+        was = before["settings"].get(key, DEFAULTS.get(key, value))
+        if was != value and key in FIXED:
+            raise UserError(f"{out} was trained with {key} {was}, not {value}: {go}")
+        if was != value:
+            changed.append(f"resuming with {key} {value} (it was {was})")
+    return changed
+
+
+def _changed_since(before: Mapping[str, Any], run: Mapping[str, Any]) -> bool:
+    """Whether the same folders, read in the same way, hold other pictures than they did."""
+    ways = [{k: v for k, v in one["data"].items() if k not in OF_PICTURES} for one in (before, run)]
+    folders = [one.get("folders", {}).get("data") for one in (before, run)]
+    same = [one["settings"].get("without") for one in (before, run)]
+    return all(a == b for a, b in (ways, folders, same))
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any], path: str = "") -> Iterator[str]:
+    """What differs between two descriptions, each in a few words."""
+    if "is" in before and before["is"] != now.get("is"):
+        names = [str(d.get("is")) for d in (before, now)]
+        yield f"{path}{names[0]}, not {names[1]}"
+        return
+    for key in dict.fromkeys((*before, *now)):
+        was, value = before.get(key), now.get(key)
+        if isinstance(was, dict) and isinstance(value, dict):
+            yield from differences(was, value, f"{path}{key} ")
+        elif was != value and path == "digest ":
+            yield f"other pictures of {key}" if was and value else f"{key} is new"
+        elif was != value:
+            yield f"{path}{key} {was}, not {value}"
+
+
+def absolute(data: Any) -> Any:
+    """Paths as they can be found from anywhere, for JSON."""
+    if isinstance(data, Mapping):
+        return {name: absolute(folder) for name, folder in data.items()}
+    if data is None or isinstance(data, (str, Path)):
+        return data and str(Path(data).absolute())
+    return [absolute(folder) for folder in data]

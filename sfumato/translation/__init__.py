@@ -1,0 +1,1 @@
+"""Pictures to pictures with a trained model."""

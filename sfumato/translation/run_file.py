@@ -1,0 +1,188 @@
+"""run.json: what a folder of translated pictures is, compared when the run is restarted.
+
+It has three parts: "run" is all that defines the pictures, "from" what else is needed to do the run
+again, "result" counts, NFE and seconds, null until the run is complete.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sfumato.core.errors import UserError
+from sfumato.core.terminal import count, say
+from sfumato.data.folders import LOCK, parse_json, write_text
+from sfumato.data.preparation import said_size
+from sfumato.module import short
+
+
+@dataclass
+class Summary:
+    """What a translation did.
+
+    Attributes:
+        written, kept: pictures written, and found already there.
+        skipped: {picture: why} of those that could not be read, translated or written.
+        lost: {reason: pictures} of those that are read, but not whole, see `sfumato.data.header.LOST`.
+        sizes: {folder: how many pictures of (height, width) became (height, width)}.
+        nfe, seconds: a picture, on average.
+    """
+
+    written: int = 0
+    kept: int = 0
+    skipped: dict[str, str] = field(default_factory=dict)
+    lost: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    sizes: dict[str, Counter[tuple[tuple[int, int], tuple[int, int]]]] = field(
+        default_factory=lambda: defaultdict(Counter)
+    )
+    nfe: float = 0.0
+    seconds: float = 0.0
+
+    def add(self, images: int, nfe: int, seconds: float) -> None:
+        """Counts images that were translated with `nfe` network evaluations each, in `seconds` together."""
+        if images:
+            self.seconds = (self.seconds * self.written + seconds) / (self.written + images)
+            self.nfe = (self.nfe * self.written + nfe * images) / (self.written + images)
+            self.written += images
+
+    def resized(self) -> list[str]:
+        """For each folder whose results have other sizes than their sources: "photos: 3000x2000 -> 32x32"."""
+        lines = []
+        for folder, counts in self.sizes.items():
+            changed = [(a, b) for a, b in counts if a != b]
+            for to in sorted({b for _, b in changed}):
+                of = sorted({a for a, b in changed if b == to}, key=lambda a: (a[0] * a[1], a))
+                before = said_size(of[0])
+                if len(of) > 1:
+                    before = f"{len(of)} sizes from {before} to {said_size(of[-1])}"
+                lines.append(f"{folder}: {before} -> {said_size(to)}")
+        return lines
+
+
+def write_run(out: Path, run: Any, origin: Any, result: Any) -> None:
+    """Writes run.json, atomically."""
+    parts = {"run": run, "from": origin, "result": result}
+    write_text(out / "run.json", json.dumps(parts, indent=2) + "\n")
+
+
+def read_run(folder: Path, name: str = "run.json") -> dict[str, Any]:
+    """The three parts of a run.json.
+
+    Raises:
+        UserError: if there is none, or not one of a translation.
+    """
+    try:
+        saved = parse_json((folder / name).read_text(encoding="utf-8"))
+        parts = {key: saved[key] for key in ("run", "from", "result")}
+        if not isinstance(parts["run"], dict) or not isinstance(
+            parts["run"].get("options"), dict | None
+        ):
+            raise TypeError
+        return parts | {"run": _modern(parts["run"])}
+    except OSError:
+        raise UserError(
+            f"{folder} holds no translation: it has no {name}; choose another folder"
+        ) from None
+    except (ValueError, KeyError, TypeError):
+        raise UserError(
+            f"{folder / name} is damaged, or not of a translation: choose another folder"
+        ) from None
+
+
+PNG_BEGINS, PNG_ENDS = b"\x89PNG\r\n\x1a\n", b"\0\0\0\0IEND\xaeB`\x82"
+
+
+def there(result: Path) -> bool:
+    """Whether a PNG is there, whole: where the power failed or a disk is bad, a file may be cut or empty."""
+    try:
+        with result.open("rb") as file:
+            begins = file.read(len(PNG_BEGINS))
+            file.seek(max(0, file.seek(0, os.SEEK_END) - len(PNG_ENDS)))
+            return begins == PNG_BEGINS and file.read() == PNG_ENDS
+    except OSError:
+        return False
+
+
+def damaged(out: Path, results: Iterable[Path]) -> str:
+    """In a line, which of these results in `out` are not whole and are going to be made again."""
+    broken = [
+        name.as_posix() for name in results if (out / name).exists() and not there(out / name)
+    ]
+    more = ", ..." if len(broken) > SHOWN else ""
+    said = f"{count(len(broken), 'damaged result')} in {out} made again: "
+    return said + ", ".join(broken[:SHOWN]) + more if broken else ""
+
+
+SHOWN = 5
+"""Results that are named."""
+
+
+def to_repeat(run: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a translation's run.json, or the folder that holds it, says of the run, and where it came from.
+
+    Raises:
+        UserError: it is missing, or says not enough to do the run again.
+    """
+    if not run.exists():
+        raise UserError(f"{run} does not exist: expected a translation's run.json, or its folder")
+    saved = read_run(run if run.is_dir() else run.parent, "run.json" if run.is_dir() else run.name)
+    what, origin = saved["run"], saved["from"]
+    kinds = ((what, "seed", int), (what, "options", dict), (what, "preparation", dict),
+             (origin, "sources", list), (origin, "models", dict), (origin, "device", str))  # fmt: skip
+    for part, key, kind in kinds:
+        if not isinstance(part, dict) or not isinstance(part.get(key), kind):
+            raise UserError(
+                f"{run} is damaged: it does not say the {key} of its run; translate anew"
+            )
+    return what, origin | {"mask": origin.get("mask"), "batch": origin.get("batch")}
+
+
+def check(out: Path, run: dict[str, Any], expect: Mapping[str, Any] | None) -> None:
+    """Sees that the folder `out` is empty or holds this very run.
+
+    Raises:
+        UserError: if it holds anything else, or if `run` is not the expected one.
+    """
+
+    def differences(other: Mapping[str, Any]) -> list[str]:
+        prepared = {
+            k: v for k, v in run["preparation"].items() if k in other.get("preparation", run)
+        }
+        new = {**run, **prepared, **run["options"]}
+        old = {**other, **other.get("preparation", {}), **other.get("options", {})}
+        parts = ("options", "preparation", "translator")
+        return [k for k in new if k not in parts and old.get(k) != new[k]] or [
+            k for k in ("options", "translator") if other.get(k) != run[k]
+        ]
+
+    changed = differences(expect) if expect is not None else []
+    if expect is not None and changed == ["versions"]:
+        say(f"repeated with {run['versions']}, made with {expect['versions']}", file=sys.stderr)
+    elif changed:
+        raise UserError(f"the run cannot be repeated: {', '.join(changed)} changed since")
+    if set(out.iterdir()) <= {out / LOCK}:
+        return
+    if changed := differences(read_run(out)["run"]):
+        raise UserError(
+            f"{out} holds another run ({', '.join(changed)} differ): choose another --out "
+            f"or delete it"
+        )
+
+
+def _modern(run: dict[str, Any]) -> dict[str, Any]:
+    """A run as it is recorded now; older ones say how pictures were prepared in fields of their own."""
+    run = run | {"translator": short(run.get("translator"))}
+    if "preparation" in run:
+        return run
+    size, how = (
+        run.get("size"),
+        {"resize": run["resize"], "upscale": run["upscale"], "side": "whole"},
+    )
+    rest = {k: v for k, v in run.items() if k not in ("size", *how)}
+    return rest | {"preparation": how | {"size": size and [size, size]}}

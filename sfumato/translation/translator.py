@@ -1,0 +1,267 @@
+"""Translators ready to use: a trained one, or a method filled with diffusion models."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import MISSING
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from torch import Tensor
+
+from sfumato.checkpoints.model_folder import denoiser_of, describe_folder, load, resolve
+from sfumato.core.arguments import check_value, checked, hints_of, plain
+from sfumato.core.errors import UserError, choose
+from sfumato.data.preparation import Preparation, Side, said_size
+from sfumato.data.resize import Resize
+from sfumato.diffusion.integrate import Watch
+from sfumato.methods.registry import find, name_of, named
+from sfumato.module import Part, channels_of, fields, raw
+
+
+@checked
+def translator(
+    method: str | None = None,
+    model: str | Path | None = None,
+    source: str | Path | None = None,
+    target: str | Path | None = None,
+    classifier: str | Path | None = None,
+) -> Part:
+    """A method ready to translate: a trained one, or one made of diffusion models.
+
+    Args:
+        method: a method's name; not needed with model.
+        model: folder of a trained translator.
+        source: denoiser of the source domain, FOLDER:DOMAIN.
+        target: denoiser of the target domain, FOLDER:DOMAIN.
+        classifier: folder of a domain classifier, for methods that are guided by one.
+
+    Raises:
+        UserError: for what is missing, or given but of no use, and what to type instead.
+    """
+    offered = {"source": source, "target": target, "classifier": classifier}
+    given = {k: v for k, v in offered.items() if v is not None}
+    if model is not None:
+        folder, _ = resolve(model)
+        part, name = load(model), method_in(folder)
+        if not hasattr(part, "translate"):
+            raise used_by_others(name, folder)
+        if method not in (None, name):
+            raise UserError(f"{folder} is a {name} model, not {method}; leave --method away")
+        if given:
+            raise UserError(f"{folder} translates by itself; leave --{next(iter(given))} away")
+        return part
+    if method is None:
+        raise UserError(
+            "say how to translate: --model FOLDER of a trained translator, or --method NAME "
+            "(`sfumato methods` lists them) with --source FOLDER:DOMAIN --target FOLDER:DOMAIN"
+        )
+    cls = find(method)
+    roles = {f.name: f.default is MISSING for f in fields(cls) if f.name in offered}
+    if not hasattr(cls, "translate"):
+        raise used_by_others(method)
+    if not roles:
+        raise UserError(
+            f"{method} translates with a model of its own: --model FOLDER, made by "
+            f"`sfumato train {method}`"
+        )
+    for role in given.keys() - roles.keys():
+        raise UserError(f"{method} has no use for --{role}; leave it away")
+    for role, needed in roles.items():
+        if needed and role not in given:
+            raise UserError(
+                f"{method} needs a classifier: --classifier FOLDER, made by `sfumato train "
+                f"domain_classifier`"
+                if role == "classifier"
+                else f"{method} needs a {role} domain: --{role} FOLDER:DOMAIN"
+            )
+    models: dict[Path, Part] = {}  # one folder, one network: its domains share the denoiser
+    for where in given.values():
+        folder, _ = resolve(where)
+        models.setdefault(folder, models.get(folder) or load(folder))
+    made = {}
+    for role, where in given.items():
+        folder, domain = resolve(where)
+        part = models[folder]
+        if role == "classifier" and domain is not None:
+            raise UserError(
+                f"a classifier knows all its domains: --classifier {folder}, without :{domain}"
+            )
+        made[role] = part if role == "classifier" else denoiser_of(part, domain, str(folder))
+    if len(channels := {channels_of(part) for part in made.values()}) > 1:
+        raise UserError(
+            f"{' and '.join(made)} differ in channels ({channels}); choose models alike"
+        )
+    part = cls(**made).eval()
+    part.preparation = next(iter(models.values())).preparation
+    return part
+
+
+USES = {
+    "diffusion": "--method ddib --source {0}:DOMAIN --target {0}:DOMAIN",
+    "domain_classifier": "--method classifier_guidance --target FOLDER:DOMAIN --classifier {0}",
+}
+"""Which methods translate with what does not translate by itself."""
+
+
+def method_in(folder: Path) -> str:
+    """The name of the method whose model a folder holds."""
+    return named(describe_folder(folder)["model"]["is"])
+
+
+def used_by_others(method: str, folder: Path | None = None) -> UserError:
+    """What to type for models of a method that does not translate by itself, or for one of them."""
+    said = f"{method} does not translate by itself, other methods translate with its models"
+    if folder is not None:
+        said = f"{folder} is a {method} model, which other methods translate with"
+    return UserError(f"{said}: {USES[method].format(folder or 'FOLDER')}")
+
+
+def options_of(part: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    """All options of the method's `translate`, defaults included.
+
+    Raises:
+        UserError: for an unknown one, naming the nearest, or a value that is not of its annotated type
+            or that JSON cannot hold.
+    """
+    parameters = inspect.signature(part.translate).parameters
+    known = {k: p.default for k, p in parameters.items() if k not in ("source", "seed", "watch")}
+    hints, given = hints_of(part.translate), plain(given)
+    for name, value in given.items():
+        choose(f"option of {name_of(part)}", name, known)
+        if not isinstance(value, (str, int, float, Path, type(None))):
+            raise UserError(f"{name}={value!r} cannot be written into run.json; give its name")
+        members = get_args(hint := hints.get(name, Any)) or (hint,)
+        pictures = Tensor in members  # which are given by their paths
+        check_value(name, value, str | Path | None if pictures else hint)
+    return known | given
+
+
+def preparation_of(
+    models: Mapping[str, Path],
+    *,
+    channels: int = 3,
+    size: int | None = None,
+    resize: Resize | None = None,
+    upscale: bool = False,
+    side: Side | None = None,
+    direction: str | None = None,
+) -> tuple[Preparation, list[str]]:
+    """How pictures are brought to these models, and what contradicts their training, in words.
+
+    The model of the source, or the only one, decides; what is given besides decides before it.
+
+    Args:
+        models: {role: model folder}.
+        channels: of the networks.
+        size: side in pixels.
+        resize: crop, stretch or none; none without a size takes every picture as it is.
+        upscale: enlarge pictures that are smaller.
+        side: left, right or whole.
+        direction: in which the models are used; back takes the targets' side of side by side pictures.
+
+    Raises:
+        UserError: the models were trained at several sizes and none is given, or at none.
+    """
+    trained = {
+        role: Preparation.of(describe_folder(folder)["info"]) for role, folder in models.items()
+    }
+    order = [role for role in ("model", "source", "target", "classifier") if role in trained]
+    own = trained[order[0]] if order else Preparation()
+    sizes = {p.size for p in trained.values() if p.size}
+    if size is None and resize != "none" and len(sizes) > 1:
+        shown = ", ".join(sorted(map(said_size, sizes)))
+        raise UserError(f"the models were trained at sizes {shown}: choose one by --size")
+    if direction == "target-to-source":
+        own = own.other_side
+    kept = None if resize == "none" else own.size or next(iter(sizes), None)
+    made = Preparation(
+        (size, size) if size is not None else kept, resize or own.resize, upscale or own.upscale,
+        channels, side or own.side,
+    )  # fmt: skip
+    notes = []
+    for key in ("size", "resize"):
+        before, now = {getattr(p, key) for p in trained.values()} - {None}, getattr(made, key)
+        if before - {now}:
+            words = " and ".join(sorted(map(_said, before)))
+            notes.append(f"trained with {key} {words}; pictures are taken with {key} {_said(now)}")
+    if made.side != "whole" and side is None:
+        notes.append(
+            f"{made.side} halves are read, as in training; if these are not pictures of two side by side, "
+            f"say --side whole"
+        )
+    return made, notes
+
+
+def _said(value: Any) -> str:
+    return (
+        said_size(value)
+        if isinstance(value, tuple)
+        else "as they are"
+        if value is None
+        else str(value)
+    )
+
+
+def device_of(name: str) -> torch.device:
+    """The device of this name; auto is a GPU if there is one."""
+    try:
+        device = torch.device(
+            name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+        )
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError):
+        raise UserError(f"there is no device {name!r} here: use auto, cpu or cuda") from None
+    return device
+
+
+def run_translator(
+    part: Any, x: Tensor, *, seed: int = 0, options: Mapping[str, Any] | None = None,
+    watch: Watch | None = None,
+) -> tuple[Tensor, int]:  # fmt: skip
+    """Results for images (B, C, H, W) in [-1, 1], and the network evaluations each took.
+
+    Works in halves where there is too little memory for all at once; `watch` (see `integrate`) is called
+    for each.
+    """
+    nfe = 0
+
+    def count(t: float, x_t: Tensor, mean: Tensor, extras: dict[str, Any]) -> None:
+        nonlocal nfe
+        nfe += extras["nfe"]
+        if watch is not None:
+            watch(t, x_t, mean, extras)
+
+    try:
+        with torch.no_grad():  # no inference_mode: guidance differentiates
+            # files are checked where they are read
+            return raw(part)(x, seed=seed, watch=count, **(options or {})), nfe
+    except (MemoryError, RuntimeError) as error:
+        full = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+        if not full and "allocate memory" not in str(error):
+            raise
+    if len(x) == 1:
+        h, w = x.shape[-2:]
+        raise UserError(f"one picture of {w}x{h} is too much for the memory: use a smaller --size")
+    cut = len(x) // 2
+    one, nfe = run_translator(part, x[:cut], seed=seed, options=options, watch=watch)
+    two, _ = run_translator(part, x[cut:], seed=seed, options=options, watch=watch)
+    return torch.cat([one, two]), nfe
+
+
+class Ended(Exception):
+    """What a `watch` raised, which ends the run."""
+
+
+def ending(watch: Watch | None) -> Watch | None:
+    """A `watch` whose exceptions are told from those of the translation."""
+
+    def watched(t: float, x_t: Tensor, mean: Tensor, extras: dict[str, Any]) -> None:
+        try:
+            watch(t, x_t, mean, extras)  # type: ignore[misc]
+        except Exception as error:
+            raise Ended from error
+
+    return watched if watch else None
