@@ -15,7 +15,6 @@ import time
 from pathlib import Path
 
 import pytest
-import sfumato.folder as folders
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -23,6 +22,7 @@ from torch import nn
 from truth import lively, tiny_denoiser
 
 import sfumato
+from sfumato.checkpoints import model_folder as folders
 from sfumato.checkpoints import tensors
 from sfumato.checkpoints.model_folder import describe_folder
 from sfumato.core.errors import UserError

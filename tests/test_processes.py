@@ -17,9 +17,9 @@ PROGRAM = """
 import atexit, importlib, os, signal, sys
 import torch
 fit = importlib.import_module("sfumato.training.fit")
-from sfumato.cli import main
-from sfumato.journal import Journal
-from sfumato.learn import RunFolder
+from sfumato.cli.main import main
+from sfumato.training.log import Journal
+from sfumato.training.session import RunFolder
 from sfumato.methods.diffusion import Diffusion
 
 torch.set_num_threads(1)

@@ -829,7 +829,7 @@ def test_an_open_address_without_a_password_is_warned_of(
 SERVES = """
 import sys, time
 from pathlib import Path
-from sfumato.studio import serve
+from sfumato.studio import app as serve
 
 class Page:
     local_url = "here"

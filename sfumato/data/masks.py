@@ -31,6 +31,11 @@ def check_mask(file: Path) -> None:
         raise UserError(
             f"the mask {file} is coloured: expected black and white, white where pixels are kept"
         )
+    if -1 < image.amax() < FAINT - 1:
+        raise UserError(
+            f"the mask {file} has no level above {(image.amax().item() + 1) * 127.5:.0f} of 255, which is "
+            f"black: expected white where pixels are kept; multiply labels of 0 and 1 by 255"
+        )
     soft = (image.abs() < 1 - FAINT).float().mean().item()
     if soft:
         warnings.warn(

@@ -88,6 +88,8 @@ def integrate(
     """
     step = named_step(step)
     times = checked(times, denoiser.process)
+    if not x.is_floating_point():
+        raise UserError(f"states of {x.dtype}: expected floating-point numbers, as of x.float()")
     f = Counted(denoiser)
     past: list[Point] = []
     for t, s in pairwise(times):
@@ -111,6 +113,11 @@ def rms(x: Tensor) -> Tensor:
 
 def checked(times: Tensor, process: Process) -> Tensor:
     """The times, float64 and on the CPU, if they are some to step along (see `integrate`)."""
+    if not isinstance(process, Process):
+        raise UserError(
+            f"a denoiser whose process is {process!r}: a model of several domains is bound to one by "
+            f"load('FOLDER:DOMAIN')"
+        )
     times = torch.as_tensor(times, dtype=torch.float64, device="cpu")
     low, high = process.t_min, process.t_max
     within = times.clamp(low, high).where(

@@ -167,6 +167,7 @@ def train(
             everything = leave_out(everything, without)
         if validation is not None:
             rest = open_data(cls.data, validation, **how)  # type: ignore[attr-defined]
+            _others(everything, rest)
             training, rest = everything, in_order(rest, everything.parts, "the training")
         elif held_out:
             training, rest = everything.split(held_out, seed)
@@ -264,6 +265,19 @@ def in_order(data: sets.Dataset, names: Iterable[str], whose: str) -> sets.Datas
 
 OF_DATA = "domains", "side"
 """Fields of methods that the pictures decide."""
+
+
+def _others(training: sets.Dataset, rest: sets.Dataset) -> None:
+    """Sees that the held-out pictures are not those of the training.
+
+    Raises:
+        UserError: a whole folder is.
+    """
+    for name, own in training.describe()["digest"].items():
+        if own in rest.describe()["digest"].values():
+            raise UserError(
+                f"--validation names the training's own pictures of {name}: name others"
+            )
 
 
 def _check_part(part: Part, size: int, options: Mapping[str, Any] | None) -> None:
