@@ -20,6 +20,7 @@ import sfumato
 from sfumato.checkpoints.model_folder import describe_folder
 from sfumato.core.errors import UserError
 from sfumato.data import fit_image, read_image
+from sfumato.data.masks import check_mask
 from sfumato.training.train import train
 from sfumato.translation.pictures import repeat, translate
 from sfumato.translation.translator import translator
@@ -338,3 +339,11 @@ def test_a_model_of_fog_is_said_before_it_translates(tmp_path):
     assert "noise or fog" in describe_folder(tmp_path / "run")["info"]["verdict"]
     with pytest.warns(UserWarning, match="run: .*noise or fog.*train longer before you translate"):
         translate(tmp_path / "data/a", tmp_path / "out", target=f"{tmp_path}/run:a", **BACK)
+
+
+def test_a_mask_of_labels_0_and_1_is_refused(tmp_path):
+    Image.fromarray(np.eye(16, dtype=np.uint8)).save(tmp_path / "mask.png")
+    with pytest.raises(UserError, match="no level above 1 of 255.*multiply labels of 0 and 1 by 255"):
+        check_mask(tmp_path / "mask.png")
+    Image.fromarray(np.zeros((16, 16), np.uint8)).save(tmp_path / "black.png")
+    check_mask(tmp_path / "black.png")  # keeps nothing, as it says

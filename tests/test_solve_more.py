@@ -6,6 +6,7 @@ import pytest
 import torch
 from truth import affine, f64, gaussian, normal, slope, tiny_denoiser
 
+from sfumato.core.errors import UserError
 from sfumato.diffusion.exact import Mixture
 from sfumato.diffusion.guidance import Conditioned, Guided
 from sfumato.diffusion.integrate import STEPS, ancestral, dopri5, integrate, predictor_corrector
@@ -225,3 +226,13 @@ def test_dopri5_of_a_guided_denoiser():
 
 def test_registered():
     assert set(NEW) < set(STEPS)
+
+
+def test_what_is_no_state_and_what_is_no_denoiser_is_refused():
+    f, x = gaussian([0.0], [1.0], VP()), normal(2, 1)
+    times = grid(f.process, 3)
+    with pytest.raises(UserError, match=r"states of torch.uint8: expected floating-point"):
+        integrate("ddim", f, (x > 0).to(torch.uint8), times)
+    f.process = "vp"  # as a model of several domains has it
+    with pytest.raises(UserError, match=r"process is 'vp': .* load\('FOLDER:DOMAIN'\)"):
+        integrate("ddim", f, x, times)

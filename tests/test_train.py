@@ -854,3 +854,8 @@ def test_wrong_types_in_a_run_are_damages(folders, tmp_path, place):
     file.write_text(json.dumps(run))
     with pytest.raises(UserError, match="run.json is damaged"):
         read_run(tmp_path)
+
+
+def test_the_trainings_own_pictures_as_held_out_ones_are_said(folders, tmp_path):
+    with pytest.warns(UserWarning, match="--validation names the training's own pictures of"):
+        train("diffusion", folders, tmp_path / "run", validation=folders, **TINY, steps=1)

@@ -111,7 +111,7 @@ def rms(x: Tensor) -> Tensor:
     return x.flatten(1).square().mean(1).sqrt()
 
 
-def checked(times: Tensor, process: Process) -> Tensor:
+def checked(times: Tensor, process: Any) -> Tensor:
     """The times, float64 and on the CPU, if they are some to step along (see `integrate`)."""
     if not isinstance(process, Process):
         raise UserError(
