@@ -12,7 +12,7 @@ import functools
 import importlib
 import pkgutil
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, dataclass_transform
+from typing import Any, ClassVar, ParamSpec, TypeVar, dataclass_transform
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,8 @@ from sfumato.core.errors import UserError
 from sfumato.data.kinds import translated
 from sfumato.data.preparation import Preparation
 
+P = ParamSpec("P")
+R = TypeVar("R")
 MOST = 10**7
 """The largest whole number in a description: of channels, layers, pixels, batches."""
 
@@ -129,6 +131,21 @@ def raw(part: Any) -> Callable[..., Tensor]:
     return (
         functools.partial(part.translate, as_is=True) if isinstance(part, Part) else part.translate
     )
+
+
+def in_single(function: Callable[P, R]) -> Callable[P, R]:
+    """`function` with float32 as torch's default, whatever a notebook has set: its results are the same."""
+
+    @functools.wraps(function)
+    def call(*args: P.args, **given: P.kwargs) -> R:
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float32)
+        try:
+            return function(*args, **given)
+        finally:
+            torch.set_default_dtype(before)
+
+    return call
 
 
 def channels_of(part: nn.Module) -> int:

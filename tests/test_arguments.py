@@ -214,3 +214,33 @@ def test_a_checked_function_is_what_it_was():
         power(3, to=2)
     with pytest.raises(UserError, match="by must be a whole number, not '2'"):
         power(3, "2")
+
+
+def test_results_do_not_hang_on_torchs_default_type(tmp_path):
+    """A notebook may have set it; the same pictures, files and scores are made."""
+    picture = torch.linspace(-1, 1, 3 * 16 * 16).reshape(3, 16, 16)
+    for name, k in (("a", 0), ("b", 3)):
+        (tmp_path / name).mkdir()
+        for i in range(4):
+            sfumato.write(picture.roll((i, k), (-1, -2)), tmp_path / name / f"{i}.png")
+    small = {"options": {"net": "tiny"}, "size": 16, "batch": 2, "steps": 2, "quiet": True}
+    data = {"a": tmp_path / "a", "b": tmp_path / "b"}
+
+    def run(out):
+        sfumato.train("diffusion", data, out / "run", **small)
+        sfumato.translate(tmp_path / "a", out / "made", method="sdedit", target=f"{out}/run:b",
+                          options={"steps": 2})  # fmt: skip
+        return [(out / "run/weights.safetensors").read_bytes(), (out / "made/0.png").read_bytes()]
+
+    want = run(tmp_path / "single")
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert run(tmp_path / "double") == want
+        sfumato.evaluate(tmp_path / "double/made", tmp_path / "a", target=tmp_path / "b",
+                         out=tmp_path / "scores")  # fmt: skip
+        assert torch.get_default_dtype() is torch.float64
+        x = torch.zeros(1, 3, 8, 8, dtype=torch.float32)
+        noise = sfumato.Noise([1])(x)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(noise, sfumato.Noise([1])(x))

@@ -91,7 +91,9 @@ class Noise:
             raise UserError(f"noise is drawn like a batch (B, ...) of floats, not like {what}")
         if len(like) != len(self.seeds):
             raise UserError(f"noise for {len(self.seeds)} images was asked for {len(like)}")
-        draws = [torch.randn(like.shape[1:], generator=g) for g in self._generators]
+        draws = [
+            torch.randn(like.shape[1:], generator=g, dtype=torch.float32) for g in self._generators
+        ]
         return torch.stack(draws).to(like)
 
 

@@ -34,9 +34,11 @@ from sfumato.evaluation.page import render
 from sfumato.evaluation.protocol import Protocol, named_protocol
 from sfumato.evaluation.ready import part_of, ready, same
 from sfumato.evaluation.rows import Comparison, Row, add_extras, elsewhere, withhold
+from sfumato.module import in_single
 
 
 @checked
+@in_single
 def compare(
     source: str | Path,
     out: str | Path,
@@ -242,6 +244,7 @@ def _facts(scores: Mapping[str, Any]) -> dict[str, str]:
 
 
 @checked
+@in_single
 def evaluate(
     results: str | Path,
     source: str | Path,

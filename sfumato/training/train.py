@@ -30,7 +30,7 @@ from sfumato.data.open_data import open_data, outside
 from sfumato.data.preparation import Preparation
 from sfumato.data.without import leave_out
 from sfumato.methods.registry import find, name_of, named
-from sfumato.module import Part, build, describe, fields
+from sfumato.module import Part, build, describe, fields, in_single
 from sfumato.training.fit import State, machine
 from sfumato.training.log import Progress
 from sfumato.training.options import check, check_options
@@ -41,6 +41,7 @@ from sfumato.training.session import learn
 
 
 @checked
+@in_single
 @memory("use a smaller --batch or --size")
 def train(
     method: str | Part,

@@ -35,7 +35,7 @@ from sfumato.data.preparation import Preparation, Prepared, Side
 from sfumato.data.resize import Resize
 from sfumato.diffusion.integrate import Watch
 from sfumato.methods.registry import name_of
-from sfumato.module import channels_of, describe
+from sfumato.module import channels_of, describe, in_single
 from sfumato.training.verdict import FOG
 from sfumato.translation.run_file import (
     Summary,
@@ -56,6 +56,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 @checked
+@in_single
 def translate(
     paths: Paths,
     out: str | Path,
@@ -235,6 +236,7 @@ def _stands(out: Path, here: os.stat_result, results: Sequence[Path] = ()) -> No
 
 
 @checked
+@in_single
 def repeat(run: str | Path, out: str | Path, *, device: str | None = None) -> Summary:
     """Does a recorded run again, into another folder; the same machine gives the same bytes.
 
