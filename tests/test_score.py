@@ -356,6 +356,8 @@ def test_tables_of_groups_that_contradict_themselves_are_refused(tmp_path, rows,
         read_groups(f"{table}:map", ["a"])
     table.write_text("name,map,,\na.png,x,,\na.png,x,,\np.1,x,,\np.2,y,,\n")  # says no two things
     assert read_groups(f"{table}:map", ["a", "p.2"]) == ["x", "y"]
+    with pytest.warns(UserWarning, match="all pictures are of one group, map 'x': no interval"):
+        read_groups(f"{table}:map", ["a", "p.1"])
 
 
 def test_names_that_look_alike_are_shown_apart(tmp_path):

@@ -6,6 +6,7 @@ import pytest
 import torch
 from truth import Affine, Impulses, f64, gaussian, normal, tiny_denoiser
 
+from sfumato.core.errors import UserError
 from sfumato.diffusion.guidance import Conditioned
 from sfumato.diffusion.integrate import integrate
 from sfumato.diffusion.noise_and_denoise import check_finite, edit, times_of
@@ -214,3 +215,16 @@ def test_what_comes_after_a_step_comes_after_the_first_noise_too():
 
     got = edit(f, source, times, start=noise, noise=noise, solver="ddim", after=after)
     torch.testing.assert_close(got, integrate("ddim", f, torch.zeros_like(source), times))
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [torch.ones(3, 1, 8, 8), torch.ones(5), torch.full((8, 8), torch.nan), -torch.ones(8, 8)],
+    ids=["count", "width", "nan", "below"],
+)
+def test_a_mask_that_is_none_is_refused(mask):
+    one = SDEdit(target=Conditioned(denoiser=tiny_denoiser(), domain="a"))
+    pictures = torch.zeros(2, 3, 8, 8)
+    with pytest.raises(UserError, match=r"a mask of shape \(.*expected numbers in \[0, 1\] that broadcast"):
+        one.translate(pictures, steps=2, mask=mask)
+    one.translate(pictures, steps=2, mask=torch.ones(1, 8, 8))

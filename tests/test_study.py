@@ -134,6 +134,8 @@ def test_bad_arguments(folders, tmp_path):
         study(*folders, tmp_path / "a", names=("x", "x"))
     with pytest.raises(ValueError, match="at least 1"):
         study(*folders, tmp_path / "a", count=0)
+    with pytest.warns(UserWarning, match="hold the same pictures: there is nothing to prefer"):
+        study(folders[0], folders[1], folders[1], tmp_path / "b")
     write_png(folders[1] / "5.png", torch.zeros(3, 6, 6))
     with pytest.raises(ValueError, match=r"results for 5 are 6x6 and 8x8"):
         study(*folders, tmp_path / "a")

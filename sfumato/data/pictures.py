@@ -10,6 +10,7 @@ import csv
 import hashlib
 import io
 import os
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -278,4 +279,10 @@ def read_groups(table: str, names: Sequence[str]) -> list[str]:
         raise UserError(f"{file} has no row for {len(missing)} pictures: {', '.join(missing[:5])}")
     if empty := [n for n in names if found[n] == {""}]:
         raise UserError(f"{file} has no {column} for {len(empty)} pictures: {', '.join(empty[:5])}")
-    return [next(iter(found[n])) for n in names]
+    own = [next(iter(found[n])) for n in names]
+    if len(set(own)) == 1 < len(names):
+        warnings.warn(
+            f"{file}: all pictures are of one group, {column} {own[0]!r}: no interval can be given",
+            stacklevel=2,
+        )
+    return own

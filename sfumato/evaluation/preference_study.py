@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,6 +77,10 @@ def study(
     sets[0].prepare = shared(made) or sets[0].prepare
     for images in sets[1:]:
         _same_names(images, sets[0])
+    if sets[1].hashes == sets[2].hashes:
+        warnings.warn(
+            f"{ours} and {theirs} hold the same pictures: there is nothing to prefer", stacklevel=3
+        )
     key = _draw(sets, count, repeats, seed, question, names)
     path = out / "study_key.json"
     if path.exists() and _read(path).get("study") != key["study"]:

@@ -69,6 +69,8 @@ class SDEdit(Part):
         """
         if not 0 <= strength <= 1:
             raise UserError(f"strength must lie in [0, 1], not {strength}")
+        if mask is not None:
+            _check_mask(mask, source)
         process = self.target.process
         if chain_time(process, strength) == 0:
             return source
@@ -86,3 +88,19 @@ class SDEdit(Part):
             self.target, source, times, start=noise, noise=noise.stream("steps"), repeats=repeats,
             solver=solver, after=keep, watch=watch,
         )  # fmt: skip
+
+
+def _check_mask(mask: Tensor, source: Tensor) -> None:
+    """Sees that a mask has a number in [0, 1] for each pixel.
+
+    Raises:
+        UserError: it has not.
+    """
+    fits = mask.ndim <= source.ndim and all(
+        m in (1, n) for m, n in zip(mask.shape[::-1], source.shape[::-1], strict=False)
+    )
+    if not fits or not ((mask >= 0) & (mask <= 1)).all():
+        raise UserError(
+            f"a mask of shape {tuple(mask.shape)}: expected numbers in [0, 1] that broadcast against "
+            f"pictures of shape {tuple(source.shape)}"
+        )

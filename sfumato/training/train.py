@@ -271,8 +271,9 @@ OF_DATA = "domains", "side"
 
 def _others(training: sets.Dataset, rest: sets.Dataset) -> None:
     """Says if a whole folder of held-out pictures is one of the training's."""
+    held = rest.describe()["digest"].values()
     for name, own in training.describe()["digest"].items():
-        if own in rest.describe()["digest"].values():
+        if own in held:
             warnings.warn(
                 f"--validation names the training's own pictures of {name}: their loss does not tell "
                 f"whether it learns by heart",
