@@ -151,15 +151,15 @@ def main() -> None:
     ddib = DDIB(source=source, target=target)
     counter: list[int] = []
     start = time.perf_counter()
-    y = ddib.translate(x, watch=lambda t, x, mean, extras: counter.append(extras["nfe"]))
+    y = ddib.translate(x, as_is=True, watch=lambda t, x, mean, extras: counter.append(extras["nfe"]))
     seconds = (time.perf_counter() - start) / len(x)
-    back = ddib.round_trip(x)
+    back = ddib.round_trip(x, as_is=True)
     default = score("**DDIB.translate, its defaults**", y, sum(counter), seconds, back)
     rows.append(default)
 
     edits = []
     for strength in (0.3, 0.4, 0.5, 0.6, 0.7, 0.8):
-        y = SDEdit(target=target).translate(x, strength=strength)
+        y = SDEdit(target=target).translate(x, as_is=True, strength=strength)
         row = score(f"SDEdit, strength {strength}", y, 20, None)
         edits.append({k: v for k, v in row.items() if k not in ("RMSE", "95 %", "round trip")})
 
@@ -184,7 +184,7 @@ def main() -> None:
         some_of = some(len(pictures), 2 if args.fast else 40)
         pictures, theirs = pictures[some_of], digit_sources([files[i] for i in some_of])
         converged, _ = bridge(*pair, pictures, "ab3", grid(process, n, "karras"))
-        ours = DDIB(source=pair[0], target=pair[1]).translate(pictures)
+        ours = DDIB(source=pair[0], target=pair[1]).translate(pictures, as_is=True)
         chained, _ = bridge(*pair, pictures, "ddim", reference_grid(process, 250))
         e, f = ((y - converged).square().mean((1, 2, 3)) for y in (ours, chained))
         elsewhere.append({

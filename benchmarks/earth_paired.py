@@ -119,7 +119,7 @@ def main() -> None:
     land = images(f"{args.data}/land/test", names)[0][:, 0] > 0
 
     def sample(direction: str, x: Tensor, seed: int, **how: object) -> Tensor:
-        return batched(lambda b: model.translate(b, direction=direction, seed=seed, **how), x)
+        return batched(lambda b: model.translate(b, as_is=True, direction=direction, seed=seed, **how), x)
 
     def compare(direction: str, extra: dict[str, object]) -> tuple[list[dict], dict[str, Tensor]]:
         a, b = ("satellite", "relief")[:: 1 if direction == "source-to-target" else -1]

@@ -47,7 +47,8 @@ def main() -> None:
     for a, b in ((2, 3), (3, 2), (1, 7), (9, 4)):
         x, names = images(f"{args.data}/test/{a}")
         groups = digit_sources(names)
-        y = DDIB(source=denoiser_of(model, str(a)), target=denoiser_of(model, str(b))).translate(x)
+        ddib = DDIB(source=denoiser_of(model, str(a)), target=denoiser_of(model, str(b)))
+        y = ddib.translate(x, as_is=True)
         correct, (hue, rgb) = (judge.says(y) == b).float(), colour_error(x, y)
         rows.append({
             "direction": f"{a} -> {b}", "pictures": len(x), "accuracy": correct.mean().item(),

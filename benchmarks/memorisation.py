@@ -92,7 +92,7 @@ def main() -> None:
     either = {"groups": groups, "held_out_groups": held_groups}
     pictures = []
     for strength in (0.7, 1.0):
-        y = part.translate(x, strength=strength)
+        y = part.translate(x, as_is=True, strength=strength)
         found = audit(Made(y), few, held, features, **either)
         add(f"16 pictures, {TIMES} times the epochs, SDEdit at {strength}", found, True)
         chosen = some(len(x), 12)
