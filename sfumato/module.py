@@ -63,7 +63,8 @@ def short(description: Any) -> Any:
 class Part(Described, nn.Module):
     """An `nn.Module` whose annotated fields are its keyword-only constructor.
 
-    Sub-modules are made in `__post_init__`.  Every subclass is final: it states all of its fields.  Its
+    Sub-modules are made in `__post_init__`.  A class states all of its fields, or only other defaults of
+    those of the class it extends.  Its
     `translate`, if it has one, takes images (B, C, H, W); callers may give pictures of any kind, which
     `sfumato.data.kinds.take` checks in this one place, and get results in [-1, 1]; see `of_any_kind`.
     """

@@ -30,6 +30,7 @@ from sfumato.cli import main as cli
 from sfumato.cli.flags import at_home, flags
 from sfumato.core import terminal, versions
 from sfumato.methods.outline import args_of, outlines
+from sfumato.methods.registry import info
 from sfumato.module import fields
 from sfumato.translation.translator import USES
 
@@ -129,8 +130,10 @@ def test_flags_are_the_methods_own(capsys):
     for name, outline in outlines().items():
         cls = sfumato.find(name)
         assert outline.translates == hasattr(cls, "translate")
-        assert outline.data == getattr(cls, "data", None)
-        if outline.data:
+        assert outline.trains_on == getattr(cls, "data", None)
+        own = {k: v for k, v in vars(info(name)).items() if k in vars(outline)}
+        assert own == vars(outline)  # what a file says unrun, its class says
+        if outline.trains_on:
             own = {f.name for f in fields(cls)} - {"domains", "side"}  # these come from the data
             taken = set(inspect.signature(sfumato.train).parameters)
             assert not own & taken, f"{name}: a field is called like an option of train"
@@ -413,7 +416,7 @@ def test_an_option_that_a_model_has_not_is_answered_with_those_it_has(root, monk
     assert "of gan itself: --direction" in said(
         capsys, "translate", "in", "--model", "gan", "--steps", 3, "--out", "o"
     )
-    own = {name for name, outline in outlines().items() if not outline.translates and outline.data}
+    own = {name for name, outline in outlines().items() if not outline.translates and outline.trains_on}
     assert own == set(USES)
 
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from sfumato.checkpoints.model_folder import load
 from sfumato.checkpoints.tensors import read_tensors
-from sfumato.methods._shared import adversarial as gan
+from sfumato.methods._shared.memory import Replay
 from sfumato.methods.cyclegan import CycleGAN
 from sfumato.training.fit import State, fit
 from sfumato.training.train import train
@@ -87,7 +87,7 @@ def test_a_network_of_ones_own_becomes_two():
 
 @pytest.mark.parametrize("size", [1, 5, 50])
 def test_the_pool_never_holds_more_than_its_size(size):
-    pool, rng, older, n = gan.ImagePool(size), torch.Generator().manual_seed(0), 0, 0
+    pool, rng, older, n = Replay(size), torch.Generator().manual_seed(0), 0, 0
     for k in range(60):
         images = torch.full((3, 1, 2, 2), 0.0) + torch.arange(3).reshape(3, 1, 1, 1) + 3 * k
         out = pool(images, rng)
@@ -104,7 +104,7 @@ def test_the_pool_never_holds_more_than_its_size(size):
 
 
 def test_a_pool_of_size_0_or_in_evaluation_gives_the_images_back():
-    for pool in (gan.ImagePool(0), gan.ImagePool(2).eval()):
+    for pool in (Replay(0), Replay(2).eval()):
         rng = torch.Generator().manual_seed(0)
         for _ in range(5):
             assert pool(A, rng) is A

@@ -13,7 +13,7 @@ from sfumato.data import write_png
 from sfumato.diffusion.denoiser import PALETTE, Denoiser
 from sfumato.diffusion.integrate import integrate
 from sfumato.diffusion.process import Cosine
-from sfumato.methods._shared.memory import Colours, Copy, Memory
+from sfumato.methods._shared.memory import Colours, Replay, SlowCopy
 from sfumato.methods._shared.unpaired import OTHER, Sides, swapped
 from sfumato.methods.registry import Diverged
 from sfumato.methods.unpaired_sde import UnpairedSDE
@@ -462,7 +462,7 @@ def test_the_first_coupling_is_the_frozen_copys_and_the_others_are_the_slow_ones
 
 
 def test_memory_keeps_the_latest():
-    memory = Memory(3)
+    memory = Replay(3)
     for k in range(4):
         memory.add(torch.full((2, 1, 1, 1), 2.0 * k), torch.full((2, 1, 1, 1), 2.0 * k + 1))
     assert memory.images[:, 0].flatten().tolist() == [4, 6, 6]
@@ -472,7 +472,7 @@ def test_memory_keeps_the_latest():
 
 
 def test_a_copy_follows_slowly_and_acts_in_evaluation_mode():
-    net, copy = torch.nn.Linear(1, 1, bias=False), Copy()
+    net, copy = torch.nn.Linear(1, 1, bias=False), SlowCopy()
     for value in (1.0, 2.0, 4.0):
         torch.nn.init.constant_(net.weight, value)
         copy.follow(net, 0.75)

@@ -17,7 +17,7 @@ from sfumato.checkup.inspection import Look
 from sfumato.checkup.pairs import Pairing
 from sfumato.data.layout import Folders
 from sfumato.methods.outline import names
-from sfumato.methods.registry import find
+from sfumato.methods.registry import find, info
 
 SIZES = (8, 16, 32, 64, 128, 256)
 """Sizes that are recommended: the networks take multiples of 8."""
@@ -101,8 +101,7 @@ def trainable(folders: Folders, pairs: Sequence[Pairing]) -> list[str]:
     """All methods that can be trained on these pictures."""
     kinds = ["pairs"] * any(one.plausible for one in pairs)
     kinds += ["domains", *["unpaired"] * (len(folders) > 1)]
-    classes: dict[str, Any] = {name: find(name) for name in names()}
-    return [n for n, c in classes.items() if hasattr(c, "objectives") and c.data in kinds]
+    return [name for name in names() if info(name).trains_on in kinds]
 
 
 def settings(method: str) -> str:

@@ -156,13 +156,14 @@ def _steps(words: str) -> None:
     import torch
     from accelerate import Accelerator
 
-    from sfumato.methods.registry import find
+    from sfumato.methods.registry import find, info
     from sfumato.module import fields
     from sfumato.training.fit import State, fit
     from sfumato.training.train import defaults, train
 
     method, side, count, options, limit = json.loads(words)
     cls: Any = find(method)
+    kind = info(cls).trains_on
     default = {p.name: p.default for p in signature(train).parameters.values()} | defaults(cls)
     batch = int(options.get("batch", default["batch"]))
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
@@ -183,7 +184,7 @@ def _steps(words: str) -> None:
     def batches() -> Iterator[tuple[Any, Any]]:
         for b in sizes:
             x = torch.rand(b, 3, side, side, device=device) * 2 - 1
-            yield x, torch.arange(b, device=device) % count if cls.data == "domains" else x.flip(0)
+            yield x, torch.arange(b, device=device) % count if kind == "domains" else x.flip(0)
 
     updates = fit(
         State(part.to(device), default["optimiser"]), batches(), steps=len(sizes),

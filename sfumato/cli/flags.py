@@ -27,23 +27,25 @@ SPELLED = {"source_folder": "--from", "score_key": "--score"}
 
 def flags(
     function: Callable[..., Any],
-    doc: str | None = None,
     skip: Sequence[str] = (),
     keyword: Sequence[str] = (),
     kinds: Mapping[str, tuple[Any, str]] | None = None,
 ) -> list[Parameter]:
-    """A function's parameters as flags, with the help of its Google docstring.
+    """A function's or constructor's parameters as flags, with the help of the Google docstring.
 
     Args:
-        function: whose parameters; those that cannot be typed on a command line are left out.
-        doc: another docstring.
+        function: or class, whose parameters; those that cannot be typed on a command line are left out.
         skip: names to leave out.
         keyword: positional ones that become flags.
         kinds: other types and help texts.
     """
-    helps, out = args_of(doc or function.__doc__ or ""), []
-    for p in signature(function, eval_str=True).parameters.values():
-        hint, text = (kinds or {}).get(p.name, (p.annotation, helps.get(p.name, "")))
+    from sfumato.core.arguments import hints_of
+
+    helps, out = args_of(function.__doc__ or ""), []
+    made = function.__init__ if isinstance(function, type) else function  # type: ignore[misc]
+    hints = hints_of(function)
+    for p in signature(made).parameters.values():
+        hint, text = (kinds or {}).get(p.name, (hints.get(p.name), helps.get(p.name, "")))
         if p.name in skip or (hint := _typed(hint)) is None:
             continue
         kind = Parameter.KEYWORD_ONLY if p.name in keyword else p.kind
@@ -62,14 +64,15 @@ def method_flags(
         kinds: see `flags`.
     """
     from sfumato.checkpoints.model_folder import resolve
-    from sfumato.methods.registry import find
+    from sfumato.methods.registry import find, info
     from sfumato.translation.translator import method_in, used_by_others
 
     method, model = value_of(words, "--method"), value_of(words, "--model")
     folder = resolve(model)[0] if model and not method else None
     if method := method_in(folder) if folder else method:
-        if not hasattr(cls := find(method), "translate"):
+        if not info(method).translates:
             raise used_by_others(method, folder)
+        cls: Any = find(method)
         own = flags(cls.translate, skip=("self", "source", "seed", "watch"), kinds=kinds)
         return own, f" Options of {method} are among the parameters."
     return [], f" `sfumato {shown} --method METHOD --help` has the method's options, too."

@@ -243,8 +243,8 @@ def methods() -> None:
     """List the methods: what each is, what it is trained on, what it translates with."""
     for name, outline in outlines().items():
         say(f"{name}\n  {outline.summary}")
-        if outline.data:
-            say(f"  trained on: {cli_train.DATA[outline.data]}")
+        if outline.trains_on:
+            say(f"  trained on: {cli_train.DATA[outline.trains_on]}")
         if outline.translates:
             what = {"classifier": "FOLDER"}
             needs = " ".join(f"--{n} {what.get(n, 'FOLDER:DOMAIN')}" for n in outline.needs)

@@ -40,7 +40,7 @@ def train(words: Sequence[str]) -> App:
                 f"with it; for another training choose another --out"
             )
     for name, outline in outlines().items():
-        if outline.data is None:
+        if outline.trains_on is None:
             if name == chosen:
                 raise UserError(
                     f"{name} is not trained itself: train `diffusion` on your folders, then "
@@ -78,13 +78,13 @@ DATA = {
 
 
 def _trainer(method: str | Part, begun: Mapping[str, Any]) -> Callable[..., None]:
-    from sfumato.methods.registry import find, name_of
-    from sfumato.training.train import defaults
+    from sfumato.methods.registry import find, info, name_of
+    from sfumato.training.train import OF_DATA, defaults
     from sfumato.training.train import train as begin
 
     cls = find(method) if isinstance(method, str) else type(method)
-    name, kind = name_of(cls), cls.data  # type: ignore[attr-defined]
-    own = flags(cls.__init__, cls.__doc__, skip=("self", "domains", "side"))
+    name, kind = name_of(cls), info(cls).trains_on or ""
+    own = flags(cls, skip=("self", *OF_DATA))
     own = own if isinstance(method, str) else []
     common = flags(
         begin, skip=("method", "data", "out", "options", "quiet"),

@@ -14,15 +14,14 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, field
+from dataclasses import dataclass, field
 from inspect import signature
 from pathlib import Path
 from typing import Any
 
 from sfumato.core.errors import UserError, choose
 from sfumato.methods.outline import names
-from sfumato.methods.registry import find
-from sfumato.module import fields
+from sfumato.methods.registry import find, info
 
 ROLES = ("model", "source", "target", "classifier")
 TAKEN = ("source", "truth", "copy", "mean colour", "moments", "real, training")
@@ -125,11 +124,10 @@ def _check(method: str, given: Mapping[str, str]) -> None:
     Raises:
         UserError: an unknown key, naming the nearest, or a missing model.
     """
-    part = find(method)
-    needed = {f.name: f.default is MISSING for f in fields(part) if f.name in ROLES}
-    if not hasattr(part, "translate"):
+    if not info(method).translates:
         return  # what says so knows another method to use
-    needed = needed or {"model": True}
+    part: Any = find(method)
+    needed = info(method).needs or {"model": True}
     options = signature(part.translate).parameters.keys() - {"self", "source", "seed", "watch"}
     for key in given:
         choose(f"key of {method}", key, (*needed, *sorted(options), "label", "model"))

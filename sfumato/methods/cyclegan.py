@@ -33,6 +33,7 @@ from torch import Tensor, nn
 from sfumato.core.errors import UserError
 from sfumato.diffusion.integrate import Watch
 from sfumato.methods._shared import adversarial as gan
+from sfumato.methods._shared.memory import Replay
 from sfumato.methods.registry import Direction, end
 from sfumato.module import Part
 from sfumato.nets.layers import Init, Norm, still
@@ -86,7 +87,7 @@ class CycleGAN(Part):
             shared = made is self.net and which == "source"
             self.generators[which] = copy.deepcopy(made) if shared else made  # one network each
             critic = gan.make_critic(self.net, self.channels, self.side, self.n_layers_d, *how)
-            self.discriminators[which], self.pools[which] = critic, gan.ImagePool(self.pool_size)
+            self.discriminators[which], self.pools[which] = critic, Replay(self.pool_size)
         self.notes = gan.notes(critic, self.n_layers_d, self.side)
 
     def objectives(

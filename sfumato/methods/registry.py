@@ -12,9 +12,12 @@ Its fields are the flags of `sfumato train METHOD`, the options of `translate` t
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
@@ -22,8 +25,8 @@ from torch import Tensor
 
 from sfumato.core.errors import UserError, choose
 from sfumato.diffusion.integrate import Watch
-from sfumato.methods.outline import names
-from sfumato.module import Part
+from sfumato.methods.outline import ROLES, Outline, names, summary
+from sfumato.module import Part, fields
 
 Direction = Literal["source-to-target", "target-to-source"]
 """Which way a method of two domains translates."""
@@ -56,13 +59,7 @@ class Translator(Protocol):
 
 @runtime_checkable
 class Trainable(Protocol):
-    """Can be trained by `fit`. `data` says what its batches are: domains, pairs or unpaired.
-
-    It may have `settings`, its own defaults of the training; `steady = False` if a lower held-out loss
-    does not mean a better model: its players play against each other, or learn from what they make; and
-    `phases`, the names of fields that say how many batches each phase before the last takes, if steps of
-    one phase take longer than those of another: its buffer `seen` then counts the batches.
-    """
+    """Can be trained by `fit`; `data` is what `MethodInfo` calls `trains_on`."""
 
     data: str
 
@@ -74,6 +71,46 @@ class Trainable(Protocol):
         `fit` minimises each loss over that player's parameters only, before it resumes the
         generator. Never reuse a graph across a yield. All randomness comes from `rng`.
         """
+
+
+@dataclass(frozen=True)
+class MethodInfo(Outline):
+    """What a method's class says about it, in class variables.
+
+    Attributes:
+        settings: its own defaults of the training.
+        steady: does a lower held-out loss mean a better model?  Not if its players play against each
+            other, or learn from what they make.
+        phases: the names of fields that say how many batches each phase before the last takes, if steps of
+            one phase take longer than those of another: its buffer `seen` then counts the batches.
+    """
+
+    settings: Mapping[str, Any]
+    steady: bool
+    phases: tuple[str, ...]
+
+
+def info(method: str | Part | type[Part]) -> MethodInfo:
+    """What a method is, of its name, its class or one of its models: nobody else asks a class.
+
+    Raises:
+        UserError: for unknown names, with the nearest one.
+    """
+    cls: Any = find(method) if isinstance(method, str) else method
+    return _info(cls if isinstance(cls, type) else type(cls))
+
+
+@functools.cache
+def _info(cls: Any) -> MethodInfo:
+    return MethodInfo(
+        summary=summary(sys.modules[cls.__module__].__doc__),
+        trains_on=getattr(cls, "data", None) if hasattr(cls, "objectives") else None,
+        translates=hasattr(cls, "translate"),
+        needs={f.name: f.default is MISSING for f in fields(cls) if f.name in ROLES},
+        settings=getattr(cls, "settings", {}),
+        steady=getattr(cls, "steady", True),
+        phases=getattr(cls, "phases", ()),
+    )
 
 
 class Diverged(UserError):

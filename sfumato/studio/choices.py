@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from sfumato.checkpoints.model_folder import describe_folder, resolve
 from sfumato.core.errors import UserError, choose
 from sfumato.data import find_images
-from sfumato.methods.registry import find, named
+from sfumato.methods.registry import info, named
 from sfumato.studio.limits import EXAMPLES
 
 SHIPPED = ("sfumato/digits", "sfumato/earth", "sfumato/earth_pairs", "sfumato/digits_classifier")
@@ -34,7 +34,7 @@ class Model:
     @property
     def translates(self) -> bool:
         """Whether it is a translator, not a part of one."""
-        return hasattr(find(self.method), "translate") and not self.domains
+        return info(self.method).translates and not self.domains
 
     def card(self) -> str:
         """The model card, as plain text; not a file that a link leads to out of the folder."""

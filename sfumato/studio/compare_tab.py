@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from sfumato.core.errors import UserError
+from sfumato.methods.registry import info
 from sfumato.studio import jobs
 from sfumato.studio.choices import Given
 from sfumato.studio.jobs import Done, Shelf
@@ -50,11 +51,11 @@ def build(given: Given, shelf: Shelf) -> None:
             form.add("pictures", picker.pictures)
             names = available(given)
             first = [n for n in AT_FIRST if n in names
-                     and (start.classifier or "classifier" not in names[n].needs)]  # fmt: skip
+                     and (start.classifier or "classifier" not in info(n).needs)]  # fmt: skip
             ticked = form.add("methods", gr.CheckboxGroup(
-                list(names), value=first, label="methods", info=texts["methods"]
+                names, value=first, label="methods", info=texts["methods"]
             ))  # fmt: skip
-            given.offered.append((ticked, lambda: {"choices": list(available(given))}))
+            given.offered.append((ticked, lambda: {"choices": available(given)}))
             Roles(given, form)
             form.add("seed", gr.Number(0, label="seed", info=texts["seed"], precision=0))
         with gr.Column(scale=3, min_width=300):

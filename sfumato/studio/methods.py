@@ -11,7 +11,8 @@ from typing import Any
 from sfumato import find, translate
 from sfumato.checkpoints.model_folder import resolve
 from sfumato.data.preparation import Preparation
-from sfumato.methods.outline import Outline, outlines
+from sfumato.methods.outline import names
+from sfumato.methods.registry import info
 from sfumato.studio import limits
 from sfumato.studio.choices import Given
 from sfumato.studio.controls import NONE, Control, controls
@@ -24,15 +25,14 @@ ROLES = ("model", "source", "target", "classifier")
 RUN = ("seed", "size", "resize", "upscale", "side")
 
 
-def available(given: Given) -> dict[str, Outline]:
+def available(given: Given) -> list[str]:
     """The methods that can translate with the models there are."""
-    found = {}
-    for name, outline in outlines().items():
-        if not outline.translates:
-            continue
-        parts = given.denoisers() if outline.needs else given.trained(name)
-        if parts and (given.classifiers() or "classifier" not in outline.needs):
-            found[name] = outline
+    found = []
+    for name in (name for name in names() if info(name).translates):
+        needs = info(name).needs
+        parts = given.denoisers() if needs else given.trained(name)
+        if parts and (given.classifiers() or "classifier" not in needs):
+            found.append(name)
     return found
 
 
@@ -75,7 +75,7 @@ class Roles:
 
 def uses(given: Given, method: str) -> tuple[str, ...]:
     """The roles that a method needs filled."""
-    return tuple(outlines()[method].needs) or ("model",)
+    return tuple(info(method).needs) or ("model",)
 
 
 def ask(given: Given, method: str, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -114,7 +114,7 @@ def make(asked: Mapping[str, Any], pictures: list[str], folder: Path, watch: Any
 
 def about(method: str) -> str:
     """What a method is, in a line or two."""
-    return outlines()[method].summary
+    return info(method).summary
 
 
 def preparation(asked: Mapping[str, Any]) -> tuple[Preparation, list[str]]:

@@ -12,7 +12,8 @@ from sfumato.core.errors import UserError
 from sfumato.data import find_images, read_image
 from sfumato.data.images import picture
 from sfumato.data.preparation import Preparation, said_size
-from sfumato.methods.outline import outlines
+from sfumato.methods.outline import names
+from sfumato.methods.registry import info
 from sfumato.studio import jobs
 from sfumato.studio.choices import Given
 from sfumato.studio.jobs import Done, Frame, Shelf
@@ -82,7 +83,7 @@ def build(given: Given, shelf: Shelf) -> Any:
     """The tab; returns the state that holds the last translation's frames."""
     import gradio as gr
 
-    methods = [name for name, outline in outlines().items() if outline.translates]
+    methods = [name for name in names() if info(name).translates]
     first, form = "ddib", Form()
     frames, pairs = gr.State([]), gr.State([])
     with gr.Row():
@@ -91,7 +92,7 @@ def build(given: Given, shelf: Shelf) -> Any:
             form.add("pictures", picker.pictures)
             hint = message("text")
             method = form.add("method", choice(
-                given, lambda: list(available(given)), value=first, label="method",
+                given, lambda: available(given), value=first, label="method",
                 info=helps(choose_method)["name"],
             ))  # fmt: skip
             what = gr.Markdown(about(first))

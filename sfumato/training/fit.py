@@ -19,6 +19,7 @@ from torch import Tensor
 from sfumato.checkpoints.tensors import unique_state
 from sfumato.core.errors import UserError
 from sfumato.diffusion.noise import stable_hash
+from sfumato.methods._shared.memory import acting
 from sfumato.methods.registry import Diverged as Diverged
 from sfumato.module import Part
 from sfumato.training.options import check
@@ -72,14 +73,9 @@ class State:
     @contextmanager
     def averaged(self) -> Iterator[Part]:
         """The method in evaluation mode with the averaged weights, for previews and scores."""
-        raw = {k: v.clone() for k, v in self._floats().items()}
-        self._put(self.ema)
-        self.method.eval()
-        try:
+        own = self.method.state_dict(keep_vars=True)
+        with acting(self.method, [own[k] for k in self.ema], self.ema.values()):
             yield self.method
-        finally:
-            self._put(raw)
-            self.method.train()
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything as named tensors, to be saved; `restore` takes them back."""

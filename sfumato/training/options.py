@@ -8,6 +8,7 @@ from numbers import Integral, Real
 from typing import Any
 
 from sfumato.core.errors import UserError, choose
+from sfumato.methods.registry import info
 from sfumato.module import Part
 
 DEFAULTS: dict[str, Any] = {
@@ -43,7 +44,7 @@ CHOICES = {
 
 def defaults(method: type[Part]) -> dict[str, Any]:
     """The method's own batch, learning rate and so on: what `train` does if it is not told."""
-    return DEFAULTS | getattr(method, "settings", {})
+    return DEFAULTS | dict(info(method).settings)
 
 
 def check(settings: Mapping[str, Any]) -> None:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from sfumato.checkpoints.tensors import write_tensors
 from sfumato.core.errors import UserError
+from sfumato.methods.registry import info
 from sfumato.module import Part
 from sfumato.training.fit import State, Update, fit
 
@@ -148,7 +149,7 @@ def steps_for(
 
 def _phases(method: Part) -> list[int]:
     """The batches at which a method's phases begin, whose steps take their own times each."""
-    lengths = [int(getattr(method, name)) for name in getattr(method, "phases", ())]
+    lengths = [int(getattr(method, name)) for name in info(method).phases]
     return list(dict.fromkeys(accumulate([0, *lengths])))
 
 

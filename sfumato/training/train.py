@@ -29,7 +29,7 @@ from sfumato.data.folders import locked
 from sfumato.data.open_data import open_data, outside
 from sfumato.data.preparation import Preparation
 from sfumato.data.without import leave_out
-from sfumato.methods.registry import find, name_of, named
+from sfumato.methods.registry import find, info, name_of, named
 from sfumato.module import Part, build, describe, fields, in_single
 from sfumato.training.fit import State, machine
 from sfumato.training.log import Progress
@@ -142,7 +142,7 @@ def train(
     settings |= {k: v for k, v in defaults(cls).items() if settings[k] is None}
     check(settings | asked)
     check_options(options or {})
-    if not hasattr(cls, "objectives"):
+    if (kind := info(cls).trains_on) is None:
         raise UserError(
             f"{name_of(cls)} is not trained itself: train `diffusion` on your folders, then "
             f"sfumato translate --method {name_of(cls)} --source RUN:A --target RUN:B ..."
@@ -162,13 +162,13 @@ def train(
         }  # fmt: skip
         outside(out, data)
         with told.waiting("reading the pictures"):
-            everything = open_data(cls.data, data, **how)  # type: ignore[attr-defined]
+            everything = open_data(kind, data, **how)
         if isinstance(method, Part):
             everything = in_order(everything, getattr(method, "domains", ()), "the model")
         if without is not None:
             everything = leave_out(everything, without)
         if validation is not None:
-            rest = open_data(cls.data, validation, **how)  # type: ignore[attr-defined]
+            rest = open_data(kind, validation, **how)
             _others(everything, rest)
             training, rest = everything, in_order(rest, everything.parts, "the training")
         elif held_out:

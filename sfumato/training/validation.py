@@ -15,7 +15,7 @@ from sfumato.core.terminal import one_line
 from sfumato.data import sets, tile
 from sfumato.data.folders import replacing
 from sfumato.data.images import picture
-from sfumato.methods.registry import Trainable, name_of
+from sfumato.methods.registry import Trainable, info, name_of
 from sfumato.module import raw
 from sfumato.training import verdict
 from sfumato.training.fit import State, Update
@@ -153,7 +153,7 @@ class Observer:
 
     def verdict(self) -> str:
         """Where the training stands, in words."""
-        steady = getattr(self.state.method, "steady", True)
+        steady = info(self.state.method).steady
         return verdict.verdict(self.log.entries(), steady, self.rest is not None, self.steps)
 
 
@@ -181,7 +181,7 @@ def look(
     known = reference.first(REFERENCE)
     part: Any
     with state.averaged() as part:
-        if hasattr(part, "translate"):
+        if info(part).translates:
             y = raw(part)(a.to(device)).float().cpu().clamp(-1, 1)
             far = verdict.translated(a, y, b, *known, paired=data.kind == "pairs")
             return Look({"source": a, "result": y, "target": b}, far)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import MISSING
 from pathlib import Path
 from typing import Any, get_args
 
@@ -17,8 +16,8 @@ from sfumato.core.errors import UserError, choose
 from sfumato.data.preparation import Preparation, Side, said_size
 from sfumato.data.resize import Resize
 from sfumato.diffusion.integrate import Watch
-from sfumato.methods.registry import find, name_of, named
-from sfumato.module import Part, channels_of, fields, raw
+from sfumato.methods.registry import find, info, name_of, named
+from sfumato.module import Part, channels_of, raw
 
 
 @checked
@@ -46,7 +45,7 @@ def translator(
     if model is not None:
         folder, _ = resolve(model)
         part, name = load(model), method_in(folder)
-        if not hasattr(part, "translate"):
+        if not info(part).translates:
             raise used_by_others(name, folder)
         if method not in (None, name):
             raise UserError(f"{folder} is a {name} model, not {method}; leave --method away")
@@ -58,9 +57,8 @@ def translator(
             "say how to translate: --model FOLDER of a trained translator, or --method NAME "
             "(`sfumato methods` lists them) with --source FOLDER:DOMAIN --target FOLDER:DOMAIN"
         )
-    cls = find(method)
-    roles = {f.name: f.default is MISSING for f in fields(cls) if f.name in offered}
-    if not hasattr(cls, "translate"):
+    cls, roles = find(method), info(method).needs
+    if not info(method).translates:
         raise used_by_others(method)
     if not roles:
         raise UserError(

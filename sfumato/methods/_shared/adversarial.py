@@ -1,4 +1,4 @@
-"""What the adversarial methods have in common: networks by size, losses, image pool, health.
+"""What the adversarial methods have in common: networks by size, losses, health.
 
 The losses of a discriminator's scores D against "real" (1) and "fake" (0) are
 
@@ -129,38 +129,6 @@ def gan_loss(scores: Tensor, real: bool, mode: GANMode) -> Tensor:
 def critic_loss(real: Tensor, fake: Tensor, mode: GANMode) -> Tensor:
     """The discriminator's loss for its scores of real and of generated pictures."""
     return (gan_loss(real, True, mode) + gan_loss(fake, False, mode)) / 2
-
-
-class ImagePool(nn.Module):
-    """Earlier fakes to show a discriminator (https://arxiv.org/abs/1612.07828, sec. 2.3).
-
-    The first `size` images go into the pool and through; afterwards each is, with probability 1/2,
-    exchanged for one of the pool.  The pool is saved with the training, and not with the model.
-
-    Args:
-        size: of the pool; 0 gives the images back.
-    """
-
-    def __init__(self, size: int) -> None:
-        super().__init__()
-        self.size = size
-        self.register_buffer("images", None, persistent=False)
-        self.images: Tensor | None
-
-    def forward(self, images: Tensor, rng: torch.Generator) -> Tensor:
-        """As many images (B, C, H, W), newer or older; in evaluation these themselves."""
-        if not self.size or not self.training:
-            return images
-        pool, out = images[:0] if self.images is None else self.images, []
-        for image in images:
-            if len(pool) < self.size:
-                pool = torch.cat([pool, image[None]])
-            elif torch.rand((), generator=rng) < 0.5:
-                i = int(torch.randint(self.size, (), generator=rng))
-                image, pool = pool[i], torch.cat([pool[:i], image[None], pool[i + 1 :]])
-            out.append(image)
-        self.images = pool
-        return torch.stack(out)
 
 
 def health(real: Tensor, fake: Tensor, mode: GANMode, which: str = "") -> dict[str, float]:

@@ -11,6 +11,7 @@ source at the same place, among all that are drawn from the same picture.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sfumato.core.errors import UserError
+from sfumato.diffusion.integrate import Watch
 from sfumato.methods._shared import adversarial as gan
 from sfumato.module import Part
 from sfumato.nets.layers import Init, Norm, initialise, still
@@ -28,25 +30,53 @@ from sfumato.nets.resnet_generator import ResNet
 class Contrastive(Part):
     """A generator, its patch heads (both are the player "generator"), and a discriminator.
 
-    Abstract: `CUT` and `FastCUT` document the fields and give them the paper's values.
+    Abstract: its fields have CUT's defaults, and `FastCUT` changes some.
+
+    Args:
+        net: size of the networks: tiny, small, medium, paper (11.4 M parameters).
+        side: of the training images in pixels; given by the training.
+        lambda_gan: weight of the adversarial loss, >= 0.
+        lambda_nce: weight of the contrast, >= 0.
+        nce_idt: whether pictures of the target are contrasted with their own results, too.
+        flip_equivariance: whether half of the steps, at random, see their pictures mirrored.
+        nce_layers: of the encoder, counted as in the paper; none: as there, the padded image, the
+            downsampling convolutions, the first and the middle block (0, 4, 8, 12, 16 of net paper).
+        nce_t: temperature tau, > 0.
+        num_patches: patches a layer and picture, at most.
+        gan_mode: lsgan or vanilla.
+        n_layers_d: most layers of the discriminator that halve; patches of 16, 34, 70 pixels for 1, 2, 3.
+        norm: instance, batch, or affine (instance norm with weights).
+        antialias: blur with every down- and upsampling.
+        init: of the weights: xavier or normal.
+        init_gain: factor of xavier, standard deviation of normal.
+        channels: 3 for colour, 1 for gray.
     """
 
-    net: str | ResNet
-    side: int
-    lambda_gan: float
-    lambda_nce: float
-    nce_idt: bool
-    flip_equivariance: bool
-    nce_layers: tuple[int, ...]
-    nce_t: float
-    num_patches: int
-    gan_mode: gan.GANMode
-    n_layers_d: int
-    norm: Norm
-    antialias: bool
-    init: Init
-    init_gain: float
-    channels: int
+    data: ClassVar[str] = "unpaired"
+    settings: ClassVar[dict[str, Any]] = gan.SETTINGS
+    steady: ClassVar[bool] = False
+
+    net: str | ResNet = "small"
+    side: int = 256
+    lambda_gan: float = 1.0
+    lambda_nce: float = 1.0
+    nce_idt: bool = True
+    flip_equivariance: bool = False
+    nce_layers: tuple[int, ...] = ()
+    nce_t: float = 0.07
+    num_patches: int = 256
+    gan_mode: gan.GANMode = "lsgan"
+    n_layers_d: int = 3
+    norm: Norm = "instance"
+    antialias: bool = True
+    init: Init = "xavier"
+    init_gain: float = 0.02
+    channels: int = 3
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        doc = Contrastive.__doc__ or ""
+        cls.__doc__ = f"{cls.__doc__}\n\n    {doc[doc.index('Args:') :]}"
 
     def __post_init__(self) -> None:
         if self.nce_t <= 0 or self.num_patches < 1:
@@ -98,6 +128,17 @@ class Contrastive(Part):
         return scores | {"nce": self._nce(keys, fake, False, rng).item()}
 
     warning = staticmethod(gan.saturated)
+
+    @torch.no_grad()
+    def translate(self, source: Tensor, *, seed: int = 0, watch: Watch | None = None) -> Tensor:
+        """Images (B, C, H, W) in [-1, 1] to images of the target's domain.
+
+        Args:
+            source: images in [-1, 1].
+            seed: of no effect: nothing is random.
+            watch: see `integrate`.
+        """
+        return gan.one_pass(self.generator["net"], source, watch)
 
     def _generate(self, x: Tensor, flipped: bool) -> tuple[Tensor, list[Tensor]]:
         """The result of x, or of its mirror image, and the features of x itself."""

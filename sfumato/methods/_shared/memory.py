@@ -12,14 +12,14 @@ from contextlib import contextmanager
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.utils import parameters_to_vector, vector_to_parameters
+from torch.nn.utils import parameters_to_vector
 
 
-class Memory(nn.Module):
-    """The last `size` tuples of images, to be drawn at random; float16.
+class Replay(nn.Module):
+    """What was made lately, to be seen again: tuples of images to `add` and `draw`, or images to exchange.
 
     Args:
-        size: tuples kept, at least 1.
+        size: tuples or images kept.
     """
 
     def __init__(self, size: int) -> None:
@@ -29,7 +29,7 @@ class Memory(nn.Module):
         self.images: Tensor | None
 
     def add(self, *images: Float[Tensor, "b c h w"]) -> None:
-        """Remembers image i of all of these as one tuple; the oldest are forgotten."""
+        """Remembers image i of all of these as one tuple, in float16; the oldest are forgotten."""
         new = torch.stack(images, 1).half()
         old = new[:0] if self.images is None else self.images
         with torch.autocast(new.device.type, enabled=False):  # that of a CPU joins no float16
@@ -41,8 +41,27 @@ class Memory(nn.Module):
         chosen = torch.randint(len(self.images), (n,), generator=rng)
         return self.images[chosen.to(self.images.device)].float().unbind(1)
 
+    def forward(self, images: Float[Tensor, "b c h w"], rng: torch.Generator) -> Tensor:
+        """As many images, newer or older (https://arxiv.org/abs/1612.07828, sec. 2.3).
 
-class Copy(nn.Module):
+        The first `size` are remembered and given back; afterwards each is, with probability 1/2,
+        exchanged for one of those.  In evaluation, and with size 0, these themselves.
+        """
+        if not self.size or not self.training:
+            return images
+        pool, out = images[:0] if self.images is None else self.images, []
+        for image in images:
+            if len(pool) < self.size:
+                pool = torch.cat([pool, image[None]])
+            elif torch.rand((), generator=rng) < 0.5:
+                i = int(torch.randint(self.size, (), generator=rng))
+                image, pool = pool[i], torch.cat([pool[:i], image[None], pool[i + 1 :]])
+            out.append(image)
+        self.images = pool
+        return torch.stack(out)
+
+
+class SlowCopy(nn.Module):
     """A copy of another module's parameters that can act in their place."""
 
     def __init__(self) -> None:
@@ -58,17 +77,29 @@ class Copy(nn.Module):
     @contextmanager
     def acting_in(self, module: nn.Module) -> Iterator[None]:
         """The module with the copy's parameters, in evaluation mode; its own if there is no copy."""
-        parameters, training = list(module.parameters()), module.training
-        now = [p.data for p in parameters]
+        own: list[Tensor] = list(module.parameters())
+        values = own
         if self.vector is not None:
-            vector_to_parameters(self.vector, parameters)
-        module.eval()
-        try:
+            parts = torch.split(self.vector, [p.numel() for p in own])
+            values = [v.view_as(p) for v, p in zip(parts, own, strict=True)]
+        with acting(module, own, values):
             yield
-        finally:
-            for p, value in zip(parameters, now, strict=True):
-                p.data = value
-            module.train(training)
+
+
+@contextmanager
+def acting(module: nn.Module, own: Iterable[Tensor], values: Iterable[Tensor]) -> Iterator[None]:
+    """The module in evaluation mode, with these values in place of some tensors of its own."""
+    own, training = list(own), module.training
+    before = [tensor.data for tensor in own]
+    for tensor, value in zip(own, values, strict=True):
+        tensor.data = value.data
+    module.eval()
+    try:
+        yield
+    finally:
+        for tensor, value in zip(own, before, strict=True):
+            tensor.data = value
+        module.train(training)
 
 
 class Colours(nn.Module):

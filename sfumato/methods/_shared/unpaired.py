@@ -21,7 +21,7 @@ from sfumato.diffusion.low_pass import Content, passed
 from sfumato.diffusion.noise import Noise
 from sfumato.diffusion.sampler_gradients import integrate_flat
 from sfumato.diffusion.time_grids import Spacing, grid
-from sfumato.methods._shared.memory import Copy, Memory
+from sfumato.methods._shared.memory import Replay, SlowCopy
 from sfumato.methods.registry import Diverged
 from sfumato.nets.sizes import make_net
 
@@ -203,7 +203,7 @@ class Pairs(nn.Module):
     ) -> None:
         super().__init__()
         self.pairing, self.rough, self.loop, self.refresh = pairing, rough, loop, refresh
-        self.slow, self.frozen, self.memory = Copy(), Copy(), Memory(pool)
+        self.slow, self.frozen, self.memory = SlowCopy(), SlowCopy(), Replay(pool)
 
     def add_translators(self, net: str | nn.Module, channels: int) -> None:
         """Auxiliary translators of this network."""
