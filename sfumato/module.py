@@ -12,13 +12,14 @@ import functools
 import importlib
 import pkgutil
 from collections.abc import Callable, Mapping
+from inspect import signature
 from typing import Any, ClassVar, ParamSpec, TypeVar, dataclass_transform
 
 import torch
 from torch import Tensor, nn
 
 from sfumato.core.arguments import check_value, checked_values, described, fits, hints_of
-from sfumato.core.errors import UserError
+from sfumato.core.errors import UserError, choose
 from sfumato.data.kinds import translated
 from sfumato.data.preparation import Preparation
 
@@ -91,6 +92,9 @@ class Part(Described, nn.Module):
             )
         return super().__getattr__(name)
 
+    def forward(self, *_: Any, **__: Any) -> Any:
+        raise UserError(f"a {type(self).__name__} is not called: use .translate(pictures)")
+
     def __new__(cls, *args: Any, **kwargs: Any) -> Part:
         self = super().__new__(cls)
         nn.Module.__init__(self)  # before the dataclass' __init__ assigns sub-modules
@@ -103,9 +107,12 @@ def of_any_kind(translate: Callable[..., Tensor]) -> Callable[..., Any]:
     `as_is=True` gives it a tensor of any numbers, and gives back the numbers that the networks made.
     Options are of the types that the method annotates, see `sfumato.core.arguments`.
     """
+    offered = [*list(signature(translate).parameters)[2:], "as_is"]
 
     @functools.wraps(translate)
     def checked(self: Part, source: Any, *, as_is: bool = False, **options: Any) -> Any:
+        for name in options:
+            choose(f"option of {type(self).__name__}.translate", name, offered)
         options = checked_values(translate, options)
         check_value("as_is", as_is, bool)
         pictures = any(hasattr(m, "channels") for m in self.modules())
@@ -124,7 +131,7 @@ def of_any_kind(translate: Callable[..., Tensor]) -> Callable[..., Any]:
 
         return translated(run, source, channels_of(self), self.preparation)
 
-    return checked
+    return in_single(checked)
 
 
 def raw(part: Any) -> Callable[..., Tensor]:

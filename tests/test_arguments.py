@@ -56,6 +56,7 @@ def folder(part, tmp_path_factory):
         ({"spacing": 3}, "spacing must be one of time, log_snr, karras, chain, not 3"),
         ({"mask": np.ones((8, 8))}, "mask must be a Tensor or None, not a ndarray of shape"),
         ({"watch": 3}, "watch must be a function or None, not 3"),
+        ({"step": 3}, "unknown option of SDEdit.translate 'step': did you mean 'steps'"),
         ({"as_is": "yes"}, "as_is must be true or false, not 'yes'"),
     ],
 )
@@ -244,3 +245,8 @@ def test_results_do_not_hang_on_torchs_default_type(tmp_path):
     finally:
         torch.set_default_dtype(torch.float32)
     assert torch.equal(noise, sfumato.Noise([1])(x))
+
+
+def test_a_method_that_is_called_names_translate(model):
+    with pytest.raises(UserError, match=r"^a SDEdit is not called: use .translate\(pictures\)$"):
+        model(X)

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -236,6 +237,24 @@ def test_two_writers_into_one_folder_are_refused(tmp_path):
     with locked(out):  # a killed one keeps nobody out, and what it left half written goes
         assert os.listdir(out) == [".sfumato.lock"]
     assert not out.exists()  # nothing was written: nothing is left
+
+
+def test_places_where_nothing_can_be_written_are_named(tmp_path, monkeypatch):
+    (link := tmp_path / "link").symlink_to(tmp_path / "gone")
+    with pytest.raises(UserError, match="link is a link to .*gone, which is not there"), locked(link):
+        raise AssertionError("it is no folder")
+    out, real = tmp_path / "out", Path.open
+    out.mkdir()
+
+    def refused(self, *mode, **how):
+        if self.parent == out:
+            raise PermissionError(13, "Permission denied", str(self))
+        return real(self, *mode, **how)
+
+    monkeypatch.setattr(Path, "open", refused)
+    with pytest.raises(OSError, match="Permission denied; nothing written") as error, locked(out):
+        raise AssertionError("it cannot be written")
+    assert error.value.filename == str(out)
 
 
 def test_a_starting_run_does_not_delete_what_a_running_one_writes(tmp_path):

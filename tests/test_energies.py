@@ -7,6 +7,7 @@ import torch
 from torch.distributions import MultivariateNormal, Normal
 from truth import f64, gaussian, normal, rotation
 
+from sfumato.core.errors import UserError
 from sfumato.diffusion.denoiser import score_of
 from sfumato.diffusion.energies import (
     Pulled,
@@ -430,8 +431,8 @@ def test_pushes_are_the_moves_of_eps():
 def test_what_is_no_energy():
     f, x = gaussian([0.0] * 3, [1.0] * 3, Cosine()), normal(4, 3)
     for energy, message in (
-        (lambda x, t: x.sum(), r"shape is \(\), expected \(4,\): one number per image"),
-        (lambda x, t: x, r"shape is \(4, 3\), expected \(4,\)"),
+        (lambda x, t: x.sum(), r"one number an image.* answered a Tensor of shape \(\)"),
+        (lambda x, t: x, r"shape \(4, 3\) of torch.float64: expected a tensor of floats of shape \(4\)"),
         (lambda x, t: x.detach().sum(-1), "has lost its gradient"),
         (lambda x, t: torch.zeros(4, requires_grad=True) * 1, "has lost its gradient"),
     ):
@@ -456,3 +457,28 @@ def test_edges_are_counted_in_both_directions():
         assert edges(flat + 2 * image, flat, f64(0.5)).item() == pytest.approx(4 * 3 * 2**2)
     flat[..., 1, 2] = 3.0
     assert edges(flat, 0 * flat, f64(0.5)).item() == pytest.approx(4 * 3**2)
+
+
+@pytest.mark.parametrize("odd", [None, 1.0, [1.0] * 4, torch.zeros(3, 3), torch.zeros(4, 3).int()])
+def test_odd_answers_of_ones_own_functions_are_named(odd):
+    f, x = gaussian([0.0] * 3, [1.0] * 3, Cosine()), normal(4, 3)
+    times = grid(f.process, 2)
+    with pytest.raises(UserError, match="^after= answered .*: expected a tensor of floats of shape"):
+        integrate("ddim", f, x, times, after=lambda x, s: odd)
+
+    class Odd:
+        process, domains = f.process, ("A", "B", "C")
+
+        def __call__(self, x, t):
+            return odd
+
+        features = __call__
+
+    with pytest.raises(UserError, match="^the denoiser answered "):
+        integrate("ddim", Odd(), x, times)
+    with pytest.raises(UserError, match="^the classifier answered "):
+        Guided(f, domain_surprise(Odd(), 1))(x, 0.5)
+    with pytest.raises(UserError, match="^features answered "):
+        Guided(f, against(similarity(Odd().features), Reference(f.process, x, torch.randn_like)))(x, 0.5)
+    with pytest.raises(UserError, match="^the energy .* answered "):
+        Guided(f, lambda y, t: odd)(x, 0.5)

@@ -247,6 +247,17 @@ def test_what_is_no_file_of_tensors(tmp_path, capsys):
     assert "this ran" not in capsys.readouterr().out
 
 
+def test_torch_says_nothing_beside_our_line(tmp_path, monkeypatch):
+    def noisy(*_, **__):
+        warnings.warn("advice of torch's", stacklevel=1)
+        raise RuntimeError
+
+    monkeypatch.setattr(torch, "load", noisy)
+    (tmp_path / "bad.pth").write_text("hello")
+    with pytest.raises(UserError, match="or is damaged"):
+        read_generator(tmp_path / "bad.pth")  # pytest makes errors of warnings
+
+
 def refused(file, message):
     """Import says so in one line, and has not built a network."""
     made = []

@@ -108,7 +108,7 @@ def test_the_grammar_holds(options, label):
         (["scores=x target=m:dog"], "take no method and no options"),
         (["folder=x scores=y"], "folder= or scores=, not both"),
         (["ddib source=a:b target=m:d", "ddib source=c:d target=m:d"], "2 entries are called 'ddib': give"),
-        (["sdedit target=m:d strength=0.5,0.50"], "2 entries are called 'sdedit strength=0.5'"),
+        (["sdedit target=m:d strength=0.5,0.50"], "strength is 0.5 twice in"),
         (["sdedit target=m:d strength=0.3 strength=0.5"], "'strength' twice"),
         (["label='CUT folder=x"], "entry .label='CUT folder=x.: No closing quotation"),
         (["folder=a/truth"], "cannot be called 'truth', as the page's own: give a label=NAME"),

@@ -104,7 +104,14 @@ def test_odds_do_not_fade_where_the_classifier_is_sure():
 
 def test_odds_among_many():
     logits = normal(5, 4)
-    energy = odds_against(lambda x, t: logits, 2)
+
+    class Four:
+        domains = tuple("ABCD")
+
+        def __call__(self, x, t):
+            return logits
+
+    energy = odds_against(Four(), 2)
     p = logits.softmax(1)[:, 2]
     torch.testing.assert_close(energy(logits, logits, 0.5), ((1 - p) / p).log())
 

@@ -262,6 +262,18 @@ def test_the_mean_loss_of_a_player_is_over_its_own_steps(tmp_path):
     assert line["loss"] == {"a": 2.0, "b": 5.0}
 
 
+def test_damaged_lines_of_a_log_are_counted_when_a_run_goes_on(tmp_path, capsys):
+    log = tmp_path / "log.jsonl"
+    good = json.dumps({"step": 1, "loss": {"a": 1.0}})
+    log.write_text(f'{good}\n{{"step": 2, "lo\n\n[]\n{good.replace("1,", "2,")}\n')
+    Journal(log, images=4, step=2)
+    assert f"{log}: left out 2 damaged lines" in capsys.readouterr().err
+    assert [json.loads(line)["step"] for line in log.read_text().splitlines()] == [1, 2]
+    Journal(log, images=4, step=1)
+    assert not capsys.readouterr().err
+    assert log.read_text() == f"{good}\n"
+
+
 def drawn(monkeypatch, journal, lines):
     """The figure that `plot` draws of these lines of log.jsonl."""
     from matplotlib.figure import Figure
@@ -676,7 +688,7 @@ def test_listed_pictures_are_left_out_and_counted(folders, tmp_path, capsys):
     listed.write_text(f"{red / '3.png'}\n\n{red.parent / 'red/../red/4.png'}\n")
     how = TINY | {"held_out": 0, "steps": 1}
     train("diffusion", folders, tmp_path / "run", **how, without=listed)
-    assert "2 pictures are left out" in capsys.readouterr().err
+    assert "left out 2 pictures, as " in capsys.readouterr().err
     names = json.loads((tmp_path / "run" / "split.json").read_text())["training"]
     assert len(names["red"]) == 10
     assert not {"3.png", "4.png"} & set(names["red"])

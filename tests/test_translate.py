@@ -222,6 +222,8 @@ def test_a_mask_that_is_not_black_and_white_is_refused_or_said(root, ends, tmp_p
     with pytest.raises(UserError, match=r"coloured.png is coloured: expected black and white"):
         masked("coloured")
     assert not (tmp_path / "out coloured").exists()
+    Image.fromarray(np.zeros((10, 12), np.uint8) + 255).save(tmp_path / "small.png")
+    assert "small.png is 12x10 pixels and is enlarged to 16x16" in masked("small")[0]
 
 
 def test_pictures_keep_their_size_where_asked(root, ends, tmp_path):

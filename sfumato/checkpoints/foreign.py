@@ -14,6 +14,7 @@ instance norm with weights of its own ("affine").  Blocks may be called `block`,
 from __future__ import annotations
 
 import re
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -191,7 +192,8 @@ def _tensors(file: Path) -> dict[str, Tensor]:
                     raise UserError(
                         f"{file}: it is compressed; expected a .pth file as torch.save writes it"
                     )
-        state = torch.load(file, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # what is wrong, is said below
+            state = torch.load(file, map_location="cpu", weights_only=True)
     except UserError:
         raise
     except (

@@ -13,6 +13,7 @@ from sfumato.checkup.advice import Plan
 from sfumato.checkup.duplicates import MAX_LINKS, SMALL, SURE, Link, exact_copies, near_copies
 from sfumato.checkup.inspection import Look
 from sfumato.checkup.pairs import Pairing
+from sfumato.core.terminal import number
 from sfumato.data.listing import UNREAD, Listing, said
 
 TOO_FEW, FEW = 16, 300
@@ -180,17 +181,18 @@ def counts(training: Mapping[str, Sequence[Look]]) -> Iterator[Finding]:
         elif len(part) < FEW:
             bad = len(part) < TOO_FEW
             yield Finding(
-                "error" if bad else "warning", "count", f"{name} has {len(part)} pictures to train on; "
+                "error" if bad else "warning", "count",
+                f"{name} has {number(len(part), 'picture')} to train on; "
                 + (f"with less than {TOO_FEW} a model only learns them by heart" if bad else
                    f"with less than some {FEW} expect a model to copy details of them"),
                 "get more, say --flip if mirrored ones look right, and train a smaller --net",
             )  # fmt: skip
-    number = {name: len(part) for name, part in training.items() if part}
-    if number and max(number.values()) > IMBALANCE * min(number.values()):
-        few, many = min(number, key=number.__getitem__), max(number, key=number.__getitem__)
+    sizes = {name: len(part) for name, part in training.items() if part}
+    if sizes and max(sizes.values()) > IMBALANCE * min(sizes.values()):
+        few, many = min(sizes, key=sizes.__getitem__), max(sizes, key=sizes.__getitem__)
         yield Finding(
-            "warning", "imbalance", f"{few} has {number[few]:,} pictures, {many} {number[many]:,}: both "
-            f"are trained on equally often, so those of {few} are learned by heart first",
+            "warning", "imbalance",
+            f"{few} has {number(sizes[few], 'picture')}, {many} {sizes[many]:,}: both are trained on equally often, so those of {few} are learned by heart first",
             f"get more of {few}, and look for copies of its pictures among the results",
         )  # fmt: skip
 

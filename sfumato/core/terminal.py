@@ -39,6 +39,11 @@ def one_line(text: str) -> str:
     return line if len(line) <= LONGEST else f"{line[: half - 5]} ... {line[-half:]}"
 
 
+def number(n: int, noun: str) -> str:
+    """So many of them: "1 picture", "2,000 pictures"."""
+    return f"{n:,} {noun}{'s' * (n != 1)}"
+
+
 def say(*values: object, file: TextIO | None = None) -> None:
     """Prints at once, as `print` does, whatever the values hold and whoever reads it, see `Steady`."""
     out = steady(sys.stdout if file is None else file)

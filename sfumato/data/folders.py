@@ -77,7 +77,11 @@ def _lock(path: Path, folder: Path) -> Iterator[None]:
         yield
         return
     while True:
-        with path.open("a+") as file:
+        try:
+            file = path.open("a+")
+        except OSError as error:
+            raise _unwritten(error, folder) from error
+        with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
@@ -175,6 +179,10 @@ def for_folder(out: str | Path) -> Path:
         UserError: a file is there, or it reads as a picture's name.
     """
     out = Path(out)
+    if out.is_symlink() and not out.exists():
+        raise UserError(
+            f"{out} is a link to {os.readlink(out)}, which is not there: make it, or name another"
+        )
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file: choose another --out, which will be a folder")
     return out if out.is_dir() else no_picture(out, "a folder")

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from sfumato.core.arguments import TEXT, checked, described
 from sfumato.core.errors import UserError
+from sfumato.core.terminal import number
 from sfumato.data.decode import plain, samples_of
 from sfumato.data.header import LOST, Refused
 from sfumato.data.images import picture, write_png
@@ -241,7 +242,9 @@ def write(pictures: Any, paths: str | Path | Sequence[str | Path]) -> None:
     each = pictures if isinstance(pictures, (list, tuple)) else [pictures]
     images = [image for one in each for image in take(one, 1 if _gray(one) else 3).images]
     if len(files) != len(images):
-        raise UserError(f"{len(images)} pictures and {len(files)} files: expected a file for each")
+        raise UserError(
+            f"{number(len(images), 'picture')} and {number(len(files), 'file')}: expected a file for each"
+        )
     once: dict[Path, Path] = {}
     for file in files:
         place = Path(os.path.realpath(file.parent), file.name)  # a link itself would be replaced

@@ -62,4 +62,9 @@ def mask_for(file: Path, pictures: Sequence[Prepared], prepare: Preparation) -> 
                 f"the mask {file} is {said_size(mask.size)} pixels, a picture {said_size(picture.size)}: "
                 f"expected the same proportions"
             )
+    if mask.size[0] < w or mask.size[1] < h:
+        warnings.warn(
+            f"the mask {file} is {said_size(mask.size)} pixels and is enlarged to {said_size((w, h))}",
+            stacklevel=2,
+        )
     return (mask.image > 0).float()[None]

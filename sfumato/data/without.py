@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from sfumato.core.errors import UserError
-from sfumato.core.terminal import say
+from sfumato.core.terminal import number, say
 from sfumato.data.folders import read_text
 from sfumato.data.sets import Dataset, Pairs
 
@@ -49,5 +49,5 @@ def leave_out(data: Dataset, file: str | Path) -> Dataset:
             raise UserError(f"{file} leaves no picture of {part}")
         count += len(images) - len(rows)
         kept[part] = images.subset(rows)
-    say(f"{count} pictures are left out, as {file} says", file=sys.stderr)
+    say(f"left out {number(count, 'picture')}, as {file} says", file=sys.stderr)
     return data._with(kept)

@@ -14,12 +14,13 @@ score and v stand in this file and nowhere else.
 from __future__ import annotations
 
 import math
-from typing import Literal, Protocol, get_args, runtime_checkable
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from sfumato.core.arguments import described
 from sfumato.core.errors import UserError, choose
 from sfumato.diffusion.process import DDPM, Cosine, Process
 from sfumato.module import Part
@@ -55,6 +56,22 @@ def mean_of_v(v: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
 def told(f: object) -> dict[str, Tensor]:
     """What a wrapped denoiser, or a function called after steps, tells of its last call; see `integrate`."""
     return getattr(f, "told", {})
+
+
+def answered(value: Any, shape: tuple[int | None, ...], who: str) -> Tensor:
+    """What a function of the user's answered: floats of this shape, in which None is any size.
+
+    Raises:
+        UserError: it is anything else.
+    """
+    if isinstance(value, Tensor) and value.is_floating_point() and len(value.shape) == len(shape):
+        if all(want in (None, n) for n, want in zip(value.shape, shape, strict=True)):
+            return value
+    wanted = ", ".join("any" if n is None else str(n) for n in shape)
+    kind = f" of {value.dtype}" if isinstance(value, Tensor) else ""
+    raise UserError(
+        f"{who} answered {described(value)}{kind}: expected a tensor of floats of shape ({wanted})"
+    )
 
 
 @runtime_checkable

@@ -20,7 +20,7 @@ from torch.distributions import Categorical, Distribution
 from torch.nn import functional as F
 
 from sfumato.core.errors import UserError, choose
-from sfumato.diffusion.denoiser import Denoises
+from sfumato.diffusion.denoiser import Denoises, answered
 from sfumato.diffusion.guidance import Energy, Guided, On
 from sfumato.diffusion.integrate import Draw
 from sfumato.diffusion.low_pass import LowPass
@@ -122,7 +122,11 @@ def similarity(features: Callable[[Tensor, Tensor], Tensor]) -> Compares:
     """
 
     def cosine(y: Tensor, x: Tensor, t: Tensor) -> Float[Tensor, " b"]:
-        u, v = (F.normalize(features(z, t), dim=1, eps=1e-10) for z in (y, x.detach()))
+        maps = [
+            answered(features(z, t), (len(z), None, None, None), "features")
+            for z in (y, x.detach())
+        ]
+        u, v = (F.normalize(m, dim=1, eps=1e-10) for m in maps)
         return 1 - (u - v.detach()).square().sum(1).flatten(1).mean(1) / 2
 
     return cosine
@@ -142,8 +146,14 @@ def surprise(model: Callable[[Tensor, Tensor], Distribution], y: Tensor) -> Ener
 def domain_surprise(classifier: Classifies, domain: int) -> Energy:
     """-log p_t(domain | x_t): classifier guidance (Dhariwal & Nichol 2021)."""
     return surprise(
-        lambda x, t: Categorical(logits=classifier(x, t), validate_args=False), torch.tensor(domain)
+        lambda x, t: Categorical(logits=logits_of(classifier, x, t), validate_args=False),
+        torch.tensor(domain),
     )
+
+
+def logits_of(classifier: Classifies, x_t: Tensor, t: Tensor | float) -> Tensor:
+    """The classifier's logits (B, N), one for each of its domains."""
+    return answered(classifier(x_t, t), (len(x_t), len(classifier.domains)), "the classifier")
 
 
 def by_variance(energy: Energy, process: Process, times: Tensor) -> Energy:

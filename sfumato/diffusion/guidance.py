@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sfumato.core.errors import UserError, choose
-from sfumato.diffusion.denoiser import Denoises, told
+from sfumato.diffusion.denoiser import Denoises, answered, told
 from sfumato.diffusion.process import Process
 from sfumato.module import Part
 
@@ -170,11 +170,9 @@ class Guided(nn.Module):
         with torch.enable_grad():
             y = x_t.detach().requires_grad_()
             energy = self.energy(y, t)
-            if energy.shape != (want := (len(y),)):
-                raise UserError(
-                    f"the energy's shape is {tuple(energy.shape)}, expected {want}: one number per "
-                    f"image, for instance by .flatten(1).sum(1)"
-                )
+            energy = answered(
+                energy, (len(y),), "the energy (one number an image, as by .flatten(1).sum(1))"
+            )
             (gradient,) = (
                 torch.autograd.grad(energy.sum(), y, allow_unused=True)
                 if energy.requires_grad

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from sfumato.core import arguments
 from sfumato.core.errors import UserError, choose
-from sfumato.diffusion.denoiser import Denoises, told
+from sfumato.diffusion.denoiser import Denoises, answered, told
 from sfumato.diffusion.process import Process
 from sfumato.diffusion.steps.dopri5 import dopri5
 from sfumato.diffusion.steps.ode import ab2, ab3, ddim, dpm2m, heun
@@ -95,7 +95,7 @@ def integrate(
     for t, s in pairwise(times):
         before = f.nfe
         past, x = take(step, f, past, x, t, s, noise)
-        free, x = x, x if after is None else after(x, s)
+        free, x = x, x if after is None else answered(after(x, s), x.shape, "after=")
         if watch is not None:
             now = past[-1]
             extras: dict[str, Any] = {"nfe": f.nfe - before, **now.told}

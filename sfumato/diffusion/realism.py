@@ -11,7 +11,14 @@ from torch import Tensor
 
 from sfumato.core.errors import UserError, choose
 from sfumato.diffusion.denoiser import Denoises
-from sfumato.diffusion.energies import Classifies, Compares, Reference, against, similarity
+from sfumato.diffusion.energies import (
+    Classifies,
+    Compares,
+    Reference,
+    against,
+    logits_of,
+    similarity,
+)
 from sfumato.diffusion.guidance import Energy, On
 
 Similarity = Literal["cosine", "logits"]
@@ -58,7 +65,7 @@ def odds_against(classifier: Classifies, domain: int) -> Compares:
     """log (1 - p) / p with p = p_t(domain | y): unlike -log p, it does not fade where p nears 1."""
 
     def odds(y: Tensor, x: Tensor, t: Tensor) -> Float[Tensor, " b"]:
-        logits = classifier(y, t)
+        logits = logits_of(classifier, y, t)
         others = torch.cat([logits[:, :domain], logits[:, domain + 1 :]], dim=1)
         return others.logsumexp(1) - logits[:, domain]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sfumato.core.errors import Stopped
-from sfumato.core.terminal import say, screen
+from sfumato.core.terminal import number, say, screen
 from sfumato.data.folders import replacing, write_text
 from sfumato.training.fit import Update
 from sfumato.training.time_budget import gap, round_number, spoken
@@ -41,9 +41,10 @@ class Journal:
         self.path, self.images = path, images
         self.since, self.clock, self.sums = 0, time.perf_counter(), dict[str, tuple[float, int]]()
         if step is not None and path.exists():
-            write_text(
-                path, "".join(json.dumps(e) + "\n" for e in self.entries() if e["step"] <= step)
-            )
+            entries = self.entries()
+            if lost := len(_lines(path)) - len(entries):
+                say(f"{path}: left out {number(lost, 'damaged line')}", file=sys.stderr)
+            write_text(path, "".join(json.dumps(e) + "\n" for e in entries if e["step"] <= step))
 
     def add(self, update: Update) -> dict[str, Any]:
         """Counts a step; the line as it stands."""
@@ -68,11 +69,7 @@ class Journal:
     def entries(self) -> list[dict[str, Any]]:
         """The lines written so far, without any that a kill cut short or that are damaged."""
         entries = []
-        for line in (
-            self.path.read_text(encoding="utf-8", errors="replace").splitlines()
-            if self.path.exists()
-            else []
-        ):
+        for line in _lines(self.path):
             with contextlib.suppress(json.JSONDecodeError, RecursionError):
                 if _whole(entry := json.loads(line)):
                     entries.append(entry)
@@ -105,6 +102,12 @@ class Journal:
             panel.grid(alpha=0.3)
         with replacing(out) as temporary:
             figure.savefig(temporary, dpi=100, format="png")
+
+
+def _lines(path: Path) -> list[str]:
+    """The lines of a file that may be missing, but for empty ones."""
+    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    return [line for line in text.splitlines() if line.strip()]
 
 
 def _whole(entry: Any) -> bool:

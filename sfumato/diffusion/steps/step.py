@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sfumato.core.errors import UserError
-from sfumato.diffusion.denoiser import Denoises, eps_of, told
+from sfumato.diffusion.denoiser import Denoises, answered, eps_of, told
 
 Draw = Callable[[Tensor], Tensor]
 Step = Callable[["Counted", "list[Point]", Tensor, "Draw | None"], Tensor]
@@ -56,7 +56,7 @@ class Counted:
             clean, (alpha, sigma) = alpha, self.levels(t)
             x = x / clean * alpha
         self.nfe += 1
-        mean = self.denoiser(x, t)
+        mean = answered(self.denoiser(x, t), x.shape, "the denoiser")
         return Point(x, t, alpha, sigma, mean, told(self.denoiser))
 
 
