@@ -148,7 +148,7 @@ def test_read_and_write_are_inverse(tmp_path):
     assert sfumato.read(tmp_path / "x.png", size=4).shape == (3, 4, 4)
     for bad, says in (
         ((U8, tmp_path / "x.jpg"), "expected .*x.png"),
-        ((torch.stack([image, image]), tmp_path / "x.png"), "2 pictures and 1 files"),
+        ((torch.stack([image, image]), tmp_path / "x.png"), "2 pictures and 1 file:"),
         ((torch.rand(3, 4, 4), tmp_path / "y.png"), "2 \\* x - 1"),
     ):
         with pytest.raises(UserError, match=says):

@@ -192,7 +192,8 @@ def counts(training: Mapping[str, Sequence[Look]]) -> Iterator[Finding]:
         few, many = min(sizes, key=sizes.__getitem__), max(sizes, key=sizes.__getitem__)
         yield Finding(
             "warning", "imbalance",
-            f"{few} has {number(sizes[few], 'picture')}, {many} {sizes[many]:,}: both are trained on equally often, so those of {few} are learned by heart first",
+            f"{few} has {number(sizes[few], 'picture')}, {many} {sizes[many]:,}: both "
+            f"are trained on equally often, so those of {few} are learned by heart first",
             f"get more of {few}, and look for copies of its pictures among the results",
         )  # fmt: skip
 
