@@ -1,9 +1,9 @@
-# Two commands do everything on a fresh machine: `make demo` and `make test`.
+# On a fresh machine each of these does everything: `make demo`, `make test`, `make docs`.
 PYTHON ?= python3
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install -q -c constraints.txt
 
-.PHONY: demo test bench clean
+.PHONY: demo test docs bench clean
 
 demo: $(VENV)/demo.stamp
 	$(VENV)/bin/sfumato demo
@@ -11,6 +11,10 @@ demo: $(VENV)/demo.stamp
 
 test: $(VENV)/test.stamp
 	$(VENV)/bin/python -m pytest -n auto --maxprocesses 8 --dist loadfile
+
+docs: $(VENV)/docs.stamp
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict
+	@echo "open site/index.html"
 
 bench: $(VENV)/bench.stamp
 	$(VENV)/bin/python benchmarks/train.py
@@ -22,4 +26,4 @@ $(VENV)/%.stamp: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) out
+	rm -rf $(VENV) out site

@@ -1,4 +1,4 @@
-"""The pictures of docs/inside.md, drawn from what `recipes/inside.py` measured on the digits.
+"""The pictures of docs/experiments/inside.md, drawn from what `recipes/inside.py` measured on the digits.
 
 python recipes/inside_figures.py [out/inside/digits.json] [docs/pictures]
 """

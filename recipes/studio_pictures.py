@@ -1,4 +1,4 @@
-"""The pictures of docs/studio.md: every tab at 1440 and 390 pixels, by headless Chromium.
+"""The pictures of docs/how-to/studio.md: every tab at 1440 and 390 pixels, by headless Chromium.
 
 python recipes/studio_pictures.py [docs/pictures]
 """

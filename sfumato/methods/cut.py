@@ -6,7 +6,7 @@ One direction, one generator: a patch of the result must be recognisable as the 
 same place (`contrastive` has the loss); pictures of the target must stay as they are.  The
 paper's setting: --net paper --size 256 --batch 1 --flip --jitter 0.117, 200 + 200 epochs; its code stops
 to resize and crop (--jitter) while the rate falls, this one does not.
-For 32 to 64 pixels on a CPU (docs/which.md):
+For 32 to 64 pixels on a CPU (docs/experiments/one-budget.md):
 --norm batch --num-patches 64 --batch 4 --lr 1e-3 --ema 0.99.
 
 @inproceedings{park2020contrastive,

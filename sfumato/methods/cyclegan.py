@@ -9,7 +9,7 @@ With G_A from A (source) to B (target), G_B back, D_A for B's pictures and D_B f
 
 and L least squares.  The paper's setting: --net paper --size 256 --batch 1 --flip --jitter 0.117
 (286 pixels, cropped to 256), 100 + 100 epochs.
-For 32 to 64 pixels on a CPU (docs/which.md):
+For 32 to 64 pixels on a CPU (docs/experiments/one-budget.md):
 --norm batch --antialias --batch 4 --lr 1e-3 --ema 0.99.
 
 @inproceedings{zhu2017unpaired,

@@ -6,7 +6,7 @@ The faster half of the paper: half the work a step, and fewer of them.  Instead 
 commute with mirroring: at random it is given mirrored sources, whose results are mirrored back before
 they are compared.  The paper's setting: --net paper --size 256 --batch 1 --flip --jitter 0.117,
 150 + 50 epochs.
-For 32 to 64 pixels on a CPU (docs/which.md):
+For 32 to 64 pixels on a CPU (docs/experiments/one-budget.md):
 --norm batch --num-patches 64 --batch 4 --lr 1e-3 --ema 0.99.
 
 @inproceedings{park2020contrastive,

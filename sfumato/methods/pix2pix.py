@@ -6,7 +6,7 @@
 G is a U-Net, and its only noise z the dropout on the way up, in translation, too (pictures below 64
 pixels have none); D sees source and target together, and judges patches.  The paper's setting: --net
 paper --size 256 --batch 1 --flip --jitter 0.117 (286 pixels, cropped to 256), 100 + 100 epochs.
-For 32 to 64 pixels on a CPU (docs/which.md):
+For 32 to 64 pixels on a CPU (docs/experiments/one-budget.md):
 --jitter 0.12 --lr 5e-4 --ema 0.999.
 
 @inproceedings{isola2017image,
