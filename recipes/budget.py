@@ -210,7 +210,7 @@ def linear(data: Data) -> Path:
 
 
 def table(name: str, only: list[str], picture_file: str | None) -> None:
-    """Compares what was trained, with the controls, and prints the tables of docs/experiments/one-budget.md."""
+    """Compares what was trained, with the controls, and prints what docs/experiments/one-budget.md shows."""
     from budget_page import markdown, picture
 
     data = DATA[name]

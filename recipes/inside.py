@@ -5,7 +5,8 @@
 Normalise, scale, add noise, blend, checkerboard, blur, rotate, translate and chains of them; what they lead
 to: slerp, swapped frequencies, attribute directions.  Every latent is decoded by the target's model and, as
 a control, by the model that encoded it.  Writes TASK.json for each task and inside.html of all; a task whose
-file is there is not done again.  `recipes/inside_figures.py` draws the pictures of docs/experiments/inside.md from them.
+file is there is not done again.  `recipes/inside_figures.py` draws the pictures of
+docs/experiments/inside.md from them.
 
 digits and earth need the shipped weights alone (`sfumato data digits data/digits`, `sfumato data earth
 data/earth`); mnist and unit need models of `recipes/mnist.py`, `recipes/domain_classifiers.py` and

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from os.path import normpath, relpath
 from pathlib import Path
 from types import UnionType
@@ -18,7 +18,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 ROOT = Path(__file__).parents[1]
 BESIDE = [
     "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md",
-    *(str(f.relative_to(ROOT)) for f in sorted(ROOT.glob("benchmarks/results/*.*")) if f.suffix in (".md", ".png")),
+    *(str(f.relative_to(ROOT)) for f in sorted(ROOT.glob("benchmarks/results/*.[mp][dn]*"))),
 ]  # fmt: skip
 """Files that are pages of the site, or their pictures, in its folder project/."""
 
@@ -36,7 +36,8 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """A page with its links as the site has them, and with what is made from the code."""
     here = page.file.src_uri
     made = re.sub(r"<!-- made: (\w+) -->", lambda m: "\n".join(MADE[m[1]]()), markdown)
-    return re.sub(r"(!?)\[([^]]*)\]\(([^)#:\s]+)(#[^)]*)?\)", lambda m: _link(here, *m.groups()), made)  # fmt: skip
+    link = r"(!?)\[([^]]*)\]\(([^)#:\s]+)(#[^)]*)?\)"
+    return re.sub(link, lambda m: _link(here, *m.groups()), made)
 
 
 def _link(here: str, mark: str, text: str, target: str, anchor: str | None) -> str:
@@ -128,61 +129,60 @@ def methods() -> Iterator[str]:
     from sfumato.methods.outline import outlines
     from sfumato.methods.registry import cite, find
     from sfumato.training.options import DEFAULTS, defaults
+    from sfumato.training.train import OF_DATA
 
     for name, outline in outlines().items():
         cls = find(name)
         doc = inspect.getdoc(importlib.import_module(cls.__module__)) or ""
         yield from (f"## {name}", "", doc.partition("\n@")[0].strip(), "")
-        if outline.data:
+        if outline.trains_on:
             own = {k: v for k, v in defaults(cls).items() if v != DEFAULTS[k]}
             said = ", ".join(f"`--{k.replace('_', '-')} {v}`" for k, v in own.items())
-            yield f"**Training:** `sfumato train {name}`; it takes {DATA[outline.data]}"
+            yield f"**Training:** `sfumato train {name}`; it takes {DATA[outline.trains_on]}"
             yield f"Its own defaults: {said}." if own else ""
             yield ""
-            yield from _flags(flags(cls.__init__, cls.__doc__, skip=("self", "domains", "side")))
+            yield from _flags(flags(cls, skip=("self", *OF_DATA)))
         if outline.translates:
             needs = " ".join(
                 f"--{n} {'FOLDER' if n == 'classifier' else 'FOLDER:DOMAIN'}" for n in outline.needs
             )
             how = f"--method {name} {needs}" if needs else "--model FOLDER"
             yield from (f"**Translating:** `sfumato translate PICTURES --out OUT {how}`", "")
-            mask: Mapping[str, Any] = {"mask": (str | None, "a picture of black and white: white is kept.")}
-            yield from _flags(
-                flags(cls.translate, skip=("self", "source", "seed", "watch"), kinds=mask)
-            )
+            mask = {"mask": (str | None, "a picture of black and white: white is kept.")}
+            other = "self", "source", "seed", "watch"
+            yield from _flags(flags(cls.translate, skip=other, kinds=mask))
         yield from ("```bibtex", cite(name), "```", "")
 
 
 def _flags(parameters: Iterable[inspect.Parameter]) -> Iterator[str]:
-    yield from _table(
-        (f"--{p.name.replace('_', '-')}", p.annotation.__origin__, p.annotation.__metadata__[0].help, p.default)
-        for p in parameters
-    )  # fmt: skip
+    rows = []
+    for p in parameters:
+        shown = f"--{p.name.replace('_', '-')}"
+        rows.append((shown, p.annotation.__origin__, p.annotation.__metadata__[0].help, p.default))
+    yield from _table(rows)
 
 
-API = {
-    "sfumato": None, "sfumato.explore": None, "sfumato.evaluation": None, "sfumato.data": None,
-    "sfumato.diffusion.steps.ode": (), "sfumato.diffusion.steps.sde": (), "sfumato.diffusion.energies": (),
-    "sfumato.diffusion.encode_decode": (), "sfumato.diffusion.sampler_gradients": (),
-}  # fmt: skip
-"""Modules whose public names are documented: those of `__all__`, or () all that they define."""
+MODULES = [
+    "sfumato", "sfumato.explore", "sfumato.evaluation", "sfumato.data", "sfumato.diffusion.steps.ode",
+    "sfumato.diffusion.steps.sde", "sfumato.diffusion.energies", "sfumato.diffusion.encode_decode",
+    "sfumato.diffusion.sampler_gradients",
+]  # fmt: skip
+"""Modules whose public names are documented: those of `__all__`, or else all that they define."""
 
 
 def api() -> Iterator[str]:
     """Every public name, for mkdocstrings to fill in."""
-    for place in API:
-        module, seen = importlib.import_module(place), set()
-        yield from (f"## {place}", "", inspect.getdoc(module) or "", "") if place != "sfumato" else ("## sfumato", "")
-        names = getattr(module, "__all__", None) or [n for n in vars(module) if n[0] != "_"]
-        for name in names:
+    for place in MODULES:
+        module = importlib.import_module(place)
+        public = getattr(module, "__all__", None)
+        text = "" if place == "sfumato" else inspect.getdoc(module) or ""
+        yield from (f"## {place}", "", text, "")
+        for name in public or vars(module):
             thing = getattr(module, name)
             home = getattr(thing, "__module__", "")
-            if not callable(thing) or not home.startswith("sfumato") or name in seen:
-                continue
-            if getattr(module, "__all__", None) is None and home != place:
-                continue
-            seen.add(name)
-            yield from (f"::: {home}.{thing.__qualname__}", "")
+            known = home.startswith("sfumato") if public else home == place and name[0] != "_"
+            if known and callable(thing):
+                yield from (f"::: {home}.{thing.__qualname__}", "")
 
 
 MADE = {"commands": commands, "methods": methods, "api": api}

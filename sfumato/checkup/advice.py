@@ -30,8 +30,8 @@ RECOMMENDED = {
     "unpaired": ("cyclegan", "cut", "unpaired_sde"),
     "domains": ("diffusion",),
 }
-"""The best first, by docs/experiments/one-budget.md: at equal time on a CPU pix2pix had FD 67 on Earth's pairs and
-paired_sde 230; without pairs cyclegan and cut kept land and sea right (IoU .91, .92), unpaired_sde
+"""The best first, by docs/experiments/one-budget.md: at equal time on a CPU pix2pix had FD 67 on Earth's
+pairs and paired_sde 230; without pairs cyclegan and cut kept land and sea right (IoU .91, .92), unpaired_sde
 looked most like the target (FD 127, 148 for cyclegan), ddib was no better than moving the moments."""
 FREE = ("ddib", "sdedit")
 SMALL = 64

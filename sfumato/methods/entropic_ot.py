@@ -8,7 +8,7 @@ less of the source remains.  N Euler-Maruyama steps, as published without noise 
 it, too, adds epsilon / N to the variance that v must leave room for.
 
 The paper's setting: --size 64 --epsilon-warmup 20000 --ema 0, 100,000 steps of D (1,100,000 of `fit`).
-For 32 to 64 pixels on a CPU (docs/experiments/one-budget.md), where noise that is left takes long to learn away:
+For 32 to 64 pixels on a CPU (docs/experiments/one-budget.md), where noise takes long to learn away:
 --n-steps 2 --epsilon 0.002 --k-t 2 --batch 16 --lr 1e-3 --beta1 0.5 --ema 0.999 --schedule linear.
 
 @inproceedings{gushchin2023entropic,
