@@ -13,7 +13,7 @@ from sfumato.checkup.advice import Plan
 from sfumato.checkup.duplicates import MAX_LINKS, SMALL, SURE, Link, exact_copies, near_copies
 from sfumato.checkup.inspection import Look
 from sfumato.checkup.pairs import Pairing
-from sfumato.core.terminal import number
+from sfumato.core.terminal import count
 from sfumato.data.listing import UNREAD, Listing, said
 
 TOO_FEW, FEW = 16, 300
@@ -182,7 +182,7 @@ def counts(training: Mapping[str, Sequence[Look]]) -> Iterator[Finding]:
             bad = len(part) < TOO_FEW
             yield Finding(
                 "error" if bad else "warning", "count",
-                f"{name} has {number(len(part), 'picture')} to train on; "
+                f"{name} has {count(len(part), 'picture')} to train on; "
                 + (f"with less than {TOO_FEW} a model only learns them by heart" if bad else
                    f"with less than some {FEW} expect a model to copy details of them"),
                 "get more, say --flip if mirrored ones look right, and train a smaller --net",
@@ -192,7 +192,7 @@ def counts(training: Mapping[str, Sequence[Look]]) -> Iterator[Finding]:
         few, many = min(sizes, key=sizes.__getitem__), max(sizes, key=sizes.__getitem__)
         yield Finding(
             "warning", "imbalance",
-            f"{few} has {number(sizes[few], 'picture')}, {many} {sizes[many]:,}: both "
+            f"{few} has {count(sizes[few], 'picture')}, {many} {sizes[many]:,}: both "
             f"are trained on equally often, so those of {few} are learned by heart first",
             f"get more of {few}, and look for copies of its pictures among the results",
         )  # fmt: skip

@@ -39,11 +39,6 @@ def one_line(text: str) -> str:
     return line if len(line) <= LONGEST else f"{line[: half - 5]} ... {line[-half:]}"
 
 
-def number(n: int, noun: str) -> str:
-    """So many of them: "1 picture", "2,000 pictures"."""
-    return f"{n:,} {noun}{'s' * (n != 1)}"
-
-
 def say(*values: object, file: TextIO | None = None) -> None:
     """Prints at once, as `print` does, whatever the values hold and whoever reads it, see `Steady`."""
     out = steady(sys.stdout if file is None else file)
@@ -121,7 +116,7 @@ def unheard() -> Iterator[None]:
 
 def count(number: int, noun: str) -> str:
     """The number with its noun: 1 picture, 2 pictures."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+    return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
 @contextlib.contextmanager

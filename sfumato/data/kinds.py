@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sfumato.core.arguments import TEXT, checked, described
 from sfumato.core.errors import UserError
-from sfumato.core.terminal import number
+from sfumato.core.terminal import count
 from sfumato.data.decode import plain, samples_of
 from sfumato.data.header import LOST, Refused
 from sfumato.data.images import picture, write_png
@@ -243,7 +243,7 @@ def write(pictures: Any, paths: str | Path | Sequence[str | Path]) -> None:
     images = [image for one in each for image in take(one, 1 if _gray(one) else 3).images]
     if len(files) != len(images):
         raise UserError(
-            f"{number(len(images), 'picture')} and {number(len(files), 'file')}: expected a file for each"
+            f"{count(len(images), 'picture')} and {count(len(files), 'file')}: expected a file for each"
         )
     once: dict[Path, Path] = {}
     for file in files:

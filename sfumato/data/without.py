@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from sfumato.core.errors import UserError
-from sfumato.core.terminal import number, say
+from sfumato.core.terminal import count, say
 from sfumato.data.folders import read_text
 from sfumato.data.sets import Dataset, Pairs
 
@@ -42,12 +42,12 @@ def leave_out(data: Dataset, file: str | Path) -> Dataset:
         gone.update(found)
     if isinstance(data, Pairs):
         gone = {(part, stem) for _, stem in gone for part in data.parts}
-    kept, count = {}, 0
+    kept, gone_now = {}, 0
     for part, images in data.parts.items():
         rows = [i for i, stem in enumerate(images.stems) if (part, stem) not in gone]
         if not rows:
             raise UserError(f"{file} leaves no picture of {part}")
-        count += len(images) - len(rows)
+        gone_now += len(images) - len(rows)
         kept[part] = images.subset(rows)
-    say(f"left out {number(count, 'picture')}, as {file} says", file=sys.stderr)
+    say(f"left out {count(gone_now, 'picture')}, as {file} says", file=sys.stderr)
     return data._with(kept)

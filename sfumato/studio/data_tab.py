@@ -11,7 +11,7 @@ from sfumato import doctor
 from sfumato.checkup import Report
 from sfumato.checkup.report import cost_said
 from sfumato.core.errors import UserError
-from sfumato.core.terminal import number
+from sfumato.core.terminal import count
 from sfumato.studio.choices import Given
 from sfumato.studio.controls import NONE, controls
 from sfumato.studio.page import Form, alert, bar, choice, helps, message, plain, said
@@ -71,7 +71,7 @@ def _facts(facts: Mapping[str, Any]) -> str:
         return "no picture can be read"
     (w, _, widest), (h, _, highest) = facts["width"], facts["height"]
     size = f"{w}x{h}" if (w, h) == (widest, highest) else f"{w}x{h} to {widest}x{highest}"
-    return f"{number(facts['count'], 'picture')} of {size} pixels"
+    return f"{count(facts['count'], 'picture')} of {size} pixels"
 
 
 def build(given: Given) -> None:

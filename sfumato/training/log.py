@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sfumato.core.errors import Stopped
-from sfumato.core.terminal import number, say, screen
+from sfumato.core.terminal import count, say, screen
 from sfumato.data.folders import replacing, write_text
 from sfumato.training.fit import Update
 from sfumato.training.time_budget import gap, round_number, spoken
@@ -43,7 +43,7 @@ class Journal:
         if step is not None and path.exists():
             entries = self.entries()
             if lost := len(_lines(path)) - len(entries):
-                say(f"{path}: left out {number(lost, 'damaged line')}", file=sys.stderr)
+                say(f"{path}: left out {count(lost, 'damaged line')}", file=sys.stderr)
             write_text(path, "".join(json.dumps(e) + "\n" for e in entries if e["step"] <= step))
 
     def add(self, update: Update) -> dict[str, Any]:
