@@ -84,18 +84,18 @@ def doctor(
     """Looks at folders of pictures before any training, and changes nothing.
 
     Args:
-        a: folder of the first domain; or, alone, of all: with DOMAIN/, with train/DOMAIN/ and
-            test/DOMAIN/, or with trainA/ and trainB/ in it. train/ and test/ in a domain's folder
-            are its splits.
+        a: folder of the first domain; or, without b, the folder of all domains, which holds DOMAIN/,
+            or train/DOMAIN/ and test/DOMAIN/, or trainA/ and trainB/. train/ and test/ in a domain's
+            folder are its splits.
         b: folder of the second domain.
-        test_a: the first domain's pictures to test on, of which none may be in training.
-        test_b: the second domain's.
-        size: side in pixels that you mean to train at; by default one is recommended.
-        measure: run a few training steps, to say what a training takes on this machine.
+        test_a: test pictures of the first domain, none of which may be in the training.
+        test_b: test pictures of the second domain.
+        size: side in pixels at which you mean to train; by default one is recommended.
+        measure: run a few training steps, to say how long a training takes on this machine.
         all_methods: measure all methods that can be trained on these pictures, not only those that
             are recommended.
-        write_list: a new text file for the copies and leaks that training should do without, one path
-            a line, for `sfumato train --without`.
+        write_list: a new text file that lists the copies and leaks which a training should leave out, one
+            path a line, for `sfumato train --without`.
         watch: is given each part of the report's text as soon as it is known.
         progress: is told what takes long.
 

@@ -44,7 +44,7 @@ def main(out: str | Path = "out/demo", *, count: int = 10, seed: int = 0) -> Pat
     Args:
         out: folder of the page; embedded data sets are written to its subfolder data/ once.
         count: pictures in a row, at least 1.
-        seed: of the noise.
+        seed: seed of the noise.
 
     Returns:
         The page.

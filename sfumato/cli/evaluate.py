@@ -14,13 +14,13 @@ EVALUATE = "Score a folder of results: a table, JSON and a page, with intervals 
 COMPARE = "Translate the same pictures by several methods and write one page that compares them."
 ENTRIES = """
 
-An entry is quoted: "ddib source=FOLDER:A target=FOLDER:B", "sdedit target=FOLDER:B strength=0.3,0.5"
-(two entries, one curve), "model=FOLDER", "label=CUT folder=RESULTS" or "scores=FILE". The same
-command goes on with a comparison that was stopped, and reuses what is there.
+Put each entry in quotes: "ddib source=FOLDER:A target=FOLDER:B", "sdedit target=FOLDER:B strength=0.3,0.5"
+(two entries, one curve), "model=FOLDER", "label=CUT folder=RESULTS" or "scores=FILE". After a stop, the
+same command goes on and reuses what is there.
 """
 SWEEP = "Compare every combination of a method's options on the realism-faithfulness plane."
-DOCTOR = "Look at pictures before any training: faults, leaks, costs, and what to do."
-STUDY = "Ask people which of two methods is better: a blinded page, and its answers' score."
+DOCTOR = "Check pictures before a training: faults, leaks, what to type, and how long it takes."
+STUDY = "Ask people which of two methods is better: make a blinded page, then count the answers."
 
 
 def evaluate() -> Callable[..., None]:
@@ -62,7 +62,12 @@ def sweep() -> Callable[..., None]:
 
     places = [
         flag("method", str, Parameter.POSITIONAL_OR_KEYWORD, "a method, see `sfumato methods`."),
-        flag("option", list[str], Parameter.KEYWORD_ONLY, "NAME=VALUE,VALUE,...; one a flag."),
+        flag(
+            "option",
+            list[str],
+            Parameter.KEYWORD_ONLY,
+            "NAME=VALUE,VALUE,...; repeat the flag for more options.",
+        ),
         *(flag(n, str | None, Parameter.KEYWORD_ONLY, text, None) for n, text in roles.items()),
     ]
     own = flags(compare, skip=("entries",), keyword=("source", "out"))
@@ -113,15 +118,22 @@ def study() -> Callable[..., None]:
                 f"answers are counted by `sfumato study --score study_key.json ANSWERS.json ...`"
             )
         page = study(*paths, out, **given)
-        say(f"{page} is for the raters; keep study_key.json, beside it, from them")
+        say(f"{page} is for the raters; do not show them study_key.json, which lies beside it")
 
     places = [
         flag(
-            "paths", str, Parameter.VAR_POSITIONAL, "SOURCE OURS THEIRS; with --score the answers."
+            "paths",
+            str,
+            Parameter.VAR_POSITIONAL,
+            "three folders, SOURCE OURS THEIRS; with --score, files of answers.",
         ),
         flag("out", str | None, Parameter.KEYWORD_ONLY, "folder for the page and its key.", None),
         flag(
-            "score_key", str | None, Parameter.KEYWORD_ONLY, "study_key.json: count answers.", None
+            "score_key",
+            str | None,
+            Parameter.KEYWORD_ONLY,
+            "the study_key.json whose answers are to be counted.",
+            None,
         ),
     ]
     own = flags(study, skip=("source", "ours", "theirs", "out"))

@@ -18,7 +18,7 @@ REPORT = "Compare every latent of a file with N(0, I)."
 APPLY = 'Apply a chain of operations to latents: "rotate angle=60, blur sigma=2".'
 TRAJECTORY = "Translate a picture and show every step: film strip, animation, curves."
 SENSITIVITY = (
-    "Show which pixels of a result change with the seed, and which of the source it depends on."
+    "Show which pixels of a result change with the seed, and on which of the source it depends."
 )
 LATENTS = "a file of latents, made by `sfumato explore encode`."
 
@@ -101,8 +101,8 @@ def report(words: Sequence[str]) -> Callable[..., None]:
 
     places = [
         _file("latents"), *flags(judge, skip=("latent",), keyword=("alpha",)),
-        flag("full", bool, Parameter.KEYWORD_ONLY, "all statistics of every latent.", False),
-        flag("qq", str | None, Parameter.KEYWORD_ONLY, "a new PNG of quantiles over those of N(0, 1).", None),
+        flag("full", bool, Parameter.KEYWORD_ONLY, "print all statistics of every latent.", False),
+        flag("qq", str | None, Parameter.KEYWORD_ONLY, "a new PNG: quantiles over those of N(0, 1).", None),
         flag("json", bool, Parameter.KEYWORD_ONLY, "print JSON instead of text.", False),
     ]  # fmt: skip
     return command(run, REPORT, places)
@@ -130,7 +130,7 @@ def apply(words: Sequence[str]) -> Callable[..., None]:
         _file("latents"),
         flag("chain", str, Parameter.POSITIONAL_OR_KEYWORD, "operations, separated by commas."),
         flag("out", str, Parameter.KEYWORD_ONLY, "a new file, NAME.safetensors."),
-        flag("seed", int, Parameter.KEYWORD_ONLY, "of the fixed noise.", 0),
+        flag("seed", int, Parameter.KEYWORD_ONLY, "seed of the fixed noise.", 0),
     ]
     return command(run, f"{APPLY}\n\nThe operations, with their defaults:\n\n{outline()}", places)
 

@@ -39,11 +39,11 @@ from sfumato.methods.outline import outlines
 
 HELP = """Translate pictures from one domain to another with diffusion models.
 
-Begin with `sfumato demo`. With two folders of your own pictures:
+Begin with `sfumato demo`. If you have two folders of pictures:
 
-  sfumato train diffusion cats=photos/cats dogs=photos/dogs --out runs/pets
-  sfumato translate photos/cats --out out --method ddib \\
-      --source runs/pets:cats --target runs/pets:dogs
+  sfumato doctor photos/cats photos/dogs
+  sfumato train cyclegan photos/cats photos/dogs --out runs/pets --minutes 30
+  sfumato translate photos/cats --out results --model runs/pets
 """
 
 
@@ -155,7 +155,7 @@ def demo(out: Path = Path("out/demo"), *, count: int = 10, seed: int = 0) -> Non
     Args:
         out: folder for the page.
         count: pictures in a row, at least 1.
-        seed: of the noise.
+        seed: seed of the noise.
     """
     from sfumato.cli.demo import main as run
 
@@ -164,7 +164,7 @@ def demo(out: Path = Path("out/demo"), *, count: int = 10, seed: int = 0) -> Non
 
 def _data(chosen: bool) -> App:
     """`sfumato data NAME OUT`: a command for each writer."""
-    app = App(help="Write a small data set, that needs no download, as folders of pictures.")
+    app = App(help="Write a small data set as folders of pictures; nothing is downloaded.")
     if chosen:
         from sfumato.data import WRITERS
 
@@ -210,12 +210,14 @@ def _translate(words: Sequence[str]) -> Callable[..., None]:
     def again(*, repeat_from: str, out: str, **given: Any) -> None:
         report(repeat(repeat_from, out, **given), out)
 
-    what = "repeat a run exactly: its run.json. Takes only --out and --device besides."
+    what = "the run.json of a run to repeat exactly; it takes only --out and --device besides."
     recorded = flag("repeat_from", str, Parameter.KEYWORD_ONLY, what)
     if _repeats(words):
         return command(again, text, [recorded, *flags(repeat, skip=("run",), keyword=("out",))])
 
-    mask = "a picture of black and white: white is kept; gray counts as what it is nearer to."
+    mask = (
+        "a picture of black and white: white keeps the source; gray counts as the nearer of both."
+    )
     own, more = method_flags(words, "translate", {"mask": (str | None, mask)})
     text += more
     options = {p.name for p in own}
@@ -229,7 +231,7 @@ def _translate(words: Sequence[str]) -> Callable[..., None]:
         "paths",
         str,
         Parameter.VAR_POSITIONAL,
-        "pictures, or folders, whose trees and names are kept.",
+        "pictures, or folders of pictures, whose trees and names are kept.",
     )
     shown = recorded.replace(annotation=Annotated[str | None, recorded.annotation.__metadata__[0]])
     return command(run, text, [paths, *common, *own, shown.replace(default=None)])
@@ -240,7 +242,7 @@ def _repeats(words: Sequence[str]) -> bool:
 
 
 def methods() -> None:
-    """List the methods: what each is, what it is trained on, what it translates with."""
+    """List the methods: what each is, what it is trained on, and what it translates with."""
     for name, outline in outlines().items():
         say(f"{name}\n  {outline.summary}")
         if outline.trains_on:

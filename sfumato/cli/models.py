@@ -8,11 +8,10 @@ from sfumato.core.terminal import say
 
 
 def info(folder: str) -> None:
-    """Say what a model folder is.
+    """Describe a model folder.
 
     Args:
-        folder: a model folder, or sfumato/NAME for a model that ships with the package; FOLDER:DOMAIN
-            sees that it knows the domain.
+        folder: a model folder, or sfumato/NAME for a model that ships; FOLDER:DOMAIN checks the domain, too.
     """
     import json
 
@@ -35,13 +34,13 @@ def info(folder: str) -> None:
 
 
 def import_(file: str, back: str | None = None, *, out: Path, size: int | None = None) -> None:
-    """Make a model folder of a generator that CycleGAN, pix2pix or CUT of the papers' code trained.
+    """Make a model folder of a generator that the papers' code of CycleGAN, pix2pix or CUT trained.
 
     Args:
-        file: its weights, as latest_net_G.pth; read as tensors only.
-        back: of a CycleGAN, those of the way back.
-        out: the model folder.
-        size: side in pixels of the pictures it was trained on, which translate then makes.
+        file: the generator's weights, such as latest_net_G.pth; only tensors are read.
+        back: weights of a CycleGAN's other generator, for the way back.
+        out: the model folder to make.
+        size: side in pixels of the pictures that it was trained on, and that it will make.
     """
     from sfumato.checkpoints.foreign import read_generator
     from sfumato.checkpoints.model_folder import save

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 def train(words: Sequence[str]) -> App:
     """`sfumato train METHOD DATA...`: flags are the method's fields and the options of `train`."""
     app = App(
-        help="Train a method on folders of pictures. `sfumato train METHOD --help` has more. "
-        "`sfumato train --resume --out RUN` goes on with a run as it was begun."
+        help="Train a method on folders of pictures. `sfumato train METHOD --help` shows its flags. "
+        "`sfumato train --resume --out RUN` goes on with a run."
     )
     chosen, begun = words[1], _begun(words)
     if begun and chosen[:1] == "-":  # the run says the method
@@ -70,9 +70,9 @@ def _begun(words: Sequence[str]) -> dict[str, Any]:
 
 
 DATA = {
-    "domains": "NAME=FOLDER for every domain, or one folder with a folder for every domain.",
-    "pairs": "two folders, source and target, of pictures with equal names; or, with "
-    "--side-by-side, one folder of pictures that hold a pair each.",
+    "domains": "NAME=FOLDER for each domain, or one folder that holds a folder for each domain.",
+    "pairs": "two folders, source and target, whose pictures have equal names; or, with "
+    "--side-by-side, one folder whose pictures hold a pair each.",
     "unpaired": "two folders, source and target.",
 }
 
@@ -88,7 +88,7 @@ def _trainer(method: str | Part, begun: Mapping[str, Any]) -> Callable[..., None
     own = own if isinstance(method, str) else []
     common = flags(
         begin, skip=("method", "data", "out", "options", "quiet"),
-        kinds={"validation": (list[str] | None, "other folders to score it on, one a flag.")},
+        kinds={"validation": (list[str] | None, "another folder to score it on; repeat for more.")},
     )  # fmt: skip
     known = defaults(cls) | {k: v for k, v in begun.items() if k != "validation"}
     common = [p.replace(default=known.get(p.name, p.default)) for p in common]
@@ -117,7 +117,7 @@ def _trainer(method: str | Part, begun: Mapping[str, Any]) -> Callable[..., None
 
     places = [
         flag("data", str, Parameter.VAR_POSITIONAL, DATA[kind]),
-        flag("out", str, Parameter.KEYWORD_ONLY, "the run folder, a model folder from then on."),
+        flag("out", str, Parameter.KEYWORD_ONLY, "the run folder, which then is a model folder."),
     ]
     summary = outlines()[name].summary if name in outlines() else name
     return command(run, summary, [*places, *own, *common])

@@ -67,27 +67,27 @@ def compare(
 
     Args:
         source: folder of held-out pictures of the source domain.
-        out: folder for the page, the scores and the results; the same command goes on with it.
+        out: folder for the page, the scores and the results; the same command goes on there.
         entries: what to compare: "METHOD source=... target=... option=value,value", "model=FOLDER",
             "label=NAME folder=RESULTS" or "scores=FILE"; several values of an option are swept.
-        target: folder of real pictures of the target domain that no method was trained on.
-        truth: folder of the right answers, with the sources' names.
-        train: folder of the target pictures the methods were trained on, for the audit of copies.
-        protocol: standard, egsde, egsde_m2f, cyclediffusion, or a JSON file of one's own.
+        target: folder of real pictures of the target domain on which no method was trained.
+        truth: folder of the right answers, named like the sources.
+        train: folder of the target pictures that the methods were trained on, to look for copies.
+        protocol: standard, egsde, egsde_m2f, cyclediffusion, or a JSON file of your own.
         features: lite0, inception, or the folder of a domain classifier that guides none of the
-            methods, instead of the protocol's.
+            methods; in place of the protocol's features.
         inception: file of the FID network's weights, pt_inception-2015-12-05-6726825d.pth.
-        groups: FILE.csv:COLUMN; pictures of one group are no independent evidence.
-        task: labels that results are scored by against the truth's: land_water, relief_water.
+        groups: FILE.csv:COLUMN; pictures of one group do not count as independent evidence.
+        task: labels that are compared with the truth's: land_water or relief_water.
         classifier: images (B, 3, H, W) -> (B,) 1 for the target domain; a linear probe by default.
         seed: first seed of the noise.
-        seeds: how many seeds; 4 and more show how sure a method is.
-        limit: translate only so many of the sources, evenly through the folder.
+        seeds: how many seeds; 4 or more show how sure a method is.
+        limit: translate only this many of the sources, spread evenly through the folder.
         size: side of the pictures in pixels; by default that of the models' training.
-        resize: how pictures get that size, crop or stretch; by default as in the models' training, and
-            as the run.json of a folder of results says; pictures from elsewhere: crop.
-        side: of pictures that hold two side by side: left, right, or whole; by default the same.
-        batch: pictures at a time.
+        resize: how pictures get that size, crop or stretch; by default as in the models' training, or as
+            the run.json of a folder of results says; pictures from elsewhere are cropped.
+        side: which half of a picture is read: left, right, or whole; the default is found in the same way.
+        batch: pictures translated at a time.
         round_trip: translate back, too, where a method has both source and target.
         device: auto, cpu, cuda or cuda:N.
 
@@ -265,22 +265,22 @@ def evaluate(
     """Scores one folder of results, beside the trivial controls: table, JSON and a page.
 
     Args:
-        results: folder of translated pictures, with the sources' names.
-        source: folder of the pictures they were made of.
-        target: folder of real pictures of the target domain that no method was trained on.
+        results: folder of translated pictures, named like their sources.
+        source: folder of the pictures that they were made of.
+        target: folder of real pictures of the target domain on which no method was trained.
         out: folder for the page and the scores; by default beside the results.
-        truth: folder of the right answers, with the sources' names.
-        train: folder of the target pictures the method was trained on, for the audit of copies.
-        protocol: standard, egsde, egsde_m2f, cyclediffusion, or a JSON file of one's own.
+        truth: folder of the right answers, named like the sources.
+        train: folder of the target pictures that the method was trained on, to look for copies.
+        protocol: standard, egsde, egsde_m2f, cyclediffusion, or a JSON file of your own.
         features: lite0, inception, or the folder of a domain classifier that guides none of the
-            methods, instead of the protocol's.
+            methods; in place of the protocol's features.
         inception: file of the FID network's weights, pt_inception-2015-12-05-6726825d.pth.
-        groups: FILE.csv:COLUMN; pictures of one group are no independent evidence.
-        task: labels that results are scored by against the truth's: land_water, relief_water.
+        groups: FILE.csv:COLUMN; pictures of one group do not count as independent evidence.
+        task: labels that are compared with the truth's: land_water or relief_water.
         classifier: images (B, 3, H, W) -> (B,) 1 for the target domain; a linear probe by default.
         resize: how sources were brought to the results' size, crop or stretch; by default what the
             results' run.json says, and crop for pictures from elsewhere.
-        side: of sources that hold two pictures side by side: left, right, or whole; by default the same.
+        side: which half of a source is read: left, right, or whole; the default is found in the same way.
 
     Raises:
         UserError: names that do not match, pictures that cannot be read, an unknown protocol.

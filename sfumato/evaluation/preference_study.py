@@ -53,13 +53,13 @@ def study(
     Args:
         source: folder of source pictures.
         ours: folder of results of the first method, named like their sources.
-        theirs: the same of the second method.
-        out: the folder for page and key; keep the key from the raters.
-        count: pairs, at least 1; all, if there are fewer. They are drawn at random.
-        repeats: pairs that come a second time with sides exchanged, at least 0.
-        seed: of the pairs, their order and their sides.
+        theirs: folder of results of the second method, named alike.
+        out: folder for the page and its key; do not show the key to the raters.
+        count: pairs, at least 1, drawn at random; all pairs, if there are fewer.
+        repeats: pairs that are shown a second time with their sides exchanged, at least 0.
+        seed: seed of the pairs, their order and their sides.
         question: what raters are asked.
-        names: of the methods, used in the key and in the score alone.
+        names: names of the methods, which only the key and the score use.
 
     Returns:
         The page.

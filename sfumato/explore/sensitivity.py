@@ -104,7 +104,7 @@ def occlusion(
         source: an image (1, C, H, W) in [-1, 1].
         cell: side of the cells in pixels, at least 1; those at the far borders may be smaller.
         fill: what covers: a value in [-1, 1], -1 is black; by default the image's mean colour.
-        seed: of the noise, the same for all covers.
+        seed: seed of the noise, the same for all covers.
         options: of its `translate`.
         of: weights (H, W) of the result's pixels, to ask what a part of it depends on; by default all
             weigh the same.
@@ -161,17 +161,17 @@ def show_sensitivity(
     Args:
         path: the picture.
         out: a new or empty folder.
-        method: how to translate, see `sfumato methods`; not needed with model.
+        method: the method to translate by, see `sfumato methods`; not needed with model.
         model: folder of a trained translator.
         source: model of the source domain, FOLDER:DOMAIN.
         target: model of the target domain, FOLDER:DOMAIN.
         classifier: folder of a domain classifier, for methods that are guided by one.
         seeds: samples for the deviation, at least 2.
         cell: side of the covered cells in pixels, at least 1.
-        fill: what covers: a value from -1 (black) to 1 (white); by default the picture's mean colour.
-        seed: the first one, and that of the covered pictures.
+        fill: value that covers, from -1 (black) to 1 (white); by default the picture's mean colour.
+        seed: the first seed, and that of the covered pictures.
         size: side of the picture in pixels; by default that of the model's training.
-        upscale: accept a picture smaller than size.
+        upscale: enlarge a picture that is smaller than size, instead of refusing it.
         device: auto (a GPU if there is one), cpu, cuda or cuda:N.
         options: the method's own options.
 

@@ -77,7 +77,7 @@ def record(
     Args:
         part: a translator that takes steps.
         source: images (B, C, H, W) in [-1, 1].
-        seed: of the noise.
+        seed: seed of the noise.
         options: of its `translate`.
 
     Raises:
@@ -144,14 +144,14 @@ def show_trajectory(
     Args:
         path: the picture.
         out: a new or empty folder.
-        method: how to translate, see `sfumato methods`; not needed with model.
+        method: the method to translate by, see `sfumato methods`; not needed with model.
         model: folder of a trained translator.
         source: model of the source domain, FOLDER:DOMAIN.
         target: model of the target domain, FOLDER:DOMAIN.
         classifier: folder of a domain classifier, for methods that are guided by one.
-        seed: of the noise.
+        seed: seed of the noise.
         size: side of the picture in pixels; by default that of the model's training.
-        upscale: accept a picture smaller than size.
+        upscale: enlarge a picture that is smaller than size, instead of refusing it.
         device: auto (a GPU if there is one), cpu, cuda or cuda:N.
         options: the method's own options.
 

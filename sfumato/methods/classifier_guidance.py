@@ -81,7 +81,7 @@ class ClassifierGuidance(Part):
 
         Args:
             source: images in [-1, 1].
-            seed: of the noise; the same image and seed give the same result in any batch.
+            seed: seed of the noise; the same image and seed give the same result in any batch.
             watch: see `integrate`.
             strength: how far to noise, M/T in (0, 1], see `sdedit`.
             scale: weight of the classifier, >= 0.
@@ -94,7 +94,7 @@ class ClassifierGuidance(Part):
             steps: solver steps for each repeat, at least 1.
             repeats: each repeat starts from the last result, at least 1.
             solver: ancestral, sde_dpm2m, sde_heun, predictor_corrector, euler_maruyama, or any other.
-            spacing: of the times: karras, log_snr, time or chain.
+            spacing: of the solver's times: karras, log_snr, time or chain.
         """
         choose("prior", prior, get_args(Prior))
         choose("weight", weight, get_args(Weight))

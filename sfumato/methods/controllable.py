@@ -115,7 +115,7 @@ class Controllable(Part):
 
         Args:
             source: images y in [-1, 1].
-            seed: of the noise; other seeds give other samples of the same posterior.
+            seed: seed of the noise; other seeds give other samples of the same posterior.
             watch: see `integrate`.
             scale: weight of the regression, >= 0: 1 is eq. 4.1 for errors that are independent from
                 pixel to pixel, which pictures' are not; 0 forgets the source.
@@ -123,7 +123,7 @@ class Controllable(Part):
                 A step costs the regression once forward and once back, 1/every of that.
             steps: solver steps, at least 1.
             solver: ancestral, sde_dpm2m, sde_heun, predictor_corrector, euler_maruyama, or any other.
-            spacing: of the times: karras, log_snr, time or chain.
+            spacing: of the solver's times: karras, log_snr, time or chain.
         """
         at_least(0, scale=scale)
         process, energy = self.denoiser.process, surprise(self.regressor, source)

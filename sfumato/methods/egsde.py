@@ -96,7 +96,7 @@ class EGSDE(Part):
 
         Args:
             source: images in [-1, 1].
-            seed: of the noise; the same image and seed give the same result in any batch.
+            seed: seed of the noise; the same image and seed give the same result in any batch.
             watch: see `integrate`.
             strength: how far to noise, M/T of the paper in (0, 1], see `sdedit`.
             realism: lambda_s >= 0, away from the source's domain; 0 leaves the classifier out.
@@ -115,7 +115,7 @@ class EGSDE(Part):
             steps: solver steps for each repeat, at least 1.
             repeats: K: each repeat starts from the last result, x_0 stays, at least 1.
             solver: ancestral, sde_dpm2m, sde_heun, predictor_corrector, euler_maruyama, or any other.
-            spacing: of the times: karras, log_snr, time or chain.
+            spacing: of the solver's times: karras, log_snr, time or chain.
         """
         choose("units", units, get_args(Units))
         choose("low_pass", low_pass, get_args(LowPassStep))

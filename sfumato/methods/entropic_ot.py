@@ -127,7 +127,7 @@ class EntropicOT(Part):
 
         Args:
             source: images in [-1, 1].
-            seed: of the noise; other seeds give other samples, unless epsilon is 0.
+            seed: seed of the noise; other seeds give other samples, unless epsilon is 0.
             watch: see `integrate`; its times are 1 - t, so that 0 is the clean end here, too.
         """
         return self.path(source, Noise.of(source, seed).stream("steps"), watch)[0]

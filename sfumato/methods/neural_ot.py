@@ -118,7 +118,7 @@ class NeuralOT(Part):
 
         Args:
             source: images in [-1, 1].
-            seed: of the noise; other seeds give other samples with the weak cost, the same with strong.
+            seed: seed of the noise; other seeds give other samples with the weak cost, the same with strong.
             watch: see `integrate`.
         """
         y = self._map(source, Noise.of(source, seed)(source[:, :1]))

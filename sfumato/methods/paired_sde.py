@@ -99,12 +99,12 @@ class PairedSDE(Part):
 
         Args:
             source: images in [-1, 1].
-            seed: of the noise; other seeds give other samples of the same posterior.
+            seed: seed of the noise; other seeds give other samples of the same posterior.
             watch: see `integrate`.
             direction: source-to-target, or back.
             steps: solver steps, at least 1.
             solver: dpm2m, heun, ab3, sde_heun; euler_maruyama (the thesis', with spacing time), or any other.
-            spacing: of the times: karras, log_snr, time or chain.
+            spacing: of the solver's times: karras, log_snr, time or chain.
             clip: clip E[x | x_t] to [-1, 1] at every step.
         """
         which = end(direction)

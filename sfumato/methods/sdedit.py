@@ -57,7 +57,7 @@ class SDEdit(Part):
 
         Args:
             source: guide images in [-1, 1].
-            seed: of the noise; the same image and seed give the same result in any batch.
+            seed: seed of the noise; the same image and seed give the same result in any batch.
             watch: see `integrate`.
             strength: how far to noise, M/T of the paper in [0, 1]: to the noise level of that share
                 of the DDPM chain, whatever the model's process. 0 returns the guide.
@@ -65,7 +65,7 @@ class SDEdit(Part):
             repeats: K of the paper: each repeat starts from the last result, at least 1.
             mask: 1 where pixels are kept, 0 where they are edited; broadcasts against source.
             solver: ancestral, sde_dpm2m, sde_heun, predictor_corrector, euler_maruyama, or any other.
-            spacing: of the times: karras, log_snr, time or chain.
+            spacing: of the solver's times: karras, log_snr, time or chain.
         """
         if not 0 <= strength <= 1:
             raise UserError(f"strength must lie in [0, 1], not {strength}")

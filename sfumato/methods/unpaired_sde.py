@@ -189,13 +189,13 @@ class UnpairedSDE(Part):
 
         Args:
             source: images in [-1, 1].
-            seed: of the noise; other seeds give other samples of the same posterior.
+            seed: seed of the noise; other seeds give other samples of the same posterior.
             watch: see `integrate`.
             direction: source-to-target, or back.
             steps: solver steps, at least 1.
             solver: ancestral or sde_dpm2m, which undo small errors of the pairs; dpm2m, heun, ab3, ddim;
                 euler_maruyama (the thesis', with spacing time).
-            spacing: of the times: karras, log_snr, time or chain.
+            spacing: of the solver's times: karras, log_snr, time or chain.
             clip: clip E[x | x_t] to [-1, 1] at every step; the first coupling is never clipped.
         """
         side = end(direction)

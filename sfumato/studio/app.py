@@ -44,14 +44,15 @@ def studio(
     """Opens the studio in a browser's reach, until Ctrl-C.
 
     Args:
-        folders: model folders, folders of them, and folders of pictures; nothing else is read.
-        host: address to listen at; 127.0.0.1 is this machine alone, 0.0.0.0 whoever can reach it.
-        port: to listen at, 0 for a free one.
-        password: asked of every visitor; by default that of the environment's SFUMATO_STUDIO_PASSWORD,
-            which other users of the machine cannot see, or none.
-        names: what it is called besides its address, as by a proxy, one a flag; requests under other names
-            are refused.
-        framed_by: sites that may show it in a frame, as https://huggingface.co, one a flag.
+        folders: model folders, folders of model folders, and folders of pictures; nothing else is read.
+        host: address to listen at: 127.0.0.1 serves this machine alone, 0.0.0.0 whoever can reach it.
+        port: port to listen at; 0 takes a free one.
+        password: password that every visitor is asked for; by default the environment variable
+            SFUMATO_STUDIO_PASSWORD, which other users of the machine cannot see, or none.
+        names: another name under which it is reached, such as a proxy's; repeat the flag for more.
+            Requests under other names are refused.
+        framed_by: a site that may show it in a frame, such as https://huggingface.co; repeat the flag for
+            more.
         wait: return only when it is closed; otherwise call `close()` on what is returned.
 
     Raises:

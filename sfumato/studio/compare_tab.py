@@ -36,7 +36,7 @@ def compared(methods: list[str], seed: int) -> None:
 
     Args:
         methods: each translates the picture, with its default options.
-        seed: of the noise; the same for all.
+        seed: seed of the noise; the same for all.
     """
 
 

@@ -163,14 +163,14 @@ def fit(
         state: what is trained; changed in place.
         batches: from micro-batch number `state.step * accumulate` on.
         steps: optimiser steps in all.
-        seed: of everything random in training.
+        seed: seed of everything random in training.
         lr: highest learning rate, > 0.
-        schedule: of the learning rate after the warm-up: cosine or linear to 0, or constant.
+        schedule: how the learning rate goes on after the warm-up: cosine or linear to 0, or constant.
         hold: share of the steps after the warm-up, in [0, 1), before the learning rate falls.
         warmup: steps over which the learning rate rises from 0.
         clip: largest norm of a player's gradient; 0 does not clip.
-        ema: decay of the weights' moving average a step, in [0, 1).
-        accumulate: micro-batches a step; their gradients are averaged.
+        ema: decay of the weights' moving average in a step, in [0, 1).
+        accumulate: micro-batches in a step; their gradients are averaged.
         accelerator: devices, precision and processes; the CPU in fp32 by default.
 
     Raises:

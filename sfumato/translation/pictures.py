@@ -82,21 +82,21 @@ def translate(
 
     Args:
         paths: pictures, or folders whose trees and names are kept.
-        out: the folder for the results; the same command again goes on with a stopped run.
-        method: how to translate, see `sfumato methods`; not needed with model.
+        out: folder for the results; after a stop, the same command goes on.
+        method: the method to translate by, see `sfumato methods`; not needed with model.
         model: folder of a trained translator.
         source: model of the source domain, FOLDER:DOMAIN.
         target: model of the target domain, FOLDER:DOMAIN.
         classifier: folder of a domain classifier, for methods that are guided by one.
-        seed: of the noise; a picture's result depends on it and on the picture alone.
-        batch: pictures at a time, at least 1; by default as many as should fit into memory.
-        size: side of the pictures in pixels; this and the next three are by default as in the model's
-            training.
-        resize: how pictures get that size: crop (scale the short side, cut the middle), stretch,
+        seed: seed of the noise; a picture's result depends on the seed and the picture alone.
+        batch: pictures translated at a time, at least 1; by default as many as should fit into memory.
+        size: side of the pictures in pixels; the defaults of this option and of the next three are those
+            of the model's training.
+        resize: how pictures get that size: crop (scale the short side, cut out the middle), stretch, or
             none (without a size: take every picture as it is).
-        upscale: accept pictures smaller than size.
-        side: of pictures that hold two side by side: left, right, or whole (they hold one).
-        strict: refuse to begin if anything of the folders cannot be read, or not whole.
+        upscale: enlarge pictures that are smaller than size, instead of leaving them out.
+        side: which half of a picture is read: left, right, or whole (it is one picture).
+        strict: refuse to begin if the folders hold anything that cannot be read, or only in part.
         device: auto (a GPU if there is one), cpu, cuda or cuda:N.
         options: the method's own options.
         expect: refuse to begin unless run.json's "run" is this one; used by `repeat`.
