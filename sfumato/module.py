@@ -18,7 +18,7 @@ from typing import Any, ClassVar, ParamSpec, TypeVar, dataclass_transform
 import torch
 from torch import Tensor, nn
 
-from sfumato.core.arguments import check_value, checked_values, described, fits, hints_of
+from sfumato.core.arguments import Seed, check_value, checked_values, described, fits, hints_of
 from sfumato.core.errors import UserError, choose
 from sfumato.data.kinds import translated
 from sfumato.data.preparation import Preparation
@@ -113,7 +113,7 @@ def of_any_kind(translate: Callable[..., Tensor]) -> Callable[..., Any]:
     def checked(self: Part, source: Any, *, as_is: bool = False, **options: Any) -> Any:
         for name in options:
             choose(f"option of {type(self).__name__}.translate", name, offered)
-        options = checked_values(translate, options)
+        options = checked_values(translate, options, seed=Seed)
         check_value("as_is", as_is, bool)
         pictures = any(hasattr(m, "channels") for m in self.modules())
         if as_is and pictures and not (isinstance(source, Tensor) and source.ndim in (2, 4)):

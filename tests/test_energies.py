@@ -8,7 +8,7 @@ from torch.distributions import MultivariateNormal, Normal
 from truth import f64, gaussian, normal, rotation
 
 from sfumato.core.errors import UserError
-from sfumato.diffusion.denoiser import score_of
+from sfumato.diffusion.denoiser import Trace, score_of
 from sfumato.diffusion.energies import (
     Pulled,
     Reference,
@@ -25,7 +25,7 @@ from sfumato.diffusion.energies import (
     surprise,
 )
 from sfumato.diffusion.exact import Mixture
-from sfumato.diffusion.guidance import Energy, Guided, zero_mean
+from sfumato.diffusion.guidance import ClassifierFree, Clipped, Energy, Guided, zero_mean
 from sfumato.diffusion.integrate import STEPS, integrate
 from sfumato.diffusion.low_pass import LowPass
 from sfumato.diffusion.noise import Noise
@@ -364,11 +364,42 @@ def test_guidance_every_kth_step_keeps_the_gradient(every):
         asked.append(float(t))
         return x.square().sum(-1)
 
-    f = gaussian([0.0] * 3, [1.0] * 3, Cosine())
-    guided = Guided(f, energy, every=every)
-    integrate("ddim", guided, normal(2, 3), times := grid(f.process, 10, clean=True))
+    f, seen = gaussian([0.0] * 3, [1.0] * 3, Cosine()), []
+    guided, times = Guided(f, energy, every=every), grid(f.process, 10, clean=True)
+    watch = lambda t, x, mean, extras: seen.append(extras["push/energy"])
+    integrate("ddim", guided, normal(2, 3), times, watch=watch)
     assert asked == times[:-1:every].tolist()
-    assert len(guided.pushes) == 10
+    assert len(seen) == 10
+
+
+@pytest.mark.parametrize("every", [1, 2, 3, 4])
+def test_heun_is_guided_at_the_levels_of_ddim(every):
+    """Not at every so many of its evaluations, which are two a step; and so in each repeat."""
+    f, times = gaussian([0.0] * 3, [1.0] * 3, Cosine()), grid(Cosine(), 9, clean=True)
+    levels = {}
+    for solver in ("ddim", "heun"):
+        asked = []
+        energy = lambda x, t, asked=asked: (asked.append(float(t)), x.square().sum(-1))[1]
+        guided = Guided(f, energy, every=every)
+        for _ in range(2):
+            integrate(solver, guided, normal(2, 3), times)
+        half = len(asked) // 2
+        assert asked[:half] == asked[half:]
+        levels[solver] = sorted(set(asked), reverse=True)
+    assert levels["heun"] == levels["ddim"] == times[:-1:every].tolist()
+
+
+def test_what_guidance_did_is_told_to_the_trace_alone():
+    f, x = gaussian([0.0] * 3, [1.0] * 3, Cosine()), normal(4, 3)
+    one = Guided(f, lambda v, t: v.square().sum(-1), name="one")
+    both = Clipped(Guided(ClassifierFree(one, f, 0.5), lambda v, t: v.sum(-1), name="two"))
+    before = {k: dict(vars(m)) for k, m in both.named_modules()}
+    y = both(x, 0.5, trace := Trace())
+    assert {k: dict(vars(m)) for k, m in both.named_modules()} == before
+    names = {"energy/one", "push/one", "push/classifier_free", "energy/two", "push/two"}
+    assert trace.told.keys() == names
+    assert torch.equal(trace.told["energy/one"], x.square().sum(-1))
+    assert torch.equal(both(x, 0.5), y)
 
 
 @pytest.mark.parametrize("every", [1, 2, 3])
@@ -422,10 +453,9 @@ def test_the_weight_of_an_energy_without_a_push_has_no_bound():
 
 def test_pushes_are_the_moves_of_eps():
     f, x = gaussian([0.0] * 3, [1.0] * 3, Cosine()), normal(4, 3)
-    guided = Guided(f, lambda v, t: 3 * v.sum(-1))
-    guided(x, 0.5)
+    Guided(f, lambda v, t: 3 * v.sum(-1))(x, 0.5, trace := Trace())
     _, sigma = Cosine().at(0.5, x)
-    assert guided.pushes[0].item() == pytest.approx(3 * sigma.item())
+    torch.testing.assert_close(trace.told["push/energy"], (3 * sigma).expand(4))
 
 
 def test_what_is_no_energy():

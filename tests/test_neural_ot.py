@@ -222,7 +222,7 @@ def test_warm_up():
     turns = Turns("a", "b", 4)
     shares = []
     for _ in range(20):
-        turns.begin(turns)
+        turns.seen += 1
         shares.append(turns.ramp(3))
     assert shares == pytest.approx([1 / 3] * 5 + [2 / 3] * 5 + [1.0] * 10)
     assert Turns("a", "b", 4).ramp(0) == 1.0
@@ -334,12 +334,11 @@ def test_the_published_map_rests_while_the_potential_learns(published, monkeypat
         modes.clear()
         x = torch.rand(4, 3, 8, 8)
         before = int(seen)
+        part.begin_step()
         for player, _loss in part.objectives(iter([(x, x)]), torch.Generator()):
             rests = published and player == "potential"
             assert modes == {"now": not rests}
             assert int(seen) == before + (not rests)
-        for p in part.parameters():
-            p.grad = None
 
 
 def test_a_potential_counts_all_pixels_alike():

@@ -9,7 +9,7 @@ from PIL import Image
 
 import sfumato
 from sfumato.checkpoints.tensors import read_protocol
-from sfumato.diffusion.noise import Noise, noise_as_of
+from sfumato.diffusion.noise import Noise
 from sfumato.diffusion.process import Cosine
 from sfumato.explore import mean_and_spread, occlusion, show_sensitivity
 from sfumato.explore.sensitivity import Sensitivity, samples
@@ -97,15 +97,13 @@ def test_an_exact_bridge_depends_on_its_own_pixel():
     torch.testing.assert_close(got, want, rtol=0.02, atol=1e-4)
 
 
-def test_noise_as_of():
+def test_a_seed_for_each_image():
     one, other = X, X + 0.1
-    draw = lambda x: Noise.of(x, 5)(x)
-    assert not torch.equal(draw(one), draw(other))
-    with noise_as_of(one):
-        assert torch.equal(draw(other), Noise(Noise.of(one, 5).seeds)(one))
-    assert torch.equal(draw(one), Noise.of(one, 5)(one))
-    with noise_as_of(one), pytest.raises(ValueError, match="noise for 1 images"):
-        draw(torch.cat([one, one]))
+    seeds = Noise.of(one, 5).seeds
+    assert not torch.equal(Noise.of(other, 5)(other), Noise.of(one, 5)(one))
+    assert torch.equal(Noise.of(other, seeds)(other), Noise.of(one, 5)(one))
+    with pytest.raises(ValueError, match="noise for 1 images"):
+        Noise.of(one, seeds)(torch.cat([one, one]))
 
 
 @pytest.mark.parametrize(("how", "says"), [({"cell": 0}, "at least 1"), ({"fill": 2.0}, "-1")])

@@ -24,6 +24,8 @@ R = TypeVar("R")
 MOST = 10**9
 """The largest whole number that is taken; seeds may be any that a generator takes."""
 LARGEST_SEED = 2**63 - 1
+Seed = int | Sequence[int]
+"""Of noise: one for a whole batch, to which each image adds its content; or one for each image."""
 TEXT = str, bytes, bytearray, memoryview
 """What Python takes for sequences, and nobody for lists."""
 
@@ -53,9 +55,9 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
     return call
 
 
-def checked_values(function: Any, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of these names, each of the type that `function` annotates; see `checked`."""
-    hints = hints_of(function)
+def checked_values(function: Any, given: Mapping[str, Any], **types: Any) -> dict[str, Any]:
+    """Arguments of these names, each of the type that `types` or `function` states; see `checked`."""
+    hints = hints_of(function) | types
     values = plain(given)
     for name, value in values.items():
         check_value(name, value, hints.get(name, Any))

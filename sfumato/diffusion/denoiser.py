@@ -14,6 +14,8 @@ score and v stand in this file and nowhere else.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import torch
@@ -53,11 +55,6 @@ def mean_of_v(v: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
     return (alpha * x_t - sigma * v) / (alpha**2 + sigma**2)
 
 
-def told(f: object) -> dict[str, Tensor]:
-    """What a wrapped denoiser, or a function called after steps, tells of its last call; see `integrate`."""
-    return getattr(f, "told", {})
-
-
 def answered(value: Any, shape: tuple[int | None, ...], who: str) -> Tensor:
     """What a function of the user's answered: floats of this shape, in which None is any size.
 
@@ -84,6 +81,44 @@ class Denoises(Protocol):
 
     def __call__(self, x_t: Tensor, t: Tensor | float, /) -> Tensor:
         """E[x | x_t]."""
+
+
+@dataclass(eq=False)
+class Trace:
+    """What one run of a solver hands to its denoiser, and reads after each answer; see `ask`.
+
+    Attributes:
+        told: of the last answer, by name (B,): energy/NAME and push/NAME, see `integrate`.
+        nfe: network evaluations so far.
+        levels: the times that were asked, and how many others came before each.
+        kept: what a wrapper keeps from one level to the next, by wrapper.
+    """
+
+    told: dict[str, Tensor] = field(default_factory=dict)
+    nfe: int = 0
+    levels: dict[float, int] = field(default_factory=dict)
+    kept: dict[object, Any] = field(default_factory=dict)
+
+    def level(self, t: Tensor | float) -> int:
+        """The step that begins at t, from 0: a solver may ask at a level when it comes and when it goes."""
+        return self.levels.setdefault(float(t), len(self.levels))
+
+
+class Traced:
+    """A wrapper, or a function after steps, that takes a `trace=` besides (x_t, t)."""
+
+
+def ask(
+    f: Callable[..., Any], x_t: Tensor, t: Tensor | float, trace: Trace | None,
+    who: str = "the denoiser",
+) -> Tensor:  # fmt: skip
+    """f(x_t, t); whatever f is, and whatever it wraps, tells the trace about it.
+
+    Raises:
+        UserError: it answers no tensor like x_t.
+    """
+    answer = f(x_t, t, trace=trace) if isinstance(f, Traced) else f(x_t, t)
+    return answered(answer, x_t.shape, who)
 
 
 class Denoiser(Part):

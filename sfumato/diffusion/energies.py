@@ -20,7 +20,7 @@ from torch.distributions import Categorical, Distribution
 from torch.nn import functional as F
 
 from sfumato.core.errors import UserError, choose
-from sfumato.diffusion.denoiser import Denoises, answered
+from sfumato.diffusion.denoiser import Denoises, Trace, Traced, answered
 from sfumato.diffusion.guidance import Energy, Guided, On
 from sfumato.diffusion.integrate import Draw
 from sfumato.diffusion.low_pass import LowPass
@@ -224,7 +224,7 @@ def stable_weight(process: Process, times: Tensor) -> float:
     return float(((1 + kept) * kept / (2 * (1 - kept**2))).min())
 
 
-class Pulled:
+class Pulled(Traced):
     """What weight * `low_pass_distance` does to y between two times, exactly; for `integrate`'s after.
 
     With B(t) = `spent`, d = y - x_s flows by dd = -2 weight phi^2 d dB: stable at any weight.
@@ -235,13 +235,13 @@ class Pulled:
         self.levels = dict(zip(times[1:].tolist(), levels, strict=True))
         self.phi, self.weight, self.reference = phi, weight, reference
         self.energy = weight * against(low_pass_distance(phi, reference.process), reference)
-        self.told: dict[str, Tensor] = {}
 
-    def __call__(self, y: Tensor, s: Tensor) -> Tensor:
+    def __call__(self, y: Tensor, s: Tensor, trace: Trace | None = None) -> Tensor:
         rate = 2 * self.weight * float(self.levels.get(s.item(), 0.0))  # 0 at the start
         if not rate:
             return y
-        self.told = {"energy/faithful": self.energy(y, s)}
+        if trace is not None:
+            trace.told["energy/faithful"] = self.energy(y, s)
         return y - self.phi.relax(y - self.reference(s), rate)
 
 
@@ -254,9 +254,8 @@ def strong_weight(
     energy: Energy, denoiser: Denoises, x_t: Tensor, t: Tensor, on: On = "sample"
 ) -> float:
     """The weight at which the energy moves eps at x_t by 1 (root mean square), as much as eps is."""
-    guided = Guided(denoiser, energy, on=on)
-    guided(x_t, t)
-    push = float(guided.pushes[0])
+    Guided(denoiser, energy, on=on)(x_t, t, trace := Trace())
+    push = float(trace.told["push/energy"].square().mean().sqrt())
     return 1 / push if push > 0 else float("inf")
 
 

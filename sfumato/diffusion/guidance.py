@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from sfumato.core.errors import UserError, choose
-from sfumato.diffusion.denoiser import Denoises, answered, told
+from sfumato.diffusion.denoiser import Denoises, Trace, Traced, answered, ask
+from sfumato.diffusion.integrate import rms
 from sfumato.diffusion.process import Process
 from sfumato.module import Part
 
@@ -53,40 +54,42 @@ class Conditioned(Part):
     denoiser: nn.Module
     domain: str | None = None
 
-    def __post_init__(self) -> None:
-        self.image: Tensor | None = None
-
-    def on(self, image: Tensor) -> Conditioned:
+    def on(self, image: Tensor) -> Given:
         """The same, conditioned on images (B, C, H, W) in [-1, 1]."""
-        bound = Conditioned(denoiser=self.denoiser, domain=self.domain)
-        bound.image = image
-        return bound
+        return Given(self, image)
 
     @property
     def process(self) -> Process:
         return self.denoiser.process  # type: ignore[return-value]
 
+    def forward(self, x_t: Tensor, t: Tensor | float, **given: Tensor) -> Tensor:
+        domain = {} if self.domain is None else {"domain": self.domain}
+        return self.denoiser(x_t, t, **domain, **given)
+
+
+class Given(nn.Module):
+    """A conditional denoiser with its conditioning images bound; see `Conditioned.on`."""
+
+    def __init__(self, denoiser: Conditioned, image: Tensor) -> None:
+        super().__init__()
+        self.denoiser, self.process, self.image = denoiser, denoiser.process, image
+
     def forward(self, x_t: Tensor, t: Tensor | float) -> Tensor:
-        kwargs: dict[str, Any] = {"domain": self.domain} if self.domain is not None else {}
-        if self.image is not None:
-            kwargs["image"] = self.image
-        return self.denoiser(x_t, t, **kwargs)
+        return self.denoiser(x_t, t, image=self.image)
 
 
-class Clipped(nn.Module):
+class Clipped(Traced, nn.Module):
     """Clips E[x | x_t] to [-1, 1].  Breaks invertibility: never for encoding."""
 
     def __init__(self, denoiser: Denoises) -> None:
         super().__init__()
         self.denoiser, self.process = denoiser, denoiser.process
 
-    def forward(self, x_t: Tensor, t: Tensor | float) -> Tensor:
-        mean = self.denoiser(x_t, t)
-        self.told = told(self.denoiser)
-        return mean.clamp(-1, 1)
+    def forward(self, x_t: Tensor, t: Tensor | float, trace: Trace | None = None) -> Tensor:
+        return ask(self.denoiser, x_t, t, trace).clamp(-1, 1)
 
 
-class ClassifierFree(nn.Module):
+class ClassifierFree(Traced, nn.Module):
     """mean + scale (mean - unconditional mean)  (Ho & Salimans 2022, https://arxiv.org/abs/2207.12598).
 
     Args:
@@ -100,29 +103,28 @@ class ClassifierFree(nn.Module):
         self.denoiser, self.unconditional, self.scale = denoiser, unconditional, scale
         self.process = denoiser.process
 
-    def forward(self, x_t: Tensor, t: Tensor | float) -> Tensor:
-        mean = self.denoiser(x_t, t)
-        self.told = told(self.denoiser)
+    def forward(self, x_t: Tensor, t: Tensor | float, trace: Trace | None = None) -> Tensor:
+        mean = ask(self.denoiser, x_t, t, trace)
         if self.scale == 0:
             return mean
         push = self.scale * (mean - self.unconditional(x_t, t))
-        alpha, sigma = self.process.at(t, x_t)
-        eps = (alpha / sigma * push).square().flatten(1).mean(1).sqrt()
-        self.told = self.told | {"push/classifier_free": eps}
+        if trace is not None:
+            alpha, sigma = self.process.at(t, x_t)
+            trace.told["push/classifier_free"] = rms(alpha / sigma * push)
         return mean + push
 
 
-class Guided(nn.Module):
+class Guided(Traced, nn.Module):
     """score <- score - grad E: the denoiser of p_t exp(-E).
 
     Args:
         denoiser: (x_t, t) -> E[x | x_t].
         energy: (x_t, t) -> (B,), differentiable in x_t.
         project: applied to the gradient; keeps guidance in a subspace, see `zero_mean`.
-        every: the gradient is taken anew at the level of every so many steps and kept in between, which
-            saves as many of the energy's evaluations. A step may ask more than once, at its own level and
-            at the next one's; levels count from 0 where noise was added. With a time for each image, as
-            dopri5 asks, which chooses its steps itself, nothing is kept.
+        every: the gradient is taken anew at the level of every so many steps of a run and kept in between,
+            which saves as many of the energy's evaluations. A step may ask more than once, at its own level
+            and at the next one's. With a time for each image, as dopri5 asks, which chooses its steps
+            itself, nothing is kept, nor without a trace.
         on: what the energy is a function of: the "sample" x_t, or the "mean" E[x | x_t], whose
             gradient then stands for that in x_t / sqrt(alpha^2 + sigma^2) (an identity Jacobian, so
             that nothing is differentiated through the denoiser).
@@ -143,30 +145,23 @@ class Guided(nn.Module):
             raise UserError(f"every must be at least 1, not {every}")
         self.on = choose("on", on, get_args(On))
         self.denoiser, self.energy, self.process = denoiser, energy, denoiser.process
-        self.project, self.every, self.steps, self.level = project, every, 0, 0.0
-        self.name, self.told = name, dict[str, Tensor]()
-        self.pushes: list[Tensor] = []
-        """By how much each call moved eps (of unit size itself): root mean square of sigma grad E."""
+        self.project, self.every, self.name = project, every, name
 
-    def forward(self, x_t: Tensor, t: Tensor | float) -> Tensor:
+    def forward(self, x_t: Tensor, t: Tensor | float, trace: Trace | None = None) -> Tensor:
+        trace = trace or Trace()
         alpha, sigma = self.process.at(t, x_t)
-        mean = self.denoiser(x_t, t)
-        if sigma.ndim == 0:
-            before, self.level = self.level, float(sigma)
-            self.steps += self.level < before
-            self.steps = 0 if self.level > before else self.steps  # another repeat
-        anew = self.steps % self.every == 0 or sigma.ndim > 0
-        if anew and self.on == "sample":
-            self.gradient = self._gradient(x_t, t)
-        elif anew:
-            self.gradient = self._gradient(mean, t) / (alpha**2 + sigma**2).sqrt()
-        squares = (sigma * self.gradient).square().flatten(1).mean(1)
-        self.pushes.append(squares.mean().sqrt())
-        own = {f"energy/{self.name}": self.value, f"push/{self.name}": squares.sqrt()}
-        self.told = told(self.denoiser) | own
-        return mean - sigma**2 / alpha * self.gradient
+        mean = ask(self.denoiser, x_t, t, trace)
+        if sigma.ndim > 0 or trace.level(t) % self.every == 0:
+            energy, gradient = self._lowered(x_t if self.on == "sample" else mean, t)
+            size = 1 if self.on == "sample" else (alpha**2 + sigma**2).sqrt()
+            trace.kept[self] = energy, gradient / size
+        energy, gradient = trace.kept[self]
+        trace.told[f"energy/{self.name}"] = energy
+        trace.told[f"push/{self.name}"] = rms(sigma * gradient)
+        return mean - sigma**2 / alpha * gradient
 
-    def _gradient(self, x_t: Tensor, t: Tensor | float) -> Tensor:
+    def _lowered(self, x_t: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
+        """The energy (B,), and its gradient in x_t."""
         with torch.enable_grad():
             y = x_t.detach().requires_grad_()
             energy = self.energy(y, t)
@@ -178,13 +173,12 @@ class Guided(nn.Module):
                 if energy.requires_grad
                 else (None,)
             )
-            self.value = energy.detach()
         if gradient is None:
             raise UserError(
                 "the energy has lost its gradient: compute it from x_t with torch functions, "
                 "without detach(), no_grad() or item()"
             )
-        return gradient if self.project is None else self.project(gradient)
+        return energy.detach(), gradient if self.project is None else self.project(gradient)
 
 
 def zero_mean(gradient: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from sfumato.core import arguments
 from sfumato.core.errors import UserError, choose
-from sfumato.diffusion.denoiser import Denoises, answered, told
+from sfumato.diffusion.denoiser import Denoises, ask
 from sfumato.diffusion.process import Process
 from sfumato.diffusion.steps.dopri5 import dopri5
 from sfumato.diffusion.steps.ode import ab2, ab3, ddim, dpm2m, heun
@@ -93,15 +93,14 @@ def integrate(
     f = Counted(denoiser)
     past: list[Point] = []
     for t, s in pairwise(times):
-        before = f.nfe
-        past, x = take(step, f, past, x, t, s, noise)
-        free, x = x, x if after is None else answered(after(x, s), x.shape, "after=")
+        before = f.trace.nfe
+        past, free = take(step, f, past, x, t, s, noise)
+        now, f.trace.told = past[-1], {}
+        x = free if after is None else ask(after, free, s, f.trace, "after=")
         if watch is not None:
-            now = past[-1]
-            extras: dict[str, Any] = {"nfe": f.nfe - before, **now.told}
+            extras: dict[str, Any] = {"nfe": f.trace.nfe - before, **now.told, **f.trace.told}
             extras |= {"alpha": now.alpha.item(), "sigma": now.sigma.item()}
-            if after is not None:
-                extras |= told(after) | {"moved": rms(x - free)}
+            extras |= {} if after is None else {"moved": rms(x - free)}
             watch(t.item(), now.x, now.mean, extras)
     return x
 

@@ -8,9 +8,7 @@ when an energy that draws noise of its own is added.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 from numbers import Integral
 from typing import Any
@@ -18,23 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sfumato.core.arguments import TEXT, described
+from sfumato.core.arguments import TEXT, Seed, described
 from sfumato.core.errors import UserError
-
-_STANDIN: ContextVar[Tensor | None] = ContextVar("standin", default=None)
-
-
-@contextmanager
-def noise_as_of(images: Tensor) -> Iterator[None]:
-    """Within, `Noise.of` draws for any batch what it draws for these images, one for one.
-
-    So a picture and a changed copy of it meet the same noise, and what differs is due to the change.
-    """
-    token = _STANDIN.set(images)
-    try:
-        yield
-    finally:
-        _STANDIN.reset(token)
 
 
 class Noise:
@@ -58,10 +41,10 @@ class Noise:
         ]
 
     @classmethod
-    def of(cls, images: Tensor, seed: int) -> Noise:
-        """Noise for `images` (B, ...): image i is seeded by (seed, content of image i)."""
-        standin = _STANDIN.get()
-        images = images if standin is None else standin
+    def of(cls, images: Tensor, seed: Seed) -> Noise:
+        """Noise for `images` (B, ...): image i is seeded by (seed, content of image i), or by seed[i]."""
+        if isinstance(seed, Sequence) and not isinstance(seed, TEXT):
+            return cls(seed)
         content = (images.detach().float().cpu() + 0.0).contiguous().numpy()  # -0.0 is 0.0
         seed = _whole(seed)
         return cls([stable_hash(str(seed).encode() + image.tobytes()) for image in content])

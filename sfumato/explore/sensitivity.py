@@ -22,7 +22,7 @@ from sfumato.data.folders import new_folder
 from sfumato.data.images import write_png
 from sfumato.data.show import enlarged, heat, tile
 from sfumato.diffusion.integrate import rms
-from sfumato.diffusion.noise import noise_as_of
+from sfumato.diffusion.noise import Noise
 from sfumato.module import raw
 from sfumato.translation.subject import Subject
 
@@ -129,11 +129,10 @@ def occlusion(
     weight = torch.ones(h, w) if of is None else of
     weight = (weight / weight.sum()).to(source)
     given, change = dict(options or {}), []
-    plain = raw(part)(source, seed=seed, **given)
+    plain, seeds = raw(part)(source, seed=seed, **given), Noise.of(source, seed).seeds
     for some in torch.split(cells, BATCH):
         covered = torch.where((index == some[:, None, None])[:, None], cover, source)
-        with noise_as_of(source.expand(len(some), -1, -1, -1)):
-            result = raw(part)(covered, seed=seed, **given)
+        result = raw(part)(covered, seed=seeds * len(some), **given)
         change.append(((result - plain).square().mean(1) * weight).sum((1, 2)).sqrt())
     return torch.cat(change).reshape(int(i[-1]) + 1, int(j[-1]) + 1)
 

@@ -24,6 +24,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from sfumato.core.arguments import Seed
 from sfumato.core.errors import UserError, at_least, choose
 from sfumato.diffusion.denoiser import Denoises
 from sfumato.diffusion.energies import (
@@ -65,7 +66,7 @@ class ClassifierGuidance(Part):
         self,
         source: Tensor,
         *,
-        seed: int = 0,
+        seed: Seed = 0,
         watch: Watch | None = None,
         strength: float = 0.6,
         scale: float = 1.0,

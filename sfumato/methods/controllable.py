@@ -27,6 +27,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Normal
 
+from sfumato.core.arguments import Seed
 from sfumato.core.errors import at_least
 from sfumato.diffusion.denoiser import Denoiser, Denoises
 from sfumato.diffusion.energies import strong_weight, surprise
@@ -103,7 +104,7 @@ class Controllable(Part):
         self,
         source: Tensor,
         *,
-        seed: int = 0,
+        seed: Seed = 0,
         watch: Watch | None = None,
         scale: float = 0.1,
         every: int = 1,

@@ -30,13 +30,14 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from sfumato.core.arguments import Seed
 from sfumato.core.errors import UserError
 from sfumato.diffusion.integrate import Watch
 from sfumato.methods._shared import adversarial as gan
 from sfumato.methods._shared.memory import Replay
 from sfumato.methods.registry import Direction, end
 from sfumato.module import Part
-from sfumato.nets.layers import Init, Norm, still
+from sfumato.nets.layers import Init, Norm, batch_norms
 
 
 class CycleGAN(Part):
@@ -101,7 +102,7 @@ class CycleGAN(Part):
         fake_b, fake_a = g_a(a), g_b(b)
         loss = gan.gan_loss(d_a(fake_b), True, self.gan_mode)
         loss = loss + gan.gan_loss(d_b(fake_a), True, self.gan_mode)
-        with still(self.generators):
+        with batch_norms(self.generators, momentum=0.0):
             loss = loss + self.lambda_a * _l1(g_b(fake_b), a) + self.lambda_b * _l1(g_a(fake_a), b)
             if self.lambda_identity:
                 same = self.lambda_b * _l1(g_a(b), b) + self.lambda_a * _l1(g_b(a), a)
@@ -127,7 +128,7 @@ class CycleGAN(Part):
         self,
         source: Tensor,
         *,
-        seed: int = 0,
+        seed: Seed = 0,
         watch: Watch | None = None,
         direction: Direction = "source-to-target",
     ) -> Tensor:

@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sfumato.core.arguments import Seed
 from sfumato.core.errors import UserError
 from sfumato.diffusion.denoiser import Denoises
 from sfumato.diffusion.encode_decode import ENCODING, decode, encode
@@ -49,7 +50,7 @@ class DDIB(Part):
         self,
         source: Tensor,
         *,
-        seed: int = 0,
+        seed: Seed = 0,
         watch: Watch | None = None,
         steps: int = 22,
         solver: str | Step = "ab3",

@@ -34,6 +34,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from sfumato.core.arguments import Seed
 from sfumato.core.errors import at_least, choose
 from sfumato.diffusion import energies as en
 from sfumato.diffusion import realism as real
@@ -71,7 +72,7 @@ class EGSDE(Part):
         self,
         source: Tensor,
         *,
-        seed: int = 0,
+        seed: Seed = 0,
         watch: Watch | None = None,
         strength: float = 0.65,
         realism: float = 640.0,

@@ -30,6 +30,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from sfumato.core.arguments import Seed
 from sfumato.core.errors import at_least
 from sfumato.diffusion.integrate import Watch
 from sfumato.diffusion.noise import Noise
@@ -98,12 +99,15 @@ class EntropicOT(Part):
         self.potential = make_potential(self.critic, self.net, self.channels, self.side)
         self.turns = Turns("drift", "potential", self.k_t)
 
+    def begin_step(self) -> None:
+        self.turns.seen += 1
+
     def objectives(
         self, batches: Iterator[tuple[Tensor, Tensor]], rng: torch.Generator
     ) -> Iterator[tuple[str, Tensor]]:
         x, y = next(batches)
         draw = lambda like: torch.randn(like.shape, generator=rng).to(like)
-        for player in self.turns.begin(self):
+        for player in self.turns.players():
             with torch.set_grad_enabled(torch.is_grad_enabled() and player == "drift"):
                 made, energy = self.path(x, draw)
             if player == "drift":
@@ -122,7 +126,7 @@ class EntropicOT(Part):
         return self.reach and self.reach + math.sqrt(noise)
 
     @torch.no_grad()
-    def translate(self, source: Tensor, *, seed: int = 0, watch: Watch | None = None) -> Tensor:
+    def translate(self, source: Tensor, *, seed: Seed = 0, watch: Watch | None = None) -> Tensor:
         """Images (B, C, H, W) in [-1, 1] to one sample of the target's domain each.
 
         Args:

@@ -23,6 +23,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sfumato.core.arguments import Seed
 from sfumato.core.errors import UserError
 from sfumato.diffusion.denoiser import Denoises
 from sfumato.diffusion.guidance import Clipped
@@ -47,7 +48,7 @@ class ILVR(Part):
         self,
         source: Tensor,
         *,
-        seed: int = 0,
+        seed: Seed = 0,
         watch: Watch | None = None,
         factor: int = 8,
         kernel: Kernel = "cubic",

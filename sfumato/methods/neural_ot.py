@@ -30,6 +30,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from sfumato.core.arguments import Seed
 from sfumato.core.errors import UserError, at_least, choose
 from sfumato.diffusion.integrate import Watch
 from sfumato.diffusion.noise import Noise
@@ -98,11 +99,14 @@ class NeuralOT(Part):
         self.potential = make_potential(self.critic, self.net, **how)
         self.turns = Turns("transport", "potential", self.k_t)
 
+    def begin_step(self) -> None:
+        self.turns.seen += 1
+
     def objectives(
         self, batches: Iterator[tuple[Tensor, Tensor]], rng: torch.Generator
     ) -> Iterator[tuple[str, Tensor]]:
         x, y = next(batches)
-        for player in self.turns.begin(self):
+        for player in self.turns.players():
             with torch.set_grad_enabled(torch.is_grad_enabled() and player == "transport"):
                 self.transport.train(self.training and not (self.rests and player == "potential"))
                 made = self._samples(x, rng)
@@ -113,7 +117,7 @@ class NeuralOT(Part):
                 yield player, potential_loss(self.potential, flat, y, self.reach)
 
     @torch.no_grad()
-    def translate(self, source: Tensor, *, seed: int = 0, watch: Watch | None = None) -> Tensor:
+    def translate(self, source: Tensor, *, seed: Seed = 0, watch: Watch | None = None) -> Tensor:
         """Images (B, C, H, W) in [-1, 1] to images of the target's domain.
 
         Args:

@@ -32,6 +32,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from sfumato.core.arguments import Seed
 from sfumato.diffusion.denoiser import Denoiser, Denoises, Prediction, TimeLaw
 from sfumato.diffusion.guidance import Clipped, Conditioned
 from sfumato.diffusion.integrate import Step, Watch, integrate
@@ -87,7 +88,7 @@ class PairedSDE(Part):
         self,
         source: Tensor,
         *,
-        seed: int = 0,
+        seed: Seed = 0,
         watch: Watch | None = None,
         direction: Direction = "source-to-target",
         steps: int = 18,

@@ -26,12 +26,13 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from sfumato.core.arguments import Seed
 from sfumato.core.errors import UserError
 from sfumato.diffusion.integrate import Draw, Watch
 from sfumato.diffusion.noise import Noise
 from sfumato.methods._shared import adversarial as gan
 from sfumato.module import Part
-from sfumato.nets.layers import BatchNorm, Init, Norm
+from sfumato.nets.layers import Init, Norm, batch_norms
 from sfumato.nets.unet_generator import UNetGenerator
 
 
@@ -102,7 +103,7 @@ class Pix2Pix(Part):
         self,
         source: Tensor,
         *,
-        seed: int = 0,
+        seed: Seed = 0,
         watch: Watch | None = None,
         statistics: Literal["running", "image"] = "running",
     ) -> Tensor:
@@ -117,11 +118,9 @@ class Pix2Pix(Part):
         """
         if statistics not in ("running", "image"):
             raise UserError(f"statistics must be running or image, not {statistics!r}")
-        for module in self.generator.modules():
-            if isinstance(module, BatchNorm):
-                module.own = statistics == "image"
         noise = Noise.of(source, seed)
-        return gan.one_pass(lambda x: self._generate(x, noise), source, watch)
+        with batch_norms(self.generator, own=statistics == "image"):
+            return gan.one_pass(lambda x: self._generate(x, noise), source, watch)
 
     def _generate(self, x: Tensor, draw: Draw) -> Tensor:
         own = not isinstance(self.generator, UNetGenerator)  # a network without dropout of ours

@@ -23,6 +23,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from sfumato.core.arguments import Seed
 from sfumato.core.errors import UserError, choose
 from sfumato.diffusion.integrate import Watch
 from sfumato.methods.outline import ROLES, Outline, names, summary
@@ -49,7 +50,7 @@ class Translator(Protocol):
     """Turns source images into target images."""
 
     def translate(
-        self, source: Tensor, *, seed: int = 0, watch: Watch | None = None, **options: Any
+        self, source: Tensor, *, seed: Seed = 0, watch: Watch | None = None, **options: Any
     ) -> Tensor:
         """Images (B, C, H, W) in [-1, 1] to images of the same shape and range.
 
@@ -59,7 +60,10 @@ class Translator(Protocol):
 
 @runtime_checkable
 class Trainable(Protocol):
-    """Can be trained by `fit`; `data` is what `MethodInfo` calls `trains_on`."""
+    """Can be trained by `fit`; `data` is what `MethodInfo` calls `trains_on`.
+
+    A `begin_step()`, if it has one, is called before a step's first micro-batch.
+    """
 
     data: str
 

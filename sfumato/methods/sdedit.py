@@ -21,6 +21,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sfumato.core.arguments import Seed
 from sfumato.core.errors import UserError
 from sfumato.diffusion.denoiser import Denoises
 from sfumato.diffusion.integrate import Step, Watch
@@ -44,7 +45,7 @@ class SDEdit(Part):
         self,
         source: Tensor,
         *,
-        seed: int = 0,
+        seed: Seed = 0,
         watch: Watch | None = None,
         strength: float = 0.5,
         steps: int = 20,

@@ -35,6 +35,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from sfumato.core.arguments import Seed
 from sfumato.core.errors import UserError
 from sfumato.diffusion.denoiser import Denoiser, Prediction, TimeLaw, check_order
 from sfumato.diffusion.integrate import Step, Watch
@@ -128,7 +129,7 @@ class UnitDDPM(Part):
         self,
         source: Tensor,
         *,
-        seed: int = 0,
+        seed: Seed = 0,
         watch: Watch | None = None,
         direction: Direction = "source-to-target",
         steps: int = 50,
@@ -156,14 +157,13 @@ class UnitDDPM(Part):
 
         def seen(t: float, both: Tensor, mean: Tensor, extras: dict[str, Any]) -> None:
             if watch is not None:
-                told = {k: extras[k] for k in ("alpha", "sigma")} | {"nfe": chains.nfe}
+                told = {k: extras[k] for k in ("alpha", "sigma", "nfe")}
                 watch(t, both.chunk(2, 1)[0], mean.chunk(2, 1)[0], told)
-            chains.nfe = 0
 
         return chains.run(chains.start, chains.times, solver, seen).chunk(2, 1)[0]
 
     def chains(
-        self, source: Tensor, *, seed: int = 0, direction: Direction = "source-to-target",
+        self, source: Tensor, *, seed: Seed = 0, direction: Direction = "source-to-target",
         steps: int = 50, release: int = 1, spacing: Spacing = "chain",
     ) -> Chains:  # fmt: skip
         """Both chains, at their beginning; see `translate`.  Half way they can be looked at and changed."""

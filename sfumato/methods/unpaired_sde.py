@@ -26,6 +26,7 @@ from typing import Any, ClassVar, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from sfumato.core.arguments import Seed
 from sfumato.core.errors import UserError, choose
 from sfumato.diffusion.denoiser import Prediction, TimeLaw, check_order
 from sfumato.diffusion.integrate import Step, Watch
@@ -177,7 +178,7 @@ class UnpairedSDE(Part):
         self,
         source: Tensor,
         *,
-        seed: int = 0,
+        seed: Seed = 0,
         watch: Watch | None = None,
         direction: Direction = "source-to-target",
         steps: int = 18,

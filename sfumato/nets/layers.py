@@ -34,20 +34,21 @@ class BatchNorm(nn.BatchNorm2d):
 
 
 @contextmanager
-def still(net: nn.Module) -> Iterator[None]:
-    """Batch norm averages over the batch as in training, and leaves its running averages as they are.
+def batch_norms(net: nn.Module, **how: Any) -> Iterator[None]:
+    """Inside, the network's batch norms have these attributes: `own`, or `momentum`.
 
-    Those are for translation, which sees sources alone: no results, and no pictures of the target.
+    With momentum 0 they average over the batch as in training, and leave their running averages as they are:
+    those are for translation, which sees sources alone: no results, and no pictures of the target.
     """
     norms = [m for m in net.modules() if isinstance(m, BatchNorm)]
-    momenta = [m.momentum for m in norms]
+    before = [{k: getattr(m, k) for k in how} for m in norms]
     try:
         for m in norms:
-            m.momentum = 0.0
+            vars(m).update(how)
         yield
     finally:
-        for m, momentum in zip(norms, momenta, strict=True):
-            m.momentum = momentum
+        for m, values in zip(norms, before, strict=True):
+            vars(m).update(values)
 
 
 class InstanceNorm(nn.InstanceNorm2d):

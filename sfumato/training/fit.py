@@ -185,6 +185,7 @@ def fit(
     while state.step < steps:
         rate = lr * learning_rate(state.step, steps, schedule, warmup, hold)
         losses: dict[str, float] = {}
+        getattr(method, "begin_step", lambda: None)()
         for micro in range(accumulate):
             number = stable_hash(
                 f"{seed}/{state.step}/{micro}/{accelerator.process_index}".encode()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sfumato.core.errors import UserError
-from sfumato.diffusion.denoiser import Denoises, answered, eps_of, told
+from sfumato.diffusion.denoiser import Denoises, Trace, ask, eps_of
 
 Draw = Callable[[Tensor], Tensor]
 Step = Callable[["Counted", "list[Point]", Tensor, "Draw | None"], Tensor]
@@ -43,7 +43,7 @@ class Counted:
     """
 
     def __init__(self, denoiser: Denoises) -> None:
-        self.denoiser, self.process, self.nfe = denoiser, denoiser.process, 0
+        self.denoiser, self.process, self.trace = denoiser, denoiser.process, Trace()
 
     def levels(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """(alpha, sigma) at time t, float64 scalars."""
@@ -55,9 +55,12 @@ class Counted:
             t = torch.as_tensor(self.process.t_min, dtype=torch.float64, device=t.device)
             clean, (alpha, sigma) = alpha, self.levels(t)
             x = x / clean * alpha
-        self.nfe += 1
-        mean = answered(self.denoiser(x, t), x.shape, "the denoiser")
-        return Point(x, t, alpha, sigma, mean, told(self.denoiser))
+        return Point(x, t, alpha, sigma, self.mean(x, t), self.trace.told)
+
+    def mean(self, x: Tensor, t: Tensor) -> Tensor:
+        """E[x | x_t] at a time t, or one for each image (B,)."""
+        self.trace.nfe, self.trace.told = self.trace.nfe + 1, {}
+        return ask(self.denoiser, x, t, self.trace)
 
 
 def share_kept(now: Point, alpha: Tensor, sigma: Tensor) -> Tensor:

@@ -18,11 +18,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sfumato.core.arguments import Seed
 from sfumato.core.errors import UserError
 from sfumato.diffusion.integrate import Watch
 from sfumato.methods._shared import adversarial as gan
 from sfumato.module import Part
-from sfumato.nets.layers import Init, Norm, initialise, still
+from sfumato.nets.layers import Init, Norm, batch_norms, initialise
 from sfumato.nets.patch_projection import PatchHead
 from sfumato.nets.resnet_generator import ResNet
 
@@ -112,7 +113,7 @@ class Contrastive(Part):
         # the graph of `made` is used here only, and holds no weight that has changed since
         loss = self.lambda_gan * gan.gan_loss(self.discriminator(fake), True, self.gan_mode)
         if self.lambda_nce:
-            with still(self.generator):
+            with batch_norms(self.generator, momentum=0.0):
                 nce = self._nce(keys, fake, flipped, rng)
                 if self.nce_idt:
                     made, keys = self._generate(y, flipped)
@@ -130,7 +131,7 @@ class Contrastive(Part):
     warning = staticmethod(gan.saturated)
 
     @torch.no_grad()
-    def translate(self, source: Tensor, *, seed: int = 0, watch: Watch | None = None) -> Tensor:
+    def translate(self, source: Tensor, *, seed: Seed = 0, watch: Watch | None = None) -> Tensor:
         """Images (B, C, H, W) in [-1, 1] to images of the target's domain.
 
         Args:

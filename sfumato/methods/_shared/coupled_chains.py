@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from sfumato.core.errors import UserError
-from sfumato.diffusion.denoiser import Denoiser
+from sfumato.diffusion.denoiser import Denoiser, Trace, Traced
 from sfumato.diffusion.integrate import Step, Watch, dopri5, integrate, named_step
 from sfumato.diffusion.noise import Noise
 
 
-class Chains:
+class Chains(Traced):
     """cat(x^B_t, x^A_t) -> E[cat(x^B, x^A) | both]; x^A is known before its release, at no cost.
 
     Args:
@@ -33,15 +33,16 @@ class Chains:
         noise: Noise,
     ) -> None:
         self.f_b, self.f_a, self.source, self.times = f_b, f_a, source, times
-        self.process, self.released, self.nfe = f_b.process, times[release], 0
+        self.process, self.released = f_b.process, times[release]
         self.fresh, self.noise = noise.stream("source"), noise.stream("steps")
         b = self.process.perturb(torch.zeros_like(source), times[0], noise(source))
         self.start = torch.cat([b, self.process.perturb(source, times[0], self.fresh(source))], 1)
 
-    def __call__(self, both: Tensor, t: Tensor | float) -> Tensor:
+    def __call__(self, both: Tensor, t: Tensor | float, trace: Trace | None = None) -> Tensor:
         b, a = both.chunk(2, 1)
         free = bool(t <= self.released)
-        self.nfe += 1 + free
+        if trace is not None:
+            trace.nfe += free
         known = self.f_a(a, t, image=b) if free else self.source
         return torch.cat([self.f_b(b, t, image=a), known], 1)
 

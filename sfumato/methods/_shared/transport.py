@@ -35,13 +35,10 @@ class Turns(nn.Module):
         self.seen: Tensor
         """Steps begun; saved with the model, for what depends on it."""
 
-    def begin(self, method: nn.Module) -> tuple[str, ...]:
+    def players(self) -> tuple[str, ...]:
         """The player whose step it is; in evaluation both."""
-        if not method.training:
+        if not self.training:
             return self.inner, self.outer
-        # a gradient that is still there is of an earlier micro-batch of the step that goes on
-        if all(p.grad is None for p in method.parameters()):
-            self.seen += 1
         return (self.outer,) if int(self.seen) % (self.k + 1) == 0 else (self.inner,)
 
     def ramp(self, warmup: int) -> float:
