@@ -19,10 +19,21 @@ FLOORS = [
     ("checkpoints",),
     ("translation", "training"),
     ("explore", "evaluation", "checkup"),
-    ("__init__",),  # the public interface
     ("studio",),
-    ("cli", "__main__"),
+    ("cli", "__init__", "__main__"),  # what is typed: in a terminal, and in Python
 ]
+LOOKED_UP = {  # argued for
+    # a description names a kind, wherever its file lies: the rooms that hold such are looked through
+    "sfumato.module": {"sfumato.nets", "sfumato.methods"},
+}
+PAPERS = {p.stem for p in (ROOT / "methods").glob("*.py")} - {"__init__", "registry", "outline"}
+NAMED = {  # argued for: whose published files it reads
+    "sfumato.checkpoints.foreign": {"pix2pix", "cut", "cyclegan"},
+}
+PRIVATE = {  # argued for
+    # holds device and precision for the whole process, and has no public way to let them go
+    ("sfumato.training.fit", "_reset_state"),
+}
 LONG = {  # argued for
     "unit_ddpm.py": "two players in training, two coupled chains in translation",
     "unpaired_sde.py": "five ways of making pairs, and an option for each choice of the thesis",
@@ -42,7 +53,7 @@ def floor(module):
 
 
 def imported(module):
-    """The modules that a file imports anywhere, those under TYPE_CHECKING and in functions too."""
+    """The modules that a file imports anywhere, those under TYPE_CHECKING, in functions and in texts too."""
     for node in ast.walk(ast.parse(FILES[module].read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (a.name for a in node.names)
@@ -52,6 +63,8 @@ def imported(module):
             source = ".".join(filter(None, (base, node.module)))
             for a in node.names:
                 yield f"{source}.{a.name}" if f"{source}.{a.name}" in FILES else source
+        elif isinstance(node, ast.Constant) and node.value in FILES and node.value != "sfumato":
+            yield node.value  # as for importlib
 
 
 ARROWS = {m: {i for i in imported(m) if i.split(".")[0] == "sfumato" and i != m} for m in FILES}
@@ -60,13 +73,16 @@ modules = pytest.mark.parametrize("module", FILES)
 
 @modules
 def test_no_arrow_runs_up(module):
-    for other in ARROWS[module]:
+    for other in ARROWS[module] - LOOKED_UP.get(module, set()):
         assert floor(other) <= floor(module), f"{module} must not use {other}"
 
 
 def test_no_circles():
     # a package's __init__ may gather its own rooms
-    graph = {m: {o for o in others if not m.startswith(o + ".")} for m, others in ARROWS.items()}
+    graph = {
+        m: {o for o in others if not m.startswith(o + ".")} - LOOKED_UP.get(m, set())
+        for m, others in ARROWS.items()
+    }
     graphlib.TopologicalSorter(graph).prepare()
 
 
@@ -75,6 +91,85 @@ def test_methods_are_found_not_named(module):
     for other in ARROWS[module]:
         paper = re.match(r"sfumato\.methods\.(?!_|registry$|outline$)", other)
         assert not paper, f"{module} names the method {other}"
+
+
+def hidden(tree):
+    """Methods that a call gets by a text, or a variable that is one: no import shows them."""
+    texts = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign | ast.AnnAssign | ast.NamedExpr | ast.For | ast.comprehension):
+            target = node.targets[0] if isinstance(node, ast.Assign) else node.target
+            value = node.iter if isinstance(node, ast.For | ast.comprehension) else node.value
+            some = [n.value for n in ast.walk(value) if isinstance(n, ast.Constant)] if value else []
+            texts.setdefault(ast.unparse(target), []).extend(some)
+    for node in ast.walk(tree):
+        called = ast.unparse(node.func).split(".")[-1] if isinstance(node, ast.Call) else ""
+        if called in ("find", "import_module", "__import__"):
+            for one in [*node.args, *(k.value for k in node.keywords)]:
+                given = [n.value for n in ast.walk(one) if isinstance(n, ast.Constant)]
+                for v in given + texts.get(ast.unparse(one), []):
+                    if str(v).removeprefix("sfumato.methods.") in PAPERS:
+                        yield v
+
+
+@modules
+def test_no_method_is_called_by_its_name(module):
+    found = set(hidden(ast.parse(FILES[module].read_text(encoding="utf-8"))))
+    assert not found - NAMED.get(module, set())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "find('ddib')", "registry.find('ddib')(1)", "find(name='ddib')", "x = 'ddib'\nfind(x)",
+        "for x in 'ddib', 'sdedit': find(x)", "[find(x) for x in ('ddib',)]", "find(x := 'ddib')",
+        "import_module('sfumato.methods.ddib')", "x: str = 'sfumato.methods.ddib'\nimport_module(x)",
+    ],
+)  # fmt: skip
+def test_what_calls_a_method_by_its_name(text):
+    assert "ddib" in str(list(hidden(ast.parse(text))))
+
+
+@pytest.mark.parametrize("text", ["find(name)", "'ddib'.find('@')", "x = 'ddib'\nsay(x)"])
+def test_what_does_not(text):
+    assert not list(hidden(ast.parse(text)))
+
+
+def private(tree):
+    """Names that begin with one underscore, of another file's or a library's."""
+    hides = lambda name: re.match(r"_[^_]", name) and name not in ("_asdict", "_replace", "_fields")
+    own = {n.name for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.ClassDef)}
+    for n in ast.walk(tree):
+        if isinstance(n, ast.Name | ast.Attribute) and isinstance(n.ctx, ast.Store):
+            own.add(ast.unparse(n).removeprefix("self."))
+    for n in ast.walk(tree):
+        if isinstance(n, ast.Import | ast.ImportFrom):
+            names = [part for a in n.names for part in a.name.split(".")]
+            names += (getattr(n, "module", None) or "").split(".")
+            yield from (name for name in names if hides(name) and name != "_shared")
+        elif isinstance(n, ast.Attribute) and n.attr not in own and hides(n.attr):
+            yield n.attr
+        elif isinstance(n, ast.Call) and ast.unparse(n.func) in ("getattr", "hasattr", "setattr"):
+            name = getattr(n.args[1], "value", "")
+            if name not in own and hides(str(name)):
+                yield name
+
+
+@modules
+def test_no_private_name_of_another_file(module):
+    found = private(ast.parse(FILES[module].read_text(encoding="utf-8")))
+    assert not {(module, name) for name in found} - PRIVATE
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "from a import _x", "import a._x", "from a._x import y", "a._x", "a.b()._x(1)", "self._x",
+        "a._x = 1", "getattr(a, '_x')", "class B(A):\n    def f(self):\n        return super()._x()",
+    ],
+)  # fmt: skip
+def test_what_is_private(text):
+    assert list(private(ast.parse(text))) == ["_x"]
 
 
 @modules

@@ -200,10 +200,10 @@ def test_the_weight_that_is_furthest_beyond_its_bound_is_named():
     bad = torch.full((1,), torch.nan)
     bounds = {"near": (2.0, 1.0), "far": (9.0, 3.0), "below": (1.0, 1e6)}
     with pytest.raises(ValueError, match="far 9 is too large: .*up to about 3 is stable"):
-        check_finite(bad, bounds)
+        check_finite(bad, lambda: bounds)
     with pytest.raises(ValueError, match="the energy is too large, or the model untrained"):
-        check_finite(bad, {"below": (1.0, 2.0)})
-    assert check_finite(PICTURES, bounds) is PICTURES
+        check_finite(bad, lambda: {"below": (1.0, 2.0)})
+    assert check_finite(PICTURES, lambda: bounds) is PICTURES
 
 
 def test_what_comes_after_a_step_comes_after_the_first_noise_too():

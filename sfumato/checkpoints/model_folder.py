@@ -271,7 +271,9 @@ def _at_most(tensors: int) -> Iterator[None]:
 
 def _tensors(module: nn.Module) -> list[Tensor]:
     """The buffers of a module, and whatever else it keeps under a name of its own."""
-    return [v for v in (*module._buffers.values(), *vars(module).values()) if isinstance(v, Tensor)]
+    return [
+        v for v in (*module.buffers(recurse=False), *vars(module).values()) if isinstance(v, Tensor)
+    ]
 
 
 def _compare(part: Part, opened: Any, file: Path) -> None:

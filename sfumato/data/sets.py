@@ -43,7 +43,7 @@ class Dataset(abc.ABC):
         """The batch at these places of the row; without a seed the row is in the order of names."""
 
     @abc.abstractmethod
-    def _with(self, parts: dict[str, Images]) -> Self:
+    def with_parts(self, parts: dict[str, Images]) -> Self:
         """The same kind of set over other parts."""
 
     def batches(
@@ -118,7 +118,7 @@ class Dataset(abc.ABC):
                         f"images of {name!r}, which has {len(part)}: use another fraction"
                     )
                 sides[side][name] = part.subset(chosen)
-        return self._with(sides[0]), self._with(sides[1])
+        return self.with_parts(sides[0]), self.with_parts(sides[1])
 
     def names(self) -> dict[str, list[str]]:
         """The file names of every part, relative to its folder: a split that can be written."""
@@ -153,7 +153,7 @@ class Domains(Dataset):
         if not parts or len(set(shapes.values())) > 1:
             raise UserError(f"expected one or more domains of one size and channels, got {shapes}")
 
-    def _with(self, parts: dict[str, Images]) -> Self:
+    def with_parts(self, parts: dict[str, Images]) -> Self:
         return type(self)(parts)
 
     def _take(self, places: Indices, seed: int | None) -> Batch:
@@ -176,7 +176,7 @@ class Unpaired(Dataset):
         self.source, self.target = source, target
         self.parts = {"source": source, "target": target}
 
-    def _with(self, parts: dict[str, Images]) -> Self:
+    def with_parts(self, parts: dict[str, Images]) -> Self:
         return type(self)(**parts)
 
     def _take(self, places: Indices, seed: int | None) -> Batch:

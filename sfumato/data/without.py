@@ -50,4 +50,4 @@ def leave_out(data: Dataset, file: str | Path) -> Dataset:
         gone_now += len(images) - len(rows)
         kept[part] = images.subset(rows)
     say(f"left out {count(gone_now, 'picture')}, as {file} says", file=sys.stderr)
-    return data._with(kept)
+    return data.with_parts(kept)

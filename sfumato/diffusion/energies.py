@@ -251,7 +251,7 @@ def spent(process: Process, t: Tensor) -> Tensor:
 
 
 def strong_weight(
-    energy: Energy, denoiser: Denoises, x_t: Tensor, t: Tensor, on: On = "sample"
+    energy: Energy, denoiser: Denoises, x_t: Tensor, t: Tensor | float, on: On = "sample"
 ) -> float:
     """The weight at which the energy moves eps at x_t by 1 (root mean square), as much as eps is."""
     Guided(denoiser, energy, on=on)(x_t, t, trace := Trace())

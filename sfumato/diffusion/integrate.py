@@ -24,6 +24,7 @@ from torch import Tensor
 from sfumato.core import arguments
 from sfumato.core.errors import UserError, choose
 from sfumato.diffusion.denoiser import Denoises, ask
+from sfumato.diffusion.noise import Noise
 from sfumato.diffusion.process import Process
 from sfumato.diffusion.steps.dopri5 import dopri5
 from sfumato.diffusion.steps.ode import ab2, ab3, ddim, dpm2m, heun
@@ -35,6 +36,7 @@ from sfumato.diffusion.steps.sde import (
     sde_heun,
 )
 from sfumato.diffusion.steps.step import Counted, Draw, Point, Step
+from sfumato.diffusion.time_grids import Spacing, grid
 
 Watch = Callable[[float, Tensor, Tensor, dict[str, Any]], None]
 
@@ -105,6 +107,36 @@ def integrate(
     return x
 
 
+def sample(
+    step: Step | str,
+    denoiser: Denoises,
+    like: Tensor,
+    noise: Noise,
+    steps: int,
+    spacing: Spacing,
+    *,
+    clean: bool = True,
+    run: Callable[..., Tensor] = integrate,
+    **how: Any,
+) -> Tensor:
+    """Draws from what is denoised: sigma z at t_max, then as many steps down.
+
+    Args:
+        step: a step, or its name.
+        denoiser: (x_t, t) -> E[x | x_t].
+        like: tensor (B, ...) of the samples' shape and type.
+        noise: draws z; its stream "steps" is that of the steps.
+        steps: how many, at least 1.
+        spacing: of their times, see `grid`.
+        clean: down to t = 0, instead of t_min.
+        run: what takes the steps: `integrate`, or `integrate_flat`.
+        how: more of its arguments.
+    """
+    times = grid(denoiser.process, steps, spacing, clean=clean)
+    start = denoiser.process.perturb(torch.zeros_like(like), times[0], noise(like))
+    return run(step, denoiser, start, times, noise=noise.stream("steps"), **how)
+
+
 def rms(x: Tensor) -> Tensor:
     """Root mean square (B,) of each of a batch."""
     return x.flatten(1).square().mean(1).sqrt()
@@ -152,5 +184,5 @@ def named_step(step: Step | str) -> Step:
 __all__ = [
     "STEPS", "Counted", "Draw", "Point", "Step", "Watch", "ab2", "ab3", "ancestral", "checked", "ddim",
     "dopri5", "dpm2m", "euler_maruyama", "heun", "integrate", "named_step",
-    "predictor_corrector", "rms", "sde_dpm2m", "sde_heun", "take",
+    "predictor_corrector", "rms", "sample", "sde_dpm2m", "sde_heun", "take",
 ]  # fmt: skip

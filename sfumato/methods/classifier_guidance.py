@@ -116,8 +116,9 @@ class ClassifierGuidance(Part):
             g, source, times, start=noise, noise=noise.stream("steps"), repeats=repeats, solver=solver,
             watch=watch,
         )  # fmt: skip
-        bounds = {}
-        if scale and not y.isfinite().all():
+
+        def bounds() -> dict[str, tuple[float, float]]:
             x = process.perturb(source, times[0], noise(source))
-            bounds["scale"] = scale, strong_weight(energy, f, x, times[0])
+            return {"scale": (scale, strong_weight(energy, f, x, times[0]))} if scale else {}
+
         return check_finite(y, bounds)

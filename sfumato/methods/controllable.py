@@ -32,11 +32,11 @@ from sfumato.core.errors import at_least
 from sfumato.diffusion.denoiser import Denoiser, Denoises
 from sfumato.diffusion.energies import strong_weight, surprise
 from sfumato.diffusion.guidance import Guided
-from sfumato.diffusion.integrate import Step, Watch, integrate
+from sfumato.diffusion.integrate import Step, Watch, sample
 from sfumato.diffusion.noise import Noise
 from sfumato.diffusion.noise_and_denoise import check_finite
 from sfumato.diffusion.process import Process, named_process
-from sfumato.diffusion.time_grids import Spacing, grid
+from sfumato.diffusion.time_grids import Spacing
 from sfumato.module import Part
 from sfumato.nets.sizes import make_net
 
@@ -131,11 +131,12 @@ class Controllable(Part):
         f: Denoises = self.denoiser
         if scale:
             f = Guided(f, scale * energy, every=every, name="regression")
-        times = grid(process, steps, spacing, clean=True)
         noise = Noise.of(source, seed)
-        start = process.perturb(torch.zeros_like(source), times[0], noise(source))
-        x = integrate(solver, f, start, times, noise=noise.stream("steps"), watch=watch)
-        bounds = {}
-        if scale and not x.isfinite().all():
-            bounds["scale"] = scale, strong_weight(energy, self.denoiser, start, times[0])
+        x = sample(solver, f, source, noise, steps, spacing, watch=watch)
+
+        def bounds() -> dict[str, tuple[float, float]]:
+            start = process.perturb(torch.zeros_like(source), process.t_max, noise(source))
+            most = strong_weight(energy, self.denoiser, start, process.t_max)
+            return {"scale": (scale, most)} if scale else {}
+
         return check_finite(x, bounds)

@@ -26,10 +26,10 @@ from torch import Tensor, nn
 from sfumato.core.errors import UserError
 from sfumato.diffusion.denoiser import Denoiser, Prediction, TimeLaw
 from sfumato.diffusion.guidance import Conditioned
-from sfumato.diffusion.integrate import Watch, integrate
+from sfumato.diffusion.integrate import Watch, sample
 from sfumato.diffusion.noise import Noise
 from sfumato.diffusion.process import Process, named_process
-from sfumato.diffusion.time_grids import Spacing, grid
+from sfumato.diffusion.time_grids import Spacing
 from sfumato.module import Part
 from sfumato.nets.sizes import make_net
 
@@ -94,9 +94,7 @@ class Diffusion(Part):
         """New images of a domain, in [-1, 1], as many and of the size of `like` (B, C, H, W)."""
         noise = Noise([seed + i for i in range(len(like))])
         f = Conditioned(denoiser=self.denoiser, domain=domain)
-        times = grid(f.process, steps, spacing, clean=True)
-        start = f.process.perturb(torch.zeros_like(like), times[0], noise(like))
-        return integrate(solver, f, start, times, noise=noise.stream("steps"), watch=watch)
+        return sample(solver, f, like, noise, steps, spacing, watch=watch)
 
     def preview(self, like: Tensor) -> list[Tensor]:
         """Samples of each domain, one row each, to look at while it trains."""

@@ -29,6 +29,7 @@ solves it exactly, at any weight: with B the integral of beta, after a step from
 
 from __future__ import annotations
 
+import math
 from typing import Literal, get_args
 
 import torch
@@ -126,7 +127,7 @@ class EGSDE(Part):
         times = times_of(process, strength, steps, spacing)
         reference = en.Reference(process, source, draws.stream("energy"))
         n = eighth(*source.shape[-2:]) if factor is None else factor
-        f, after, bounds, terms = self.target, None, {}, en.Terms()
+        f, after, terms = self.target, None, en.Terms()
         weight = realism * (source[0].numel() / (3 * 256**2) if units == "carried" else 1.0)
         if weight:
             e = real.realism(self.classifier, f, reference, similarity, on)
@@ -140,12 +141,14 @@ class EGSDE(Part):
             after = en.Pulled(phi, faithful, reference, times)
         elif faithful:
             f = Guided(f, en.pushed(phi, faithful, reference, times), None, every, name="faithful")
-            bounds["faithful"] = faithful, en.stable_weight(process, times)
         y = edit(
             f, source, times, noise=draws.stream("steps"), repeats=repeats, solver=solver, after=after,
             start=draws if noise == "fresh" else reference.shared(draws), watch=watch,
         )  # fmt: skip
-        if not y.isfinite().all():
+
+        def bounds() -> dict[str, tuple[float, float]]:
             x = process.perturb(source, times[0], draws(source))
-            bounds |= terms.bounds(self.target, x, times[0])
+            most = en.stable_weight(process, times) if low_pass == "explicit" else math.inf
+            return {"faithful": (faithful, most), **terms.bounds(self.target, x, times[0])}
+
         return check_finite(y, bounds)

@@ -27,10 +27,10 @@ from sfumato.core.arguments import Seed
 from sfumato.core.errors import UserError
 from sfumato.diffusion.denoiser import Denoises
 from sfumato.diffusion.guidance import Clipped
-from sfumato.diffusion.integrate import Step, Watch, integrate
+from sfumato.diffusion.integrate import Step, Watch, sample
 from sfumato.diffusion.low_pass import Content, Kernel, LowPass
 from sfumato.diffusion.noise import Noise
-from sfumato.diffusion.time_grids import Spacing, chain_time, grid
+from sfumato.diffusion.time_grids import Spacing, chain_time
 from sfumato.module import Part
 
 
@@ -82,7 +82,6 @@ class ILVR(Part):
             phi.matrix(n)  # of a wrong factor it speaks even where no step is above `until`
         last = chain_time(process, until) if until < 1 else process.t_max
         f: Denoises = Clipped(self.target) if clip else self.target
-        times = grid(process, steps, spacing, clean=True)
         noise = Noise.of(source, seed)
         fresh = noise.stream("reference")
 
@@ -91,7 +90,4 @@ class ILVR(Part):
                 return x
             return x - phi(x) + phi(process.perturb(source, s, fresh(source)))
 
-        start = process.perturb(torch.zeros_like(source), times[0], noise(source))
-        return integrate(
-            solver, f, start, times, noise=noise.stream("steps"), after=swap, watch=watch
-        )
+        return sample(solver, f, source, noise, steps, spacing, after=swap, watch=watch)

@@ -35,10 +35,10 @@ from torch import Tensor, nn
 from sfumato.core.arguments import Seed
 from sfumato.diffusion.denoiser import Denoiser, Denoises, Prediction, TimeLaw
 from sfumato.diffusion.guidance import Clipped, Conditioned
-from sfumato.diffusion.integrate import Step, Watch, integrate
+from sfumato.diffusion.integrate import Step, Watch, sample
 from sfumato.diffusion.noise import Noise
 from sfumato.diffusion.process import Process, named_process
-from sfumato.diffusion.time_grids import Spacing, grid
+from sfumato.diffusion.time_grids import Spacing
 from sfumato.methods.registry import Direction, end
 from sfumato.module import Part
 from sfumato.nets.sizes import make_net
@@ -108,14 +108,10 @@ class PairedSDE(Part):
             spacing: of the solver's times: karras, log_snr, time or chain.
             clip: clip E[x | x_t] to [-1, 1] at every step.
         """
-        which = end(direction)
-        f: Denoises = Conditioned(denoiser=self._denoiser(which)).on(source)
-        process = self._denoiser(which).process
-        f = Clipped(f) if clip else f
-        times = grid(process, steps, spacing, clean=solver != "euler_maruyama")
+        f: Denoises = Conditioned(denoiser=self._denoiser(end(direction))).on(source)
+        f, clean = Clipped(f) if clip else f, solver != "euler_maruyama"
         noise = Noise.of(source, seed)
-        start = process.perturb(torch.zeros_like(source), times[0], noise(source))
-        return integrate(solver, f, start, times, noise=noise.stream("steps"), watch=watch)
+        return sample(solver, f, source, noise, steps, spacing, clean=clean, watch=watch)
 
     def _denoiser(self, which: str) -> Denoiser:
         denoiser = self.denoisers[which]

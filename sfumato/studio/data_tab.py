@@ -7,9 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sfumato import doctor
 from sfumato.checkup import Report
-from sfumato.checkup.report import cost_said
+from sfumato.checkup.report import cost_said, doctor
 from sfumato.core.errors import UserError
 from sfumato.core.terminal import count
 from sfumato.studio.choices import Given

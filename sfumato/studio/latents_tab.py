@@ -12,8 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sfumato import load
-from sfumato.checkpoints.model_folder import resolve
+from sfumato.checkpoints.model_folder import load, resolve
 from sfumato.core.errors import UserError, choose
 from sfumato.data.images import picture
 from sfumato.diffusion import encode_decode as bridge

@@ -8,16 +8,16 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from sfumato import find, translate
 from sfumato.checkpoints.model_folder import resolve
 from sfumato.data.preparation import Preparation
 from sfumato.methods.outline import names
-from sfumato.methods.registry import info
+from sfumato.methods.registry import find, info
 from sfumato.studio import limits
 from sfumato.studio.choices import Given
 from sfumato.studio.controls import NONE, Control, controls
 from sfumato.studio.page import Form, choice, helps
 from sfumato.studio.uploads import admit, place
+from sfumato.translation.pictures import translate
 from sfumato.translation.run_file import Summary
 from sfumato.translation.translator import preparation_of
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from sfumato.checkpoints.tensors import unique_state
 from sfumato.core.errors import UserError
@@ -68,7 +69,8 @@ class State:
         """Ema <- decay ema + (1 - decay) weights, with the warm-up (1 + n) / (10 + n)."""
         decay = min(decay, (1 + self.step) / (10 + self.step))
         now = self._floats()
-        torch._foreach_lerp_([self.ema[k] for k in now], list(now.values()), 1 - decay)
+        update = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+        update([self.ema[k] for k in now], list(now.values()), 0)
 
     @contextmanager
     def averaged(self) -> Iterator[Part]:
@@ -137,7 +139,7 @@ class State:
         return {k: v for k, v in unique_state(self.method).items() if v.is_floating_point()}
 
     @torch.no_grad()
-    def _put(self, values: dict[str, Tensor]) -> None:
+    def put(self, values: dict[str, Tensor]) -> None:
         for k, v in self._floats().items():
             v.copy_(values[k])
 

@@ -226,7 +226,7 @@ def train(
                 told.say(f"{out} has nothing to resume: this training begins anew")
             learn(state, folder, training, rest, accelerator, run, told, minutes)
     with torch.no_grad():
-        state._put(state.ema)
+        state.put(state.ema)
     return part.eval()
 
 
@@ -262,7 +262,7 @@ def in_order(data: sets.Dataset, names: Iterable[str], whose: str) -> sets.Datas
             f"{whose} has the domains {', '.join(names)}, and the folders are {', '.join(data.parts)}: "
             f"name every domain's folder, as in {names[0]}=FOLDER"
         )
-    return data._with({name: data.parts[name] for name in names})
+    return data.with_parts({name: data.parts[name] for name in names})
 
 
 OF_DATA = "domains", "side"

@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sfumato.core.errors import choose
-from sfumato.diffusion.denoiser import Denoiser, domain_index
+from sfumato.diffusion.denoiser import Denoiser, Denoises, domain_index
 from sfumato.diffusion.encode_decode import ENCODING, decode, encode
 from sfumato.diffusion.guidance import Clipped, Conditioned
-from sfumato.diffusion.integrate import Step, Watch, integrate
+from sfumato.diffusion.integrate import Step, Watch, sample
 from sfumato.diffusion.low_pass import Content, passed
 from sfumato.diffusion.noise import Noise
 from sfumato.diffusion.sampler_gradients import integrate_flat
-from sfumato.diffusion.time_grids import Spacing, grid
+from sfumato.diffusion.time_grids import Spacing
 from sfumato.methods._shared.memory import Replay, SlowCopy
 from sfumato.methods.registry import Diverged
 from sfumato.nets.sizes import make_net
@@ -127,13 +127,10 @@ class Sides(nn.Module):
         watch: Watch | None = None,
     ) -> Tensor:  # fmt: skip
         """Images of a side given these (B, C, H, W); `exact` keeps all gradients, in flat memory."""
-        f, noise_of_steps = self.given(side, kind), noise.stream("steps")
-        times = grid(f.process, steps, spacing, clean=solver != "euler_maruyama")
-        start = f.process.perturb(torch.zeros_like(image), times[0], noise(image))
-        if exact:
-            return integrate_flat(solver, f.on(image), start, times, noise=noise_of_steps)
-        on = Clipped(f.on(image)) if clip else f.on(image)
-        return integrate(solver, on, start, times, noise=noise_of_steps, watch=watch)
+        f: Denoises = self.given(side, kind).on(image)
+        how: dict[str, Any] = {"run": integrate_flat} if exact else {"watch": watch}
+        f, clean = Clipped(f) if clip else f, solver != "euler_maruyama"
+        return sample(solver, f, image, noise, steps, spacing, clean=clean, **how)
 
     def couple(
         self, side: str, image: Tensor, noise: Noise, rough: Rough | None, **how: Any
