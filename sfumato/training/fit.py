@@ -140,6 +140,7 @@ class State:
 
     @torch.no_grad()
     def put(self, values: dict[str, Tensor]) -> None:
+        """Makes these the weights, such as the averaged ones at the end."""
         for k, v in self._floats().items():
             v.copy_(values[k])
 

@@ -225,8 +225,7 @@ def train(
             if resume and before is None:
                 told.say(f"{out} has nothing to resume: this training begins anew")
             learn(state, folder, training, rest, accelerator, run, told, minutes)
-    with torch.no_grad():
-        state.put(state.ema)
+    state.put(state.ema)
     return part.eval()
 
 
