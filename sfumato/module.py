@@ -48,13 +48,17 @@ def kind_of(cls: type) -> str:
     return cls.__name__ if ours else f"{cls.__module__}:{cls.__qualname__}"
 
 
+GONE = {"channel_order": "noisy, image"}
+"""Fields that descriptions had when they could have this value only."""
+
+
 def short(description: Any) -> Any:
-    """A description by today's names of kinds; before, those of this package were MODULE:NAME, too."""
+    """A description as of today: before, kinds of this package were MODULE:NAME, too, and fields are gone."""
     if isinstance(description, list):
         return [short(v) for v in description]
     if not isinstance(description, dict):
         return description
-    found = {k: short(v) for k, v in description.items()}
+    found = {k: short(v) for k, v in description.items() if (k, v) not in GONE.items()}
     if str(found.get("is")).startswith("sfumato."):
         found["is"] = found["is"].rpartition(":")[2]
     return found

@@ -136,16 +136,16 @@ def test_the_unit_that_the_table_states_is_the_one_measured(key):
         assert found.item() == pytest.approx(width * most[named], abs=1e-9)
 
 
-def test_labels_agree_by_hand():
+def test_the_agreement_of_labels_by_hand():
     a = torch.tensor([[[0, 0, 1, 1]], [[0, 2, 2, 1]]])
     b = torch.tensor([[[0, 1, 1, 1]], [[0, 2, 1, 1]]])
-    assert metrics.labels_agree(a, b) == pytest.approx((2 / 3 + 3 / 5 + 1 / 2) / 3)
-    assert metrics.labels_agree(a, a) == 1
     parts = metrics.label_parts(a, b)
+    assert metrics.mean_iou(parts.sum(0)) == pytest.approx((2 / 3 + 3 / 5 + 1 / 2) / 3)
+    assert metrics.mean_iou(metrics.label_parts(a, a).sum(0)) == 1
     assert parts.shape == (2, 2, 3)
     assert metrics.mean_iou(parts)[0] == pytest.approx((1 / 2 + 2 / 3) / 2)  # no 2 in the first
     found = intervals.bootstrap_sums(parts, metrics.mean_iou)
-    assert found.value == pytest.approx(metrics.labels_agree(a, b))
+    assert found.value == pytest.approx(metrics.mean_iou(parts.sum(0)).item())
     assert found.low <= found.value <= found.high
 
 
@@ -379,7 +379,7 @@ def test_one_image_has_no_interval():
         (lambda a: metrics.l2(a, a[:2]), r"expected the same shape"),
         (lambda a: metrics.psnr(a, a * math.nan), "no numbers"),
         (lambda a: metrics.diversity(a[None]), "expected two or more"),
-        (lambda a: metrics.labels_agree(a[:, 0], a[:, 0]), "whole numbers"),
+        (lambda a: metrics.label_parts(a[:, 0], a[:, 0]), "whole numbers"),
         (lambda a: metrics.frechet(a[0, 0], a[0, 0, :, :3]), "of one network"),
         (lambda a: metrics.frechet(a[0, 0, :1], a[0, 0]), "two or more each"),
         (lambda a: metrics.kid(a[0, 0] * math.nan, a[0, 0]), "no numbers"),

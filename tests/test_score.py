@@ -83,7 +83,7 @@ def judge(root, results="results", **how):
 
 def scored(root, results="results", **how):
     like = Pictures(root / results) if isinstance(results, str) else results
-    return judge(root, like, **how).score(like)
+    return judge(root, like, **how).scores([like])[0]
 
 
 class Images:
@@ -138,7 +138,7 @@ def test_a_classifier_of_ones_own_judges(root, tmp_path):
         mine.features(Pictures(root / name).get(range(len(Pictures(root / name)))))
     )
     most = sees("target").mode().values
-    found = mine.score(Pictures(root / "results"))
+    found = mine.scores([Pictures(root / "results")])[0]
     assert found.images["domain"] == (sees("results") == most).float().tolist()
     assert mine.record["features"]["name"] == "FD-ab (a, b)"
 
@@ -151,7 +151,7 @@ def test_l2_of_47_88_is_a_psnr_of_19_33(tmp_path, root):
     step = 47.88 / math.sqrt(3 * 256 * 256)
     results = Images(source.names, source.get(range(2)) + 2 * step)
     j = Judge(tmp_path / "source", root / "target", results, protocol=protocol, resamples=50)
-    found = j.score(results)
+    found = j.scores([results])[0]
     assert found.numbers["source/l2"].value == pytest.approx(47.88, abs=1e-3)
     assert found.numbers["source/psnr"].value == pytest.approx(19.33, abs=0.005)
 
@@ -215,9 +215,9 @@ def test_the_target_itself_has_no_distance(root, tmp_path):
     write(tmp_path / "results", pixels(N, seed=1, level=90), names)
     write(tmp_path / "target", pixels(N, seed=1, level=90), names)
     like = Pictures(tmp_path / "results")
-    found = Judge(root / "source", tmp_path / "target", like, protocol=FAST, resamples=50).score(
-        like
-    )
+    found = Judge(root / "source", tmp_path / "target", like, protocol=FAST, resamples=50).scores(
+        [like]
+    )[0]
     assert found.numbers["fd"].value == pytest.approx(0, abs=1e-6)
     assert found.numbers["kid"].value <= 0
     assert found.numbers["domain"].value > 0.7
@@ -278,7 +278,7 @@ def test_names_pair_across_suffixes_and_folders(tmp_path, root):
         (tmp_path / f"r/{name}").parent.mkdir(parents=True)
         Image.fromarray(p).save(tmp_path / f"r/{name}.bmp")
     like = Pictures(tmp_path / "r")
-    found = Judge(tmp_path / "source", root / "target", like, protocol=FAST).score(like)
+    found = Judge(tmp_path / "source", root / "target", like, protocol=FAST).scores([like])[0]
     assert found.images["source/l2"] == [0, 0]
     assert found.names == ["a/1", "b/1"]
     Image.fromarray(there[0]).save(tmp_path / "r/a/1.png")
@@ -417,9 +417,9 @@ def test_results_of_several_sizes_are_refused(root, tmp_path):
         scored(root, Pictures(tmp_path / "results"))
     write(tmp_path / "other", pixels(N, side=20))
     with pytest.raises(ValueError, match="results have 20x20 pixels, expected 16x16 as the others"):
-        judge(root).score(Pictures(tmp_path / "other"))
+        judge(root).scores([Pictures(tmp_path / "other")])
     with pytest.raises(ValueError, match="results have 8x8 pixels, expected 16x16 as the others"):
-        judge(root).score(Images([f"p{i}" for i in range(N)], torch.zeros(N, 3, 8, 8)))
+        judge(root).scores([Images([f"p{i}" for i in range(N)], torch.zeros(N, 3, 8, 8))])
 
 
 def test_a_protocol_with_a_size_takes_all_sizes(root, tmp_path):
@@ -448,7 +448,7 @@ def test_one_picture_is_no_comparison(root, tmp_path):
 def test_two_pictures_are_enough(root, tmp_path):
     write(tmp_path / "two", pixels(2))
     like = Pictures(tmp_path / "two")
-    found = Judge(tmp_path / "two", root / "target", like, protocol=FAST, resamples=50).score(like)
+    found = Judge(tmp_path / "two", root / "target", like, protocol=FAST, resamples=50).scores([like])[0]
     assert found.numbers["source/l2"].value == 0
     assert all(math.isfinite(x.value) for x in found.numbers.values())
     assert "domain" not in found.numbers  # two halves of one picture teach a probe nothing
@@ -489,7 +489,7 @@ def test_small_pictures_have_no_ssim(root, tmp_path):
     like = Pictures(tmp_path / "source")
     j = Judge(tmp_path / "source", tmp_path / "target", like)
     with pytest.raises(ValueError, match="SSIM of 8x8 pixels: its window needs 11"):
-        j.score(like)
+        j.scores([like])
 
 
 # ---- what a number travels with -----------------------------------------------------------------

@@ -39,9 +39,8 @@ BUSY = 0.8
 
 
 def training_cost(
-    method: str, size: int, domains: int, options: Mapping[str, Any] | None = None,
-    limit: float | None = None,
-) -> dict[str, Any]:  # fmt: skip
+    method: str, size: int, domains: int, options: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Estimated time and memory of `sfumato train METHOD` with the default network and options.
 
     The steps are `fit`'s own, on random images: their content changes no time.
@@ -51,7 +50,6 @@ def training_cost(
         size: side of the images in pixels.
         domains: how many domains, for models of domains.
         options: other than the defaults: the method's own, and batch.
-        limit: GB that the measurement may take; by default `SHARE` of what is free.
 
     Returns:
         method, size, batch, steps (the default), device, measured (pictures of the largest step that was
@@ -59,7 +57,7 @@ def training_cost(
         got), hours_alone (if it had got all), memory_gb (peak of the process) and gpu_memory_gb; without
         the times if it would take more than `limit_gb`; with only `error` besides method, size if it failed.
     """
-    limit = SHARE * free_memory() / 1e9 if limit is None else limit
+    limit = SHARE * free_memory() / 1e9  # GB that the measurement may take
     words = json.dumps([method, size, domains, dict(options or {}), limit])
     code = "import sys; from sfumato.checkup.cost import _steps; _steps(sys.argv[1])"
     # threads that wait for one another by spinning would count as work, and take four times as long

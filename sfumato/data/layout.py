@@ -14,7 +14,6 @@ Folders = dict[str, dict[str, Path]]
 """{domain: {split: folder}}; "train" is always there and first."""
 SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test", "val": "val",
           "valid": "val", "validation": "val"}  # fmt: skip
-LAYOUTS = "trainA/ and trainB/, train/A/ and train/B/, A/train/ and B/train/, or A/ and B/"
 
 
 def layout(*folders: str | Path) -> Folders:

@@ -31,8 +31,6 @@ Prediction = Literal["eps", "x0", "v", "edm"]
 TimeLaw = Literal["uniform", "lognormal", "log_uniform", "palette"]
 PALETTE = DDPM(steps=2000, beta_start=2e-6, beta_end=0.02)
 """The chain of Palette (Saharia et al. 2022, https://arxiv.org/abs/2111.05826): beta 1e-6 to 0.01."""
-ORDER = "noisy, image"
-"""The order of a conditional network's input channels."""
 
 
 def eps_of(mean: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
@@ -257,19 +255,6 @@ class Denoiser(Part):
             return domain.to(x.device)
         index = len(self.domains) if domain is None else domain_index(domain, self.domains)
         return torch.full((len(x),), index, device=x.device)
-
-
-def check_order(order: str) -> None:
-    """Refuses conditional networks of another channel order than ours.
-
-    Raises:
-        UserError: for any other order than `ORDER`.
-    """
-    if order != ORDER:
-        raise UserError(
-            f"the network was trained on channels in the order {order!r}, but is given {ORDER!r}: "
-            f"train it again, or reorder the input channels of its first layer"
-        )
 
 
 def domain_index(domain: str, domains: tuple[str, ...]) -> int:

@@ -159,10 +159,6 @@ class Judge:
 
     # ---- scores ---------------------------------------------------------------------------------
 
-    def score(self, results: ImageSet, back: ImageSet | None = None) -> Scores:
-        """`scores` of one set."""
-        return self.scores([results], [back])[0]
-
     def scores(
         self, many: Sequence[ImageSet], backs: Sequence[ImageSet | None] | None = None
     ) -> list[Scores]:

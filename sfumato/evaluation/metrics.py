@@ -150,11 +150,6 @@ def diversity(samples: Float[Tensor, "k b c h w"]) -> Float[Tensor, " b"]:
 # ---- label maps ---------------------------------------------------------------------------------
 
 
-def labels_agree(a: Int[Tensor, "b h w"], b: Int[Tensor, "b h w"]) -> float:
-    """Mean intersection over union, 0 to 1, of the labels present, pixels of all images pooled."""
-    return mean_iou(label_parts(a, b).sum(0)).item()
-
-
 def label_parts(a: Int[Tensor, "b h w"], b: Int[Tensor, "b h w"]) -> Float[Tensor, "b 2 labels"]:
     """Pixels in intersection (0) and union (1) of each label of the whole set, for each image.
 

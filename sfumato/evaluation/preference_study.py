@@ -183,8 +183,9 @@ def score(
     return Preference(rate, low, high, n, len(answers), consistency, names)
 
 
-def wilson(rate: float, n: int, z: float = 1.959964) -> tuple[float, float]:
+def wilson(rate: float, n: int) -> tuple[float, float]:
     """Wilson's 95 % interval of a share `rate` of n independent answers."""
+    z = 1.959964
     centre = (rate + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * (rate * (1 - rate) / n + z**2 / (4 * n**2)) ** 0.5
     return max(0.0, centre - half), min(1.0, centre + half)

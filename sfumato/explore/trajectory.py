@@ -36,8 +36,8 @@ from sfumato.module import raw
 from sfumato.translation.subject import Subject
 
 LEVELS = "alpha", "sigma"
-COLUMNS = 10
-"""Steps on a film strip, and the result after them."""
+COLUMNS, MILLISECONDS = 10, 120
+"""Steps on a film strip, and the result after them; and how long a film shows each."""
 
 
 @dataclass(frozen=True)
@@ -172,12 +172,12 @@ def show_trajectory(
     return found
 
 
-def strip(found: Trajectory, file: str | Path, columns: int = COLUMNS) -> None:
+def strip(found: Trajectory, file: str | Path) -> None:
     """The first image's x_t above its E[x | x_t], at steps spread evenly, then the result, as a PNG."""
     from matplotlib.figure import Figure
 
     n = len(found.times)
-    shown = sorted({round(i * (n - 1) / max(1, columns - 1)) for i in range(columns)})
+    shown = sorted({round(i * (n - 1) / max(1, COLUMNS - 1)) for i in range(COLUMNS)})
     figure = Figure(figsize=(1.05 * (len(shown) + 1), 2.5), layout="constrained")
     panels = figure.subplots(2, len(shown) + 1, squeeze=False)
     cells = [(found.states[i, 0], found.means[i, 0], f"t {found.times[i]:.2f}") for i in shown]
@@ -194,14 +194,14 @@ def strip(found: Trajectory, file: str | Path, columns: int = COLUMNS) -> None:
     figure.savefig(file, dpi=120, format="png")
 
 
-def film(found: Trajectory, file: str | Path, milliseconds: int = 120) -> None:
+def film(found: Trajectory, file: str | Path) -> None:
     """x_t beside E[x | x_t] of every image, a row each, step by step and then the result: animated WebP."""
     pairs = [*zip(found.states, found.means, strict=True), (found.source, found.result)]
     frames = []
     for left, right in pairs:
         rows = torch.stack([left, right], 1).flatten(0, 1).clamp(-1, 1)
         frames.append(picture(enlarged(tile(rows, 2))))
-    lasting = [milliseconds] * (len(frames) - 1) + [1500]
+    lasting = [MILLISECONDS] * (len(frames) - 1) + [1500]
     first, *rest = frames
     first.save(
         file, "WEBP", save_all=True, append_images=rest, duration=lasting, loop=0, lossless=True

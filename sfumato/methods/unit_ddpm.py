@@ -37,7 +37,7 @@ from torch import Tensor, nn
 
 from sfumato.core.arguments import Seed
 from sfumato.core.errors import UserError
-from sfumato.diffusion.denoiser import Denoiser, Prediction, TimeLaw, check_order
+from sfumato.diffusion.denoiser import Denoiser, Prediction, TimeLaw
 from sfumato.diffusion.integrate import Step, Watch
 from sfumato.diffusion.noise import Noise
 from sfumato.diffusion.process import Process, named_process
@@ -71,7 +71,6 @@ class UnitDDPM(Part):
         begin: what the translators begin as: coarse, image (the identity) or gray (the paper's).
         cells: a coarse image is this many patches wide, at least 1.
         alone: batches at the start in which the translators do not learn, >= 0 (the paper: 0).
-        channel_order: of the denoisers' input; there is one only.
     """
 
     data: ClassVar[str] = "unpaired"
@@ -87,10 +86,8 @@ class UnitDDPM(Part):
     begin: Begin = "coarse"
     cells: int = 3
     alone: int = 2000
-    channel_order: str = "noisy, image"
 
     def __post_init__(self) -> None:
-        check_order(self.channel_order)
         if self.cells < 1:
             raise UserError(f"cells must be at least 1, not {self.cells}")
         process = named_process(self.process)

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from sfumato.core.arguments import Seed
 from sfumato.core.errors import UserError, choose
-from sfumato.diffusion.denoiser import Prediction, TimeLaw, check_order
+from sfumato.diffusion.denoiser import Prediction, TimeLaw
 from sfumato.diffusion.integrate import Step, Watch
 from sfumato.diffusion.low_pass import Content
 from sfumato.diffusion.noise import Noise
@@ -86,7 +86,6 @@ class UnpairedSDE(Part):
         cycle: weight lambda of the cycle term, >= 0; the papers' is 10.
         cycle_norm: l2 (the thesis') or l1.
         normalise: give both domains the same mean and spread of each channel, inside.
-        channel_order: of the networks' input; there is one only.
     """
 
     data: ClassVar[str] = "unpaired"
@@ -117,10 +116,8 @@ class UnpairedSDE(Part):
     cycle: float = 0.0
     cycle_norm: Norm = "l2"
     normalise: bool = False
-    channel_order: str = "noisy, image"
 
     def __post_init__(self) -> None:
-        check_order(self.channel_order)
         for name, known in CHOICES.items():
             choose(name, getattr(self, name), get_args(known))
         for name in ("loop_steps", "cells", "pool", "refresh"):
