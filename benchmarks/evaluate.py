@@ -52,7 +52,7 @@ def main() -> None:
         with peak_memory() as peak:
             start = time.perf_counter()
             pictures = Pictures(results)
-            Judge(source, source, pictures).score(pictures)
+            Judge(source, source, pictures).scores([pictures])
             spent = time.perf_counter() - start
             most = peak()
     rows = [{

@@ -638,7 +638,7 @@ def test_the_variants_of_fid_are_not_one_number(root, tmp_path, inception):
     for name in ("egsde", "egsde_m2f", "cyclediffusion"):
         protocol = replace(PROTOCOLS[name], metrics=("l2",))  # SSIM of 256 pixels takes long
         j = judge(tmp_path, protocol=protocol, weights=inception, truth=None)
-        found[name] = j.score(Pictures(tmp_path / "results"))
+        found[name] = j.scores([Pictures(tmp_path / "results")])[0]
         assert any("not more than the features' 2048 dimensions" in n for n in found[name].notes)
     names = {k: s.record["features"]["name"] for k, s in found.items()}
     assert names == {
@@ -678,5 +678,5 @@ def test_scoring_shows_how_far_it_is(root, monkeypatch):
 
     monkeypatch.setattr(sys.modules["sfumato.evaluation.judge"], "tracked", tracked)
     j = judge(root)
-    j.score(Pictures(root / "results"))
+    j.scores([Pictures(root / "results")])
     assert ("measuring", 2) in shown
