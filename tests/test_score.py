@@ -477,7 +477,7 @@ def test_pixels_that_are_no_numbers(root, protocol):
         images = Pictures(root / "results").get(range(N))
         images[4, 0, 3, 3] = images[7, 2, 0, 0] = value
         with pytest.raises(
-            ValueError, match=r"values that are no numbers \(NaN\): p4, p7"
+            ValueError, match=r"p4, p7 have values that are no numbers \(NaN\)"
         ) as error:
             scored(root, Images(names, images), protocol=protocol)
         assert "\n" not in str(error.value)

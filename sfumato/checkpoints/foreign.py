@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sfumato.core.errors import UserError
+from sfumato.core.errors import UserError, check_numbers
 from sfumato.methods.registry import find
 from sfumato.module import Part, build, describe
 from sfumato.nets.resnet_generator import ResNet
@@ -104,8 +104,7 @@ def _read(file: Path) -> tuple[ResNet | UNetGenerator, str]:
         if key not in known and not key.endswith(LEFT_OUT):
             raise UserError(f"{file} holds {key}, which a {_said(net)} has not")
     full = {mine: state[theirs].to(ours[mine].dtype) for mine, theirs in names.items()}
-    if wrong := [mine for mine, value in full.items() if not value.isfinite().all()]:
-        raise UserError(f"{file}: {names[wrong[0]]} has values that are no numbers")
+    check_numbers({f"{file}: {names[mine]}": value for mine, value in full.items()})
     net = build(describe(net))
     net.load_state_dict(full)
     return net, _said(net)

@@ -28,7 +28,7 @@ from sfumato.checkpoints.tensors import (
     write_tensors,
 )
 from sfumato.core.arguments import check_value, checked
-from sfumato.core.errors import UserError, choose
+from sfumato.core.errors import UserError, check_numbers, choose
 from sfumato.data.folders import for_folder, made, parse_json, write_text
 from sfumato.data.preparation import Preparation
 from sfumato.diffusion.denoiser import Denoiser, domain_index
@@ -294,8 +294,7 @@ def _compare(part: Part, opened: Any, file: Path) -> None:
 
 def _full(part: Part, stored: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
     """The tensors of its file as a state_dict of the part, which may be on the meta device."""
-    if wrong := [key for key, value in stored.items() if not value.isfinite().all()]:
-        raise UserError(f"{file}: {wrong[0]} has values that are no numbers; train it again")
+    check_numbers({f"{file}: {key}": value for key, value in stored.items()}, "; train it again")
     aliases, full = dict[int, str](), {}
     for key, value in part.state_dict(keep_vars=True).items():
         tensor = stored[source := aliases.setdefault(id(value), key)]

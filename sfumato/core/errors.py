@@ -5,7 +5,10 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
 
 from sfumato.core.terminal import one_line
 
@@ -79,3 +82,22 @@ def at_least(low: int, **values: float) -> None:
     for name, value in values.items():
         if not low <= value < math.inf:
             raise UserError(f"{name} must be at least {low}, not {value}")
+
+
+def check_numbers(arrays: Mapping[str, Any], hint: str = "") -> None:
+    """Refuses tensors and arrays that hold NaN or infinities.
+
+    Args:
+        arrays: by what they are called.
+        hint: what to do about it, with its comma or colon.
+
+    Raises:
+        UserError: naming the first five.
+    """
+    wrong = []
+    for name, x in arrays.items():
+        if not (x.isfinite() if hasattr(x, "isfinite") else np.isfinite(x)).all():
+            wrong.append(name)
+    if wrong:
+        has = "has" if len(wrong) == 1 else "have"
+        raise UserError(f"{', '.join(wrong[:5])} {has} values that are no numbers{hint}")

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from sfumato.core.arguments import TEXT, checked, described
-from sfumato.core.errors import UserError
+from sfumato.core.errors import UserError, check_numbers
 from sfumato.core.terminal import count
 from sfumato.data.decode import plain, samples_of
 from sfumato.data.header import LOST, Refused
@@ -139,8 +139,7 @@ def _floats(x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
 
 def _check_range(low: float, high: float) -> None:
     meant = "; if these are values of [-1, 1], say translate(..., as_is=True)"
-    if not np.isfinite(low) or not np.isfinite(high):
-        raise UserError("the picture has values that are no numbers: expected values in [-1, 1]")
+    check_numbers({"the picture": np.array([low, high])}, ": expected values in [-1, 1]")
     if low >= 0 and low < high <= 1:
         raise UserError(f"values in [0, 1]: expected [-1, 1]; type 2 * x - 1{meant}")
     if low >= 0 and 1 + SLACK < high <= 255:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from sfumato.core.errors import UserError
+from sfumato.core.errors import UserError, check_numbers
 
 Resize = Literal["crop", "stretch", "none"]
 
@@ -29,8 +29,7 @@ def to_samples(images: Tensor | NDArray[Any], dtype: Any = np.uint8) -> NDArray[
         UserError: a value is not a number.
     """
     values = images.detach().float().cpu().numpy() if isinstance(images, Tensor) else images
-    if not np.isfinite(values).all():
-        raise UserError("the image has values that are no numbers: the model diverged; lower --lr")
+    check_numbers({"the image": values}, ": the model diverged; lower --lr")
     top = np.iinfo(dtype).max
     return np.floor((values.clip(-1, 1) + 1) * (top / 2) + 0.5).astype(dtype)
 

@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sfumato.core.errors import UserError
+from sfumato.core.errors import UserError, check_numbers
 from sfumato.data.pictures import ImageSet, chunks
 from sfumato.evaluation.intervals import Interval, bootstrap_mean, bootstrap_sums
 
@@ -93,8 +93,7 @@ def calibration(
         y, ys = _take(truth, rows), torch.stack([_take(s, rows) for s in samples])
         if ys.shape[1:] != y.shape:
             raise UserError(f"samples {tuple(ys.shape[2:])} of truth {tuple(y.shape[1:])}")
-        if not (ys.isfinite().all() and y.isfinite().all()):
-            raise UserError(f"images {rows[0]} to {rows[-1]} hold values that are no numbers")
+        check_numbers({"samples": ys, "truth": y}, f", of images {rows[0]} to {rows[-1]}")
         variance[rows] = ys.var(0).flatten(1).mean(1)
         error[rows] = (ys.mean(0) - y).square().flatten(1).mean(1)
         below, equal = (ys < y).sum(0).numpy(), (ys == y).sum(0).numpy()

@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from sfumato.core.errors import UserError, choose, not_installed
+from sfumato.core.errors import UserError, check_numbers, choose, not_installed
 from sfumato.core.terminal import tracked
 from sfumato.data.folders import replacing
 from sfumato.data.hashing import sha256
@@ -265,8 +265,7 @@ def checked(images: Tensor) -> Tensor:
     if images.ndim != 4 or images.shape[1] not in (1, 3) or not images.is_floating_point():
         kind = f"{str(images.dtype).removeprefix('torch.')} of shape {tuple(images.shape)}"
         raise UserError(f"features of {kind}: expected float images (B,3,H,W) in [-1,1]")
-    if not images.isfinite().all():
-        raise UserError("an image has values that are no numbers: it has no features")
+    check_numbers({"an image": images}, ": it has no features")
     return images.float().expand(-1, 3, -1, -1)
 
 

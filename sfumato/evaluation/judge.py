@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sfumato.core.errors import UserError, choose
+from sfumato.core.errors import UserError, check_numbers, choose
 from sfumato.core.terminal import tracked
 from sfumato.core.versions import version
 from sfumato.data.pictures import ImageSet, Pictures, chunks, matched, read_groups
@@ -269,10 +269,7 @@ class Judge:
     def _checked(self, results: ImageSet, indices: Sequence[int], like: Tensor) -> Tensor:
         """Results, of which every value is a number, of the others' size."""
         y = results.get(indices)
-        if bad := [
-            results.names[i] for i, x in zip(indices, y, strict=True) if not x.isfinite().all()
-        ]:
-            raise UserError(f"results hold values that are no numbers (NaN): {', '.join(bad[:5])}")
+        check_numbers({results.names[i]: x for i, x in zip(indices, y, strict=True)}, " (NaN)")
         if y.shape != like.shape:
             (h, w), (h2, w2) = y.shape[-2:], like.shape[-2:]
             raise UserError(f"results have {w}x{h} pixels, expected {w2}x{h2} as the others")

@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from sfumato.core.errors import UserError
+from sfumato.core.errors import UserError, check_numbers
 from sfumato.data.pictures import ImageSet
 from sfumato.evaluation.nearest import Nearest, Vectors, nearest
 
@@ -214,8 +214,7 @@ def _pixels(images: ImageSet) -> Vectors:
 
     def get(rows: Sequence[int]) -> Tensor:
         x = images.get(rows)
-        if not x.isfinite().all():
-            raise UserError(f"pictures {rows[0]} to {rows[-1]} hold values that are no numbers")
+        check_numbers({f"one of pictures {rows[0]} to {rows[-1]}": x})
         if max(x.shape[-2:]) > SIDE:
             x = interpolate(x, [min(side, SIDE) for side in x.shape[-2:]], mode="area")
         flat = (x.flatten(1) + 1) / 2

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sfumato.core.errors import UserError
+from sfumato.core.errors import UserError, check_numbers
 from sfumato.evaluation.features import Features
 
 GRAY = 1 / 255  # a mean colour nearer to gray than one 8-bit level has no hue
@@ -269,8 +269,7 @@ def check_features(x: Tensor, y: Tensor) -> None:
         raise UserError(f"features {shapes}: expected (N,d) and (M,d) of one network")
     if min(len(x), len(y)) < 2:
         raise UserError(f"{len(x)} and {len(y)} images: a distance of sets needs two or more each")
-    if not (x.isfinite().all() and y.isfinite().all()):
-        raise UserError("features with values that are no numbers: look at the images")
+    check_numbers({"features": x, "the others'": y}, ": look at the images")
 
 
 # ---- helpers ------------------------------------------------------------------------------------
@@ -281,8 +280,7 @@ def _units(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     if a.shape != b.shape or a.ndim != 4:
         shapes = f"{tuple(a.shape)} and {tuple(b.shape)}"
         raise UserError(f"images {shapes}: expected the same shape (B,3,H,W)")
-    if not (a.isfinite().all() and b.isfinite().all()):
-        raise UserError("an image has values that are no numbers: it cannot be measured")
+    check_numbers({"an image": a, "its counterpart": b}, ": it cannot be measured")
     u, v = ((x.detach().double().clamp(-1, 1) + 1) / 2 for x in (a, b))
     return u, v
 

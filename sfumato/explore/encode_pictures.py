@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sfumato.checkpoints.model_folder import denoiser_of, load, resolve
-from sfumato.core.errors import UserError
+from sfumato.core.errors import UserError, check_numbers
 from sfumato.core.versions import version
 from sfumato.data.folders import for_new_folder
 from sfumato.data.gather import gather
@@ -127,8 +127,7 @@ def decode_latents(
         )
     how: dict[str, Any] = {"steps": steps, "solver": solver, "spacing": spacing}
     images, nfe = _batched(decode, f, latents.latents, device, how)
-    if not images.isfinite().all():
-        raise UserError(f"{model} makes no numbers of these latents; use smaller coefficients")
+    check_numbers({f"what {model} makes of these": images}, "; use smaller coefficients")
     for name, image in zip(latents.names, images, strict=True):
         write_png(out / name, image)
     run = {"protocol": latents.protocol, "decoded": facts | how | {"nfe": nfe}}

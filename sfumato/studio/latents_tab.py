@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sfumato.checkpoints.model_folder import load, resolve
-from sfumato.core.errors import UserError, choose
+from sfumato.core.errors import UserError, check_numbers, choose
 from sfumato.data.images import picture
 from sfumato.diffusion import encode_decode as bridge
 from sfumato.explore import OPERATIONS, Operation, apply, parse, report
@@ -137,8 +137,9 @@ def change(
             bridge.decode(_denoiser(name), latent, steps=encoded.steps)
             for name in (target, encoded.source)
         ]
-    if not all(image.isfinite().all() for image in decoded):
-        raise UserError("the models make no numbers of this latent: use smaller coefficients")
+    check_numbers(
+        {"what the models make of this": torch.cat(decoded)}, ": use smaller coefficients"
+    )
     seen, _ = apply(f"scale c={1 / 3}", latent)
     before, after = log[0]["before"], log[-1]["after"]
     rows = [[name, f"{before[name]:.4g}", f"{after[name]:.4g}"] for name in before]

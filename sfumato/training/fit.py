@@ -198,10 +198,7 @@ def fit(
                 torch.manual_seed(number)  # dropout can draw from nowhere else
                 for player, loss in _losses(method.objectives(batches, rng), accelerator):
                     value = mean(loss.detach(), accelerator)
-                    if not math.isfinite(value):
-                        raise Diverged(
-                            f"the loss of {player} became {value} at step {state.step + 1}"
-                        )
+                    check_losses({player: value}, f"at step {state.step + 1}")
                     losses[player] = losses.get(player, 0.0) + value / accumulate
                     parameters = list(state.method.get_submodule(player).parameters())
                     accelerator.backward(loss / accumulate, inputs=parameters)
@@ -225,15 +222,15 @@ def learning_rate(step: int, steps: int, schedule: str, warmup: int, hold: float
     ]
 
 
-def check_losses(losses: Mapping[str, float]) -> None:
-    """Losses of the players after the last step are finite.
+def check_losses(losses: Mapping[str, float], when: str = "after the last step") -> None:
+    """Losses of the players are finite.
 
     Raises:
         Diverged: if not.
     """
     for player, value in losses.items():
         if not math.isfinite(value):
-            raise Diverged(f"the loss of {player} became {value} after the last step")
+            raise Diverged(f"the loss of {player} became {value} {when}")
 
 
 def machine(device: Literal["auto", "cpu"], precision: Literal["no", "bf16"] = "no") -> Accelerator:
