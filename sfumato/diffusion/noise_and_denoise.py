@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from torch import Tensor
 
 from sfumato.core.errors import UserError
-from sfumato.diffusion.denoiser import Denoises, answered
+from sfumato.diffusion.denoiser import Denoises, ask
 from sfumato.diffusion.integrate import Draw, Step, Watch, integrate
 from sfumato.diffusion.process import Process
 from sfumato.diffusion.time_grids import Spacing, chain_time, grid
@@ -59,7 +59,7 @@ def edit(
     x = source
     for _ in range(repeats):
         x = denoiser.process.perturb(x, times[0], start(x))
-        x = x if after is None else answered(after(x, times[0]), x.shape, "after=")
+        x = x if after is None else ask(after, x, times[0], None, "after=")
         x = integrate(solver, denoiser, x, times, noise=noise, after=after, watch=watch)
     return x
 
