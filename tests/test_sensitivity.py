@@ -14,6 +14,7 @@ from sfumato.diffusion.process import Cosine
 from sfumato.explore import mean_and_spread, occlusion, show_sensitivity
 from sfumato.explore.sensitivity import Sensitivity, samples
 from sfumato.methods.ddib import DDIB
+from sfumato.translation.subject import Subject
 
 G = torch.Generator().manual_seed(0)
 X = torch.rand(1, 3, 12, 10, generator=G) * 2 - 1
@@ -117,11 +118,12 @@ def test_files(tmp_path):
     sfumato.save(part, tmp_path / "model", info={"size": 16})
     pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "one.png")
-    given = {"method": "sdedit", "target": f"{tmp_path}/model:dog"}
+    given = Subject.read(
+        tmp_path / "one.png", method="sdedit", target=f"{tmp_path}/model:dog", options={"steps": 2}
+    )
     with pytest.raises(ValueError, match="at least 2"):
-        show_sensitivity(tmp_path / "one.png", tmp_path / "out", seeds=1, **given)
-    found = show_sensitivity(tmp_path / "one.png", tmp_path / "out", seeds=2, options={"steps": 2},
-                             **given)  # fmt: skip
+        show_sensitivity(given, tmp_path / "out", seeds=1)
+    found = show_sensitivity(given, tmp_path / "out", seeds=2)
     assert found.spread.shape == (16, 16)
     assert found.depends.shape == (4, 4)
     tensors, protocol = read_protocol(tmp_path / "out" / "maps.safetensors")

@@ -18,6 +18,7 @@ from sfumato.diffusion.process import Cosine
 from sfumato.diffusion.time_grids import grid
 from sfumato.explore import occlusion, record, show_trajectory
 from sfumato.explore.sensitivity import samples
+from sfumato.translation.subject import Subject
 
 X = PICTURES[:3]
 DIFFUSION = [n for n in TRANSLATORS if "steps" in inspect.signature(tiny(n).translate).parameters]
@@ -119,8 +120,10 @@ def test_files(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "one.png")
     out, target = tmp_path / "out", f"{tmp_path}/model:dog"
-    found = show_trajectory(tmp_path / "one.png", out, method="sdedit", target=target,
-                            options={"steps": 6, "strength": 0.5})  # fmt: skip
+    given = lambda path=tmp_path / "one.png", **options: Subject.read(
+        path, method="sdedit", target=target, options=options
+    )
+    found = show_trajectory(given(steps=6, strength=0.5), out)
     names = ["curves.json", "curves.png", "film.webp", "result.png", "strip.png"]
     assert sorted(p.name for p in out.iterdir()) == names
     with Image.open(out / "film.webp") as film:
@@ -131,12 +134,11 @@ def test_files(tmp_path):
     assert len(facts["curves"]["score"][0]) == 6
     assert facts["run"]["options"]["strength"] == 0.5
     with pytest.raises(ValueError, match="not an empty folder"):
-        show_trajectory(tmp_path / "one.png", out, method="sdedit", target=target)
+        show_trajectory(given(), out)
     with pytest.raises(ValueError, match="makes its result in 1 step"):
-        show_trajectory(tmp_path / "one.png", tmp_path / "two", method="sdedit", target=target,
-                        options={"steps": 1})  # fmt: skip
+        show_trajectory(given(steps=1), tmp_path / "two")
     with pytest.raises(ValueError, match="expected one file"):
-        show_trajectory(tmp_path, tmp_path / "two", method="sdedit", target=target)
+        given(tmp_path)
     assert not (tmp_path / "two").exists()
 
 

@@ -167,16 +167,21 @@ def _of_a_picture(
     look: Callable[..., Any], words: Sequence[str], name: str, text: str, said: Callable[..., str]
 ) -> Callable[..., None]:
     """A command that translates one picture, to look at how; `said` makes its line."""
+    from sfumato.translation.subject import Subject
+
     own, more = method_flags(words, f"explore {name}", {"mask": (None, "")})
-    options = {p.name for p in own}
+    reading = flags(Subject.read, skip=("path", "options"))
+    looking = flags(look, skip=("given",), keyword=("out",))
 
     def run(path: str, *, out: str, **given: Any) -> None:
-        chosen = {k: given.pop(k) for k in list(given) if k in options}
-        say(said(look(path, out, options=chosen, **given), out))
+        options, read, rest = (
+            {p.name: given[p.name] for p in some if p.name in given}
+            for some in (own, reading, looking)
+        )
+        say(said(look(Subject.read(path, options=options, **read), out, **rest), out))
 
     path = flag("path", str, Parameter.POSITIONAL_OR_KEYWORD, "the picture.")
-    common = flags(look, skip=("path", "options"), keyword=("out",))
-    return command(run, text + more, [path, *common, *own])
+    return command(run, text + more, [path, *looking, *reading, *own])
 
 
 def _file(name: str) -> Parameter:

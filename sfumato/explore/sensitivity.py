@@ -138,48 +138,27 @@ def occlusion(
 
 
 def show_sensitivity(
-    path: str | Path,
+    given: Subject,
     out: str | Path,
     *,
-    method: str | None = None,
-    model: str | Path | None = None,
-    source: str | Path | None = None,
-    target: str | Path | None = None,
-    classifier: str | Path | None = None,
     seeds: int = 8,
     cell: int = 4,
     fill: float | None = None,
     seed: int = 0,
-    size: int | None = None,
-    upscale: bool = False,
-    device: str = "auto",
-    options: Mapping[str, Any] | None = None,
 ) -> Sensitivity:
     """Writes what one picture's result depends on: sensitivity.png, maps.safetensors, sensitivity.json.
 
     Args:
-        path: the picture.
+        given: translator and picture, see `Subject.read`.
         out: a new or empty folder.
-        method: the method to translate by, see `sfumato methods`; not needed with model.
-        model: folder of a trained translator.
-        source: model of the source domain, FOLDER:DOMAIN.
-        target: model of the target domain, FOLDER:DOMAIN.
-        classifier: folder of a domain classifier, for methods that are guided by one.
         seeds: samples for the deviation, at least 2.
         cell: side of the covered cells in pixels, at least 1.
         fill: value that covers, from -1 (black) to 1 (white); by default the picture's mean colour.
         seed: the first seed, and that of the covered pictures.
-        size: side of the picture in pixels; by default that of the model's training.
-        upscale: enlarge a picture that is smaller than size, instead of refusing it.
-        device: auto (a GPU if there is one), cpu, cuda or cuda:N.
-        options: the method's own options.
 
     Raises:
-        UserError: for anything wrong with picture, models or options.
+        UserError: for numbers out of range, or a folder that is not empty.
     """
-    given = Subject.read(path, method=method, model=model, source=source, target=target,
-                         classifier=classifier, size=size, upscale=upscale, device=device,
-                         options=options or {})  # fmt: skip
     if seeds < 2:
         raise UserError(f"seeds {seeds}: a deviation needs at least 2")
     part, x, chosen = given.part, given.image, given.options

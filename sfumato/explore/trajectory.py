@@ -124,43 +124,17 @@ def levels(extras: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
     return alpha, sigma
 
 
-def show_trajectory(
-    path: str | Path,
-    out: str | Path,
-    *,
-    method: str | None = None,
-    model: str | Path | None = None,
-    source: str | Path | None = None,
-    target: str | Path | None = None,
-    classifier: str | Path | None = None,
-    seed: int = 0,
-    size: int | None = None,
-    upscale: bool = False,
-    device: str = "auto",
-    options: Mapping[str, Any] | None = None,
-) -> Trajectory:
+def show_trajectory(given: Subject, out: str | Path, *, seed: int = 0) -> Trajectory:
     """Translates one picture and writes strip.png, film.webp, curves.png, curves.json and result.png.
 
     Args:
-        path: the picture.
+        given: translator and picture, see `Subject.read`.
         out: a new or empty folder.
-        method: the method to translate by, see `sfumato methods`; not needed with model.
-        model: folder of a trained translator.
-        source: model of the source domain, FOLDER:DOMAIN.
-        target: model of the target domain, FOLDER:DOMAIN.
-        classifier: folder of a domain classifier, for methods that are guided by one.
         seed: seed of the noise.
-        size: side of the picture in pixels; by default that of the model's training.
-        upscale: enlarge a picture that is smaller than size, instead of refusing it.
-        device: auto (a GPU if there is one), cpu, cuda or cuda:N.
-        options: the method's own options.
 
     Raises:
-        UserError: for anything wrong with picture, models or options, and for methods of one step.
+        UserError: for a folder that is not empty, and for methods of one step.
     """
-    given = Subject.read(path, method=method, model=model, source=source, target=target,
-                         classifier=classifier, size=size, upscale=upscale, device=device,
-                         options=options or {})  # fmt: skip
     with new_folder(out) as folder:
         found = record(given.part, given.image, seed=seed, options=given.options)
         facts = {"run": given.facts | {"seed": seed}, **found.to_json()}

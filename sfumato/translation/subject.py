@@ -28,18 +28,41 @@ class Subject(NamedTuple):
 
     @classmethod
     def read(
-        cls, path: str | Path, *, size: int | None, upscale: bool, device: str,
-        options: Mapping[str, Any], method: str | None = None, **roles: str | Path | None,
-    ) -> Subject:  # fmt: skip
-        """From what is given on a command line; see `sfumato.translation.pictures.translate`.
+        cls,
+        path: str | Path,
+        *,
+        method: str | None = None,
+        model: str | Path | None = None,
+        source: str | Path | None = None,
+        target: str | Path | None = None,
+        classifier: str | Path | None = None,
+        size: int | None = None,
+        upscale: bool = False,
+        device: str = "auto",
+        options: Mapping[str, Any] | None = None,
+    ) -> Subject:
+        """From what is given on a command line.
+
+        Args:
+            path: the picture.
+            method: the method to translate by, see `sfumato methods`; not needed with model.
+            model: folder of a trained translator.
+            source: model of the source domain, FOLDER:DOMAIN.
+            target: model of the target domain, FOLDER:DOMAIN.
+            classifier: folder of a domain classifier, for methods that are guided by one.
+            size: side of the picture in pixels; by default that of the model's training.
+            upscale: enlarge a picture that is smaller than size, instead of refusing it.
+            device: auto (a GPU if there is one), cpu, cuda or cuda:N.
+            options: the method's own options.
 
         Raises:
             UserError: for anything wrong with picture, models or options, in one line.
         """
+        roles = {"model": model, "source": source, "target": target, "classifier": classifier}
         if not (file := Path(path)).is_file():
             raise UserError(f"{path} is no picture: expected one file")
         part, where = translator(method, **roles), device_of(device)
-        chosen = options_of(part, options)
+        chosen = options_of(part, options or {})
         folders = {role: resolve(name)[0] for role, name in roles.items() if name is not None}
         prepare, notes = preparation_of(
             folders, channels=channels_of(part), size=size, upscale=upscale,
