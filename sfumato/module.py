@@ -111,11 +111,13 @@ def of_any_kind(translate: Callable[..., Tensor]) -> Callable[..., Any]:
     `as_is=True` gives it a tensor of any numbers, and gives back the numbers that the networks made.
     Options are of the types that the method annotates, see `sfumato.core.arguments`.
     """
-    offered = [*list(signature(translate).parameters)[2:], "as_is"]
+    takes = signature(translate).parameters
+    offered = [*list(takes)[2:], "as_is"]
+    any_name = any(p.kind is p.VAR_KEYWORD for p in takes.values())
 
     @functools.wraps(translate)
     def checked(self: Part, source: Any, *, as_is: bool = False, **options: Any) -> Any:
-        for name in options:
+        for name in [] if any_name else options:
             choose(f"option of {type(self).__name__}.translate", name, offered)
         options = checked_values(translate, options, seed=Seed)
         check_value("as_is", as_is, bool)

@@ -8,6 +8,7 @@ from torch import nn
 from sfumato.diffusion.denoiser import Denoiser
 from sfumato.diffusion.exact import Gaussian
 from sfumato.diffusion.integrate import integrate
+from sfumato.diffusion.noise import Noise
 from sfumato.nets.sizes import make_net
 
 
@@ -25,13 +26,14 @@ class Affine:
         return self.A @ mean + self.b, self.A @ covariance @ self.A.T + self.noise_covariance
 
 
-class Impulses:
+class Impulses(Noise):
     """A noise source that reads off an affine sampler: in one row a draw, each draw has one 1.
 
     Run the sampler on `start()`; `Affine(result, dim)` is then exact. Stands in for `Noise`, too.
     """
 
     def __init__(self, dim, draws):
+        super().__init__([])
         self.dim, self.draws, self.calls = dim, draws, 0
 
     def start(self, origin=None):

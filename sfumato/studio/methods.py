@@ -73,7 +73,7 @@ class Roles:
             ))  # fmt: skip
 
 
-def uses(given: Given, method: str) -> tuple[str, ...]:
+def uses(method: str) -> tuple[str, ...]:
     """The roles that a method needs filled."""
     return tuple(info(method).needs) or ("model",)
 
@@ -89,7 +89,7 @@ def ask(given: Given, method: str, values: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         UserError: for an option that is missing.
     """
-    roles = {r: values[r] for r in uses(given, method) if values.get(r) not in (None, NONE)}
+    roles = {r: values[r] for r in uses(method) if values.get(r) not in (None, NONE)}
     common = {c.name: c.value(values.get(c.name, c.default)) for c in run_options()}
     own = {c.name: c.value(values.get(f"{method}.{c.name}", c.default)) for c in options(method)}
     return {"method": method, **roles, **common, "options": own}

@@ -96,7 +96,7 @@ def build(given: Given, shelf: Shelf) -> Any:
                 info=helps(choose_method)["name"],
             ))  # fmt: skip
             what = gr.Markdown(about(first))
-            Roles(given, form, shown=uses(given, first))
+            Roles(given, form, shown=uses(first))
             with gr.Accordion("Options", open=False):
                 boxes = {}
                 for name in methods:
@@ -138,7 +138,7 @@ def build(given: Given, shelf: Shelf) -> Any:
     )  # fmt: skip
 
     def chosen(name: str) -> list[Any]:
-        needed = uses(given, name)
+        needed = uses(name)
         trained = given.trained(name)
         updates = [gr.update(visible=r in needed) for r in ("source", "target", "classifier")]
         model = gr.update(visible="model" in needed, **({"value": trained[0]} if trained else {}))
