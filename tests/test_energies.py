@@ -17,7 +17,6 @@ from sfumato.diffusion.energies import (
     domain_surprise,
     edges,
     low_pass_distance,
-    masked,
     similarity,
     spent,
     stable_weight,
@@ -291,20 +290,11 @@ def test_surprise_sums_over_an_image():
 # ---- one's own ----------------------------------------------------------------------------------
 
 
-def test_edges_and_masks():
+def test_edges():
     y, t = normal(*SHAPE), f64(0.5)
     lighter = y + 0.3
     assert edges(lighter, y, t).abs().max() < 1e-20
     assert (edges(1.1 * y, y, t) > 0.1).all()
-    half = torch.zeros(8, 8)
-    half[:, 4:] = 1
-    distance = masked(low_pass_distance(LowPass(1), Cosine()), half)
-    moved = y.clone()
-    moved[..., :4] += 1
-    assert torch.equal(distance(moved, y, t), torch.zeros(4).double())
-    g = gradient(Energy(lambda v, t: distance(v, torch.zeros_like(v), t)), y, t)
-    assert torch.equal(g[..., :4], torch.zeros_like(g[..., :4]))
-    torch.testing.assert_close(g[..., 4:], 2 * y[..., 4:])
 
 
 def test_product_of_experts_in_one_dimension(report):

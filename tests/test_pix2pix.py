@@ -114,6 +114,7 @@ def test_statistics_of_each_image_are_a_batch_of_one_in_training_mode():
     part.eval()
     found = part.translate(PICTURES, as_is=True, statistics="image")
     torch.testing.assert_close(found, want, rtol=0, atol=1e-5)
+    assert not any(getattr(norm, "own", False) for norm in part.modules())  # it was for that call
     assert not torch.allclose(part.translate(PICTURES, as_is=True), want, atol=1e-4)
     with pytest.raises(ValueError, match="unknown statistics 'batch'"):
         part.translate(PICTURES, as_is=True, statistics="batch")

@@ -26,7 +26,6 @@ from sfumato.diffusion.integrate import Draw
 from sfumato.diffusion.low_pass import LowPass
 from sfumato.diffusion.process import Process
 
-After = Callable[[Tensor, Tensor], Tensor]
 Compares = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(y, x, t) -> (B,): the sample at noise level t against the source noised to the same level."""
 
@@ -194,11 +193,6 @@ def edges(y: Tensor, x: Tensor, t: Tensor) -> Float[Tensor, " b"]:
         return torch.cat([right.flatten(1), down.flatten(1)], dim=1)
 
     return (gradient(y) - gradient(x)).square().sum(1)
-
-
-def masked(function: Compares, mask: Tensor) -> Compares:
-    """`function` of what the mask (1 inside, 0 outside; broadcasts against images) lets through."""
-    return lambda y, x, t: function(y * mask.to(y), x * mask.to(x), t)
 
 
 def pushed(phi: LowPass, weight: float, reference: Reference, times: Tensor) -> Energy:

@@ -23,9 +23,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from sfumato.core.arguments import Seed
 from sfumato.core.errors import UserError, choose
-from sfumato.diffusion.integrate import Watch
 from sfumato.methods.outline import ROLES, Outline, names, summary
 from sfumato.module import Part, fields
 
@@ -43,19 +41,6 @@ def end(direction: str) -> str:
     if direction not in ends:
         raise UserError(f"direction must be {' or '.join(ends)}, not {direction!r}")
     return ends[direction]
-
-
-@runtime_checkable
-class Translator(Protocol):
-    """Turns source images into target images."""
-
-    def translate(
-        self, source: Tensor, *, seed: Seed = 0, watch: Watch | None = None, **options: Any
-    ) -> Tensor:
-        """Images (B, C, H, W) in [-1, 1] to images of the same shape and range.
-
-        With as_is=True the numbers come as the networks made them, which may lie beyond [-1, 1].
-        """
 
 
 @runtime_checkable
