@@ -18,7 +18,6 @@ Between Gaussians the sum is exact.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from typing import ClassVar
 
@@ -83,8 +82,7 @@ class Controllable(Part):
     def __post_init__(self) -> None:
         process = named_process(self.process)
         self.denoiser = Denoiser(net=make_net(self.net, channels=self.channels), process=process)
-        net = make_net(self.net, channels=self.channels)
-        net = copy.deepcopy(net) if net is self.net else net  # one network each
+        net = make_net(self.net, channels=self.channels, copied=True)  # one network each
         self.regressor = Regressor(net=net, process=process, channels=self.channels)
 
     def objectives(

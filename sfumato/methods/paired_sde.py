@@ -25,7 +25,6 @@ the reverse SDE or its ODE from noise, conditioned on x at every step; the netwo
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from typing import ClassVar
 
@@ -67,8 +66,8 @@ class PairedSDE(Part):
         process = named_process(self.process)
 
         def denoiser() -> Denoiser:
-            net = make_net(self.net, conditioning=self.channels, channels=self.channels)
-            net = copy.deepcopy(net) if net is self.net else net  # one network each
+            c = self.channels
+            net = make_net(self.net, conditioning=c, channels=c, copied=True)  # one network each
             return Denoiser(net=net, process=process, prediction=self.prediction, times=self.times)
 
         self.denoisers = nn.ModuleDict({"target": denoiser(), "source": denoiser()})

@@ -28,7 +28,6 @@ it, from gray (the paper's) they copy shapes and turn hues.  Here g = coarse ima
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
@@ -93,8 +92,8 @@ class UnitDDPM(Part):
         process = named_process(self.process)
 
         def denoiser() -> Denoiser:
-            net = make_net(self.net, conditioning=self.channels, channels=self.channels)
-            net = copy.deepcopy(net) if net is self.net else net  # one network each
+            c = self.channels
+            net = make_net(self.net, conditioning=c, channels=c, copied=True)  # one network each
             return Denoiser(net=net, process=process, prediction=self.prediction, times=self.times)
 
         self.denoisers = nn.ModuleDict({side: denoiser() for side in OTHER})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 from torch import nn
@@ -24,9 +25,9 @@ SIZES: dict[str, dict[str, Any]] = {
 
 def make_net(
     net: str | nn.Module, *, labels: int = 0, conditioning: int = 0, channels: int = 3,
-    decoder: bool = True, smooth: bool = False,
+    decoder: bool = True, smooth: bool = False, copied: bool = False,
 ) -> nn.Module:  # fmt: skip
-    """A network by the name of its size; anything that is a network already is returned as it is.
+    """A network by the name of its size; one that is a network already is returned as it is, or a copy of it.
 
     smooth: for what learns from a critic alone, which draws every grid and frame that it can see.  A level
     at full size, half as wide, in place of the patches of two; no nearest neighbours, no zeros at edges.
@@ -35,7 +36,7 @@ def make_net(
         UserError: for an unknown size, naming the nearest.
     """
     if isinstance(net, nn.Module):
-        return net
+        return copy.deepcopy(net) if copied else net
     size = SIZES[choose("net", net, SIZES)]
     if smooth and size.get("patch", 2) == 2:
         levels = (1, *(2 * m for m in size["multipliers"]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple, get_args
@@ -74,9 +73,8 @@ class Sides(nn.Module):
         names = tuple(f"{side} {kind}" for side in OTHER for kind in KINDS)
 
         def denoiser() -> Denoiser:
-            made = make_net(net, labels=len(names), conditioning=channels, channels=channels)
-            made = copy.deepcopy(made) if made is net else made  # one network each
-            return Denoiser(net=made, domains=names, **options)
+            how: dict[str, Any] = {"conditioning": channels, "channels": channels, "copied": True}
+            return Denoiser(net=make_net(net, labels=len(names), **how), domains=names, **options)
 
         self.target = denoiser()
         self.source = self.target if shared else denoiser()
@@ -159,7 +157,7 @@ class FeedForward(nn.Module):
 
     def __init__(self, net: str | nn.Module, channels: int, begin: Begin, cells: int) -> None:
         super().__init__()
-        self.net = copy.deepcopy(make_net(net, channels=channels))
+        self.net = make_net(net, channels=channels, copied=True)
         self.begin, self.cells = choose("begin", begin, get_args(Begin)), cells
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
