@@ -117,8 +117,8 @@ def report(latent: Tensor, alpha: float = 0.01) -> Report:
     rows = _rows(x, None)
     if len(x) > 1:
         rows += [_channels(x), *(row for c in range(len(x)) for row in _rows(x[c : c + 1], c))]
-    limit = -_quantile(alpha / len(rows) / 2)
-    return Report(rows, alpha, limit)
+    share = torch.tensor(alpha / len(rows) / 2, dtype=torch.float64)
+    return Report(rows, alpha, -torch.special.ndtri(share).item())
 
 
 def summary(latents: Tensor) -> dict[str, float]:
@@ -225,7 +225,3 @@ def _spectrum(x: Tensor) -> dict[str, tuple[float, float, float]]:
     # var(log P) = pi^2/6, var(P) = 1, cov(log P, P) = 1
     return {"slope": slope,
             "flatness": (flatness, white, white * math.sqrt((math.pi**2 / 6 - 1) / m.item()))}  # fmt: skip
-
-
-def _quantile(p: float) -> float:
-    return torch.special.ndtri(torch.tensor(p, dtype=torch.float64)).item()
