@@ -8,8 +8,6 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import numpy as np
-
 from sfumato.core.terminal import one_line
 
 ADDRESS = re.compile(r"(?:^|=)(?:https?|s?ftps?|file|s3|gs):/", re.IGNORECASE)
@@ -94,6 +92,8 @@ def check_numbers(arrays: Mapping[str, Any], hint: str = "") -> None:
     Raises:
         UserError: naming the first five.
     """
+    import numpy as np
+
     wrong = []
     for name, x in arrays.items():
         if not (x.isfinite() if hasattr(x, "isfinite") else np.isfinite(x)).all():
