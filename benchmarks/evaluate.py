@@ -16,7 +16,7 @@ import torch
 from measure import images, write_result
 
 from sfumato.data import write_png
-from sfumato.data.pictures import Pictures
+from sfumato.data.image_folder import ImageFolder
 from sfumato.evaluation.judge import Judge
 from sfumato.evaluation.learned import named_features
 from sfumato.evaluation.memory import peak_memory
@@ -51,7 +51,7 @@ def main() -> None:
         network = resident()
         with peak_memory() as peak:
             start = time.perf_counter()
-            pictures = Pictures(results)
+            pictures = ImageFolder.to_compare(results)
             Judge(source, source, pictures).scores([pictures])
             spent = time.perf_counter() - start
             most = peak()

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from sfumato.checkpoints.model_folder import denoiser_of
 from sfumato.data import tile, write_png
-from sfumato.data.pictures import Pictures
+from sfumato.data.image_folder import ImageFolder
 from sfumato.evaluation.features import Lite0, extract
 from sfumato.evaluation.memorisation import Audit, audit
 from sfumato.methods.sdedit import SDEdit
@@ -35,7 +35,7 @@ TIMES = 50
 class Made:
     """Results in memory, at the 8 bits that files would have."""
 
-    digest = ""
+    key = ""
 
     def __init__(self, images: Tensor) -> None:
         self.images = ((images.clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
@@ -70,11 +70,11 @@ def main() -> None:
         print(name, found.text, "" if found.copied is expected else "NOT AS EXPECTED", flush=True)
 
     # 16 pictures of 16 sources, far too long
-    threes, held = Pictures(digits / "train/3"), Pictures(digits / "test/3")
+    threes, held = ImageFolder.to_compare(digits / "train/3"), ImageFolder.to_compare(digits / "test/3")
     sources = digit_sources([f"{n}.png" for n in threes.names], digits / "digits.csv")
     first = sorted({s: i for i, s in reversed(list(enumerate(sources)))}.values())[:16]
     few = threes.only([threes.names[i] for i in first], "picture", "pictures")
-    twos = Pictures(digits / "test/2")
+    twos = ImageFolder.to_compare(digits / "test/2")
     x = twos.get(range(len(twos)))
     begin = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
@@ -104,8 +104,8 @@ def main() -> None:
     ends = {"source": "sfumato/digits:2", "target": "sfumato/digits:3"}
     y, _ = run_translator(translator("ddib", **ends), x)
     add("sfumato/digits, DDIB 2 -> 3", audit(Made(y), threes, held, features, **either), False)
-    real, relief = Pictures(earth / "train/relief"), Pictures(earth / "test/relief")
-    satellite = Pictures(earth / "test/satellite")
+    real, relief = (ImageFolder.to_compare(earth / s / "relief") for s in ("train", "test"))
+    satellite = ImageFolder.to_compare(earth / "test/satellite")
     chosen = some(len(satellite), 320)
     places = neighbourhoods([satellite.names[i] for i in chosen])
     either = {"groups": places, "held_out_groups": neighbourhoods(relief.names)}

@@ -6,7 +6,7 @@ python examples/guide_with_an_energy.py DIGITS/test/2 red_threes.png
 import sys
 
 import sfumato
-from sfumato.data import Images, tile, write_png
+from sfumato.data import open_images, tile, write_png
 
 
 def redness(x_t, t):  # energies are low where pictures are probable
@@ -15,7 +15,7 @@ def redness(x_t, t):  # energies are low where pictures are probable
 
 
 if __name__ == "__main__":
-    twos = Images(sys.argv[1], 32).get(range(8))
+    twos = open_images(sys.argv[1], 32).get(range(8))
     threes = sfumato.load("sfumato/digits:3")
     guided = sfumato.Guided(threes, 0.5 * sfumato.Energy(redness))
     plain = sfumato.find("sdedit")(target=threes).translate(twos)

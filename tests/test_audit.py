@@ -18,7 +18,7 @@ from sfumato.methods.sdedit import SDEdit
 class Made:
     """A set of images (N,C,H,W) in memory."""
 
-    digest = "made"
+    key = "made"
 
     def __init__(self, images):
         self.images = images

@@ -8,12 +8,12 @@ from PIL import Image
 
 from sfumato.data import (
     Domains,
-    Images,
     Pairs,
     Unpaired,
-    cached,
     find_images,
+    image_folder,
     open_domains,
+    open_images,
     open_pairs,
     open_side_by_side,
     open_unpaired,
@@ -162,18 +162,19 @@ def test_describe_and_digest(folders, every):
     assert record["kind"] == "domains"
     assert record["count"] == {"a": 10, "c": 7}
     assert record["size"] == [4, 4]
-    first = Images(folders[0], 4)
-    assert first.digest == Images(folders[0], 2).digest == record["digest"]["a"]
+    first = open_images(folders[0], 4)
+    assert first.digest == open_images(folders[0], 2).digest == record["digest"]["a"]
     assert first.digest != first.subset(range(9)).digest
     paint(folders[0], [77])
-    assert Images(folders[0], 4).digest != first.digest
+    assert open_images(folders[0], 4).digest != first.digest
 
 
 def test_decoding_on_demand_gives_the_same(folders, monkeypatch):
-    cached_images = Images(folders[0], 3)
-    monkeypatch.setattr(cached, "CACHE_BYTES", 100)
-    late = Images(folders[0], 3)
-    assert late._cache is None
+    cached_images = open_images(folders[0], 3)
+    monkeypatch.setattr(image_folder, "CACHE_BYTES", 100)
+    late = open_images(folders[0], 3)
+    held = lambda images: sum(one.samples.nbytes for one in images._kept)
+    assert held(late) <= 100 < held(cached_images)
     assert torch.equal(late.get([3, 1]), cached_images.get([3, 1]))
     assert torch.equal(late.subset([3]).get([0]), cached_images.get([3]))
 
@@ -181,7 +182,7 @@ def test_decoding_on_demand_gives_the_same(folders, monkeypatch):
 def test_deep_files_keep_their_levels_in_memory(tmp_path):
     deep = np.arange(16, dtype=np.uint16).reshape(4, 4) + 30000
     Image.fromarray(deep).save(tmp_path / "x.png")
-    image = Images(tmp_path, 4, channels=1).get([0])
+    image = open_images(tmp_path, 4, channels=1).get([0])
     assert image.unique().numel() == 16
 
 
@@ -190,11 +191,11 @@ def test_broken_files_are_skipped_or_refused(folders):
     (a / "3.png").write_bytes(b"broken")
     (b / "5.png").write_bytes(b"")
     with pytest.warns(UserWarning, match=r"left out 1 that cannot be used \(.*3\.png"):
-        images = Images(a, 4)
+        images = open_images(a, 4)
     assert len(images) == 9
     assert list(images.skipped) == ["3.png"]
     with pytest.raises(ValueError, match=r"3\.png"):
-        Images(a, 4, strict=True)
+        open_images(a, 4, strict=True)
     with pytest.warns(UserWarning, match="left out 1"):
         pairs = open_pairs(a, b, 4)
     assert len(pairs.source) == len(pairs.target) == 8
@@ -203,13 +204,13 @@ def test_broken_files_are_skipped_or_refused(folders):
     for path in find_images(a):
         path.write_bytes(b"x")
     with pytest.raises(ValueError, match="no image could be read"):
-        Images(a, 4)
+        open_images(a, 4)
 
 
 def test_small_images_are_named_and_need_upscale(folders):
     with pytest.raises(ValueError, match=r"0\.png is 4x4 .*upscale"):
-        Images(folders[0], 8)
-    assert Images(folders[0], 8, upscale=True).get([0]).shape == (1, 3, 8, 8)
+        open_images(folders[0], 8)
+    assert open_images(folders[0], 8, upscale=True).get([0]).shape == (1, 3, 8, 8)
 
 
 def test_pairs_name_what_is_missing(folders, tmp_path):
@@ -244,13 +245,14 @@ def test_domains_from_one_folder(tmp_path):
     assert list(open_domains(tmp_path / "d", 4).parts) == ["9", "10"]
     assert list(open_domains(tmp_path / "d" / "9", 4).parts) == ["9"]  # a domain by itself
     with pytest.raises(ValueError, match="one size"):
-        Domains({"a": Images(tmp_path / "d" / "9", 4), "b": Images(tmp_path / "d" / "9", 2)})
+        Domains({"a": open_images(tmp_path / "d" / "9", 4), "b": open_images(tmp_path / "d" / "9", 2)})
 
 
 def test_a_list_of_files(folders):
-    files = find_images(folders[0])[:3] + find_images(folders[1])[:2]
-    images = Images(files, 4)
-    assert images.names == ["a/0.png", "a/1.png", "a/2.png", "b/0.png", "b/1.png"]
+    files = find_images(folders[0])[:3] + find_images(folders[1])[3:5]
+    images = open_images(files, 4)
+    assert images.file_names == [f"{i}.png" for i in range(5)]
+    assert [root.name for root in images.roots] == ["a"] * 3 + ["b"] * 2
     assert isinstance(Pairs(images, images), Unpaired)
 
 
@@ -275,4 +277,4 @@ def test_the_middle_column_of_an_odd_width_is_in_neither_half(tmp_path):
 
 
 def test_a_choice_of_names_is_in_the_order_asked_for(folders):
-    assert Images(folders[0], 4).only(["7", "2", "5"]).names == ["7.png", "2.png", "5.png"]
+    assert open_images(folders[0], 4).only(["7", "2", "5"]).file_names == ["7.png", "2.png", "5.png"]

@@ -17,8 +17,8 @@ from test_data_images import DEEP, RGB, deep_png, floats
 
 from sfumato.checkpoints.model_folder import save
 from sfumato.core.errors import UserError
-from sfumato.data import Images, read_image
 from sfumato.data import decode as decoding
+from sfumato.data import open_images, read_image
 from sfumato.data.decode import decode, inspect
 from sfumato.data.header import Limits, Refused
 from sfumato.data.preparation import read_samples
@@ -57,7 +57,7 @@ def test_twelve_bits_in_sixteen_are_said(tmp_path):
     with pytest.warns(
         UserWarning, match=r"2 that use a small part of their 16 .*up to 4,0\d\d of 65,535"
     ):
-        Images(tmp_path, 5)
+        open_images(tmp_path, 5)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
@@ -102,7 +102,7 @@ def test_what_a_phone_adds_to_a_photo_is_said_and_strictness_takes_the_photo(tmp
     assert samples[0].min() > 240
     assert lost == {"beside": "2 pictures"}
     with pytest.warns(UserWarning, match=r"1 that hold others beside .* \(x.jpg: 2 pictures\)"):
-        assert len(Images(tmp_path, 8, strict=True)) == 1
+        assert len(open_images(tmp_path, 8, strict=True)) == 1
     how = {"model": tmp_path / "m", "options": {"steps": 1}}
     save(find("paired_sde")(net="tiny"), tmp_path / "m", info={"size": 8})
     done = translate(tmp_path / "x.jpg", tmp_path / "out", strict=True, **how)
@@ -167,7 +167,7 @@ def test_kinds_of_files_that_are_read(tmp_path):
         Image.new("RGB", (16, 16), (200, 40, 90)).save(tmp_path / name, kind)
         image = read_image(tmp_path / name)
         assert np.abs((image[:, 8, 8] + 1) * 127.5 - [200, 40, 90]).max() < 12, name
-    assert len(Images(tmp_path, 16)) >= 2
+    assert len(open_images(tmp_path, 16)) >= 2
 
 
 def test_a_compressed_tiff_says_what_reads_it(tmp_path, monkeypatch):

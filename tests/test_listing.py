@@ -11,7 +11,8 @@ from PIL import Image
 
 import sfumato
 from sfumato.core.errors import UserError
-from sfumato.data import Images, find_images, layout, list_pictures, open_data, open_pairs
+from sfumato.data import find_images, layout, list_pictures, open_data, open_images, open_pairs
+from sfumato.data.listing import said
 from sfumato.training.train import train
 from sfumato.translation.pictures import translate
 
@@ -82,13 +83,13 @@ def test_everything_left_out_is_counted_and_named(tmp_path):
         "folders made by sfumato": ["results/"],
         "other files": ["notes.txt", "sub/10.txt"],
     }
-    assert found.said().startswith(f"{tmp_path}: left out ")
+    assert said(found.root, found.left_out).startswith(f"{tmp_path}: left out ")
     for words in (
         "2 of a kind that is not read (6.heic, 7.tga)",
         "2 other files (.txt 2)",
         "sub/loop/",
     ):
-        assert words in found.said()
+        assert words in said(found.root, found.left_out)
 
 
 @pytest.mark.parametrize("act", ["train", "translate", "encode"])
@@ -144,9 +145,9 @@ def test_pictures_that_are_not_read_whole_are_named(tmp_path, model):
     assert why == "that hold several pictures, of which the first is read"
     assert all("3 pictures" in one for one in some)
     with pytest.warns(UserWarning, match=r"2 that hold several pictures.*film\.gif: 3 pictures"):
-        Images(tmp_path / "in", 16)
+        open_images(tmp_path / "in", 16)
     with pytest.raises(UserError, match="hold several pictures"):
-        Images(tmp_path / "in", 16, strict=True)
+        open_images(tmp_path / "in", 16, strict=True)
 
 
 def test_a_list_of_nothing_but_other_kinds_says_so(tmp_path):
@@ -218,7 +219,7 @@ def test_test_pictures_never_train(tmp_path, name, kind):
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         data = open_data(kind, tmp_path, size=16)
-    roots = [part.root.relative_to(tmp_path).as_posix() for part in data.parts.values()]
+    roots = [part.folder.relative_to(tmp_path).as_posix() for part in data.parts.values()]
     assert roots == LAYOUTS[name][:2]
     if kind == "domains":
         assert list(data.parts) == ["A", "B"]
@@ -243,7 +244,7 @@ def test_splits_inside_a_named_domain_are_known(tmp_path):
         paint(tmp_path / place)
     with pytest.warns(UserWarning, match="cat: trained on .*cat/train; not on .*cat/test"):
         data = open_data("domains", {"cat": tmp_path / "cat", "dog": tmp_path / "dog"}, size=16)
-    assert [part.names for part in data.parts.values()] == [["1.png"], ["3.png"]]
+    assert [part.file_names for part in data.parts.values()] == [["1.png"], ["3.png"]]
 
 
 @pytest.mark.parametrize("name", ["trainA", "A/train"])
@@ -269,7 +270,7 @@ def test_a_domain_of_plain_subfolders_is_one(tmp_path):
     for place in ("cat/persian/1.png", "cat/siamese/1.png", "dog/1.png"):
         paint(tmp_path / place)
     data = open_data("domains", {"cat": tmp_path / "cat", "dog": tmp_path / "dog"}, size=16)
-    assert data.parts["cat"].names == ["persian/1.png", "siamese/1.png"]
+    assert data.parts["cat"].file_names == ["persian/1.png", "siamese/1.png"]
 
 
 def test_folders_that_are_no_domains_are_named(tmp_path):

@@ -17,7 +17,8 @@ from scipy.ndimage import correlate1d
 
 from sfumato.checkpoints.model_folder import save
 from sfumato.core.errors import UserError
-from sfumato.data.pictures import Derived, Pictures, controls, matched, read_groups
+from sfumato.data.image_folder import ImageFolder
+from sfumato.data.pictures import Derived, controls, matched, read_groups
 from sfumato.evaluation.features import Lite0
 from sfumato.evaluation.inception import InceptionV3
 from sfumato.evaluation.judge import Judge
@@ -76,13 +77,13 @@ def root(tmp_path_factory):
 
 
 def judge(root, results="results", **how):
-    like = Pictures(root / results) if isinstance(results, str) else results
+    like = ImageFolder.to_compare(root / results) if isinstance(results, str) else results
     how = {"truth": root / "truth", "protocol": FAST, "resamples": 50} | how
     return Judge(root / "source", root / "target", like, **how)
 
 
 def scored(root, results="results", **how):
-    like = Pictures(root / results) if isinstance(results, str) else results
+    like = ImageFolder.to_compare(root / results) if isinstance(results, str) else results
     return judge(root, like, **how).scores([like])[0]
 
 
@@ -90,7 +91,7 @@ class Images:
     """Pictures of one's own, in memory."""
 
     def __init__(self, names, images):
-        self.names, self.images, self.digest = list(names), images, f"{images.double().sum()}"
+        self.names, self.images, self.key = list(names), images, f"{images.double().sum()}"
 
     def __len__(self):
         return len(self.names)
@@ -134,11 +135,10 @@ def test_a_classifier_of_ones_own_judges(root, tmp_path):
     save(DomainClassifier(domains=("a", "b"), net="tiny").eval(), tmp_path / "ab")
     protocol = replace(FAST, features=str(tmp_path / "ab"))
     mine = judge(root, protocol=protocol)
-    sees = lambda name: mine.features.says(
-        mine.features(Pictures(root / name).get(range(len(Pictures(root / name)))))
-    )
+    shown = lambda name: ImageFolder.to_compare(root / name).get(range(N))
+    sees = lambda name: mine.features.says(mine.features(shown(name)))
     most = sees("target").mode().values
-    found = mine.scores([Pictures(root / "results")])[0]
+    found = mine.scores([ImageFolder.to_compare(root / "results")])[0]
     assert found.images["domain"] == (sees("results") == most).float().tolist()
     assert mine.record["features"]["name"] == "FD-ab (a, b)"
 
@@ -147,7 +147,7 @@ def test_l2_of_47_88_is_a_psnr_of_19_33(tmp_path, root):
     """EGSDE's table, SDEdit's row: the Frobenius norm at 256 pixels, in [0, 1], not squared."""
     protocol = replace(PROTOCOLS["egsde"], features="lite0", metrics=("l2", "psnr"))
     write(tmp_path / "source", [np.full((256, 256, 3), v, np.uint8) for v in (40, 160)])
-    source = Pictures(tmp_path / "source")
+    source = ImageFolder.to_compare(tmp_path / "source")
     step = 47.88 / math.sqrt(3 * 256 * 256)
     results = Images(source.names, source.get(range(2)) + 2 * step)
     j = Judge(tmp_path / "source", root / "target", results, protocol=protocol, resamples=50)
@@ -191,7 +191,7 @@ def test_pixels_are_rgb_and_not_gray(root):
     found = scored(root, protocol=replace(FAST, metrics=("ssim",)))
     assert found.numbers["truth/ssim"].value > found.numbers["source/ssim"].value
     swapped = Images(
-        [f"p{i}" for i in range(N)], Pictures(root / "truth").get(range(N)).flip(1)
+        [f"p{i}" for i in range(N)], ImageFolder.to_compare(root / "truth").get(range(N)).flip(1)
     )  # blue for red
     assert (
         scored(root, swapped, protocol=replace(FAST, metrics=("ssim",))).numbers["truth/ssim"].value
@@ -214,7 +214,7 @@ def test_the_target_itself_has_no_distance(root, tmp_path):
     names = [f"p{i}" for i in range(N)]
     write(tmp_path / "results", pixels(N, seed=1, level=90), names)
     write(tmp_path / "target", pixels(N, seed=1, level=90), names)
-    like = Pictures(tmp_path / "results")
+    like = ImageFolder.to_compare(tmp_path / "results")
     found = Judge(root / "source", tmp_path / "target", like, protocol=FAST, resamples=50).scores(
         [like]
     )[0]
@@ -277,13 +277,13 @@ def test_names_pair_across_suffixes_and_folders(tmp_path, root):
     for p, name in zip(there, ("a/1", "b/1"), strict=True):
         (tmp_path / f"r/{name}").parent.mkdir(parents=True)
         Image.fromarray(p).save(tmp_path / f"r/{name}.bmp")
-    like = Pictures(tmp_path / "r")
+    like = ImageFolder.to_compare(tmp_path / "r")
     found = Judge(tmp_path / "source", root / "target", like, protocol=FAST).scores([like])[0]
     assert found.images["source/l2"] == [0, 0]
     assert found.names == ["a/1", "b/1"]
     Image.fromarray(there[0]).save(tmp_path / "r/a/1.png")
     with pytest.raises(ValueError, match=r"1\.(bmp|png) and .* have one name: rename one"):
-        Pictures(tmp_path / "r")
+        ImageFolder.to_compare(tmp_path / "r")
 
 
 @pytest.mark.parametrize("role", ["results", "truth"])
@@ -365,7 +365,7 @@ def test_names_that_look_alike_are_shown_apart(tmp_path):
     with pytest.raises(
         UserError, match=r"e\\u0301.png' and '.*\\xe9.png', which differ only in how"
     ):
-        Pictures(tmp_path)
+        ImageFolder.to_compare(tmp_path)
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
@@ -414,10 +414,10 @@ def test_results_of_several_sizes_are_refused(root, tmp_path):
     with pytest.raises(
         ValueError, match=r"several sizes \(16x16, 20x20, ...\): bring them to one, or choose a"
     ):
-        scored(root, Pictures(tmp_path / "results"))
+        scored(root, ImageFolder.to_compare(tmp_path / "results"))
     write(tmp_path / "other", pixels(N, side=20))
     with pytest.raises(ValueError, match="results have 20x20 pixels, expected 16x16 as the others"):
-        judge(root).scores([Pictures(tmp_path / "other")])
+        judge(root).scores([ImageFolder.to_compare(tmp_path / "other")])
     with pytest.raises(ValueError, match="results have 8x8 pixels, expected 16x16 as the others"):
         judge(root).scores([Images([f"p{i}" for i in range(N)], torch.zeros(N, 3, 8, 8))])
 
@@ -437,7 +437,7 @@ def test_a_protocol_with_a_size_takes_all_sizes(root, tmp_path):
 
 def test_one_picture_is_no_comparison(root, tmp_path):
     write(tmp_path / "one", pixels(1))
-    like = Pictures(tmp_path / "one")
+    like = ImageFolder.to_compare(tmp_path / "one")
     for source, target in (("one", root / "target"), (root / "source", "one")):
         with pytest.raises(
             ValueError, match=r"one holds one picture: a comparison needs 2 or more"
@@ -447,7 +447,7 @@ def test_one_picture_is_no_comparison(root, tmp_path):
 
 def test_two_pictures_are_enough(root, tmp_path):
     write(tmp_path / "two", pixels(2))
-    like = Pictures(tmp_path / "two")
+    like = ImageFolder.to_compare(tmp_path / "two")
     found = Judge(tmp_path / "two", root / "target", like, protocol=FAST, resamples=50).scores([like])[0]
     assert found.numbers["source/l2"].value == 0
     assert all(math.isfinite(x.value) for x in found.numbers.values())
@@ -456,7 +456,7 @@ def test_two_pictures_are_enough(root, tmp_path):
 
 def test_constant_pictures_are_scored_and_noted(root, tmp_path):
     write(tmp_path / "flat", [np.full((16, 16, 3), 77, np.uint8)] * N)
-    found = scored(root, Pictures(tmp_path / "flat"), protocol=Protocol("all", ""))
+    found = scored(root, ImageFolder.to_compare(tmp_path / "flat"), protocol=Protocol("all", ""))
     assert all(math.isfinite(v) for x in found.numbers.values() for v in x)
     assert "10 of 10 results are one flat colour: p0, p1, p2" in found.notes
     assert not any("flat" in note for note in scored(root).notes)
@@ -474,7 +474,7 @@ def test_few_pictures_are_noted(root):
 def test_pixels_that_are_no_numbers(root, protocol):
     names = [f"p{i}" for i in range(N)]
     for value in (math.nan, math.inf):
-        images = Pictures(root / "results").get(range(N))
+        images = ImageFolder.to_compare(root / "results").get(range(N))
         images[4, 0, 3, 3] = images[7, 2, 0, 0] = value
         with pytest.raises(
             ValueError, match=r"p4, p7 have values that are no numbers \(NaN\)"
@@ -486,7 +486,7 @@ def test_pixels_that_are_no_numbers(root, protocol):
 def test_small_pictures_have_no_ssim(root, tmp_path):
     for role in ("source", "target"):
         write(tmp_path / role, pixels(4, side=8))
-    like = Pictures(tmp_path / "source")
+    like = ImageFolder.to_compare(tmp_path / "source")
     j = Judge(tmp_path / "source", tmp_path / "target", like)
     with pytest.raises(ValueError, match="SSIM of 8x8 pixels: its window needs 11"):
         j.scores([like])
@@ -575,7 +575,7 @@ def test_features_of_other_sizes_are_other_features(root, tmp_path, monkeypatch,
 
 
 def test_controls_by_hand(root):
-    source, target = Pictures(root / "source"), Pictures(root / "target")
+    source, target = ImageFolder.to_compare(root / "source"), ImageFolder.to_compare(root / "target")
     made = controls(source, target)
     x, t = source.get(range(N)), target.get(range(N + 2))
     assert torch.equal(made["copy"].get(range(N)), x)
@@ -589,7 +589,7 @@ def test_controls_by_hand(root):
         :, None, None
     ]
     torch.testing.assert_close(y[inside], wanted[inside], atol=1e-5, rtol=0)
-    assert len({s.digest for s in made.values()}) == 3
+    assert len({s.key for s in made.values()}) == 3
     assert isinstance(made["copy"], Derived)
 
 
@@ -638,7 +638,7 @@ def test_the_variants_of_fid_are_not_one_number(root, tmp_path, inception):
     for name in ("egsde", "egsde_m2f", "cyclediffusion"):
         protocol = replace(PROTOCOLS[name], metrics=("l2",))  # SSIM of 256 pixels takes long
         j = judge(tmp_path, protocol=protocol, weights=inception, truth=None)
-        found[name] = j.scores([Pictures(tmp_path / "results")])[0]
+        found[name] = j.scores([ImageFolder.to_compare(tmp_path / "results")])[0]
         assert any("not more than the features' 2048 dimensions" in n for n in found[name].notes)
     names = {k: s.record["features"]["name"] for k, s in found.items()}
     assert names == {
@@ -678,5 +678,5 @@ def test_scoring_shows_how_far_it_is(root, monkeypatch):
 
     monkeypatch.setattr(sys.modules["sfumato.evaluation.judge"], "tracked", tracked)
     j = judge(root)
-    j.scores([Pictures(root / "results")])
+    j.scores([ImageFolder.to_compare(root / "results")])
     assert ("measuring", 2) in shown

@@ -14,7 +14,7 @@ from sfumato.diffusion.process import Cosine
 from sfumato.explore import mean_and_spread, occlusion, show_sensitivity
 from sfumato.explore.sensitivity import Sensitivity, samples
 from sfumato.methods.ddib import DDIB
-from sfumato.translation.subject import Subject
+from sfumato.translation.one_picture import OnePicture
 
 G = torch.Generator().manual_seed(0)
 X = torch.rand(1, 3, 12, 10, generator=G) * 2 - 1
@@ -118,7 +118,7 @@ def test_files(tmp_path):
     sfumato.save(part, tmp_path / "model", info={"size": 16})
     pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "one.png")
-    given = Subject.read(
+    given = OnePicture.read(
         tmp_path / "one.png", method="sdedit", target=f"{tmp_path}/model:dog", options={"steps": 2}
     )
     with pytest.raises(ValueError, match="at least 2"):

@@ -18,7 +18,7 @@ from sfumato.diffusion.process import Cosine
 from sfumato.diffusion.time_grids import grid
 from sfumato.explore import occlusion, record, show_trajectory
 from sfumato.explore.sensitivity import samples
-from sfumato.translation.subject import Subject
+from sfumato.translation.one_picture import OnePicture
 
 X = PICTURES[:3]
 DIFFUSION = [n for n in TRANSLATORS if "steps" in inspect.signature(tiny(n).translate).parameters]
@@ -120,7 +120,7 @@ def test_files(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "one.png")
     out, target = tmp_path / "out", f"{tmp_path}/model:dog"
-    given = lambda path=tmp_path / "one.png", **options: Subject.read(
+    given = lambda path=tmp_path / "one.png", **options: OnePicture.read(
         path, method="sdedit", target=target, options=options
     )
     found = show_trajectory(given(steps=6, strength=0.5), out)

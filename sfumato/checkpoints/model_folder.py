@@ -11,6 +11,7 @@ import json
 import os
 import threading
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from torch.nn.modules import module as registry
 
 from sfumato.checkpoints.card import card
 from sfumato.checkpoints.tensors import (
-    FLOATS,
+    check_tensors,
+    full_state,
     open_tensors,
     read_opened,
     to_store,
@@ -28,8 +30,9 @@ from sfumato.checkpoints.tensors import (
     write_tensors,
 )
 from sfumato.core.arguments import check_value, checked
-from sfumato.core.errors import UserError, check_numbers, choose
+from sfumato.core.errors import UserError, choose
 from sfumato.data.folders import for_folder, made, parse_json, write_text
+from sfumato.data.hashing import hash_of
 from sfumato.data.preparation import Preparation
 from sfumato.diffusion.denoiser import Denoiser, domain_index
 from sfumato.diffusion.guidance import Conditioned
@@ -103,6 +106,38 @@ def _place(folder: str | Path, part: Part) -> Path:
     return folder
 
 
+@dataclass(frozen=True)
+class ModelFolder:
+    """A model folder that was read.
+
+    Attributes:
+        folder: where it is.
+        domain: that was named besides.
+        part: the whole model.
+        info: of model.json.
+    """
+
+    folder: Path
+    domain: str | None
+    part: Part
+    info: dict[str, Any]
+
+    @property
+    def sha256(self) -> str:
+        """Of the file of its weights."""
+        return hash_of(self.folder / "weights.safetensors")
+
+    @property
+    def preparation(self) -> Preparation:
+        """How the pictures of its training were prepared."""
+        return Preparation.of(self.info)
+
+    @property
+    def denoiser(self) -> Conditioned:
+        """Of the domain, see `denoiser_of`."""
+        return denoiser_of(self.part, self.domain, str(self.folder))
+
+
 @checked
 def load(folder: str | Path, *, allow: tuple[str, ...] = ("sfumato",)) -> Part:
     """The model of a folder, in evaluation mode on the CPU; "FOLDER:DOMAIN" binds a domain.
@@ -115,7 +150,14 @@ def load(folder: str | Path, *, allow: tuple[str, ...] = ("sfumato",)) -> Part:
     Raises:
         UserError: if the folder is missing, damaged, foreign, or of a future format.
     """
-    path, domain = resolve(folder)
+    found = open_model(*resolve(folder), allow)
+    return found.part if found.domain is None else found.denoiser
+
+
+def open_model(
+    path: Path, domain: str | None, allow: tuple[str, ...] = ("sfumato",)
+) -> ModelFolder:
+    """A model folder, as `resolve` names it, of which each file is read once; see `load`."""
     info, file = describe_folder(path), own_file(path, "weights.safetensors")
     with open_tensors(file) as weights:
         try:
@@ -128,15 +170,20 @@ def load(folder: str | Path, *, allow: tuple[str, ...] = ("sfumato",)) -> Part:
         except Exception as error:  # whatever a constructor says to fields of the wrong kind
             reason = str(error).partition("\n")[0]
             raise UserError(f"{path / 'model.json'} does not describe a model ({reason})") from None
-        _compare(part, weights, file)  # before a weight is read
-        full = _full(part, read_opened(weights, file)[0], file)
+        check_tensors(part, weights, file)  # before a weight is read
+        full = full_state(part, read_opened(weights, file)[0], file)
     part.load_state_dict(full, assign=True)
     if any(value.is_meta for m in part.modules() for value in _tensors(m)):
         part = build(info["model"], allow)  # what a constructor computes, and no weight replaces
         part.load_state_dict(full, assign=True)
     part.eval()
-    part.preparation = Preparation.of(info.get("info") or {})
-    return part if domain is None else denoiser_of(part, domain, str(path))
+    part.preparation = Preparation.of(info["info"])
+    return ModelFolder(path, domain, part, info["info"])
+
+
+def preparation_in(name: str | Path) -> Preparation:
+    """How the pictures of a model's training were prepared; nothing else of it is read."""
+    return Preparation.of(describe_folder(resolve(name)[0])["info"])
 
 
 def resolve(name: str | Path) -> tuple[Path, str | None]:
@@ -274,31 +321,3 @@ def _tensors(module: nn.Module) -> list[Tensor]:
     return [
         v for v in (*module.buffers(recurse=False), *vars(module).values()) if isinstance(v, Tensor)
     ]
-
-
-def _compare(part: Part, opened: Any, file: Path) -> None:
-    """Sees that a file has the names, shapes and types of the part's tensors, and no more."""
-    wanted, other = unique_state(part), f"{file} does not belong to its model.json"
-    found = {key: opened.get_slice(key) for key in opened.keys()}
-    for key, value in wanted.items():
-        shape, of = tuple(value.shape), value.is_floating_point()
-        was = tuple(found[key].get_shape()) if key in found else "missing"
-        if was != shape:
-            raise UserError(f"{other}: {key} is {was}, expected {shape}")
-        if (found[key].get_dtype() in FLOATS) != of:
-            kind = "floating-point" if of else "whole"
-            raise UserError(f"{other}: {key} is {found[key].get_dtype()}, expected {kind} numbers")
-    if extra := found.keys() - wanted.keys():
-        raise UserError(f"{other}: unexpected {min(extra)}")
-
-
-def _full(part: Part, stored: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
-    """The tensors of its file as a state_dict of the part, which may be on the meta device."""
-    check_numbers({f"{file}: {key}": value for key, value in stored.items()}, "; train it again")
-    aliases, full = dict[int, str](), {}
-    for key, value in part.state_dict(keep_vars=True).items():
-        tensor = stored[source := aliases.setdefault(id(value), key)]
-        full[key] = stored[source] = (
-            tensor.float() if tensor.is_floating_point() else tensor
-        )  # shared
-    return full

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
-from sfumato.core.errors import UserError
+from sfumato.core.errors import UserError, check_numbers
 from sfumato.data.folders import parse_json, replacing
 
 FLOATS = ("F16", "BF16", "F32", "F64")
@@ -131,6 +131,34 @@ def to_store(
         why = f"values too large for {dtype}" if large else "values that are no numbers"
         raise UserError(f"{wrong[0]} has {why}; nothing is written")
     return stored
+
+
+def check_tensors(part: nn.Module, opened: Any, file: Path) -> None:
+    """Sees that a file has the names, shapes and types of the part's tensors, and no more."""
+    wanted, other = unique_state(part), f"{file} does not belong to its model.json"
+    found = {key: opened.get_slice(key) for key in opened.keys()}
+    for key, value in wanted.items():
+        shape, of = tuple(value.shape), value.is_floating_point()
+        was = tuple(found[key].get_shape()) if key in found else "missing"
+        if was != shape:
+            raise UserError(f"{other}: {key} is {was}, expected {shape}")
+        if (found[key].get_dtype() in FLOATS) != of:
+            kind = "floating-point" if of else "whole"
+            raise UserError(f"{other}: {key} is {found[key].get_dtype()}, expected {kind} numbers")
+    if extra := found.keys() - wanted.keys():
+        raise UserError(f"{other}: unexpected {min(extra)}")
+
+
+def full_state(part: nn.Module, stored: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
+    """The tensors of its file as a state_dict of the part, which may be on the meta device."""
+    check_numbers({f"{file}: {key}": value for key, value in stored.items()}, "; train it again")
+    aliases, full = dict[int, str](), {}
+    for key, value in part.state_dict(keep_vars=True).items():
+        tensor = stored[source := aliases.setdefault(id(value), key)]
+        full[key] = stored[source] = (
+            tensor.float() if tensor.is_floating_point() else tensor
+        )  # shared
+    return full
 
 
 def write_tensors(

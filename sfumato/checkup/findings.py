@@ -14,7 +14,8 @@ from sfumato.checkup.duplicates import MAX_LINKS, SMALL, SURE, Link, exact_copie
 from sfumato.checkup.inspection import Look
 from sfumato.checkup.pairs import Pairing
 from sfumato.core.terminal import count
-from sfumato.data.listing import UNREAD, Listing, said
+from sfumato.data.image_folder import ImageFolder
+from sfumato.data.listing import UNREAD
 
 TOO_FEW, FEW = 16, 300
 """Training pictures a domain. Below the first a model can only learn them by heart; below the second
@@ -50,7 +51,7 @@ class Finding:
     without: list[str] = field(default_factory=list)
 
 
-def unreadable(looks: Sequence[Look], listings: Sequence[Listing]) -> Iterator[Finding]:
+def unreadable(looks: Sequence[Look], folders: Sequence[ImageFolder]) -> Iterator[Finding]:
     """Broken files, and what was left out: pictures of kinds that are not read, say."""
     bad = [one for one in looks if one.error]
     if bad:
@@ -58,9 +59,9 @@ def unreadable(looks: Sequence[Look], listings: Sequence[Listing]) -> Iterator[F
             "warning", "unreadable", f"{len(bad)} of {len(looks):,} files cannot be read",
             "training leaves them out; copy them again from where they came", [one.error for one in bad],
         )  # fmt: skip
-    for one in listings:
-        if text := said(one.root, one.pictures_left_out):
-            fix = "convert them to PNG or JPEG" if UNREAD in one.left_out else ""
+    for one in folders:
+        for text in one.said(others=False):
+            fix = "convert them to PNG or JPEG" if UNREAD in one.left_out[one.folder] else ""
             yield Finding("warning", "format", text, fix)
 
 

@@ -18,8 +18,9 @@ from PIL import Image, UnidentifiedImageError
 
 from sfumato.core.errors import UserError
 from sfumato.data.decode import open_picture
+from sfumato.data.hashing import hash_of
+from sfumato.data.image_folder import ImageFolder
 from sfumato.data.layout import Folders, apart, layout
-from sfumato.data.listing import Listing, list_pictures, stem_of
 from sfumato.data.preparation import DARK, alike, read_samples
 
 THUMB = 32
@@ -98,8 +99,8 @@ def folders_of(
 
 def look(
     folders: Mapping[str, Mapping[str, Path]], progress: Callable[[str], Any] = lambda _: None
-) -> tuple[list[Look], list[Listing]]:
-    """Every picture below the folders, training splits first; and the lists that they are on.
+) -> tuple[list[Look], list[ImageFolder]]:
+    """Every picture below the folders, training splits first; and these folders.
 
     Args:
         folders: of every domain and split.
@@ -108,13 +109,12 @@ def look(
     Raises:
         UserError: a folder is missing or holds no image file.
     """
-    todo, listings = list[Look](), list[Listing]()
+    todo, read = list[Look](), list[ImageFolder]()
     for domain, splits in folders.items():
         for split, folder in splits.items():
-            listings.append(list_pictures(folder))
-            for file in listings[-1].files:
-                stem = stem_of(file.relative_to(folder).as_posix())
-                todo.append(Look(file, domain, split, stem))
+            read.append(ImageFolder(folder))
+            named = zip(read[-1].paths, read[-1].names, strict=True)
+            todo += [Look(file, domain, split, name) for file, name in named]
     todo.sort(key=lambda one: one.split != "train")  # stable
     said = time.monotonic()
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -127,7 +127,7 @@ def look(
         used = max((one.top for one in part if one.bits == 16), default=0)
         for one in part:
             _judge(one, 255 if one.bits == 8 else 65535 if used >= DARK else _power(used))
-    return todo, listings
+    return todo, read
 
 
 def _power(used: int) -> int:
@@ -154,7 +154,8 @@ def _look(one: Look) -> Look:
     except (UserError, OSError) as error:
         one.error = str(error)
         return one
-    one.file, one.pixels = _hash(data), _hash(repr(samples.shape).encode() + samples.tobytes())
+    one.file = hash_of(one.path)
+    one.pixels = hashlib.sha256(repr(samples.shape).encode() + samples.tobytes()).hexdigest()
     one.format, one.mode, turn, one.transparent = _header(data)
     one.turned = turn != 1
     _, one.height, one.width = samples.shape
@@ -174,10 +175,6 @@ def _look(one: Look) -> Look:
 def _shown(samples: NDArray[Any], full: int) -> NDArray[np.uint8]:
     """Samples of 0 to `full` as 8-bit ones."""
     return np.round(samples * (255 / full)).astype(np.uint8)
-
-
-def _hash(data: bytes) -> str:
-    return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
 def _thumb(samples: NDArray[Any]) -> NDArray[Any]:

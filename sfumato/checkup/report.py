@@ -25,10 +25,9 @@ from sfumato.checkup.pairs import Pairing, pairings
 from sfumato.core.arguments import checked
 from sfumato.core.errors import UserError
 from sfumato.core.terminal import plain
-from sfumato.data.cached import CACHE_BYTES
 from sfumato.data.folders import for_new_file, no_picture, write_text
+from sfumato.data.image_folder import CACHE_BYTES, ImageFolder
 from sfumato.data.layout import Folders
-from sfumato.data.listing import Listing
 
 SAID = {"error": "MEND", "warning": "LOOK", "note": "note"}
 WIDTH = 110
@@ -108,7 +107,7 @@ def doctor(
         option = "--write-list"
         for_new_file(no_picture(write_list, "a text file", ".txt", option), option)
     folders = folders_of(a, b, test_a, test_b)
-    looks, listings = look(folders, progress)
+    looks, read = look(folders, progress)
     good = [one for one in looks if not one.error]
     facts = {
         name: {split: _facts([x for x in looks if (x.domain, x.split) == (name, split)])
@@ -120,7 +119,7 @@ def doctor(
     pairs = pairings(training, {(one.domain, one.stem) for one in looks if one.error})
     given = [Path(folder) for folder in (a, b, test_a, test_b) if folder is not None]
     plan = advise(folders, good, pairs, size, given, write_list)
-    findings = _findings(folders, looks, listings, pairs, plan)
+    findings = _findings(folders, looks, read, pairs, plan)
     if write_list is not None:
         progress(_write(Path(write_list), unique(x for one in findings for x in one.without)))
     if findings and findings[0].severity == "error":
@@ -152,7 +151,7 @@ def _write(file: Path, names: Sequence[str]) -> str:
 
 
 def _findings(
-    folders: Folders, looks: Sequence[Look], listings: Sequence[Listing], pairs: Sequence[Pairing], plan: Plan
+    folders: Folders, looks: Sequence[Look], read: Sequence[ImageFolder], pairs: Sequence[Pairing], plan: Plan
 ) -> list[Finding]:  # fmt: skip
     """What is wrong, the worst first."""
     good = [one for one in looks if not one.error]
@@ -160,7 +159,7 @@ def _findings(
         name: {split: [x for x in good if (x.domain, x.split) == (name, split)] for split in splits}
         for name, splits in folders.items()
     }
-    findings = [*checks.unreadable(looks, listings), *checks.copies(good)]
+    findings = [*checks.unreadable(looks, read), *checks.copies(good)]
     findings += checks.counts({name: splits["train"] for name, splits in parts.items()})
     findings += checks.unpartnered(pairs)
     for name, splits in parts.items():

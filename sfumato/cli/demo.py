@@ -16,7 +16,7 @@ from sfumato.core.errors import UserError
 from sfumato.core.terminal import say
 from sfumato.data import WRITERS, base64_png, find_images, read_image, write_text
 from sfumato.data.folders import for_folder
-from sfumato.translation.pictures import run_translator, translator
+from sfumato.translation.translator import run_translator, translator
 
 
 @dataclass

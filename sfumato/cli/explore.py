@@ -167,10 +167,10 @@ def _of_a_picture(
     look: Callable[..., Any], words: Sequence[str], name: str, text: str, said: Callable[..., str]
 ) -> Callable[..., None]:
     """A command that translates one picture, to look at how; `said` makes its line."""
-    from sfumato.translation.subject import Subject
+    from sfumato.translation.one_picture import OnePicture
 
     own, more = method_flags(words, f"explore {name}", {"mask": (None, "")})
-    reading = flags(Subject.read, skip=("path", "options"))
+    reading = flags(OnePicture.read, skip=("path", "options"))
     looking = flags(look, skip=("given",), keyword=("out",))
 
     def run(path: str, *, out: str, **given: Any) -> None:
@@ -178,7 +178,7 @@ def _of_a_picture(
             {p.name: given[p.name] for p in some if p.name in given}
             for some in (own, reading, looking)
         )
-        say(said(look(Subject.read(path, options=options, **read), out, **rest), out))
+        say(said(look(OnePicture.read(path, options=options, **read), out, **rest), out))
 
     path = flag("path", str, Parameter.POSITIONAL_OR_KEYWORD, "the picture.")
     return command(run, text + more, [path, *looking, *reading, *own])

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import difflib
 import math
+import os
 import re
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from sfumato.core.terminal import one_line
@@ -54,6 +56,28 @@ def no_address(name: str, value: object) -> None:
             f"{name} must be a path, not the address {str(value)!r}: nothing is read from the web; "
             f"download it first, then name the file or folder"
         )
+
+
+def existing(path: str | Path, expected: str) -> Path:
+    """The path of what is there.
+
+    Raises:
+        UserError: nothing is: "expected EXPECTED".
+    """
+    if not os.path.exists(path):  # nor is there one whose name is too long
+        raise UserError(f"{path} does not exist: expected {expected}")
+    return Path(path)
+
+
+def existing_folder(path: str | Path, expected: str = "a folder of pictures") -> Path:
+    """The path of a folder that is there.
+
+    Raises:
+        UserError: nothing is, or a file: "expected EXPECTED".
+    """
+    if not existing(path, expected).is_dir():
+        raise UserError(f"{path} is a file: expected {expected}")
+    return Path(path)
 
 
 def choose(kind: str, name: str, known: Iterable[str]) -> str:

@@ -3,15 +3,16 @@
 from collections.abc import Callable
 from typing import Any
 
-from sfumato.data.cached import Images
 from sfumato.data.digits import write_digits, write_mnist
 from sfumato.data.earth import write_earth
 from sfumato.data.folders import new_folder, write_text
+from sfumato.data.image_folder import ImageFolder
 from sfumato.data.images import find_images, fit_image, list_pictures, read_image, write_png
 from sfumato.data.layout import layout
 from sfumato.data.open_data import (
     open_data,
     open_domains,
+    open_images,
     open_pairs,
     open_side_by_side,
     open_unpaired,
@@ -30,7 +31,7 @@ __all__ = [
     "WRITERS",
     "Dataset",
     "Domains",
-    "Images",
+    "ImageFolder",
     "Pairs",
     "Preparation",
     "Unpaired",
@@ -42,6 +43,7 @@ __all__ = [
     "new_folder",
     "open_data",
     "open_domains",
+    "open_images",
     "open_pairs",
     "open_side_by_side",
     "open_unpaired",

@@ -1,11 +1,8 @@
-"""Hashes of files: a picture, weights, or a folder of pictures, are the same if these are."""
+"""Hashes of files: pictures and weights are the same if these are."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import os
-from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
@@ -27,12 +24,3 @@ def hash_of(file: Path) -> str:
 @lru_cache(maxsize=2**18)
 def _hash_of(file: Path, *version: int) -> str:
     return sha256(file)
-
-
-def digest(files: Mapping[Path, Path]) -> str:
-    """Hash of the results' names and the pictures' contents."""
-    total = hashlib.sha256()
-    for name, file in files.items():
-        with contextlib.suppress(PermissionError):  # reading it says so
-            total.update(os.fsencode(f"{name.as_posix()} {hash_of(file)}\n"))
-    return total.hexdigest()

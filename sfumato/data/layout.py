@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from sfumato.core.errors import UserError
+from sfumato.core.errors import UserError, existing_folder
 from sfumato.data.listing import HIDDEN, JUNK, MADE, OURS, SUFFIXES, natural
 
 Folders = dict[str, dict[str, Path]]
@@ -27,7 +27,7 @@ def layout(*folders: str | Path) -> Folders:
         UserError: a folder is missing, lies in another one, or holds pictures beside such folders; one of
             several holds domains with splits of their own.
     """
-    given = [_there(folder) for folder in folders]
+    given = [existing_folder(folder) for folder in folders]
     if len(given) == 1:
         out = _alone(given[0])
     else:
@@ -42,17 +42,9 @@ def named(folders: Mapping[str, str | Path]) -> Folders:
     Raises:
         UserError: a folder is missing, lies in another one, or holds domains with splits of their own.
     """
-    out = {name: _domain(_there(folder)) for name, folder in folders.items()}
+    out = {name: _domain(existing_folder(folder)) for name, folder in folders.items()}
     apart([folder for splits in out.values() for folder in splits.values()])
     return out
-
-
-def _there(folder: str | Path) -> Path:
-    folder = Path(folder)
-    if not folder.is_dir():
-        what = "is a file" if folder.exists() else "does not exist"
-        raise UserError(f"{folder} {what}: expected a folder of pictures")
-    return folder
 
 
 def apart(folders: Sequence[Path]) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sfumato.core.errors import UserError
+from sfumato.core.errors import UserError, existing_folder
 
 SUFFIXES = (
     ".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif",
@@ -49,15 +49,6 @@ class Listing:
     files: list[Path]
     left_out: dict[str, list[str]] = field(default_factory=dict)
 
-    @property
-    def pictures_left_out(self) -> dict[str, list[str]]:
-        """What is left out and could be pictures: all but files of other kinds."""
-        return {why: names for why, names in self.left_out.items() if why != OTHER}
-
-    def said(self) -> str:
-        """One line that counts and names what is left out; empty if nothing is."""
-        return said(self.root, self.left_out)
-
 
 def list_pictures(folder: str | Path) -> Listing:
     """The pictures below a folder; links are followed, and end where they have been before.
@@ -65,10 +56,7 @@ def list_pictures(folder: str | Path) -> Listing:
     Raises:
         UserError: `folder` is missing, is a file or holds no pictures.
     """
-    root = Path(folder)
-    if not root.is_dir():
-        what = "is a file" if root.exists() else "does not exist"
-        raise UserError(f"{root} {what}: expected a folder of pictures")
+    root = existing_folder(folder)
     left: dict[str, list[str]] = defaultdict(list)
     files: list[Path] = []
     seen: set[tuple[int, int]] = set()

@@ -9,55 +9,85 @@ from pathlib import Path
 from typing import Any
 
 from sfumato.core.errors import UserError
-from sfumato.data.cached import Images
+from sfumato.data.image_folder import ImageFolder
 from sfumato.data.layout import layout, left_over, named, tests_by_name
 from sfumato.data.listing import said
+from sfumato.data.preparation import Preparation, Side
+from sfumato.data.resize import Resize
 from sfumato.data.sets import Dataset, Domains, Pairs, Unpaired
 
 Folder = str | Path
-Given = Folder | Sequence[Folder] | Mapping[str, Folder]
+Folders = Folder | Sequence[Folder] | Mapping[str, Folder]
 
 
-def open_data(kind: str, given: Given, *, side_by_side: bool = False, **options: Any) -> Dataset:
+def open_images(
+    paths: Folder | Sequence[Folder],
+    size: int | tuple[int, int],
+    channels: int = 3,
+    resize: Resize = "crop",
+    upscale: bool = False,
+    strict: bool = False,
+    side: Side = "whole",
+) -> ImageFolder:
+    """Pictures of one size, every file decoded; what is left out of them is said.
+
+    Args:
+        paths: a folder, searched with its subfolders, or a list of files.
+        size: side in pixels, or (height, width).
+        channels: 1 or 3.
+        resize: crop, stretch or none, see `fit_image`.
+        upscale: allow pictures to be enlarged.
+        strict: refuse what would be left out, instead of saying so.
+        side: take only the left or right half of each picture.
+
+    Raises:
+        UserError: no picture can be used, or under `strict` any cannot.
+    """
+    shape = (size, size) if isinstance(size, int) else size
+    how = Preparation(shape, resize, upscale, channels, side)
+    images = ImageFolder(paths, how).decoded(strict)
+    for line in images.said():
+        warnings.warn(line, stacklevel=2)
+    return images
+
+
+def open_data(
+    kind: str, folders: Folders, *, side_by_side: bool = False, **options: Any
+) -> Dataset:
     """The pictures a method learns from; test pictures of a data set are left out, and that is said.
 
     Args:
         kind: "domains", "pairs" or "unpaired", as the method's `data` says.
-        given: {name: folder}, a folder for each domain (source first), or one folder of them in one of
+        folders: {name: folder}, a folder for each domain (source first), or one folder of them in one of
             the layouts of `sfumato.data.layout.layout`.
         side_by_side: one folder, whose pictures hold a source in their left half, its target in the right.
-        options: of `Images`: size, channels, resize, upscale, strict.
+        options: of `open_images`: size, channels, resize, upscale, strict.
 
     Raises:
         UserError: a folder is missing, holds no readable image, or there are more or fewer than two
             domains for a method of two.
     """
-    folders = [given] if isinstance(given, str | Path) else given
-    if not folders:
+    given = _each(folders)
+    if not given:
         raise UserError("no folders given: name the folders of the pictures to train on")
-    found = named(folders) if isinstance(folders, Mapping) else layout(*folders)
+    found = named(folders) if isinstance(folders, Mapping) else layout(*given)
     for name in found:
-        if (
-            not isinstance(name, str)
-            or not name.strip()
-            or re.search(r"[\x00-\x1f\x7f-\x9f/]", name)
-        ):
+        if not str(name).strip() or re.search(r"[\x00-\x1f\x7f-\x9f/]", str(name)):
             raise UserError(
                 f"{name!r} cannot name a domain: expected NAME=FOLDER, a name without / and line breaks"
             )
-    for given_ in map(Path, folders.values() if isinstance(folders, Mapping) else folders):
-        if beside := left_over(given_, found):
-            warnings.warn(said(given_, beside), stacklevel=2)
+    for folder in given:
+        if beside := left_over(folder, found):
+            warnings.warn(said(folder, beside), stacklevel=2)
     for name, splits in found.items():
         if tests := [str(folder) for split, folder in splits.items() if split != "train"]:
             warnings.warn(
                 f"{name}: trained on {splits['train']}; not on {', '.join(tests)}", stacklevel=2
             )
     roots = {name: splits["train"] for name, splits in found.items()}
-    said_to_train = set(map(Path, folders.values() if isinstance(folders, Mapping) else folders))
     for root in roots.values():
         inside = [p for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")]
-        if (root not in said_to_train and tests_by_name(root)) or (
+        if (root not in given and tests_by_name(root)) or (
             inside and all(map(tests_by_name, inside))
         ):
             raise UserError(
@@ -65,12 +95,12 @@ def open_data(kind: str, given: Given, *, side_by_side: bool = False, **options:
                 f"they are meant"
             )
     if kind == "domains":
-        return Domains({name: Images(folder, **options) for name, folder in roots.items()})
+        return Domains({name: open_images(folder, **options) for name, folder in roots.items()})
     if side_by_side and len(roots) == 1:
         (folder,) = roots.values()
-        left, right = (Images(folder, side=side, **options) for side in ("left", "right"))
+        left, right = (open_images(folder, side=side, **options) for side in ("left", "right"))
     elif len(roots) == 2:
-        left, right = (Images(folder, **options) for folder in roots.values())
+        left, right = (open_images(folder, **options) for folder in roots.values())
     else:
         raise UserError(
             f"this method learns from two folders, source and target, not {len(roots)} "
@@ -80,35 +110,40 @@ def open_data(kind: str, given: Given, *, side_by_side: bool = False, **options:
     return (Pairs if kind == "pairs" else Unpaired)(left, right)
 
 
-def outside(out: Path, given: Given) -> None:
-    """Sees that what a training writes is not among the pictures that it reads.
+def outside(out: Path, folders: Folders) -> None:
+    """Sees that what is written is not among the pictures that it is made of.
 
     Raises:
         UserError: `out` lies in one of the folders.
     """
-    folders = [given] if isinstance(given, str | Path) else given
-    for folder in folders.values() if isinstance(folders, Mapping) else folders:
-        if out.resolve().is_relative_to(Path(folder).resolve()):
+    for folder in _each(folders):
+        if folder.is_dir() and out.resolve().is_relative_to(folder.resolve()):
             raise UserError(
                 f"{out} lies inside {folder}, which it is made of: choose another --out"
             )
 
 
-def open_domains(spec: Given, size: int | tuple[int, int], **options: Any) -> Domains:
+def _each(folders: Folders) -> list[Path]:
+    if isinstance(folders, str | Path):
+        return [Path(folders)]
+    return [Path(f) for f in (folders.values() if isinstance(folders, Mapping) else folders)]
+
+
+def open_domains(folders: Folders, size: int | tuple[int, int], **options: Any) -> Domains:
     """Domains from {name: folder}, or from one folder of them; see `open_data`."""
-    return Domains(open_data("domains", spec, size=size, **options).parts)
+    return Domains(open_data("domains", folders, size=size, **options).parts)
 
 
 def open_pairs(
     source: Folder, target: Folder, size: int | tuple[int, int], **options: Any
 ) -> Pairs:
     """Pairs from two folders whose files have equal names."""
-    return Pairs(Images(source, size, **options), Images(target, size, **options))
+    return Pairs(open_images(source, size, **options), open_images(target, size, **options))
 
 
 def open_side_by_side(folder: Folder, size: int | tuple[int, int], **options: Any) -> Pairs:
     """Pairs from one folder of pictures whose left half is the source and right half the target."""
-    left, right = (Images(folder, size, side=side, **options) for side in ("left", "right"))
+    left, right = (open_images(folder, size, side=side, **options) for side in ("left", "right"))
     return Pairs(left, right)
 
 
@@ -116,4 +151,4 @@ def open_unpaired(
     source: Folder, target: Folder, size: int | tuple[int, int], **options: Any
 ) -> Unpaired:
     """Two folders that need not correspond."""
-    return Unpaired(Images(source, size, **options), Images(target, size, **options))
+    return Unpaired(open_images(source, size, **options), open_images(target, size, **options))

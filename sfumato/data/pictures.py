@@ -1,33 +1,26 @@
-"""Folders of pictures by name, read when they are asked for; and the trivial controls.
+"""Sets of named images, read when they are asked for; and the trivial controls.
 
 Nothing stays in memory, so that ten thousand results cost no more of it than one batch.
 """
 
 from __future__ import annotations
 
-import copy
 import csv
 import hashlib
 import io
-import os
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from sfumato.core.errors import UserError
-from sfumato.data.decode import inspect
 from sfumato.data.folders import read_text
-from sfumato.data.hashing import hash_of
-from sfumato.data.header import Refused
-from sfumato.data.listing import list_pictures, said, stem_of, told_apart
-from sfumato.data.preparation import Preparation
-from sfumato.data.resize import to_float
+from sfumato.data.image_folder import ImageFolder
+from sfumato.data.listing import stem_of
 
 BATCH = 8  # on a CPU twice as fast as 64, whose feature maps leave the caches
 
@@ -39,129 +32,13 @@ class ImageSet(Protocol):
     def names(self) -> list[str]: ...
 
     @property
-    def digest(self) -> str: ...
+    def key(self) -> str:
+        """Of names and images: equal ones have been seen before."""
 
     def __len__(self) -> int: ...
 
     def get(self, indices: Sequence[int]) -> Tensor:
         """Images (b, 3, H, W) in [-1, 1]."""
-
-
-class Pictures:
-    """The pictures of a folder, named by their place in it without the suffix.
-
-    Args:
-        folder: searched with its subfolders.
-        size: (height, width) they are brought to; None: as they are.
-        prepare: how, as `sfumato translate` did it with the sources; its own size and upscale are not
-            asked.
-
-    Raises:
-        UserError: no pictures, or two of one name.
-    """
-
-    def __init__(
-        self,
-        folder: str | Path,
-        size: tuple[int, int] | None = None,
-        prepare: Preparation = Preparation(),  # noqa: B008
-    ) -> None:
-        self.folder, self.size, self.prepare = Path(folder), size, prepare
-        self.frame: tuple[int, int] | None = None
-        self.files: dict[str, Path] = {}
-        listing = list_pictures(folder)
-        self.left_out = said(folder, listing.pictures_left_out)
-        for file in listing.files:
-            name = stem_of(file.relative_to(folder).as_posix())
-            if name in self.files:
-                both = told_apart(self.files[name], file)
-                raise UserError(f"{both} have one name: rename one")
-            self.files[name] = file
-
-    @property
-    def names(self) -> list[str]:
-        return list(self.files)
-
-    @property
-    def hashes(self) -> list[str]:
-        """sha256 of every file."""
-        return [hash_of(file) for file in self.files.values()]
-
-    @property
-    def digest(self) -> str:
-        """sha256 over names and contents, and how they are read, unless it is as they are."""
-        lines = [f"{n} {h}\n" for n, h in zip(self.names, self.hashes, strict=True)]
-        how = (self.size, self.frame, str(self.prepare))
-        said = "" if how == (None, None, str(Preparation())) else str(how)
-        return hashlib.sha256(os.fsencode("".join([*lines, said]))).hexdigest()
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def get(self, indices: Sequence[int]) -> Tensor:
-        files = list(self.files.values())
-        images = [self._read(files[i]) for i in indices]
-        if len(shapes := {x.shape[1:] for x in images}) > 1:
-            (h, w), (h2, w2) = sorted(shapes)[:2]
-            raise UserError(
-                f"the pictures of {self.folder} have several sizes ({w}x{h}, {w2}x{h2}, ...): bring "
-                f"them to one, or choose a protocol with a size"
-            )
-        return torch.stack(images)
-
-    def _read(self, file: Path) -> Tensor:
-        how = replace(self.prepare, size=self.size, upscale=True)
-        samples = how.samples(file)[0]
-        if self.frame is not None and how.resize == "crop":
-            (h, w), (a, b) = samples.shape[1:], self.frame
-            scale = min(h / a, w / b)
-            a, b = max(1, round(a * scale)), max(1, round(b * scale))
-            samples = samples[:, (h - a) // 2 :][:, :a, (w - b) // 2 :][..., :b]
-        return torch.from_numpy(to_float(how.fit(samples, file))).expand(3, -1, -1)
-
-    def sizes(self) -> dict[str, tuple[int, int]]:
-        """(height, width) of every file, or of its half, by its header: quick, before anything is read.
-
-        Raises:
-            UserError: a file is none that can be read.
-        """
-        halves = 1 if self.prepare.side == "whole" else 2
-        found = {}
-        for name, file in self.files.items():
-            try:
-                header = inspect(file.read_bytes())
-            except (Refused, OSError) as error:
-                raise UserError(f"{file} {error}") from None
-            found[name] = (header.height, header.width // halves)
-        return found
-
-    def fitted(self, size: tuple[int, int] | None) -> Self:
-        """The same pictures at another size."""
-        other = copy.copy(self)
-        other.size = size
-        return other
-
-    def framed(self, frame: tuple[int, int]) -> Self:
-        """The same pictures at their own scale, cut as for that size (height, width)."""
-        other = copy.copy(self)
-        other.frame = frame
-        return other
-
-    def only(self, names: Sequence[str], what: str, others: str) -> Self:
-        """The pictures of these names, in this order.
-
-        Raises:
-            UserError: some are missing here; says which. Pictures are never paired by order.
-        """
-        if missing := [n for n in names if n not in self.files]:
-            raise UserError(
-                f"{len(missing)} of {len(names)} {others} have no {what} of their name in {self.folder}: "
-                f"{', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}; pictures are paired by "
-                f"name"
-            )
-        other = copy.copy(self)
-        other.files = {n: self.files[n] for n in names}
-        return other
 
 
 class Derived:
@@ -175,8 +52,8 @@ class Derived:
         return self.base.names
 
     @property
-    def digest(self) -> str:
-        return hashlib.sha256(f"{self.base.digest} {self.what}".encode()).hexdigest()
+    def key(self) -> str:
+        return hashlib.sha256(f"{self.base.key} {self.what}".encode()).hexdigest()
 
     def __len__(self) -> int:
         return len(self.base)
@@ -217,7 +94,7 @@ def controls(source: ImageSet, target: ImageSet) -> Mapping[str, ImageSet]:
         "moments": lambda x: ((x - m0) / s0.clamp(min=1e-6) * s1 + m1).clamp(-1, 1),
     }
     return {
-        name: Derived(source, f, f"{name} {target.digest if name != 'copy' else ''}")
+        name: Derived(source, f, f"{name} {target.key if name != 'copy' else ''}")
         for name, f in makers.items()
     }
 
@@ -230,7 +107,7 @@ def matched(results: ImageSet, names: Sequence[str]) -> ImageSet:
     """
     if list(results.names) == list(names):
         return results
-    if not isinstance(results, Pictures):
+    if not isinstance(results, ImageFolder):
         raise UserError("results and sources have different names")
     if extra := [n for n in results.names if n not in set(names)]:
         raise UserError(

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sfumato.core.errors import UserError
-from sfumato.data.decode import decode, plain
+from sfumato.data.decode import decode, inspect, plain
 from sfumato.data.header import LIMITS, Refused
 from sfumato.data.resize import Resize, fit_image, to_float, to_samples
 
@@ -110,6 +110,18 @@ class Preparation:
                 f"by --side whole, sfumato train without --side-by-side"
             )
         return samples[..., : w // 2] if self.side == "left" else samples[..., -(w // 2) :], lost
+
+    def size_of(self, file: Path) -> tuple[int, int]:
+        """(height, width) of a file, or of its half, by its header: quick, before anything is read.
+
+        Raises:
+            UserError: the file is none that can be read.
+        """
+        try:
+            header = inspect(file.read_bytes())
+        except (Refused, OSError) as error:
+            raise UserError(f"{file} {error}") from None
+        return header.height, header.width // (1 if self.side == "whole" else 2)
 
     def fit(self, samples: NDArray[Any], name: str | Path = "the picture") -> NDArray[Any]:
         """Samples (C, H, W) at this size, in their own depth.

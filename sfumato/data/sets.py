@@ -23,7 +23,7 @@ from torch import Tensor
 
 from sfumato.core.errors import UserError
 from sfumato.data.augment import jittered, mirrored
-from sfumato.data.cached import Images
+from sfumato.data.image_folder import ImageFolder
 from sfumato.data.listing import natural, stem_of, told_apart
 from sfumato.data.preparation import alike, said_size
 
@@ -32,10 +32,10 @@ Indices = NDArray[np.int64]
 
 
 class Dataset(abc.ABC):
-    """One or more `Images` drawn together."""
+    """One or more `ImageFolder` drawn together."""
 
     kind: str
-    parts: dict[str, Images]
+    parts: dict[str, ImageFolder]
     coins: tuple[int, ...]  # which coin flips the first and the second half of a batch
 
     @abc.abstractmethod
@@ -43,7 +43,7 @@ class Dataset(abc.ABC):
         """The batch at these places of the row; without a seed the row is in the order of names."""
 
     @abc.abstractmethod
-    def with_parts(self, parts: dict[str, Images]) -> Self:
+    def with_parts(self, parts: dict[str, ImageFolder]) -> Self:
         """The same kind of set over other parts."""
 
     def batches(
@@ -106,12 +106,12 @@ class Dataset(abc.ABC):
 
         held: set[str] = set()
         for part in self.parts.values():
-            stems = sorted(part.stems, key=place)
+            stems = sorted(part.names, key=place)
             held.update(stems[: max(1, round(fraction * len(stems)))])
-        sides: list[dict[str, Images]] = [{}, {}]
+        sides: list[dict[str, ImageFolder]] = [{}, {}]
         for name, part in self.parts.items():
             for side in (0, 1):
-                chosen = [i for i, stem in enumerate(part.stems) if (stem in held) == bool(side)]
+                chosen = [i for i, stem in enumerate(part.names) if (stem in held) == bool(side)]
                 if not chosen:
                     raise UserError(
                         f"a held-out fraction of {fraction} leaves no {('training', 'test')[side]} "
@@ -122,21 +122,23 @@ class Dataset(abc.ABC):
 
     def names(self) -> dict[str, list[str]]:
         """The file names of every part, relative to its folder: a split that can be written."""
-        return {name: list(part.names) for name, part in self.parts.items()}
+        return {name: part.file_names for name, part in self.parts.items()}
 
-    def describe(self) -> dict[str, Any]:
-        """What the set is, for JSON: kind, counts, files skipped, size, resize and digests."""
-        one = next(iter(self.parts.values()))
+    def describe(self, digests: Mapping[str, str] | None = None) -> dict[str, Any]:
+        """What the set is, for JSON: kind, counts, files skipped, size, resize and digests.
+
+        Args:
+            digests: that were saved of it; those that an earlier version wrote of the same pictures stay.
+        """
+        how, saved = next(iter(self.parts.values())).preparation, digests or {}
         return {
             "kind": self.kind,
-            "size": list(one.size),
-            "channels": one.channels,
-            "resize": one.resize,
-            "upscale": one.upscale,
+            "size": list(how.size or ()), "channels": how.channels,
+            "resize": how.resize, "upscale": how.upscale,
             "count": {name: len(part) for name, part in self.parts.items()},
             "skipped": {name: len(part.skipped) for name, part in self.parts.items()},
-            "digest": {name: part.digest for name, part in self.parts.items()},
-        }
+            "digest": {n: part.digest_as(saved.get(n)) for n, part in self.parts.items()},
+        }  # fmt: skip
 
     def __len__(self) -> int:
         return sum(map(len, self.parts.values()))
@@ -147,20 +149,21 @@ class Domains(Dataset):
 
     kind, coins = "domains", (0,)
 
-    def __init__(self, parts: Mapping[str, Images]) -> None:
+    def __init__(self, parts: Mapping[str, ImageFolder]) -> None:
         self.parts = dict(parts)
-        shapes = {name: (part.channels, *part.size) for name, part in parts.items()}
+        hows = {name: part.preparation for name, part in parts.items()}
+        shapes = {name: (how.channels, *(how.size or ())) for name, how in hows.items()}
         if not parts or len(set(shapes.values())) > 1:
             raise UserError(f"expected one or more domains of one size and channels, got {shapes}")
 
-    def with_parts(self, parts: dict[str, Images]) -> Self:
+    def with_parts(self, parts: dict[str, ImageFolder]) -> Self:
         return type(self)(parts)
 
     def _take(self, places: Indices, seed: int | None) -> Batch:
         count = len(self.parts)
         labels, places = places % count, places // count
-        one = next(iter(self.parts.values()))
-        images: Float[Tensor, "b c h w"] = torch.empty(len(labels), one.channels, *one.size)
+        how = next(iter(self.parts.values())).preparation
+        images: Float[Tensor, "b c h w"] = torch.empty(len(labels), how.channels, *(how.size or ()))
         for k, part in enumerate(self.parts.values()):
             rows = np.flatnonzero(labels == k)
             images[torch.from_numpy(rows)] = _draw(part, k, places[rows], seed)
@@ -172,11 +175,11 @@ class Unpaired(Dataset):
 
     kind, coins = "unpaired", (0, 1)
 
-    def __init__(self, source: Images, target: Images) -> None:
+    def __init__(self, source: ImageFolder, target: ImageFolder) -> None:
         self.source, self.target = source, target
         self.parts = {"source": source, "target": target}
 
-    def with_parts(self, parts: dict[str, Images]) -> Self:
+    def with_parts(self, parts: dict[str, ImageFolder]) -> Self:
         return type(self)(**parts)
 
     def _take(self, places: Indices, seed: int | None) -> Batch:
@@ -198,33 +201,35 @@ class Pairs(Unpaired):
 
     kind, coins = "pairs", (0, 0)
 
-    def __init__(self, source: Images, target: Images) -> None:
+    def __init__(self, source: ImageFolder, target: ImageFolder) -> None:
         for side in (source, target):
-            twice = [stem for stem, n in Counter(side.stems).items() if n > 1]
+            twice = [stem for stem, n in Counter(side.names).items() if n > 1]
             if twice:
-                named = told_apart(*[n for n in side.names if stem_of(n) == twice[0]][:2])
+                named = told_apart(*[f for f in side.file_names if stem_of(f) == twice[0]][:2])
                 raise UserError(
-                    f"{side.root} has several files named {_some(twice)} ({named.rstrip(',')}): keep one"
+                    f"{side.folder} has several files named {_some(twice)} ({named.rstrip(',')}): keep one"
                 )
-        here, there = set(source.stems), set(target.stems)
-        no_source = there - here - {stem_of(name) for name in source.skipped}
-        no_target = here - there - {stem_of(name) for name in target.skipped}
+        here, there = set(source.names), set(target.names)
+        no_source = there - here - set(map(stem_of, source.skipped))
+        no_target = here - there - set(map(stem_of, target.skipped))
         if no_source or no_target:
             raise UserError(
-                f"pairs must have equal names: {source.root} lacks {_some(no_source)}; "
-                f"{target.root} lacks {_some(no_target)}; rename or delete "
+                f"pairs must have equal names: {source.folder} lacks {_some(no_source)}; "
+                f"{target.folder} lacks {_some(no_target)}; rename or delete "
                 f"these, or train without pairs: cut or cyclegan on two folders, or diffusion"
             )
         both = sorted(here & there, key=natural)
         if not both:
-            raise UserError(f"no pair of {source.root} and {target.root} can be read")
+            raise UserError(f"no pair of {source.folder} and {target.folder} can be read")
         super().__init__(source.only(both), target.only(both))
         apart = [
             f"{name} ({said_size(a)}, {said_size(b)})"
-            for name, a, b in zip(both, self.source.sizes, self.target.sizes, strict=True)
+            for name, a, b in zip(
+                both, self.source.sizes().values(), self.target.sizes().values(), strict=True
+            )
             if not alike(a, b)
         ]
-        if apart and self.source.resize == "crop":
+        if apart and self.source.preparation.resize == "crop":
             raise UserError(
                 f"{len(apart)} of {len(both)} pairs have pictures of other proportions, which a crop would "
                 f"cut apart: {', '.join(apart[:3])}: use --resize stretch"
@@ -240,7 +245,7 @@ def _some(names: Iterable[str]) -> str:
     return (", ".join(ordered[:5]) or "none") + more
 
 
-def _draw(part: Images, stream: int, places: Indices, seed: int | None) -> Tensor:
+def _draw(part: ImageFolder, stream: int, places: Indices, seed: int | None) -> Tensor:
     """The images at these places of an endless row of permutations of `part`."""
     count = len(part)
     if seed is None:

@@ -23,12 +23,12 @@ def leave_out(data: Dataset, file: str | Path) -> Dataset:
     lines = read_text(file).splitlines()
     places: dict[str, list[tuple[str, str]]] = {}  # what can be listed: (part, stem) of each
     for part, images in data.parts.items():
-        for name, path, stem in zip(images.names, images.paths, images.stems, strict=True):
+        for name, path, stem in zip(images.file_names, images.paths, images.names, strict=True):
             for key in {name, str(path), str(path.absolute()), str(path.resolve())}:
                 places.setdefault(key, []).append((part, stem))
     broken = {
         key for images in data.parts.values() for name in images.skipped
-        for key in (name, str((images.root / name).resolve()))
+        for key in (name, str((images.folder / name).resolve()))
     }  # fmt: skip
     gone: set[tuple[str, str]] = set()
     for line in filter(None, map(str.strip, lines)):
@@ -44,7 +44,7 @@ def leave_out(data: Dataset, file: str | Path) -> Dataset:
         gone = {(part, stem) for _, stem in gone for part in data.parts}
     kept, gone_now = {}, 0
     for part, images in data.parts.items():
-        rows = [i for i, stem in enumerate(images.stems) if (part, stem) not in gone]
+        rows = [i for i, stem in enumerate(images.names) if (part, stem) not in gone]
         if not rows:
             raise UserError(f"{file} leaves no picture of {part}")
         gone_now += len(images) - len(rows)

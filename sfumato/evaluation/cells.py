@@ -10,13 +10,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sfumato.checkpoints.model_folder import describe_folder, resolve
+from sfumato.checkpoints.model_folder import preparation_in, resolve
 from sfumato.core.errors import UserError
 from sfumato.core.terminal import say
 from sfumato.data.folders import replacing, write_text
 from sfumato.data.hashing import hash_of
-from sfumato.data.pictures import ImageSet, Pictures
-from sfumato.data.preparation import Preparation
+from sfumato.data.image_folder import ImageFolder
+from sfumato.data.pictures import ImageSet
 from sfumato.evaluation.entries import Entry
 from sfumato.evaluation.memory import peak_memory
 from sfumato.translation.pictures import translate
@@ -25,14 +25,13 @@ from sfumato.translation.run_file import read_run
 
 def sources_of(folder: Path, limit: int | None, out: Path) -> Path:
     """The folder of sources; of a part of them, copies."""
-    pictures = Pictures(folder)
+    pictures = ImageFolder(folder)
     if limit is None or limit >= len(pictures):
         return folder
     n = len(pictures)
     some = [pictures.names[int((i + 0.5) * n / limit)] for i in range(limit)]
-    there = out / "cells" / f"sources-{pictures.only(some, '', '').digest[:8]}"
-    for name in some:
-        file = pictures.files[name]
+    there = out / "cells" / f"sources-{pictures.only(some).digest[:8]}"
+    for file in pictures.only(some).paths:
         copy = there / file.relative_to(folder)
         if not copy.exists():
             with replacing(copy) as temporary:
@@ -62,10 +61,9 @@ class Cells:
             for role, name in e.roles.items()
         }
         options = {k: hash_of(Path(v)) if k == "mask" and v else v for k, v in e.options.items()}
-        trained = {r: describe_folder(resolve(n)[0])["info"] for r, n in e.roles.items()}
-        how = {role: Preparation.of(info).to_json() for role, info in trained.items()}
+        how = {role: preparation_in(name).to_json() for role, name in e.roles.items()}
         what = [
-            Pictures(self.source).digest,
+            ImageFolder(self.source).digest,
             e.method,
             weights,
             options,
@@ -98,8 +96,8 @@ class Cells:
             known = json.loads(cost.read_text()) if cost.exists() else {}
             known |= {"nfe": result["nfe_per_picture"], "seconds": result["seconds_per_picture"]}
             costs.append({k: v for k, v in known.items() if v is not None})
-            found.append(Pictures(folder))
-            if len(found) == 2 and found[0].digest == found[1].digest:
+            found.append(ImageFolder.to_compare(folder))
+            if len(found) == 2 and found[0].key == found[1].key:
                 found = found[:1]
                 break
         keys = ("nfe", "seconds", "megabytes")

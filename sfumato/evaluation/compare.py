@@ -184,7 +184,7 @@ def _scored(
     own = judge.classifier is not None or (judge.task is not None and judge.task_name is None)
     files = []
     for results, back in zip(many, backs, strict=True):
-        what = [judge.record, results.digest, back.digest if back else None]
+        what = [judge.record, results.key, back.key if back else None]
         key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
         files.append(folder / f"{key}.json")
     # a function of one's own may have changed since

@@ -19,7 +19,8 @@ from torch import Tensor
 from sfumato.core.errors import UserError, check_numbers, choose
 from sfumato.core.terminal import tracked
 from sfumato.core.versions import version
-from sfumato.data.pictures import ImageSet, Pictures, chunks, matched, read_groups
+from sfumato.data.image_folder import ImageFolder
+from sfumato.data.pictures import ImageSet, chunks, matched, read_groups
 from sfumato.data.preparation import Preparation
 from sfumato.evaluation import metrics
 from sfumato.evaluation.features import Features, Inception, cache_folder, extract
@@ -79,7 +80,7 @@ class Judge:
             raise UserError("a task is scored against the truth's labels: give --truth, too")
         self.task_name = task if isinstance(task, str) else getattr(task, "__name__", None)
         self.task = TASKS[choose("task", task, TASKS)] if isinstance(task, str) else task
-        self.source = Pictures(source, prepare=prepare or Preparation())
+        self.source = ImageFolder.to_compare(source, prepare)
         self.target = partners(target, self.source)
         answers = partners(truth, self.source) if truth else None
         self.truth = answers and answers.only(self.source.names, "truth", "sources")
@@ -104,9 +105,8 @@ class Judge:
         """What is left out of the folders, and what of them is enlarged to be compared, in words."""
         sets = {"source": self.source, "truth": self.truth, "reference": self.target}
         known = {role: s for role, s in (sets | {"training": self.train}).items() if s}
-        return [s.left_out for s in known.values() if s.left_out] + enlarged(
-            known, self.views.shown
-        )
+        left = [line for s in known.values() for line in s.said(others=False)]
+        return left + enlarged(known, self.views.shown)
 
     @cached_property
     def features(self) -> Features:
@@ -122,10 +122,10 @@ class Judge:
 
     def embed(self, images: ImageSet, features: Features) -> Tensor:
         """Features (N, D) of a set at the protocol's size, kept for the next time."""
-        if features is self.eyes and images.digest in self._seen:
-            return self._seen[images.digest]
+        if features is self.eyes and images.key in self._seen:
+            return self._seen[images.key]
         view = self.views.featured(images)
-        return extract(features, view, cache=cache_folder() / "features", key=view.digest)
+        return extract(features, view, cache=cache_folder() / "features", key=view.key)
 
     # ---- the record -----------------------------------------------------------------------------
 
@@ -142,7 +142,7 @@ class Judge:
         split = "not known" if held is None else "held out" if held == 0 else "training"
         sets = {"source": self.source, "reference": self.target, "truth": self.truth}
         prepared = {
-            role: replace(s.prepare, size=None, upscale=True).to_json()
+            role: replace(s.preparation, size=None, upscale=True).to_json()
             for role, s in sets.items() if s
         }  # fmt: skip
         return {
@@ -243,7 +243,7 @@ class Judge:
         for results, images in zip(many, found, strict=True):
             features = images.pop("features", None)
             if features is not None and self.protocol.feature_size is self.protocol.size is None:
-                self._seen[results.digest] = features  # what `embed` would compute again
+                self._seen[results.key] = features  # what `embed` would compute again
         return found
 
     def _against(

@@ -25,7 +25,8 @@ from sfumato.core.arguments import checked
 from sfumato.core.errors import UserError
 from sfumato.data import base64_png
 from sfumato.data.folders import for_folder, parse_json, write_text
-from sfumato.data.pictures import Pictures
+from sfumato.data.image_folder import ImageFolder
+from sfumato.data.preparation import Preparation
 from sfumato.evaluation.prepared import made_by, shared
 
 FORMAT = 1
@@ -73,8 +74,8 @@ def study(
     if len(set(names)) != 2:
         raise UserError(f"both methods are named {names[0]!r}: give them two names")
     made = {name: made_by(Path(folder)) for name, folder in zip(names, (ours, theirs), strict=True)}
-    sets = [Pictures(folder) for folder in (source, ours, theirs)]
-    sets[0].prepare = shared(made) or sets[0].prepare
+    sets = [ImageFolder.to_compare(folder) for folder in (source, ours, theirs)]
+    sets[0] = sets[0].prepared(shared(made) or Preparation())
     for images in sets[1:]:
         _same_names(images, sets[0])
     if sets[1].hashes == sets[2].hashes:
@@ -202,7 +203,7 @@ def _pigeonhole(table: NDArray[np.float64], resamples: int, seed: int) -> tuple[
 
 
 def _draw(
-    sets: Sequence[Pictures],
+    sets: Sequence[ImageFolder],
     count: int,
     repeats: int,
     seed: int,
@@ -222,7 +223,7 @@ def _draw(
         other = names[1 - names.index(sides[i])]
         at = int(rng.integers(half, len(order) + 1))
         order.insert(at, {"name": chosen[i], "left": other, "repeat": True})
-    parts = [FORMAT, [s.only(chosen, "", "").digest for s in sets], order, question]
+    parts = [FORMAT, [s.only(chosen).key for s in sets], order, question]
     return {
         "format": FORMAT,
         "study": hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16],
@@ -231,7 +232,7 @@ def _draw(
     }  # fmt: skip
 
 
-def _page(sets: Sequence[Pictures], key: dict[str, Any]) -> str:
+def _page(sets: Sequence[ImageFolder], key: dict[str, Any]) -> str:
     from jinja2 import Environment, PackageLoader
 
     source, *results = sets
@@ -253,7 +254,7 @@ def _page(sets: Sequence[Pictures], key: dict[str, Any]) -> str:
     return environment.get_template("study.html").render(question=key["question"], data=data)
 
 
-def _same_names(results: Pictures, source: Pictures) -> None:
+def _same_names(results: ImageFolder, source: ImageFolder) -> None:
     ours, theirs = set(results.names), set(source.names)
     for more, fewer, names in (
         (results.folder, source.folder, sorted(ours - theirs)),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sfumato.core.errors import UserError
-from sfumato.data.pictures import Pictures
+from sfumato.data.image_folder import ImageFolder
 from sfumato.data.preparation import ALWAYS, Preparation, Side, said_size
 from sfumato.data.resize import Resize
 from sfumato.translation.run_file import read_run
@@ -80,21 +80,22 @@ def shared(
     )
 
 
-def partners(folder: str | Path, source: Pictures) -> Pictures:
+def partners(folder: str | Path, source: ImageFolder) -> ImageFolder:
     """Truths, references or training pictures, prepared as the sources were.
 
     Of two pictures side by side the partner is the other half; a folder of partners alone has pictures
     of other proportions, half as wide.
     """
-    others, own = Pictures(folder), source.prepare
+    others, own = ImageFolder.to_compare(folder), source.preparation
     if own.side != "whole":
-        (h, w), (a, b) = (next(iter(s.sizes().values())) for s in (Pictures(source.folder), others))
+        (h, w), (a, b) = (
+            next(iter(s.sizes().values())) for s in (ImageFolder(source.folder), others)
+        )
         own = own.other_side if abs(b * h / (a * w) - 1) < 0.25 else replace(own, side="whole")
-    others.prepare = own
-    return others
+    return others.prepared(own)
 
 
-def enlarged(sets: Mapping[str, Pictures], size: tuple[int, int]) -> list[str]:
+def enlarged(sets: Mapping[str, ImageFolder], size: tuple[int, int]) -> list[str]:
     """What of the pictures is smaller than the (height, width) they are compared at, in words."""
     said = []
     for role, images in sets.items():

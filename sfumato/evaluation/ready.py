@@ -7,16 +7,15 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from sfumato.checkpoints.model_folder import resolve
 from sfumato.core.errors import UserError
+from sfumato.data.image_folder import ImageFolder
 from sfumato.data.layout import layout
-from sfumato.data.pictures import ImageSet, Pictures, matched
+from sfumato.data.pictures import ImageSet, matched
 from sfumato.data.preparation import Preparation, said_size
 from sfumato.evaluation.entries import Entry
 from sfumato.evaluation.prepared import made_by, shared
 from sfumato.evaluation.protocol import Protocol
-from sfumato.module import channels_of
-from sfumato.translation.translator import options_of, preparation_of, translator
+from sfumato.translation.translator import assembled, options_of
 
 
 def part_of(
@@ -48,8 +47,8 @@ def part_of(
     inside = splits.get(split) or splits.get("val" if split == "test" else split) or splits["train"]
     if inside == folder:
         return folder
-    known = set(Pictures(folder).names)
-    if any(e.folder and known.issuperset(Pictures(e.folder).names) for e in entries):
+    known = set(ImageFolder(folder).names)
+    if any(e.folder and known.issuperset(ImageFolder(e.folder).names) for e in entries):
         return folder
     notes.append(f"of {folder} the pictures in {inside} are taken")
     return inside
@@ -57,7 +56,7 @@ def part_of(
 
 def same(sets: Mapping[str, ImageSet]) -> list[str]:
     """A line if some of these sets, by their roles, are the same files: their distance says nothing."""
-    read = {role: s for role, s in sets.items() if isinstance(s, Pictures)}
+    read = {role: s for role, s in sets.items() if isinstance(s, ImageFolder)}
     files = {role: set(s.hashes) for role, s in read.items()}
     alike = [
         f"{a} and {b}"
@@ -91,23 +90,20 @@ def ready(
     pictures: dict[str, list[ImageSet]] = {}
     made: dict[str, Preparation | None] = {}
     sizes: dict[tuple[int, int], str] = {}
-    files = Pictures(source)
+    files = ImageFolder.to_compare(source)
     for e in entries:
         found: list[tuple[int, ...]] = []
         if e.folder is not None:
-            there = Pictures(e.folder)
+            there = ImageFolder.to_compare(e.folder)
             there = there.only(files.names, "result", "sources") if some else there
             pictures[e.label] = [matched(there, files.names)]
             made[e.label], found = made_by(Path(e.folder)), [*there.sizes().values()]
         elif e.scores is None:
-            part = translator(e.method, **dict[str, Any](e.roles))
-            options = options_of(part, e.options)
-            how, _ = preparation_of(
-                {role: resolve(name)[0] for role, name in e.roles.items()},
-                channels=channels_of(part), direction=options.get("direction"), **given,
-            )  # fmt: skip
+            made_of = assembled(e.method, **dict[str, Any](e.roles))
+            options = options_of(made_of.part, e.options)
+            how, _ = made_of.preparation(direction=options.get("direction"), **given)
             if how not in made.values():  # each picture once in each way
-                found = [tuple(how.read(f).image.shape[1:]) for f in files.files.values()]
+                found = [tuple(how.read(f).image.shape[1:]) for f in files.paths]
             made[e.label] = how
         for h, w in found:
             sizes.setdefault((h, w), e.label)

@@ -11,7 +11,8 @@ import torch
 
 from sfumato.core.errors import UserError
 from sfumato.data.folders import parse_json
-from sfumato.data.pictures import ImageSet, Pictures, chunks
+from sfumato.data.image_folder import ImageFolder
+from sfumato.data.pictures import ImageSet, chunks
 from sfumato.evaluation import metrics
 from sfumato.evaluation.calibration import Calibration, calibration
 from sfumato.evaluation.entries import Entry
@@ -101,7 +102,7 @@ class Comparison:
 
 def _origin(results: Sequence[ImageSet]) -> dict[str, Any]:
     """What the run.json of translated pictures says of them; how they were prepared is not known without."""
-    folders = [s.folder for s in results if isinstance(s, Pictures)]
+    folders = [s.folder for s in results if isinstance(s, ImageFolder)]
     runs = [run for f in folders if (run := run_of(f))]
     if not runs:
         return {"preparation": "not known"} if folders else {}

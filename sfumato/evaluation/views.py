@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sfumato.data.pictures import Derived, ImageSet, Pictures
+from sfumato.data.image_folder import ImageFolder
+from sfumato.data.pictures import Derived, ImageSet
 from sfumato.evaluation.protocol import Protocol, resized
 
 
@@ -33,7 +34,7 @@ class Views:
         """What is compared pixel by pixel."""
         p = self.protocol
         if p.size is None:
-            return images.fitted(self.size) if isinstance(images, Pictures) else images
+            return images.fitted(self.size) if isinstance(images, ImageFolder) else images
         return Derived(
             self._cut(images), lambda x: resized(x, p.size, p.filter), f"{p.size} {p.filter}"
         )
@@ -44,11 +45,11 @@ class Views:
         if (side := p.feature_size) is not None:
             what = f"{side} {p.feature_filter}"
             return Derived(self._cut(images), lambda x: resized(x, side, p.feature_filter), what)
-        if p.size is None and isinstance(images, Pictures):
+        if p.size is None and isinstance(images, ImageFolder):
             return images.fitted(self.size)
         return self._cut(images)
 
     def _cut(self, images: ImageSet) -> ImageSet:
-        if self.known and isinstance(images, Pictures):
+        if self.known and isinstance(images, ImageFolder):
             return images.framed(self.size)
         return images

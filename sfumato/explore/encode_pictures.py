@@ -10,15 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sfumato.checkpoints.model_folder import denoiser_of, load, resolve
+from sfumato.checkpoints.model_folder import open_model, resolve
+from sfumato.core.arguments import checked
 from sfumato.core.errors import UserError, check_numbers
 from sfumato.core.versions import version
 from sfumato.data.folders import for_new_folder
-from sfumato.data.gather import gather
-from sfumato.data.hashing import digest, sha256
+from sfumato.data.image_folder import ImageFolder
 from sfumato.data.images import Resize, write_png
-from sfumato.data.listing import said
-from sfumato.data.preparation import said_size
+from sfumato.data.preparation import Preparation
 from sfumato.diffusion.encode_decode import decode, encode
 from sfumato.diffusion.time_grids import Spacing
 from sfumato.explore.chain import apply
@@ -30,6 +29,7 @@ from sfumato.translation.translator import device_of, preparation_of
 BATCH = 64
 
 
+@checked
 def encode_pictures(
     paths: str | Path | Sequence[str | Path],
     model: str | Path,
@@ -64,33 +64,23 @@ def encode_pictures(
     Raises:
         UserError: for anything wrong with pictures, model or options, in one line.
     """
-    gathered = gather([paths] if isinstance(paths, (str, Path)) else list(paths))
-    files = gathered.files
-    f, facts = _denoiser(model)
-    prepare, notes = preparation_of(
-        {"model": resolve(model)[0]},
-        channels=channels_of(f),
-        size=size,
-        resize=resize,
-        upscale=upscale,
+    pictures = ImageFolder([paths] if isinstance(paths, (str, Path)) else list(paths))
+    pictures.by_name()
+    f, facts, trained = _denoiser(model)
+    pictures.preparation, notes = preparation_of(
+        {"model": trained}, channels=channels_of(f), size=size, resize=resize, upscale=upscale
     )
-    for text in [
-        *notes,
-        *(said(folder, names) for folder, names in gathered.left_out.items() if names),
-    ]:
+    for text in [*notes, *pictures.said()]:
         warnings.warn(text, stacklevel=2)
-    pictures = [prepare.read(file).image for file in files.values()]
-    if len(sizes := {said_size((p.shape[1], p.shape[2])) for p in pictures}) > 1:
-        raise UserError(f"the pictures are of sizes {', '.join(sorted(sizes))}: give --size")
-    images = torch.stack(pictures)
+    images = pictures.get(range(len(pictures)))
     log: list[dict[str, Any]] = []
     if first:
         images, log = apply(first, images, seed=seed)
     how: dict[str, Any] = {"steps": steps, "solver": solver, "spacing": spacing}
     latents, nfe = _batched(encode, f, images, device, how)
-    names = [name.as_posix() for name in files]
-    facts |= how | {"nfe": nfe, "preparation": prepare.to_json()}
-    facts |= {"pictures": digest(files), "first": log}
+    names = [Path(name).with_suffix(".png").as_posix() for name in pictures.file_names]
+    facts |= how | {"nfe": nfe, "preparation": pictures.preparation.to_json()}
+    facts |= {"pictures": pictures.digest, "first": log}
     return Latents(latents, images, names, {"encoded": facts, "operations": []})
 
 
@@ -119,7 +109,7 @@ def decode_latents(
         UserError: if the folder is not empty, or latents and model do not fit.
     """
     out = for_new_folder(out)
-    f, facts = _denoiser(model)
+    f, facts, _ = _denoiser(model)
     if (channels := channels_of(f)) != latents.latents.shape[1]:
         raise UserError(
             f"the latents have {latents.latents.shape[1]} channels, {model} has {channels}; "
@@ -135,13 +125,12 @@ def decode_latents(
     return images
 
 
-def _denoiser(model: str | Path) -> tuple[Any, dict[str, Any]]:
-    """A domain's denoiser, and what a protocol says of it."""
-    folder, domain = resolve(model)
-    f = denoiser_of(load(folder), domain, str(folder))
-    weights = sha256(folder / "weights.safetensors")
-    facts = {"model": str(folder), "domain": f.domain, "weights": weights}
-    return f, facts | {"versions": {name: version(name) for name in ("sfumato", "torch")}}
+def _denoiser(name: str | Path) -> tuple[Any, dict[str, Any], Preparation]:
+    """A domain's denoiser, what a protocol says of it, and how its training prepared pictures."""
+    model = open_model(*resolve(name))
+    f = model.denoiser
+    facts = {"model": str(model.folder), "domain": f.domain, "weights": model.sha256}
+    return f, facts | {"versions": {n: version(n) for n in ("sfumato", "torch")}}, model.preparation
 
 
 @torch.no_grad()

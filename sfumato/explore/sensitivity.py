@@ -24,7 +24,7 @@ from sfumato.data.show import enlarged, heat, tile
 from sfumato.diffusion.integrate import rms
 from sfumato.diffusion.noise import Noise
 from sfumato.module import raw
-from sfumato.translation.subject import Subject
+from sfumato.translation.one_picture import OnePicture
 
 BATCH = 64
 
@@ -138,7 +138,7 @@ def occlusion(
 
 
 def show_sensitivity(
-    given: Subject,
+    given: OnePicture,
     out: str | Path,
     *,
     seeds: int = 8,
@@ -149,7 +149,7 @@ def show_sensitivity(
     """Writes what one picture's result depends on: sensitivity.png, maps.safetensors, sensitivity.json.
 
     Args:
-        given: translator and picture, see `Subject.read`.
+        given: translator and picture, see `OnePicture.read`.
         out: a new or empty folder.
         seeds: samples for the deviation, at least 2.
         cell: side of the covered cells in pixels, at least 1.

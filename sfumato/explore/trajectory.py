@@ -33,7 +33,7 @@ from sfumato.diffusion.denoiser import score_of
 from sfumato.diffusion.integrate import rms
 from sfumato.methods.registry import name_of
 from sfumato.module import raw
-from sfumato.translation.subject import Subject
+from sfumato.translation.one_picture import OnePicture
 
 LEVELS = "alpha", "sigma"
 COLUMNS, MILLISECONDS = 10, 120
@@ -124,11 +124,11 @@ def levels(extras: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
     return alpha, sigma
 
 
-def show_trajectory(given: Subject, out: str | Path, *, seed: int = 0) -> Trajectory:
+def show_trajectory(given: OnePicture, out: str | Path, *, seed: int = 0) -> Trajectory:
     """Translates one picture and writes strip.png, film.webp, curves.png, curves.json and result.png.
 
     Args:
-        given: translator and picture, see `Subject.read`.
+        given: translator and picture, see `OnePicture.read`.
         out: a new or empty folder.
         seed: seed of the noise.
 

@@ -244,7 +244,7 @@ def _warm() -> None:
     """One small translation, so that the first visitor does not wait for what a process does once."""
     import torch
 
-    from sfumato.translation.pictures import run_translator, translator
+    from sfumato.translation.translator import run_translator, translator
 
     part = translator("ddib", source="sfumato/digits:2", target="sfumato/digits:3")
     run_translator(part, torch.zeros(1, 3, 32, 32), options={"steps": 2})

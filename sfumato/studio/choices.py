@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sfumato.checkpoints.model_folder import describe_folder, resolve
-from sfumato.core.errors import UserError, choose
+from sfumato.core.errors import UserError, choose, existing_folder
 from sfumato.data import find_images
 from sfumato.methods.registry import info, named
 from sfumato.studio.limits import EXAMPLES
@@ -174,9 +174,7 @@ def gather(folders: Sequence[str | Path] = ()) -> Given:
 
 def _look_at(folder: Path, models: dict[str, Model], folders: dict[str, Path]) -> None:
     """Adds the model, the models or the pictures of a folder."""
-    if not folder.is_dir():
-        what = "is a file" if folder.exists() else "does not exist"
-        raise UserError(f"{folder} {what}: expected a model folder or a folder of pictures")
+    existing_folder(folder, "a model folder or a folder of pictures")
     inner = sorted(f.parent for f in folder.glob("*/model.json"))
     for place in [folder] if (folder / "model.json").is_file() else inner:
         models[str(place)] = _model(str(place))

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sfumato.checkpoints.model_folder import load, resolve
+from sfumato.checkpoints.model_folder import load, preparation_in, resolve
 from sfumato.core.errors import UserError, check_numbers, choose
 from sfumato.data.images import picture
 from sfumato.diffusion import encode_decode as bridge
@@ -78,7 +78,7 @@ def encode(pictures: list[str], source: str, steps: int, shelf: Shelf) -> Encode
 def _encoded(file: Path, source: str, steps: int) -> Encoded:
     f = _denoiser(source)
     prepare, _ = preparation_of(
-        {"source": resolve(source)[0]}, channels=channels_of(f), upscale=True
+        {"source": preparation_in(source)}, channels=channels_of(f), upscale=True
     )
     if max(prepare.size or (limits.SIZE + 1,)) > limits.SIZE:
         prepare = replace(prepare, size=(limits.SIZE, limits.SIZE))

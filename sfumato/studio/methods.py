@@ -8,7 +8,7 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from sfumato.checkpoints.model_folder import resolve
+from sfumato.checkpoints.model_folder import preparation_in
 from sfumato.data.preparation import Preparation
 from sfumato.methods.outline import names
 from sfumato.methods.registry import find, info
@@ -119,9 +119,9 @@ def about(method: str) -> str:
 
 def preparation(asked: Mapping[str, Any]) -> tuple[Preparation, list[str]]:
     """How pictures are brought to the models that are asked for, see `preparation_of`."""
-    models = {role: resolve(asked[role])[0] for role in ROLES if role in asked}
+    trained = {role: preparation_in(asked[role]) for role in ROLES if role in asked}
     own = {name: asked[name] for name in ("size", "resize", "upscale", "side")}
-    return preparation_of(models, **own, direction=asked["options"].get("direction"))
+    return preparation_of(trained, **own, direction=asked["options"].get("direction"))
 
 
 def told(given: Given, method: str, values: Mapping[str, Any], pictures: list[str]) -> str:

@@ -179,8 +179,9 @@ def train(
             part: Part = method
         else:
             part = _make(cls, options or {}, everything, size, seed)
+        saved = before and before["data"].get("digest")
         run = {
-            "model": describe(part), "data": everything.describe(), "settings": settings,
+            "model": describe(part), "data": everything.describe(saved), "settings": settings,
             "method": method if isinstance(method, str) else None, "options": describe(dict(options or {})),
             "folders": {"data": absolute(data), "validation": absolute(validation)},
             "preparation": Preparation(

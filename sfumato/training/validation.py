@@ -15,6 +15,7 @@ from sfumato.core.terminal import one_line
 from sfumato.data import sets, tile
 from sfumato.data.folders import replacing
 from sfumato.data.images import picture
+from sfumato.data.preparation import said_size
 from sfumato.methods.registry import Trainable, info, name_of
 from sfumato.module import raw
 from sfumato.training import verdict
@@ -104,10 +105,10 @@ class Observer:
         def counted(data: sets.Dataset) -> str:
             return ", ".join(f"{len(part):,} {name}" for name, part in data.parts.items())
 
-        high, wide = next(iter(self.training.parts.values())).size
+        size = next(iter(self.training.parts.values())).preparation.size or (0, 0)
         self.told.say(
             f"{name_of(self.state.method)} learns from {counted(self.training)} pictures of "
-            f"{wide}x{high} pixels, {counted(self.rest) if self.rest else 'none'} held out; {long}, "
+            f"{said_size(size)} pixels, {counted(self.rest) if self.rest else 'none'} held out; {long}, "
             f"{self.log.images} pictures a step, on {self.device}; writes to {self.out}"
         )
         for note in getattr(self.state.method, "notes", []):

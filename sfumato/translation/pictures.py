@@ -19,36 +19,41 @@ from typing import Any
 
 import torch
 
-from sfumato.checkpoints.model_folder import describe_folder, resolve
 from sfumato.core.arguments import checked
 from sfumato.core.errors import UserError
 from sfumato.core.terminal import bar, count
 from sfumato.core.versions import version
-from sfumato.data.folders import locked
-from sfumato.data.gather import gather
-from sfumato.data.hashing import digest, hash_of, sha256
-from sfumato.data.header import LOST, WHOLE
+from sfumato.data.folders import for_folder, locked
+from sfumato.data.hashing import sha256
+from sfumato.data.header import LOST
+from sfumato.data.image_folder import ImageFolder
 from sfumato.data.images import write_png
-from sfumato.data.listing import OTHER, said
 from sfumato.data.masks import check_mask, mask_for
-from sfumato.data.preparation import Preparation, Prepared, Side
+from sfumato.data.open_data import outside
+from sfumato.data.preparation import Prepared, Side
 from sfumato.data.resize import Resize
 from sfumato.diffusion.integrate import Watch
 from sfumato.methods.registry import name_of
-from sfumato.module import channels_of, describe, in_single
+from sfumato.module import describe, in_single
 from sfumato.training.verdict import FOG
 from sfumato.translation.run_file import (
     Summary,
     check,
     damaged,
     read_run,
+    saved_digest,
     there,
     to_repeat,
     write_run,
 )
-from sfumato.translation.translator import Ended, device_of, ending, options_of, preparation_of
-from sfumato.translation.translator import run_translator as run_translator
-from sfumato.translation.translator import translator as translator
+from sfumato.translation.translator import (
+    Ended,
+    assembled,
+    device_of,
+    ending,
+    options_of,
+    run_translator,
+)
 
 Paths = str | Path | Sequence[str | Path]
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -106,84 +111,86 @@ def translate(
         UserError: for anything wrong with the pictures, models or options, in one line.
     """
     given = [paths] if isinstance(paths, (str, Path)) else paths
-    gathered = gather(given, out)
-    out = Path(out)
-    files = gathered.files
-    part = translator(method, model, source, target, classifier)
-    where = device_of(device)
-    roles = {"model": model, "source": source, "target": target, "classifier": classifier}
-    models = {role: resolve(name) for role, name in roles.items() if name is not None}
+    out, pictures = for_folder(out), ImageFolder(given)
+    outside(out, given)
+    pictures.by_name("rename one, or translate them into two folders")
+    results = [Path(name).with_suffix(".png") for name in pictures.file_names]
+    made = assembled(method, model, source, target, classifier)
+    part, where = made.part, device_of(device)
     if batch is not None and batch < 1:
         raise UserError(f"batch must be at least 1, not {batch}")
     chosen = options_of(part, options or {})
-    prepare, notes = preparation_of(
-        {role: folder for role, (folder, _) in models.items()}, channels=channels_of(part), size=size,
-        resize=resize, upscale=upscale, side=side, direction=chosen.get("direction"),
-    )  # fmt: skip
+    prepare, notes = made.preparation(
+        size=size, resize=resize, upscale=upscale, side=side, direction=chosen.get("direction")
+    )
+    pictures.preparation = prepare
     if mask := chosen.get("mask"):
         check_mask(Path(mask))
     run = {
         "method": name_of(part), "translator": describe(part), "seed": seed,
         "preparation": prepare.to_json(),
-        "options": chosen | ({"mask": sha256(Path(mask))} if mask else {}),
-        "weights": {r: hash_of(f / "weights.safetensors") for r, (f, _) in models.items()},
-        "pictures": {"count": len(files), "sha256": digest(files)},
+        "options": chosen | ({"mask": sha256(Path(mask))} if mask else {}), "weights": made.weights,
+        "pictures": {"count": len(pictures), "sha256": pictures.digest_as(saved_digest(out, expect))},
         "versions": {name: version(name) for name in ("sfumato", "torch")},
     }  # fmt: skip
     run = json.loads(json.dumps(run))
-    told = {
-        folder: str(describe_folder(folder)["info"].get("verdict")) for folder, _ in models.values()
-    }
+    told = {str(m.folder): str(m.info.get("verdict")) for m in made.models.values()}
     notes += [f"{folder}: {text}" for folder, text in told.items() if FOG in text]
-    _say(notes, gathered.left_out, prepare, files.values() if strict else ())
+    if strict:
+        pictures = pictures.decoded(strict=True)
+    for text in [*notes, *pictures.said()]:
+        warnings.warn(text, stacklevel=3)
     batch = batch or max(1, min(64, 2**18 // (prepare.size or (128, 128))[0] ** 2))
     origin = {
         "sources": [str(Path(p).absolute()) for p in given], "method": method,
-        "models": {r: f"{f.absolute()}:{d or ''}".rstrip(":") for r, (f, d) in models.items()},
+        "models": {r: f"{m.folder.absolute()}:{m.domain or ''}".rstrip(":") for r, m in made.models.items()},
         "mask": str(Path(mask).absolute()) if mask else None, "batch": batch, "device": str(where),
     }  # fmt: skip
 
     part.to(where)
     done = Summary()
-    with locked(out), bar("translate", len(files)) as advance:
+    with locked(out), bar("translate", len(pictures)) as advance:
         check(out, run, expect)
         here = out.stat()
-        if broken := damaged(out, files):
+        if broken := damaged(out, results):
             warnings.warn(broken, stacklevel=3)
-        for names, pictures in _batches(files, out, batch, prepare, done, advance):
-            began, x = time.perf_counter(), torch.stack([p.image for p in pictures]).to(where)
+        for rows, read in _batches(
+            pictures, [out / name for name in results], batch, done, advance
+        ):
+            began, x = time.perf_counter(), torch.stack([one.image for one in read]).to(where)
             try:
-                now = chosen | ({"mask": mask_for(Path(mask), pictures, prepare)} if mask else {})
+                now = chosen | ({"mask": mask_for(Path(mask), read, prepare)} if mask else {})
                 y, nfe = run_translator(part, x, seed=seed, options=now, watch=ending(watch))
             except Ended as ended:
                 raise ended.__cause__ or ended from None
             except UserError as error:  # these pictures cannot be translated; others may
-                done.skipped |= {str(files[name]): str(error) for name in names}
+                done.skipped |= {str(pictures.paths[i]): str(error) for i in rows}
                 continue
             seconds, written = time.perf_counter() - began, 0
             _stands(out, here)
             if not (out / "run.json").exists():  # not before it is known to work
                 write_run(out, run, origin, None)
-            for name, picture, image in zip(names, pictures, y.cpu(), strict=True):
-                if there(out / name):
+            for i, one, image in zip(rows, read, y.cpu(), strict=True):
+                if there(out / results[i]):
                     continue
                 _stands(out, here)
                 try:
-                    write_png(out / name, image)
+                    write_png(out / results[i], image)
                 except (UserError, OSError) as error:  # no numbers, or a name that is too long
                     if isinstance(error, OSError) and error.errno in FULL:
                         raise
-                    done.skipped[str(files[name])] = str(error)
+                    done.skipped[str(pictures.paths[i])] = str(error)
                     continue
                 written += 1
-                done.sizes[str(gathered.folders[name])][picture.size, tuple(image.shape[-2:])] += 1
+                done.sizes[str(pictures.roots[i])][one.size, tuple(image.shape[-2:])] += 1
             done.add(written, nfe, seconds)
-        _stands(out, here, [name for name, file in files.items() if str(file) not in done.skipped])
-        done.kept = len(files) - done.written - len(done.skipped)
-        if len(done.skipped) == len(files):
+        named = zip(results, pictures.paths, strict=True)
+        _stands(out, here, [name for name, file in named if str(file) not in done.skipped])
+        done.kept = len(pictures) - done.written - len(done.skipped)
+        if len(done.skipped) == len(pictures):
             why = next(iter(done.skipped.values()))
             raise UserError(
-                why if len(files) == 1 else f"none of {len(files)} can be translated: {why}"
+                why if len(pictures) == 1 else f"none of {len(pictures)} can be translated: {why}"
             )
         if done.written or read_run(out)["result"] is None:
             write_run(out, run, origin, {
@@ -193,28 +200,6 @@ def translate(
                 "seconds_per_picture": done.seconds if done.written else None,
             })  # fmt: skip
     return done
-
-
-def _say(
-    notes: list[str], left_out: Mapping[Path, Mapping[str, list[str]]], prepare: Preparation,
-    read: Any,
-) -> None:  # fmt: skip
-    """Says at once what is left out, and what contradicts the models' training.
-
-    Raises:
-        UserError: a picture of `read`, or of the folders, cannot be read whole.
-    """
-    for text in notes:
-        warnings.warn(text, stacklevel=4)
-    for folder, names in left_out.items():
-        if (refused := {why: some for why, some in names.items() if why != OTHER}) and read:
-            raise UserError(f"{said(folder, refused)}; without --strict the rest is translated")
-        if names:
-            warnings.warn(said(folder, names), stacklevel=4)
-    for file in read:
-        if lost := prepare.read(file).lost.keys() - WHOLE:
-            kinds = " and ".join(LOST[kind] for kind in LOST if kind in lost)
-            raise UserError(f"{file} is refused with pictures that {kinds}; leave --strict away")
 
 
 def _stands(out: Path, here: os.stat_result, results: Sequence[Path] = ()) -> None:
@@ -260,30 +245,27 @@ def repeat(run: str | Path, out: str | Path, *, device: str | None = None) -> Su
 
 
 def _batches(
-    files: Mapping[Path, Path],
-    out: Path,
+    pictures: ImageFolder,
+    results: Sequence[Path],
     batch: int,
-    prepare: Preparation,
     done: Summary,
     advance: Callable[[int], None],
-) -> Iterator[tuple[list[Path], list[Prepared]]]:
+) -> Iterator[tuple[list[int], list[Prepared]]]:
     """Batches of one image size, cut the same way every time; those that are done are left out."""
-    names = list(files)
-    for start in range(0, len(names), batch):
-        chunk = names[start : start + batch]
-        groups: dict[torch.Size, dict[Path, Prepared]] = defaultdict(dict)
-        for name in chunk if not all(there(out / n) for n in chunk) else []:
+    for start in range(0, len(pictures), batch):
+        chunk = range(start, min(len(pictures), start + batch))
+        groups: dict[torch.Size, dict[int, Prepared]] = defaultdict(dict)
+        for i in chunk if not all(there(results[i]) for i in chunk) else []:
+            file = str(pictures.paths[i])
             try:
-                picture = prepare.read(files[name])
+                picture = pictures.read(i)
             except UserError as error:
-                done.skipped[str(files[name])] = str(error)
+                done.skipped[file] = str(error)
                 continue
-            groups[picture.image.shape][name] = picture
+            groups[picture.image.shape][i] = picture
             for kind, detail in picture.lost.items():
-                done.lost[f"that {LOST[kind]}"].append(
-                    f"{files[name]}: {detail}".removesuffix(": ")
-                )
+                done.lost[f"that {LOST[kind]}"].append(f"{file}: {detail}".removesuffix(": "))
         for group in groups.values():
-            if not all(there(out / n) for n in group):
+            if not all(there(results[i]) for i in group):
                 yield list(group), list(group.values())
         advance(len(chunk))

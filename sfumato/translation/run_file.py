@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sfumato.core.errors import UserError
+from sfumato.core.errors import UserError, existing
 from sfumato.core.terminal import count, say
 from sfumato.data.folders import LOCK, parse_json, write_text
 from sfumato.data.preparation import said_size
@@ -95,6 +95,12 @@ def read_run(folder: Path, name: str = "run.json") -> dict[str, Any]:
         ) from None
 
 
+def saved_digest(out: Path, expect: Mapping[str, Any] | None) -> Any:
+    """What the run that is repeated, or that `out` holds, says of its pictures; None if nothing does."""
+    run = expect or (read_run(out)["run"] if (out / "run.json").is_file() else {})
+    return pictures.get("sha256") if isinstance(pictures := run.get("pictures"), dict) else None
+
+
 PNG_BEGINS, PNG_ENDS = b"\x89PNG\r\n\x1a\n", b"\0\0\0\0IEND\xaeB`\x82"
 
 
@@ -129,8 +135,7 @@ def to_repeat(run: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     Raises:
         UserError: it is missing, or says not enough to do the run again.
     """
-    if not run.exists():
-        raise UserError(f"{run} does not exist: expected a translation's run.json, or its folder")
+    existing(run, "a translation's run.json, or its folder")
     saved = read_run(run if run.is_dir() else run.parent, "run.json" if run.is_dir() else run.name)
     what, origin = saved["run"], saved["from"]
     kinds = ((what, "seed", int), (what, "options", dict), (what, "preparation", dict),

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
-from sfumato.checkpoints.model_folder import denoiser_of, describe_folder, load, resolve
+from sfumato.checkpoints.model_folder import ModelFolder, describe_folder, open_model, resolve
 from sfumato.core.arguments import check_value, checked, hints_of, plain
 from sfumato.core.errors import UserError, choose
 from sfumato.data.preparation import Preparation, Side, said_size
@@ -40,18 +41,46 @@ def translator(
     Raises:
         UserError: for what is missing, or given but of no use, and what to type instead.
     """
+    return assembled(method, model, source, target, classifier).part
+
+
+class Assembled(NamedTuple):
+    """A translator, and the models that it is made of by their roles, each read once."""
+
+    part: Part
+    models: dict[str, ModelFolder]
+
+    @property
+    def weights(self) -> dict[str, str]:
+        """sha256 of each role's weights."""
+        return {role: model.sha256 for role, model in self.models.items()}
+
+    def preparation(self, **given: Any) -> tuple[Preparation, list[str]]:
+        """How pictures are brought to it, see `preparation_of`."""
+        trained = {role: model.preparation for role, model in self.models.items()}
+        return preparation_of(trained, channels=channels_of(self.part), **given)
+
+
+def assembled(
+    method: str | None = None,
+    model: str | Path | None = None,
+    source: str | Path | None = None,
+    target: str | Path | None = None,
+    classifier: str | Path | None = None,
+) -> Assembled:
+    """`translator`, with the models that it is made of."""
     offered = {"source": source, "target": target, "classifier": classifier}
-    given = {k: v for k, v in offered.items() if v is not None}
+    given = {role: name for role, name in offered.items() if name is not None}
     if model is not None:
-        folder, _ = resolve(model)
-        part, name = load(model), method_in(folder)
+        own = open_model(*resolve(model))
+        name, part = name_of(own.part), own.part if own.domain is None else own.denoiser
         if not info(part).translates:
-            raise used_by_others(name, folder)
+            raise used_by_others(name, own.folder)
         if method not in (None, name):
-            raise UserError(f"{folder} is a {name} model, not {method}; leave --method away")
+            raise UserError(f"{own.folder} is a {name} model, not {method}; leave --method away")
         if given:
-            raise UserError(f"{folder} translates by itself; leave --{next(iter(given))} away")
-        return part
+            raise UserError(f"{own.folder} translates by itself; leave --{next(iter(given))} away")
+        return Assembled(part, {"model": own})
     if method is None:
         raise UserError(
             "say how to translate: --model FOLDER of a trained translator, or --method NAME "
@@ -75,26 +104,25 @@ def translator(
                 if role == "classifier"
                 else f"{method} needs a {role} domain: --{role} FOLDER:DOMAIN"
             )
-    models: dict[Path, Part] = {}  # one folder, one network: its domains share the denoiser
-    for where in given.values():
-        folder, _ = resolve(where)
-        models.setdefault(folder, models.get(folder) or load(folder))
-    made = {}
+    read: dict[Path, ModelFolder] = {}  # one folder, one network: its domains share the denoiser
+    models: dict[str, ModelFolder] = {}
+    made: dict[str, Part] = {}
     for role, where in given.items():
         folder, domain = resolve(where)
-        part = models[folder]
+        one = read.get(folder) or open_model(folder, domain)
+        read[folder] = models[role] = one = replace(one, domain=domain)
         if role == "classifier" and domain is not None:
             raise UserError(
                 f"a classifier knows all its domains: --classifier {folder}, without :{domain}"
             )
-        made[role] = part if role == "classifier" else denoiser_of(part, domain, str(folder))
+        made[role] = one.part if role == "classifier" else one.denoiser
     if len(channels := {channels_of(part) for part in made.values()}) > 1:
         raise UserError(
             f"{' and '.join(made)} differ in channels ({channels}); choose models alike"
         )
     part = cls(**made).eval()
-    part.preparation = next(iter(models.values())).preparation
-    return part
+    part.preparation = next(iter(read.values())).part.preparation
+    return Assembled(part, models)
 
 
 USES = {
@@ -138,7 +166,7 @@ def options_of(part: Any, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def preparation_of(
-    models: Mapping[str, Path],
+    trained: Mapping[str, Preparation],
     *,
     channels: int = 3,
     size: int | None = None,
@@ -152,7 +180,7 @@ def preparation_of(
     The model of the source, or the only one, decides; what is given besides decides before it.
 
     Args:
-        models: {role: model folder}.
+        trained: {role: how its model's training prepared them}.
         channels: of the networks.
         size: side in pixels.
         resize: crop, stretch or none; none without a size takes every picture as it is.
@@ -163,9 +191,6 @@ def preparation_of(
     Raises:
         UserError: the models were trained at several sizes and none is given, or at none.
     """
-    trained = {
-        role: Preparation.of(describe_folder(folder)["info"]) for role, folder in models.items()
-    }
     order = [role for role in ("model", "source", "target", "classifier") if role in trained]
     own = trained[order[0]] if order else Preparation()
     sizes = {p.size for p in trained.values() if p.size}

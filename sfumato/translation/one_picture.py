@@ -1,4 +1,4 @@
-"""A translator and the picture that it is asked about."""
+"""One picture and the translator that is looked into by it."""
 
 from __future__ import annotations
 
@@ -9,16 +9,14 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from sfumato.checkpoints.model_folder import resolve
 from sfumato.core.errors import UserError
 from sfumato.core.versions import version
-from sfumato.data.hashing import digest, sha256
+from sfumato.data.image_folder import ImageFolder
 from sfumato.methods.registry import name_of
-from sfumato.module import channels_of
-from sfumato.translation.translator import device_of, options_of, preparation_of, translator
+from sfumato.translation.translator import assembled, device_of, options_of
 
 
-class Subject(NamedTuple):
+class OnePicture(NamedTuple):
     """A translator, one image (1, C, H, W) in [-1, 1], the options, and facts for a protocol."""
 
     part: Any
@@ -40,7 +38,7 @@ class Subject(NamedTuple):
         upscale: bool = False,
         device: str = "auto",
         options: Mapping[str, Any] | None = None,
-    ) -> Subject:
+    ) -> OnePicture:
         """From what is given on a command line.
 
         Args:
@@ -61,22 +59,19 @@ class Subject(NamedTuple):
         roles = {"model": model, "source": source, "target": target, "classifier": classifier}
         if not (file := Path(path)).is_file():
             raise UserError(f"{path} is no picture: expected one file")
-        part, where = translator(method, **roles), device_of(device)
-        chosen = options_of(part, options or {})
-        folders = {role: resolve(name)[0] for role, name in roles.items() if name is not None}
-        prepare, notes = preparation_of(
-            folders, channels=channels_of(part), size=size, upscale=upscale,
-            direction=chosen.get("direction"),
-        )  # fmt: skip
+        made, where = assembled(method, **roles), device_of(device)
+        chosen, picture = options_of(made.part, options or {}), ImageFolder([file])
+        picture.preparation, notes = made.preparation(
+            size=size, upscale=upscale, direction=chosen.get("direction")
+        )
         for text in notes:
             warnings.warn(text, stacklevel=3)
-        image = prepare.read(file).image[None].to(where)
         facts = {
-            "method": name_of(part), "options": {k: str(v) if isinstance(v, Path) else v
-                                                 for k, v in chosen.items()},
+            "method": name_of(made.part), "options": {k: str(v) if isinstance(v, Path) else v
+                                                      for k, v in chosen.items()},
             "models": {role: str(name) for role, name in roles.items() if name is not None},
-            "weights": {role: sha256(f / "weights.safetensors") for role, f in folders.items()},
-            "picture": digest({Path(file.name): file}), "preparation": prepare.to_json(),
+            "weights": made.weights,
+            "picture": picture.digest, "preparation": picture.preparation.to_json(),
             "versions": {name: version(name) for name in ("sfumato", "torch")},
         }  # fmt: skip
-        return cls(part.to(where), image, chosen, facts)
+        return cls(made.part.to(where), picture.get([0]).to(where), chosen, facts)

@@ -1,0 +1,319 @@
+"""Pictures of folders: the one way to hold them, to train on, to translate, to compare, to look at."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sfumato.core.errors import UserError, existing
+from sfumato.data.hashing import hash_of
+from sfumato.data.header import LOST, WHOLE
+from sfumato.data.listing import OTHER, list_pictures, said, stem_of, told_apart
+from sfumato.data.preparation import Preparation, Prepared
+from sfumato.data.resize import to_float
+
+CACHE_BYTES = 2 * 10**9
+PICTURES = "a picture or a folder of pictures"
+BROKEN = "that cannot be used"
+
+
+class Sample(NamedTuple):
+    """A picture's samples, prepared (none where all would fill the memory), and what it was."""
+
+    samples: NDArray[Any]
+    size: tuple[int, int]
+    lost: dict[str, str]
+
+
+class ImageFolder:
+    """Pictures by index: files, names, and images that are decoded when they are asked for.
+
+    Attributes:
+        preparation: how images are made of them.
+        paths: the files, each folder's in natural order.
+        roots: of each the folder that was named, or that the file lies in.
+        file_names: their places below these, with forward slashes.
+        names: the same without the suffix: what pictures are matched by.
+        left_out: {folder: {reason: names}} of all that is not read, or not whole.
+        skipped: {file name: reason} of those that `decoded` could not use.
+
+    Args:
+        paths: a folder, searched with its subfolders, or a list of files and folders.
+        preparation: size (None: every picture at its own), resize, upscale, channels, side.
+
+    Raises:
+        UserError: a path that does not exist, a folder without pictures, none at all, or one twice.
+    """
+
+    def __init__(
+        self,
+        paths: str | Path | Sequence[str | Path],
+        preparation: Preparation = Preparation(),  # noqa: B008
+    ) -> None:
+        self.preparation = preparation
+        self.frame: tuple[int, int] | None = None
+        self.to_rgb = False
+        self.paths, self.roots, self.skipped = list[Path](), list[Path](), dict[str, str]()
+        self.left_out: dict[Path, dict[str, list[str]]] = {}
+        self._kept: list[Sample] | None = None
+        self._hashes: list[str] | None = None
+        given = [Path(paths)] if isinstance(paths, str | Path) else [Path(p) for p in paths]
+        if not given:
+            raise UserError("no pictures given: name some, or a folder of them")
+        for path in given:
+            files, root = [path], path.parent
+            if isinstance(paths, str | Path) or path.is_dir():
+                listing = list_pictures(path)
+                files, root, self.left_out[path] = listing.files, path, listing.left_out
+            elif not existing(path, PICTURES).is_file():  # a pipe or device may never end
+                raise UserError(f"{path} is no file: expected {PICTURES}")
+            self.paths += files
+            self.roots += [root] * len(files)
+        seen = set[Path]()
+        for file in self.paths if len(given) > 1 else ():
+            if (real := file.resolve()) in seen:
+                raise UserError(f"{file} is given twice: name it once")
+            seen.add(real)
+        below = map(Path.relative_to, self.paths, self.roots)
+        self.file_names = [place.as_posix() for place in below]
+        self.names = [stem_of(name) for name in self.file_names]
+
+    @property
+    def folder(self) -> Path:
+        """The first folder."""
+        return self.roots[0]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    # ---- which pictures --------------------------------------------------------------------------
+
+    def by_name(self, advice: str = "rename one") -> dict[str, int]:
+        """{name: index}.
+
+        Raises:
+            UserError: two of one name.
+        """
+        at: dict[str, int] = {}
+        for i, name in enumerate(self.names):
+            if (other := at.setdefault(name, i)) != i:
+                both = told_apart(self.paths[other], self.paths[i])
+                raise UserError(f"{both} have one name, {name}: {advice}")
+        return at
+
+    def subset(self, indices: Sequence[int]) -> Self:
+        """The pictures at `indices`; what is decoded of them is shared."""
+        other = copy.copy(self)
+        for each in ("paths", "roots", "file_names", "names", "_kept", "_hashes"):
+            if (values := getattr(self, each)) is not None:
+                setattr(other, each, [values[i] for i in indices])
+        return other
+
+    def only(self, names: Sequence[str], what: str = "picture", others: str = "names") -> Self:
+        """The pictures of these names, in this order.
+
+        Raises:
+            UserError: some are missing here; says which. Pictures are never paired by order.
+        """
+        at = {name: i for i, name in enumerate(self.names)}
+        if missing := [name for name in names if name not in at]:
+            some = ", ".join(missing[:5]) + ", ..." * (len(missing) > 5)
+            raise UserError(
+                f"{len(missing)} of {len(names)} {others} have no {what} of their name in {self.folder}: "
+                f"{some}; pictures are paired by name"
+            )
+        return self.subset([at[name] for name in names])
+
+    @property
+    def hashes(self) -> list[str]:
+        """sha256 of every file, taken once; "" of one that may not be read, which reading says."""
+        if self._hashes is None:
+            self._hashes = [_hash(path) for path in self.paths]
+        return self._hashes
+
+    def _digest(self, names: Sequence[str], how: str = "") -> str:
+        named = zip(names, self.hashes, strict=True)
+        lines = "".join(f"{name} {hashed}\n" for name, hashed in named if hashed)
+        return hashlib.sha256(os.fsencode(lines + how)).hexdigest()
+
+    @property
+    def digest(self) -> str:
+        """sha256 over names and contents: equal wherever the pictures are the same."""
+        return self._digest(self.names)
+
+    @property
+    def key(self) -> str:
+        """The same over names, contents and how images are made of them, unless they are as they are."""
+        p = self.preparation
+        how = (p.size, self.frame, str(replace(p, size=None, upscale=False)))
+        return self._digest(self.names, "" if how == (None, None, str(Preparation())) else str(how))
+
+    def digest_as(self, saved: Any) -> str:
+        """The digest; or the saved one, if an earlier version wrote that of these very pictures."""
+        cut = None if self.preparation.side == "whole" else self.preparation.side
+        trained = self._digest([f"{file} {cut}" for file in self.file_names])
+        translated = self._digest([Path(f).with_suffix(".png").as_posix() for f in self.file_names])
+        return saved if saved in (trained, translated) else self.digest
+
+    # ---- what is left out ------------------------------------------------------------------------
+
+    def said(self, others: bool = True) -> list[str]:
+        """A line for every folder of which something is left out; `others`: than pictures, too."""
+        kept = {
+            folder: {why: names for why, names in left.items() if others or why != OTHER}
+            for folder, left in self.left_out.items()
+        }
+        return [said(folder, left) for folder, left in kept.items() if left]
+
+    def decoded(self, strict: bool = False) -> Self:
+        """The same, every file decoded once now, so that nobody meets a broken one later.
+
+        The samples are kept (8 bits, or 16 of 16-bit files) if all fit into 2 GB.  Files that are
+        broken, or of an unfit size, are left out.
+
+        Args:
+            strict: refuse what would be left out, or is not read whole, instead of saying so.
+
+        Raises:
+            UserError: no picture can be used, or under `strict` any cannot.
+        """
+
+        def attempt(path: Path) -> tuple[Sample | UserError, str]:
+            try:
+                return self._decode(path), hash_of(path)  # of what was read
+            except UserError as error:
+                return error, ""
+
+        if strict:
+            self._check_whole()
+        left = {folder: dict(reasons) for folder, reasons in self.left_out.items()}
+        read, skipped, used = dict[int, tuple[Sample, str]](), dict[str, str](), 0
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for i, (found, hashed) in enumerate(pool.map(attempt, self.paths)):
+                name, reasons = self.file_names[i], left.setdefault(self.roots[i], {})
+                if isinstance(found, UserError):
+                    skipped[name] = str(found)
+                    reasons.setdefault(BROKEN, []).append(str(found))
+                    continue
+                for kind, detail in found.lost.items():
+                    text = f"{name}: {detail}".removesuffix(": ")
+                    reasons.setdefault(f"that {LOST[kind]}", []).append(text)
+                used += found.samples.nbytes
+                samples = found.samples if used <= CACHE_BYTES else found.samples[:0].copy()
+                read[i] = found._replace(samples=samples), hashed
+        why = "; ".join([*skipped.values()][:3])
+        why += f"; and {more:,} more" if (more := len(skipped) - 3) > 0 else ""
+        if not read:
+            raise UserError(f"no image could be read in {self.folder}: {why}")
+        if strict and skipped:
+            few = f"{len(skipped)} of {len(self)} images cannot be used"
+            raise UserError(f"{few}: {why}: mend or delete them")
+        other = self.subset([*read])
+        other.left_out, other.skipped = left, skipped
+        other._kept, other._hashes = map(list, zip(*read.values(), strict=True))
+        if strict:
+            other._check_whole()
+        return other
+
+    def _check_whole(self) -> None:
+        allowed = {OTHER, *(f"that {LOST[kind]}" for kind in WHOLE)}
+        for folder, reasons in self.left_out.items():
+            if some := {why: names for why, names in reasons.items() if why not in allowed}:
+                raise UserError(f"{said(folder, some)}; without --strict the rest is read")
+
+    # ---- images ----------------------------------------------------------------------------------
+
+    def read(self, index: int) -> Prepared:
+        """A picture, and what it was.
+
+        Raises:
+            UserError: the file is missing, broken, of a kind that is not read, or of an unfit size.
+        """
+        kept = self._kept and self._kept[index]
+        samples, size, lost = (
+            kept if kept and kept.samples.size else self._decode(self.paths[index])
+        )
+        image = torch.from_numpy(to_float(samples))
+        return Prepared(image.expand(3, -1, -1) if self.to_rgb else image, size, lost)
+
+    def _decode(self, path: Path) -> Sample:
+        samples, lost = self.preparation.samples(path)
+        (h, w), cut = samples.shape[1:], samples
+        if self.frame is not None and self.preparation.resize == "crop":
+            a, b = self.frame
+            scale = min(h / a, w / b)
+            a, b = max(1, round(a * scale)), max(1, round(b * scale))
+            cut = samples[:, (h - a) // 2 :][:, :a, (w - b) // 2 :][..., :b]
+        return Sample(self.preparation.fit(cut, path), (h, w), lost)
+
+    def get(self, indices: Sequence[int] | NDArray[Any]) -> Float[Tensor, "b c h w"]:
+        """The images at `indices`, float32 in [-1, 1].
+
+        Raises:
+            UserError: they have several sizes, or as in `read`.
+        """
+        images = [self.read(i).image for i in indices]
+        if len(shapes := {x.shape[1:] for x in images}) > 1:
+            (h, w), (h2, w2) = sorted(shapes)[:2]
+            raise UserError(
+                f"the pictures of {self.folder} have several sizes ({w}x{h}, {w2}x{h2}, ...): bring "
+                f"them to one by --size, or choose a protocol with a size"
+            )
+        return torch.stack(images)
+
+    def sizes(self) -> dict[str, tuple[int, int]]:
+        """(height, width) of every picture before it is prepared, see `Preparation.size_of`."""
+        if self._kept is not None:
+            return dict(zip(self.names, (one.size for one in self._kept), strict=True))
+        named = zip(self.names, self.paths, strict=True)
+        return {name: self.preparation.size_of(file) for name, file in named}
+
+    # ---- the same pictures, prepared otherwise ---------------------------------------------------
+
+    @classmethod
+    def to_compare(cls, folder: str | Path, how: Preparation | None = None) -> Self:
+        """The pictures of a folder as they are compared: at any size, in three channels, by name.
+
+        `how` their sources were prepared may be given, but for size and upscale.
+
+        Raises:
+            UserError: no pictures, or two of one name.
+        """
+        found = cls(folder)
+        found.by_name()
+        return found.prepared(how or Preparation())
+
+    def prepared(self, how: Preparation) -> Self:
+        """The same pictures, as `to_compare` prepares them."""
+        return self._with(preparation=replace(how, size=None, upscale=True), to_rgb=True)
+
+    def fitted(self, size: tuple[int, int] | None) -> Self:
+        """The same pictures at another size (height, width)."""
+        return self._with(preparation=replace(self.preparation, size=size))
+
+    def framed(self, frame: tuple[int, int]) -> Self:
+        """The same pictures at their own scale, cut as for that size (height, width)."""
+        return self._with(frame=frame)
+
+    def _with(self, **changed: Any) -> Self:
+        other = copy.copy(self)
+        vars(other).update(changed, _kept=None)  # what was decoded was prepared otherwise
+        return other
+
+
+def _hash(path: Path) -> str:
+    with suppress(PermissionError):
+        return hash_of(path)
+    return ""
