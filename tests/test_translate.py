@@ -294,7 +294,7 @@ def bad_calls(root: Path, tmp: Path) -> dict[str, tuple[dict, str]]:
         "empty": (good | {"paths": tmp / "empty"}, "holds no images"),
         "no picture": (good | {"paths": tmp / "note.txt"}, "note.txt is no image"),
         "nothing": (good | {"paths": []}, "no pictures given"),
-        "twice": (good | {"paths": tmp / "twice"}, "have one name, x: rename one, or"),
+        "twice": (good | {"paths": tmp / "twice"}, "have one name: rename one, or"),
         "small": (good | {"paths": tmp / "small"}, "smaller than the 16x16 asked for"),
         "broken": (good | {"paths": tmp / "broken"}, "x.png is no image"),
         "odd": (good | {"paths": tmp / "odd", "resize": "none"}, "multiples of 4, not 22x18"),

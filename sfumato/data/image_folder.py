@@ -110,7 +110,7 @@ class ImageFolder:
         for i, name in enumerate(self.names):
             if (other := at.setdefault(name, i)) != i:
                 both = told_apart(self.paths[other], self.paths[i])
-                raise UserError(f"{both} have one name, {name}: {advice}")
+                raise UserError(f"{both} have one name: {advice}")
         return at
 
     def subset(self, indices: Sequence[int]) -> Self:
@@ -269,7 +269,7 @@ class ImageFolder:
             (h, w), (h2, w2) = sorted(shapes)[:2]
             raise UserError(
                 f"the pictures of {self.folder} have several sizes ({w}x{h}, {w2}x{h2}, ...): bring "
-                f"them to one by --size, or choose a protocol with a size"
+                f"them to one, or choose a size (or a protocol with one)"
             )
         return torch.stack(images)
 
