@@ -26,7 +26,7 @@ from sfumato.evaluation.features import Lite0, extract
 from sfumato.evaluation.memorisation import Audit, audit
 from sfumato.methods.sdedit import SDEdit
 from sfumato.training.train import train
-from sfumato.translation.pictures import run_translator, translator
+from sfumato.translation.translator import run_translator, translator
 
 EPOCHS = 41  # of the shipped digits model: 13,000 steps of 32 in both stages, 10,066 pictures
 TIMES = 50

@@ -1,6 +1,8 @@
 """Folders of pictures to folders of pictures: names, restarts, kills, repeats, bad input."""
 
+import hashlib
 import inspect
+import io
 import json
 import math
 import multiprocessing
@@ -11,6 +13,7 @@ import resource
 import shutil
 import signal
 import warnings
+from collections import Counter
 from importlib import import_module
 from pathlib import Path
 
@@ -21,12 +24,16 @@ from kills import die, moments
 from PIL import Image
 
 import sfumato
+from sfumato.checkpoints import tensors
 from sfumato.checkpoints.model_folder import resolve
 from sfumato.core.errors import UserError
+from sfumato.data import ImageFolder, open_images
+from sfumato.data.hashing import sha256
+from sfumato.explore import encode_pictures
 from sfumato.methods.outline import names
 from sfumato.methods.registry import find
-from sfumato.translation.pictures import repeat, run_translator, translate
-from sfumato.translation.translator import options_of, translator
+from sfumato.translation.pictures import repeat, translate
+from sfumato.translation.translator import options_of, run_translator, translator
 
 module = import_module("sfumato.translation.pictures")
 DDIB = {"method": "ddib", "options": {"steps": 4}}
@@ -546,3 +553,72 @@ def test_a_full_disk_leaves_no_half_picture(root, processes, tmp_path):
     assert process.exitcode == 0
     assert "nothing written" in str((tmp_path / "said").readlink())
     assert not list((tmp_path / "out").rglob("*.*"))
+
+
+def counted(monkeypatch):
+    """Counts how often each file of a model is read by Python, and mapped by safetensors."""
+    seen, plain, mapped = Counter(), io.open, tensors.safe_open
+
+    def reading(file, *args, **given):
+        seen[str(file), "read"] += 1
+        return plain(file, *args, **given)
+
+    def mapping(file, *args, **given):
+        seen[str(file), "mapped"] += 1
+        return mapped(file, *args, **given)
+
+    monkeypatch.setattr(io, "open", reading)
+    monkeypatch.setattr(tensors, "safe_open", mapping)
+    return lambda: {
+        (Path(file).parent.name, Path(file).name, how): n for (file, how), n in seen.items()
+        if Path(file).name in ("model.json", "weights.safetensors")
+    }  # fmt: skip
+
+
+def once(*names):
+    """Descriptions are read, weights hashed and mapped, once each."""
+    kinds = ("model.json", "read"), ("weights.safetensors", "read"), ("weights.safetensors", "mapped")
+    return {(name, *kind): 1 for name in names for kind in kinds}
+
+
+@pytest.mark.parametrize("method", ["ddib", "egsde"])
+def test_each_file_of_each_model_is_read_once(root, tmp_path, monkeypatch, method):
+    named = {"source": "cat", "target": "dog"} if method == "ddib" else {"target": "dog"}
+    roles = {role: f"{model(tmp_path / role)}:{domain}" for role, domain in named.items()}
+    if method == "egsde":
+        part = find("domain_classifier")(domains=("cat", "dog"), net="tiny")
+        sfumato.save(part, tmp_path / "classifier", info={"size": 16})
+        roles["classifier"] = tmp_path / "classifier"
+    seen, how = counted(monkeypatch), {"method": method, "options": {"steps": 2}, **roles}
+    translate(root / "pictures/9.png", tmp_path / "out", **how)
+    assert seen() == once(*roles)
+    monkeypatch.undo()
+    seen = counted(monkeypatch)
+    repeat(tmp_path / "out", tmp_path / "again")
+    assert {key: n for key, n in seen().items() if key[2] != "read" or key[1] == "model.json"} == {
+        key: n for key, n in once(*roles).items() if key[2] != "read" or key[1] == "model.json"
+    }  # a hash is kept as long as the file is the same
+
+
+def test_each_file_of_a_model_is_encoded_with_once(root, tmp_path, monkeypatch):
+    model(tmp_path / "own")
+    seen = counted(monkeypatch)
+    encode_pictures(root / "pictures/9.png", f"{tmp_path / 'own'}:cat", steps=2)
+    assert seen() == once("own")
+
+
+def test_pictures_have_one_digest_wherever_they_are_read(root, tmp_path):
+    """In training, translating and comparing; what earlier versions wrote of them is known."""
+    for i in range(3):
+        picture(tmp_path / f"in/deep/{i}.png", i)
+    trained = open_images(tmp_path / "in", 16)
+    named = ImageFolder([tmp_path / "in"])
+    compared = ImageFolder.to_compare(tmp_path / "in")
+    assert trained.digest == named.digest == compared.digest == compared.key
+    assert compared.fitted((8, 8)).key != compared.key == compared.fitted(None).key
+    hashes = [sha256(file) for file in named.paths]
+    earlier = "".join(f"deep/{i}.png None {h}\n" for i, h in enumerate(hashes)).encode()
+    results = "".join(f"deep/{i}.png {h}\n" for i, h in enumerate(hashes)).encode()
+    for old in (hashlib.sha256(text).hexdigest() for text in (earlier, results)):
+        assert trained.digest_as(old) == named.digest_as(old) == old != named.digest
+    assert named.digest_as("another") == named.digest_as(None) == named.digest

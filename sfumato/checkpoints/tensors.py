@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -70,7 +72,8 @@ def open_tensors(file: Path) -> Iterator[Any]:
     if not file.is_file():
         raise UserError(f"{file.parent} has no {file.name}")
     try:
-        file.open("rb").close()  # of a file it may not open, safetensors says that there is none
+        if not os.access(file, os.R_OK):  # safetensors would say that there is none
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         with safe_open(file, framework="pt") as opened:
             for key in opened.keys():
                 if (dtype := opened.get_slice(key).get_dtype()) not in DTYPES:
