@@ -14,8 +14,10 @@ from torch import Tensor
 
 from sfumato.core.errors import UserError
 from sfumato.core.terminal import say
+from sfumato.core.versions import version
 from sfumato.data import WRITERS, base64_png, find_images, read_image, write_text
 from sfumato.data.folders import for_folder
+from sfumato.data.show import page
 from sfumato.translation.translator import run_translator, translator
 
 
@@ -138,14 +140,9 @@ def _row(title: str, images: Tensor, note: str = "") -> Row:
 
 
 def _page(sections: Sequence[Section], count: int, seed: int, seconds: float) -> str:
-    from jinja2 import Environment, PackageLoader
-
-    import sfumato
-
-    environment = Environment(loader=PackageLoader("sfumato"), autoescape=True)
-    return environment.get_template("demo.html").render(
-        sections=sections, count=count, seed=seed, seconds=round(seconds),
-        version=sfumato.__version__, torch_version=torch.__version__,
+    return page(
+        "demo.html", sections=sections, count=count, seed=seed, seconds=round(seconds),
+        version=version("sfumato"), torch_version=torch.__version__,
         threads=torch.get_num_threads(),
     )  # fmt: skip
 

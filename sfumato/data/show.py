@@ -1,12 +1,14 @@
-"""Images for people: many on one sheet, one inside a page."""
+"""Images for people: many on one sheet, one inside a page; and the pages."""
 
 import base64
 import io
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sfumato.core.terminal import plain
 from sfumato.data.images import picture
 
 
@@ -15,6 +17,20 @@ def base64_png(image: Float[Tensor, "c h w"]) -> str:
     buffer = io.BytesIO()
     picture(image).save(buffer, "PNG")
     return base64.b64encode(buffer.getvalue()).decode()
+
+
+def page(template: str, **values: Any) -> str:
+    """A page of `sfumato/templates`, all of which share the head and style of page.html, with these values.
+
+    They are escaped, and shown as a terminal shows them: nothing in a name is markup or hides.
+    """
+    from jinja2 import Environment, PackageLoader
+
+    environment = Environment(
+        loader=PackageLoader("sfumato"), autoescape=True,
+        finalize=lambda x: plain(x) if type(x) is str else x,
+    )  # fmt: skip
+    return environment.get_template(template).render(values)
 
 
 def tile(images: Float[Tensor, "n c h w"], columns: int) -> Float[Tensor, "c H W"]:

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from sfumato.core.terminal import plain, screen
+from sfumato.core.terminal import screen
 from sfumato.core.versions import version
 from sfumato.data import base64_png
 from sfumato.data.pictures import ImageSet
-from sfumato.data.show import heat
+from sfumato.data.show import heat, page
 from sfumato.evaluation.calibration import Calibration
 from sfumato.evaluation.intervals import Interval
 from sfumato.evaluation.measures import Measure, measures
@@ -42,18 +42,12 @@ DECIDE = (
 
 def render(c: Comparison) -> str:
     """The page as HTML."""
-    from jinja2 import Environment, PackageLoader
-
     known = measures(c.judge.features.kernel_name, c.judge.features.name)
     columns = {k: m for k, m in known.items() if any(k in row.numbers for row in c.rows)}
     pictured = [row for row in c.rows if row.results]
     shown = _shown(c, len(pictured) + 2)
-    environment = Environment(
-        loader=PackageLoader("sfumato"), autoescape=True,
-        finalize=lambda x: plain(x) if type(x) is str else x,
-    )  # fmt: skip
-    return environment.get_template("compare.html").render(
-        columns=columns, rows=[_line(row, columns, c.rows) for row in c.rows],
+    return page(
+        "compare.html", columns=columns, rows=[_line(row, columns, c.rows) for row in c.rows],
         cost=[k for k in ("nfe", "seconds", "megabytes") if any(k in r.cost for r in c.rows)],
         grid=_grid(c, pictured, shown), notes=c.notes, extremes=_extremes(c, pictured),
         audits=[(row.label, row.audit, _copies(c, row)) for row in pictured if row.audit],

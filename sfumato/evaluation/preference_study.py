@@ -27,6 +27,7 @@ from sfumato.data import base64_png
 from sfumato.data.folders import for_folder, parse_json, write_text
 from sfumato.data.image_folder import ImageFolder
 from sfumato.data.preparation import Preparation
+from sfumato.data.show import page
 from sfumato.evaluation.prepared import made_by, shared
 
 FORMAT = 1
@@ -233,8 +234,6 @@ def _draw(
 
 
 def _page(sets: Sequence[ImageFolder], key: dict[str, Any]) -> str:
-    from jinja2 import Environment, PackageLoader
-
     source, *results = sets
     pictures: dict[str, list[str]] = {}
     for name in {item["name"]: None for item in key["items"]}:
@@ -249,9 +248,8 @@ def _page(sets: Sequence[ImageFolder], key: dict[str, Any]) -> str:
     for item in key["items"]:
         x, a, b = pictures[item["name"]]
         items.append([x, a, b] if item["left"] == key["names"][0] else [x, b, a])
-    environment = Environment(loader=PackageLoader("sfumato"), autoescape=True)
     data = {"format": FORMAT, "study": key["study"], "items": items}
-    return environment.get_template("study.html").render(question=key["question"], data=data)
+    return page("study.html", question=key["question"], data=data)
 
 
 def _same_names(results: ImageFolder, source: ImageFolder) -> None:
