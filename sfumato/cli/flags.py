@@ -1,6 +1,6 @@
 """What functions and methods say of themselves, as command-line flags.
 
-Types come from the annotations, help from the docstrings.
+Types and ranges come from the annotations, help from the docstrings.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Annotated, Any
 import cyclopts
 
 from sfumato.core.errors import UserError, no_address
+from sfumato.core.ranges import with_range, without
 from sfumato.methods.outline import args_of
 
 SPELLED = {"source_folder": "--from", "score_key": "--score"}
@@ -46,7 +47,8 @@ def flags(
     hints = hints_of(function)
     for p in signature(made).parameters.values():
         hint, text = (kinds or {}).get(p.name, (hints.get(p.name), helps.get(p.name, "")))
-        if p.name in skip or (hint := _typed(hint)) is None:
+        text = with_range(text, hint)
+        if p.name in skip or (hint := _typed(without(hint))) is None:
             continue
         kind = Parameter.KEYWORD_ONLY if p.name in keyword else p.kind
         out.append(flag(p.name, hint, kind, text, p.default))

@@ -10,14 +10,16 @@ import math
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields
 from inspect import get_annotations, signature
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Annotated, Any, ParamSpec, Self, TypeVar
 
 import numpy as np
 
 from sfumato.core.errors import ADDRESS, UserError, choose, no_address
+from sfumato.core.ranges import Interval, without
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -37,7 +39,7 @@ WORDS: dict[Any, str] = {
 
 
 def checked(function: Callable[P, R]) -> Callable[P, R]:
-    """`function`, which refuses arguments that are not of their annotated types.
+    """`function`, which refuses arguments that are not of their annotated types, or out of their ranges.
 
     Numbers of NumPy become Python's own, which JSON can hold.
 
@@ -55,6 +57,15 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
     return call
 
 
+class Checked:
+    """A dataclass whose fields are checked by their annotations before it is made."""
+
+    def __new__(cls, *args: Any, **given: Any) -> Self:
+        names = [f.name for f in fields(cls)]  # type: ignore[arg-type]
+        checked_values(cls, dict(zip(names, args, strict=False)) | given)
+        return super().__new__(cls)
+
+
 def checked_values(function: Any, given: Mapping[str, Any], **types: Any) -> dict[str, Any]:
     """Arguments of these names, each of the type that `types` or `function` states; see `checked`."""
     hints = hints_of(function) | types
@@ -69,22 +80,28 @@ def plain(given: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v.item() if isinstance(v, np.generic) else v for k, v in given.items()}
 
 
-def check_value(name: str, value: Any, hint: Any) -> None:
-    """Sees that a value is of its type.
+def check_value(name: str, value: Any, hint: Any, most: int = MOST) -> None:
+    """Sees that a value is of its type and in its range.
 
     Raises:
         UserError: it is not.
     """
-    most = LARGEST_SEED if name == "seed" else MOST
+    most = LARGEST_SEED if name == "seed" else most
     if fits(value, hint, most):
         return
-    members = _members(hint)
+    for member in _members(hint):
+        if typing.get_origin(member) is Annotated and fits(value, without(member), most):
+            ranges = [str(m) for m in member.__metadata__ if isinstance(m, Interval)]
+            raise UserError(f"{name} must be {' and '.join(ranges)}, not {_shown(value)}")
+    members = _members(without(hint))
     if Path in members:
         no_address(name, value)
     for member in members:
         kind, args = typing.get_origin(member), typing.get_args(member)
         if kind is typing.Literal and isinstance(value, str):
             choose(name, value, args)
+        if kind is tuple and args[1:] == (...,):
+            kind, args = Sequence, args[:1]
         if kind in (Sequence, Mapping) and isinstance(value, kind) and not isinstance(value, TEXT):
             some = value if isinstance(value, Mapping) else dict(enumerate(value))
             for key, one in some.items():
@@ -100,6 +117,9 @@ def check_value(name: str, value: Any, hint: Any) -> None:
 def fits(value: Any, hint: Any, most: int = MOST) -> bool:
     """Whether a value is of an annotated type; finite, and a whole one at most `most`, if it is a number."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        ranges = [m for m in hint.__metadata__ if isinstance(m, Interval)]
+        return fits(value, args[0], most) and all(value in m for m in ranges)
     if origin in (typing.Union, types.UnionType):
         if Path in args and isinstance(value, str) and (not value or "\0" in value):
             return False  # no name of a file

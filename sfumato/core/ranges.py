@@ -1,0 +1,77 @@
+"""Ranges of parameters, stated once, in annotations: `steps: Count`, `Annotated[float, Interval(0, 2)]`.
+
+The check of arguments (`sfumato.core.arguments`), the help of flags and the studio's sliders read them there.
+"""
+
+from __future__ import annotations
+
+import math
+import types
+import typing
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+
+@dataclass(frozen=True)
+class Interval:
+    """The numbers from `low` to `high`, in words "in [0, 1)" or "at least 1".
+
+    Args:
+        low: the lower end.
+        high: the upper end.
+        ends: "[" or "(", "]" or ")": whether the ends belong to it, as in mathematics.
+    """
+
+    low: float = -math.inf
+    high: float = math.inf
+    ends: str = "[]"
+
+    def __contains__(self, value: float) -> bool:
+        above = value >= self.low if self.ends[0] == "[" else value > self.low
+        return above and (value <= self.high if self.ends[1] == "]" else value < self.high)
+
+    def __str__(self) -> str:
+        if self.high == math.inf:
+            return f"{'at least' if self.ends[0] == '[' else 'above'} {self.low:g}"
+        if self.low == -math.inf:
+            return f"{'at most' if self.ends[1] == ']' else 'below'} {self.high:g}"
+        return f"in {self.ends[0]}{self.low:g}, {self.high:g}{self.ends[1]}"
+
+
+Share = Annotated[float, Interval(0, 1)]
+Strength = Annotated[float, Interval(0, 1, "(]")]
+BelowOne = Annotated[float, Interval(0, 1, "[)")]
+Positive = Annotated[float, Interval(0, ends="(]")]
+NotNegative = Annotated[float, Interval(0)]
+Whole = Annotated[int, Interval(0)]
+Count = Annotated[int, Interval(1)]
+PictureSide = Annotated[int, Interval(8)]
+Several = Annotated[int, Interval(2)]
+
+
+def with_range(text: str, hint: Any) -> str:
+    """A parameter's help, and after it the interval that its annotation states."""
+    said = str(interval_of(hint) or "")
+    return f"{text} {said[:1].upper()}{said[1:]}." if said else text
+
+
+def interval_of(hint: Any) -> Interval | None:
+    """The interval that an annotation states, for the number itself or for each in a list of them."""
+    return next(_intervals(hint), None)
+
+
+def without(hint: Any) -> Any:
+    """The same type without what else its annotation says: `int | None` for `Count | None`."""
+    if typing.get_origin(hint) is Annotated:
+        return typing.get_args(hint)[0]
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return typing.Union[tuple(map(without, typing.get_args(hint)))]  # noqa: UP007
+    return hint
+
+
+def _intervals(hint: Any) -> Iterator[Interval]:
+    if typing.get_origin(hint) is Annotated:
+        yield from (m for m in hint.__metadata__ if isinstance(m, Interval))
+    for inner in typing.get_args(hint):
+        yield from _intervals(inner)
