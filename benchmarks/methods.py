@@ -29,7 +29,7 @@ from sfumato.nets.resnet_generator import ResNet
 from sfumato.nets.sizes import make_net
 from sfumato.nets.unet_generator import UNetGenerator
 from sfumato.training.fit import State, fit
-from sfumato.training.train import defaults
+from sfumato.training.options import defaults
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 

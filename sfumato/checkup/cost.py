@@ -20,7 +20,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -157,12 +156,12 @@ def _steps(words: str) -> None:
     from sfumato.methods.registry import find, info
     from sfumato.module import fields
     from sfumato.training.fit import State, fit
-    from sfumato.training.train import defaults, train
+    from sfumato.training.options import defaults
 
     method, side, count, options, limit = json.loads(words)
     cls: Any = find(method)
     kind = info(cls).trains_on
-    default = {p.name: p.default for p in signature(train).parameters.values()} | defaults(cls)
+    default = defaults(cls)
     batch = int(options.get("batch", default["batch"]))
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
     device = accelerator.device

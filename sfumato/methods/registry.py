@@ -132,8 +132,10 @@ def named(kind: str) -> str:
     raise UserError(f"a {kind} is no method; there are {', '.join(names())}")
 
 
-def name_of(method: Part | type[Part]) -> str:
+def name_of(method: str | Part | type[Part]) -> str:
     """The method's name: that of its file."""
+    if isinstance(method, str):
+        return method
     cls = method if isinstance(method, type) else type(method)
     return cls.__module__.rsplit(".", 1)[-1]
 

@@ -11,7 +11,8 @@ import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from dataclasses import KW_ONLY, dataclass
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,7 +24,7 @@ from sfumato.diffusion.noise import stable_hash
 from sfumato.methods._shared.memory import acting
 from sfumato.methods.registry import Diverged as Diverged
 from sfumato.module import Part
-from sfumato.training.options import check
+from sfumato.training.options import LoopOptions, told_by
 from sfumato.training.processes import mean, together
 
 if TYPE_CHECKING:
@@ -138,77 +139,64 @@ class State:
     def _floats(self) -> dict[str, Tensor]:
         return {k: v for k, v in unique_state(self.method).items() if v.is_floating_point()}
 
-    @torch.no_grad()
-    def put(self, values: dict[str, Tensor]) -> None:
-        """Makes these the weights, such as the averaged ones at the end."""
-        for k, v in self._floats().items():
-            v.copy_(values[k])
+    def finish(self) -> Part:
+        """The method with its averaged weights, in evaluation mode."""
+        with torch.no_grad():
+            for k, v in self._floats().items():
+                v.copy_(self.ema[k])
+        return self.method.eval()
 
 
-def fit(
-    state: State,
-    batches: Batches,
-    *,
-    steps: int,
-    seed: int = 0,
-    lr: float = 1e-3,
-    schedule: Literal["cosine", "linear", "constant"] = "cosine",
-    hold: float = 0.0,
-    warmup: int = 100,
-    clip: float = 1.0,
-    ema: float = 0.999,
-    accumulate: int = 1,
-    accelerator: Accelerator | None = None,
-) -> Iterator[Update]:
-    """Trains from `state.step` to `steps`, and hands out an `Update` after each step.
+@dataclass(frozen=True, eq=False)
+class FitOptions(LoopOptions):
+    """What `fit` is told.
 
     Args:
         state: what is trained; changed in place.
         batches: from micro-batch number `state.step * accumulate` on.
-        steps: optimiser steps in all.
-        seed: seed of everything random in training.
-        lr: highest learning rate, > 0.
-        schedule: how the learning rate goes on after the warm-up: cosine or linear to 0, or constant.
-        hold: share of the steps after the warm-up, in [0, 1), before the learning rate falls.
-        warmup: steps over which the learning rate rises from 0.
-        clip: largest norm of a player's gradient; 0 does not clip.
-        ema: decay of the weights' moving average in a step, in [0, 1).
-        accumulate: micro-batches in a step; their gradients are averaged.
-        accelerator: devices, precision and processes; the CPU in fp32 by default.
+        accelerator: devices, precision and processes, see `machine`; the CPU in fp32 by default.
+    """
+
+    state: State
+    batches: Batches
+    _: KW_ONLY
+    accelerator: Any = None
+
+
+@told_by(FitOptions)
+def fit(told: FitOptions) -> Iterator[Update]:
+    """Trains from `state.step` to `steps`, and hands out an `Update` after each step.
 
     Raises:
-        UserError: for a number that is out of its range (at the first step).
+        UserError: for a number that is out of its range.
         Diverged: if a loss is not finite.
     """
-    check({"seed": seed, "lr": lr, "schedule": schedule, "hold": hold, "warmup": warmup,
-           "clip": clip, "ema": ema, "accumulate": accumulate})  # fmt: skip
-    accelerator = accelerator or machine("cpu")
+    state, accumulate = told.state, told.accumulate
+    accelerator: Accelerator = told.accelerator or machine("cpu")
     method: Trainable = state.method
     state.method.train()
-    while state.step < steps:
-        rate = lr * learning_rate(state.step, steps, schedule, warmup, hold)
+    while state.step < told.steps:
+        rate = told.lr * learning_rate(
+            state.step, told.steps, told.schedule, told.warmup, told.hold
+        )
         losses: dict[str, float] = {}
         getattr(method, "begin_step", lambda: None)()
         for micro in range(accumulate):
-            number = stable_hash(
-                f"{seed}/{state.step}/{micro}/{accelerator.process_index}".encode()
-            )
-            rng = torch.Generator().manual_seed(number)
-            with torch.random.fork_rng(enabled=True):
-                torch.manual_seed(number)  # dropout can draw from nowhere else
-                for player, loss in _losses(method.objectives(batches, rng), accelerator):
+            place = f"{told.seed}/{state.step}/{micro}/{accelerator.process_index}"
+            with _drawing(place) as rng:
+                for player, loss in _losses(method.objectives(told.batches, rng), accelerator):
                     value = mean(loss.detach(), accelerator)
                     check_losses({player: value}, f"at step {state.step + 1}")
                     losses[player] = losses.get(player, 0.0) + value / accumulate
                     parameters = list(state.method.get_submodule(player).parameters())
                     accelerator.backward(loss / accumulate, inputs=parameters)
                     if micro == accumulate - 1:
-                        _step(state.optimiser(player), parameters, rate, clip, accelerator)
+                        _step(state.optimiser(player), parameters, rate, told.clip, accelerator)
         if accelerator.num_processes > 1:  # each has seen its share of the batch
             for v in state.running():
                 v.copy_(accelerator.reduce(v, "mean"))
         state.step += 1
-        state.average(ema)
+        state.average(told.ema)
         yield Update(state.step, losses, rate)
 
 
@@ -222,7 +210,7 @@ def learning_rate(step: int, steps: int, schedule: str, warmup: int, hold: float
     ]
 
 
-def check_losses(losses: Mapping[str, float], when: str = "after the last step") -> None:
+def check_losses(losses: Mapping[str, float], when: str) -> None:
     """Losses of the players are finite.
 
     Raises:
@@ -254,6 +242,15 @@ def machine(device: Literal["auto", "cpu"], precision: Literal["no", "bf16"] = "
 
 WORLD = "WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"
 """Where launchers say how many processes they started."""
+
+
+@contextmanager
+def _drawing(place: str) -> Iterator[torch.Generator]:
+    """A generator for this place in the training; torch's own, too, which dropout draws from."""
+    number = stable_hash(place.encode())
+    with torch.random.fork_rng(enabled=True):
+        torch.manual_seed(number)
+        yield torch.Generator().manual_seed(number)
 
 
 def _losses(

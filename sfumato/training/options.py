@@ -1,88 +1,209 @@
-"""The numbers of a training: how methods are trained that do not say otherwise, and what may be said."""
+"""The options of a training: their defaults, their ranges, their help, and what a resumed run keeps."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from numbers import Integral, Real
-from typing import Any
+import functools
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field, fields
+from inspect import Signature, cleandoc, signature
+from pathlib import Path
+from typing import Annotated, Any, Literal, ParamSpec, TypeVar
 
-from sfumato.core.errors import UserError, choose
+from sfumato.core.arguments import check_value, checked_values, hints_of
+from sfumato.core.ranges import BelowOne, Count, Interval, NotNegative, Positive, Share, Whole
+from sfumato.methods.outline import args_of
 from sfumato.methods.registry import info
 from sfumato.module import Part
 
-DEFAULTS: dict[str, Any] = {
-    "steps": 5000, "batch": 32, "lr": 1e-3, "schedule": "cosine", "hold": 0.0, "warmup": 100,
-    "optimiser": "adamw", "beta1": 0.9, "clip": 1.0, "ema": 0.999,
-}  # fmt: skip
+P = ParamSpec("P")
+T = TypeVar("T")
+R = TypeVar("R")
+Folders = str | Path | Sequence[str | Path] | Mapping[str, str | Path]
+
+PASSING = {"recorded": False}
+
+
+def own(most: Any, fixed: bool = False) -> Any:
+    """A field that is by default as the method has it in its `settings`, and as most have it."""
+    return field(default=None, metadata={"most": most, "fixed": fixed})
+
+
+def fixed(default: Any) -> Any:
+    """A field that a resumed run keeps; the others may change."""
+    return field(default=default, metadata={"fixed": True})
+
+
+def passing(default: Any = None) -> Any:
+    """A field that says nothing about what is learnt, and is not recorded with the settings."""
+    return field(default=default, metadata=PASSING)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LoopOptions:
+    """What the training loop is told, see `fit`.
+
+    Args:
+        steps: optimiser steps in all; 5000 by default.
+        lr: highest learning rate.
+        schedule: of the learning rate after the warm-up: cosine or linear to 0, or constant.
+        hold: share of the steps after the warm-up before the learning rate falls.
+        warmup: steps over which the learning rate rises from 0.
+        clip: largest norm of a player's gradient; 0 does not clip.
+        ema: decay of the weights' moving average a step.
+        accumulate: batches a step, whose gradients are averaged: large batches in little memory.
+        seed: of the initial weights and everything random in training.
+    """
+
+    steps: Count = own(5000)
+    lr: Positive = own(1e-3)
+    schedule: Literal["cosine", "linear", "constant"] = own("cosine")
+    hold: BelowOne = own(0.0)
+    warmup: Whole = own(100)
+    clip: NotNegative = own(1.0)
+    ema: BelowOne = own(0.999)
+    accumulate: Annotated[int, Interval(1, 10**6)] = fixed(1)
+    seed: Whole = fixed(0)
+
+    def __post_init__(self) -> None:
+        said = {f.name: getattr(self, f.name) for f in fields(self)}
+        said = {k: v for k, v in said.items() if v is not None or k not in DEFAULTS}
+        said = checked_values(type(self), said)
+        for name, value in (self.unsaid() | said).items():
+            object.__setattr__(self, name, value)
+
+    def unsaid(self) -> dict[str, Any]:
+        """What is meant by options of the method's own that are not said."""
+        return {f.name: DEFAULTS[f.name] for f in fields(self) if f.name in DEFAULTS}
+
+    def loop(self) -> dict[str, Any]:
+        """Those of the loop."""
+        return {f.name: getattr(self, f.name) for f in fields(LoopOptions)}
+
+
+@dataclass(frozen=True, eq=False)
+class TrainOptions(LoopOptions):
+    """What `train` is told.
+
+    Args:
+        method: a method's name, or a method.
+        data: for models of domains {name: folder} or one folder with a folder for each domain; for
+            pairs and unpaired methods two folders, or with side_by_side one.
+        out: the run folder.
+        options: the method's own fields; none beside a method that is made already.
+        size: side of the images in pixels.
+        resize: how images get that size: crop (scale the short side, cut the middle),
+            stretch, none.
+        upscale: accept images smaller than size.
+        side_by_side: each image holds a pair: source in its left half, target in its right.
+        strict: refuse folders with unreadable images instead of skipping those.
+        held_out: share of the images that is kept out of training to score it.
+        validation: other folders to score it on, given like data; held_out is then not used.
+        without: a text file of pictures that are left out, a name or path a line; of pairs both.
+        flip: mirror images at random, both of a pair alike.
+        jitter: enlarge images by this share, and crop at random, both of a pair alike.
+        minutes: in place of steps: for how long.  A few steps are measured and thrown away, and
+            as many are made as fit; run.json records them.
+        batch: images a step, over all processes together (pairs, for methods of two folders).
+            By default, as lr and others, as the method has it, see `info`.
+        optimiser: adamw or adam.
+        beta1: decay of the optimiser's mean of the gradient; GANs use 0.5.
+        weight_decay: of the optimiser.
+        precision: no (fp32, fastest on CPUs) or bf16.
+        device: auto (a GPU if there is one) or cpu.
+        save_every: steps between saves.
+        save_minutes: minutes after which a save does not wait for its step; 0 always waits.
+        preview_every: steps between previews; 0 makes none.
+        resume: go on with the run in `out`.
+        quiet: say nothing.
+    """
+
+    method: str | Part = field(metadata=PASSING)
+    data: Folders = field(metadata=PASSING)
+    out: str | Path = field(metadata=PASSING)
+    _: KW_ONLY
+    options: Mapping[str, Any] | None = passing()
+    size: Annotated[int, Interval(1, 65_535)] = 32
+    resize: Literal["crop", "stretch", "none"] = "crop"
+    upscale: bool = False
+    side_by_side: bool = False
+    strict: bool = False
+    held_out: BelowOne = fixed(0.05)
+    validation: Folders | None = passing()
+    without: str | Path | None = None
+    flip: bool = fixed(False)
+    jitter: Share = fixed(0.0)
+    minutes: Positive | None = passing()
+    batch: Annotated[int, Interval(1, 10**6)] = own(32, fixed=True)
+    optimiser: Literal["adamw", "adam"] = own("adamw", fixed=True)
+    beta1: BelowOne = own(0.9)
+    weight_decay: NotNegative = 0.0
+    precision: Literal["no", "bf16"] = "no"
+    device: Literal["auto", "cpu"] = passing("auto")
+    save_every: Count = 250
+    save_minutes: NotNegative = 10.0
+    preview_every: Whole = 1000
+    resume: bool = passing(False)
+    quiet: bool = passing(False)
+
+    def unsaid(self) -> dict[str, Any]:
+        given = defaults(self.method)
+        return given if self.minutes is None else {**given, "steps": None}  # they will be measured
+
+    @property
+    def channels(self) -> int:
+        """Channels of the pictures."""
+        return int(getattr(self.method, "channels", (self.options or {}).get("channels", 3)))
+
+    def settings(self) -> dict[str, Any]:
+        """What run.json records as the settings."""
+        known = {f.name: getattr(self, f.name) for f in fields(self) if f.name in SETTINGS}
+        return known | {"without": self.without and str(Path(self.without).absolute())}
+
+
+DEFAULTS = {f.name: f.metadata["most"] for f in fields(TrainOptions) if "most" in f.metadata}
 """How methods are trained that do not say otherwise by their `settings`."""
-
-WHOLE = {
-    "size": (1, 65_535), "steps": (1, 10**9), "batch": (1, 10**6), "accumulate": (1, 10**6),
-    "save_every": (1, 10**9), "preview_every": (0, 10**9), "warmup": (0, 10**9), "seed": (0, 2**63 - 1),
-}  # fmt: skip
-"""Whole numbers, each with the least and the most it may be."""
-
-SWITCHES = "upscale", "side_by_side", "strict", "flip", "resume", "quiet"
-"""True or False."""
-
-SHARES = "held_out", "hold", "ema", "beta1"
-"""Numbers in [0, 1)."""
-
-POSITIVE = "lr", "minutes"
-"""Finite numbers above 0."""
-
-SIZES = {"weight_decay": math.inf, "clip": math.inf, "jitter": 1.0,
-         "save_minutes": math.inf}  # fmt: skip
-"""Finite numbers from 0 on, each with the most it may be."""
-
-CHOICES = {
-    "schedule": ("cosine", "linear", "constant"), "optimiser": ("adamw", "adam"),
-    "precision": ("no", "bf16"), "device": ("auto", "cpu"), "resize": ("crop", "stretch", "none"),
-}  # fmt: skip
+SETTINGS = [f.name for f in fields(TrainOptions) if f.metadata.get("recorded", True)]
+"""The options that run.json records as settings."""
+FIXED = [f.name for f in fields(TrainOptions) if f.metadata.get("fixed")]
+"""Settings that a resumed run keeps; the others may change."""
 
 
-def defaults(method: type[Part]) -> dict[str, Any]:
+def defaults(method: str | Part | type[Part]) -> dict[str, Any]:
     """The method's own batch, learning rate and so on: what `train` does if it is not told."""
     return DEFAULTS | dict(info(method).settings)
 
 
 def check(settings: Mapping[str, Any]) -> None:
-    """Every number lies where it may: the only place that says where.
+    """Every option is of its type and lies where it may.
 
     Raises:
         UserError: for the first that does not, NaN and infinity among them.
     """
-    for name, value in settings.items():
-        if name in CHOICES:
-            choose(name, value, CHOICES[name])
-        if name in SWITCHES and not isinstance(value, bool):
-            raise UserError(f"{name} must be True or False, not {value!r}")
-        if name in (*WHOLE, *SHARES, *SIZES, *POSITIVE):
-            if not isinstance(value, Real) or isinstance(value, bool):
-                raise UserError(f"{name} must be a number, not {value!r}")
-        if name in WHOLE:
-            least, top = WHOLE[name]
-            if not isinstance(value, Integral) or int(value) < least:
-                raise UserError(f"{name} must be at least {least} and whole, not {value}")
-            if int(value) > top:
-                raise UserError(f"{name} must be at most {top:,}, not {int(value):,}")
-        if name in SHARES and not 0 <= value < 1:
-            raise UserError(f"{name} must lie in [0, 1), not {value}")
-        if name in POSITIVE and not 0 < value < math.inf:
-            raise UserError(f"{name} must be above 0 and finite, not {value}")
-        if name in SIZES and not (0 <= value <= SIZES[name] and math.isfinite(value)):
-            most = f"at most {SIZES[name]:g}" if SIZES[name] < math.inf else "finite"
-            raise UserError(f"{name} must be 0 or more and {most}, not {value}")
+    hints = hints_of(TrainOptions)
+    for name in settings.keys() & hints.keys():
+        check_value(name, settings[name], hints[name])
 
 
-def check_options(options: Mapping[str, Any]) -> None:
-    """No option of a method is NaN or infinite.
+def told_by(options: Callable[P, T]) -> Callable[[Callable[[T], R]], Callable[P, R]]:
+    """Makes of a function of options one of all that they are made of, with their signature and help."""
+    hints, parameters = hints_of(options), signature(options).parameters
+    helps: dict[str, str] = {}
+    for cls in options.__mro__:  # type: ignore[attr-defined]
+        helps |= args_of(cls.__doc__ or "")
+    lines = [f"    {name}: {helps[name]}" for name in parameters]
+    said = "\n".join(textwrap.fill(s, 100, subsequent_indent=" " * 8) for s in lines)
 
-    Raises:
-        UserError: for the first that is.
-    """
-    for name, value in options.items():
-        for v in value if isinstance(value, (list, tuple)) else [value]:
-            if isinstance(v, Real) and not math.isfinite(v):
-                raise UserError(f"{name} must be finite, not {value}")
+    def decorate(function: Callable[[T], R]) -> Callable[P, R]:
+        @functools.wraps(function)
+        def call(*args: P.args, **given: P.kwargs) -> R:
+            return function(options(*args, **given))
+
+        head, raises, rest = cleandoc(function.__doc__ or "").partition("\n\nRaises:")
+        call.__doc__ = f"{head}\n\nArgs:\n{said}{raises}{rest}"
+        call.__annotations__ = hints | {"return": hints_of(function)["return"]}
+        typed = [p.replace(annotation=hints[name]) for name, p in parameters.items()]
+        call.__signature__ = Signature(typed, return_annotation=call.__annotations__["return"])  # type: ignore[attr-defined]
+        return call
+
+    return decorate

@@ -28,10 +28,7 @@ from sfumato.core.terminal import say
 from sfumato.data.folders import for_folder, locked, parse_json, write_text
 from sfumato.module import Part, describe, fields, short
 from sfumato.training.fit import State
-from sfumato.training.options import DEFAULTS, check
-
-FIXED = "batch", "seed", "held_out", "flip", "jitter", "accumulate", "optimiser"
-"""Settings that a resumed run keeps; the others may change."""
+from sfumato.training.options import DEFAULTS, FIXED, check
 
 SAVES = "training.safetensors", "training.before.safetensors"
 
@@ -47,24 +44,23 @@ class RunFolder:
 
     Args:
         out: the folder; it is made by the first `stand`.
-        run: for run.json.
+        run: for run.json; not to be changed when it is written.
         split: for split.json.
-        lock: holds the lock of `out`, and takes that of a folder that is written anew.
+        lock: holds the lock of `out`, see `take`.
     """
 
     def __init__(
-        self, out: Path, run: Mapping[str, Any], split: Mapping[str, Any], lock: ExitStack
+        self, out: Path, run: dict[str, Any], split: Mapping[str, Any], lock: ExitStack
     ) -> None:
-        self.out, self.split, self.lock = out, json.dumps(split) + "\n", lock
-        self.describe(run)
+        self.out, self.run, self.split, self.lock = out, run, json.dumps(split) + "\n", lock
         self.training, self.before = (out / name for name in SAVES)
         self.begun = False
         self.saved: int | None = None
         """The step of the last save."""
 
-    def describe(self, run: Mapping[str, Any]) -> None:
-        """What run.json is going to hold, if it is not written yet."""
-        self.run = json.dumps(run, indent=2) + "\n"
+    def take(self) -> None:
+        """Locks the folder."""
+        self.lock.enter_context(locked(self.out))
 
     def stand(self) -> bool:
         """Is there with its run.json when this returns; True if it was gone and is written anew.
@@ -72,9 +68,9 @@ class RunFolder:
         Raises:
             UserError: if another run has taken its place, or is beginning there.
         """
-        file = self.out / "run.json"
+        file, run = self.out / "run.json", json.dumps(self.run, indent=2) + "\n"
         gone = self.begun and not file.exists()
-        if self.begun and not gone and file.read_bytes() != self.run.encode():
+        if self.begun and not gone and file.read_bytes() != run.encode():
             raise UserError(
                 f"{self.out} was moved away while it trained, and another run began there: this "
                 f"one has stopped; what was moved away resumes"
@@ -82,9 +78,9 @@ class RunFolder:
         if gone:
             say(f"{self.out} was moved away while it trained: written anew", file=sys.stderr)
             self.lock.close()  # that went with the folder
-            self.lock.enter_context(locked(self.out))
+            self.take()
         if gone or not self.begun:
-            write_text(file, self.run)
+            write_text(file, run)
             write_text(self.out / "split.json", self.split)
         self.begun = True
         return gone

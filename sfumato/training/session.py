@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 from sfumato.checkpoints.model_folder import write_model
 from sfumato.core.errors import Stopped, UserError
-from sfumato.data import sets
-from sfumato.training.fit import Diverged, State, check_losses, fit
+from sfumato.training.fit import Diverged, State, Update, check_losses, fit
 from sfumato.training.log import Journal, Progress, interrupts
+from sfumato.training.options import TrainOptions
+from sfumato.training.pictures import Pictures
 from sfumato.training.processes import mean, together
 from sfumato.training.run_folder import RunFolder, typed_resume
 from sfumato.training.time_budget import steps_for
@@ -23,130 +24,162 @@ from sfumato.training.validation import Observer, held_out_loss
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-FITTED = "seed", "accumulate", "lr", "schedule", "hold", "warmup", "clip", "ema"
-"""Settings that `fit` takes."""
 
-
-def learn(
-    state: State, folder: RunFolder, training: sets.Dataset, rest: sets.Dataset | None,
-    accelerator: Accelerator, run: Mapping[str, Any], told: Progress, minutes: float | None = None,
-) -> None:  # fmt: skip
-    """Trains from the state's step to the last one, and leaves the folder with all that belongs to it.
+@dataclass
+class Session:
+    """A training that runs.
 
     Args:
+        asked: its options; without steps, those that fit into its minutes are measured.
         state: what is trained, new or restored.
         folder: where it is saved.
-        training: the pictures it learns from.
-        rest: those it is scored on, if any.
+        pictures: what it learns from, and what it is scored on.
         accelerator: see `machine`.
-        run: run.json, whose settings hold.
         told: what the user sees; its clock began with the training.
-        minutes: if given, the steps that fit into them take the place of those of the settings.
-
-    Raises:
-        UserError: if the training diverges; says which save is good.
-        Stopped: after a signal, when all is saved.
     """
-    settings, out, main = run["settings"], folder.out, accelerator.is_main_process
-    save_every, preview_every = settings["save_every"], settings["preview_every"]
-    batch, accumulate, device = settings["batch"], settings["accumulate"], accelerator.device
-    log = Journal(out / "log.jsonl", images=batch * accumulate, step=state.step if main else None)
-    observer = Observer(
-        state, training, rest, out, batch, device, log, told, save_every, preview_every, main
-    )
 
-    def batches(start: int) -> Iterator[tuple[Tensor, Tensor]]:
-        numbered = training.batches(
-            batch, seed=settings["seed"], start=start, flip=settings["flip"],
-            jitter=settings["jitter"], rank=accelerator.process_index, world=accelerator.num_processes,
+    asked: TrainOptions
+    state: State
+    folder: RunFolder
+    pictures: Pictures
+    accelerator: Accelerator
+    told: Progress
+
+    def __post_init__(self) -> None:
+        asked, self.main = self.asked, self.accelerator.is_main_process
+        self.log = Journal(
+            self.folder.out / "log.jsonl", images=asked.batch * asked.accumulate,
+            step=self.state.step if self.main else None,
+        )  # fmt: skip
+        self.observer = Observer(
+            asked, self.state, self.pictures, self.accelerator.device, self.log, self.told, self.main
+        )  # fmt: skip
+
+    def learn(self) -> None:
+        """Trains from the state's step to the last one; the folder then has all that belongs to it.
+
+        Raises:
+            UserError: if the training diverges; says which save is good.
+            Stopped: after a signal, when all is saved.
+        """
+        self.plan()
+        self.catch_up()
+        start = self.state.step * self.asked.accumulate
+        updates = fit(
+            self.state, self.batches(start), accelerator=self.accelerator, **self.asked.loop()
+        )
+        self.saved_at = time.monotonic()
+        with self.told, interrupts() as interrupted:
+            try:
+                for update in updates:
+                    self.after(update, interrupted)
+            except Diverged as error:
+                raise self.diverged(error) from None
+        if self.main:
+            if self.folder.stand():  # moved away during the last save
+                self.store()
+            self.folder.before.unlink(missing_ok=True)
+            self.told.say(self.observer.verdict())
+
+    def plan(self) -> None:
+        """Says what begins, and measures how many steps fit into the minutes if they are not known yet."""
+        asked = self.asked
+        if asked.steps is not None:
+            self.observer.begin(f"{asked.steps} steps")
+        else:
+            assert asked.minutes is not None
+            self.observer.begin(f"{asked.minutes:g} minutes")
+            with self.told.waiting("measuring how long a step takes"):
+                steps = steps_for(
+                    asked.minutes, self.state, self.batches(0), self.observer.look, self.observer.score,
+                    save_every=asked.save_every, preview_every=asked.preview_every,
+                    began=self.told.began, accelerator=self.accelerator, **asked.loop(),
+                )  # fmt: skip
+            self.asked = replace(asked, steps=steps)
+            self.folder.run["settings"] = self.asked.settings()
+            self.told.say(f"{steps} steps fit into {asked.minutes:g} minutes")
+        self.observer.start(self.asked.steps)
+
+    def batches(self, start: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches from this number on, on the device."""
+        asked, device = self.asked, self.accelerator.device
+        numbered = self.pictures.training.batches(
+            asked.batch, seed=asked.seed, start=start, flip=asked.flip, jitter=asked.jitter,
+            rank=self.accelerator.process_index, world=self.accelerator.num_processes,
         )  # fmt: skip
         for a, b in numbered:
             yield a.to(device), b.to(device)
 
-    def follow() -> None:
+    def catch_up(self) -> None:
+        """Makes what follows from a save: a kill may have come in between."""
+        step, every = self.state.step, self.asked.preview_every
+        with together(self.accelerator):
+            if step and self.main:
+                self.folder.stand()
+                self.follow()
+                if every and (step % every == 0 or step == self.asked.steps):
+                    self.observer.preview()
+
+    def after(self, update: Update, interrupted: Callable[[], int]) -> None:
+        """Looks, saves and stops after a step, where that is due."""
+        step, stopped = update.step, mean(interrupted(), self.accelerator) > 0
+        last = step == self.asked.steps or stopped
+        unsaved = (time.monotonic() - self.saved_at) / 60
+        due = last or step % self.asked.save_every == 0 or 0 < self.asked.save_minutes <= unsaved
+        with together(self.accelerator):
+            due |= self.main and self.folder.stand()
+            if stopped and self.main:  # before a word is said: the terminal may be gone
+                self.store()
+            line = self.observer(update)
+            if due and self.main and not stopped:
+                self.store()
+                self.saved_at = time.monotonic()
+            if step == self.asked.steps:  # no step follows whose loss could tell
+                check_losses(line.get("held_out") or self.losses(), "after the last step")
+            if stopped:
+                self.told.say(self.observer.verdict())
+        if stopped:  # all are, and the main process has saved
+            raise Stopped(
+                f"stopped at step {step}, saved in {self.folder.out}; {typed_resume(self.folder.out)} "
+                f"goes on",
+                interrupted() or signal.SIGINT,  # another process was told
+            )
+
+    def store(self) -> None:
+        """Saves the training, and what follows from it."""
+        self.state.check()
+        self.folder.keep(self.state)
+        self.follow()
+
+    def follow(self) -> None:
         """Makes what follows from training.safetensors."""
+        run = self.folder.run
         info = {
-            "preparation": run["preparation"], "step": state.step,
-            "data": run["data"], "settings": settings, "verdict": observer.verdict(),
+            "preparation": run["preparation"], "step": self.state.step, "data": run["data"],
+            "settings": run["settings"], "verdict": self.observer.verdict(),
         }  # fmt: skip
-        write_model(state.method, out, weights=state.ema, info=info)
-        log.plot(out / "loss.png")
+        write_model(self.state.method, self.folder.out, weights=self.state.ema, info=info)
+        self.log.plot(self.folder.out / "loss.png")
 
-    def store() -> None:
-        state.check()
-        folder.keep(state)
-        follow()
+    def losses(self) -> dict[str, float]:
+        """Those of one batch of the training."""
+        batch, device = self.asked.batch, self.accelerator.device
+        return held_out_loss(self.state, self.pictures.training, batch, device, batches=1)
 
-    fitting = {"accelerator": accelerator} | {k: settings[k] for k in FITTED}
-    observer.begin(f"{minutes:g} minutes" if minutes else f"{settings['steps']} steps")
-    if minutes:
-        with told.waiting("measuring how long a step takes"):
-            settings["steps"] = steps_for(
-                minutes, state, batches(0), observer.look, observer.score, save_every=save_every,
-                preview_every=preview_every, began=told.began, **fitting,
-            )  # fmt: skip
-        folder.describe(run)
-        told.say(f"{settings['steps']} steps fit into {minutes:g} minutes")
-    steps = settings["steps"]
-    observer.start(steps)
-    with together(accelerator):
-        if state.step and main:  # a kill may have come between a save and what follows from it
-            folder.stand()
-            follow()
-            if preview_every and (state.step % preview_every == 0 or state.step == steps):
-                observer.preview()
-    updates = fit(state, batches(state.step * accumulate), steps=steps, **fitting)
-    saved_at = time.monotonic()
-    with told, interrupts() as interrupted:
-        try:
-            for update in updates:
-                step, stopped = update.step, mean(interrupted(), accelerator) > 0
-                last = step == steps or stopped
-                unsaved = (time.monotonic() - saved_at) / 60
-                due = last or step % save_every == 0 or 0 < settings["save_minutes"] <= unsaved
-                with together(accelerator):
-                    due |= main and folder.stand()
-                    if stopped and main:  # before a word is said: the terminal may be gone
-                        store()
-                    line = observer(update)
-                    if due and main and not stopped:
-                        store()
-                        saved_at = time.monotonic()
-                    if step == steps:  # no step follows whose loss could tell
-                        check_losses(
-                            line.get("held_out") or _losses(state, training, batch, device)
-                        )
-                    if stopped:
-                        told.say(observer.verdict())
-                if stopped:  # all are, and the main process has saved
-                    raise Stopped(
-                        f"stopped at step {step}, saved in {out}; {typed_resume(out)} goes on",
-                        interrupted() or signal.SIGINT,  # another process was told
-                    )
-        except Diverged as error:
-            if not main:
-                raise UserError(str(error)) from None
-            if folder.saved == state.step and folder.step_back(state):
-                follow()  # a save counts when the loss after it was finite
-            raise UserError(f"{error}; {_advice(folder, settings)}") from None
-    if main:
-        if folder.stand():  # moved away during the last save
-            store()
-        folder.before.unlink(missing_ok=True)
-        told.say(observer.verdict())
-
-
-def _losses(state: State, data: sets.Dataset, batch: int, device: torch.device) -> dict[str, float]:
-    return held_out_loss(state, data, batch, device, batches=1)
-
-
-def _advice(folder: RunFolder, settings: Mapping[str, Any]) -> str:
-    """What to do after a divergence."""
-    good = (
-        f"{folder.out} holds step {folder.saved}, the last good save" if folder.saved else "no save"
-    )
-    again = typed_resume(folder.out) if folder.begun else "the same command with"
-    return (
-        f"{good}. Lower --lr (it was {settings['lr']:g}) or --clip (it was {settings['clip']:g}): "
-        f"{again} --lr {settings['lr'] / 10:g}"
-    )
+    def diverged(self, error: Diverged) -> UserError:
+        """Goes back to the last good save; what to say and to do."""
+        if not self.main:
+            return UserError(str(error))
+        folder, asked = self.folder, self.asked
+        if folder.saved == self.state.step and folder.step_back(self.state):
+            self.follow()  # a save counts when the loss after it was finite
+        good = (
+            f"{folder.out} holds step {folder.saved}, the last good save"
+            if folder.saved
+            else "no save"
+        )
+        again = typed_resume(folder.out) if folder.begun else "the same command with"
+        return UserError(
+            f"{error}; {good}. Lower --lr (it was {asked.lr:g}) or --clip (it was {asked.clip:g}): "
+            f"{again} --lr {asked.lr / 10:g}"
+        )

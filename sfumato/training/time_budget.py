@@ -115,7 +115,7 @@ def steps_for(
     began = time.perf_counter() if began is None else began
     budget = 60 * minutes
     trial = State(copy.deepcopy(state.method))
-    updates = fit(trial, batches, steps=10**9, **how)
+    updates = fit(trial, batches, **(how | {"steps": 10**9}))
     first, each = _phases(trial.method), []
     for batch in first:
         if batch:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -21,6 +20,8 @@ from sfumato.module import raw
 from sfumato.training import verdict
 from sfumato.training.fit import State, Update
 from sfumato.training.log import Journal, Progress, logged
+from sfumato.training.options import TrainOptions
+from sfumato.training.pictures import Pictures
 from sfumato.training.time_budget import Doubling, scored_every
 
 if TYPE_CHECKING:
@@ -74,29 +75,21 @@ class Observer:
     """Looks at a training after its steps: scores it, shows what it makes, writes the log, tells the user.
 
     Args:
+        asked: options of the training.
         state: of the training.
-        training: the pictures it learns from.
-        rest: those held out, if any.
-        out: the run folder.
-        batch: pictures a score is taken on at a time.
+        pictures: that it learns from, and that it is scored on.
         device: of the model.
-        log: log.jsonl.
+        log: log.jsonl, in the run folder.
         told: what the user sees.
-        save_every: steps between saves.
-        preview_every: steps between previews; 0 makes none.
         main: is this the process that writes?
     """
 
+    asked: TrainOptions
     state: State
-    training: sets.Dataset
-    rest: sets.Dataset | None
-    out: Path
-    batch: int
+    pictures: Pictures
     device: torch.device
     log: Journal
     told: Progress
-    save_every: int
-    preview_every: int
     main: bool = True
 
     def begin(self, long: str) -> None:
@@ -105,11 +98,12 @@ class Observer:
         def counted(data: sets.Dataset) -> str:
             return ", ".join(f"{len(part):,} {name}" for name, part in data.parts.items())
 
-        size = next(iter(self.training.parts.values())).preparation.size or (0, 0)
+        training, rest = self.pictures.training, self.pictures.held_out
+        size = next(iter(training.parts.values())).preparation.size or (0, 0)
         self.told.say(
-            f"{name_of(self.state.method)} learns from {counted(self.training)} pictures of "
-            f"{said_size(size)} pixels, {counted(self.rest) if self.rest else 'none'} held out; {long}, "
-            f"{self.log.images} pictures a step, on {self.device}; writes to {self.out}"
+            f"{name_of(self.state.method)} learns from {counted(training)} pictures of "
+            f"{said_size(size)} pixels, {counted(rest) if rest else 'none'} held out; {long}, "
+            f"{self.log.images} pictures a step, on {self.device}; writes to {self.asked.out}"
         )
         for note in getattr(self.state.method, "notes", []):
             self.told.say(note)
@@ -123,10 +117,10 @@ class Observer:
     def __call__(self, update: Update) -> dict[str, Any]:
         """After a step; its line of the log."""
         line, step, done = self.log.add(update), update.step, update.step == self.steps
-        if done or step % scored_every(self.steps, self.save_every) == 0:
+        if done or step % scored_every(self.steps, self.asked.save_every) == 0:
             line |= self.score(self.state)
-        if self.main and self.preview_every:
-            if done or step % self.preview_every == 0 or self.clock.due():
+        if self.main and self.asked.preview_every:
+            if done or step % self.asked.preview_every == 0 or self.clock.due():
                 line |= self.preview()
         if self.main and (done or logged(step) or "held_out" in line or "pictures" in line):
             self.log.write(line)
@@ -135,27 +129,35 @@ class Observer:
 
     def score(self, state: State) -> dict[str, Any]:
         """What `scores` says of this state; nothing if nothing is held out."""
-        return scores(state, self.rest, self.batch, self.device) if self.rest else {}
+        rest = self.pictures.held_out
+        return scores(state, rest, self.asked.batch, self.device) if rest else {}
 
     def preview(self) -> dict[str, Any]:
         """Writes previews/step_NNNNNN.png; as "pictures", how far they are from the targets."""
-        seen, step = self.look(self.state), self.state.step
+        seen, step, folder = (
+            self.look(self.state),
+            self.state.step,
+            self.log.path.parent / "previews",
+        )
         if seen is not None:
             title = f"step {step}" + ("" if "result" in seen.rows else ": samples of each domain")
-            with replacing(self.out / "previews" / f"step_{step:06d}.png") as temporary:
+            with replacing(folder / f"step_{step:06d}.png") as temporary:
                 labelled(seen.rows, title).save(temporary, format="PNG")
-            self.told.previewed(self.out / "previews")
+            self.told.previewed(folder)
         self.clock.done()
         return {} if seen is None else {"pictures": seen.far}
 
     def look(self, state: State) -> Look | None:
         """What a preview of this state would show."""
-        return look(state, self.rest or self.training, self.training, self.device)
+        shown = self.pictures.held_out or self.pictures.training
+        return look(state, shown, self.pictures.training, self.device)
 
     def verdict(self) -> str:
         """Where the training stands, in words."""
         steady = info(self.state.method).steady
-        return verdict.verdict(self.log.entries(), steady, self.rest is not None, self.steps)
+        return verdict.verdict(
+            self.log.entries(), steady, self.pictures.held_out is not None, self.steps
+        )
 
 
 class Look(NamedTuple):

@@ -1,0 +1,77 @@
+"""The pictures of a training: those it learns from, and those it is scored on."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from sfumato.core.errors import UserError
+from sfumato.data import sets
+from sfumato.data.open_data import open_data
+from sfumato.data.without import leave_out
+from sfumato.methods.registry import info
+from sfumato.module import Part
+from sfumato.training.options import TrainOptions
+
+HOW = "size", "resize", "upscale", "strict", "side_by_side", "channels"
+"""Options that say how pictures are read."""
+
+
+class Pictures(NamedTuple):
+    """All pictures, those a training learns from, and those it is scored on, if any."""
+
+    everything: sets.Dataset
+    training: sets.Dataset
+    held_out: sets.Dataset | None
+
+    def names(self) -> dict[str, Any]:
+        """For split.json."""
+        rest = self.held_out
+        return {"training": self.training.names(), "held_out": rest.names() if rest else {}}
+
+
+def read_pictures(asked: TrainOptions) -> Pictures:
+    """Reads the pictures of a training, leaves some out, and holds some out."""
+    kind, part = info(asked.method).trains_on or "", asked.method
+    how = {k: getattr(asked, k) for k in HOW}
+    everything = open_data(kind, asked.data, **how)
+    if isinstance(part, Part):
+        everything = in_order(everything, getattr(part, "domains", ()), "the model")
+    if asked.without is not None:
+        everything = leave_out(everything, asked.without)
+    if asked.validation is not None:
+        rest = open_data(kind, asked.validation, **how)
+        _others(everything, rest)
+        return Pictures(everything, everything, in_order(rest, everything.parts, "the training"))
+    if asked.held_out:
+        return Pictures(everything, *everything.split(asked.held_out, asked.seed))
+    return Pictures(everything, everything, None)
+
+
+def in_order(data: sets.Dataset, names: Iterable[str], whose: str) -> sets.Dataset:
+    """The domains of `data` in this order; pairs and unpaired folders as they are.
+
+    Raises:
+        UserError: if they are others.
+    """
+    if not isinstance(data, sets.Domains) or not (names := list(names)):
+        return data
+    if set(names) != set(data.parts):
+        raise UserError(
+            f"{whose} has the domains {', '.join(names)}, and the folders are {', '.join(data.parts)}: "
+            f"name every domain's folder, as in {names[0]}=FOLDER"
+        )
+    return data._with({name: data.parts[name] for name in names})
+
+
+def _others(training: sets.Dataset, rest: sets.Dataset) -> None:
+    """Says if a whole folder of held-out pictures is one of the training's."""
+    held = rest.describe()["digest"].values()
+    for name, own in training.describe()["digest"].items():
+        if own in held:
+            warnings.warn(
+                f"--validation names the training's own pictures of {name}: their loss does not tell "
+                f"whether it learns by heart",
+                stacklevel=4,
+            )
