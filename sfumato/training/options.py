@@ -21,22 +21,15 @@ T = TypeVar("T")
 R = TypeVar("R")
 Folders = str | Path | Sequence[str | Path] | Mapping[str, str | Path]
 
-PASSING = {"recorded": False}
 
+def option(default: Any = None, **said: Any) -> Any:
+    """A field, and what is said of it.
 
-def own(most: Any, fixed: bool = False) -> Any:
-    """A field that is by default as the method has it in its `settings`, and as most have it."""
-    return field(default=None, metadata={"most": most, "fixed": fixed})
-
-
-def fixed(default: Any) -> Any:
-    """A field that a resumed run keeps; the others may change."""
-    return field(default=default, metadata={"fixed": True})
-
-
-def passing(default: Any = None) -> Any:
-    """A field that says nothing about what is learnt, and is not recorded with the settings."""
-    return field(default=default, metadata=PASSING)
+    most: by default it is as the method has it in its `settings`, and this if the method says nothing.
+    fixed: True if a resumed run keeps it; others may change.
+    recorded: False if it says nothing about what is learnt, and is none of run.json's settings.
+    """
+    return field(default=default, metadata=said)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -55,15 +48,15 @@ class LoopOptions:
         seed: of the initial weights and everything random in training.
     """
 
-    steps: Count = own(5000)
-    lr: Positive = own(1e-3)
-    schedule: Literal["cosine", "linear", "constant"] = own("cosine")
-    hold: BelowOne = own(0.0)
-    warmup: Whole = own(100)
-    clip: NotNegative = own(1.0)
-    ema: BelowOne = own(0.999)
-    accumulate: Annotated[int, Interval(1, 10**6)] = fixed(1)
-    seed: Whole = fixed(0)
+    steps: Count = option(most=5000)
+    lr: Positive = option(most=1e-3)
+    schedule: Literal["cosine", "linear", "constant"] = option(most="cosine")
+    hold: BelowOne = option(most=0.0)
+    warmup: Whole = option(most=100)
+    clip: NotNegative = option(most=1.0)
+    ema: BelowOne = option(most=0.999)
+    accumulate: Annotated[int, Interval(1, 10**6)] = option(1, fixed=True)
+    seed: Whole = option(0, fixed=True)
 
     def __post_init__(self) -> None:
         said = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -118,33 +111,33 @@ class TrainOptions(LoopOptions):
         quiet: say nothing.
     """
 
-    method: str | Part = field(metadata=PASSING)
-    data: Folders = field(metadata=PASSING)
-    out: str | Path = field(metadata=PASSING)
+    method: str | Part = field(metadata={"recorded": False})
+    data: Folders = field(metadata={"recorded": False})
+    out: str | Path = field(metadata={"recorded": False})
     _: KW_ONLY
-    options: Mapping[str, Any] | None = passing()
+    options: Mapping[str, Any] | None = option(recorded=False)
     size: Annotated[int, Interval(1, 65_535)] = 32
     resize: Literal["crop", "stretch", "none"] = "crop"
     upscale: bool = False
     side_by_side: bool = False
     strict: bool = False
-    held_out: BelowOne = fixed(0.05)
-    validation: Folders | None = passing()
+    held_out: BelowOne = option(0.05, fixed=True)
+    validation: Folders | None = option(recorded=False)
     without: str | Path | None = None
-    flip: bool = fixed(False)
-    jitter: Share = fixed(0.0)
-    minutes: Positive | None = passing()
-    batch: Annotated[int, Interval(1, 10**6)] = own(32, fixed=True)
-    optimiser: Literal["adamw", "adam"] = own("adamw", fixed=True)
-    beta1: BelowOne = own(0.9)
+    flip: bool = option(False, fixed=True)
+    jitter: Share = option(0.0, fixed=True)
+    minutes: Positive | None = option(recorded=False)
+    batch: Annotated[int, Interval(1, 10**6)] = option(most=32, fixed=True)
+    optimiser: Literal["adamw", "adam"] = option(most="adamw", fixed=True)
+    beta1: BelowOne = option(most=0.9)
     weight_decay: NotNegative = 0.0
     precision: Literal["no", "bf16"] = "no"
-    device: Literal["auto", "cpu"] = passing("auto")
+    device: Literal["auto", "cpu"] = option("auto", recorded=False)
     save_every: Count = 250
     save_minutes: NotNegative = 10.0
     preview_every: Whole = 1000
-    resume: bool = passing(False)
-    quiet: bool = passing(False)
+    resume: bool = option(False, recorded=False)
+    quiet: bool = option(False, recorded=False)
 
     def unsaid(self) -> dict[str, Any]:
         given = defaults(self.method)
