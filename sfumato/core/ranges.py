@@ -32,11 +32,12 @@ class Interval:
         return above and (value <= self.high if self.ends[1] == "]" else value < self.high)
 
     def __str__(self) -> str:
+        low, high = (str(n) if isinstance(n, int) else f"{n:g}" for n in (self.low, self.high))
         if self.high == math.inf:
-            return f"{'at least' if self.ends[0] == '[' else 'above'} {self.low:g}"
+            return f"{'at least' if self.ends[0] == '[' else 'above'} {low}"
         if self.low == -math.inf:
-            return f"{'at most' if self.ends[1] == ']' else 'below'} {self.high:g}"
-        return f"in {self.ends[0]}{self.low:g}, {self.high:g}{self.ends[1]}"
+            return f"{'at most' if self.ends[1] == ']' else 'below'} {high}"
+        return f"in {self.ends[0]}{low}, {high}{self.ends[1]}"
 
 
 Share = Annotated[float, Interval(0, 1)]
