@@ -37,15 +37,15 @@ class LoopOptions:
     """What the training loop is told, see `fit`.
 
     Args:
-        steps: optimiser steps in all; 5000 by default.
+        steps: optimiser steps in all; 5000 if neither steps nor minutes are given.
         lr: highest learning rate.
-        schedule: of the learning rate after the warm-up: cosine or linear to 0, or constant.
-        hold: share of the steps after the warm-up before the learning rate falls.
+        schedule: how the learning rate goes on after the warm-up: cosine or linear to 0, or constant.
+        hold: share of the steps after the warm-up, before the learning rate falls.
         warmup: steps over which the learning rate rises from 0.
         clip: largest norm of a player's gradient; 0 does not clip.
-        ema: decay of the weights' moving average a step.
-        accumulate: batches a step, whose gradients are averaged: large batches in little memory.
-        seed: of the initial weights and everything random in training.
+        ema: decay of the weights' moving average in a step.
+        accumulate: batches in a step, to train with many images a step in little memory.
+        seed: seed of the initial weights and of everything random in training.
     """
 
     steps: Count = option(most=5000)
@@ -80,32 +80,33 @@ class TrainOptions(LoopOptions):
 
     Args:
         method: a method's name, or a method.
-        data: for models of domains {name: folder} or one folder with a folder for each domain; for
-            pairs and unpaired methods two folders, or with side_by_side one.
+        data: for models of domains {name: folder}, or one folder with a folder for each domain; for
+            methods of pairs and of unpaired pictures two folders, or one with side_by_side.
         out: the run folder.
-        options: the method's own fields; none beside a method that is made already.
+        options: the method's own fields; none if `method` is an instance.
         size: side of the images in pixels.
-        resize: how images get that size: crop (scale the short side, cut the middle),
-            stretch, none.
-        upscale: accept images smaller than size.
-        side_by_side: each image holds a pair: source in its left half, target in its right.
-        strict: refuse folders with unreadable images instead of skipping those.
+        resize: how images get that size: crop (scale the short side, cut out the middle), stretch, or
+            none (refuse other sizes).
+        upscale: enlarge images that are smaller than size, instead of leaving them out.
+        side_by_side: each image holds a pair: the source in its left half, the target in its right half.
+        strict: refuse folders with unreadable images, instead of skipping these images.
         held_out: share of the images that is kept out of training to score it.
-        validation: other folders to score it on, given like data; held_out is then not used.
-        without: a text file of pictures that are left out, a name or path a line; of pairs both.
-        flip: mirror images at random, both of a pair alike.
-        jitter: enlarge images by this share, and crop at random, both of a pair alike.
-        minutes: in place of steps: for how long.  A few steps are measured and thrown away, and
-            as many are made as fit; run.json records them.
-        batch: images a step, over all processes together (pairs, for methods of two folders).
-            By default, as lr and others, as the method has it, see `info`.
+        validation: other folders to score the training on, given like data, in place of held_out.
+        without: a text file of pictures to leave out, one name or path a line; of a pair both are left
+            out.
+        flip: mirror images at random, both pictures of a pair alike.
+        jitter: enlarge images by this share, and crop at random, both pictures of a pair alike.
+        minutes: how long to train, in place of steps. A few steps are measured and thrown away; then as
+            many are made as fit, and run.json records their number.
+        batch: images in a step, over all processes together (pairs, for methods of two folders). The
+            default of this option, and of others that say none, is the method's own.
         optimiser: adamw or adam.
         beta1: decay of the optimiser's mean of the gradient; GANs use 0.5.
-        weight_decay: of the optimiser.
+        weight_decay: weight decay of the optimiser.
         precision: no (fp32, fastest on CPUs) or bf16.
         device: auto (a GPU if there is one) or cpu.
         save_every: steps between saves.
-        save_minutes: minutes after which a save does not wait for its step; 0 always waits.
+        save_minutes: minutes after which it saves at the latest; 0 waits for save_every.
         preview_every: steps between previews; 0 makes none.
         resume: go on with the run in `out`.
         quiet: say nothing.

@@ -62,7 +62,7 @@ def in_order(data: sets.Dataset, names: Iterable[str], whose: str) -> sets.Datas
             f"{whose} has the domains {', '.join(names)}, and the folders are {', '.join(data.parts)}: "
             f"name every domain's folder, as in {names[0]}=FOLDER"
         )
-    return data._with({name: data.parts[name] for name in names})
+    return data.with_parts({name: data.parts[name] for name in names})
 
 
 def _others(training: sets.Dataset, rest: sets.Dataset) -> None:
