@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from sfumato.checkpoints.tensors import memory
+from sfumato.core.arguments import checked_values
 from sfumato.core.errors import UserError, choose
 from sfumato.core.terminal import say, unheard
 from sfumato.data import sets
@@ -171,7 +172,8 @@ def _check_part(part: Part, asked: TrainOptions) -> None:
 
 def _make(asked: TrainOptions, pictures: Pictures) -> Part:
     """The method with its options and what the pictures decide, with the seed's initial weights."""
-    cls, given = find(str(asked.method)), dict(asked.options or {})
+    cls = find(str(asked.method))
+    given = checked_values(cls, asked.options or {})
     known = [f.name for f in fields(cls)]
     for name in given:
         choose(f"option of {asked.method}", name, [k for k in known if k not in OF_DATA])
