@@ -103,19 +103,17 @@ def _timed(asked: TrainOptions, before: Mapping[str, Any] | None) -> TrainOption
     return replace(asked, steps=planned)
 
 
-def _run(asked: TrainOptions, part: Part, pictures: Pictures) -> dict[str, Any]:
-    """What run.json says."""
-    size = asked.size, asked.size
+def _run(
+    asked: TrainOptions, part: Part, pictures: Pictures, before: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """What run.json says; an earlier one's digest says of which kind it is."""
     preparation = Preparation(
-        size,
-        asked.resize,
-        asked.upscale,
-        asked.channels,
+        (asked.size, asked.size), asked.resize, asked.upscale, asked.channels,
         "left" if asked.side_by_side else "whole",
-    )
+    )  # fmt: skip
     run = {
         "model": describe(part),
-        "data": pictures.everything.describe(),
+        "data": pictures.everything.describe(before and before["data"].get("digest")),
         "settings": asked.settings(),
         "method": asked.method if isinstance(asked.method, str) else None,
         "options": describe(dict(asked.options or {})),
