@@ -106,7 +106,7 @@ def _timed(asked: TrainOptions, before: Mapping[str, Any] | None) -> TrainOption
 def _run(
     asked: TrainOptions, part: Part, pictures: Pictures, before: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    """What run.json says; an earlier one's digest says of which kind it is."""
+    """What run.json says; digests of the same pictures in an earlier one stay."""
     preparation = Preparation(
         (asked.size, asked.size), asked.resize, asked.upscale, asked.channels,
         "left" if asked.side_by_side else "whole",
