@@ -18,7 +18,7 @@ from sfumato.checkup import cost as cost_module
 from sfumato.checkup import report as report_module
 from sfumato.checkup.cost import training_cost
 from sfumato.checkup.duplicates import agreement, near_copies
-from sfumato.checkup.inspection import Look
+from sfumato.checkup.inspection import Inspected
 from sfumato.checkup.report import cost_said
 from sfumato.cli.flags import flags
 from sfumato.core.errors import UserError
@@ -382,7 +382,7 @@ def test_nothing_is_deleted_and_a_list_is_written_for_training(tmp_path):
 
 
 def test_a_chain_of_copies_loses_no_more_than_it_must():
-    a, b, c = (Look(Path(name), "a", "train", name, pixels=name) for name in "abc")
+    a, b, c = (Inspected(Path(name), "a", "train", name, pixels=name) for name in "abc")
     links = [
         duplicates.Link(0, 1, "nearly the same", 0.999),
         duplicates.Link(1, 2, "nearly the same", 0.999),

@@ -13,7 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from sfumato.checkup.inspection import Look
+from sfumato.checkup.inspection import Inspected
 from sfumato.checkup.pairs import Pairing
 from sfumato.data.layout import Folders
 from sfumato.methods.outline import names
@@ -51,7 +51,7 @@ class Plan:
 
 def advise(
     folders: Folders,
-    good: Sequence[Look],
+    good: Sequence[Inspected],
     pairs: Sequence[Pairing],
     size: int | None = None,
     whole: Sequence[Path] = (),

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sfumato.checkup.inspection import THUMB, Look
+from sfumato.checkup.inspection import THUMB, Inspected
 
 NEAR = 0.985
 """Correlation of near copies. In 3,000 earth tiles each, 3,000 digits and 224 photographs no two
@@ -65,13 +65,13 @@ class Link(NamedTuple):
         return self.how if self.correlation == 1 else f"{self.how}, {self.correlation:.3f}"
 
 
-def exact_copies(looks: Sequence[Look]) -> Iterator[Link]:
+def exact_copies(pictures: Sequence[Inspected]) -> Iterator[Link]:
     """Each later picture of equal pixels (or bytes), linked to the first."""
     first: dict[str, int] = {}
-    for i, one in enumerate(looks):
+    for i, one in enumerate(pictures):
         k = first.setdefault(one.pixels, i)
         if k != i:
-            yield Link(k, i, "same file" if looks[k].file == one.file else "same pixels", 1.0)
+            yield Link(k, i, "same file" if pictures[k].file == one.file else "same pixels", 1.0)
 
 
 def near_copies(thumbs: NDArray[np.uint8]) -> list[Link]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from sfumato.checkup.advice import Plan
 from sfumato.checkup.duplicates import MAX_LINKS, SMALL, SURE, Link, exact_copies, near_copies
-from sfumato.checkup.inspection import Look
+from sfumato.checkup.inspection import Inspected
 from sfumato.checkup.pairs import Pairing
 from sfumato.core.terminal import count
 from sfumato.data.image_folder import ImageFolder
@@ -51,12 +51,12 @@ class Finding:
     without: list[str] = field(default_factory=list)
 
 
-def unreadable(looks: Sequence[Look], folders: Sequence[ImageFolder]) -> Iterator[Finding]:
+def unreadable(pictures: Sequence[Inspected], folders: Sequence[ImageFolder]) -> Iterator[Finding]:
     """Broken files, and what was left out: pictures of kinds that are not read, say."""
-    bad = [one for one in looks if one.error]
+    bad = [one for one in pictures if one.error]
     if bad:
         yield Finding(
-            "warning", "unreadable", f"{len(bad)} of {len(looks):,} files cannot be read",
+            "warning", "unreadable", f"{len(bad)} of {len(pictures):,} files cannot be read",
             "training leaves them out; copy them again from where they came", [one.error for one in bad],
         )  # fmt: skip
     for one in folders:
@@ -65,7 +65,7 @@ def unreadable(looks: Sequence[Look], folders: Sequence[ImageFolder]) -> Iterato
             yield Finding("warning", "format", text, fix)
 
 
-def copies(good: Sequence[Look]) -> Iterator[Finding]:
+def copies(good: Sequence[Inspected]) -> Iterator[Finding]:
     """Exact and near copies by where they are: in two splits, in two domains, in one."""
     exact = list(exact_copies(good))
     again = {link.second for link in exact}
@@ -111,7 +111,7 @@ def copies(good: Sequence[Look]) -> Iterator[Finding]:
         yield Finding("note", "copies", f"only the first {MAX_LINKS:,} near copies are listed")
 
 
-def odd(where: str, part: Sequence[Look]) -> Iterator[Finding]:
+def odd(where: str, part: Sequence[Inspected]) -> Iterator[Finding]:
     """Pictures unlike the others of their folder: of one colour, gray, deep; and how they are read."""
     flat = [one for one in part if one.flat]
     if flat:
@@ -153,7 +153,7 @@ def odd(where: str, part: Sequence[Look]) -> Iterator[Finding]:
             yield Finding("note", kind, text, named=paths(chosen))
 
 
-def sizes(where: str, part: Sequence[Look], plan: Plan) -> Iterator[Finding]:
+def sizes(where: str, part: Sequence[Inspected], plan: Plan) -> Iterator[Finding]:
     """Pictures too small for the size, and what the square crop leaves out."""
     halved = plan.side_by_side
     small = [one for one in part if one.short(halved) < plan.size]
@@ -174,7 +174,7 @@ def sizes(where: str, part: Sequence[Look], plan: Plan) -> Iterator[Finding]:
             )  # fmt: skip
 
 
-def counts(training: Mapping[str, Sequence[Look]]) -> Iterator[Finding]:
+def counts(training: Mapping[str, Sequence[Inspected]]) -> Iterator[Finding]:
     """Too few pictures, and domains of very different numbers."""
     for name, part in training.items():
         if not part:
@@ -221,12 +221,12 @@ def unpartnered(pairs: Sequence[Pairing]) -> Iterator[Finding]:
             yield Finding("note", "names", what, "do not train on pairs unless you know better")
 
 
-def paths(looks: Iterable[Look]) -> list[str]:
+def paths(pictures: Iterable[Inspected]) -> list[str]:
     """Their files."""
-    return [str(one.path) for one in looks]
+    return [str(one.path) for one in pictures]
 
 
-def of(chosen: Sequence[Look], part: Sequence[Look]) -> str:
+def of(chosen: Sequence[Inspected], part: Sequence[Inspected]) -> str:
     """How many of how many."""
     return f"{len(chosen):,} of {len(part):,} pictures"
 

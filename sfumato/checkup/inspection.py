@@ -37,7 +37,7 @@ EVERY = 10.0
 
 
 @dataclass(slots=True)
-class Look:
+class Inspected:
     """One file: where it is, what is wrong with it (`error`), or what it shows.
 
     `width` and `height` are those of the upright picture; `thumb` is uint8 (32,32,3) of all of it,
@@ -97,9 +97,9 @@ def folders_of(
     return out
 
 
-def look(
+def inspect_folders(
     folders: Mapping[str, Mapping[str, Path]], progress: Callable[[str], Any] = lambda _: None
-) -> tuple[list[Look], list[ImageFolder]]:
+) -> tuple[list[Inspected], list[ImageFolder]]:
     """Every picture below the folders, training splits first; and these folders.
 
     Args:
@@ -109,16 +109,16 @@ def look(
     Raises:
         UserError: a folder is missing or holds no image file.
     """
-    todo, read = list[Look](), list[ImageFolder]()
+    todo, read = list[Inspected](), list[ImageFolder]()
     for domain, splits in folders.items():
         for split, folder in splits.items():
             read.append(ImageFolder(folder))
             named = zip(read[-1].paths, read[-1].names, strict=True)
-            todo += [Look(file, domain, split, name) for file, name in named]
+            todo += [Inspected(file, domain, split, name) for file, name in named]
     todo.sort(key=lambda one: one.split != "train")  # stable
     said = time.monotonic()
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for i, _ in enumerate(pool.map(_look, todo)):
+        for i, _ in enumerate(pool.map(_inspect, todo)):
             if time.monotonic() - said > EVERY:
                 said = time.monotonic()
                 progress(f"looked at {i + 1:,} of {len(todo):,} pictures")
@@ -135,7 +135,7 @@ def _power(used: int) -> int:
     return int(max(255, 2 ** used.bit_length() - 1))
 
 
-def _judge(one: Look, full: int) -> None:
+def _judge(one: Inspected, full: int) -> None:
     """What a picture shows, when `full` is white; its thumbnails become 8-bit ones."""
     one.full = full
     if one.bits == 16:
@@ -147,7 +147,7 @@ def _judge(one: Look, full: int) -> None:
     one.flat = bool(one.thumb.std((0, 1)).max() < 255 * FLAT and one.spread < full * FLAT)
 
 
-def _look(one: Look) -> Look:
+def _inspect(one: Inspected) -> Inspected:
     try:
         samples, _ = read_samples(one.path)
         data = one.path.read_bytes()

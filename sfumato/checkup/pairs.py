@@ -8,7 +8,7 @@ from itertools import combinations
 from typing import Any
 
 from sfumato.checkup.duplicates import agreement
-from sfumato.checkup.inspection import Look
+from sfumato.checkup.inspection import Inspected
 from sfumato.data.preparation import alike
 
 SHARED = 0.5
@@ -37,7 +37,7 @@ class Pairing:
 
 
 def pairings(
-    training: Mapping[str, Sequence[Look]], broken: Collection[tuple[str, str]] = ()
+    training: Mapping[str, Sequence[Inspected]], broken: Collection[tuple[str, str]] = ()
 ) -> list[Pairing]:
     """Domains whose names agree, and a single one of pictures that hold two side by side.
 

@@ -1,6 +1,6 @@
 """A look at the pictures before any training: what is wrong with them, what it costs, what to type.
 
-Every file is decoded once (`looks`), all pairs of pictures are compared (`duplicates`), the rest is
+Every file is decoded once (`inspection`), all pairs of pictures are compared (`duplicates`), the rest is
 judged (`findings`, `advice`) and a few training steps are measured (`cost`). Nothing is changed. The
 numbers that findings rest on are constants there, each with its reason.
 """
@@ -20,7 +20,7 @@ from sfumato.checkup import findings as checks
 from sfumato.checkup.advice import SMALL, Plan, advise, options, settings, trainable
 from sfumato.checkup.cost import BUSY, training_cost
 from sfumato.checkup.findings import Finding, counted, unique
-from sfumato.checkup.inspection import Look, folders_of, look
+from sfumato.checkup.inspection import Inspected, folders_of, inspect_folders
 from sfumato.checkup.pairs import Pairing, pairings
 from sfumato.core.arguments import checked
 from sfumato.core.errors import UserError
@@ -107,19 +107,19 @@ def doctor(
         option = "--write-list"
         for_new_file(no_picture(write_list, "a text file", ".txt", option), option)
     folders = folders_of(a, b, test_a, test_b)
-    looks, read = look(folders, progress)
-    good = [one for one in looks if not one.error]
+    pictures, read = inspect_folders(folders, progress)
+    good = [one for one in pictures if not one.error]
     facts = {
-        name: {split: _facts([x for x in looks if (x.domain, x.split) == (name, split)])
+        name: {split: _facts([x for x in pictures if (x.domain, x.split) == (name, split)])
                for split in splits}
         for name, splits in folders.items()
     }  # fmt: skip
     watch(pictures_said(facts))
     training = {k: [x for x in good if (x.domain, x.split) == (k, "train")] for k in folders}
-    pairs = pairings(training, {(one.domain, one.stem) for one in looks if one.error})
+    pairs = pairings(training, {(one.domain, one.stem) for one in pictures if one.error})
     given = [Path(folder) for folder in (a, b, test_a, test_b) if folder is not None]
     plan = advise(folders, good, pairs, size, given, write_list)
-    findings = _findings(folders, looks, read, pairs, plan)
+    findings = _findings(folders, pictures, read, pairs, plan)
     if write_list is not None:
         progress(_write(Path(write_list), unique(x for one in findings for x in one.without)))
     if findings and findings[0].severity == "error":
@@ -151,15 +151,16 @@ def _write(file: Path, names: Sequence[str]) -> str:
 
 
 def _findings(
-    folders: Folders, looks: Sequence[Look], read: Sequence[ImageFolder], pairs: Sequence[Pairing], plan: Plan
+    folders: Folders, pictures: Sequence[Inspected], read: Sequence[ImageFolder],
+    pairs: Sequence[Pairing], plan: Plan,
 ) -> list[Finding]:  # fmt: skip
     """What is wrong, the worst first."""
-    good = [one for one in looks if not one.error]
+    good = [one for one in pictures if not one.error]
     parts = {
         name: {split: [x for x in good if (x.domain, x.split) == (name, split)] for split in splits}
         for name, splits in folders.items()
     }
-    findings = [*checks.unreadable(looks, read), *checks.copies(good)]
+    findings = [*checks.unreadable(pictures, read), *checks.copies(good)]
     findings += checks.counts({name: splits["train"] for name, splits in parts.items()})
     findings += checks.unpartnered(pairs)
     for name, splits in parts.items():
@@ -171,7 +172,7 @@ def _findings(
             "note", "splits", "no test pictures are named, so leaks into them are not looked for",
             "name them by --test-a (and --test-b); training holds some out by itself (--held-out)",
         ))  # fmt: skip
-    partners = _partners(looks, pairs)
+    partners = _partners(pictures, pairs)
     for found in findings:
         found.without = unique(p for x in found.without for p in (x, *partners.get(x, ())))
     return sorted(findings, key=lambda one: list(SAID).index(one.severity))
@@ -212,11 +213,11 @@ def _wrapped(text: str, indent: str = "") -> str:
     )
 
 
-def _partners(looks: Sequence[Look], pairs: Sequence[Pairing]) -> Mapping[str, list[str]]:
+def _partners(pictures: Sequence[Inspected], pairs: Sequence[Pairing]) -> Mapping[str, list[str]]:
     """For each file of a pair by name, its partners: they have to go with it."""
     paired = {frozenset(one.domains) for one in pairs if one.plausible and one.by == "name"}
-    named: dict[tuple[str, str], list[Look]] = defaultdict(list)
-    for one in looks if paired else ():
+    named: dict[tuple[str, str], list[Inspected]] = defaultdict(list)
+    for one in pictures if paired else ():
         named[one.split, one.stem].append(one)
     return {
         str(x.path): [str(y.path) for y in same if frozenset((x.domain, y.domain)) in paired]
@@ -225,7 +226,7 @@ def _partners(looks: Sequence[Look], pairs: Sequence[Pairing]) -> Mapping[str, l
     }
 
 
-def _facts(part: Sequence[Look]) -> dict[str, Any]:
+def _facts(part: Sequence[Inspected]) -> dict[str, Any]:
     """What the pictures of one folder are."""
     good = [one for one in part if not one.error]
     out: dict[str, Any] = {"count": len(good), "unreadable": len(part) - len(good)}

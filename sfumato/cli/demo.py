@@ -15,7 +15,7 @@ from torch import Tensor
 from sfumato.core.errors import UserError
 from sfumato.core.terminal import say
 from sfumato.core.versions import version
-from sfumato.data import WRITERS, base64_png, find_images, read_image, write_text
+from sfumato.data import WRITERS, ImageFolder, base64_png, write_text
 from sfumato.data.folders import for_folder
 from sfumato.data.show import page
 from sfumato.translation.translator import run_translator, translator
@@ -130,9 +130,8 @@ def _translated(
 
 def _load(folder: Path, count: int) -> Tensor:
     """`count` pictures that lie evenly through a folder."""
-    files = find_images(folder)
-    chosen = [files[int((i + 0.5) * len(files) / count)] for i in range(count)]
-    return torch.stack([torch.from_numpy(read_image(f)) for f in chosen])
+    pictures = ImageFolder(folder)
+    return pictures.get([int((i + 0.5) * len(pictures) / count) for i in range(count)])
 
 
 def _row(title: str, images: Tensor, note: str = "") -> Row:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from sfumato.checkpoints.model_folder import describe_folder, resolve
 from sfumato.core.errors import UserError, choose, existing_folder
-from sfumato.data import find_images
+from sfumato.data import ImageFolder
 from sfumato.methods.registry import info, named
 from sfumato.studio.limits import EXAMPLES
 
@@ -118,7 +118,7 @@ class Given:
         """
         choose("folder", folder, self.folders)
         root = self.folders[folder]
-        inside = [f for f in find_images(root) if _inside(f, root)]
+        inside = [f for f in ImageFolder(root).paths if _inside(f, root)]
         count = min(len(inside), EXAMPLES)
         return [inside[int((i + 0.5) * len(inside) / count)] for i in range(count)]
 
@@ -181,7 +181,7 @@ def _look_at(folder: Path, models: dict[str, Model], folders: dict[str, Path]) -
     if str(folder) in models or inner:
         return
     try:
-        find_images(folder)
+        ImageFolder(folder)
     except UserError:
         raise UserError(
             f"{folder} holds neither a model nor pictures: name a folder made by "

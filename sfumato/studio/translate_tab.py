@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sfumato.core.errors import UserError
-from sfumato.data import find_images, read_image
+from sfumato.data import ImageFolder, read_image
 from sfumato.data.images import picture
 from sfumato.data.preparation import Preparation, said_size
 from sfumato.methods.outline import names
@@ -54,7 +54,7 @@ Pair = tuple[str, ...]
 
 def before_and_after(folder: Path) -> list[Pair]:
     """The results in a job's folder, each beside its source as the model saw it."""
-    sources = {file.stem: file for file in find_images(folder / "in")}
+    sources = {file.stem: file for file in ImageFolder(folder / "in").paths}
     pairs: list[Pair] = []
     for file in sorted((folder / "out").glob("*.png")):
         before = _as_seen(sources[file.stem], folder)
@@ -200,10 +200,10 @@ def build(given: Given, shelf: Shelf) -> Any:
 
 def _first(folder: Path, prepare: Preparation) -> str | None:
     """The source beside the previews, as the model sees it; none if there are many."""
-    files = find_images(folder / "in")
-    if len(files) > 1:
+    pictures = ImageFolder(folder / "in", prepare)
+    if len(pictures) > 1:
         return None
-    return written([picture(prepare.read(files[0]).image)], folder, "before")[0]
+    return written([picture(pictures.read(0).image)], folder, "before")[0]
 
 
 def as_files(frames: list[Frame], folder: Path) -> list[Frame]:
