@@ -243,7 +243,7 @@ def test_an_energy_of_ones_own():
     assert len(seen) == 2
     with pytest.raises(ValueError, match="lost its gradient"):
         part.translate(PICTURES, as_is=True, energy=lambda y, x, t: x.sum((1, 2, 3)), **how)
-    with pytest.raises(ValueError, match="one number per image"):
+    with pytest.raises(ValueError, match="one number an image"):
         part.translate(PICTURES, as_is=True, energy=lambda y, x, t: y.sum(), **how)
 
 

@@ -11,6 +11,7 @@ from torch import nn
 from sfumato.data import open_pairs, open_unpaired
 from sfumato.methods._shared import adversarial as gan
 from sfumato.methods.pix2pix import Pix2Pix
+from sfumato.methods.registry import find
 from sfumato.training.fit import State, fit, learning_rate
 from sfumato.training.options import DEFAULTS, defaults
 from sfumato.training.train import train
@@ -77,7 +78,7 @@ def test_the_papers_options():
     want = {"lr": 2e-4, "beta1": 0.5, "optimiser": "adam", "schedule": "linear", "hold": 0.5}
     assert want.items() <= own.items()
     assert own["clip"] == own["ema"] == own["warmup"] == 0
-    assert defaults(Same) == DEFAULTS
+    assert defaults(find("diffusion")) == DEFAULTS
     rates = [learning_rate(i, 200, "linear", 0, 0.5) for i in range(200)]
     assert rates[:101] == [1.0] * 101  # 100 epochs, and 100 that fall to 0
     assert rates[150] == pytest.approx(0.5)

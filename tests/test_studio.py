@@ -343,7 +343,7 @@ def test_photographs_of_24_megapixels_are_taken(tmp_path):
 def test_the_doctor_speaks_of_commands_apart(given):
     asked = {"a": "examples: digits", "b": NONE, "size": 0, "measure": False}
     here, _, typed = data.examine(given, asked).partition("On the command line:")
-    assert "MEND  0 has 1 pictures" in here
+    assert "MEND  0 has 1 picture " in here
     assert "In the studio: pick pictures" in here
     for word in (" --", "sfumato train", "sfumato translate", "`", "rm "):
         assert word not in here + data.NOTHING, word
