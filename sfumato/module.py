@@ -91,7 +91,7 @@ class Part(Described, nn.Module):
     def __getattr__(self, name: str) -> Any:
         if name == "translate":
             raise AttributeError(
-                f"a {type(self).__name__} is no translator by itself: a method translates with it, as in "
+                f"a {type(self).__name__} is not a translator by itself: a method translates with it, as in "
                 f"sfumato.translator('ddib', source='FOLDER:A', target='FOLDER:B').translate(pictures)"
             )
         return super().__getattr__(name)
@@ -125,7 +125,7 @@ def of_any_kind(translate: Callable[..., Tensor]) -> Callable[..., Any]:
         if as_is and pictures and not (isinstance(source, Tensor) and source.ndim in (2, 4)):
             raise UserError(
                 f"as_is=True takes a tensor (B, C, H, W), or points (B, D), not {described(source)}: "
-                f"leave it away, or make such a tensor, as by torch.from_numpy"
+                f"leave it out, or make such a tensor, as by torch.from_numpy"
             )
         if as_is or not pictures:  # exact denoisers take anything
             return translate(self, source, **options)

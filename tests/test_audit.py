@@ -209,7 +209,7 @@ def test_errors():
         audit(a, Made(domain(1, 1)), b)
     with pytest.raises(ValueError, match="are not of one size"):
         audit(a, b, Made(torch.zeros(4, 3, 8, 8)))
-    with pytest.raises(ValueError, match="no numbers"):
+    with pytest.raises(ValueError, match="not numbers"):
         audit(Made(torch.full((2, 3, 16, 16), torch.nan)), a, b)
     with pytest.raises(ValueError, match="3 groups for 5 pictures"):
         audit(a, b, b, groups=[1, 2, 3])

@@ -679,7 +679,7 @@ def test_mistakes_are_one_line_and_leave_nothing(root, entries, tmp_path, monkey
         ((ddib, f"folder={short}"), "1 of 10 sources have no result of their name"),
         ((ddib, f"folder={more}"), "1 of 11 results in .* have no source of their name: 70"),
         ((ddib, "--protocol", "egdse"), "did you mean 'egsde'"),
-        ((ddib, "--protocol", "p.json"), "p.json is no readable protocol"),
+        ((ddib, "--protocol", "p.json"), "p.json is not a readable protocol"),
         ((ddib, "--protocol", "egsde"), "inception needs its file of weights"),
         ((ddib, "--protocol", "egsde", "--inception", wrong), "wrong.pth has no "),
         ((ddib, "--protocol", "egsde", "--inception", "no.pth"), "no.pth does not exist"),

@@ -262,7 +262,7 @@ def test_write_png_rounds_and_clips(tmp_path):
     values = torch.tensor([-9.0, -1.0, 0.49 / 127.5 - 1, 0.51 / 127.5 - 1, 1.0, 9.0])
     write_png(tmp_path / "x.png", values.view(1, 1, 6))
     assert np.asarray(Image.open(tmp_path / "x.png")).tolist() == [[0, 0, 0, 1, 255, 255]]
-    with pytest.raises(ValueError, match="no numbers"):
+    with pytest.raises(ValueError, match="not numbers"):
         write_png(tmp_path / "y.png", torch.full((3, 2, 2), torch.nan))
     with pytest.raises(ValueError, match=r"expected \(3,H,W\)"):
         write_png(tmp_path / "y.png", torch.zeros(2, 2))

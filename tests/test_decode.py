@@ -204,11 +204,11 @@ def test_a_png_with_two_headers_is_refused(tmp_path):
 
 def test_what_starts_programs_is_no_picture(tmp_path):
     (tmp_path / "x.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EOF\n")
-    with pytest.raises(UserError, match=r"x\.png is no image"):
+    with pytest.raises(UserError, match=r"x\.png is not an image"):
         read_image(tmp_path / "x.png")
     for kind in ("PPM", "TGA", "ICO", "PCX", "SGI"):
         data = saved(Image.new("RGB", (16, 16)), kind)
-        with pytest.raises(Refused, match="no image"):
+        with pytest.raises(Refused, match="not an image"):
             decode(data)
 
 
@@ -346,5 +346,5 @@ def test_a_damaged_strip_of_a_tiff_is_refused(tmp_path):
 def test_pipes_and_devices_are_no_pictures(tmp_path):
     os.mkfifo(tmp_path / "x.png")
     for path in (tmp_path / "x.png", "/dev/zero"):
-        with pytest.raises(UserError, match="is no file"):
+        with pytest.raises(UserError, match="is not a file"):
             read_image(path)

@@ -457,6 +457,6 @@ def test_latents_that_do_not_fit_the_model(root, tmp_path):
     with pytest.raises(ValueError, match="3 channels, .* has 1"):
         decode_latents(z, root / "gray", tmp_path / "out")
     z.latents = z.latents * float("nan")
-    with pytest.raises(ValueError, match="no numbers"):
+    with pytest.raises(ValueError, match="not numbers"):
         decode_latents(z, f"{root}/model:cat", tmp_path / "out", steps=1)
     assert not (tmp_path / "out").exists()

@@ -113,7 +113,7 @@ def test_perceptual_distance(lite0, report):
         (pictures(2, 4), "expected float images"),
         (pictures()[0], "expected float images"),
         (pictures().to(torch.uint8), r"uint8 of shape \(3, 3, 32, 32\)"),
-        (pictures() * math.nan, "no numbers"),
+        (pictures() * math.nan, "not numbers"),
     ],
 )
 def test_images_refused(lite0, images, said):

@@ -437,8 +437,8 @@ def test_a_deep_or_endless_model_json_is_refused(copy):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda w: w.fill_(math.nan), "has values that are no numbers"),
-        (lambda w: w.where(w < 0, math.inf), "has values that are no numbers"),
+        (lambda w: w.fill_(math.nan), "has values that are not numbers"),
+        (lambda w: w.where(w < 0, math.inf), "has values that are not numbers"),
         (lambda w: w.long(), "is I64, expected floating-point numbers"),
         (lambda w: w.to(torch.complex64), "is C64, expected F16"),
         (lambda w: w.to(torch.float8_e4m3fn), "is F8_E4M3, expected F16"),
@@ -543,7 +543,7 @@ WEIGHT = "denoiser.net.out.bias"
         ({"weights": {"other": torch.zeros(3)}}, "weights: the model has no 'other'"),
         ({"weights": {WEIGHT: torch.zeros(4)}}, r"out.bias is \(4,\) of torch.float32, expected \(3,\)"),
         ({"weights": {WEIGHT: torch.zeros(3, dtype=torch.long)}}, "expected .* of torch.float32"),
-        ({"weights": {WEIGHT: torch.full((3,), math.nan)}}, "out.bias has values that are no numbers"),
+        ({"weights": {WEIGHT: torch.full((3,), math.nan)}}, "out.bias has values that are not numbers"),
         ({"weights": {WEIGHT: torch.full((3,), 1e5)}, "dtype": torch.float16}, "bias has values too large"),
     ],
 )  # fmt: skip

@@ -203,7 +203,7 @@ def test_both_ways_of_a_cyclegan_and_one(tmp_path):
     with pytest.raises(ValueError, match="trained in both directions"):
         next(one.objectives(iter([(PICTURES, PICTURES)]), torch.Generator()))
     other = written(resnet(4, 3), tmp_path / "other.pth")
-    with pytest.raises(ValueError, match="they are no pair"):
+    with pytest.raises(ValueError, match="they are not a pair"):
         read_generator(files[0], other)
     cut = written(resnet(4, 3, blur=True), tmp_path / "cut.pth")
     with pytest.raises(ValueError, match="cut generator, which has no way back"):
@@ -216,9 +216,9 @@ def test_both_ways_of_a_cyclegan_and_one(tmp_path):
         ({"model.4.weight": None}, r"model\.4\.weight is missing, expected \(8, 4, 3, 3\)"),
         ({"model.7.weight": torch.zeros(16, 8, 5, 5)}, r"model\.7\.weight is \(16, 8, 5, 5\), expected"),
         ({"model.99.weight": torch.zeros(1)}, r"holds model\.99\.weight, which a ResNet-2 of 4"),
-        ({"model.1.weight": None}, r"no generator of a ResNet .* begins with model\.1\.bias"),
-        ({"model.1.weight": torch.zeros(3)}, "no generator of a ResNet"),
-        ({"model.1.weight": "text"}, "no state dict"),
+        ({"model.1.weight": None}, r"not a generator of a ResNet .* begins with model\.1\.bias"),
+        ({"model.1.weight": torch.zeros(3)}, "not a generator of a ResNet"),
+        ({"model.1.weight": "text"}, "not a state dict"),
     ],
 )  # fmt: skip
 def test_other_keys_are_named(change, message, tmp_path):
@@ -238,7 +238,7 @@ def test_what_is_no_file_of_tensors(tmp_path, capsys):
     (tmp_path / "text.pth").write_text("hello")
     (tmp_path / "empty.pth").touch()
     for name, message in (
-        ("bad.pth", "something else than tensors"), ("text.pth", "or is damaged"), ("no.pth", "no file"),
+        ("bad.pth", "other things than tensors"), ("text.pth", "or is damaged"), ("no.pth", "no file"),
         ("empty.pth", "empty.pth is empty; expected a .pth file"),
     ):  # fmt: skip
         with pytest.raises(UserError, match=message) as error:
@@ -291,7 +291,7 @@ STRANGE = {
 def test_only_dense_floats_are_imported(kind, tmp_path):
     strange = STRANGE[kind](torch.zeros(4, 3, 7, 7))
     file = written(resnet(4, 2), tmp_path / "G.pth", **{"model.1.weight": strange})
-    refused(file, "expected dense floating-point|something else than tensors")
+    refused(file, "expected dense floating-point|other things than tensors")
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, 1e300])
@@ -299,7 +299,7 @@ def test_weights_that_are_no_numbers_are_not_imported(bad, tmp_path):
     weight = torch.zeros(8, 4, 3, 3, dtype=torch.float64)
     weight[1, 2, 1, 1] = bad
     file = written(resnet(4, 2), tmp_path / "G.pth", **{"model.4.weight": weight})
-    refused(file, r"model\.4\.weight has values that are no numbers")
+    refused(file, r"model\.4\.weight has values that are not numbers")
 
 
 @pytest.mark.parametrize("stored", [True, False], ids=["stored", "claimed"])
@@ -322,7 +322,7 @@ def test_no_network_is_built_of_any_number_of_blocks(kind, tmp_path):
         state["model.model.0.weight"] = torch.zeros(4, 3, 4, 4)
     torch.save(state, tmp_path / "G.pth")
     began = time.perf_counter()
-    refused(tmp_path / "G.pth", "is no generator")
+    refused(tmp_path / "G.pth", "is not a generator")
     assert time.perf_counter() - began < 2
 
 

@@ -106,9 +106,9 @@ def test_pillow_pictures_are_prepared_and_come_back(model, tmp_path):
         (torch.rand(2, 3, 8, 8) * 255, r"type x / 127.5 - 1"),
         (np.random.default_rng(0).random((8, 8, 3)), r"type 2 \* x - 1"),
         (torch.randn(2, 3, 8, 8) * 2, r"type x.clip\(-1, 1\)"),
-        (torch.full((3, 8, 8), torch.nan), "no numbers"),
-        (torch.full((3, 8, 8), torch.inf), "no numbers"),
-        (1 / torch.eye(8).expand(3, 8, 8), "no numbers"),
+        (torch.full((3, 8, 8), torch.nan), "not numbers"),
+        (torch.full((3, 8, 8), torch.inf), "not numbers"),
+        (1 / torch.eye(8).expand(3, 8, 8), "not numbers"),
         (torch.zeros(8, 8), r"expected \(C, H, W\)"),
         (torch.zeros(1, 2, 8, 8), "with C 1 or 3"),
         (torch.zeros(0, 3, 8, 8), "empty"),
@@ -117,8 +117,8 @@ def test_pillow_pictures_are_prepared_and_come_back(model, tmp_path):
         (torch.zeros(3, 8, 8, dtype=torch.bool), "bool"),
         (np.zeros((2, 2, 2, 2, 2)), "an array of shape"),
         ("cat.jpg", "is a path"),
-        (None, "a NoneType is no picture"),
-        ([torch.zeros(3, 8, 8), None], "a NoneType is no picture"),
+        (None, "a NoneType is not a picture"),
+        ([torch.zeros(3, 8, 8), None], "a NoneType is not a picture"),
         (Image.new("F", (8, 8)), "mode F"),
     ],
 )
@@ -309,7 +309,7 @@ def test_read_only_arrays_are_taken_without_a_word(model):
 
 @pytest.mark.parametrize("given", [bytearray(b"xy"), memoryview(U8)])
 def test_bytes_are_no_list_of_pictures(model, given):
-    with pytest.raises(UserError, match=f"a {type(given).__name__}.* is no picture: expected"):
+    with pytest.raises(UserError, match=f"a {type(given).__name__}.* is not a picture: expected"):
         same(model, given)
 
 

@@ -373,11 +373,11 @@ def test_one_bad_picture_never_ends_a_run(tmp_path, model):
 def test_pipes_and_devices_are_not_waited_for(tmp_path, model):
     os.mkfifo(tmp_path / "x.png")
     for path in (tmp_path / "x.png", "/dev/zero"):
-        with pytest.raises(UserError, match="is no file"):
+        with pytest.raises(UserError, match="is not a file"):
             translate(path, tmp_path / "out", target=model, **BACK)
     paint(tmp_path / "in/0.png")
     masked = BACK | {"options": {"steps": 1, "mask": str(tmp_path / "x.png")}}
-    with pytest.raises(UserError, match="is no file"):
+    with pytest.raises(UserError, match="is not a file"):
         translate(tmp_path / "in", tmp_path / "out", target=model, **masked)
 
 
@@ -403,5 +403,5 @@ def test_a_result_without_numbers_or_without_a_file_is_named(tmp_path, model, mo
     done = translate(tmp_path / "in", tmp_path / "out", target=model, **BACK)
     assert done.written == 2
     whys = {os.path.basename(name): why for name, why in done.skipped.items()}
-    assert "no numbers" in whys["1.png"]
+    assert "not numbers" in whys["1.png"]
     assert "too long" in whys["2.png"]

@@ -377,14 +377,14 @@ def test_one_image_has_no_interval():
     [
         (lambda a: metrics.ssim(a[..., :10], a[..., :10]), "10x24 pixels: its window needs 11"),
         (lambda a: metrics.l2(a, a[:2]), r"expected the same shape"),
-        (lambda a: metrics.psnr(a, a * math.nan), "no numbers"),
+        (lambda a: metrics.psnr(a, a * math.nan), "not numbers"),
         (lambda a: metrics.diversity(a[None]), "expected two or more"),
         (lambda a: metrics.label_parts(a[:, 0], a[:, 0]), "whole numbers"),
         (lambda a: metrics.frechet(a[0, 0], a[0, 0, :, :3]), "of one network"),
         (lambda a: metrics.frechet(a[0, 0, :1], a[0, 0]), "two or more each"),
-        (lambda a: metrics.kid(a[0, 0] * math.nan, a[0, 0]), "no numbers"),
+        (lambda a: metrics.kid(a[0, 0] * math.nan, a[0, 0]), "not numbers"),
         (lambda a: intervals.bootstrap_mean([]), "a mean of 0 values"),
-        (lambda a: intervals.bootstrap_mean([1.0, math.nan]), "no numbers"),
+        (lambda a: intervals.bootstrap_mean([1.0, math.nan]), "not numbers"),
         (lambda a: intervals.bootstrap_mean([1.0, 2.0], groups="a"), "1 groups for 2 images"),
     ],
 )

@@ -170,8 +170,8 @@ def test_a_protocol_is_right_or_refused_in_one_line(tmp_path_factory, fields):
     ("content", "says"),
     [
         (None, "cannot be read"),
-        (b"{", "is no readable protocol"),
-        (b"\xff\xfe", "is no readable protocol"),
+        (b"{", "is not a readable protocol"),
+        (b"\xff\xfe", "is not a readable protocol"),
         (b"[]", "expected an object with name, about"),
         (b'{"name": "x"}', "expected an object with name, about"),
         (b'{"name": "x", "about": "", "sice": 1}', "did you mean 'size'"),

@@ -382,7 +382,7 @@ def test_tables_of_groups_are_read_as_spreadsheets_write_them(tmp_path, encoding
 @pytest.mark.parametrize(
     ("content", "column", "says"),
     [
-        (None, ":map", "expected FILE.csv:COLUMN, and .*g.csv' is no file"),
+        (None, ":map", "expected FILE.csv:COLUMN, and .*g.csv' is not a file"),
         (b"name,map\n", ":map", "has no column 'name': it has no rows"),
         (b"name,map\np0,1\n", ":mop", r"has no column 'mop': it has \['name', 'map'\]"),
         (b"file,map\np0,1\n", ":map", r"has no column 'name': it has \['file', 'map'\]"),
@@ -391,9 +391,9 @@ def test_tables_of_groups_are_read_as_spreadsheets_write_them(tmp_path, encoding
         (b"map,name\n1\n2,p0\n", ":map", "has no row for 9 pictures"),
         (b"name,map\n,1\np0,1\n", ":map", "has no row for 9 pictures"),
         (b"name,map\n" + b"".join(b"p%d\n" % i for i in range(N)), ":map", "no map for 10 pictures: p0"),
-        (b"\xff\xfe\x00", ":map", "g.csv is no text in UTF-8"),
-        ("name,map\np0,W\u00e4lder\n".encode("latin-1"), ":map", "g.csv is no text in UTF-8: save it as"),
-        (b'name,map\n"' + b"x" * 200_000, ":map", "g.csv is no table"),
+        (b"\xff\xfe\x00", ":map", "g.csv is not text in UTF-8"),
+        ("name,map\np0,W\u00e4lder\n".encode("latin-1"), ":map", "g.csv is not text in UTF-8: save it as"),
+        (b'name,map\n"' + b"x" * 200_000, ":map", "g.csv is not a table"),
     ],
 )  # fmt: skip
 def test_bad_tables_of_groups(root, tmp_path, content, column, says):
@@ -477,7 +477,7 @@ def test_pixels_that_are_no_numbers(root, protocol):
         images = ImageFolder.to_compare(root / "results").get(range(N))
         images[4, 0, 3, 3] = images[7, 2, 0, 0] = value
         with pytest.raises(
-            ValueError, match=r"p4, p7 have values that are no numbers \(NaN\)"
+            ValueError, match=r"p4, p7 have values that are not numbers \(NaN\)"
         ) as error:
             scored(root, Images(names, images), protocol=protocol)
         assert "\n" not in str(error.value)

@@ -178,13 +178,13 @@ REFUSED = {
     "bomb.png": (claimed(60_000, 60_000, b"\0" * 1000), "too many pixels"),
     "long.png": (claimed(100_000, 1, b"\0" * 300_001), "has 100000x1 pixels: expected at most"),
     "drawing.svg": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "is of a kind that is not read"),
-    "drawing.png": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "is no image, or its header"),
+    "drawing.png": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "is not an image, or its header"),
     "archive.png": (png() + zipped(), "holds more than a picture"),
     "page.png": (png().replace(b"IEND", b"IEND") + b"<script>alert(1)</script>", "more than a pic"),
     "truncated.png": (png()[:900], "truncated.png"),
     "empty.png": (b"", "empty.png"),
-    "animation.gif": (b"GIF89a", "is no image, or its header"),
-    "hidden.png": (b"GIF89a" + png(), "is no image"),
+    "animation.gif": (b"GIF89a", "is not an image, or its header"),
+    "hidden.png": (b"GIF89a" + png(), "is not an image"),
 }  # fmt: skip
 
 
@@ -781,7 +781,7 @@ def unlaunched(monkeypatch):
         ({"port": 65536}, "there is no port 65536"),
         ({"host": "no such name"}, "there is no address 'no such name'"),
         ({"host": "a..b"}, "there is no address 'a..b'"),
-        ({"host": "192.0.2.1"}, "192.0.2.1 is no address of this machine"),
+        ({"host": "192.0.2.1"}, "192.0.2.1 is not an address of this machine"),
     ],
 )
 def test_where_it_cannot_listen_is_said_at_once(where, says, monkeypatch):

@@ -203,7 +203,7 @@ def test_upload_of_several_and_of_bad_ones(visit):
     bad = [file("truncated.png", png(0)[:900]), file("drawing.png", b"<svg/>")]
     upload.set_input_files([file("one.png", png(1)), *bad, file("two.png", png(2))])
     alerts(page, "truncated.png")
-    alerts(page, "drawing.png is no image")
+    alerts(page, "drawing.png is not an image")
     page.get_by_role("button", name="Options").click()
     number(page, "steps", 2)
     press(page, "Translate")

@@ -162,10 +162,10 @@ def test_resuming_says_that_pictures_changed_moved_or_are_of_another_method(
     Image.new("RGB", (16, 16)).save(red / "0.png")
     text = said("--resume", "--out", out, "--steps", 4)
     assert "have changed since it was trained (other pictures of red)" in text
-    assert "new --out" in text and "goes on as it was" not in text  # noqa: PT018
+    assert "new --out" in text and "goes on as before" not in text  # noqa: PT018
     red.rename(tmp_path / "moved")
     text = said("--resume", "--out", out, "--steps", 4)
-    assert f"{red}, of the pictures of {out}, is not there any more" in text
+    assert f"{red}, of the pictures of {out}, is no longer there" in text
     assert f"sfumato train --resume --out {out} red=FOLDER green=FOLDER" in text
 
 
@@ -785,7 +785,7 @@ def test_a_run_folder_that_is_moved_during_its_last_save_is_whole(
 def test_resuming_what_is_not_there_says_that_it_begins(folders, tmp_path, capsys):
     how = TINY | {"held_out": 0, "quiet": False, "resume": True}
     train("diffusion", folders, tmp_path / "run", **how, steps=1)
-    assert "run has nothing to resume: this training begins anew" in capsys.readouterr().err
+    assert "run has nothing to resume: this training starts from the beginning" in capsys.readouterr().err
     train("diffusion", folders, tmp_path / "run", **how, steps=2)
     assert "nothing to resume" not in capsys.readouterr().err
 
@@ -833,7 +833,7 @@ def test_names_that_cannot_be_typed_name_no_domain(folders, tmp_path, capsys, na
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
 def test_a_list_that_is_a_pipe_is_not_waited_for(folders, tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(UserError, match="cannot be read .it is no file"):
+    with pytest.raises(UserError, match="cannot be read .it is not a file"):
         train("diffusion", folders, tmp_path / "run", **TINY, steps=1, without=tmp_path / "pipe")
 
 

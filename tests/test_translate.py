@@ -299,11 +299,11 @@ def bad_calls(root: Path, tmp: Path) -> dict[str, tuple[dict, str]]:
     return {
         "missing": (good | {"paths": tmp / "none"}, "none does not exist"),
         "empty": (good | {"paths": tmp / "empty"}, "holds no images"),
-        "no picture": (good | {"paths": tmp / "note.txt"}, "note.txt is no image"),
+        "no picture": (good | {"paths": tmp / "note.txt"}, "note.txt is not an image"),
         "nothing": (good | {"paths": []}, "no pictures given"),
         "twice": (good | {"paths": tmp / "twice"}, "have one name: rename one, or"),
         "small": (good | {"paths": tmp / "small"}, "smaller than the 16x16 asked for"),
-        "broken": (good | {"paths": tmp / "broken"}, "x.png is no image"),
+        "broken": (good | {"paths": tmp / "broken"}, "x.png is not an image"),
         "odd": (good | {"paths": tmp / "odd", "resize": "none"}, "multiples of 4, not 22x18"),
         "method": (good | {"method": "ddbi"}, "did you mean 'ddib'"),
         "how": ({"paths": root / "pictures"}, "say how to translate"),

@@ -63,7 +63,7 @@ def read_generator(file: str | Path, back: str | Path | None = None) -> tuple[Pa
             raise UserError(f"{file} is a {method} generator, which has no way back")
         other, other_said = _read(Path(back))
         if other_said != said:
-            raise UserError(f"{file} is a {said}, {back} a {other_said}: they are no pair")
+            raise UserError(f"{file} is a {said}, {back} a {other_said}: they are not a pair")
         part.generators["source"].load_state_dict(other.state_dict())
     return part.eval(), f"a {method} generator, a {said}"
 
@@ -87,7 +87,7 @@ def _read(file: Path) -> tuple[ResNet | UNetGenerator, str]:
         pass
     if net is None:
         raise UserError(
-            f"{file} is no generator of a ResNet (model.1.weight, model.10.conv_block. ...) or of a "
+            f"{file} is not a generator of a ResNet (model.1.weight, model.10.conv_block. ...) or of a "
             f"U-Net (model.model.0.weight, ...): it begins with {next(iter(state), 'nothing')}"
         )
     if net.channels not in (1, 3):
@@ -102,7 +102,7 @@ def _read(file: Path) -> tuple[ResNet | UNetGenerator, str]:
     known = set(names.values())
     for key in state:
         if key not in known and not key.endswith(LEFT_OUT):
-            raise UserError(f"{file} holds {key}, which a {_said(net)} has not")
+            raise UserError(f"{file} holds {key}, which a {_said(net)} does not have")
     full = {mine: state[theirs].to(ours[mine].dtype) for mine, theirs in names.items()}
     check_numbers({f"{file}: {names[mine]}": value for mine, value in full.items()})
     net = build(describe(net))
@@ -197,14 +197,14 @@ def _tensors(file: Path) -> dict[str, Tensor]:
         raise
     except (
         Exception
-    ):  # whatever the unpickler says to what is no state dict: torch advises to run it
+    ):  # whatever the unpickler says to what is not a state dict: torch advises to run it
         raise UserError(
-            f"{file} is no .pth file of PyTorch, holds something else than tensors, or is damaged: expected "
+            f"{file} is not a .pth file of PyTorch, holds other things than tensors, or is damaged: expected "
             f"a generator's weights, such as latest_net_G.pth"
         ) from None
     if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
         raise UserError(
-            f"{file} is no state dict: expected names and tensors, as latest_net_G.pth has"
+            f"{file} is not a state dict: expected names and tensors, as latest_net_G.pth has"
         )
     for key, value in state.items():
         dense = (value.layout, value.device.type, value.is_nested) == (torch.strided, "cpu", False)

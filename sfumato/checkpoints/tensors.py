@@ -83,7 +83,7 @@ def open_tensors(file: Path) -> Iterator[Any]:
         raise UserError(f"{file} cannot be read: {error.strerror or error}") from None
     except SafetensorError as error:
         raise UserError(
-            f"{file} is damaged or truncated, or no safetensors file ({error}); copy it again"
+            f"{file} is damaged or truncated, or not a safetensors file ({error}); copy it again"
         ) from None
 
 
@@ -131,7 +131,7 @@ def to_store(
     stored = {k: v.to(dtype) if v.is_floating_point() else v for k, v in given.items()}
     if wrong := [k for k, v in stored.items() if not v.isfinite().all()]:
         large = given[wrong[0]].isfinite().all()
-        why = f"values too large for {dtype}" if large else "values that are no numbers"
+        why = f"values too large for {dtype}" if large else "values that are not numbers"
         raise UserError(f"{wrong[0]} has {why}; nothing is written")
     return stored
 

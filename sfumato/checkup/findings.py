@@ -18,7 +18,7 @@ from sfumato.data.image_folder import ImageFolder
 from sfumato.data.listing import UNREAD
 
 TOO_FEW, FEW = 16, 300
-"""Training pictures a domain. Below the first a model can only learn them by heart; below the second
+"""Training pictures a domain. Below the first a model can only memorise them; below the second
 look for copies among its results. The digits model that ships had 1,000 of each."""
 IMBALANCE = 3
 """Domains are drawn in equal shares: pictures of the small one are seen so much more often."""
@@ -86,7 +86,7 @@ def copies(good: Sequence[Inspected]) -> Iterator[Finding]:
         "leak": ("error", "in two splits: scores would be too good", LISTED),
         "across": ("error", "in two domains: the model cannot learn what parts these",
                    "look whether a picture is in the wrong folder"),
-        "copies": ("warning", "that repeat others: those are learned by heart sooner, and one copy may be "
+        "copies": ("warning", "that repeat others: those are memorised sooner, and one copy may be "
                    "held out while another is trained on", LISTED),
         "alike": ("warning", "that look much like others: copies of low quality, or just as simple",
                   "look at some of them"),
@@ -162,7 +162,7 @@ def sizes(where: str, part: Sequence[Inspected], plan: Plan) -> Iterator[Finding
         named = [f"{one.path} ({one.width}x{one.height})" for one in small]
         yield Finding(
             "error", "small", f"{where}: {of(small, part)} smaller than --size {plan.size}, so "
-            f"training refuses them", f"say --upscale, or --size {least}, or move them elsewhere", named,
+            f"training refuses them", f"use --upscale, or --size {least}, or move them elsewhere", named,
         )  # fmt: skip
     if part:
         ratio = float(np.median([one.width / one.height for one in part])) / (2 if halved else 1)
@@ -184,9 +184,9 @@ def counts(training: Mapping[str, Sequence[Inspected]]) -> Iterator[Finding]:
             yield Finding(
                 "error" if bad else "warning", "count",
                 f"{name} has {count(len(part), 'picture')} to train on; "
-                + (f"with less than {TOO_FEW} a model only learns them by heart" if bad else
+                + (f"with less than {TOO_FEW} a model only memorises them" if bad else
                    f"with less than some {FEW} expect a model to copy details of them"),
-                "get more, say --flip if mirrored ones look right, and train a smaller --net",
+                "get more, use --flip if mirrored ones look right, and train a smaller --net",
             )  # fmt: skip
     sizes = {name: len(part) for name, part in training.items() if part}
     if sizes and max(sizes.values()) > IMBALANCE * min(sizes.values()):
@@ -194,7 +194,7 @@ def counts(training: Mapping[str, Sequence[Inspected]]) -> Iterator[Finding]:
         yield Finding(
             "warning", "imbalance",
             f"{few} has {count(sizes[few], 'picture')}, {many} {sizes[many]:,}: both "
-            f"are trained on equally often, so those of {few} are learned by heart first",
+            f"are trained on equally often, so those of {few} are memorised first",
             f"get more of {few}, and look for copies of its pictures among the results",
         )  # fmt: skip
 

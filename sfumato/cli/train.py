@@ -142,7 +142,7 @@ def _still_there(begun: Mapping[str, Any], given: Mapping[str, Any], out: str) -
             again = [f"{before}{shlex.quote(name)}=FOLDER" for name in named or ()]
             words = " ".join(again or [f"{before}FOLDER"] * len(list(paths)))
             raise UserError(
-                f"{gone[0]}, of the pictures of {out}, is not there any more: name where they are now, "
+                f"{gone[0]}, of the pictures of {out}, is no longer there: name where they are now, "
                 f"{typed_resume(out)} {words}"
             )
 

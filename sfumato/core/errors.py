@@ -124,4 +124,4 @@ def check_numbers(arrays: Mapping[str, Any], hint: str = "") -> None:
             wrong.append(name)
     if wrong:
         has = "has" if len(wrong) == 1 else "have"
-        raise UserError(f"{', '.join(wrong[:5])} {has} values that are no numbers{hint}")
+        raise UserError(f"{', '.join(wrong[:5])} {has} values that are not numbers{hint}")

@@ -115,7 +115,7 @@ def _refusing() -> Iterator[None]:
             f"has too many pixels: expected at most {LIMITS.pixels:,}; make it smaller first"
         ) from None
     except UnidentifiedImageError:
-        raise Refused("is no image, or its header is broken") from None
+        raise Refused("is not an image, or its header is broken") from None
     except Exception as error:
         raise Refused(f"is broken ({' '.join(str(error).split())})") from None
 

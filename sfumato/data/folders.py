@@ -107,7 +107,7 @@ def read_text(file: str | Path) -> str:
     """
     file = Path(file)
     if file.exists() and not file.is_file():  # a pipe would be waited for
-        raise UserError(f"{file} cannot be read (it is no file): name a text file")
+        raise UserError(f"{file} cannot be read (it is not a file): name a text file")
     try:
         content = file.read_bytes()
     except OSError as error:
@@ -117,7 +117,7 @@ def read_text(file: str | Path) -> str:
         return content.decode("utf-16" if marked else "utf-8-sig")
     except UnicodeDecodeError:
         raise UserError(
-            f"{file} is no text in UTF-8: save it as UTF-8 (CSV UTF-8 in Excel)"
+            f"{file} is not text in UTF-8: save it as UTF-8 (CSV UTF-8 in Excel)"
         ) from None
 
 
@@ -218,7 +218,7 @@ def for_new_file(file: str | Path, option: str, suffix: str | None = None) -> Pa
 
 
 def no_picture(out: str | Path, expected: str, suffix: str = "", option: str = "--out") -> Path:
-    """The place of what is no picture.
+    """The place of what is not a picture.
 
     Raises:
         UserError: it reads as a picture's name: "expected EXPECTED, such as --out NAME.SUFFIX".

@@ -78,7 +78,7 @@ class ImageFolder:
                 listing = list_pictures(path)
                 files, root, self.left_out[path] = listing.files, path, listing.left_out
             elif not existing(path, PICTURES).is_file():  # a pipe or device may never end
-                raise UserError(f"{path} is no file: expected {PICTURES}")
+                raise UserError(f"{path} is not a file: expected {PICTURES}")
             self.paths += files
             self.roots += [root] * len(files)
         seen = set[Path]()

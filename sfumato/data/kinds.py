@@ -50,7 +50,7 @@ def take(given: Any, channels: int, preparation: Preparation | None = None) -> T
         preparation: for pictures of Pillow.
 
     Raises:
-        UserError: another kind, shape or range, or values that are no numbers; says what to type.
+        UserError: another kind, shape or range, or values that are not numbers; says what to type.
     """
     if isinstance(given, Image.Image):
         how = preparation or Preparation(channels=channels)
@@ -89,7 +89,7 @@ def take(given: Any, channels: int, preparation: Preparation | None = None) -> T
             f"{str(given)!r} is a path: translate(sfumato.read(path)) translates one picture, "
             f"sfumato.translate(paths, out, ...) files and folders"
         )
-    raise UserError(f"{described(given)} is no picture: expected {KINDS}")
+    raise UserError(f"{described(given)} is not a picture: expected {KINDS}")
 
 
 def translated(

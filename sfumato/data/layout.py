@@ -57,7 +57,9 @@ def apart(folders: Sequence[Path]) -> None:
         for other in folders[:i]:
             x, y = one.resolve(), other.resolve()
             if x.is_relative_to(y) or y.is_relative_to(x):
-                raise UserError(f"{one} lies in {other} (or is it): name folders that are apart")
+                raise UserError(
+                    f"{one} lies in {other} (or is the same): name folders that are apart"
+                )
 
 
 def splits_of(folder: Path) -> dict[str, Path]:

@@ -20,11 +20,11 @@ def check_mask(file: Path) -> None:
     """Says how a mask is read that is not black and white alone.
 
     Raises:
-        UserError: it is no file, no picture, or coloured.
+        UserError: it is not a file, no picture, or coloured.
     """
     if not file.is_file():
         raise UserError(
-            f"the mask {file} is no file: expected a picture, white where pixels are kept"
+            f"the mask {file} is not a file: expected a picture, white where pixels are kept"
         )
     image = Preparation(size=None, resize="none", channels=3).read(file).image
     if (image.amax(0) - image.amin(0) > FAINT).any():

@@ -125,14 +125,14 @@ def read_groups(table: str, names: Sequence[str]) -> list[str]:
     """
     file, _, column = table.rpartition(":")
     if not Path(file).is_file():
-        raise UserError(f"groups {table!r}: expected FILE.csv:COLUMN, and {file!r} is no file")
+        raise UserError(f"groups {table!r}: expected FILE.csv:COLUMN, and {file!r} is not a file")
     text = read_text(file)
     delimiter = max(",;\t", key=text.partition("\n")[0].count)  # spreadsheets write any of them
     try:
         reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
         rows, header = list(reader), list(reader.fieldnames or ())
     except csv.Error as error:
-        raise UserError(f"groups {table!r}: {file} is no table ({error})") from None
+        raise UserError(f"groups {table!r}: {file} is not a table ({error})") from None
     for key in ("name", column):
         if not rows or key not in rows[0]:
             raise UserError(

@@ -218,7 +218,7 @@ def read_samples(path: str | Path, channels: int = 3) -> tuple[NDArray[Any], dic
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):  # a pipe or device may never end
-            raise Refused("is no file")
+            raise Refused("is not a file")
         if status.st_size > LIMITS.file:
             raise Refused(f"has {status.st_size:,} bytes: expected at most {LIMITS.file:,}")
         samples, _, lost = decode(path.read_bytes())

@@ -77,7 +77,7 @@ def calibration(
         batch: images at a time.
 
     Raises:
-        UserError: K below 2, counts or shapes that differ, or values that are no numbers.
+        UserError: K below 2, counts or shapes that differ, or values that are not numbers.
     """
     k, n = len(samples), len(truth)
     if k < 2:

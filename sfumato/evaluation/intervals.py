@@ -58,11 +58,13 @@ def bootstrap_mean(
         level: Share of such intervals that cover the truth.
 
     Raises:
-        UserError: no values, values that are no numbers, or another number of groups than values.
+        UserError: no values, values that are not numbers, or another number of groups than values.
     """
     values = torch.as_tensor(values, dtype=torch.float64)
     if not len(values) or not values.isfinite().all():
-        raise UserError(f"a mean of {len(values)} values, some no numbers or none: look at them")
+        raise UserError(
+            f"a mean of {len(values)} values, some of which are not numbers: look at them"
+        )
     parts = torch.stack([values, torch.ones_like(values)], 1)
     return bootstrap_sums(parts, lambda s: s[..., 0] / s[..., 1], groups, resamples, seed, level)
 

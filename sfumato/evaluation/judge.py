@@ -169,7 +169,7 @@ class Judge:
             backs: their translations back to the source domain, where there are any.
 
         Raises:
-            UserError: names differ from the sources', sizes differ, or pixels are no numbers.
+            UserError: names differ from the sources', sizes differ, or pixels are not numbers.
         """
         names = self.source.names
         many = [matched(results, names) for results in many]

@@ -170,7 +170,7 @@ def audit(
         seed: of the choice within groups.
 
     Raises:
-        UserError: no pictures, sizes that differ, or values that are no numbers.
+        UserError: no pictures, sizes that differ, or values that are not numbers.
     """
     if len(train) < 2 or not len(results) or not len(held_out):
         counts = (

@@ -2,7 +2,7 @@
 
 Images are (B,3,H,W) in [-1,1]; values outside are cut off, as they are when a picture is written.
 The numbers are in the units of u = (x + 1) / 2 in [0,1] and are computed in float64.  Images of
-different shapes, or with pixels that are no numbers, are a UserError.
+different shapes, or with pixels that are not numbers, are a UserError.
 """
 
 from __future__ import annotations

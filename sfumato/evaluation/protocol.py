@@ -113,7 +113,7 @@ class Protocol:
         try:
             given = parse_json(text)
         except ValueError as error:
-            raise UserError(f"{file} is no readable protocol (JSON): {error}") from None
+            raise UserError(f"{file} is not a readable protocol (JSON): {error}") from None
         known = {f.name: f for f in fields(cls)}
         if not isinstance(given, dict) or not {"name", "about"} <= given.keys():
             raise UserError(f"{file} is no protocol: expected an object with name, about, ...")

@@ -113,7 +113,7 @@ def decode_latents(
     if (channels := channels_of(f)) != latents.latents.shape[1]:
         raise UserError(
             f"the latents have {latents.latents.shape[1]} channels, {model} has {channels}; "
-            f"choose a model alike"
+            f"choose one with as many"
         )
     how: dict[str, Any] = {"steps": steps, "solver": solver, "spacing": spacing}
     images, nfe = _batched(decode, f, latents.latents, device, how)

@@ -57,7 +57,11 @@ class Latents:
         file = Path(file)
         picture = file.suffix.lower() in SUFFIXES and "is a picture"
         other = (
-            "is a folder" if file.is_dir() else "is no file" if file.exists() else "does not exist"
+            "is a folder"
+            if file.is_dir()
+            else "is not a file"
+            if file.exists()
+            else "does not exist"
         )
         if what := picture if file.is_file() else other:
             raise UserError(f"{file} {what}: expected latents, made by `sfumato explore encode`")

@@ -112,7 +112,7 @@ def report(latent: Tensor, alpha: float = 0.01) -> Report:
             f"a latent of shape {tuple(latent.shape)}: expected (C, H, W), {LEAST} pixels or more a side"
         )
     if not 0 < alpha < 1:
-        raise UserError(f"alpha {alpha}: expected an error rate between 0 and 1, as 0.01")
+        raise UserError(f"alpha {alpha}: expected an error rate between 0 and 1, such as 0.01")
     x = latent.detach().double().cpu()
     rows = _rows(x, None)
     if len(x) > 1:

@@ -95,7 +95,7 @@ class CycleGAN(Part):
         self, batches: Iterator[tuple[Tensor, Tensor]], rng: torch.Generator
     ) -> Iterator[tuple[str, Tensor]]:
         if self.directions != "both":
-            raise UserError("a CycleGAN is trained in both directions; leave --directions away")
+            raise UserError("a CycleGAN is trained in both directions; leave out --directions")
         a, b = next(batches)
         g_a, g_b = self.generators["target"], self.generators["source"]
         d_a, d_b = self.discriminators["target"], self.discriminators["source"]

@@ -129,7 +129,7 @@ def named(kind: str) -> str:
     for name in names():
         if name.replace("_", "") == kind.lower():
             return name
-    raise UserError(f"a {kind} is no method; there are {', '.join(names())}")
+    raise UserError(f"a {kind} is not a method; there are {', '.join(names())}")
 
 
 def name_of(method: str | Part | type[Part]) -> str:

@@ -117,7 +117,7 @@ def _free(host: str, port: int) -> None:
     except OSError as error:
         if error.errno == errno.EADDRNOTAVAIL:
             raise UserError(
-                f"{host} is no address of this machine: expected one, such as --host 127.0.0.1"
+                f"{host} is not an address of this machine: expected one, such as --host 127.0.0.1"
             ) from None
         why = "something listens there" if error.errno == errno.EADDRINUSE else error.strerror
         raise UserError(

@@ -86,7 +86,7 @@ class Control:
         if self.kind != "switch" and self.optional and not given:
             return None
         if given is None:
-            raise UserError(f"{self.name} is empty: expected a number, as {self.default}")
+            raise UserError(f"{self.name} is empty: expected a number, such as {self.default}")
         return int(given) if self.whole else given
 
 

@@ -72,6 +72,6 @@ def _others(training: sets.Dataset, rest: sets.Dataset) -> None:
         if own in held:
             warnings.warn(
                 f"--validation names the training's own pictures of {name}: their loss does not tell "
-                f"whether it learns by heart",
+                f"whether it memorises them",
                 stacklevel=4,
             )

@@ -73,7 +73,7 @@ class RunFolder:
         if self.begun and not gone and file.read_bytes() != run.encode():
             raise UserError(
                 f"{self.out} was moved away while it trained, and another run began there: this "
-                f"one has stopped; what was moved away resumes"
+                f"one has stopped; what was moved away can be resumed"
             )
         if gone:
             say(f"{self.out} was moved away while it trained: written anew", file=sys.stderr)
@@ -219,7 +219,7 @@ def compare(before: Mapping[str, Any], run: Mapping[str, Any], part: Part, out: 
     Raises:
         UserError: that says what differs.
     """
-    run, go = json.loads(json.dumps(run)), f"{typed_resume(out)} goes on as it was"
+    run, go = json.loads(json.dumps(run)), f"{typed_resume(out)} goes on as before"
     told = {f.name: describe(f.default) for f in fields(part) if f.default is not MISSING}
     told |= describe(dict(part.before))
     model = told | before["model"]  # a field that is newer than the run: what it meant then

@@ -83,7 +83,7 @@ def train(asked: TrainOptions) -> Part:
         for line in changed:  # not before it is known that it goes on
             say(line, file=sys.stderr)
         if asked.resume and before is None:
-            told.say(f"{out} has nothing to resume: this training begins anew")
+            told.say(f"{out} has nothing to resume: this training starts from the beginning")
         Session(asked, state, folder, pictures, accelerator, told).learn()
     return state.finish()
 

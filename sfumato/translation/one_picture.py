@@ -58,7 +58,7 @@ class OnePicture(NamedTuple):
         """
         roles = {"model": model, "source": source, "target": target, "classifier": classifier}
         if not (file := Path(path)).is_file():
-            raise UserError(f"{path} is no picture: expected one file")
+            raise UserError(f"{path} is not a picture: expected one file")
         made, where = assembled(method, **roles), device_of(device)
         chosen, picture = options_of(made.part, options or {}), ImageFolder([file])
         picture.preparation, notes = made.preparation(

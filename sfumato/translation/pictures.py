@@ -211,7 +211,7 @@ def _stands(out: Path, here: os.stat_result, results: Sequence[Path] = ()) -> No
     if not (out.exists() and os.path.samestat(here, out.stat())):
         raise UserError(
             f"{out} was moved or deleted while pictures were written into it: this run has stopped, "
-            f"and goes on with what was moved, or begins anew, by the same command"
+            f"and the same command goes on with what was moved, or starts again"
         )
     if gone := [name.as_posix() for name in results if not there(out / name)]:
         raise UserError(

@@ -142,9 +142,7 @@ def to_repeat(run: Path) -> tuple[dict[str, Any], dict[str, Any]]:
              (origin, "sources", list), (origin, "models", dict), (origin, "device", str))  # fmt: skip
     for part, key, kind in kinds:
         if not isinstance(part, dict) or not isinstance(part.get(key), kind):
-            raise UserError(
-                f"{run} is damaged: it does not say the {key} of its run; translate anew"
-            )
+            raise UserError(f"{run} is damaged: it lacks the {key} of its run; translate again")
     return what, origin | {"mask": origin.get("mask"), "batch": origin.get("batch")}
 
 

@@ -77,9 +77,9 @@ def assembled(
         if not info(part).translates:
             raise used_by_others(name, own.folder)
         if method not in (None, name):
-            raise UserError(f"{own.folder} is a {name} model, not {method}; leave --method away")
+            raise UserError(f"{own.folder} is a {name} model, not {method}; leave out --method")
         if given:
-            raise UserError(f"{own.folder} translates by itself; leave --{next(iter(given))} away")
+            raise UserError(f"{own.folder} translates by itself; leave out --{next(iter(given))}")
         return Assembled(part, {"model": own})
     if method is None:
         raise UserError(
@@ -95,7 +95,7 @@ def assembled(
             f"`sfumato train {method}`"
         )
     for role in given.keys() - roles.keys():
-        raise UserError(f"{method} has no use for --{role}; leave it away")
+        raise UserError(f"{method} has no use for --{role}; leave it out")
     for role, needed in roles.items():
         if needed and role not in given:
             raise UserError(
@@ -118,7 +118,7 @@ def assembled(
         made[role] = one.part if role == "classifier" else one.denoiser
     if len(channels := {channels_of(part) for part in made.values()}) > 1:
         raise UserError(
-            f"{' and '.join(made)} differ in channels ({channels}); choose models alike"
+            f"{' and '.join(made)} differ in channels ({channels}); choose models with the same channels"
         )
     part = cls(**made).eval()
     part.preparation = next(iter(read.values())).part.preparation
@@ -213,7 +213,7 @@ def preparation_of(
     if made.side != "whole" and side is None:
         notes.append(
             f"{made.side} halves are read, as in training; if these are not pictures of two side by side, "
-            f"say --side whole"
+            f"use --side whole"
         )
     return made, notes
 
