@@ -65,7 +65,7 @@ def save(
         folder: where to; made if missing. It may hold a model of this kind already, which is replaced.
         weights: other values for its state_dict, for instance those of an EMA.
         info: JSON-able facts kept in model.json and shown in the card (data, training, image size).
-        dtype: of the stored weights; float16 halves the size.
+        dtype: dtype of the stored weights; float16 halves the size.
 
     Raises:
         UserError: the folder is a file, or holds other things than a model of this kind; the type has no

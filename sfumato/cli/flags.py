@@ -61,7 +61,7 @@ def method_flags(
     """Flags of the method that a command's words name, by --method or --model, and a sentence for its help.
 
     Args:
-        words: of the command line.
+        words: words of the command line.
         shown: the command, for the sentence.
         kinds: see `flags`.
     """

@@ -37,7 +37,7 @@ def encode(
         images: images.
         steps: solver steps, at least 1.
         solver: a deterministic one: ab3, ab2, dpm2m, heun, ddim, or dopri5 (to a tolerance).
-        spacing: of the solver's times: karras, log_snr, time or chain.
+        spacing: spacing of the solver's times: karras, log_snr, time or chain.
         watch: see `integrate`.
     """
     times = grid(f.process, steps, spacing, rho=RHO)

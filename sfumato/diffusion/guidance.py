@@ -128,7 +128,7 @@ class Guided(Traced, nn.Module):
         on: what the energy is a function of: the "sample" x_t, or the "mean" E[x | x_t], whose
             gradient then stands for that in x_t / sqrt(alpha^2 + sigma^2) (an identity Jacobian, so
             that nothing is differentiated through the denoiser).
-        name: of the energy, for those who watch.
+        name: name of the energy, for those who watch.
     """
 
     def __init__(

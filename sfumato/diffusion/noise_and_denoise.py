@@ -44,7 +44,7 @@ def edit(
     """x = alpha source + sigma z at times[0], then the solver's steps down to times[-1].
 
     Args:
-        denoiser: of the target domain, guided or not.
+        denoiser: denoiser of the target domain, guided or not.
         source: images (B, ...).
         times: see `times_of`.
         start: draws z.

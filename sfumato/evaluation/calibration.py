@@ -71,9 +71,9 @@ def calibration(
             under K seeds), read `batch` at a time.
         truth: B images (B,C,H,W), tensor or set, in the same order.
         groups: B labels; images of one label are resampled together.
-        seed: of the order among equal values, and of the resampling.
-        resamples: of the bootstrap over images.
-        level: of its intervals.
+        seed: seed of the order among equal values, and of the resampling.
+        resamples: resamples of the bootstrap over images.
+        level: level of its intervals.
         batch: images at a time.
 
     Raises:

@@ -37,7 +37,7 @@ class Entry:
         family: entries of one family are the points of one curve.
         method: how to translate; None with model, folder or scores.
         roles: model, source, target, classifier as `sfumato translate` takes them.
-        options: of the method.
+        options: options of the method.
         folder: results that are there already.
         scores: a scores.json of another evaluation.
     """

@@ -50,7 +50,7 @@ class Judge:
             neighbours of each other; the bootstrap draws whole groups (of the target's, too, if all are in).
         task: image (B, 3, H, W) -> labels (B, H, W), compared with the truth's; or a name of `TASKS`.
         classifier: images -> (B,) 1 where they are of the target domain; a linear probe by default.
-        resamples: of the bootstrap.
+        resamples: resamples of the bootstrap.
         prepare: how the results' sources were prepared, and so how sources, truths, references and
             training pictures are brought to the results' size; None: not known, cropped.
 

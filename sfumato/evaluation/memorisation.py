@@ -83,8 +83,8 @@ class Audit:
     """What `audit` found.
 
     Attributes:
-        names: of the outputs.
-        train_names: of the training pictures, which `Nearest.index` counts.
+        names: names of the outputs.
+        train_names: names of the training pictures, which `Nearest.index` counts.
         spaces: the comparison in pixels, and that in features if there is one.
         leaks: held-out pictures that equal a training picture to half a gray level.
     """
@@ -167,7 +167,7 @@ def audit(
         groups: labels of the outputs; one of each enters the test (copies are not independent).
         held_out_groups: the same of the held-out pictures.
         k: neighbours in the ratio, fewer where there are fewer training pictures.
-        seed: of the choice within groups.
+        seed: seed of the choice within groups.
 
     Raises:
         UserError: no pictures, sizes that differ, or values that are not numbers.

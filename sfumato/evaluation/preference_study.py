@@ -105,7 +105,7 @@ class Preference:
         n: answers, repeats left out.
         raters: answer files.
         consistency: share of repeated pairs answered alike both times; None without any.
-        names: of the methods.
+        names: names of the methods.
     """
 
     rate: float
@@ -144,7 +144,7 @@ def score(
     Args:
         answers: files, one a rater; unfinished ones count as far as they go.
         key: the study's study_key.json.
-        resamples: of the bootstrap.
+        resamples: resamples of the bootstrap.
         seed: of it.
 
     Raises:

@@ -48,8 +48,8 @@ def crossed(
         a: features (N, d) of the source pictures.
         b: features (M, d) of target pictures.
         y: features (N, d) of the results, in the order of a.
-        groups: of the sources; a group is never divided.
-        seed: of the division.
+        groups: groups of the sources; a group is never divided.
+        seed: seed of the division.
     """
     mean, std = torch.cat([a, b]).mean(0), torch.cat([a, b]).std(0).clamp(min=1e-6)
     a, b, y = ((x - mean) / std for x in (a, b, y))

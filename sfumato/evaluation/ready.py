@@ -24,7 +24,7 @@ def part_of(
     """What of a data set's folder is meant: its test pictures (or val), or those that it trains on.
 
     Args:
-        folder: of pictures, or of a data set.
+        folder: folder of pictures, or of a data set.
         split: test or train.
         notes: gets a line, where a part is meant.
         entries: with the folders of results; if these are of all pictures, all are meant.

@@ -77,7 +77,7 @@ def apply(
         chain: a text, see `parse`, or operations.
         latents: (N, C, H, W); or images, for the operations that ask for no others.
         images: (N, C, H, W) in [-1, 1] that the latents are of, for blend and checkerboard.
-        seed: of the fixed noise.
+        seed: seed of the fixed noise.
 
     Returns:
         Latents, and for each operation its text, and statistics before and after it.

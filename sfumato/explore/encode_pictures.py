@@ -51,7 +51,7 @@ def encode_pictures(
         model: domain of the pictures, FOLDER:DOMAIN of a diffusion model.
         steps: solver steps, at least 1.
         solver: ab3, ab2, dpm2m, heun, ddim, or dopri5 (to a tolerance).
-        spacing: of the solver's times: karras, log_snr, time or chain.
+        spacing: spacing of the solver's times: karras, log_snr, time or chain.
         first: operations on the pictures before they are encoded, such as "blur sigma=2".
         seed: seed of the noise that these operations may draw.
         size: side of the pictures in pixels; the defaults of this and the next two are those of the model's
@@ -102,7 +102,7 @@ def decode_latents(
         out: a new or empty folder.
         steps: solver steps, at least 1.
         solver: ab3, ab2, dpm2m, heun, ddim, or dopri5 (to a tolerance).
-        spacing: of the solver's times: karras, log_snr, time or chain.
+        spacing: spacing of the solver's times: karras, log_snr, time or chain.
         device: auto (a GPU if there is one), cpu, cuda or cuda:N.
 
     Raises:

@@ -32,7 +32,7 @@ class Latents:
     Args:
         latents: (N, C, H, W), float32.
         images: (N, C, H, W) in [-1, 1].
-        names: of the N pictures, relative paths that end in .png.
+        names: names of the N pictures, relative paths that end in .png.
         protocol: JSON-able facts.
     """
 

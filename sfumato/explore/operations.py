@@ -208,7 +208,7 @@ def swap(
     Args:
         other: latents whose low frequencies are taken, one or as many.
         factor: from where frequencies are low: 1/factor of the resolution.
-        kernel: of the low-pass: box, linear or cubic.
+        kernel: kernel of the low-pass: box, linear or cubic.
     """
     return z + LowPass(factor, kernel)(_alike(other, z) - z)
 

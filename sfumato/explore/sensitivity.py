@@ -105,7 +105,7 @@ def occlusion(
         cell: side of the cells in pixels, at least 1; those at the far borders may be smaller.
         fill: what covers: a value in [-1, 1], -1 is black; by default the image's mean colour.
         seed: seed of the noise, the same for all covers.
-        options: of its `translate`.
+        options: options of its `translate`.
         of: weights (H, W) of the result's pixels, to ask what a part of it depends on; by default all
             weigh the same.
 

@@ -78,7 +78,7 @@ def record(
         part: a translator that takes steps.
         source: images (B, C, H, W) in [-1, 1].
         seed: seed of the noise.
-        options: of its `translate`.
+        options: options of its `translate`.
 
     Raises:
         UserError: if it makes its results at once.

@@ -88,14 +88,14 @@ class ClassifierGuidance(Part):
             scale: weight of the classifier, >= 0.
             prior: what is guided: the denoiser of "any" domain, for models trained with
                 any_domain above 0, or that of the target "domain", to sharpen it.
-            weight: of the gradient in a step: that of the score, or the step's variance (the paper's;
+            weight: weight of the gradient in a step: that of the score, or the step's variance (the paper's;
                 solver ancestral only).
-            every: guide anew at every so many steps, at least 1; the gradient is kept in between.
+            every: steps after which the gradient is computed anew, at least 1; it is kept in between.
                 A step costs the classifier once forward and once back, 1/every of that.
             steps: solver steps for each repeat, at least 1.
             repeats: each repeat starts from the last result, at least 1.
             solver: ancestral, sde_dpm2m, sde_heun, predictor_corrector, euler_maruyama, or any other.
-            spacing: of the solver's times: karras, log_snr, time or chain.
+            spacing: spacing of the solver's times: karras, log_snr, time or chain.
         """
         choose("prior", prior, get_args(Prior))
         choose("weight", weight, get_args(Weight))

@@ -46,7 +46,7 @@ class Regressor(Part):
     Args:
         net: maps (input, log(sigma/alpha)) to m, of the image's shape.
         process: the noising process.
-        channels: of the images.
+        channels: channels of the images.
     """
 
     net: nn.Module
@@ -122,7 +122,7 @@ class Controllable(Part):
                 A step costs the regression once forward and once back, 1/every of that.
             steps: solver steps, at least 1.
             solver: ancestral, sde_dpm2m, sde_heun, predictor_corrector, euler_maruyama, or any other.
-            spacing: of the solver's times: karras, log_snr, time or chain.
+            spacing: spacing of the solver's times: karras, log_snr, time or chain.
         """
         at_least(0, scale=scale)
         process, energy = self.denoiser.process, surprise(self.regressor, source)

@@ -45,7 +45,7 @@ class CycleGAN(Part):
 
     Args:
         net: size of the networks: tiny, small, medium, paper (11.4 M parameters a generator).
-        side: of the training images in pixels; given by the training.
+        side: side of the training images in pixels; given by the training.
         lambda_a: weight of the cycle A to B to A, >= 0.
         lambda_b: weight of the cycle B to A to B, >= 0.
         lambda_identity: weight of the identity terms, as a share of the cycles'; 0: none.
@@ -54,7 +54,7 @@ class CycleGAN(Part):
         n_layers_d: most layers of the discriminators that halve; patches of 16, 34, 70 pixels for 1, 2, 3.
         norm: instance, batch, or affine (instance norm with weights).
         antialias: blur with every down- and upsampling.
-        init: of the weights: normal or xavier.
+        init: initialisation of the weights: normal or xavier.
         init_gain: standard deviation of normal, factor of xavier.
         directions: both, or source-to-target for a single generator that was trained elsewhere.
         channels: 3 for colour, 1 for gray.

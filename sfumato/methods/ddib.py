@@ -65,7 +65,7 @@ class DDIB(Part):
             watch: see `integrate`.
             steps: solver steps in all, at least 2; 55 % of them encode.
             solver: a deterministic one: ab3, ab2, dpm2m, heun, ddim, or dopri5 (to a tolerance).
-            spacing: of the solver's times: karras, log_snr, time or chain.
+            spacing: spacing of the solver's times: karras, log_snr, time or chain.
             recentre: move the latent by what the domains' means leave in it; for domains that
                 differ in brightness or colour as a whole. Two evaluations more for each batch.
         """

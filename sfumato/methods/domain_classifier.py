@@ -42,7 +42,7 @@ class DomainClassifier(Part):
         net: size of the network: tiny, small, medium, large; its encoder is used.
         process: noising process: cosine, vp, ddpm, ve or flow; that of the model it guides.
         channels: 3 for colour, 1 for gray.
-        dropout: of the pooled features in training, in [0, 1).
+        dropout: dropout of the pooled features in training, in [0, 1).
     """
 
     data: ClassVar[str] = "domains"

@@ -101,23 +101,23 @@ class EGSDE(Part):
             seed: seed of the noise; the same image and seed give the same result in any batch.
             watch: see `integrate`.
             strength: how far to noise, M/T of the paper in (0, 1], see `sdedit`.
-            realism: lambda_s >= 0, away from the source's domain; 0 leaves the classifier out.
-            faithful: lambda_i >= 0, towards the source's low-pass; both 0 is SDEdit to the bit.
-            units: of realism: carried (counted at 3x256x256, for all sizes) or paper.
+            realism: lambda_s >= 0, leads away from the source's domain; 0 needs no classifier.
+            faithful: lambda_i >= 0, leads towards the source's low-pass; both 0: SDEdit, to the bit.
+            units: units of realism: carried (counted at 3x256x256, for all sizes) or paper.
             similarity: to the source: cosine of features, or logits, the target's log-odds alone.
             on: where the classifier looks: at the noisy sample, or at E[x | x_t] (mean).
             factor: N of the low-pass, a divisor of both sides; by default an eighth of the shorter.
-            kernel: of the low-pass: box, linear (the paper's) or cubic.
+            kernel: kernel of the low-pass: box, linear (the paper's) or cubic.
             content: what is faithful: colour, or chroma, which leaves brightness to the model.
             low_pass: exponential (exact, any weight) or explicit (the paper's, in the gradient).
-            noise: of x_t: fresh at each step (alg. 1), or shared: that of the start (its code).
-            energy: a third one: edges, high_pass, or one's own function (y, x_t, t) -> (B,).
-            energy_weight: of the third, >= 0.
-            every: guide anew at every so many steps, at least 1, for 1/every of what energies cost.
+            noise: noise of x_t: fresh at each step (alg. 1), or shared: that of the start (its code).
+            energy: a third energy: edges, high_pass, or your own function (y, x_t, t) -> (B,).
+            energy_weight: weight of the third energy, >= 0.
+            every: steps after which the guidance is computed anew, at least 1; it then costs 1/every.
             steps: solver steps for each repeat, at least 1.
             repeats: K: each repeat starts from the last result, x_0 stays, at least 1.
             solver: ancestral, sde_dpm2m, sde_heun, predictor_corrector, euler_maruyama, or any other.
-            spacing: of the solver's times: karras, log_snr, time or chain.
+            spacing: spacing of the solver's times: karras, log_snr, time or chain.
         """
         choose("units", units, get_args(Units))
         choose("low_pass", low_pass, get_args(LowPassStep))

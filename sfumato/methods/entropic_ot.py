@@ -71,7 +71,7 @@ class EntropicOT(Part):
         reach: root mean square distance (a pixel) above which the potential's slope costs, >= 0, more for
             noise (`limit`); images in [-1, 1] are at most 2 apart; 0: without limit, as published, where
             it may run away.
-        side: of the training images in pixels; given by the training.
+        side: side of the training images in pixels; given by the training.
         channels: 3 for colour, 1 for gray.
     """
 

@@ -66,14 +66,14 @@ class ILVR(Part):
             seed: seed of the noise; the same image and seed give the same result in any batch.
             watch: see `integrate`.
             factor: N of the low-pass; must divide the images' size. 1 returns the reference.
-            kernel: of the low-pass: cubic (the paper's), linear (EGSDE's) or box (a projection).
-            content: what is kept of it: colour, or chroma, which leaves brightness to the model.
+            kernel: kernel of the low-pass: cubic (the paper's), linear (EGSDE's) or box (a projection).
+            content: what is kept of the reference: colour, or chroma, which leaves brightness to the model.
             until: the noise level, as a share of the DDPM chain in [0, 1], down to which the
                 reference's low-pass is kept: 0 keeps it to the end, 1 never.
             steps: solver steps, at least 1.
             clip: clip E[x | x_t] to [-1, 1] at every step, as the paper does.
             solver: ancestral, sde_dpm2m, sde_heun, predictor_corrector, euler_maruyama, or any other.
-            spacing: of the solver's times: karras, log_snr, time or chain.
+            spacing: spacing of the solver's times: karras, log_snr, time or chain.
         """
         if not 0 <= until <= 1:
             raise UserError(f"until must lie in [0, 1], not {until}")

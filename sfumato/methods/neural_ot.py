@@ -57,7 +57,7 @@ class NeuralOT(Part):
             [-1, 1] are at most 2 apart; 0: without limit, as published, where it may run away.
         norm: of T: batch, instance, or affine (instance norm with weights).
         published: size paper to the letter, with T in evaluation mode while f learns; false: as others.
-        side: of the training images in pixels; given by the training.
+        side: side of the training images in pixels; given by the training.
         channels: 3 for colour, 1 for gray.
     """
 

@@ -104,7 +104,7 @@ class PairedSDE(Part):
             direction: source-to-target, or back.
             steps: solver steps, at least 1.
             solver: dpm2m, heun, ab3, sde_heun; euler_maruyama (the thesis', with spacing time), or any other.
-            spacing: of the solver's times: karras, log_snr, time or chain.
+            spacing: spacing of the solver's times: karras, log_snr, time or chain.
             clip: clip E[x | x_t] to [-1, 1] at every step.
         """
         f: Denoises = Conditioned(denoiser=self._denoiser(end(direction))).on(source)

@@ -41,12 +41,12 @@ class Pix2Pix(Part):
 
     Args:
         net: size of the networks: tiny, small, medium, paper (54 M parameters).
-        side: of the training images in pixels; given by the training.
+        side: side of the training images in pixels; given by the training.
         lambda_l1: weight of |y - G(x)|_1, >= 0.
         gan_mode: vanilla or lsgan.
         n_layers_d: most layers of the discriminator that halve; patches of 16, 34, 70 pixels for 1, 2, 3.
         norm: batch, instance, or affine (instance norm with weights).
-        init: of the weights: normal or xavier.
+        init: initialisation of the weights: normal or xavier.
         init_gain: standard deviation of normal, factor of xavier.
         channels: 3 for colour, 1 for gray.
     """
@@ -111,7 +111,7 @@ class Pix2Pix(Part):
 
         Args:
             source: images in [-1, 1].
-            seed: of the dropout.
+            seed: seed of the dropout.
             watch: see `integrate`.
             statistics: of batch norm: running averages of the training, or each image's own, which
                 is the published test of models that were trained with a batch of 1.

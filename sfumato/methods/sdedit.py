@@ -66,7 +66,7 @@ class SDEdit(Part):
             repeats: K of the paper: each repeat starts from the last result, at least 1.
             mask: 1 where pixels are kept, 0 where they are edited; broadcasts against source.
             solver: ancestral, sde_dpm2m, sde_heun, predictor_corrector, euler_maruyama, or any other.
-            spacing: of the solver's times: karras, log_snr, time or chain.
+            spacing: spacing of the solver's times: karras, log_snr, time or chain.
         """
         if not 0 <= strength <= 1:
             raise UserError(f"strength must lie in [0, 1], not {strength}")

@@ -143,7 +143,7 @@ class UnitDDPM(Part):
             steps: solver steps T, at least 1; the paper's is 1000.
             release: how many of the last steps denoise the source, too, from 0 to steps.
             solver: ancestral (the paper's), sde_dpm2m, or a deterministic one.
-            spacing: of the solver's times: chain, karras, log_snr or time.
+            spacing: spacing of the solver's times: chain, karras, log_snr or time.
         """
         if not 0 <= release <= steps:
             raise UserError(f"release must lie in [0, steps] = [0, {steps}], not {release}")

@@ -70,13 +70,13 @@ class UnpairedSDE(Part):
         shared: one network that is told the direction, instead of two.
         loop_steps: solver steps N that make a pair, at least 1.
         loop_solver: solver that makes pairs; euler_maruyama is the thesis'.
-        loop_spacing: of its times: karras, log_snr, time (the thesis') or chain.
+        loop_spacing: spacing of its times: karras, log_snr, time (the thesis') or chain.
         alone: batches at the start in which each side learns from its own images, >= 0 (the thesis: 0).
         distil: batches after it whose pairs are the first coupling's, >= 0 (the thesis: 0).
         first: first coupling: coarse (a side refines coarse images of its own, then the other's) or
             unconditional (DDIB).
         cells: a coarse image is this many patches wide, at least 1.
-        content: of coarse images: colour, or chroma, for domains that differ in brightness.
+        content: content of coarse images: colour, or chroma, for domains that differ in brightness.
         roughness: standard deviation of the noise on coarse images, >= 0.
         null: share of conditioning images that are hidden, in [0, 1].
         pool: pairs kept for each direction, at least 1.
@@ -193,7 +193,7 @@ class UnpairedSDE(Part):
             steps: solver steps, at least 1.
             solver: ancestral or sde_dpm2m, which undo small errors of the pairs; dpm2m, heun, ab3, ddim;
                 euler_maruyama (the thesis', with spacing time).
-            spacing: of the solver's times: karras, log_snr, time or chain.
+            spacing: spacing of the solver's times: karras, log_snr, time or chain.
             clip: clip E[x | x_t] to [-1, 1] at every step; the first coupling is never clipped.
         """
         side = end(direction)

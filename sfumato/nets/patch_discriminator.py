@@ -14,7 +14,7 @@ class PatchGAN(Part):
     """(B, channels, H, W) -> (B, 1, h, w): a score for each patch, high where it looks real.
 
     Args:
-        channels: of the images, or of source and target together.
+        channels: channels of the images, or of source and target together.
         ndf: channels of the first layer; they double from layer to layer up to eightfold.
         n_layers: layers that halve the size; with 1, 2, 3 the patches have 16, 34, 70 pixels.
         norm: instance, batch, or affine.

@@ -20,9 +20,9 @@ class Potential(Part):
     """(B, channels, H, W) -> (B, 1): a number for each image, of any size.
 
     Args:
-        channels: of the images.
+        channels: channels of the images.
         width: channels of the first stage; they double from stage to stage up to 512.
-        side: of the images in pixels: as many stages as halve it to 4.
+        side: side of the images in pixels: as many stages as halve it to 4.
         pool: side of the averages that halve: 3 as published, which counts every second pixel double, so
             that a map that follows f's gradient draws stripes; 2 counts all alike.
         after: whether sums are activated, as published, so that shortcuts carry what is activated, and

@@ -23,7 +23,7 @@ class ResNet(Part):
     """(B, channels, H, W) to the same shape, in (-1, 1).
 
     Args:
-        channels: of the images.
+        channels: channels of the images.
         ngf: channels of the first layer; four times as many in the residual blocks.
         n_blocks: residual blocks: 9 for 256 pixels and more, 6 for 128.
         downs: levels that halve the size: 2 in the papers; 1 keeps more of a small picture's detail.

@@ -32,7 +32,7 @@ class TransportUNet(Part):
     As published but for the convolutions' biases, which batch norm takes out again.
 
     Args:
-        channels: of the images.
+        channels: channels of the images.
         noise: channels of noise behind them.
         base: channels of the first level; they double from level to level.
         levels: that halve the size.

@@ -18,7 +18,7 @@ class UNetGenerator(Part):
     """(B, channels, H, W) to the same shape, in (-1, 1).
 
     Args:
-        channels: of the images.
+        channels: channels of the images.
         ngf: channels of the first level; they double from level to level up to eightfold.
         downs: levels, each of half the size: 8 for 256 pixels (54 M parameters), which it takes to 1x1.
         norm: batch, instance, or affine.

@@ -27,11 +27,11 @@ class Control:
     """A parameter as it is asked for.
 
     Attributes:
-        name: of the parameter.
-        kind: of the control; a picture is an upload.
+        name: name of the parameter.
+        kind: kind of the control; a picture is an upload.
         default: its value at first.
         text: help.
-        choices: of a choice.
+        choices: what can be chosen.
         low: least number, if there is one.
         high: largest number, if there is one.
         whole: a whole number.

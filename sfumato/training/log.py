@@ -138,7 +138,7 @@ class Progress:
     Lines come at steps 1, 2, 5, 10, 20, ..., and half a minute after the last one (see `pace.gap`).
 
     Args:
-        steps: of the training.
+        steps: steps of the training.
         done: steps that are done already.
         quiet: say nothing.
     """

@@ -96,7 +96,7 @@ def steps_for(
 
     Args:
         minutes: for everything from `began` on.
-        state: of the training; not touched.
+        state: state of the training; not touched.
         batches: real ones, of an iterator of their own.
         look: makes the pictures of a preview.
         score: scores the training on what was held out.

@@ -76,9 +76,9 @@ class Observer:
 
     Args:
         asked: options of the training.
-        state: of the training.
+        state: state of the training.
         pictures: that it learns from, and that it is scored on.
-        device: of the model.
+        device: device of the model.
         log: log.jsonl, in the run folder.
         told: what the user sees.
         main: is this the process that writes?
@@ -177,7 +177,7 @@ def look(
         state: its averaged weights are used.
         data: held-out pictures, if there are any.
         reference: many pictures, to be compared with.
-        device: of the model.
+        device: device of the model.
         n: pictures in a row.
     """
     a, b = data.first(n)

@@ -181,7 +181,7 @@ def preparation_of(
 
     Args:
         trained: {role: how its model's training prepared them}.
-        channels: of the networks.
+        channels: channels of the networks.
         size: side in pixels.
         resize: crop, stretch or none; none without a size takes every picture as it is.
         upscale: enlarge pictures that are smaller.

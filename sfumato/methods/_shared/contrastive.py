@@ -35,12 +35,12 @@ class Contrastive(Part):
 
     Args:
         net: size of the networks: tiny, small, medium, paper (11.4 M parameters).
-        side: of the training images in pixels; given by the training.
+        side: side of the training images in pixels; given by the training.
         lambda_gan: weight of the adversarial loss, >= 0.
         lambda_nce: weight of the contrast, >= 0.
         nce_idt: whether pictures of the target are contrasted with their own results, too.
         flip_equivariance: whether half of the steps, at random, see their pictures mirrored.
-        nce_layers: of the encoder, counted as in the paper; none: as there, the padded image, the
+        nce_layers: layers of the encoder, counted as in the paper; none: as there, the padded image, the
             downsampling convolutions, the first and the middle block (0, 4, 8, 12, 16 of net paper).
         nce_t: temperature tau, > 0.
         num_patches: patches a layer and picture, at most.
@@ -48,7 +48,7 @@ class Contrastive(Part):
         n_layers_d: most layers of the discriminator that halve; patches of 16, 34, 70 pixels for 1, 2, 3.
         norm: instance, batch, or affine (instance norm with weights).
         antialias: blur with every down- and upsampling.
-        init: of the weights: xavier or normal.
+        init: initialisation of the weights: xavier or normal.
         init_gain: factor of xavier, standard deviation of normal.
         channels: 3 for colour, 1 for gray.
     """

@@ -18,9 +18,9 @@ class Chains(Traced):
         f_b: denoiser of the result's domain.
         f_a: denoiser of the source's.
         source: images (B, C, H, W) in [-1, 1].
-        times: of the steps.
+        times: times of the steps.
         release: index of the time at which the source is released; `times[: release + 1]` lead there.
-        noise: of the run.
+        noise: noise of the run.
     """
 
     def __init__(

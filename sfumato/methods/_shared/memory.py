@@ -106,7 +106,7 @@ class Colours(nn.Module):
     """Means and spreads of each domain's channels: images to a common scale of mean 0, spread 1/2.
 
     Args:
-        channels: of the images.
+        channels: channels of the images.
         domains: their names.
     """
 

@@ -61,9 +61,9 @@ class Sides(nn.Module):
 
     Args:
         net: size of each network, or a network.
-        channels: of the images.
+        channels: channels of the images.
         shared: one for both sides.
-        options: of the denoisers: process, prediction, times.
+        options: options of the denoisers: process, prediction, times.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class Sides(nn.Module):
             real: targets of each side.
             given: the images they are given.
             rng: of times, noise and what is hidden.
-            kind: of the given images.
+            kind: kind of the given images.
             null: share of the given images that are hidden.
             pseudo: the given images as targets, too, each given the other side's real ones.
         """
@@ -150,7 +150,7 @@ class FeedForward(nn.Module):
 
     Args:
         net: size of the network, or a network; its output is 0 at first.
-        channels: of the images.
+        channels: channels of the images.
         begin: coarse images, images (the identity) or gray ones.
         cells: a coarse image is this many patches wide.
     """
