@@ -5,14 +5,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
-from truth import f64, gaussian, normal, tiny_denoiser
+from truth import f64, gaussian, lively, normal, tiny_denoiser
 
-from sfumato.diffusion.denoiser import score_of
+from sfumato.core.errors import UserError
+from sfumato.diffusion.denoiser import Denoiser, score_of
 from sfumato.diffusion.exact import Mixture
 from sfumato.diffusion.guidance import ClassifierFree, Clipped, Conditioned, Energy, Guided
 from sfumato.diffusion.integrate import integrate
 from sfumato.diffusion.process import DDPM, VP, Cosine, Flow
 from sfumato.diffusion.time_grids import grid
+from sfumato.methods.registry import find
 
 M, C = [1.0, -2.0, 0.5], [0.3, 2.0, 1.0]
 
@@ -117,3 +119,81 @@ def test_wrappers_serve_every_solver():
     y = integrate("heun", guided, x, grid(f.process, 2, clean=True))
     assert y.shape == x.shape
     assert y.isfinite().all()
+
+
+class Domains(nn.Module):
+    """Exact denoisers of a domain, and of any."""
+
+    process = VP()
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.any = (gaussian([m] * 192, [v] * 192, VP()) for m, v in ((0.4, 0.1), (0.0, 0.6)))
+
+    def forward(self, x_t, t, domain=None):
+        return (self.any if domain is None else self.a)(x_t, t)
+
+
+class Mixed(nn.Module):
+    """eps = (1 + w) eps(x_t, c) - w eps(x_t), eq. 6 of classifier-free guidance."""
+
+    def __init__(self, conditional, unconditional, w):
+        super().__init__()
+        self.both, self.w, self.process = (conditional, unconditional), w, conditional.process
+
+    def forward(self, x_t, t):
+        alpha, sigma = self.process.at(t, x_t)
+        eps_c, eps_0 = ((x_t - alpha * f(x_t, t)) / sigma for f in self.both)
+        return (x_t - sigma * ((1 + self.w) * eps_c - self.w * eps_0)) / alpha
+
+
+@pytest.mark.parametrize(
+    ("name", "how"), [("sdedit", {}), ("ilvr", {"factor": 4}), ("egsde", {"realism": 0.0})]
+)
+def test_methods_are_guided_away_from_any_domain(name, how):
+    cls, f, x = find(name), Domains(), normal(2, 3, 8, 8) / 2
+    how = how | {"steps": 4, "as_is": True}
+    for w in (0.0, 1.5):
+        mixed = Mixed(Conditioned(denoiser=f, domain="a"), Conditioned(denoiser=f), w)
+        want = cls(target=mixed).translate(x, **how)
+        got = cls(target=Conditioned(denoiser=f, domain="a")).translate(
+            x, classifier_free=w, **how
+        )
+        torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-9)
+        nfe = []
+        target = Conditioned(denoiser=f, domain="a")
+        watch = lambda t, x, mean, extras: nfe.append(extras["nfe"])
+        cls(target=target).translate(x, classifier_free=w, watch=watch, **how)
+        assert set(nfe) == {2 if w else 1}  # evaluations a step
+    for target in (Conditioned(denoiser=f), f.a):
+        with pytest.raises(UserError, match="needs a domain to tell from any: give FOLDER:DOMAIN"):
+            cls(target=target).translate(x, classifier_free=1.0, **how)
+
+
+@pytest.mark.parametrize("name", ["paired_sde", "unpaired_sde"])
+def test_models_of_pictures_are_guided_by_the_source(name, monkeypatch):
+    """Away from what they make of a hidden one; and without weight nothing changes."""
+    torch.manual_seed(0)
+    own = {} if name == "paired_sde" else {"alone": 0, "shared": False}
+    part = lively(find(name)(net="tiny", null=0.2, **own)).eval()
+    x, how = normal(2, 3, 16, 16).float(), {"steps": 3, "as_is": True, "solver": "ddim"}
+    plain = part.translate(x, **how)
+    guided = part.translate(x, classifier_free=1.5, **how)
+    assert torch.equal(part.translate(x, classifier_free=0.0, **how), plain)
+    monkeypatch.setattr("sfumato.diffusion.guidance.ClassifierFree", Mixed)
+    mixed = part.translate(x, classifier_free=1.5, **how)
+    torch.testing.assert_close(guided, mixed, rtol=1e-3, atol=1e-4)
+    assert (guided - plain).abs().max() > 1e-3
+    part.null = 0.0
+    with pytest.raises(UserError, match="classifier_free 1 needs a model .* train it with --null 0.1"):
+        part.translate(x, classifier_free=1.0, **how)
+
+
+def test_a_share_of_the_conditions_is_hidden_in_the_training_of_pairs(monkeypatch):
+    part, shown = find("paired_sde")(net="tiny", null=0.25), []
+    seen = lambda self, x, t, z, image: shown.append(image.flatten(1).any(1)) or x.sum()
+    monkeypatch.setattr(Denoiser, "loss", seen)
+    batch = torch.ones(2000, 3, 2, 2), torch.ones(2000, 3, 2, 2)
+    list(part.objectives(iter([batch]), torch.Generator().manual_seed(0)))
+    assert torch.equal(*shown)
+    assert shown[0].float().mean().item() == pytest.approx(0.75, abs=0.03)

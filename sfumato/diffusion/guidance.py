@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from sfumato.core.errors import UserError, choose
+from sfumato.core.errors import UserError, at_least, choose
 from sfumato.diffusion.denoiser import Denoises, Trace, Traced, answered, ask
 from sfumato.diffusion.integrate import rms
 from sfumato.diffusion.process import Process
@@ -109,9 +109,44 @@ class ClassifierFree(Traced, nn.Module):
             return mean
         push = self.scale * (mean - self.unconditional(x_t, t))
         if trace is not None:
+            trace.nfe += 1  # the second evaluation
             alpha, sigma = self.process.at(t, x_t)
             trace.told["push/classifier_free"] = rms(alpha / sigma * push)
         return mean + push
+
+
+def away_from_any(f: Denoises, weight: float) -> Denoises:
+    """A domain's denoiser, pushed away from that of any domain by `ClassifierFree`; as it is at weight 0.
+
+    Raises:
+        UserError: it has no domain, or the weight is below 0.
+    """
+    at_least(0, classifier_free=weight)
+    if not weight:
+        return f
+    if not isinstance(f, Conditioned) or f.domain is None:
+        raise UserError("classifier_free needs a domain to tell from any: give FOLDER:DOMAIN")
+    return ClassifierFree(f, Conditioned(denoiser=f.denoiser), weight)
+
+
+def away_from_none(f: Conditioned, image: Tensor, none: Conditioned, weight: float) -> Denoises:
+    """A denoiser given images (B, C, H, W), pushed away from what it makes of hidden ones, see `none`."""
+    hidden = none.on(torch.zeros_like(image))
+    return ClassifierFree(f.on(image), hidden, weight) if weight else f.on(image)
+
+
+def needs_hidden(weight: float, null: float) -> None:
+    """Sees that a model that is guided by its conditions was trained with some of them hidden.
+
+    Raises:
+        UserError: it was not, or the weight is below 0.
+    """
+    at_least(0, classifier_free=weight)
+    if weight and not null:
+        raise UserError(
+            f"classifier_free {weight:g} needs a model that was trained without its condition, too: train "
+            f"it with --null 0.1"
+        )
 
 
 class Guided(Traced, nn.Module):

@@ -40,7 +40,7 @@ from sfumato.core.errors import at_least, choose
 from sfumato.diffusion import energies as en
 from sfumato.diffusion import realism as real
 from sfumato.diffusion.denoiser import Denoises
-from sfumato.diffusion.guidance import Guided, On
+from sfumato.diffusion.guidance import Guided, On, away_from_any
 from sfumato.diffusion.integrate import Step, Watch
 from sfumato.diffusion.low_pass import Content, Kernel, LowPass, eighth
 from sfumato.diffusion.noise import Noise
@@ -91,6 +91,7 @@ class EGSDE(Part):
         every: int = 1,
         steps: int = 20,
         repeats: int = 1,
+        classifier_free: float = 0.0,
         solver: str | Step = "ancestral",
         spacing: Spacing = "karras",
     ) -> Tensor:
@@ -116,6 +117,9 @@ class EGSDE(Part):
             every: steps after which the guidance is computed anew, at least 1; it then costs 1/every.
             steps: solver steps for each repeat, at least 1.
             repeats: K: each repeat starts from the last result, x_0 stays, at least 1.
+            classifier_free: weight w >= 0 of guidance away from any domain, (1 + w) F - w F_any, for
+                models trained with any_domain above 0; elsewhere often a guidance scale of 1 + w. 0 is
+                none; above 0 a step costs two evaluations.
             solver: ancestral, sde_dpm2m, sde_heun, predictor_corrector, euler_maruyama, or any other.
             spacing: spacing of the solver's times: karras, log_snr, time or chain.
         """
@@ -127,10 +131,10 @@ class EGSDE(Part):
         times = times_of(process, strength, steps, spacing)
         reference = en.Reference(process, source, draws.stream("energy"))
         n = eighth(*source.shape[-2:]) if factor is None else factor
-        f, after, terms = self.target, None, en.Terms()
+        f, after, terms = away_from_any(self.target, classifier_free), None, en.Terms()
         weight = realism * (source[0].numel() / (3 * 256**2) if units == "carried" else 1.0)
         if weight:
-            e = real.realism(self.classifier, f, reference, similarity, on)
+            e = real.realism(self.classifier, self.target, reference, similarity, on)
             terms["realism"] = realism, weight, e, on
         if energy is not None and energy_weight:
             e = en.against(en.named(energy, LowPass(n, kernel), process), reference)

@@ -26,7 +26,7 @@ from torch import Tensor
 from sfumato.core.arguments import Seed
 from sfumato.core.errors import UserError
 from sfumato.diffusion.denoiser import Denoises
-from sfumato.diffusion.guidance import Clipped
+from sfumato.diffusion.guidance import Clipped, away_from_any
 from sfumato.diffusion.integrate import Step, Watch, sample
 from sfumato.diffusion.low_pass import Content, Kernel, LowPass
 from sfumato.diffusion.noise import Noise
@@ -56,6 +56,7 @@ class ILVR(Part):
         until: float = 0.25,
         steps: int = 20,
         clip: bool = True,
+        classifier_free: float = 0.0,
         solver: str | Step = "ancestral",
         spacing: Spacing = "karras",
     ) -> Tensor:
@@ -72,6 +73,9 @@ class ILVR(Part):
                 reference's low-pass is kept: 0 keeps it to the end, 1 never.
             steps: solver steps, at least 1.
             clip: clip E[x | x_t] to [-1, 1] at every step, as the paper does.
+            classifier_free: weight w >= 0 of guidance away from any domain, (1 + w) F - w F_any, for
+                models trained with any_domain above 0; elsewhere often a guidance scale of 1 + w. 0 is
+                none; above 0 a step costs two evaluations.
             solver: ancestral, sde_dpm2m, sde_heun, predictor_corrector, euler_maruyama, or any other.
             spacing: spacing of the solver's times: karras, log_snr, time or chain.
         """
@@ -81,7 +85,8 @@ class ILVR(Part):
         for n in source.shape[-2:]:
             phi.matrix(n)  # of a wrong factor it speaks even where no step is above `until`
         last = chain_time(process, until) if until < 1 else process.t_max
-        f: Denoises = Clipped(self.target) if clip else self.target
+        f = away_from_any(self.target, classifier_free)
+        f = Clipped(f) if clip else f
         noise = Noise.of(source, seed)
         fresh = noise.stream("reference")
 

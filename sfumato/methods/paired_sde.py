@@ -26,14 +26,15 @@ the reverse SDE or its ODE from noise, conditioned on x at every step; the netwo
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from sfumato.core.arguments import Seed
-from sfumato.diffusion.denoiser import Denoiser, Denoises, Prediction, TimeLaw
-from sfumato.diffusion.guidance import Clipped, Conditioned
+from sfumato.core.errors import UserError
+from sfumato.diffusion.denoiser import Denoiser, Prediction, TimeLaw
+from sfumato.diffusion.guidance import Clipped, Conditioned, away_from_none, needs_hidden
 from sfumato.diffusion.integrate import Step, Watch, sample
 from sfumato.diffusion.noise import Noise
 from sfumato.diffusion.process import Process, named_process
@@ -52,6 +53,8 @@ class PairedSDE(Part):
         prediction: what the networks predict: v, eps (the thesis'), x0 or edm.
         times: law of the training times: lognormal in sigma/alpha, or uniform in t (the thesis').
         channels: 3 for colour, 1 for gray.
+        null: share of conditioning images that are hidden, in [0, 1); above 0 the model can be guided
+            without a classifier.
     """
 
     data: ClassVar[str] = "pairs"
@@ -61,8 +64,11 @@ class PairedSDE(Part):
     prediction: Prediction = "v"
     times: TimeLaw = "lognormal"
     channels: int = 3
+    null: float = 0.0
 
     def __post_init__(self) -> None:
+        if not 0 <= self.null < 1:
+            raise UserError(f"null is a share in [0, 1), not {self.null}")
         process = named_process(self.process)
 
         def denoiser() -> Denoiser:
@@ -79,8 +85,11 @@ class PairedSDE(Part):
         to_y, to_x = self._denoiser("target"), self._denoiser("source")
         t = to_y.draw_times(len(x), rng)
         z = torch.randn(x.shape, generator=rng).to(x)
-        yield "denoisers.target", to_y.loss(y, t, z, image=x)
-        yield "denoisers.source", to_x.loss(x, t, z, image=y)
+        shown: Any = 1
+        if self.null:
+            shown = (torch.rand(len(x), 1, 1, 1, generator=rng) >= self.null).to(x)
+        yield "denoisers.target", to_y.loss(y, t, z, image=shown * x)
+        yield "denoisers.source", to_x.loss(x, t, z, image=shown * y)
 
     @torch.no_grad()
     def translate(
@@ -94,6 +103,7 @@ class PairedSDE(Part):
         solver: str | Step = "dpm2m",
         spacing: Spacing = "karras",
         clip: bool = False,
+        classifier_free: float = 0.0,
     ) -> Tensor:
         """Images (B, C, H, W) in [-1, 1] to one sample of the other domain given each.
 
@@ -106,8 +116,13 @@ class PairedSDE(Part):
             solver: dpm2m, heun, ab3, sde_heun; euler_maruyama (the thesis', with spacing time), or any other.
             spacing: spacing of the solver's times: karras, log_snr, time or chain.
             clip: clip E[x | x_t] to [-1, 1] at every step.
+            classifier_free: weight w >= 0 of guidance by the source, (1 + w) F - w F_0 with F_0 the
+                denoiser of a hidden one, for models trained with null above 0. 0 is none; above 0 a
+                step costs two evaluations.
         """
-        f: Denoises = Conditioned(denoiser=self._denoiser(end(direction))).on(source)
+        needs_hidden(classifier_free, self.null)
+        given = Conditioned(denoiser=self._denoiser(end(direction)))
+        f = away_from_none(given, source, given, classifier_free)
         f, clean = Clipped(f) if clip else f, solver != "euler_maruyama"
         noise = Noise.of(source, seed)
         return sample(solver, f, source, noise, steps, spacing, clean=clean, watch=watch)

@@ -24,6 +24,7 @@ from torch import Tensor
 from sfumato.core.arguments import Seed
 from sfumato.core.errors import UserError
 from sfumato.diffusion.denoiser import Denoises
+from sfumato.diffusion.guidance import away_from_any
 from sfumato.diffusion.integrate import Step, Watch
 from sfumato.diffusion.noise import Noise
 from sfumato.diffusion.noise_and_denoise import edit, times_of
@@ -51,6 +52,7 @@ class SDEdit(Part):
         steps: int = 20,
         repeats: int = 1,
         mask: Tensor | None = None,
+        classifier_free: float = 0.0,
         solver: str | Step = "ancestral",
         spacing: Spacing = "karras",
     ) -> Tensor:
@@ -65,6 +67,9 @@ class SDEdit(Part):
             steps: solver steps for each repeat, at least 1.
             repeats: K of the paper: each repeat starts from the last result, at least 1.
             mask: 1 where pixels are kept, 0 where they are edited; broadcasts against source.
+            classifier_free: weight w >= 0 of guidance away from any domain, (1 + w) F - w F_any, for
+                models trained with any_domain above 0; elsewhere often a guidance scale of 1 + w. 0 is
+                none; above 0 a step costs two evaluations.
             solver: ancestral, sde_dpm2m, sde_heun, predictor_corrector, euler_maruyama, or any other.
             spacing: spacing of the solver's times: karras, log_snr, time or chain.
         """
@@ -72,7 +77,7 @@ class SDEdit(Part):
             raise UserError(f"strength must lie in [0, 1], not {strength}")
         if mask is not None:
             _check_mask(mask, source)
-        process = self.target.process
+        process, f = self.target.process, away_from_any(self.target, classifier_free)
         if chain_time(process, strength) == 0:
             return source
         times = times_of(process, strength, steps, spacing)
@@ -86,7 +91,7 @@ class SDEdit(Part):
             return torch.where(mask.to(x) > 0.5, kept, x)
 
         return edit(
-            self.target, source, times, start=noise, noise=noise.stream("steps"), repeats=repeats,
+            f, source, times, start=noise, noise=noise.stream("steps"), repeats=repeats,
             solver=solver, after=keep, watch=watch,
         )  # fmt: skip
 

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from sfumato.core.arguments import Seed
 from sfumato.core.errors import UserError, choose
 from sfumato.diffusion.denoiser import Prediction, TimeLaw
+from sfumato.diffusion.guidance import needs_hidden
 from sfumato.diffusion.integrate import Step, Watch
 from sfumato.diffusion.low_pass import Content
 from sfumato.diffusion.noise import Noise
@@ -182,6 +183,7 @@ class UnpairedSDE(Part):
         solver: str | Step = "ancestral",
         spacing: Spacing = "karras",
         clip: bool = False,
+        classifier_free: float = 0.0,
     ) -> Tensor:
         """Images (B, C, H, W) in [-1, 1] to the other domain; in the phase `alone` by the first coupling.
 
@@ -195,12 +197,18 @@ class UnpairedSDE(Part):
                 euler_maruyama (the thesis', with spacing time).
             spacing: spacing of the solver's times: karras, log_snr, time or chain.
             clip: clip E[x | x_t] to [-1, 1] at every step; the first coupling is never clipped.
+            classifier_free: weight w >= 0 of guidance by the source, (1 + w) F - w F_0 with F_0 the
+                denoiser of a hidden one, for models trained with null above 0. 0 is none; above 0 a
+                step costs two evaluations.
         """
+        needs_hidden(classifier_free, self.null)
         side = end(direction)
         image, noise = self.colours.normal(source, OTHER[side]), Noise.of(source, seed)
         how: dict[str, Any] = {"steps": steps, "solver": solver, "spacing": spacing, "watch": watch}
         if int(self.seen) < self.alone:
             result = self.denoisers.couple(side, image, noise, self.pairs.rough, **how)
         else:
-            result = self.denoisers.sample(side, image, noise, clip=clip, **how)
+            result = self.denoisers.sample(
+                side, image, noise, clip=clip, classifier_free=classifier_free, **how
+            )
         return self.colours.restore(result, side)

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sfumato.core.errors import choose
-from sfumato.diffusion.denoiser import Denoiser, Denoises, domain_index
+from sfumato.diffusion.denoiser import Denoiser, domain_index
 from sfumato.diffusion.encode_decode import ENCODING, decode, encode
-from sfumato.diffusion.guidance import Clipped, Conditioned
+from sfumato.diffusion.guidance import Clipped, Conditioned, away_from_none
 from sfumato.diffusion.integrate import Step, Watch, sample
 from sfumato.diffusion.low_pass import Content, passed
 from sfumato.diffusion.noise import Noise
@@ -121,11 +121,11 @@ class Sides(nn.Module):
 
     def sample(
         self, side: str, image: Tensor, noise: Noise, kind: str = "clean", *, steps: int,
-        solver: str | Step, spacing: Spacing, clip: bool = False, exact: bool = False,
+        solver: str | Step, spacing: Spacing, clip: bool = False, exact: bool = False, classifier_free: float = 0.0,
         watch: Watch | None = None,
     ) -> Tensor:  # fmt: skip
         """Images of a side given these (B, C, H, W); `exact` keeps all gradients, in flat memory."""
-        f: Denoises = self.given(side, kind).on(image)
+        f = away_from_none(self.given(side, kind), image, self.given(side, "none"), classifier_free)
         how: dict[str, Any] = {"run": integrate_flat} if exact else {"watch": watch}
         f, clean = Clipped(f) if clip else f, solver != "euler_maruyama"
         return sample(solver, f, image, noise, steps, spacing, clean=clean, **how)
