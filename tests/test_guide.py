@@ -160,9 +160,8 @@ def test_methods_are_guided_away_from_any_domain(name, how):
             x, classifier_free=w, **how
         )
         torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-9)
-        nfe = []
-        target = Conditioned(denoiser=f, domain="a")
-        watch = lambda t, x, mean, extras: nfe.append(extras["nfe"])
+        target, nfe = Conditioned(denoiser=f, domain="a"), []
+        watch = lambda *seen, nfe=nfe: nfe.append(seen[3]["nfe"])
         cls(target=target).translate(x, classifier_free=w, watch=watch, **how)
         assert set(nfe) == {2 if w else 1}  # evaluations a step
     for target in (Conditioned(denoiser=f), f.a):

@@ -121,8 +121,8 @@ class Sides(nn.Module):
 
     def sample(
         self, side: str, image: Tensor, noise: Noise, kind: str = "clean", *, steps: int,
-        solver: str | Step, spacing: Spacing, clip: bool = False, exact: bool = False, classifier_free: float = 0.0,
-        watch: Watch | None = None,
+        solver: str | Step, spacing: Spacing, clip: bool = False, exact: bool = False,
+        classifier_free: float = 0.0, watch: Watch | None = None,
     ) -> Tensor:  # fmt: skip
         """Images of a side given these (B, C, H, W); `exact` keeps all gradients, in flat memory."""
         f = away_from_none(self.given(side, kind), image, self.given(side, "none"), classifier_free)
