@@ -456,6 +456,9 @@ def test_latents_that_do_not_fit_the_model(root, tmp_path):
     z = encode_pictures(root / "in", f"{root}/model:cat", steps=1)
     with pytest.raises(ValueError, match="3 channels, .* has 1"):
         decode_latents(z, root / "gray", tmp_path / "out")
+    z.latents = z.latents[..., :8, :8]
+    with pytest.warns(UserWarning, match="^the latents are 8x8; .*:cat was trained at 16x16$"):
+        decode_latents(z, f"{root}/model:cat", tmp_path / "small", steps=1)
     z.latents = z.latents * float("nan")
     with pytest.raises(ValueError, match="not numbers"):
         decode_latents(z, f"{root}/model:cat", tmp_path / "out", steps=1)

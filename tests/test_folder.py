@@ -169,6 +169,13 @@ def test_model_json_that_is_not_ours(copy, text):
     fails(copy, "is damaged or was not written by sfumato")
 
 
+def test_a_mark_at_the_beginning_of_model_json_is_passed_over(copy):
+    sfumato.load(copy)
+    text = (copy / "model.json").read_text()
+    (copy / "model.json").write_text(text, encoding="utf-8-sig")
+    sfumato.load(copy)
+
+
 @pytest.mark.parametrize("form", [3, 99, "1", None, 1.5])
 def test_future_formats(copy, form):
     rewrite(copy, lambda info: info.update(format=form))

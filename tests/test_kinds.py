@@ -149,7 +149,6 @@ def test_read_and_write_are_inverse(tmp_path):
     for bad, says in (
         ((U8, tmp_path / "x.jpg"), "expected .*x.png"),
         ((torch.stack([image, image]), tmp_path / "x.png"), "2 pictures and 1 file:"),
-        ((torch.rand(3, 4, 4), tmp_path / "y.png"), "2 \\* x - 1"),
     ):
         with pytest.raises(UserError, match=says):
             sfumato.write(*bad)
@@ -340,3 +339,13 @@ def test_a_broken_exif_block_is_said_with_the_files_name_or_not_at_all(kind, tmp
         assert image.shape == ((3, 8, 6) if turned else (3, 6, 8))
         said = [] if turned else [f"{file} is of those that {LOST['orientation']}"]
         assert [str(w.message) for w in seen] == said
+
+
+def test_a_bright_picture_is_written_as_it_was_read_and_said(tmp_path):
+    bright = np.random.default_rng(0).integers(160, 220, (8, 8, 3), np.uint8)
+    Image.fromarray(bright).save(tmp_path / "bright.png")
+    picture = sfumato.read(tmp_path / "bright.png")
+    with pytest.warns(UserWarning, match=r"\[0, 1\] are taken for a bright picture") as told:
+        sfumato.write(picture, tmp_path / "again.png")
+    assert told[0].filename == __file__
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "again.png")), bright)

@@ -225,8 +225,12 @@ def test_bad_files(made, tmp_path):
         score([one, one], key)
     with pytest.raises(ValueError, match="answers of one rater"):
         score([one, write("later", lambda i: "old", rater="one")], key)
-    with pytest.raises(ValueError, match="cannot read"):
+    with pytest.raises(ValueError, match="missing.json cannot be read"):
         score([tmp_path / "missing.json"], key)
+    text, want = one.read_text(), score([one], key)
+    for encoding in ("utf-8-sig", "utf-16"):  # as editors save
+        one.write_text(text, encoding=encoding)
+        assert score([one], key) == want
     with pytest.raises(ValueError, match="no key of a study"):
         score([one], one)
     with pytest.raises(ValueError, match="no answers given"):

@@ -269,9 +269,17 @@ def test_damaged_lines_of_a_log_are_counted_when_a_run_goes_on(tmp_path, capsys)
     Journal(log, images=4, step=2)
     assert f"{log}: left out 2 damaged lines" in capsys.readouterr().err
     assert [json.loads(line)["step"] for line in log.read_text().splitlines()] == [1, 2]
-    Journal(log, images=4, step=1)
+    journal = Journal(log, images=4, step=1)
+    (tmp_path / "loss.png").mkdir()
     assert not capsys.readouterr().err
     assert log.read_text() == f"{good}\n"
+    journal.plot(tmp_path / "loss.png")
+    assert "loss.png is not drawn: Is a directory" in capsys.readouterr().err
+    log.unlink()
+    Journal(log, images=4, step=0)
+    assert not capsys.readouterr().err
+    Journal(log, images=4, step=2)
+    assert f"{log} is missing: curves begin at step 2" in capsys.readouterr().err
 
 
 def drawn(monkeypatch, journal, lines):

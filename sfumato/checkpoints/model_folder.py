@@ -254,12 +254,13 @@ def describe_folder(folder: str | Path) -> dict[str, Any]:
     try:
         if file.stat().st_size > LARGEST:
             raise ValueError(f"it has more than {LARGEST:,} bytes")
-        said = parse_json(file.read_text(encoding="utf-8"))
+        said = parse_json(file.read_text(encoding="utf-8-sig"))
         form, model = said["format"], said["model"]
         if not isinstance(model["is"], str):
             raise TypeError("the model's kind must be a name")
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{foreign} ({error!r})") from None
+        why = f"it lacks {error}" if isinstance(error, KeyError) else error
+        raise UserError(f"{foreign} ({why})") from None
     if type(form) is not int or not 0 < form <= FORMAT:
         raise UserError(
             f"{path} has format {form}, this sfumato reads up to {FORMAT}: update its source (git pull)"

@@ -110,6 +110,8 @@ def study() -> Callable[..., None]:
         *paths: str, out: str | None = None, score_key: str | None = None, **given: Any
     ) -> None:
         if score_key is not None:
+            for name in ["out"] * (out is not None) + list(given):
+                raise UserError(f"--score counts answers and has no use for --{name}; leave it out")
             say(score(paths, score_key).text)
             return
         if len(paths) != 3 or out is None:

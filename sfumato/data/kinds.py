@@ -38,7 +38,9 @@ class Taken(NamedTuple):
     """Images (B, C, H, W) to the kind that was given; values beyond [-1, 1] become its ends."""
 
 
-def take(given: Any, channels: int, preparation: Preparation | None = None) -> Taken:
+def take(
+    given: Any, channels: int, preparation: Preparation | None = None, bright: bool = False
+) -> Taken:
     """One picture, or an array or tensor of one or many.
 
     Args:
@@ -48,6 +50,7 @@ def take(given: Any, channels: int, preparation: Preparation | None = None) -> T
             uint16; floats lie in [-1, 1].  C is 1 or 3.
         channels: C of the images that are made, 1 or 3.
         preparation: for pictures of Pillow.
+        bright: take floats in [0, 1] for a bright picture, with a warning, instead of refusing them.
 
     Raises:
         UserError: another kind, shape or range, or values that are not numbers; says what to type.
@@ -73,7 +76,7 @@ def take(given: Any, channels: int, preparation: Preparation | None = None) -> T
                 f"{what}: expected whole numbers or floats of up to 64 bits, none of them masked"
             )
         x, arrange = _arranged(torch.from_numpy(np.array(given, order="C")), given.ndim)
-        images, restore = _floats(x)
+        images, restore = _floats(x, bright)
         return Taken(_channels(images, channels), lambda y: arrange(restore(y)).numpy())
     if isinstance(given, Tensor):
         if given.layout != torch.strided or given.is_meta or given.is_quantized:
@@ -82,7 +85,7 @@ def take(given: Any, channels: int, preparation: Preparation | None = None) -> T
             raise UserError(
                 f"a tensor of shape {tuple(given.shape)}: expected (C, H, W) or (B, C, H, W) with C 1 or 3"
             )
-        images, restore = _floats(given if given.ndim == 4 else given[None])
+        images, restore = _floats(given if given.ndim == 4 else given[None], bright)
         return Taken(_channels(images, channels), lambda y: restore(y if given.ndim == 4 else y[0]))
     if isinstance(given, (str, Path)):
         raise UserError(
@@ -106,7 +109,7 @@ def translated(
     return back(translate(images))
 
 
-def _floats(x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+def _floats(x: Tensor, bright: bool) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
     """A tensor of samples or of values in [-1, 1] as float32, and the way back to its type and device."""
     if not x.numel():
         raise UserError(f"a picture of shape {tuple(x.shape)} is empty")
@@ -117,7 +120,7 @@ def _floats(x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
     values = x.detach() if x.is_floating_point() else x.to(torch.int64)  # uint16 has few operations
     low, high = float(values.min()), float(values.max())
     if x.is_floating_point():
-        _check_range(low, high)
+        _check_range(low, high, bright)
         return x.float(), lambda y: y.clamp(-1, 1).to(x)
     top = 65535 if x.dtype == torch.uint16 else 255
     if low < 0 or high > top:
@@ -137,11 +140,18 @@ def _floats(x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
     return values.float() * (2 / top) - 1, samples
 
 
-def _check_range(low: float, high: float) -> None:
-    meant = "; if these are values of [-1, 1], say translate(..., as_is=True)"
+def _check_range(low: float, high: float, bright: bool) -> None:
     check_numbers({"the picture": np.array([low, high])}, ": expected values in [-1, 1]")
-    if low >= 0 and low < high <= 1:
-        raise UserError(f"values in [0, 1]: expected [-1, 1]; type 2 * x - 1{meant}")
+    if low >= 0 and low < high <= 1 and bright:
+        warnings.warn(
+            "values in [0, 1] are taken for a bright picture of [-1, 1]; else type 2 * x - 1",
+            stacklevel=6,
+        )
+    elif low >= 0 and low < high <= 1:
+        raise UserError(
+            "values in [0, 1]: expected [-1, 1]; type 2 * x - 1, or translate(..., as_is=True) if "
+            "the picture is this bright"
+        )
     if low >= 0 and 1 + SLACK < high <= 255:
         raise UserError(f"values in [0, {high:g}]: expected [-1, 1]; type x / 127.5 - 1")
     if max(-low, high) > 1 + SLACK:
@@ -239,7 +249,9 @@ def write(pictures: Any, paths: str | Path | Sequence[str | Path]) -> None:
     """
     files = _files(paths)
     each = pictures if isinstance(pictures, (list, tuple)) else [pictures]
-    images = [image for one in each for image in take(one, 1 if _gray(one) else 3).images]
+    images: list[Tensor] = []
+    for one in each:
+        images += take(one, 1 if _gray(one) else 3, bright=True).images
     if len(files) != len(images):
         raise UserError(
             f"{count(len(images), 'picture')} and {count(len(files), 'file')}: expected a file for each"

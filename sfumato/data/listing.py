@@ -114,7 +114,10 @@ def said(root: str | Path, left_out: Mapping[str, Sequence[str]], named: int = 3
         some = names
         if why == OTHER:  # captions beside each picture, say: their endings are enough
             kinds = Counter(Path(name).suffix.lower() or name for name in names)
-            some = [f"{kind} {count:,}" for kind, count in kinds.most_common()]
+            some = [
+                f"{kind if kind == kind.strip() else repr(kind)} {count:,}"
+                for kind, count in kinds.most_common()
+            ]
         more = ", ..." if len(some) > named else ""
         parts.append(f"{len(names):,} {why} ({', '.join(some[:named])}{more})")
     return f"{root}{': ' if root else ''}left out {'; '.join(parts)}" if parts else ""

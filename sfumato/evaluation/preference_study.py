@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from sfumato.core.arguments import checked
 from sfumato.core.errors import UserError
 from sfumato.data import base64_png
-from sfumato.data.folders import for_folder, parse_json, write_text
+from sfumato.data.folders import for_folder, parse_json, read_text, write_text
 from sfumato.data.image_folder import ImageFolder
 from sfumato.data.preparation import Preparation
 from sfumato.data.show import page
@@ -284,10 +284,9 @@ def _choices(file: Path, study: str, known: set[int]) -> tuple[str, dict[int, st
 
 
 def _read(file: Path) -> dict[str, Any]:
+    text = read_text(file)
     try:
-        content = parse_json(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read {file}: {error.strerror}") from None
+        content = parse_json(text)
     except ValueError:
         content = None
     if not isinstance(content, dict):

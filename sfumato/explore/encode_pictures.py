@@ -17,7 +17,7 @@ from sfumato.core.versions import version
 from sfumato.data.folders import for_new_folder
 from sfumato.data.image_folder import ImageFolder
 from sfumato.data.images import Resize, write_png
-from sfumato.data.preparation import Preparation
+from sfumato.data.preparation import Preparation, said_size
 from sfumato.diffusion.encode_decode import decode, encode
 from sfumato.diffusion.time_grids import Spacing
 from sfumato.explore.chain import apply
@@ -109,11 +109,17 @@ def decode_latents(
         UserError: if the folder is not empty, or latents and model do not fit.
     """
     out = for_new_folder(out)
-    f, facts, _ = _denoiser(model)
+    f, facts, prepare = _denoiser(model)
     if (channels := channels_of(f)) != latents.latents.shape[1]:
         raise UserError(
             f"the latents have {latents.latents.shape[1]} channels, {model} has {channels}; "
             f"choose one with as many"
+        )
+    h, w = latents.latents.shape[-2:]
+    if prepare.size not in (None, (h, w)):
+        warnings.warn(
+            f"the latents are {said_size((h, w))}; {model} was trained at {said_size(prepare.size)}",
+            stacklevel=3,
         )
     how: dict[str, Any] = {"steps": steps, "solver": solver, "spacing": spacing}
     images, nfe = _batched(decode, f, latents.latents, device, how)

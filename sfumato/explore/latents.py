@@ -90,7 +90,9 @@ class Latents:
 
 def new_file(out: str | Path) -> Path:
     """The place of a file of latents that is going to be written; see `for_new_file` for the errors."""
-    return for_new_file(no_picture(out, "a file of latents", ".safetensors"), "--out")
+    return for_new_file(
+        no_picture(out, "a file of latents", ".safetensors"), "--out", ".safetensors"
+    )
 
 
 def _inside(name: Any) -> bool:

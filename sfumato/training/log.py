@@ -40,6 +40,8 @@ class Journal:
     def __init__(self, path: Path, images: int, step: int | None = 0) -> None:
         self.path, self.images = path, images
         self.since, self.clock, self.sums = 0, time.perf_counter(), dict[str, tuple[float, int]]()
+        if step and not path.exists():
+            say(f"{path} is missing: curves begin at step {step}", file=sys.stderr)
         if step is not None and path.exists():
             entries = self.entries()
             if lost := len(_lines(path)) - len(entries):
@@ -100,8 +102,11 @@ class Journal:
         for panel in (axes, *rest):
             panel.legend()
             panel.grid(alpha=0.3)
-        with replacing(out) as temporary:
-            figure.savefig(temporary, dpi=100, format="png")
+        try:
+            with replacing(out) as temporary:
+                figure.savefig(temporary, dpi=100, format="png")
+        except OSError as error:  # a drawing ends no training
+            say(f"{out} is not drawn: {error.strerror}", file=sys.stderr)
 
 
 def _lines(path: Path) -> list[str]:
