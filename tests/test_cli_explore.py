@@ -137,7 +137,7 @@ def test_mistakes(words, says, root, tmp_path, monkeypatch, capsys):
         ("in/1.png", "in/1.png is a picture: expected latents, made by `sfumato explore encode`"),
         ("in", "in is a folder: expected latents"),
         ("nowhere", "nowhere does not exist: expected latents"),
-        ("model/model.json", "no safetensors file"),
+        ("model/model.json", "not a safetensors file"),
     ],
 )
 def test_what_is_given_for_latents_is_called_what_it_is(given, says, root, monkeypatch, capsys):
