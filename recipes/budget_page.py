@@ -10,7 +10,8 @@ from torch import Tensor
 from sfumato.data import tile, write_png
 from sfumato.data.pictures import ImageSet
 from sfumato.data.show import enlarged
-from sfumato.evaluation.rows import Comparison, Row
+from sfumato.evaluation.comparison import Comparison
+from sfumato.evaluation.scores import Scores
 
 COLUMNS = {
     "domain": ("share of the target", "{:.2f} ({:.2f} - {:.2f})"),
@@ -44,7 +45,7 @@ def markdown(
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def _number(row: Row, column: str) -> str:
+def _number(row: Scores, column: str) -> str:
     there = row.numbers.get(column)
     if there is None:
         return ""

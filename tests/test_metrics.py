@@ -309,7 +309,7 @@ def test_kid_by_weights_is_brute_force():
         s, t, p, q = *drawn, x.numpy(), y.numpy()
         brute = mean(p, p, s, s, 1) + mean(q, q, t, t, 1) - 2 * mean(p, q, s, t, 0)
         assert mine == pytest.approx(brute, abs=1e-9)
-        again = metrics.frechet_of(metrics.fit(x, w[i]), metrics.fit(y, v[i]))
+        again = metrics.frechet_of(metrics.mean_and_root(x, w[i]), metrics.mean_and_root(y, v[i]))
         assert again == pytest.approx(metrics.frechet(x[s], y[t]), abs=1e-9)
 
 

@@ -16,7 +16,6 @@ from sfumato.core.errors import UserError
 from sfumato.data.folders import parse_json
 from sfumato.evaluation.compare import swept
 from sfumato.evaluation.entries import entries_of
-from sfumato.evaluation.measures import Scores
 from sfumato.evaluation.preference_study import score
 from sfumato.evaluation.probe import crossed, logistic, logit
 from sfumato.evaluation.protocol import (
@@ -27,6 +26,7 @@ from sfumato.evaluation.protocol import (
     named_protocol,
     resized,
 )
+from sfumato.evaluation.scores import Scores
 from sfumato.training import run_folder as runfolder
 from sfumato.translation.run_file import to_repeat
 

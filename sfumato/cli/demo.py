@@ -17,7 +17,7 @@ from sfumato.core.terminal import say
 from sfumato.core.versions import version
 from sfumato.data import WRITERS, ImageFolder, base64_png, write_text
 from sfumato.data.folders import for_folder
-from sfumato.data.show import page
+from sfumato.data.show import evenly, page
 from sfumato.translation.translator import run_translator, translator
 
 
@@ -131,7 +131,7 @@ def _translated(
 def _load(folder: Path, count: int) -> Tensor:
     """`count` pictures that lie evenly through a folder."""
     pictures = ImageFolder(folder)
-    return pictures.get([int((i + 0.5) * len(pictures) / count) for i in range(count)])
+    return pictures.get(evenly(len(pictures), count))
 
 
 def _row(title: str, images: Tensor, note: str = "") -> Row:

@@ -226,7 +226,7 @@ def _translate(words: Sequence[str]) -> Callable[..., None]:
         chosen = {k: given.pop(k) for k in list(given) if k in options}
         report(translate(paths, out, options=chosen, **given), out)
 
-    common = flags(translate, skip=("options", "expect", "paths"), keyword=("out",))
+    common = flags(translate, skip=("options", "expect", "paths", "loaded"), keyword=("out",))
     paths = flag(
         "paths",
         str,

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import torch
 from jaxtyping import Float
@@ -21,20 +21,12 @@ from sfumato.core.errors import UserError, existing
 from sfumato.data.hashing import hash_of
 from sfumato.data.header import LOST, WHOLE
 from sfumato.data.listing import OTHER, list_pictures, said, stem_of, told_apart
-from sfumato.data.preparation import Preparation, Prepared
+from sfumato.data.preparation import Preparation, Prepared, Sample
 from sfumato.data.resize import to_float
 
 CACHE_BYTES = 2 * 10**9
 PICTURES = "a picture or a folder of pictures"
 BROKEN = "that cannot be used"
-
-
-class Sample(NamedTuple):
-    """A picture's samples, prepared (none where all would fill the memory), and what it was."""
-
-    samples: NDArray[Any]
-    size: tuple[int, int]
-    lost: dict[str, str]
 
 
 class ImageFolder:
@@ -249,14 +241,7 @@ class ImageFolder:
         return Prepared(image.expand(3, -1, -1) if self.to_rgb else image, size, lost)
 
     def _decode(self, path: Path) -> Sample:
-        samples, lost = self.preparation.samples(path)
-        (h, w), cut = samples.shape[1:], samples
-        if self.frame is not None and self.preparation.resize == "crop":
-            a, b = self.frame
-            scale = min(h / a, w / b)
-            a, b = max(1, round(a * scale)), max(1, round(b * scale))
-            cut = samples[:, (h - a) // 2 :][:, :a, (w - b) // 2 :][..., :b]
-        return Sample(self.preparation.fit(cut, path), (h, w), lost)
+        return self.preparation.fitted(path, self.frame)
 
     def get(self, indices: Sequence[int] | NDArray[Any]) -> Float[Tensor, "b c h w"]:
         """The images at `indices`, float32 in [-1, 1].

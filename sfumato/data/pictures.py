@@ -1,6 +1,6 @@
 """Sets of named images, read when they are asked for; and the trivial controls.
 
-Nothing stays in memory, so that ten thousand results cost no more of it than one batch.
+Outside of `decoding_once` nothing stays in memory: ten thousand results cost no more of it than one batch.
 """
 
 from __future__ import annotations

@@ -6,9 +6,12 @@ exploring, the studio, masks, truths, partners) takes it from there.
 
 from __future__ import annotations
 
+import contextlib
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
 
@@ -19,6 +22,7 @@ from torch import Tensor
 
 from sfumato.core.errors import UserError
 from sfumato.data.decode import decode, inspect, plain
+from sfumato.data.hashing import version_of
 from sfumato.data.header import LIMITS, Refused
 from sfumato.data.resize import Resize, fit_image, to_float, to_samples
 
@@ -40,6 +44,35 @@ class Prepared(NamedTuple):
     """(height, width) of the upright picture, or of the half that is read."""
     lost: dict[str, str]
     """What of the file is not in it, see `sfumato.data.header.LOST`."""
+
+
+class Sample(NamedTuple):
+    """A picture's samples (C, H, W), prepared (none where all would fill the memory), and what it was."""
+
+    samples: NDArray[Any]
+    size: tuple[int, int]
+    lost: dict[str, str]
+
+
+class Kept(dict[Any, Sample]):
+    """Pictures by all that decides their samples."""
+
+    most, held = 10**9, 0
+    """Bytes."""
+
+
+_kept: ContextVar[Kept | None] = ContextVar("kept", default=None)
+
+
+@contextlib.contextmanager
+def decoding_once() -> Iterator[Kept]:
+    """Inside, a picture is decoded once for each way of preparing it, as long as a gigabyte suffices."""
+    kept = Kept() if (outer := _kept.get()) is None else outer
+    token = _kept.set(kept)
+    try:
+        yield kept
+    finally:
+        _kept.reset(token)
 
 
 @dataclass(frozen=True)
@@ -90,9 +123,43 @@ class Preparation:
         Raises:
             UserError: the file is missing, broken, of a kind that is not read, or of an unfit size.
         """
+        samples, size, lost = self.fitted(file)
+        return Prepared(torch.from_numpy(to_float(samples)), size, lost)
+
+    def fitted(self, file: str | Path, frame: tuple[int, int] | None = None) -> Sample:
+        """Samples of a file at this size, decoded again only if they are not kept: see `decoding_once`.
+
+        Args:
+            file: a picture.
+            frame: (height, width) whose proportions the picture is cut to first, where `resize` is crop.
+
+        Raises:
+            UserError: as `read`.
+        """
+        kept, frame = _kept.get(), frame if self.resize == "crop" else None
+        if kept is None or not Path(file).is_file():
+            return self._decoded(file, frame)
+        of = (*version_of(Path(file)), self.resize, self.channels, self.side)
+        found = kept.get((of, self.size, frame))
+        if found is None or not (self.upscale or _covers(found.size, self.size)):
+            found = self._decoded(file, frame)
+            if kept.held + found.samples.nbytes <= kept.most:
+                kept.held += found.samples.nbytes
+                own = (
+                    found.samples.shape[1:] == found.size
+                )  # at its own size, and so under both names
+                ways = [(self.size, frame), *([(None, None), (found.size, None)] if own else [])]
+                kept |= {(of, *way): found for way in ways}
+        return found
+
+    def _decoded(self, file: str | Path, frame: tuple[int, int] | None) -> Sample:
         samples, lost = self.samples(file)
-        image = torch.from_numpy(to_float(self.fit(samples, file)))
-        return Prepared(image, (samples.shape[1], samples.shape[2]), lost)
+        size = h, w = samples.shape[1], samples.shape[2]
+        if frame is not None:
+            scale = min(h / frame[0], w / frame[1])
+            a, b = (max(1, round(side * scale)) for side in frame)
+            samples = samples[:, (h - a) // 2 :][:, :a, (w - b) // 2 :][..., :b]
+        return Sample(self.fit(samples, file), size, lost)
 
     def samples(self, file: str | Path) -> tuple[NDArray[Any], dict[str, str]]:
         """Samples (channels, H, W) of a file, uint8 or uint16, of the side that is read, and what is lost.
@@ -118,10 +185,10 @@ class Preparation:
             UserError: the file is none that can be read.
         """
         try:
-            header = inspect(file.read_bytes())
+            height, width = _size_of(*version_of(file))
         except (Refused, OSError) as error:
             raise UserError(f"{file} {error}") from None
-        return header.height, header.width // (1 if self.side == "whole" else 2)
+        return height, width // (1 if self.side == "whole" else 2)
 
     def fit(self, samples: NDArray[Any], name: str | Path = "the picture") -> NDArray[Any]:
         """Samples (C, H, W) at this size, in their own depth.
@@ -194,6 +261,16 @@ class Preparation:
         parts += [f"{self.side} halves"] * (self.side != "whole")
         parts += ["in gray"] * (self.channels == 1)
         return ", ".join(parts)
+
+
+@lru_cache(maxsize=2**18)
+def _size_of(file: Path, *version: int) -> tuple[int, int]:
+    header = inspect(file.read_bytes())
+    return header.height, header.width
+
+
+def _covers(size: tuple[int, int], wanted: tuple[int, int] | None) -> bool:
+    return wanted is None or (size[0] >= wanted[0] and size[1] >= wanted[1])
 
 
 def said_size(size: tuple[int, int]) -> str:

@@ -53,3 +53,9 @@ def enlarged(image: Float[Tensor, "c h w"], side: int = 256) -> Float[Tensor, "c
 def heat(x: Float[Tensor, "b h w"]) -> Float[Tensor, "b 3 h w"]:
     """Numbers in [0, 1] as colours from black over red to white, in [-1, 1]."""
     return torch.stack([3 * x, 3 * x - 1, 3 * x - 2], 1).clamp(0, 1) * 2 - 1
+
+
+def evenly(n: int, count: int) -> list[int]:
+    """Indices of `count` of n things, evenly through them; of all, if there are fewer."""
+    count = min(n, count)
+    return [int((i + 0.5) * n / count) for i in range(count)]

@@ -1,6 +1,6 @@
 """Methods side by side: the same sources, the same seeds, one protocol, one page.
 
-Every cell (an entry of the comparison and a seed) is a folder of its own, translated as `sfumato
+Every entry and seed has a folder of its own, translated as `sfumato
 translate` does it and scored once; a comparison that was stopped, or got one more entry, does only
 what is missing.
 """
@@ -11,34 +11,34 @@ import contextlib
 import hashlib
 import json
 import shlex
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
+from sfumato.checkpoints.model_folder import ModelFolder
 from sfumato.core.arguments import checked
 from sfumato.core.errors import UserError
 from sfumato.data.folders import for_folder, write_text
-from sfumato.data.pictures import ImageSet, controls
-from sfumato.data.preparation import Side
+from sfumato.data.pictures import ImageSet
+from sfumato.data.preparation import Side, decoding_once
 from sfumato.data.resize import Resize
-from sfumato.evaluation.cells import Cells, progress, sources_of
+from sfumato.evaluation.comparison import Comparison, add_extras, withhold
 from sfumato.evaluation.entries import TAKEN, Entry, distinct, entries_of
 from sfumato.evaluation.equal_faithfulness import at_equal_l2
+from sfumato.evaluation.inputs import part_of, ready, same, sources_of
 from sfumato.evaluation.judge import Judge
-from sfumato.evaluation.measures import Scores, Task
+from sfumato.evaluation.measures import Task
 from sfumato.evaluation.page import render
 from sfumato.evaluation.protocol import Protocol, named_protocol
-from sfumato.evaluation.ready import part_of, ready, same
-from sfumato.evaluation.rows import Comparison, Row, add_extras, elsewhere, withhold
+from sfumato.evaluation.result_folders import ResultFolders, progress
+from sfumato.evaluation.scores import Scores
 from sfumato.module import in_single
 
 
 @checked
 @in_single
+@decoding_once()
 def compare(
     source: str | Path,
     out: str | Path,
@@ -89,16 +89,14 @@ def compare(
         side: which half of a picture is read: left, right, or whole; the default is found in the same way.
         batch: pictures translated at a time.
         round_trip: translate back, too, where a method has both source and target.
-        device: auto, cpu, cuda or cuda:N.
+        device: auto, cpu, cuda or cuda:N; of translations and scores.
 
     Raises:
         UserError: for anything wrong with the entries or pictures, in one line.
     """
-    out, parts = (
-        for_folder(out),
-        [[e] if isinstance(e, Entry) else entries_of([e]) for e in entries],
-    )
-    chosen = distinct([e for part in parts for e in part])
+    chosen = distinct([
+        one for e in entries for one in ([e] if isinstance(e, Entry) else entries_of([e]))
+    ])  # fmt: skip
     rules = protocol if isinstance(protocol, Protocol) else named_protocol(protocol, features)
     if not chosen:
         raise UserError(
@@ -107,144 +105,100 @@ def compare(
         )
     if seeds < 1 or (limit is not None and limit < 2):
         raise UserError(f"{seeds} seeds, limit {limit}: expected at least 1 and 2")
-    ours = {"cells", "scores"}
-    if out.exists() and not (
-        out.is_dir() and (not (had := set(out.iterdir())) or {p.name for p in had} & ours)
-    ):
-        raise UserError(f"{out} holds something else than a comparison: choose another --out")
-    notes: list[str] = []
+    out, notes = _place(out), list[str]()
     source, target = part_of(source, "test", notes, chosen), part_of(target, "test", notes)
     truth, train = truth and part_of(truth, "test", notes), train and part_of(train, "train", notes)
     source = sources_of(source, limit, out)
     # what is wrong is said before hours of translation
-    how = {"size": size, "resize": resize, "side": side}
-    pictures, prepare, seen = ready(chosen, source, rules, how, limit is not None)
+    prepared, loaded = {"size": size, "resize": resize, "side": side}, dict[Path, ModelFolder]()
+    there, prepare, seen = ready(chosen, source, rules, prepared, limit is not None, loaded)
+    folders = ResultFolders(source, out, prepared, loaded, batch=batch, device=device)
     judge = Judge(
-        source, target, seen, truth=truth, train=train, protocol=rules, weights=inception,
-        groups=groups, task=task, classifier=classifier, prepare=prepare,
+        source, target, seen, truth=truth, train=train, protocol=rules, weights=inception, groups=groups,
+        task=task, classifier=classifier, prepare=prepare, device=device,
     )  # fmt: skip
-    others = [elsewhere(e, judge.record) if e.scores is not None else [] for e in chosen]
-    results = {e.label: p for e in chosen for p in pictures.get(e.label, [])}
-    notes += judge.said() + same({"source": judge.source, "target": judge.target} | results)
+    known = [Scores.elsewhere(e.scores, judge.record) if e.scores else [] for e in chosen]
+    given = {e.label: p for e in chosen for p in there.get(e.label, [])}
+    notes += judge.said() + same({"source": judge.source, "target": judge.target} | given)
     judge.embed(judge.target, judge.features)  # kept for the scores
 
-    work = Cells(source, out, how, batch, device)
-    backs: dict[str, ImageSet] = {}
-    costs: dict[str, dict[str, float]] = {}
-    for e in chosen:
-        if e.scores is not None or e.folder is not None:
-            continue
-        pictures[e.label], costs[e.label] = work.run(e, range(seed, seed + seeds))
-        if round_trip and {"source", "target"} <= e.roles.keys():
-            swapped = dict(e.roles) | {"source": e.roles["target"], "target": e.roles["source"]}
-            back = replace(e, label=f"{e.label} back", roles=swapped)
-            cell = work.folder(e, seed)
-            whole = how | {"side": "whole"}
-            backs[e.label] = Cells(cell, out, whole, batch, device).run(back, [seed])[0][0]
-    rows: list[Row] = []
-    todo: list[tuple[Row, list[ImageSet], list[ImageSet | None]]] = []
-    for e, known in zip(chosen, others, strict=True):
-        if e.scores is not None:
-            rows += known
-            continue
-        rows.append(Row(e.label, e.family, "method", {}, cost=costs.get(e.label, {})))
-        sets = pictures[e.label]
-        todo.append((rows[-1], sets, [backs.get(e.label), *[None] * (len(sets) - 1)]))
-    styles, shown = judge.train or judge.target, judge.source.fitted(judge.size)
-    for name, made in controls(shown, styles.fitted(judge.size)).items():
-        rows.append(Row(name, name, "control", {}, cost={"nfe": 0}))
-        todo.append((rows[-1], [made], [None]))
-    progress(f"scoring {len(todo)} rows")
-    found = iter(
-        _scored(judge, [s for _, sets, _ in todo for s in sets],
-                [b for _, _, back in todo for b in back], out / "scores")
-    )  # fmt: skip
-    for row, sets, _ in todo:
-        each = [next(found) for _ in sets]
-        if row.kind == "method":  # a control is flat on purpose
-            notes += [n for n in each[0].notes if n not in notes]
-        row.fill(each, sets)
-        if row.kind == "method":
-            add_extras(row, judge)
-    notes += withhold(rows, judge.classifier is not None)
-    equal = at_equal_l2(rows, judge)
-    for row in rows:
-        row.at_equal_l2 = equal.get(row.label, {})
-    if floor := judge.real():
-        rows.append(Row("real, training", "real, training", "control", floor))
+    rows: list[Scores] = []
+    for e, others in zip(chosen, known, strict=True):
+        row = Scores(e.label, e.family, results=there.get(e.label, []))
+        if e.translates:
+            row.results, row.cost = folders.translated(e, range(seed, seed + seeds))
+            row.back = folders.back(e, seed) if round_trip else None
+        rows += others if e.scores else [row]
+    loaded.clear()
+    rows += judge.controls()
     comparison = Comparison(rows, judge, notes, seed, out)
-    _write(comparison)
+    _score(comparison)
+    if said := comparison.write():
+        progress(said)
+    write_text(out / "index.html", render(comparison))
     return comparison
 
 
-def _scored(
-    judge: Judge, many: Sequence[ImageSet], backs: Sequence[ImageSet | None], folder: Path
+def _place(out: str | Path) -> Path:
+    """The folder of a comparison, which may be there.
+
+    Raises:
+        UserError: something else is there.
+    """
+    out = for_folder(out)
+    names = {p.name for p in out.iterdir()} if out.exists() else set()
+    if names and not names & {"cells", "scores"}:
+        raise UserError(f"{out} holds something else than a comparison: choose another --out")
+    return out
+
+
+def _score(c: Comparison) -> None:
+    """Scores every row that has pictures, and says how the rows lie to each other."""
+    judge, rows = c.judge, [row for row in c.rows if row.results]
+    progress(f"scoring {len(rows)} rows")
+    sets = [
+        (results, row.back if n == 0 else None)
+        for row in rows
+        for n, results in enumerate(row.results)
+    ]
+    found = iter(_kept(judge, sets, c.folder / "scores"))
+    for row in rows:
+        row.average([next(found) for _ in row.results])
+        if row.kind == "method":  # a control is flat on purpose
+            c.notes += [n for n in row.notes if n not in c.notes]
+            add_extras(row, judge)
+    c.notes += withhold(c.rows, judge.classifier is not None)
+    equal = at_equal_l2(c.rows, judge)
+    for row in c.rows:
+        row.at_equal_l2 = equal.get(row.label, {})
+    if floor := judge.real():
+        c.rows.append(Scores("real, training", "real, training", "control", floor))
+
+
+def _kept(
+    judge: Judge, sets: Sequence[tuple[ImageSet, ImageSet | None]], folder: Path
 ) -> list[Scores]:
-    """Scores of sets of results, kept under a name made of all that they depend on."""
+    """Scores of results, and their translations back, kept under a name made of all that they depend on."""
     own = judge.classifier is not None or (judge.task is not None and judge.task_name is None)
     files = []
-    for results, back in zip(many, backs, strict=True):
+    for results, back in sets:
         what = [judge.record, results.key, back.key if back else None]
         key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
         files.append(folder / f"{key}.json")
-    # a function of one's own may have changed since
-    missing = [i for i, file in enumerate(files) if own or not _whole(file)]
-    fresh = judge.scores([many[i] for i in missing], [backs[i] for i in missing]) if missing else []
+    found: list[Scores | None] = [None] * len(files)
+    for i, file in enumerate(files):
+        with contextlib.suppress(UserError):  # a function of one's own may have changed since
+            found[i] = None if own else Scores.read(file)
+    missing = [i for i, scores in enumerate(found) if scores is None]
+    fresh = judge.scores(*zip(*(sets[i] for i in missing), strict=True)) if missing else []
     for i, scores in zip(missing, fresh, strict=True):
         write_text(files[i], json.dumps(scores.to_json()))
-    return [Scores.read(file) for file in files]
-
-
-def _whole(file: Path) -> bool:
-    """Whether scores are there that can be read."""
-    with contextlib.suppress(UserError):
-        return bool(Scores.read(file))
-    return False
-
-
-def _write(c: Comparison) -> None:
-    out = c.folder
-    scores = {"protocol": c.judge.record, "notes": c.notes, "names": c.judge.source.names,
-              "rows": [row.to_json() for row in c.rows]}  # fmt: skip
-    if said := _replaced(out / "scores.json", scores):
-        progress(said)
-    write_text(out / "protocol.json", json.dumps(c.protocol, indent=2) + "\n")
-    write_text(out / "scores.json", json.dumps(scores, indent=1) + "\n")
-    write_text(out / "index.html", render(c))
-
-
-def _replaced(file: Path, now: Mapping[str, Any]) -> str:
-    """In a line, which earlier scores go for these, and what is other; "" if none go.
-
-    Args:
-        file: scores.json as it was written before, if it was.
-        now: what it is going to hold.
-    """
-    try:
-        was = json.loads(file.read_text(encoding="utf-8"))
-        before, after = (_facts(scores) for scores in (was, json.loads(json.dumps(now))))
-        made = time.strftime("%Y-%m-%d %H:%M", time.localtime(file.stat().st_mtime))
-    except FileNotFoundError:
-        return ""
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return f"{file} is damaged, and replaced"
-    other = [f"other {key}" for key in before if key in after and before[key] != after[key]]
-    other += [key for key in before if key not in after]
-    said = f"replaces the scores of {made} in {file.parent}, which had {', '.join(other)}"
-    return said if other else ""
-
-
-def _facts(scores: Mapping[str, Any]) -> dict[str, str]:
-    """What scores were made with, and the numbers of their rows, by what they are called."""
-    record = dict(scores["protocol"])
-    facts = {"target" if role == "reference" else role: p["sha256"]
-             for role, p in record.pop("pictures").items()}  # fmt: skip
-    facts |= record | {f"numbers of {row['label']}": row["numbers"] for row in scores["rows"]}
-    return {key: json.dumps(value, sort_keys=True) for key, value in facts.items()}
+    return [scores or Scores.read(file) for scores, file in zip(found, files, strict=True)]
 
 
 @checked
 @in_single
+@decoding_once()
 def evaluate(
     results: str | Path,
     source: str | Path,
@@ -261,6 +215,7 @@ def evaluate(
     classifier: Callable[[Tensor], Tensor] | None = None,
     resize: Resize | None = None,
     side: Side | None = None,
+    device: str = "auto",
 ) -> Comparison:
     """Scores one folder of results, beside the trivial controls: table, JSON and a page.
 
@@ -281,6 +236,7 @@ def evaluate(
         resize: how sources were brought to the results' size, crop or stretch; by default what the
             results' run.json says, and crop for pictures from elsewhere.
         side: which half of a source is read: left, right, or whole; the default is found in the same way.
+        device: auto, cpu, cuda or cuda:N.
 
     Raises:
         UserError: names that do not match, pictures that cannot be read, an unknown protocol.
@@ -292,6 +248,7 @@ def evaluate(
         source, out, [Entry(label, label, folder=str(results))], target=target,
         truth=truth, train=train, protocol=protocol, features=features, inception=inception,
         groups=groups, task=task, classifier=classifier, resize=resize, side=side,
+        device=device,
     )  # fmt: skip
 
 

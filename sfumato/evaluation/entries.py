@@ -51,6 +51,11 @@ class Entry:
     scores: str | None = None
 
     @property
+    def translates(self) -> bool:
+        """Whether its results are to be made."""
+        return self.folder is None and self.scores is None
+
+    @property
     def slug(self) -> str:
         """The label as a file name."""
         return re.sub(r"[^A-Za-z0-9.=]+", "-", self.label).strip("-.") or "entry"

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sfumato.evaluation.intervals import Interval, draws, interval
+from sfumato.evaluation.intervals import Interval, draws_of_two, interval
 from sfumato.evaluation.judge import Judge
-from sfumato.evaluation.metrics import fit, frechet_of
-from sfumato.evaluation.rows import Row
+from sfumato.evaluation.metrics import frechet_of, mean_and_root
+from sfumato.evaluation.scores import Scores
 
 KEY = "source/l2"
 
@@ -29,7 +29,7 @@ class Track(NamedTuple):
     log_fd: Tensor
 
 
-def at_equal_l2(rows: Sequence[Row], judge: Judge) -> dict[str, dict[str, Interval]]:
+def at_equal_l2(rows: Sequence[Scores], judge: Judge) -> dict[str, dict[str, Interval]]:
     """FD of each method over that of each swept family at the method's own L2 to the source.
 
     Sources and reference pictures are drawn together for both sides, by groups; the interval is of the
@@ -55,18 +55,21 @@ def at_equal_l2(rows: Sequence[Row], judge: Judge) -> dict[str, dict[str, Interv
     return found
 
 
-def _tracks(rows: Sequence[Row], judge: Judge) -> dict[str, Track]:
+def _tracks(rows: Sequence[Scores], judge: Judge) -> dict[str, Track]:
     """Every row's L2 and log FD on the same draws; the FD is the mean over seeds."""
     y = judge.embed(judge.target, judge.features)
     count = judge.resamples // (5 if y.shape[1] < 500 else 50)
-    w = draws(len(judge.source), judge.groups, count, [0, 0])
-    v = draws(len(y), judge.target_groups, count, [0, 1])[: len(w)]
-    w, v = (torch.cat([torch.ones(1, z.shape[1]), z]) for z in (w[: len(v)], v))
-    real = [fit(y, j) for j in v]
+    groups = judge.groups, judge.target_groups
+    drawn = draws_of_two((len(judge.source), len(y)), groups, count)
+    w, v = (torch.cat([torch.ones(1, z.shape[1]), z]) for z in drawn)
+    real = [mean_and_root(y, j) for j in v]
     out = {}
     for row in rows:
         seeds = [judge.embed(s, judge.features) for s in row.results]
-        fd = [[frechet_of(fit(x, i), b) for i, b in zip(w, real, strict=True)] for x in seeds]
+        fd = [
+            [frechet_of(mean_and_root(x, i), b) for i, b in zip(w, real, strict=True)]
+            for x in seeds
+        ]
         l2 = w.double() @ torch.tensor(row.images[KEY], dtype=torch.float64) / w.double().sum(1)
         out[row.label] = Track(l2, torch.tensor(fd, dtype=torch.float64).mean(0).log())
     return out
@@ -81,4 +84,4 @@ def _ratio(one: Track, curve: Sequence[Track]) -> Interval | None:
     logs = one.log_fd - torch.tensor(there, dtype=torch.float64)
     if not logs[0].isfinite() or logs.isfinite().double().mean() < 0.9:
         return None
-    return Interval(*(math.exp(z) for z in interval(logs[0].item(), logs[1:], 0.95)))
+    return Interval(*(math.exp(z) for z in interval(logs[0].item(), logs[1:])))

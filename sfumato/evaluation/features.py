@@ -28,7 +28,7 @@ from torch.nn.functional import interpolate
 from sfumato.core.errors import UserError, check_numbers, choose, not_installed
 from sfumato.core.terminal import tracked
 from sfumato.data.folders import replacing
-from sfumato.data.hashing import sha256
+from sfumato.data.hashing import hash_of
 from sfumato.data.pictures import ImageSet
 from sfumato.evaluation.inception import InceptionV3
 
@@ -98,11 +98,11 @@ class Lite0(Features):
         self.stem = nn.Sequential(parts["_conv_stem"], parts["_bn0"], nn.ReLU6())
         self.body = parts["_blocks"][: self.blocks[-1] + 1]
         self.eval().requires_grad_(False)
-        self.side, self.sha256 = side, sha256(file)
+        self.side, self.sha256 = side, hash_of(file)
         self.preparation = f"bicubic antialiased to {side}x{side}, [-1,1]"
 
     def maps(self, images: Float[Tensor, "b c h w"]) -> list[Tensor]:
-        x = self.stem(_resized(checked(images), self.side, "bicubic"))
+        x = self.stem(_resized(rgb(images), self.side, "bicubic"))
         maps = []
         for i, block in enumerate(self.body):
             x = block(x)
@@ -151,7 +151,7 @@ class Inception(Features):
             raise UserError(f"{file} has {more[0]} besides: expected {INCEPTION}")
         self.net.load_state_dict(state, assign=True)
         self.eval().requires_grad_(False)
-        self.sha256 = sha256(Path(file))
+        self.sha256 = hash_of(Path(file))
         kind = {"bilinear": "", "clean": "Clean-"}[resize]
         normal = " (ImageNet-normalised)" if imagenet else ""
         self.name, self.kernel_name = f"{kind}FID{normal}", f"{kind}KID{normal}"
@@ -162,7 +162,7 @@ class Inception(Features):
 
     def maps(self, images: Float[Tensor, "b c h w"]) -> list[Tensor]:
         mode = "bilinear" if self.resize == "bilinear" else "bicubic"
-        x = _resized(checked(images), 299, mode)
+        x = _resized(rgb(images), 299, mode)
         if self.imagenet:
             mean, std = x.new_tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])[
                 ..., None, None
@@ -185,7 +185,7 @@ def cache_folder() -> Path:
 def extract(
     features: Features,
     images: ImageSet | Float[Tensor, "n c h w"],
-    batch: int = 8,
+    batch: int | None = None,
     cache: str | Path | None = None,
     key: str | None = None,
 ) -> Float[Tensor, "n dim"]:
@@ -194,7 +194,7 @@ def extract(
     Args:
         features: The network; it is used on the device it is on.
         images: A tensor in [-1,1], or anything with a length and get(indices).
-        batch: Images at a time; on a CPU 8 are twice as fast as 64, whose maps leave the caches.
+        batch: Images at a time; by default 64, and on a CPU 8, whose maps stay in its caches.
         cache: A folder (`cache_folder()`); what is found there under the weights' sha256, the
             preparation and `key` is not computed again, unless the file is broken.
         key: All that decides the images' pixels, such as a set's digest, its size and resize.
@@ -208,6 +208,7 @@ def extract(
         if cached is not None:
             return cached
     device = next(features.parameters()).device
+    batch = batch or (8 if device.type == "cpu" else 64)
     out = torch.empty(len(images), features.dim)
     for start in tracked("looking at pictures", range(0, len(images), batch)):
         indices = range(start, min(start + batch, len(images)))
@@ -260,7 +261,7 @@ def _weights(file: str | Path, expected: str) -> dict[str, Tensor]:
     return {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
 
 
-def checked(images: Tensor) -> Tensor:
+def rgb(images: Tensor) -> Tensor:
     """Images (B,3,H,W) of floats that are numbers; gray ones are repeated."""
     if images.ndim != 4 or images.shape[1] not in (1, 3) or not images.is_floating_point():
         kind = f"{str(images.dtype).removeprefix('torch.')} of shape {tuple(images.shape)}"

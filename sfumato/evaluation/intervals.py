@@ -17,8 +17,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sfumato.core.errors import UserError
-from sfumato.evaluation.metrics import check_features, fit, frechet, frechet_of, weighted_kid
+from sfumato.core.errors import UserError, check_numbers
+from sfumato.evaluation.metrics import check_sets, frechet, frechet_of, mean_and_root, weighted_kid
 
 Groups = Sequence[Hashable] | None
 DRAWS = 100
@@ -42,12 +42,9 @@ class Interval(NamedTuple):
 
 
 def bootstrap_mean(
-    values: Float[Tensor, " n"],
-    groups: Groups = None,
-    resamples: int = 1000,
-    seed: int = 0,
+    values: Float[Tensor, " n"], groups: Groups = None, resamples: int = 1000, seed: int = 0,
     level: float = 0.95,
-) -> Interval:
+) -> Interval:  # fmt: skip
     """The mean over images, with its interval.
 
     Args:
@@ -61,31 +58,21 @@ def bootstrap_mean(
         UserError: no values, values that are not numbers, or another number of groups than values.
     """
     values = torch.as_tensor(values, dtype=torch.float64)
-    if not len(values) or not values.isfinite().all():
-        raise UserError(
-            f"a mean of {len(values)} values, some of which are not numbers: look at them"
-        )
+    if not len(values):
+        raise UserError("a mean of 0 values: expected one number an image")
+    check_numbers({"what is averaged": values})
     parts = torch.stack([values, torch.ones_like(values)], 1)
     return bootstrap_sums(parts, lambda s: s[..., 0] / s[..., 1], groups, resamples, seed, level)
 
 
 def bootstrap_sums(
-    parts: Float[Tensor, "n ..."],
-    statistic: Callable[[Tensor], Tensor],
-    groups: Groups = None,
-    resamples: int = 1000,
-    seed: int = 0,
-    level: float = 0.95,
-) -> Interval:
+    parts: Float[Tensor, "n ..."], statistic: Callable[[Tensor], Tensor], groups: Groups = None,
+    resamples: int = 1000, seed: int = 0, level: float = 0.95,
+) -> Interval:  # fmt: skip
     """A statistic of sums over images, with its interval: a mean, or a pooled `metrics.mean_iou`.
 
-    Args:
-        parts: What is summed, for each image, such as `metrics.label_parts`.
-        statistic: Sums (R,*k) to numbers (R).
-        groups: As in `bootstrap_mean`, and so are the rest.
-        resamples: Draws.
-        seed: Of the draws.
-        level: Share of such intervals that cover the truth.
+    What is summed for each image are `parts`, such as `metrics.label_parts`; `statistic` takes sums (R,*k)
+    to numbers (R).  The rest is as in `bootstrap_mean`.
     """
     parts = parts.double()
     weights = draws(len(parts), groups, resamples, seed)
@@ -96,14 +83,9 @@ def bootstrap_sums(
 
 
 def bootstrap_frechet(
-    x: Float[Tensor, "n d"],
-    y: Float[Tensor, "m d"],
-    groups_x: Groups = None,
-    groups_y: Groups = None,
+    x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], groups_x: Groups = None, groups_y: Groups = None,
     resamples: int = 200,
-    seed: int = 0,
-    level: float = 0.95,
-) -> Interval:
+) -> Interval:  # fmt: skip
     """`metrics.frechet` with its interval; both sets are drawn.
 
     A drawn set holds fewer different images, which pushes the distance up, as few images do in the
@@ -114,37 +96,40 @@ def bootstrap_frechet(
     A draw costs N d^2 and the singular values of a matrix of the smaller of N and d: ask for fewer
     `resamples`, such as 50, at Inception's d = 2,048.
     """
-    check_features(x, y)
-    w = draws(len(x), groups_x, resamples, [seed, 0])
-    v = draws(len(y), groups_y, resamples, [seed, 1])
-    pairs = zip(w, v, strict=False)  # none of a set with one group
-    resampled = torch.tensor([frechet_of(fit(x, i), fit(y, j)) for i, j in pairs])
-    return interval(frechet(x, y), resampled, level)
+    check_sets(x, y)
+    pairs = zip(*draws_of_two((len(x), len(y)), (groups_x, groups_y), resamples), strict=True)
+    resampled = torch.tensor(
+        [frechet_of(mean_and_root(x, i), mean_and_root(y, j)) for i, j in pairs]
+    )
+    return interval(frechet(x, y), resampled)
 
 
 def bootstrap_kid(
-    x: Float[Tensor, "n d"],
-    y: Float[Tensor, "m d"],
-    groups_x: Groups = None,
-    groups_y: Groups = None,
+    x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], groups_x: Groups = None, groups_y: Groups = None,
     resamples: int = 1000,
-    seed: int = 0,
-    level: float = 0.95,
-) -> Interval:
+) -> Interval:  # fmt: skip
     """`metrics.kid` with its interval; both sets are drawn.
 
     An image drawn twice is not compared with itself.  The interval is the value plus the draws'
     quantiles less their mean.  For sets that are alike it is too wide, up to twofold.
     """
-    check_features(x, y)
-    w = draws(len(x), groups_x, resamples, [seed, 0])
-    v = draws(len(y), groups_y, resamples, [seed, 1])
-    r = min(len(w), len(v))  # 0 if a set has one group
-    w, v = (
-        torch.cat([u.new_ones(1, u.shape[1]), u[:r]]) for u in (w, v)
-    )  # first the sets themselves
+    check_sets(x, y)
+    drawn = draws_of_two((len(x), len(y)), (groups_x, groups_y), resamples)
+    # first the sets themselves
+    w, v = (torch.cat([u.new_ones(1, u.shape[1]), u]) for u in drawn)
     found = weighted_kid(x, y, w, v)
-    return interval(found[0].item(), found[1:], level)
+    return interval(found[0].item(), found[1:])
+
+
+def draws_of_two(
+    counts: tuple[int, int], groups: tuple[Groups, Groups], resamples: int
+) -> tuple[Tensor, Tensor]:
+    """`draws` of two sets, as many of each: none if one of them has a single group."""
+    w, v = (
+        draws(n, g, resamples, [0, k]) for k, (n, g) in enumerate(zip(counts, groups, strict=True))
+    )
+    r = min(len(w), len(v))
+    return w[:r], v[:r]
 
 
 def draws(n: int, groups: Groups, resamples: int, seed: int | Sequence[int]) -> Tensor:
@@ -173,11 +158,13 @@ def _table(
     return torch.from_numpy(counts if len(names) == n else counts[:, index])
 
 
-def interval(value: float, resampled: Tensor, level: float, centred: bool = True) -> Interval:
+def interval(
+    value: float, resampled: Tensor, level: float = 0.95, centred: bool = True
+) -> Interval:
     """Quantiles of the resampled, moved so that their mean is the value if `centred`."""
     resampled = resampled[resampled.isfinite()]  # a tiny set may be drawn as one image only
     if not len(resampled):
-        return Interval(value, float("nan"), float("nan"))
+        return Interval(value, nan, nan)
     shift = value - resampled.mean().item() if centred else 0.0
     low, high = np.quantile(resampled.numpy(), [(1 - level) / 2, (1 + level) / 2]) + shift
     return Interval(value, float(low), float(high))

@@ -14,24 +14,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sfumato.core.errors import UserError, check_numbers, choose
 from sfumato.core.terminal import tracked
 from sfumato.core.versions import version
 from sfumato.data.image_folder import ImageFolder
-from sfumato.data.pictures import ImageSet, chunks, matched, read_groups
+from sfumato.data.pictures import ImageSet, chunks, controls, matched, read_groups
 from sfumato.data.preparation import Preparation
+from sfumato.data.show import evenly
 from sfumato.evaluation import metrics
 from sfumato.evaluation.features import Features, Inception, cache_folder, extract
+from sfumato.evaluation.inputs import enlarged, partners
 from sfumato.evaluation.intervals import Interval, bootstrap_frechet, bootstrap_kid, bootstrap_mean
 from sfumato.evaluation.intervals import bootstrap_sums as bootstrap_sums
 from sfumato.evaluation.learned import Learned, named_features
-from sfumato.evaluation.measures import TASKS, Scores, Task, caveats, measures
-from sfumato.evaluation.prepared import enlarged, partners
+from sfumato.evaluation.measures import TASKS, Task, caveats, measures
 from sfumato.evaluation.probe import crossed
-from sfumato.evaluation.protocol import Protocol, named_protocol
-from sfumato.evaluation.views import Views
+from sfumato.evaluation.protocol import Protocol, Views, named_protocol
+from sfumato.evaluation.scores import Scores
+from sfumato.module import device_of
 
 
 class Judge:
@@ -49,33 +51,29 @@ class Judge:
         groups: FILE.csv:COLUMN, a table with a column `name`; pictures of one group are copies or
             neighbours of each other; the bootstrap draws whole groups (of the target's, too, if all are in).
         task: image (B, 3, H, W) -> labels (B, H, W), compared with the truth's; or a name of `TASKS`.
-        classifier: images -> (B,) 1 where they are of the target domain; a linear probe by default.
+        classifier: images -> (B,) 1 where they are of the target domain; a linear probe by default. A
+            module of torch is taken to the device, any other function is given images on the CPU.
         resamples: resamples of the bootstrap.
         prepare: how the results' sources were prepared, and so how sources, truths, references and
             training pictures are brought to the results' size; None: not known, cropped.
+        device: where networks, pixels and distances are computed: auto, cpu, cuda or cuda:N. Numbers of
+            whole sets, and intervals, are computed on the CPU, in float64.
 
     Raises:
         UserError: names or counts that do not match, an unknown protocol, unreadable pictures.
     """
 
     def __init__(
-        self,
-        source: str | Path,
-        target: str | Path,
-        like: ImageSet | tuple[int, int],
-        *,
-        truth: str | Path | None = None,
-        train: str | Path | None = None,
-        protocol: Protocol | str = "standard",
-        weights: str | Path | None = None,
-        groups: str | None = None,
-        task: Task | str | None = None,
-        classifier: Callable[[Tensor], Tensor] | None = None,
-        resamples: int = 1000,
-        prepare: Preparation | None = None,
-    ) -> None:
+        self, source: str | Path, target: str | Path, like: ImageSet | tuple[int, int], *,
+        truth: str | Path | None = None, train: str | Path | None = None,
+        protocol: Protocol | str = "standard", weights: str | Path | None = None,
+        groups: str | None = None, task: Task | str | None = None,
+        classifier: Callable[[Tensor], Tensor] | None = None, resamples: int = 1000,
+        prepare: Preparation | None = None, device: str = "auto",
+    ) -> None:  # fmt: skip
         self.protocol = protocol if isinstance(protocol, Protocol) else named_protocol(protocol)
         self.weights, self.resamples, self.classifier = weights, resamples, classifier
+        self.device = device_of(device)
         if truth is None and task is not None:
             raise UserError("a task is scored against the truth's labels: give --truth, too")
         self.task_name = task if isinstance(task, str) else getattr(task, "__name__", None)
@@ -87,9 +85,7 @@ class Judge:
         self.train = partners(train, self.source) if train else None
         if min(len(self.source), len(self.target)) < 2:
             small = self.source if len(self.source) < 2 else self.target
-            raise UserError(
-                f"{small.folder} holds one picture: a comparison needs 2 or more, best 100s"
-            )
+            raise UserError(f"{small.folder} holds one picture: a comparison needs 2 or more")
         h, w = like if isinstance(like, tuple) else like.get([0]).shape[-2:]
         self.size = (h, w)
         self.views = Views(self.protocol, self.size, known=prepare is not None)
@@ -103,22 +99,39 @@ class Judge:
 
     def said(self) -> list[str]:
         """What is left out of the folders, and what of them is enlarged to be compared, in words."""
-        sets = {"source": self.source, "truth": self.truth, "reference": self.target}
-        known = {role: s for role, s in (sets | {"training": self.train}).items() if s}
-        left = [line for s in known.values() for line in s.said(others=False)]
-        return left + enlarged(known, self.views.shown)
+        words = {"target": "reference", "train": "training"}
+        sets = {words.get(role, role): s for role, s in self.sets.items()}
+        left = [line for s in sets.values() for line in s.said(others=False)]
+        return left + enlarged(sets, self.views.shown)
+
+    @property
+    def sets(self) -> dict[str, ImageFolder]:
+        """The pictures by their roles."""
+        sets = {
+            "source": self.source,
+            "truth": self.truth,
+            "target": self.target,
+            "train": self.train,
+        }
+        return {role: s for role, s in sets.items() if s}
+
+    @cached_property
+    def at_size(self) -> dict[str, ImageFolder]:
+        """The same, at the results' size."""
+        return {role: s.fitted(self.size) for role, s in self.sets.items()}
 
     @cached_property
     def features(self) -> Features:
         p = self.protocol
         if p.features == "inception" and self.weights is not None:
-            return Inception(self.weights, p.feature_resize, p.imagenet)
-        return named_features(p.features, self.weights)
+            return Inception(self.weights, p.feature_resize, p.imagenet).to(self.device)
+        return named_features(p.features, self.weights).to(self.device)
 
     @cached_property
     def eyes(self) -> Features:
         """The network of the perceptual distance and the probe: always Lite0."""
-        return self.features if self.protocol.features == "lite0" else named_features("lite0")
+        alone = self.protocol.features != "lite0"
+        return named_features("lite0").to(self.device) if alone else self.features
 
     def embed(self, images: ImageSet, features: Features) -> Tensor:
         """Features (N, D) of a set at the protocol's size, kept for the next time."""
@@ -196,18 +209,26 @@ class Judge:
         numbers |= self._distances(x, y, self.groups)
         order = [key for key in measures("", "") if key in numbers]
         return Scores(
-            {key: numbers[key] for key in order},
-            {key: [round(v, 6) for v in images[key].tolist()] for key in images},
-            names, self.record, caveats(len(names), len(self.target), self.features, flat),
+            numbers={key: numbers[key] for key in order},
+            images={key: [round(v, 6) for v in images[key].tolist()] for key in images},
+            names=names, record=self.record,
+            notes=caveats(len(names), len(self.target), self.features, flat),
         )  # fmt: skip
+
+    def controls(self) -> list[Scores]:
+        """Rows of what needs no method, to be scored."""
+        made = controls(self.at_size["source"], self.at_size["train" if self.train else "target"])
+        return [
+            Scores(name, name, "control", cost={"nfe": 0}, results=[results])
+            for name, results in made.items()
+        ]
 
     def real(self) -> dict[str, Interval]:
         """The distances of training pictures, as many as there are sources: what is to be reached."""
         if self.train is None:
             return {}
-        n, m = len(self.source), len(self.train)
-        names = [self.train.names[int((i + 0.5) * m / n)] for i in range(n)] if m > n else None
-        some = self.train.only(names, "", "") if names else self.train
+        names = self.train.names
+        some = self.train.only([names[i] for i in evenly(len(names), len(self.source))], "", "")
         x, y = (self.embed(s, self.features) for s in (some, self.target))
         return self._distances(x, y, None)
 
@@ -231,14 +252,14 @@ class Judge:
         see = "perceptual" in self.protocol.metrics
         rows: list[list[dict[str, Tensor]]] = [[] for _ in many]
         for indices in tracked("measuring", list(chunks(len(self.source)))):
-            xs = {key: view.get(indices) for key, view in others.items()}
+            xs = {key: view.get(indices).to(self.device) for key, view in others.items()}
             maps = {key: self.eyes.maps(x) if see else [] for key, x in xs.items()}
             for n, (view, back) in enumerate(zip(shown, returned, strict=True)):
                 y = self._checked(view, indices, xs["source"])
                 row = self._against(y, self.eyes.maps(y) if see else [], xs, maps)
                 if back is not None:
-                    row["cycle"] = metrics.l2(back.get(indices), xs["source"])
-                rows[n].append(row)
+                    row["cycle"] = metrics.l2(back.get(indices).to(self.device), xs["source"])
+                rows[n].append({key: values.cpu() for key, values in row.items()})
         found = [{key: torch.cat([r[key] for r in rs]) for key in rs[0]} for rs in rows]
         for results, images in zip(many, found, strict=True):
             features = images.pop("features", None)
@@ -261,10 +282,17 @@ class Judge:
                     else getattr(metrics, name)(y, x)
                 )
         if self.task is not None:
-            row["labels"], row["true labels"] = self.task(y), self.task(xs["truth"])
+            row["labels"], row["true labels"] = (self._by(self.task, x) for x in (y, xs["truth"]))
         if self.classifier is not None:
-            row["domain"] = self.classifier(y).float()
+            row["domain"] = self._by(self.classifier, y).float()
         return row
+
+    def _by(self, own: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+        """What a function of the user's says of images."""
+        if isinstance(own, nn.Module):
+            own.to(self.device)
+            return own(images)
+        return own(images.cpu())
 
     def _checked(self, results: ImageSet, indices: Sequence[int], like: Tensor) -> Tensor:
         """Results, of which every value is a number, of the others' size."""
@@ -273,7 +301,7 @@ class Judge:
         if y.shape != like.shape:
             (h, w), (h2, w2) = y.shape[-2:], like.shape[-2:]
             raise UserError(f"results have {w}x{h} pixels, expected {w2}x{h2} as the others")
-        return y
+        return y.to(self.device)
 
     def _probed(self, results: ImageSet) -> Tensor | None:
         """1 where the prober takes a result for the target domain; None with too few pictures."""

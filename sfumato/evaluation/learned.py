@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from sfumato.checkpoints.model_folder import load, resolve
 from sfumato.core.errors import UserError
-from sfumato.data.hashing import sha256
+from sfumato.data.hashing import hash_of
 from sfumato.diffusion.energies import Classifies
-from sfumato.evaluation.features import INCEPTION, Features, Inception, Lite0, checked
+from sfumato.evaluation.features import INCEPTION, Features, Inception, Lite0, rgb
 from sfumato.evaluation.protocol import check_features
 
 
@@ -57,7 +57,7 @@ class Learned(Features):
         kind = f"{path.name} ({', '.join(found.domains)})"
         self.name, self.kernel_name = f"FD-{kind}", f"KID-{kind}"
         self.preparation, self.prober = "[-1,1]", f"what {kind} sees most of the reference as"
-        self.sha256, self.dim = sha256(path / "weights.safetensors"), found.width
+        self.sha256, self.dim = hash_of(path / "weights.safetensors"), found.width
 
     def forward(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b dim"]:
         return self.net.embedding(self._seen(images), self.t)
@@ -66,7 +66,7 @@ class Learned(Features):
         return [self.net.features(self._seen(images), self.t)]
 
     def _seen(self, images: Tensor) -> Tensor:
-        x = checked(images)
+        x = rgb(images)
         if self.gray and (x.amax(1) - x.amin(1)).max() > 0.1:
             raise UserError(
                 f"{self.name} is of gray pictures, an image is in colour: convert it to gray, or take "
@@ -76,7 +76,8 @@ class Learned(Features):
 
     def says(self, features: Float[Tensor, "b dim"]) -> Tensor:
         """The domain (B,) that it sees, by its number."""
-        return self.net.logits(features).argmax(1)
+        there = next(self.net.parameters()).device
+        return self.net.logits(features.to(there)).argmax(1).cpu()
 
 
 def named_features(name: str = "lite0", weights: str | Path | None = None) -> Features:
@@ -85,12 +86,12 @@ def named_features(name: str = "lite0", weights: str | Path | None = None) -> Fe
     Raises:
         UserError: the name is unknown, or weights are missing or were given in vain.
     """
-    if check_features(name) not in ("lite0", "inception"):
-        return Learned(name)
     if name == "lite0":
         if weights is not None:
             raise UserError(f"lite0 brings its weights: use inception, or leave out {weights}")
         return Lite0()
+    if check_features(name) != "inception":
+        return Learned(name)
     if weights is None:
         raise UserError(
             f"inception needs its file of weights, {INCEPTION}: --inception FILE, or --features lite0"

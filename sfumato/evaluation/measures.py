@@ -1,18 +1,13 @@
-"""What is measured: the columns of a comparison, scores in them, and label maps to score."""
+"""What is measured: the columns of a comparison, and label maps to score."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, NamedTuple, Self
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from torch import Tensor
 
-from sfumato.core.errors import UserError
-from sfumato.data.folders import parse_json
 from sfumato.evaluation.features import Features
-from sfumato.evaluation.intervals import Interval
 
 ENOUGH = 2048
 """Pictures; below, FD's bias of about features / pictures hides what methods differ by."""
@@ -53,47 +48,12 @@ def measures(kernel: str, frechet: str) -> dict[str, Measure]:
         for name, (label, better, about) in AGAINST.items():
             key = f"{other}/{name}"
             out[key] = Measure(f"{label} {spoken}", better, f"against the {other}: {about}")
-    out["cycle"] = Measure(
-        "round trip L2",
-        -1,
-        "Frobenius norm of the source less its translation there and back, images in [0, 1]",
+    there_and_back = (
+        "Frobenius norm of the source less its translation there and back, images in [0, 1]"
     )
-    out["diversity"] = Measure(
-        "diversity", 0, "mean RMSE between results of two seeds, images in [0, 1]"
-    )
-    return out
-
-
-@dataclass
-class Scores:
-    """Numbers by the keys of `measures`, what they were taken from, and under which protocol."""
-
-    numbers: dict[str, Interval]
-    images: dict[str, list[float]]
-    names: list[str]
-    record: dict[str, Any]
-    notes: list[str] = field(default_factory=list)
-
-    def to_json(self) -> dict[str, Any]:
-        numbers = {key: value.to_json() for key, value in self.numbers.items()}
-        return {"numbers": numbers, "notes": self.notes, "names": self.names,
-                "images": self.images, "protocol": self.record}  # fmt: skip
-
-    @classmethod
-    def read(cls, file: str | Path) -> Self:
-        """Scores from their JSON file.
-
-        Raises:
-            UserError: it is none.
-        """
-        try:
-            s = parse_json(Path(file).read_text(encoding="utf-8"))
-            numbers = {k: Interval.from_json(v) for k, v in s["numbers"].items()}
-            return cls(numbers, s["images"], s["names"], s["protocol"], s["notes"])
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            raise UserError(
-                f"{file} holds no scores: expected the scores.json of an evaluation"
-            ) from None
+    apart = "mean RMSE between results of two seeds, images in [0, 1]"
+    out["cycle"] = Measure("round trip L2", -1, there_and_back)
+    return out | {"diversity": Measure("diversity", 0, apart)}
 
 
 def caveats(n: int, m: int, features: Features, flat: Sequence[str]) -> list[str]:
@@ -112,11 +72,6 @@ def caveats(n: int, m: int, features: Features, flat: Sequence[str]) -> list[str
     if flat:
         notes.append(f"{len(flat)} of {n} results are one flat colour: {', '.join(flat[:3])}")
     return notes
-
-
-def differences(one: Mapping[str, Any], two: Mapping[str, Any]) -> list[str]:
-    """The entries of two records that differ; numbers may share a column only if there are none."""
-    return [key for key in one.keys() | two.keys() if one.get(key) != two.get(key)]
 
 
 def land_water(relief: Tensor) -> Tensor:

@@ -39,6 +39,7 @@ from torch.nn.functional import interpolate
 from sfumato.core.errors import UserError, check_numbers
 from sfumato.data.pictures import ImageSet
 from sfumato.evaluation.nearest import Nearest, Vectors, nearest
+from sfumato.module import device_of
 
 LEVEL, QUANTILE, FACTOR, LIKENESS = 0.001, 0.01, 5, 0.9
 SIDE = 64
@@ -46,7 +47,7 @@ SIDE = 64
 
 
 @dataclass(frozen=True)
-class Comparison:
+class SpaceAudit:
     """Outputs against held-out pictures in one space, "pixels" or "features".
 
     Attributes:
@@ -91,7 +92,7 @@ class Audit:
 
     names: list[str]
     train_names: list[str]
-    spaces: list[Comparison]
+    spaces: list[SpaceAudit]
     leaks: int
 
     @property
@@ -155,6 +156,7 @@ def audit(
     held_out_groups: Sequence[Hashable] | None = None,
     k: int = 50,
     seed: int = 0,
+    device: str | torch.device = "auto",
 ) -> Audit:
     """Compares outputs and held-out pictures in how near they lie to training pictures.
 
@@ -168,6 +170,7 @@ def audit(
         held_out_groups: the same of the held-out pictures.
         k: neighbours in the ratio, fewer where there are fewer training pictures.
         seed: seed of the choice within groups.
+        device: where distances are computed: auto, cpu, cuda or cuda:N.
 
     Raises:
         UserError: no pictures, sizes that differ, or values that are not numbers.
@@ -178,11 +181,12 @@ def audit(
         )
         raise UserError(f"{counts}: the audit needs at least 1, 2 and 1")
     rng = np.random.default_rng(seed)
+    where = device_of(device)
     chosen, others = _one_each(groups, results, rng), _one_each(held_out_groups, held_out, rng)
 
     def compare(
         space: str, level: float, near: Callable[[ImageSet], Nearest], alike: bool = False
-    ) -> Comparison:
+    ) -> SpaceAudit:
         ours, real = near(results), near(held_out)
         m, n = len(others), len(chosen)
         rank = max(1, int(QUANTILE * m))
@@ -194,16 +198,18 @@ def audit(
         p, expected = _p(count, n, m, rank), rank / (m + 1)
         copied = p < level and count >= FACTOR * expected * n
         blind = FACTOR * expected > 1 or _p(n, n, m, rank) >= level
-        return Comparison(space, ours, real, threshold, count, n, expected, p, copied, blind)
+        return SpaceAudit(space, ours, real, threshold, count, n, expected, p, copied, blind)
 
     level = LEVEL if features is None else LEVEL / 2
     spaces = [
-        compare("pixels", level, lambda x: nearest(_pixels(x), _pixels(train), k), alike=True)
+        compare(
+            "pixels", level, lambda x: nearest(_pixels(x), _pixels(train), k, where), alike=True
+        )
     ]
     if features is not None:
         known = _features(features(train))
         spaces.append(
-            compare("features", level, lambda x: nearest(_features(features(x)), known, k))
+            compare("features", level, lambda x: nearest(_features(features(x)), known, k, where))
         )
     leaks = int((spaces[0].held_out.distance < 0.5 / 255).sum())
     return Audit(results.names, train.names, spaces, leaks)

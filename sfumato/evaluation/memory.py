@@ -11,10 +11,13 @@ import torch
 
 
 @contextlib.contextmanager
-def peak_memory() -> Iterator[Callable[[], float | None]]:
+def peak_memory(besides: int = 0) -> Iterator[Callable[[], float | None]]:
     """Yields a function: the most memory since then, in MB, or None where it cannot be known.
 
     On a GPU what torch allocated there, else all that the process held (Linux only).
+
+    Args:
+        besides: bytes of what it holds for other work, not counted.
     """
     gpu = torch.cuda.is_available()
     if gpu:
@@ -30,6 +33,6 @@ def peak_memory() -> Iterator[Callable[[], float | None]]:
             found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
         except OSError:
             return None
-        return int(found[1]) * 1024 / 1e6 if found else None
+        return (int(found[1]) * 1024 - besides) / 1e6 if found else None
 
     yield peak

@@ -1,8 +1,8 @@
 """What is measured, one number an image or one for two sets of features.
 
 Images are (B,3,H,W) in [-1,1]; values outside are cut off, as they are when a picture is written.
-The numbers are in the units of u = (x + 1) / 2 in [0,1] and are computed in float64.  Images of
-different shapes, or with pixels that are not numbers, are a UserError.
+The numbers are in the units of u = (x + 1) / 2 in [0,1]; they are computed where the images are, in
+float64 on the CPU.  Images of different shapes, or with pixels that are not numbers, are a UserError.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def hue(a: Float[Tensor, "b 3 h w"], b: Float[Tensor, "b 3 h w"]) -> Float[Tenso
 
     p, q = mean(u), mean(v)
     angle = (p * q.conj()).angle().abs().rad2deg()
-    grays = (p.abs() < GRAY).double() + (q.abs() < GRAY).double()
+    grays = (p.abs() < GRAY).to(angle) + (q.abs() < GRAY).to(angle)
     return torch.where(grays == 0, angle, torch.where(grays == 1, 90.0, 0.0))
 
 
@@ -129,7 +129,7 @@ def map_distance(a: Sequence[Tensor], b: Sequence[Tensor]) -> Float[Tensor, " b"
         return x / (x.norm(dim=1, keepdim=True) + 1e-10)
 
     parts = [
-        (unit(x) - unit(y)).double().square().sum(1).mean((1, 2)) for x, y in zip(a, b, strict=True)
+        precise(unit(x) - unit(y)).square().sum(1).mean((1, 2)) for x, y in zip(a, b, strict=True)
     ]
     return torch.stack(parts).sum(0)
 
@@ -186,8 +186,8 @@ def frechet(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> float:
     Raises:
         UserError: fewer than two images in a set, or features that do not match.
     """
-    check_features(x, y)
-    return frechet_of(fit(x), fit(y))
+    check_sets(x, y)
+    return frechet_of(mean_and_root(x), mean_and_root(y))
 
 
 def kid(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], block: int = 512) -> float:
@@ -199,15 +199,17 @@ def kid(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], block: int = 512) -> f
     Raises:
         UserError: fewer than two images in a set, or features that do not match.
     """
-    check_features(x, y)
+    check_sets(x, y)
     ones = (torch.ones(1, len(x), dtype=torch.float64), torch.ones(1, len(y), dtype=torch.float64))
     return weighted_kid(x, y, *ones, block=block).item()
 
 
-Fit = tuple[Tensor, Tensor]  # mean (d), root R (r,d) of the covariance R^T R
+MeanAndRoot = tuple[Tensor, Tensor]  # mean (d), root R (r,d) of the covariance R^T R
 
 
-def fit(x: Float[Tensor, "n d"], weights: Float[Tensor, " n"] | None = None) -> Fit:
+def mean_and_root(
+    x: Float[Tensor, "n d"], weights: Float[Tensor, " n"] | None = None
+) -> MeanAndRoot:
     """The Gaussian of features that count `weights` times (once)."""
     x = x.double()
     weights = x.new_ones(len(x)) if weights is None else weights.to(x)
@@ -217,7 +219,7 @@ def fit(x: Float[Tensor, "n d"], weights: Float[Tensor, " n"] | None = None) -> 
     return mean, torch.linalg.qr(root, "r").R if len(root) > root.shape[1] else root
 
 
-def frechet_of(a: Fit, b: Fit) -> float:
+def frechet_of(a: MeanAndRoot, b: MeanAndRoot) -> float:
     """Squared Frechet distance of two fitted Gaussians."""
     (mean_a, root_a), (mean_b, root_b) = a, b
     means = (mean_a - mean_b).square().sum()
@@ -258,7 +260,7 @@ def weighted_kid(
     return mean(x, x, w, w, True) + mean(y, y, v, v, True) - 2 * mean(x, y, w, v, False)
 
 
-def check_features(x: Tensor, y: Tensor) -> None:
+def check_sets(x: Tensor, y: Tensor) -> None:
     """Two sets of features that can be compared.
 
     Raises:
@@ -275,13 +277,18 @@ def check_features(x: Tensor, y: Tensor) -> None:
 # ---- helpers ------------------------------------------------------------------------------------
 
 
+def precise(x: Tensor) -> Tensor:
+    """In float64 on the CPU; other devices are slow with it, or do not know it."""
+    return x.double() if x.device.type == "cpu" else x.float()
+
+
 def _units(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Both in [0,1], float64."""
+    """Both in [0,1], as `precise` has it."""
     if a.shape != b.shape or a.ndim != 4:
         shapes = f"{tuple(a.shape)} and {tuple(b.shape)}"
         raise UserError(f"images {shapes}: expected the same shape (B,3,H,W)")
     check_numbers({"an image": a, "its counterpart": b}, ": it cannot be measured")
-    u, v = ((x.detach().double().clamp(-1, 1) + 1) / 2 for x in (a, b))
+    u, v = ((precise(x.detach()).clamp(-1, 1) + 1) / 2 for x in (a, b))
     return u, v
 
 

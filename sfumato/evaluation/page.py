@@ -14,11 +14,12 @@ from sfumato.core.terminal import screen
 from sfumato.core.versions import version
 from sfumato.data import base64_png
 from sfumato.data.pictures import ImageSet
-from sfumato.data.show import heat, page
+from sfumato.data.show import evenly, heat, page
 from sfumato.evaluation.calibration import Calibration
+from sfumato.evaluation.comparison import Comparison
 from sfumato.evaluation.intervals import Interval
 from sfumato.evaluation.measures import Measure, measures
-from sfumato.evaluation.rows import Comparison, Row
+from sfumato.evaluation.scores import Scores
 from sfumato.explore.sensitivity import mean_and_spread
 
 SHOWN, ROWS, SAMPLES = 48, 8, 5
@@ -28,15 +29,8 @@ BYTES = 16 * 2**20
 LABEL, NUMBER = 24, 14
 """Characters of a printed row's name, and of each of its numbers."""
 DECIDE = (
-    "kid",
-    "truth/perceptual",
-    "truth/l2",
-    "task",
-    "domain",
-    "source/perceptual",
-    "source/l2",
-    "fd",
-)
+    "kid", "truth/perceptual", "truth/l2", "task", "domain", "source/perceptual", "source/l2", "fd",
+)  # fmt: skip
 """What is printed first, where the terminal has no room for all."""
 
 
@@ -60,23 +54,21 @@ def render(c: Comparison) -> str:
 def _shown(c: Comparison, columns: int) -> list[int]:
     """Indices of the pictures on the page, evenly through the set."""
     n = len(c.judge.source)
-    one = len(base64_png(c.judge.source.fitted(c.judge.size).get([n // 2])[0]))
-    count = max(1, min(n, SHOWN, BYTES // (one * columns)))
-    return [int((i + 0.5) * n / count) for i in range(count)]
+    one = len(base64_png(c.judge.at_size["source"].get([n // 2])[0]))
+    return evenly(n, max(1, min(SHOWN, BYTES // (one * columns))))
 
 
-def _grid(c: Comparison, rows: Sequence[Row], shown: Sequence[int]) -> dict[str, Any]:
+def _grid(c: Comparison, rows: Sequence[Scores], shown: Sequence[int]) -> dict[str, Any]:
     """Columns of base64 pictures: the source, every method, the truth."""
-    judge = c.judge
-    sets: dict[str, ImageSet] = {"source": judge.source.fitted(judge.size)}
+    judge, there = c.judge, c.judge.at_size
+    sets: dict[str, ImageSet] = {"source": there["source"]}
     sets |= {row.label: row.results[0] for row in rows if row.label != "copy"}
-    if judge.truth is not None:
-        sets["truth"] = judge.truth.fitted(judge.size)
+    sets |= {"truth": there["truth"]} if judge.truth else {}
     columns = {label: _pngs(s, shown) for label, s in sets.items()}
     return {"names": [judge.source.names[i] for i in shown], "columns": columns, "rows": ROWS}
 
 
-def _line(row: Row, columns: dict[str, Measure], rows: Sequence[Row]) -> dict[str, Any]:
+def _line(row: Scores, columns: dict[str, Measure], rows: Sequence[Scores]) -> dict[str, Any]:
     """A row of the table; `best` marks the methods' best value of a column."""
     cells: dict[str, dict[str, Any] | None] = {}
     for key, measure in columns.items():
@@ -105,7 +97,7 @@ def text(x: float) -> str:
     return f"{x:.{max(0, digits)}f}" if digits < 6 else f"{x:.1e}"
 
 
-def _plane(rows: Sequence[Row], columns: dict[str, Measure]) -> str:
+def _plane(rows: Sequence[Scores], columns: dict[str, Measure]) -> str:
     """Points of the realism-faithfulness plane, as JSON for the page's script."""
     points = [
         {
@@ -132,7 +124,7 @@ def _equal(c: Comparison) -> dict[str, Any]:
     return {"curves": curves, "lines": lines}
 
 
-def _extremes(c: Comparison, rows: Sequence[Row]) -> list[dict[str, Any]]:
+def _extremes(c: Comparison, rows: Sequence[Scores]) -> list[dict[str, Any]]:
     """The best and worst cases of every method by one measure."""
     order = ("truth/perceptual", "truth/l2", "source/perceptual", "source/l2")
     judge, out = c.judge, []
@@ -147,8 +139,8 @@ def _extremes(c: Comparison, rows: Sequence[Row]) -> list[dict[str, Any]]:
         cases = {}
         for side, indices in sides.items():
             chosen = [int(i) for i in indices]
-            sets = [judge.source.fitted(judge.size), row.results[0]]
-            sets += [judge.truth.fitted(judge.size)] if judge.truth else []
+            sets = [judge.at_size["source"], row.results[0]]
+            sets += [judge.at_size["truth"]] if judge.truth else []
             pictures = zip(*(_pngs(s, chosen) for s in sets), strict=True)
             cases[side] = [
                 {"name": judge.source.names[i], "value": text(row.images[key][i]), "pictures": p}
@@ -158,40 +150,31 @@ def _extremes(c: Comparison, rows: Sequence[Row]) -> list[dict[str, Any]]:
     return out
 
 
-def _copies(c: Comparison, row: Row) -> list[tuple[str, str, str]]:
+def _copies(c: Comparison, row: Scores) -> list[tuple[str, str, str]]:
     """The results nearest to one training picture: (result, that picture, its name)."""
     judge = c.judge
     if row.audit is None or judge.train is None:
         return []
     pairs = row.audit.closest(6)
     ours = _pngs(row.results[0], [i for i, _ in pairs])
-    near = _pngs(judge.train.fitted(judge.size), [j for _, j in pairs])
+    near = _pngs(judge.at_size["train"], [j for _, j in pairs])
     names = [judge.train.names[j] for _, j in pairs]
     return list(zip(ours, near, names, strict=True))
 
 
-def _spread(c: Comparison, row: Row) -> dict[str, Any]:
+def _spread(c: Comparison, row: Scores) -> dict[str, Any]:
     """Some sources with samples of several seeds, their mean and their deviation."""
-    judge = c.judge
-    n = len(judge.source)
-    count = min(n, SAMPLES)
-    chosen = [int((i + 0.5) * n / count) for i in range(count)]
+    chosen = evenly(len(c.judge.source), SAMPLES)
     samples = torch.stack([s.get(chosen) for s in row.results])
     mean, std = mean_and_spread(samples)
     top = std.max().clamp(min=1e-6)
-    sets = [judge.source.fitted(judge.size).get(chosen), *samples[:SAMPLES], mean, heat(std / top)]
-    heads = [
-        "source",
-        *(f"seed {c.seed + k}" for k in range(len(samples[:SAMPLES]))),
-        "mean",
-        "deviation",
-    ]
-    if judge.truth is not None:
-        sets.append(judge.truth.fitted(judge.size).get(chosen))
-        heads.append("truth")
-    lines = [[base64_png(x[i]) for x in sets] for i in range(count)]
+    columns = {"source": c.judge.at_size["source"].get(chosen)}
+    columns |= {f"seed {c.seed + k}": sample for k, sample in enumerate(samples[:SAMPLES])}
+    columns |= {"mean": mean, "deviation": heat(std / top)}
+    columns |= {"truth": c.judge.at_size["truth"].get(chosen)} if c.judge.truth else {}
+    lines = [[base64_png(x[i]) for x in columns.values()] for i in range(len(chosen))]
     return {
-        "label": row.label, "heads": heads, "lines": lines, "top": text(top.item()),
+        "label": row.label, "heads": [*columns], "lines": lines, "top": text(top.item()),
         "seeds": row.seeds, "calibration": row.calibration and _curve(row.calibration),
     }  # fmt: skip
 
@@ -205,12 +188,7 @@ def _curve(k: Calibration) -> dict[str, Any]:
     def points(p: Sequence[tuple[float, float]]) -> str:
         return " ".join(f"{x:.1f},{y:.1f}" for x, y in p)
 
-    return {
-        "line": points(up),
-        "band": points(band),
-        "dots": up,
-        "ratio": _cell(k.ratio, ", "),
-    }
+    return {"line": points(up), "band": points(band), "dots": up, "ratio": _cell(k.ratio, ", ")}
 
 
 def _pngs(images: ImageSet, indices: Sequence[int]) -> list[str]:

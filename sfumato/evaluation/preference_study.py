@@ -26,9 +26,10 @@ from sfumato.core.errors import UserError
 from sfumato.data import base64_png
 from sfumato.data.folders import for_folder, parse_json, read_text, write_text
 from sfumato.data.image_folder import ImageFolder
+from sfumato.data.pictures import matched
 from sfumato.data.preparation import Preparation
 from sfumato.data.show import page
-from sfumato.evaluation.prepared import made_by, shared
+from sfumato.evaluation.inputs import made_by, shared
 
 FORMAT = 1
 QUESTION = "Which translated image is better? It should look realistic and keep the structure of the source."
@@ -78,7 +79,7 @@ def study(
     sets = [ImageFolder.to_compare(folder) for folder in (source, ours, theirs)]
     sets[0] = sets[0].prepared(shared(made) or Preparation())
     for images in sets[1:]:
-        _same_names(images, sets[0])
+        matched(images, sets[0].names)
     if sets[1].hashes == sets[2].hashes:
         warnings.warn(
             f"{ours} and {theirs} hold the same pictures: there is nothing to prefer", stacklevel=3
@@ -204,13 +205,8 @@ def _pigeonhole(table: NDArray[np.float64], resamples: int, seed: int) -> tuple[
 
 
 def _draw(
-    sets: Sequence[ImageFolder],
-    count: int,
-    repeats: int,
-    seed: int,
-    question: str,
-    names: Sequence[str],
-) -> dict[str, Any]:
+    sets: Sequence[ImageFolder], count: int, repeats: int, seed: int, question: str, names: Sequence[str]
+) -> dict[str, Any]:  # fmt: skip
     """The key: pairs in the order they are shown, and the method on the left."""
     rng = np.random.default_rng(seed)
     chosen = [sets[0].names[i] for i in rng.permutation(len(sets[0]))[:count]]
@@ -250,20 +246,6 @@ def _page(sets: Sequence[ImageFolder], key: dict[str, Any]) -> str:
         items.append([x, a, b] if item["left"] == key["names"][0] else [x, b, a])
     data = {"format": FORMAT, "study": key["study"], "items": items}
     return page("study.html", question=key["question"], data=data)
-
-
-def _same_names(results: ImageFolder, source: ImageFolder) -> None:
-    ours, theirs = set(results.names), set(source.names)
-    for more, fewer, names in (
-        (results.folder, source.folder, sorted(ours - theirs)),
-        (source.folder, results.folder, sorted(theirs - ours)),
-    ):
-        if names:
-            shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-            raise UserError(
-                f"{fewer} lacks {len(names)} pictures that {more} has ({shown}): pairs are made by "
-                f"name, and need the same names in each folder"
-            )
 
 
 def _choices(file: Path, study: str, known: set[int]) -> tuple[str, dict[int, str]]:

@@ -19,6 +19,8 @@ from torch import Tensor
 from sfumato.checkpoints.model_folder import resolve
 from sfumato.core.errors import UserError, choose
 from sfumato.data.folders import parse_json, read_text
+from sfumato.data.image_folder import ImageFolder
+from sfumato.data.pictures import Derived, ImageSet
 
 Filter = Literal["bilinear", "bicubic", "lanczos"]
 FILTERS = ("bilinear", "bicubic", "lanczos")
@@ -181,3 +183,49 @@ def resized(images: Tensor, side: int | None, filter: Filter) -> Tensor:
     resized = torch.from_numpy(out).permute(0, 3, 1, 2).float() / 127.5 - 1
     resized[~whole] = torch.nan  # 8 bits would hide it
     return resized
+
+
+@dataclass(frozen=True)
+class Views:
+    """Pictures as they are compared.
+
+    Args:
+        protocol: the sizes, and the filters to them.
+        size: (height, width) of the results.
+        known: how their sources were prepared is known; then a protocol with a size of its own begins
+            with pictures that are cut as the sources were. Otherwise with whole ones, as the papers'.
+    """
+
+    protocol: Protocol
+    size: tuple[int, int]
+    known: bool
+
+    @property
+    def shown(self) -> tuple[int, int]:
+        """(height, width) at which pixels are compared."""
+        side = self.protocol.size
+        return self.size if side is None else (side, side)
+
+    def pixels(self, images: ImageSet) -> ImageSet:
+        """What is compared pixel by pixel."""
+        p = self.protocol
+        if p.size is None:
+            return images.fitted(self.size) if isinstance(images, ImageFolder) else images
+        return Derived(
+            self._cut(images), lambda x: resized(x, p.size, p.filter), f"{p.size} {p.filter}"
+        )
+
+    def featured(self, images: ImageSet) -> ImageSet:
+        """What the network of the features is shown."""
+        p = self.protocol
+        if (side := p.feature_size) is not None:
+            what = f"{side} {p.feature_filter}"
+            return Derived(self._cut(images), lambda x: resized(x, side, p.feature_filter), what)
+        if p.size is None and isinstance(images, ImageFolder):
+            return images.fitted(self.size)
+        return self._cut(images)
+
+    def _cut(self, images: ImageSet) -> ImageSet:
+        if self.known and isinstance(images, ImageFolder):
+            return images.framed(self.size)
+        return images

@@ -22,9 +22,9 @@ from sfumato.diffusion.encode_decode import decode, encode
 from sfumato.diffusion.time_grids import Spacing
 from sfumato.explore.chain import apply
 from sfumato.explore.latents import Latents
-from sfumato.module import channels_of
+from sfumato.module import channels_of, device_of
 from sfumato.translation.run_file import write_run
-from sfumato.translation.translator import device_of, preparation_of
+from sfumato.translation.translator import preparation_of
 
 BATCH = 64
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from sfumato.checkpoints.model_folder import describe_folder, resolve
 from sfumato.core.errors import UserError, choose, existing_folder
 from sfumato.data import ImageFolder
+from sfumato.data.show import evenly
 from sfumato.methods.registry import info, named
 from sfumato.studio.limits import EXAMPLES
 
@@ -119,8 +120,7 @@ class Given:
         choose("folder", folder, self.folders)
         root = self.folders[folder]
         inside = [f for f in ImageFolder(root).paths if _inside(f, root)]
-        count = min(len(inside), EXAMPLES)
-        return [inside[int((i + 0.5) * len(inside) / count)] for i in range(count)]
+        return [inside[i] for i in evenly(len(inside), EXAMPLES)]
 
     def start(self) -> Start:
         """A folder of pictures, its domain, another domain of the same model, a classifier of both.

@@ -13,7 +13,8 @@ from sfumato.core.errors import UserError
 from sfumato.core.versions import version
 from sfumato.data.image_folder import ImageFolder
 from sfumato.methods.registry import name_of
-from sfumato.translation.translator import assembled, device_of, options_of
+from sfumato.module import device_of
+from sfumato.translation.translator import assembled, options_of
 
 
 class OnePicture(NamedTuple):
@@ -59,7 +60,7 @@ class OnePicture(NamedTuple):
         roles = {"model": model, "source": source, "target": target, "classifier": classifier}
         if not (file := Path(path)).is_file():
             raise UserError(f"{path} is not a picture: expected one file")
-        made, where = assembled(method, **roles), device_of(device)
+        made, where = assembled(method, model, source, target, classifier), device_of(device)
         chosen, picture = options_of(made.part, options or {}), ImageFolder([file])
         picture.preparation, notes = made.preparation(
             size=size, upscale=upscale, direction=chosen.get("direction")

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from sfumato.checkpoints.model_folder import ModelFolder
 from sfumato.core.arguments import checked
 from sfumato.core.errors import UserError
 from sfumato.core.terminal import bar, count
@@ -34,7 +35,7 @@ from sfumato.data.preparation import Prepared, Side
 from sfumato.data.resize import Resize
 from sfumato.diffusion.integrate import Watch
 from sfumato.methods.registry import name_of
-from sfumato.module import describe, in_single
+from sfumato.module import describe, device_of, in_single
 from sfumato.training.verdict import FOG
 from sfumato.translation.run_file import (
     Summary,
@@ -49,7 +50,6 @@ from sfumato.translation.run_file import (
 from sfumato.translation.translator import (
     Ended,
     assembled,
-    device_of,
     ending,
     options_of,
     run_translator,
@@ -82,6 +82,7 @@ def translate(
     options: Mapping[str, Any] | None = None,
     expect: Mapping[str, Any] | None = None,
     watch: Watch | None = None,
+    loaded: dict[Path, ModelFolder] | None = None,
 ) -> Summary:
     """Translates pictures and folders of pictures into a folder of PNGs.
 
@@ -106,6 +107,7 @@ def translate(
         options: the method's own options.
         expect: refuse to begin unless run.json's "run" is this one; used by `repeat`.
         watch: called for each step of each batch, see `integrate`; what it raises ends the run.
+        loaded: models that are read already, see `assembled`.
 
     Raises:
         UserError: for anything wrong with the pictures, models or options, in one line.
@@ -115,7 +117,7 @@ def translate(
     outside(out, given)
     pictures.by_name("rename one, or translate them into two folders")
     results = [Path(name).with_suffix(".png") for name in pictures.file_names]
-    made = assembled(method, model, source, target, classifier)
+    made = assembled(method, model, source, target, classifier, loaded)
     part, where = made.part, device_of(device)
     if batch is not None and batch < 1:
         raise UserError(f"batch must be at least 1, not {batch}")

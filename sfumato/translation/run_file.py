@@ -12,12 +12,14 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from sfumato.core.errors import UserError, existing
 from sfumato.core.terminal import count, say
 from sfumato.data.folders import LOCK, parse_json, write_text
+from sfumato.data.hashing import version_of
 from sfumato.data.preparation import said_size
 from sfumato.module import short
 
@@ -107,12 +109,17 @@ PNG_BEGINS, PNG_ENDS = b"\x89PNG\r\n\x1a\n", b"\0\0\0\0IEND\xaeB`\x82"
 def there(result: Path) -> bool:
     """Whether a PNG is there, whole: where the power failed or a disk is bad, a file may be cut or empty."""
     try:
-        with result.open("rb") as file:
-            begins = file.read(len(PNG_BEGINS))
-            file.seek(max(0, file.seek(0, os.SEEK_END) - len(PNG_ENDS)))
-            return begins == PNG_BEGINS and file.read() == PNG_ENDS
+        return _whole(*version_of(result))
     except OSError:
         return False
+
+
+@lru_cache(maxsize=2**18)
+def _whole(result: Path, *version: int) -> bool:
+    with result.open("rb") as file:
+        begins = file.read(len(PNG_BEGINS))
+        file.seek(max(0, file.seek(0, os.SEEK_END) - len(PNG_ENDS)))
+        return begins == PNG_BEGINS and file.read() == PNG_ENDS
 
 
 def damaged(out: Path, results: Iterable[Path]) -> str:

@@ -67,12 +67,17 @@ def assembled(
     source: str | Path | None = None,
     target: str | Path | None = None,
     classifier: str | Path | None = None,
+    loaded: dict[Path, ModelFolder] | None = None,
 ) -> Assembled:
-    """`translator`, with the models that it is made of."""
+    """`translator`, with the models it is made of; those of `loaded` are not read again, others put in."""
     offered = {"source": source, "target": target, "classifier": classifier}
     given = {role: name for role, name in offered.items() if name is not None}
+    # one folder, one network: its domains share the denoiser
+    read = {} if loaded is None else loaded
     if model is not None:
-        own = open_model(*resolve(model))
+        folder, domain = resolve(model)
+        own = replace(read.get(folder) or open_model(folder, domain), domain=domain)
+        read[folder] = own
         name, part = name_of(own.part), own.part if own.domain is None else own.denoiser
         if not info(part).translates:
             raise used_by_others(name, own.folder)
@@ -104,7 +109,6 @@ def assembled(
                 if role == "classifier"
                 else f"{method} needs a {role} domain: --{role} FOLDER:DOMAIN"
             )
-    read: dict[Path, ModelFolder] = {}  # one folder, one network: its domains share the denoiser
     models: dict[str, ModelFolder] = {}
     made: dict[str, Part] = {}
     for role, where in given.items():
@@ -121,7 +125,7 @@ def assembled(
             f"{' and '.join(made)} differ in channels ({channels}); choose models with the same channels"
         )
     part = cls(**made).eval()
-    part.preparation = next(iter(read.values())).part.preparation
+    part.preparation = next(iter(models.values())).part.preparation
     return Assembled(part, models)
 
 
@@ -226,18 +230,6 @@ def _said(value: Any) -> str:
         if value is None
         else str(value)
     )
-
-
-def device_of(name: str) -> torch.device:
-    """The device of this name; auto is a GPU if there is one."""
-    try:
-        device = torch.device(
-            name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-        )
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError):
-        raise UserError(f"there is no device {name!r} here: use auto, cpu or cuda") from None
-    return device
 
 
 def run_translator(

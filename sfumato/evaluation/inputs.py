@@ -1,0 +1,241 @@
+"""The pictures of a comparison: which are meant, how they are brought to the results' size, what is wrong.
+
+What is wrong is said before anything is translated.  Sources, truths, references and training pictures are
+prepared as the results' own sources were.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from sfumato.checkpoints.model_folder import ModelFolder
+from sfumato.core.errors import UserError
+from sfumato.data.folders import replacing
+from sfumato.data.image_folder import ImageFolder
+from sfumato.data.layout import layout
+from sfumato.data.pictures import ImageSet, matched
+from sfumato.data.preparation import ALWAYS, Preparation, Side, said_size
+from sfumato.data.resize import Resize
+from sfumato.data.show import evenly
+from sfumato.evaluation.entries import Entry
+from sfumato.evaluation.protocol import Protocol
+from sfumato.translation.run_file import read_run
+from sfumato.translation.translator import assembled, options_of
+
+# ---- which pictures -----------------------------------------------------------------------------
+
+
+def part_of(
+    folder: str | Path, split: str, notes: list[str], entries: Sequence[Entry] = ()
+) -> Path:
+    """What of a data set's folder is meant: its test pictures (or val), or those that it trains on.
+
+    Args:
+        folder: folder of pictures, or of a data set.
+        split: test or train.
+        notes: gets a line, where a part is meant.
+        entries: with the folders of results; if these are of all pictures, all are meant.
+
+    Raises:
+        UserError: it holds several domains, each with such pictures.
+    """
+    folder = Path(folder)
+    try:
+        domains = layout(folder)
+    except UserError:  # pictures beside folders, a file, nothing: its reader says so
+        return folder
+    if len(domains) > 1:
+        if some := next((s[split] for s in domains.values() if len(s) > 1 and split in s), None):
+            raise UserError(
+                f"{folder} holds the domains {', '.join([*domains][:5])}: name one, such as {some}"
+            )
+        return folder
+    (splits,) = domains.values()
+    inside = splits.get(split) or splits.get("val" if split == "test" else split) or splits["train"]
+    if inside == folder:
+        return folder
+    known = set(ImageFolder(folder).names)
+    if any(e.folder and known.issuperset(ImageFolder(e.folder).names) for e in entries):
+        return folder
+    notes.append(f"of {folder} the pictures in {inside} are taken")
+    return inside
+
+
+def sources_of(folder: Path, limit: int | None, out: Path) -> Path:
+    """The folder of sources; of a part of them, copies."""
+    pictures = ImageFolder(folder)
+    if limit is None or limit >= len(pictures):
+        return folder
+    some = [pictures.names[i] for i in evenly(len(pictures), limit)]
+    there = out / "cells" / f"sources-{pictures.only(some).digest[:8]}"
+    for file in pictures.only(some).paths:
+        copy = there / file.relative_to(folder)
+        if not copy.exists():
+            with replacing(copy) as temporary:
+                shutil.copyfile(file, temporary)
+    return there
+
+
+def same(sets: Mapping[str, ImageSet]) -> list[str]:
+    """A line if some of these sets, by their roles, are the same files: their distance says nothing."""
+    read = {role: s for role, s in sets.items() if isinstance(s, ImageFolder)}
+    files = {role: set(s.hashes) for role, s in read.items()}
+    alike = [
+        f"{a} and {b}"
+        for a, b in combinations(files, 2)
+        if files[a] <= files[b] or files[b] <= files[a]
+    ]
+    said = f"{', '.join(alike)} are the same files: a distance between them says nothing"
+    return [said] if alike else []
+
+
+def ready(
+    entries: Sequence[Entry], source: Path, rules: Protocol, prepared: Mapping[str, Any], some: bool,
+    loaded: dict[Path, ModelFolder],
+) -> tuple[dict[str, list[ImageSet]], Preparation | None, tuple[int, int]]:  # fmt: skip
+    """Sees that all can be translated and compared.
+
+    Args:
+        entries: what is compared.
+        source: folder of the sources.
+        rules: the protocol.
+        prepared: size, resize and side, where they are other than in the models' training.
+        some: the sources are a part of those that folders of results are of.
+        loaded: gets the models, by their folders.
+
+    Returns:
+        By label the results that are there; how everybody's sources are prepared, None if nothing says
+        it; and the results' (height, width).
+
+    Raises:
+        UserError: for what is wrong with an entry; a source that it cannot take; results of several
+            sizes, or of sources prepared in several ways.
+    """
+    pictures: dict[str, list[ImageSet]] = {}
+    made: dict[str, Preparation | None] = {}
+    sizes: dict[tuple[int, int], str] = {}
+    files = ImageFolder.to_compare(source)
+    for e in entries:
+        found: list[tuple[int, ...]] = []
+        if e.folder is not None:
+            there = ImageFolder.to_compare(e.folder)
+            there = there.only(files.names, "result", "sources") if some else there
+            pictures[e.label] = [matched(there, files.names)]
+            made[e.label], found = made_by(Path(e.folder)), [*there.sizes().values()]
+        elif e.scores is None:
+            made_of = assembled(e.method, **dict[str, Any](e.roles), loaded=loaded)
+            options = options_of(made_of.part, e.options)
+            how, _ = made_of.preparation(direction=options.get("direction"), **prepared)
+            if how not in made.values():  # each picture once in each way
+                found = [tuple(how.read(f).image.shape[1:]) for f in files.paths]
+            made[e.label] = how
+        for h, w in found:
+            sizes.setdefault((h, w), e.label)
+    if rules.size is None and len(sizes) > 1:
+        shown = ", ".join(f"{label} {said_size(at)}" for at, label in [*sizes.items()][:3])
+        raise UserError(
+            f"results have several sizes ({shown}): bring them to one, those that are translated by "
+            f"--size, or choose a protocol with a size"
+        )
+    size = next(iter(sizes), None) or next(iter(files.sizes().values()))
+    return pictures, shared(made, prepared["resize"], prepared["side"]), size
+
+
+# ---- how they are prepared ----------------------------------------------------------------------
+
+WHOLE: Side = "whole"
+
+
+def run_of(results: Path) -> dict[str, Any] | None:
+    """What the run.json of translated pictures, or of a folder around them, says; None without one.
+
+    Raises:
+        UserError: their own run.json is damaged, or none of a translation.
+    """
+    if (results / "run.json").exists():
+        return dict(read_run(results)["run"])
+    for around in results.absolute().parents:
+        if (around / "run.json").exists():
+            with contextlib.suppress(UserError):  # of a training, say
+                return dict(read_run(around)["run"])
+            return None
+    return None
+
+
+def made_by(results: Path) -> Preparation | None:
+    """How the sources of translated pictures were prepared; None for pictures from elsewhere."""
+    if (run := run_of(results)) is None:
+        return None
+    return Preparation.from_json({"channels": 3} | ALWAYS | run["preparation"])
+
+
+def shared(
+    made: Mapping[str, Preparation | None], resize: Resize | None = None, side: Side | None = None
+) -> Preparation | None:
+    """The one way in which the sources of all results were prepared; None if nothing says it.
+
+    Args:
+        made: by the results' labels; None for pictures from elsewhere, which are taken as the others are.
+        resize: what the user says of them.
+        side: the same.
+
+    Raises:
+        UserError: they were prepared in several ways, or otherwise than the user says.
+    """
+    told = {label: p for label, p in made.items() if p is not None}
+    for key, given in (("resize", resize), ("side", side)):
+        known = {label: str(getattr(p, key)) for label, p in told.items()}
+        known = {label: how for label, how in known.items() if (key, how) != ("resize", "none")}
+        if given not in (None, "none"):
+            known = {f"--{key} {given}": str(given)} | known
+        for label, how in known.items():
+            first, other = next(iter(known.items()))
+            if how != other:
+                raise UserError(
+                    f"{first} and {label} differ in how sources were prepared ({key} {other} and {how}): "
+                    f"compare what was made of the same pictures"
+                )
+    hows = {p.resize for p in told.values()} | {resize or "none"}
+    if not told and resize is None and side is None:
+        return None
+    sides: list[Side] = [p.side for p in told.values()]
+    return Preparation(
+        resize="stretch" if "stretch" in hows else "crop",  # "none" had the size already
+        channels=max((p.channels for p in told.values()), default=3),
+        side=side or [*sides, WHOLE][0],
+    )
+
+
+def partners(folder: str | Path, source: ImageFolder) -> ImageFolder:
+    """Truths, references or training pictures, prepared as the sources were.
+
+    Of two pictures side by side the partner is the other half; a folder of partners alone has pictures
+    of other proportions, half as wide.
+    """
+    others, own = ImageFolder.to_compare(folder), source.preparation
+    if own.side != "whole":
+        (h, w), (a, b) = (
+            next(iter(s.sizes().values())) for s in (ImageFolder(source.folder), others)
+        )
+        own = own.other_side if abs(b * h / (a * w) - 1) < 0.25 else replace(own, side="whole")
+    return others.prepared(own)
+
+
+def enlarged(sets: Mapping[str, ImageFolder], size: tuple[int, int]) -> list[str]:
+    """What of the pictures is smaller than the (height, width) they are compared at, in words."""
+    said = []
+    for role, images in sets.items():
+        sizes = images.sizes()
+        if small := [name for name, (h, w) in sizes.items() if h < size[0] or w < size[1]]:
+            more = ", ..." if len(small) > 3 else ""
+            said.append(
+                f"{len(small)} of {len(sizes)} {role} pictures are smaller than {said_size(size)} and are "
+                f"enlarged ({', '.join(small[:3])}{more}): their blur counts"
+            )
+    return said
