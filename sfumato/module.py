@@ -13,12 +13,19 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Mapping
 from inspect import signature
-from typing import Any, ClassVar, ParamSpec, TypeVar, dataclass_transform
+from typing import Any, ClassVar, ParamSpec, Self, TypeVar, dataclass_transform
 
 import torch
 from torch import Tensor, nn
 
-from sfumato.core.arguments import Seed, check_value, checked_values, described, fits, hints_of
+from sfumato.core.arguments import (
+    Checked,
+    Seed,
+    check_value,
+    checked_values,
+    described,
+    hints_of,
+)
 from sfumato.core.errors import UserError, choose
 from sfumato.data.kinds import translated
 from sfumato.data.preparation import Preparation
@@ -33,7 +40,7 @@ KINDS: dict[str, type[Described]] = {}
 """What of this package has been imported and can be described, by its name."""
 
 
-class Described:
+class Described(Checked):
     """What is described in JSON: its kind, and the fields of its constructor."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -99,8 +106,8 @@ class Part(Described, nn.Module):
     def forward(self, *_: Any, **__: Any) -> Any:
         raise UserError(f"a {type(self).__name__} is not called: use .translate(pictures)")
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> Part:
-        self = super().__new__(cls)
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        self = super().__new__(cls, *args, **kwargs)
         nn.Module.__init__(self)  # before the dataclass' __init__ assigns sub-modules
         return self
 
@@ -236,9 +243,8 @@ def build(
     if unknown := sorted(inner.keys() - known):
         raise UserError(f"{description['is']} has no field {unknown[0]!r}; it has {sorted(known)}")
     for name, hint in hints_of(cls).items():
-        if name in inner and not fits(inner[name], hint, MOST):
-            shown = getattr(hint, "__name__", str(hint)).removeprefix("typing.")
-            raise UserError(f"{prefix}{name} must be {shown}, not {str(inner[name])[:100]!r}")
+        if name in inner:
+            check_value(prefix + name, inner[name], hint, MOST)
     made[path] = cls(**{**getattr(cls, "before", {}), **inner})
     return made[path]
 

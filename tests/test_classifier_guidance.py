@@ -124,7 +124,7 @@ def test_one_level_of_the_chain_is_guided(process, weight):
 def test_bad_options():
     part = tiny()
     for options, message in (
-        ({"strength": 0}, r"strength must lie in \(0, 1\]"),
+        ({"strength": 0}, r"strength must be in \(0, 1\]"),
         ({"scale": -1.0}, "scale must be at least 0, not -1"),
         ({"scale": 1e38}, r"scale 1e\+38 is too large: the result is not finite; up to about"),
         ({"weight": "sigma"}, "unknown weight 'sigma'"),

@@ -729,8 +729,8 @@ def test_mistakes_are_one_line_and_leave_nothing(root, entries, tmp_path, monkey
         ((ddib, "--groups", "g.csv:map"), "has no row for 9 pictures"),
         ((ddib, "--groups", "g.csv:mop"), "has no column 'mop'"),
         ((ddib, "--train", "nowhere"), "nowhere does not exist"),
-        ((ddib, "--limit", 1), "expected at least 1 and 2"),
-        ((ddib, "--seeds", 0), "expected at least 1 and 2"),
+        ((ddib, "--limit", 1), "limit must be at least 2"),
+        ((ddib, "--seeds", 0), "seeds must be at least 1"),
         ((ddib, "--seeds", "many"), "unable to convert"),
         ((ddib, "--sorce", "x"), "--source"),
     ]:  # fmt: skip

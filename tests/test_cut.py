@@ -180,7 +180,7 @@ def test_measures():
         ({"nce_layers": (0, 40)}, "layers 0 to 16, not 40"),
         ({"nce_t": 0.0}, "nce_t must be above 0"),
         ({"num_patches": 0}, "num_patches"),
-        ({"n_layers_d": 0}, "one layer or more"),
+        ({"n_layers_d": 0}, "n_layers_d must be at least 1"),
     ],
 )
 @pytest.mark.parametrize("cls", [CUT, FastCUT])

@@ -108,8 +108,10 @@ def test_earth_tiles_are_the_same_places(earth):
 def test_earth_is_deterministic_and_checks_its_parameters(earth, tmp_path):
     write_earth(tmp_path / "again", size=16, stride=12, world=720)
     assert files(earth) == files(tmp_path / "again")
-    for wrong in ({"size": 4}, {"stride": 0}, {"world": 200}, {"world": 9000}):
-        with pytest.raises(ValueError, match="expected size >= 8"):
+    even = "expected an even world from 8"
+    for wrong, says in (({"size": 4}, "size must be at least 8, not 4"), ({"stride": 0}, "at least 1, not 0"),
+                        ({"world": 200}, even), ({"world": 9000}, even)):  # fmt: skip
+        with pytest.raises(ValueError, match=says):
             write_earth(tmp_path / "wrong", **wrong)
     assert os.listdir(tmp_path) == ["again"]
     with pytest.raises(ValueError, match="not an empty folder"):
@@ -142,7 +144,7 @@ def test_digits(tmp_path):
     assert ink[:, [0, -1]].mean() < 10  # and a border around it
     write_digits(tmp_path / "again", size=16, copies=1)
     assert files(out) == files(tmp_path / "again")
-    with pytest.raises(ValueError, match="copies >= 1"):
+    with pytest.raises(ValueError, match="copies must be at least 1, not 0"):
         write_digits(tmp_path / "x", copies=0)
 
 

@@ -296,8 +296,8 @@ def test_an_energy_by_its_name():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"strength": 0.0}, r"strength must lie in \(0, 1\]"),
-        ({"strength": 1.2}, r"strength must lie in \(0, 1\]"),
+        ({"strength": 0.0}, r"strength must be in \(0, 1\]"),
+        ({"strength": 1.2}, r"strength must be in \(0, 1\]"),
         ({"strength": float("nan")}, "strength must be a finite number, not nan"),
         ({"realism": -1.0}, "realism must be at least 0, not -1"),
         ({"faithful": float("inf")}, "faithful must be a finite number, not inf"),

@@ -192,7 +192,7 @@ def test_noise_follows_the_warm_up():
 def test_wrong_options():
     for wrong, message in (
         ({"epsilon": -1.0}, "epsilon must be at least 0, not -1"),
-        ({"epsilon": math.nan}, "epsilon must be at least 0, not nan"),
+        ({"epsilon": math.nan}, "epsilon must be a finite number, not nan"),
         ({"n_steps": 0}, "n_steps must be at least 1, not 0"),
         ({"k_t": 0}, "k_t must be at least 1, not 0"),
         ({"epsilon_warmup": -1}, "epsilon_warmup must be at least 0, not -1"),

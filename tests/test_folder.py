@@ -421,11 +421,11 @@ def test_changed_weights_are_refused_in_one_line(copy):
         (lambda m: m["info"].update(size=True), "size must be a number of pixels"),
         (lambda m: m["model"].update(domains=[1, 2]), "domains must be a list of names"),
         (lambda m: m["model"].update({"is": ["x"]}), "the model's kind must be a name"),
-        (lambda m: m["model"].update(any_domain=math.nan), "any_domain must be float, not 'nan'"),
-        (lambda m: m["model"].update(channels=3.5), "channels must be int, not '3.5'"),
-        (lambda m: m["model"].update(channels=10**9), "channels must be int"),
+        (lambda m: m["model"].update(any_domain=math.nan), "any_domain must be a finite number, not nan"),
+        (lambda m: m["model"].update(channels=3.5), "channels must be a whole number, not 3.5"),
+        (lambda m: m["model"].update(channels=10**9), "channels must be at most 10,000,000"),
         (lambda m: m["model"].update(net={"is": UNET, "blocks": 10**6}), "more than its"),
-        (lambda m: m["model"].update(net={"is": UNET, "dropout": "x"}), "net.dropout must be float"),
+        (lambda m: m["model"].update(net={"is": UNET, "dropout": "x"}), "net.dropout must be a finite"),
     ],
 )  # fmt: skip
 def test_what_model_json_says_is_checked_before_anything_is_built(change, message, copy):

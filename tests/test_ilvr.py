@@ -101,7 +101,7 @@ def test_bad_options():
         tiny().translate(PICTURES, as_is=True, factor=3)
     with pytest.raises(ValueError, match="factor 3 does not divide the size 8"):
         tiny().translate(PICTURES, as_is=True, factor=3, until=1, steps=2)
-    with pytest.raises(ValueError, match=r"until must lie in \[0, 1\], not 2"):
+    with pytest.raises(ValueError, match=r"until must be in \[0, 1\], not 2"):
         tiny().translate(PICTURES, as_is=True, until=2)
     with pytest.raises(ValueError, match="unknown kernel 'lanczos'"):
         tiny().translate(PICTURES, as_is=True, kernel="lanczos")

@@ -360,8 +360,8 @@ def test_a_potential_counts_all_pixels_alike():
 def test_wrong_options():
     for wrong, message in (
         ({"cost": "week"}, "unknown cost 'week': did you mean 'weak'"),
-        ({"cost": "weak", "gamma": 1.5}, r"gamma must lie in \[0, 1\], .*not 1.5"),
-        ({"cost": "weak", "z_std": 0.0}, "z_std be above 0, not .* and 0.0"),
+        ({"cost": "weak", "gamma": 1.5}, r"gamma must be in \[0, 1\], not 1.5"),
+        ({"cost": "weak", "z_std": 0.0}, "z_std must be above 0, not 0.0"),
         ({"cost": "weak", "z_size": 1}, "z_size must be at least 2, not 1"),
         ({"k_t": 0}, "k_t must be at least 1, not 0"),
         ({"gamma_warmup": -1}, "gamma_warmup must be at least 0, not -1"),

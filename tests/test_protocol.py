@@ -178,9 +178,9 @@ def test_a_protocol_is_right_or_refused_in_one_line(tmp_path_factory, fields):
         (b'{"name": "x", "about": "", "metrics": ["l2", "snr"]}', "did you mean 'psnr'"),
         (b'{"name": "x", "about": "", "filter": "bicubc"}', "did you mean 'bicubic'"),
         (b'{"name": "x", "about": "", "features": "lite1"}', "did you mean 'lite0'"),
-        (b'{"name": "x", "about": "", "size": 0}', "a size of 0 pixels, expected"),
-        (b'{"name": "x", "about": "", "size": 25.5}', "a size of 25.5 pixels, expected"),
-        (b'{"name": "x", "about": "", "size": "256"}', "a size of '256' pixels, expected"),
+        (b'{"name": "x", "about": "", "size": 0}', "size must be at least 1, not 0"),
+        (b'{"name": "x", "about": "", "size": 25.5}', "size must be a whole number or None, not 25.5"),
+        (b'{"name": "x", "about": "", "size": "256"}', "size must be a whole number or None, not '256'"),
         (b'{"name": "x", "about": "", "metrics": "l2"}', "unknown metric 'l'"),
     ],
 )

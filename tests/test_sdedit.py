@@ -186,7 +186,7 @@ def test_evaluations():
 
 def test_bad_options():
     for strength in (-0.1, 1.1):
-        with pytest.raises(ValueError, match=r"strength must lie in \[0, 1\]"):
+        with pytest.raises(ValueError, match=r"strength must be in \[0, 1\]"):
             tiny().translate(PICTURES, strength=strength)
     with pytest.raises(ValueError, match="repeats must be at least 1, not 0"):
         tiny().translate(PICTURES, repeats=0)

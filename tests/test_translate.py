@@ -324,7 +324,7 @@ def bad_calls(root: Path, tmp: Path) -> dict[str, tuple[dict, str]]:
         "option": (good | {"options": {"stps": 3}}, "did you mean 'steps'"),
         "solver": (good | {"options": {"solver": "ab33"}}, "unknown solver 'ab33'"),
         "steps": (good | {"options": {"steps": 0}}, "steps"),
-        "size": (good | {"size": 0}, "at least 1 pixel"),
+        "size": (good | {"size": 0}, "size must be at least 1, not 0"),
         "uneven": (good | {"size": 15}, "multiples of 4, not 15x15"),
         "device": (good | {"device": "toaster"}, "there is no device 'toaster'"),
         "mixed": (good | {"source": f"{root}/gray:cat"}, "differ in channels"),

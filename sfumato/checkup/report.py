@@ -23,7 +23,7 @@ from sfumato.checkup.findings import Finding, counted, unique
 from sfumato.checkup.inspection import Inspected, folders_of, inspect_folders
 from sfumato.checkup.pairs import Pairing, pairings
 from sfumato.core.arguments import checked
-from sfumato.core.errors import UserError
+from sfumato.core.ranges import Count
 from sfumato.core.terminal import plain
 from sfumato.data.folders import for_new_file, no_picture, write_text
 from sfumato.data.image_folder import CACHE_BYTES, ImageFolder
@@ -73,7 +73,7 @@ def doctor(
     *,
     test_a: str | Path | None = None,
     test_b: str | Path | None = None,
-    size: int | None = None,
+    size: Count | None = None,
     measure: bool = True,
     all_methods: bool = False,
     write_list: str | Path | None = None,
@@ -101,8 +101,6 @@ def doctor(
     Raises:
         UserError: a folder is missing, holds no images, or lies in another one; or the list exists.
     """
-    if size is not None and size < 1:
-        raise UserError(f"size {size}: expected pixels, such as --size 64")
     if write_list is not None:
         option = "--write-list"
         for_new_file(no_picture(write_list, "a text file", ".txt", option), option)

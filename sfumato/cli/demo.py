@@ -12,7 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sfumato.core.arguments import checked
 from sfumato.core.errors import UserError
+from sfumato.core.ranges import Count
 from sfumato.core.terminal import say
 from sfumato.core.versions import version
 from sfumato.data import WRITERS, ImageFolder, base64_png, write_text
@@ -40,19 +42,18 @@ class Section:
     rows: list[Row] = field(default_factory=list)
 
 
-def main(out: str | Path = "out/demo", *, count: int = 10, seed: int = 0) -> Path:
+@checked
+def main(out: str | Path = "out/demo", *, count: Count = 10, seed: int = 0) -> Path:
     """Translates `count` held-out pictures by each method that can, and writes out/index.html.
 
     Args:
         out: folder of the page; embedded data sets are written to its subfolder data/ once.
-        count: pictures in a row, at least 1.
+        count: pictures in a row.
         seed: seed of the noise.
 
     Returns:
         The page.
     """
-    if count < 1:
-        raise UserError(f"count must be at least 1, not {count}")
     began, out = time.perf_counter(), for_folder(out)
     if (out / "index.html").exists() and not (out / "data").is_dir():
         raise UserError(f"{out} holds another index.html than the demo's: choose another --out")

@@ -33,6 +33,7 @@ from sfumato.cli import (
 from sfumato.cli.flags import at_home, command, convert, flag, flags, method_flags, value_of
 from sfumato.cli.models import import_, info
 from sfumato.core.errors import UserError, choose
+from sfumato.core.ranges import Count
 from sfumato.core.terminal import count, one_line, open_streams, say, unwritten
 from sfumato.core.versions import version
 from sfumato.methods.outline import outlines
@@ -125,7 +126,8 @@ def make_app(words: Sequence[str]) -> App:
         result_action="return_value", suppress_keyboard_interrupt=False,
         default_parameter=cyclopts.Parameter(converter=convert),
     )  # fmt: skip
-    app.command(demo)
+    own = flags(demo) if words[0] == "demo" else []
+    app.command(command(demo, cleandoc(demo.__doc__ or ""), own), name="demo")
     app.command(_data(words[0] == "data"), name="data")
     app.command(cli_train.train(words if words[0] == "train" else ["", ""]), name="train")
     app.command(_translate(words if words[0] == "translate" else []), name="translate")
@@ -149,12 +151,12 @@ def make_app(words: Sequence[str]) -> App:
 # ---- the commands -------------------------------------------------------------------------------
 
 
-def demo(out: Path = Path("out/demo"), *, count: int = 10, seed: int = 0) -> None:
+def demo(out: Path = Path("out/demo"), *, count: Count = 10, seed: int = 0) -> None:
     """Translate held-out pictures with every method and write one page that shows them.
 
     Args:
         out: folder for the page.
-        count: pictures in a row, at least 1.
+        count: pictures in a row.
         seed: seed of the noise.
     """
     from sfumato.cli.demo import main as run

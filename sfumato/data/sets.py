@@ -13,7 +13,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import numpy as np
 import torch
@@ -21,7 +21,9 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sfumato.core.arguments import checked
 from sfumato.core.errors import UserError
+from sfumato.core.ranges import Count, Interval, NotNegative, Whole
 from sfumato.data.augment import jittered, mirrored
 from sfumato.data.image_folder import ImageFolder
 from sfumato.data.listing import natural, stem_of, told_apart
@@ -46,32 +48,33 @@ class Dataset(abc.ABC):
     def with_parts(self, parts: dict[str, ImageFolder]) -> Self:
         """The same kind of set over other parts."""
 
+    @checked
     def batches(
         self,
-        size: int,
+        size: Count,
         *,
-        seed: int,
-        start: int = 0,
-        rank: int = 0,
-        world: int = 1,
+        seed: Whole,
+        start: Whole = 0,
+        rank: Whole = 0,
+        world: Count = 1,
         flip: bool = False,
-        jitter: float = 0.0,
+        jitter: NotNegative = 0.0,
     ) -> Iterator[Batch]:
         """Batches start, start + 1, ... without end; images are float32 in [-1,1].
 
         Args:
             size: Items in a batch over all processes together; a multiple of `world`.
-            seed: 0 or more.
-            start: Number of the first batch, 0 or more.
+            seed: of the order and of all that is random.
+            start: Number of the first batch.
             rank: This process, 0 to world - 1; it gets size / world items of each batch.
             world: Number of processes.
             flip: Mirror half of the images at random, both halves of a pair alike.
-            jitter: Enlarge images by this share (0 or more) and crop at random, pairs alike.
+            jitter: Enlarge images by this share and crop at random, pairs alike.
 
         Raises:
             UserError: `size` cannot be shared equally by the processes.
         """
-        if size < 1 or size % world:
+        if size % world:
             raise UserError(f"batch size {size}: expected a multiple of the {world} process(es)")
         share = slice(rank * size // world, (rank + 1) * size // world)
         for number in itertools.count(start):
@@ -89,17 +92,18 @@ class Dataset(abc.ABC):
         """The first items in the order of their names (of the domains in turn), for previews."""
         return self._take(np.arange(min(count, len(self))), None)
 
-    def split(self, fraction: float, seed: int = 0) -> tuple[Self, Self]:
+    @checked
+    def split(
+        self, fraction: Annotated[float, Interval(0, 1, "()")], seed: int = 0
+    ) -> tuple[Self, Self]:
         """Two sets of the same kind: (train, held out), of which the second is `fraction`.
 
         Equal names (without their suffix) go the same way in all parts, so that no picture of a
         place is in one set and its twin in the other.
 
         Raises:
-            UserError: `fraction` is not inside (0, 1), or leaves a part of either set empty.
+            UserError: `fraction` leaves a part of either set empty.
         """
-        if not 0 < fraction < 1:
-            raise UserError(f"fraction {fraction}: expected between 0 and 1, such as 0.1")
 
         def place(stem: str) -> bytes:
             return hashlib.sha256(os.fsencode(f"{seed}/{stem}")).digest()

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, get_args, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from sfumato.core.arguments import described
 from sfumato.core.errors import UserError, choose
+from sfumato.core.ranges import Positive
 from sfumato.diffusion.process import DDPM, Cosine, Process
 from sfumato.module import Part
 
@@ -131,7 +132,7 @@ class Denoiser(Part):
             log_uniform: log(sigma/alpha) uniform, which spends most on little noise; or palette:
             gamma = alpha^2 uniform between neighbouring levels of Palette's chain, all levels alike.
         lognormal_mean: mean of log(sigma/alpha) when times is lognormal.
-        lognormal_std: its standard deviation, > 0.
+        lognormal_std: its standard deviation.
         sigma_data: standard deviation of the data, used by edm only.
         domains: names of the domains the network knows by label; empty for a model without labels.
     """
@@ -141,15 +142,9 @@ class Denoiser(Part):
     prediction: Prediction = "v"
     times: TimeLaw = "lognormal"
     lognormal_mean: float = 0.0
-    lognormal_std: float = 1.2
+    lognormal_std: Positive = 1.2
     sigma_data: float = 0.5
     domains: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        for name, kind in (("prediction", Prediction), ("times", TimeLaw)):
-            choose(name, getattr(self, name), get_args(kind))
-        if self.lognormal_std <= 0:
-            raise UserError(f"lognormal_std must be above 0, not {self.lognormal_std}")
 
     def forward(
         self,

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from sfumato.core.arguments import checked
 from sfumato.core.errors import UserError, choose
+from sfumato.core.ranges import Count
 from sfumato.diffusion.denoiser import Denoises
 from sfumato.diffusion.integrate import STEPS, Step, Watch, integrate
 from sfumato.diffusion.time_grids import Spacing, grid
@@ -21,11 +23,12 @@ DETERMINISTIC = ("ab3", "ab2", "dpm2m", "heun", "ddim", "dopri5")
 """Solvers of the ODE, by name."""
 
 
+@checked
 def encode(
     f: Denoises,
     images: Tensor,
     *,
-    steps: int = 12,
+    steps: Count = 12,
     solver: str | Step = "ab3",
     spacing: Spacing = "karras",
     watch: Watch | None = None,
@@ -35,7 +38,7 @@ def encode(
     Args:
         f: denoiser of the images' domain.
         images: images.
-        steps: solver steps, at least 1.
+        steps: solver steps.
         solver: a deterministic one: ab3, ab2, dpm2m, heun, ddim, or dopri5 (to a tolerance).
         spacing: spacing of the solver's times: karras, log_snr, time or chain.
         watch: see `integrate`.
@@ -45,11 +48,12 @@ def encode(
     return integrate(_ode(solver), f, alpha * images, times.flip(0), watch=watch)
 
 
+@checked
 def decode(
     f: Denoises,
     latents: Tensor,
     *,
-    steps: int = 10,
+    steps: Count = 10,
     solver: str | Step = "ab3",
     spacing: Spacing = "karras",
     watch: Watch | None = None,

@@ -7,12 +7,14 @@ formula is  E[x | x_t] <- E[x | x_t] - sigma^2 / alpha grad E.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from sfumato.core.errors import UserError, at_least, choose
+from sfumato.core.arguments import checked
+from sfumato.core.errors import UserError
+from sfumato.core.ranges import Count
 from sfumato.diffusion.denoiser import Denoises, Trace, Traced, answered, ask
 from sfumato.diffusion.integrate import rms
 from sfumato.diffusion.process import Process
@@ -121,7 +123,6 @@ def away_from_any(f: Denoises, weight: float) -> Denoises:
     Raises:
         UserError: it has no domain, or the weight is below 0.
     """
-    at_least(0, classifier_free=weight)
     if not weight:
         return f
     if not isinstance(f, Conditioned) or f.domain is None:
@@ -141,7 +142,6 @@ def needs_hidden(weight: float, null: float) -> None:
     Raises:
         UserError: it was not, or the weight is below 0.
     """
-    at_least(0, classifier_free=weight)
     if weight and not null:
         raise UserError(
             f"classifier_free {weight:g} needs a model that was trained without its condition, too: train "
@@ -166,20 +166,18 @@ class Guided(Traced, nn.Module):
         name: name of the energy, for those who watch.
     """
 
+    @checked
     def __init__(
         self,
         denoiser: Denoises,
         energy: Callable[[Tensor, Any], Tensor],
         project: Callable[[Tensor], Tensor] | None = None,
-        every: int = 1,
-        on: str = "sample",
+        every: Count = 1,
+        on: On = "sample",
         name: str = "energy",
     ) -> None:
         super().__init__()
-        if every < 1:
-            raise UserError(f"every must be at least 1, not {every}")
-        self.on = choose("on", on, get_args(On))
-        self.denoiser, self.energy, self.process = denoiser, energy, denoiser.process
+        self.on, self.denoiser, self.energy, self.process = on, denoiser, energy, denoiser.process
         self.project, self.every, self.name = project, every, name
 
     def forward(self, x_t: Tensor, t: Tensor | float, trace: Trace | None = None) -> Tensor:

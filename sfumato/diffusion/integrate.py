@@ -23,6 +23,7 @@ from torch import Tensor
 
 from sfumato.core import arguments
 from sfumato.core.errors import UserError, choose
+from sfumato.core.ranges import Count
 from sfumato.diffusion.denoiser import Denoises, ask
 from sfumato.diffusion.noise import Noise
 from sfumato.diffusion.process import Process
@@ -107,12 +108,13 @@ def integrate(
     return x
 
 
+@arguments.checked
 def sample(
     step: Step | str,
     denoiser: Denoises,
     like: Tensor,
     noise: Noise,
-    steps: int,
+    steps: Count,
     spacing: Spacing,
     *,
     clean: bool = True,
@@ -126,7 +128,7 @@ def sample(
         denoiser: (x_t, t) -> E[x | x_t].
         like: tensor (B, ...) of the samples' shape and type.
         noise: draws z; its stream "steps" is that of the steps.
-        steps: how many, at least 1.
+        steps: how many.
         spacing: of their times, see `grid`.
         clean: down to t = 0, instead of t_min.
         run: what takes the steps: `integrate`, or `integrate_flat`.

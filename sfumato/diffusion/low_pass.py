@@ -15,13 +15,15 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sfumato.core.errors import UserError, choose
+from sfumato.core.arguments import checked
+from sfumato.core.errors import UserError
+from sfumato.core.ranges import Count
 
 Kernel = Literal["box", "linear", "cubic"]
 Content = Literal["colour", "chroma"]
@@ -31,16 +33,15 @@ class LowPass:
     """phi of one factor and kernel, for images of every size that the factor divides.
 
     Args:
-        factor: N >= 1; 1 keeps everything.
+        factor: N; 1 keeps everything.
         kernel: box (means of NxN squares), linear (EGSDE's) or cubic (ILVR's; Keys, a = -1/2).
         content: colour, or chroma: the mean over channels, the brightness, does not pass.
     """
 
-    def __init__(self, factor: int, kernel: Kernel = "cubic", content: Content = "colour") -> None:
-        choose("kernel", kernel, get_args(Kernel))
-        choose("content", content, get_args(Content))
-        if factor < 1:
-            raise UserError(f"factor must be at least 1, not {factor}")
+    @checked
+    def __init__(
+        self, factor: Count, kernel: Kernel = "cubic", content: Content = "colour"
+    ) -> None:
         self.factor, self.kernel, self.content = factor, kernel, content
 
     def matrix(self, n: int) -> Float[Tensor, "n n"]:

@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
+from sfumato.core.arguments import checked
 from sfumato.core.errors import UserError
+from sfumato.core.ranges import Count, Strength
 from sfumato.diffusion.denoiser import Denoises, ask
 from sfumato.diffusion.integrate import Draw, Step, Watch, integrate
 from sfumato.diffusion.process import Process
@@ -15,20 +17,21 @@ from sfumato.diffusion.time_grids import Spacing, chain_time, grid
 After = Callable[[Tensor, Tensor], Tensor]
 
 
-def times_of(process: Process, strength: float, steps: int, spacing: Spacing) -> Tensor:
+@checked
+def times_of(process: Process, strength: Strength, steps: Count, spacing: Spacing) -> Tensor:
     """Times from the noise level of `strength` (M/T of the DDPM chain) down to clean; M = 1 is one step.
 
     Raises:
-        UserError: for a strength outside (0, 1], or one that is less than the process's least noise.
+        UserError: for a strength that is less than the process's least noise.
     """
-    start = chain_time(process, strength) if 0 < strength <= 1 else 0.0
-    if not start:
-        raise UserError(f"strength must lie in (0, 1] and add some noise, not {strength}")
+    if not (start := chain_time(process, strength)):
+        raise UserError(f"strength must add some noise, which {strength} does not")
     if start == process.t_min:  # from the least noise there is one step down
         steps = min(steps, 1)
     return grid(process, steps, spacing, start=start, clean=True)
 
 
+@checked
 def edit(
     denoiser: Denoises,
     source: Tensor,
@@ -36,7 +39,7 @@ def edit(
     *,
     start: Draw,
     noise: Draw,
-    repeats: int = 1,
+    repeats: Count = 1,
     solver: str | Step = "ancestral",
     after: After | None = None,
     watch: Watch | None = None,
@@ -49,13 +52,11 @@ def edit(
         times: see `times_of`.
         start: draws z.
         noise: draws the steps' noise.
-        repeats: each repeat noises the last result again, at least 1.
+        repeats: each repeat noises the last result again.
         solver: a step, or its name.
         after: called as after(x, s) on the noised source and after each step; its result counts.
         watch: see `integrate`.
     """
-    if repeats < 1:
-        raise UserError(f"repeats must be at least 1, not {repeats}")
     x = source
     for _ in range(repeats):
         x = denoiser.process.perturb(x, times[0], start(x))

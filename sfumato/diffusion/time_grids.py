@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from sfumato.core.arguments import checked
-from sfumato.core.errors import UserError, choose
+from sfumato.core.errors import UserError
+from sfumato.core.ranges import Count, Positive
 from sfumato.diffusion.process import DDPM, Process
 
 Spacing = Literal["time", "log_snr", "karras", "chain"]
@@ -17,39 +18,33 @@ Spacing = Literal["time", "log_snr", "karras", "chain"]
 @checked
 def grid(
     process: Process,
-    steps: int,
+    steps: Count,
     spacing: Spacing = "karras",
     *,
     start: float | None = None,
     stop: float | None = None,
     clean: bool = False,
-    rho: float = 7.0,
+    rho: Positive = 7.0,
 ) -> Tensor:
     """steps + 1 times for that many steps, float64; never below t_min except for t = 0 itself.
 
     Args:
         process: whose times they are.
-        steps: number of steps, at least 1.
+        steps: number of steps.
         spacing: "time": uniform in t; "log_snr": uniform in log(alpha^2/sigma^2); "karras": uniform
             in (sigma/alpha)^(1/rho) (Karras et al. 2022, eq. 5); "chain": levels of the discrete
             DDPM chain, evenly respaced, whatever the process.
         start: first time, t_max by default.
         stop: last time, t_min by default. stop > start gives an encoding grid.
         clean: append t = 0 as the last point; it counts as one of the steps.
-        rho: exponent of "karras", > 0.
+        rho: exponent of "karras".
 
     Raises:
-        UserError: for fewer than one step, unknown spacings, ends outside [t_min, t_max], or times that
-            are not strictly monotone.
+        UserError: for ends outside [t_min, t_max], or times that are not strictly monotone.
     """
     start = process.t_max if start is None else start
     stop = process.t_min if stop is None else stop
     n = steps - 1 if clean else steps
-    choose("spacing", spacing, get_args(Spacing))
-    if steps < 1:
-        raise UserError(f"steps must be at least 1, not {steps}")
-    if rho <= 0:
-        raise UserError(f"rho must be above 0, not {rho:g}")
     for t in (start, stop):
         if not process.t_min <= t <= process.t_max:
             raise UserError(

@@ -19,6 +19,7 @@ from torch import Tensor
 from sfumato.checkpoints.model_folder import ModelFolder
 from sfumato.core.arguments import checked
 from sfumato.core.errors import UserError
+from sfumato.core.ranges import Count, Several
 from sfumato.data.folders import for_folder, write_text
 from sfumato.data.pictures import ImageSet
 from sfumato.data.preparation import Side, decoding_once
@@ -54,12 +55,12 @@ def compare(
     task: Task | str | None = None,
     classifier: Callable[[Tensor], Tensor] | None = None,
     seed: int = 0,
-    seeds: int = 1,
-    limit: int | None = None,
-    size: int | None = None,
+    seeds: Count = 1,
+    limit: Several | None = None,
+    size: Count | None = None,
     resize: Resize | None = None,
     side: Side | None = None,
-    batch: int | None = None,
+    batch: Count | None = None,
     round_trip: bool = False,
     device: str = "auto",
 ) -> Comparison:
@@ -103,8 +104,6 @@ def compare(
             "nothing to compare: name at least one entry, such as 'sdedit target=FOLDER:DOMAIN' or "
             "'label=NAME folder=RESULTS'"
         )
-    if seeds < 1 or (limit is not None and limit < 2):
-        raise UserError(f"{seeds} seeds, limit {limit}: expected at least 1 and 2")
     out, notes = _place(out), list[str]()
     source, target = part_of(source, "test", notes, chosen), part_of(target, "test", notes)
     truth, train = truth and part_of(truth, "test", notes), train and part_of(train, "train", notes)

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from sfumato.core.arguments import checked
 from sfumato.core.errors import UserError
+from sfumato.core.ranges import Count, Whole
 from sfumato.data import base64_png
 from sfumato.data.folders import for_folder, parse_json, read_text, write_text
 from sfumato.data.image_folder import ImageFolder
@@ -42,8 +43,8 @@ def study(
     theirs: str | Path,
     out: str | Path,
     *,
-    count: int = 50,
-    repeats: int = 5,
+    count: Count = 50,
+    repeats: Whole = 5,
     seed: int = 0,
     question: str = QUESTION,
     names: tuple[str, str] = ("A", "B"),
@@ -58,8 +59,8 @@ def study(
         ours: folder of results of the first method, named like their sources.
         theirs: folder of results of the second method, named alike.
         out: folder for the page and its key; do not show the key to the raters.
-        count: pairs, at least 1, drawn at random; all pairs, if there are fewer.
-        repeats: pairs that are shown a second time with their sides exchanged, at least 0.
+        count: pairs, drawn at random; all pairs, if there are fewer.
+        repeats: pairs that are shown a second time with their sides exchanged.
         seed: seed of the pairs, their order and their sides.
         question: what raters are asked.
         names: names of the methods, which only the key and the score use.
@@ -71,8 +72,6 @@ def study(
         UserError: names of results or sources differ, sizes differ, or `out` holds another study.
     """
     out = for_folder(out)
-    if count < 1 or repeats < 0:
-        raise UserError(f"count {count} and repeats {repeats}: expected at least 1 and at least 0")
     if len(set(names)) != 2:
         raise UserError(f"both methods are named {names[0]!r}: give them two names")
     made = {name: made_by(Path(folder)) for name, folder in zip(names, (ours, theirs), strict=True)}

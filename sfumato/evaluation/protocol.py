@@ -17,7 +17,9 @@ from PIL import Image
 from torch import Tensor
 
 from sfumato.checkpoints.model_folder import resolve
+from sfumato.core.arguments import Checked
 from sfumato.core.errors import UserError, choose
+from sfumato.core.ranges import Count
 from sfumato.data.folders import parse_json, read_text
 from sfumato.data.image_folder import ImageFolder
 from sfumato.data.pictures import Derived, ImageSet
@@ -45,7 +47,7 @@ def check_features(name: str) -> str:
 
 
 @dataclass(frozen=True)
-class Protocol:
+class Protocol(Checked):
     """How scores are taken.
 
     Args:
@@ -68,11 +70,11 @@ class Protocol:
 
     name: str
     about: str
-    size: int | None = None
+    size: Count | None = None
     filter: Filter = "bicubic"
     metrics: tuple[str, ...] = PIXELS
     features: str = "lite0"
-    feature_size: int | None = None
+    feature_size: Count | None = None
     feature_filter: Filter = "bicubic"
     feature_resize: Literal["bilinear", "clean"] = "bilinear"
     imagenet: bool = False
@@ -82,24 +84,7 @@ class Protocol:
     def __post_init__(self) -> None:
         for name in self.metrics:
             choose("metric", name, PIXELS)
-        choices = {
-            "filter": FILTERS, "feature_filter": FILTERS, "feature_resize": ("bilinear", "clean"),
-            "reference": ("test", "train"),
-        }  # fmt: skip
-        for field, known in choices.items():
-            choose(field, getattr(self, field), known)
         check_features(self.features)
-        for side in (self.size, self.feature_size):
-            if side is not None and (type(side) is not int or side < 1):
-                raise UserError(
-                    f"protocol {self.name}: a size of {side!r} pixels, expected 1 or more"
-                )
-        texts = all(isinstance(x, str) for x in (self.name, self.about, self.checkpoint))
-        if not texts or not isinstance(self.imagenet, bool):
-            raise UserError(
-                f"protocol {self.name}: expected texts as name, about and checkpoint, true or false "
-                f"as imagenet"
-            )
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"metrics": list(self.metrics)}

@@ -11,7 +11,9 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 from torch import Tensor
 
+from sfumato.core.arguments import check_value
 from sfumato.core.errors import UserError, choose
+from sfumato.core.ranges import without
 from sfumato.explore.latents import Latents
 from sfumato.explore.normality import summary
 from sfumato.explore.operations import OPERATIONS, Given
@@ -114,8 +116,9 @@ def outline() -> str:
     return "\n\n".join(lines)
 
 
-def _value(what: str, text: str, kind: Any) -> Any:
-    """A parameter's value of its type."""
+def _value(what: str, text: str, hint: Any) -> Any:
+    """A parameter's value of its type and in its range."""
+    kind = without(hint)
     if get_origin(kind) is Literal:
         return choose(what, text, get_args(kind))
     if kind is Tensor:
@@ -129,4 +132,5 @@ def _value(what: str, text: str, kind: Any) -> Any:
     if not abs(value) <= LARGEST:
         what_kind = f"a {'whole ' if kind is int else ''}number of at most {LARGEST:,} in size"
         raise UserError(f"{what}={text}: expected {what_kind}") from None
+    check_value(what, value, hint)
     return value

@@ -13,6 +13,7 @@ from torch import Tensor
 from sfumato.checkpoints.model_folder import open_model, resolve
 from sfumato.core.arguments import checked
 from sfumato.core.errors import UserError, check_numbers
+from sfumato.core.ranges import Count
 from sfumato.core.versions import version
 from sfumato.data.folders import for_new_folder
 from sfumato.data.image_folder import ImageFolder
@@ -34,12 +35,12 @@ def encode_pictures(
     paths: str | Path | Sequence[str | Path],
     model: str | Path,
     *,
-    steps: int = 12,
+    steps: Count = 12,
     solver: str = "ab3",
     spacing: Spacing = "karras",
     first: str = "",
     seed: int = 0,
-    size: int | None = None,
+    size: Count | None = None,
     resize: Resize | None = None,
     upscale: bool = False,
     device: str = "auto",
@@ -49,7 +50,7 @@ def encode_pictures(
     Args:
         paths: pictures, or folders of them.
         model: domain of the pictures, FOLDER:DOMAIN of a diffusion model.
-        steps: solver steps, at least 1.
+        steps: solver steps.
         solver: ab3, ab2, dpm2m, heun, ddim, or dopri5 (to a tolerance).
         spacing: spacing of the solver's times: karras, log_snr, time or chain.
         first: operations on the pictures before they are encoded, such as "blur sigma=2".
@@ -71,7 +72,7 @@ def encode_pictures(
         {"model": trained}, channels=channels_of(f), size=size, resize=resize, upscale=upscale
     )
     for text in [*notes, *pictures.said()]:
-        warnings.warn(text, stacklevel=2)
+        warnings.warn(text, stacklevel=3)
     images = pictures.get(range(len(pictures)))
     log: list[dict[str, Any]] = []
     if first:
@@ -84,12 +85,13 @@ def encode_pictures(
     return Latents(latents, images, names, {"encoded": facts, "operations": []})
 
 
+@checked
 def decode_latents(
     latents: Latents,
     model: str | Path,
     out: str | Path,
     *,
-    steps: int = 10,
+    steps: Count = 10,
     solver: str = "ab3",
     spacing: Spacing = "karras",
     device: str = "auto",
@@ -100,7 +102,7 @@ def decode_latents(
         latents: see `Latents.load`.
         model: domain of the results, FOLDER:DOMAIN of a diffusion model.
         out: a new or empty folder.
-        steps: solver steps, at least 1.
+        steps: solver steps.
         solver: ab3, ab2, dpm2m, heun, ddim, or dopri5 (to a tolerance).
         spacing: spacing of the solver's times: karras, log_snr, time or chain.
         device: auto (a GPU if there is one), cpu, cuda or cuda:N.

@@ -22,12 +22,14 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from sfumato.core.arguments import checked
 from sfumato.core.errors import UserError
+from sfumato.core.ranges import Interval
 from sfumato.data.folders import replacing
 
 EULER = 0.5772156649015329
@@ -97,22 +99,21 @@ class Report:
         return asdict(self) | {"rows": rows, "accepts": self.accepts}
 
 
-def report(latent: Tensor, alpha: float = 0.01) -> Report:
+@checked
+def report(latent: Tensor, alpha: Annotated[float, Interval(0, 1, "()")] = 0.01) -> Report:
     """Compares one latent (C, H, W) with N(0, I).
 
     Args:
         latent: of 8 pixels a side or more.
-        alpha: share of true N(0, I) that are rejected, at most; in (0, 1).
+        alpha: share of true N(0, I) that are rejected, at most.
 
     Raises:
-        UserError: for another shape, fewer pixels, or an alpha outside (0, 1).
+        UserError: for another shape or fewer pixels.
     """
     if latent.ndim != 3 or min(latent.shape[1:]) < LEAST:
         raise UserError(
             f"a latent of shape {tuple(latent.shape)}: expected (C, H, W), {LEAST} pixels or more a side"
         )
-    if not 0 < alpha < 1:
-        raise UserError(f"alpha {alpha}: expected an error rate between 0 and 1, such as 0.01")
     x = latent.detach().double().cpu()
     rows = _rows(x, None)
     if len(x) > 1:

@@ -18,7 +18,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
 
+from sfumato.core.arguments import checked
 from sfumato.core.errors import UserError
+from sfumato.core.ranges import Count, NotNegative, Share
 from sfumato.diffusion.low_pass import Kernel, LowPass
 from sfumato.diffusion.noise import Noise
 
@@ -88,47 +90,46 @@ def add(
     return (z + c * noise) / (math.sqrt(1 + c**2) if preserve_variance else 1)
 
 
-def blend(z: Tensor, given: Given, *, w: float = 0.5, preserve_variance: bool = False) -> Tensor:
+@checked
+def blend(z: Tensor, given: Given, *, w: Share = 0.5, preserve_variance: bool = False) -> Tensor:
     """w image + (1-w) z, of variance w^2 Var(x) + (1-w)^2; or with the weights' square roots.
 
     Args:
-        w: weight of the image, in [0, 1].
+        w: weight of the image.
         preserve_variance: take the square roots of both weights.
     """
-    if not 0 <= w <= 1:
-        raise UserError(f"w={w:g}: expected a weight of the image in [0, 1]")
     one, other = (math.sqrt(w), math.sqrt(1 - w)) if preserve_variance else (w, 1 - w)
     return one * given.image() + other * z
 
 
+@checked
 def checkerboard(
-    z: Tensor, given: Given, *, cell: int = 1, other: Literal["image", "noise"] = "image"
+    z: Tensor, given: Given, *, cell: Count = 1, other: Literal["image", "noise"] = "image"
 ) -> Tensor:
     """The image, or the fixed noise, where (i//cell + j//cell) is odd; z elsewhere.
 
     Args:
-        cell: side of a cell in pixels, at least 1.
+        cell: side of a cell in pixels.
         other: what the other cells are from: image, or the fixed noise.
     """
-    if cell < 1:
-        raise UserError(f"cell={cell}: expected a size of at least 1 pixel")
     i, j = (torch.arange(n, device=z.device) // cell for n in z.shape[-2:])
     odd = (i[:, None] + j) % 2 == 1
     return torch.where(odd, given.image() if other == "image" else given.fixed(z), z)
 
 
-def blur(z: Tensor, given: Given, *, sigma: float = 2.0, renormalise: bool = False) -> Tensor:
+@checked
+def blur(z: Tensor, given: Given, *, sigma: NotNegative = 2.0, renormalise: bool = False) -> Tensor:
     """Gaussian blur of sigma pixels, mirrored at the borders.
 
     White noise then has std 1 / (2 sqrt(pi) sigma), 0.141 for sigma 2, more at the borders;
     renormalise divides by it.
 
     Args:
-        sigma: standard deviation of the blur in pixels, >= 0.
+        sigma: standard deviation of the blur in pixels.
         renormalise: give white noise its std back.
     """
-    if not 0 <= sigma <= min(z.shape[-2:]):
-        raise UserError(f"sigma={sigma:g}: expected pixels from 0 to the side {min(z.shape[-2:])}")
+    if sigma > (side := min(z.shape[-2:])):
+        raise UserError(f"sigma must be at most the side, {side} pixels, not {sigma:g}")
     if sigma == 0:
         return z
     rows, columns = (_gaussian(n, sigma).to(z) for n in z.shape[-2:])
@@ -197,8 +198,9 @@ def slerp(z: Tensor, given: Given, *, other: Tensor, t: float = 0.5) -> Tensor:
     return one * z + two * other
 
 
+@checked
 def swap(
-    z: Tensor, given: Given, *, other: Tensor, factor: int = 4, kernel: Kernel = "box"
+    z: Tensor, given: Given, *, other: Tensor, factor: Count = 4, kernel: Kernel = "box"
 ) -> Tensor:
     """Low frequencies of other latents, high ones of these: z + phi(other - z), phi a low-pass.
 

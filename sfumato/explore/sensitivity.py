@@ -11,13 +11,15 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
 from sfumato.checkpoints.tensors import write_tensors
+from sfumato.core.arguments import checked
 from sfumato.core.errors import UserError
+from sfumato.core.ranges import Count, Interval, Several
 from sfumato.data.folders import new_folder
 from sfumato.data.images import write_png
 from sfumato.data.show import enlarged, heat, tile
@@ -27,6 +29,7 @@ from sfumato.module import raw
 from sfumato.translation.one_picture import OnePicture
 
 BATCH = 64
+Level = Annotated[float, Interval(-1, 1)]
 
 
 @dataclass(frozen=True)
@@ -74,10 +77,11 @@ def mean_and_spread(samples: Tensor) -> tuple[Tensor, Tensor]:
     return samples.mean(0), samples.var(0).mean(1).sqrt()
 
 
+@checked
 def samples(
     part: Any,
     source: Tensor,
-    seeds: int,
+    seeds: Count,
     *,
     seed: int = 0,
     options: Mapping[str, Any] | None = None,
@@ -87,12 +91,13 @@ def samples(
     return torch.stack([raw(part)(source, seed=seed + k, **given) for k in range(seeds)])
 
 
+@checked
 def occlusion(
     part: Any,
     source: Tensor,
     *,
-    cell: int = 4,
-    fill: float | None = None,
+    cell: Count = 4,
+    fill: Level | None = None,
     seed: int = 0,
     options: Mapping[str, Any] | None = None,
     of: Tensor | None = None,
@@ -102,8 +107,8 @@ def occlusion(
     Args:
         part: a translator.
         source: an image (1, C, H, W) in [-1, 1].
-        cell: side of the cells in pixels, at least 1; those at the far borders may be smaller.
-        fill: what covers: a value in [-1, 1], -1 is black; by default the image's mean colour.
+        cell: side of the cells in pixels; those at the far borders may be smaller.
+        fill: what covers; -1 is black, 1 white; by default the image's mean colour.
         seed: seed of the noise, the same for all covers.
         options: options of its `translate`.
         of: weights (H, W) of the result's pixels, to ask what a part of it depends on; by default all
@@ -111,14 +116,7 @@ def occlusion(
 
     Returns:
         Root mean squares of the change, in units of [-1, 1].
-
-    Raises:
-        UserError: for a cell below 1, or a fill outside [-1, 1].
     """
-    if cell < 1:
-        raise UserError(f"cell {cell}: expected a side of at least 1 pixel")
-    if fill is not None and not -1 <= fill <= 1:
-        raise UserError(f"fill {fill:g}: expected a value from -1 (black) to 1 (white)")
     h, w = source.shape[2:]
     cover = (
         source.mean((2, 3), keepdim=True) if fill is None else source.new_full((1, 1, 1, 1), fill)
@@ -137,13 +135,14 @@ def occlusion(
     return torch.cat(change).reshape(int(i[-1]) + 1, int(j[-1]) + 1)
 
 
+@checked
 def show_sensitivity(
     given: OnePicture,
     out: str | Path,
     *,
-    seeds: int = 8,
-    cell: int = 4,
-    fill: float | None = None,
+    seeds: Several = 8,
+    cell: Count = 4,
+    fill: Level | None = None,
     seed: int = 0,
 ) -> Sensitivity:
     """Writes what one picture's result depends on: sensitivity.png, maps.safetensors, sensitivity.json.
@@ -151,16 +150,14 @@ def show_sensitivity(
     Args:
         given: translator and picture, see `OnePicture.read`.
         out: a new or empty folder.
-        seeds: samples for the deviation, at least 2.
-        cell: side of the covered cells in pixels, at least 1.
-        fill: value that covers, from -1 (black) to 1 (white); by default the picture's mean colour.
+        seeds: samples for the deviation.
+        cell: side of the covered cells in pixels.
+        fill: what covers; -1 is black, 1 white; by default the picture's mean colour.
         seed: the first seed, and that of the covered pictures.
 
     Raises:
         UserError: for numbers out of range, or a folder that is not empty.
     """
-    if seeds < 2:
-        raise UserError(f"seeds {seeds}: a deviation needs at least 2")
     part, x, chosen = given.part, given.image, given.options
     with new_folder(out) as folder:
         drawn = samples(part, x, seeds, seed=seed, options=chosen)

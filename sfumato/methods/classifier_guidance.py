@@ -19,13 +19,14 @@ does; weight="variance" is the paper's: the variance of the step, the same in th
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from sfumato.core.arguments import Seed
-from sfumato.core.errors import UserError, at_least, choose
+from sfumato.core.errors import UserError
+from sfumato.core.ranges import Count, NotNegative, Strength
 from sfumato.diffusion.denoiser import Denoises
 from sfumato.diffusion.energies import (
     Classifies,
@@ -68,13 +69,13 @@ class ClassifierGuidance(Part):
         *,
         seed: Seed = 0,
         watch: Watch | None = None,
-        strength: float = 0.6,
-        scale: float = 1.0,
+        strength: Strength = 0.6,
+        scale: NotNegative = 1.0,
         prior: Prior = "any",
         weight: Weight = "score",
-        every: int = 1,
-        steps: int = 20,
-        repeats: int = 1,
+        every: Count = 1,
+        steps: Count = 20,
+        repeats: Count = 1,
         solver: str | Step = "ancestral",
         spacing: Spacing = "karras",
     ) -> Tensor:
@@ -84,22 +85,19 @@ class ClassifierGuidance(Part):
             source: images in [-1, 1].
             seed: seed of the noise; the same image and seed give the same result in any batch.
             watch: see `integrate`.
-            strength: how far to noise, M/T in (0, 1], see `sdedit`.
-            scale: weight of the classifier, >= 0.
+            strength: how far to noise, M/T, see `sdedit`.
+            scale: weight of the classifier.
             prior: what is guided: the denoiser of "any" domain, for models trained with
                 any_domain above 0, or that of the target "domain", to sharpen it.
             weight: weight of the gradient in a step: that of the score, or the step's variance (the paper's;
                 solver ancestral only).
-            every: steps after which the gradient is computed anew, at least 1; it is kept in between.
+            every: steps after which the gradient is computed anew; it is kept in between.
                 A step costs the classifier once forward and once back, 1/every of that.
-            steps: solver steps for each repeat, at least 1.
-            repeats: each repeat starts from the last result, at least 1.
+            steps: solver steps for each repeat.
+            repeats: each repeat starts from the last result.
             solver: ancestral, sde_dpm2m, sde_heun, predictor_corrector, euler_maruyama, or any other.
             spacing: spacing of the solver's times: karras, log_snr, time or chain.
         """
-        choose("prior", prior, get_args(Prior))
-        choose("weight", weight, get_args(Weight))
-        at_least(0, scale=scale)
         if weight == "variance" and solver != "ancestral":
             raise UserError(f"weight variance is that of solver ancestral's steps, not of {solver}")
         target, classifier = self.target, self.classifier

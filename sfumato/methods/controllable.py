@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.distributions import Normal
 
 from sfumato.core.arguments import Seed
-from sfumato.core.errors import at_least
+from sfumato.core.ranges import Count, NotNegative
 from sfumato.diffusion.denoiser import Denoiser, Denoises
 from sfumato.diffusion.energies import strong_weight, surprise
 from sfumato.diffusion.guidance import Guided
@@ -104,9 +104,9 @@ class Controllable(Part):
         *,
         seed: Seed = 0,
         watch: Watch | None = None,
-        scale: float = 0.1,
-        every: int = 1,
-        steps: int = 25,
+        scale: NotNegative = 0.1,
+        every: Count = 1,
+        steps: Count = 25,
         solver: str | Step = "ancestral",
         spacing: Spacing = "karras",
     ) -> Tensor:
@@ -116,15 +116,14 @@ class Controllable(Part):
             source: images y in [-1, 1].
             seed: seed of the noise; other seeds give other samples of the same posterior.
             watch: see `integrate`.
-            scale: weight of the regression, >= 0: 1 is eq. 4.1 for errors that are independent from
+            scale: weight of the regression: 1 is eq. 4.1 for errors that are independent from
                 pixel to pixel, which pictures' are not; 0 forgets the source.
-            every: guide anew at every so many steps, at least 1; the gradient is kept in between.
+            every: guide anew at every so many steps; the gradient is kept in between.
                 A step costs the regression once forward and once back, 1/every of that.
-            steps: solver steps, at least 1.
+            steps: solver steps.
             solver: ancestral, sde_dpm2m, sde_heun, predictor_corrector, euler_maruyama, or any other.
             spacing: spacing of the solver's times: karras, log_snr, time or chain.
         """
-        at_least(0, scale=scale)
         process, energy = self.denoiser.process, surprise(self.regressor, source)
         f: Denoises = self.denoiser
         if scale:

@@ -32,6 +32,7 @@ from torch import Tensor, nn
 
 from sfumato.core.arguments import Seed
 from sfumato.core.errors import UserError
+from sfumato.core.ranges import Count, NotNegative, Whole
 from sfumato.diffusion.integrate import Watch
 from sfumato.methods._shared import adversarial as gan
 from sfumato.methods._shared.memory import Replay
@@ -46,8 +47,8 @@ class CycleGAN(Part):
     Args:
         net: size of the networks: tiny, small, medium, paper (11.4 M parameters a generator).
         side: side of the training images in pixels; given by the training.
-        lambda_a: weight of the cycle A to B to A, >= 0.
-        lambda_b: weight of the cycle B to A to B, >= 0.
+        lambda_a: weight of the cycle A to B to A.
+        lambda_b: weight of the cycle B to A to B.
         lambda_identity: weight of the identity terms, as a share of the cycles'; 0: none.
         pool_size: earlier fakes that the discriminators are shown from; 0: none.
         gan_mode: lsgan or vanilla.
@@ -66,16 +67,16 @@ class CycleGAN(Part):
 
     net: str | nn.Module = "small"
     side: int = 256
-    lambda_a: float = 10.0
-    lambda_b: float = 10.0
-    lambda_identity: float = 0.5
-    pool_size: int = 50
+    lambda_a: NotNegative = 10.0
+    lambda_b: NotNegative = 10.0
+    lambda_identity: NotNegative = 0.5
+    pool_size: Whole = 50
     gan_mode: gan.GANMode = "lsgan"
-    n_layers_d: int = 3
+    n_layers_d: Count = 3
     norm: Norm = "instance"
     antialias: bool = False
     init: Init = "normal"
-    init_gain: float = 0.02
+    init_gain: NotNegative = 0.02
     directions: Literal["both", "source-to-target"] = "both"
     channels: int = 3
 

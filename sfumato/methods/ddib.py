@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from sfumato.core.arguments import Seed
-from sfumato.core.errors import UserError
+from sfumato.core.ranges import Several
 from sfumato.diffusion.denoiser import Denoises
 from sfumato.diffusion.encode_decode import ENCODING, decode, encode
 from sfumato.diffusion.integrate import Step, Watch
@@ -52,7 +52,7 @@ class DDIB(Part):
         *,
         seed: Seed = 0,
         watch: Watch | None = None,
-        steps: int = 22,
+        steps: Several = 22,
         solver: str | Step = "ab3",
         spacing: Spacing = "karras",
         recentre: bool = False,
@@ -63,14 +63,12 @@ class DDIB(Part):
             source: images in [-1, 1].
             seed: not used; the method is deterministic.
             watch: see `integrate`.
-            steps: solver steps in all, at least 2; 55 % of them encode.
+            steps: solver steps in all; 55 % of them encode.
             solver: a deterministic one: ab3, ab2, dpm2m, heun, ddim, or dopri5 (to a tolerance).
             spacing: spacing of the solver's times: karras, log_snr, time or chain.
             recentre: move the latent by what the domains' means leave in it; for domains that
                 differ in brightness or colour as a whole. Two evaluations more for each batch.
         """
-        if steps < 2:
-            raise UserError(f"steps {steps}: expected at least 2, one to encode and one to decode")
         up = round(ENCODING * steps)
         latent = self.encode(source, steps=up, solver=solver, spacing=spacing, watch=watch)
         if recentre:

@@ -23,7 +23,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from sfumato.core.errors import UserError
+from sfumato.core.ranges import Share
 from sfumato.diffusion.denoiser import Denoiser, Prediction, TimeLaw
 from sfumato.diffusion.guidance import Conditioned
 from sfumato.diffusion.integrate import Watch, sample
@@ -45,7 +45,7 @@ class Diffusion(Part):
         times: law of the training times: lognormal in sigma/alpha, uniform in t, or log_uniform in
             sigma/alpha, which spends most on little noise.
         channels: 3 for colour, 1 for gray.
-        any_domain: share of training images whose domain is hidden, in [0, 1]; above 0 the model also
+        any_domain: share of training images whose domain is hidden; above 0 the model also
             denoises "any domain", which classifier-free guidance needs.
     """
 
@@ -57,11 +57,9 @@ class Diffusion(Part):
     prediction: Prediction = "v"
     times: TimeLaw = "lognormal"
     channels: int = 3
-    any_domain: float = 0.1
+    any_domain: Share = 0.1
 
     def __post_init__(self) -> None:
-        if not 0 <= self.any_domain <= 1:
-            raise UserError(f"any_domain is a share in [0, 1], not {self.any_domain}")
         process = named_process(self.process)
         net = make_net(self.net, labels=len(self.domains), channels=self.channels)
         self.denoiser = Denoiser(

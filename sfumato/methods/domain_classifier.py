@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sfumato.core.errors import UserError
+from sfumato.core.ranges import BelowOne
 from sfumato.diffusion.process import DDPM, Process, named_process
 from sfumato.module import Part
 from sfumato.nets.sizes import make_net
@@ -42,7 +43,7 @@ class DomainClassifier(Part):
         net: size of the network: tiny, small, medium, large; its encoder is used.
         process: noising process: cosine, vp, ddpm, ve or flow; that of the model it guides.
         channels: 3 for colour, 1 for gray.
-        dropout: dropout of the pooled features in training, in [0, 1).
+        dropout: dropout of the pooled features in training.
     """
 
     data: ClassVar[str] = "domains"
@@ -51,7 +52,7 @@ class DomainClassifier(Part):
     net: str | nn.Module = "small"
     process: str | Process = "cosine"
     channels: int = 3
-    dropout: float = 0.0
+    dropout: BelowOne = 0.0
 
     def __post_init__(self) -> None:
         if len(self.domains) < 2:

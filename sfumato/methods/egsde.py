@@ -30,13 +30,13 @@ solves it exactly, at any weight: with B the integral of beta, after a step from
 from __future__ import annotations
 
 import math
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from sfumato.core.arguments import Seed
-from sfumato.core.errors import at_least, choose
+from sfumato.core.ranges import Count, NotNegative, Strength
 from sfumato.diffusion import energies as en
 from sfumato.diffusion import realism as real
 from sfumato.diffusion.denoiser import Denoises
@@ -75,23 +75,23 @@ class EGSDE(Part):
         *,
         seed: Seed = 0,
         watch: Watch | None = None,
-        strength: float = 0.65,
-        realism: float = 640.0,
-        faithful: float = 0.35,
+        strength: Strength = 0.65,
+        realism: NotNegative = 640.0,
+        faithful: NotNegative = 0.35,
         units: Units = "carried",
         similarity: real.Similarity = "cosine",
         on: On = "sample",
-        factor: int | None = None,
+        factor: Count | None = None,
         kernel: Kernel = "box",
         content: Content = "colour",
         low_pass: LowPassStep = "exponential",
         noise: Draws = "fresh",
         energy: str | en.Compares | None = None,
-        energy_weight: float = 1.0,
-        every: int = 1,
-        steps: int = 20,
-        repeats: int = 1,
-        classifier_free: float = 0.0,
+        energy_weight: NotNegative = 1.0,
+        every: Count = 1,
+        steps: Count = 20,
+        repeats: Count = 1,
+        classifier_free: NotNegative = 0.0,
         solver: str | Step = "ancestral",
         spacing: Spacing = "karras",
     ) -> Tensor:
@@ -101,9 +101,9 @@ class EGSDE(Part):
             source: images in [-1, 1].
             seed: seed of the noise; the same image and seed give the same result in any batch.
             watch: see `integrate`.
-            strength: how far to noise, M/T of the paper in (0, 1], see `sdedit`.
-            realism: lambda_s >= 0, leads away from the source's domain; 0 needs no classifier.
-            faithful: lambda_i >= 0, leads towards the source's low-pass; both 0: SDEdit, to the bit.
+            strength: how far to noise, M/T of the paper, see `sdedit`.
+            realism: lambda_s, leads away from the source's domain; 0 needs no classifier.
+            faithful: lambda_i, leads towards the source's low-pass; both 0: SDEdit, to the bit.
             units: units of realism: carried (counted at 3x256x256, for all sizes) or paper.
             similarity: to the source: cosine of features, or logits, the target's log-odds alone.
             on: where the classifier looks: at the noisy sample, or at E[x | x_t] (mean).
@@ -113,20 +113,16 @@ class EGSDE(Part):
             low_pass: exponential (exact, any weight) or explicit (the paper's, in the gradient).
             noise: noise of x_t: fresh at each step (alg. 1), or shared: that of the start (its code).
             energy: a third energy: edges, high_pass, or your own function (y, x_t, t) -> (B,).
-            energy_weight: weight of the third energy, >= 0.
-            every: steps after which the guidance is computed anew, at least 1; it then costs 1/every.
-            steps: solver steps for each repeat, at least 1.
-            repeats: K: each repeat starts from the last result, x_0 stays, at least 1.
-            classifier_free: weight w >= 0 of guidance away from any domain, (1 + w) F - w F_any, for
+            energy_weight: weight of the third energy.
+            every: steps after which the guidance is computed anew; it then costs 1/every.
+            steps: solver steps for each repeat.
+            repeats: K: each repeat starts from the last result, x_0 stays.
+            classifier_free: weight w of guidance away from any domain, (1 + w) F - w F_any, for
                 models trained with any_domain above 0; elsewhere often a guidance scale of 1 + w. 0 is
                 none; above 0 a step costs two evaluations.
             solver: ancestral, sde_dpm2m, sde_heun, predictor_corrector, euler_maruyama, or any other.
             spacing: spacing of the solver's times: karras, log_snr, time or chain.
         """
-        choose("units", units, get_args(Units))
-        choose("low_pass", low_pass, get_args(LowPassStep))
-        choose("noise", noise, get_args(Draws))
-        at_least(0, realism=realism, faithful=faithful, energy_weight=energy_weight)
         process, draws = self.target.process, Noise.of(source, seed)
         times = times_of(process, strength, steps, spacing)
         reference = en.Reference(process, source, draws.stream("energy"))

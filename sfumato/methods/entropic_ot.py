@@ -31,7 +31,7 @@ import torch
 from torch import Tensor, nn
 
 from sfumato.core.arguments import Seed
-from sfumato.core.errors import at_least
+from sfumato.core.ranges import Count, NotNegative, Whole
 from sfumato.diffusion.integrate import Watch
 from sfumato.diffusion.noise import Noise
 from sfumato.methods._shared.transport import SETTINGS, Turns, potential_loss
@@ -62,13 +62,13 @@ class EntropicOT(Part):
         net: size of both networks: tiny, small (1 M parameters), medium, large, at full size, and v is what
             `RestOfTheWay` makes of it; or a network for v itself: (x_t, 8 t - 4) -> (B, ...).
         critic: the potential: same (as net), another size, or a network D: y -> (B, 1).
-        epsilon: variance of the path's noise over the whole time, >= 0; the papers' are 0, 1 and 10.
-        epsilon_warmup: steps of D over which epsilon rises from 0, >= 0; a fifth of the training is
+        epsilon: variance of the path's noise over the whole time; the papers' are 0, 1 and 10.
+        epsilon_warmup: steps of D over which epsilon rises from 0; a fifth of the training is
             the paper's choice (20000).
-        n_steps: Euler-Maruyama steps N, at least 1.
+        n_steps: Euler-Maruyama steps N.
         noisy_end: noise in the last step, too.
-        k_t: steps of v for each of D, at least 1.
-        reach: root mean square distance (a pixel) above which the potential's slope costs, >= 0, more for
+        k_t: steps of v for each of D.
+        reach: root mean square distance (a pixel) above which the potential's slope costs, more for
             noise (`limit`); images in [-1, 1] are at most 2 apart; 0: without limit, as published, where
             it may run away.
         side: side of the training images in pixels; given by the training.
@@ -81,18 +81,16 @@ class EntropicOT(Part):
 
     net: str | nn.Module = "small"
     critic: str | nn.Module = "same"
-    epsilon: float = 1.0
-    epsilon_warmup: int = 100
-    n_steps: int = 10
+    epsilon: NotNegative = 1.0
+    epsilon_warmup: Whole = 100
+    n_steps: Count = 10
     noisy_end: bool = False
-    k_t: int = 10
-    reach: float = 2.0
+    k_t: Count = 10
+    reach: NotNegative = 2.0
     side: int = 64
     channels: int = 3
 
     def __post_init__(self) -> None:
-        at_least(0, epsilon=self.epsilon, epsilon_warmup=self.epsilon_warmup, reach=self.reach)
-        at_least(1, n_steps=self.n_steps, k_t=self.k_t)
         named = not isinstance(self.net, nn.Module)
         drift = make_net(self.net, channels=self.channels, smooth=True)
         self.drift = RestOfTheWay(drift) if named else drift

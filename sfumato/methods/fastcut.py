@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from sfumato.core.ranges import NotNegative
 from sfumato.methods._shared import adversarial as gan
 from sfumato.methods._shared.contrastive import Contrastive
 
@@ -31,6 +32,6 @@ class FastCUT(Contrastive):
 
     settings: ClassVar[dict[str, Any]] = gan.SETTINGS | {"hold": 0.75}
 
-    lambda_nce: float = 10.0
+    lambda_nce: NotNegative = 10.0
     nce_idt: bool = False
     flip_equivariance: bool = True

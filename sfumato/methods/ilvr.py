@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from sfumato.core.arguments import Seed
-from sfumato.core.errors import UserError
+from sfumato.core.ranges import Count, NotNegative, Share
 from sfumato.diffusion.denoiser import Denoises
 from sfumato.diffusion.guidance import Clipped, away_from_any
 from sfumato.diffusion.integrate import Step, Watch, sample
@@ -50,13 +50,13 @@ class ILVR(Part):
         *,
         seed: Seed = 0,
         watch: Watch | None = None,
-        factor: int = 8,
+        factor: Count = 8,
         kernel: Kernel = "cubic",
         content: Content = "colour",
-        until: float = 0.25,
-        steps: int = 20,
+        until: Share = 0.25,
+        steps: Count = 20,
         clip: bool = True,
-        classifier_free: float = 0.0,
+        classifier_free: NotNegative = 0.0,
         solver: str | Step = "ancestral",
         spacing: Spacing = "karras",
     ) -> Tensor:
@@ -69,18 +69,16 @@ class ILVR(Part):
             factor: N of the low-pass; must divide the images' size. 1 returns the reference.
             kernel: kernel of the low-pass: cubic (the paper's), linear (EGSDE's) or box (a projection).
             content: what is kept of the reference: colour, or chroma, which leaves brightness to the model.
-            until: the noise level, as a share of the DDPM chain in [0, 1], down to which the
+            until: the noise level, as a share of the DDPM chain, down to which the
                 reference's low-pass is kept: 0 keeps it to the end, 1 never.
-            steps: solver steps, at least 1.
+            steps: solver steps.
             clip: clip E[x | x_t] to [-1, 1] at every step, as the paper does.
-            classifier_free: weight w >= 0 of guidance away from any domain, (1 + w) F - w F_any, for
+            classifier_free: weight w of guidance away from any domain, (1 + w) F - w F_any, for
                 models trained with any_domain above 0; elsewhere often a guidance scale of 1 + w. 0 is
                 none; above 0 a step costs two evaluations.
             solver: ancestral, sde_dpm2m, sde_heun, predictor_corrector, euler_maruyama, or any other.
             spacing: spacing of the solver's times: karras, log_snr, time or chain.
         """
-        if not 0 <= until <= 1:
-            raise UserError(f"until must lie in [0, 1], not {until}")
         process, phi = self.target.process, LowPass(factor, kernel, content)
         for n in source.shape[-2:]:
             phi.matrix(n)  # of a wrong factor it speaks even where no step is above `until`

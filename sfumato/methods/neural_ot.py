@@ -31,7 +31,8 @@ import torch
 from torch import Tensor, nn
 
 from sfumato.core.arguments import Seed
-from sfumato.core.errors import UserError, at_least, choose
+from sfumato.core.errors import UserError, choose
+from sfumato.core.ranges import Count, NotNegative, Positive, Share, Whole
 from sfumato.diffusion.integrate import Watch
 from sfumato.diffusion.noise import Noise
 from sfumato.methods._shared.transport import SETTINGS, Turns, potential_loss
@@ -48,12 +49,12 @@ class NeuralOT(Part):
         net: size of T and of f: tiny, small, medium, paper; or T: (x or cat(x, z)) -> y.
         critic: the potential: same (as net), another size, or a network f: y -> (B, 1).
         cost: strong (one result an image) or weak (samples).
-        gamma: share of the samples' variance that is free of cost, in [0, 1]; weak only.
-        gamma_warmup: steps of f over which gamma rises from 0, >= 0; the paper: a quarter of all, 25000.
-        z_size: samples Z of T an image in training, at least 2; weak only.
-        z_std: standard deviation of the noise channel z, > 0; weak only.
-        k_t: steps of T for each of f, at least 1.
-        reach: root mean square distance (a pixel) above which the potential's slope costs, >= 0; images in
+        gamma: share of the samples' variance that is free of cost; weak only.
+        gamma_warmup: steps of f over which gamma rises from 0; the paper: a quarter of all, 25000.
+        z_size: samples Z of T an image in training, two or more; weak only.
+        z_std: standard deviation of the noise channel z; weak only.
+        k_t: steps of T for each of f.
+        reach: root mean square distance (a pixel) above which the potential's slope costs; images in
             [-1, 1] are at most 2 apart; 0: without limit, as published, where it may run away.
         norm: of T: batch, instance, or affine (instance norm with weights).
         published: size paper to the letter, with T in evaluation mode while f learns; false: as others.
@@ -69,24 +70,20 @@ class NeuralOT(Part):
     net: str | nn.Module = "small"
     critic: str | nn.Module = "same"
     cost: Literal["strong", "weak"] = "strong"
-    gamma: float = 0.66
-    gamma_warmup: int = 100
-    z_size: int = 8
-    z_std: float = 0.1
-    k_t: int = 10
-    reach: float = 2.0
+    gamma: Share = 0.66
+    gamma_warmup: Whole = 100
+    z_size: Count = 8
+    z_std: Positive = 0.1
+    k_t: Count = 10
+    reach: NotNegative = 2.0
     norm: Norm = "batch"
     published: bool = True
     side: int = 64
     channels: int = 3
 
     def __post_init__(self) -> None:
-        choose("cost", self.cost, ("strong", "weak"))
-        at_least(1, k_t=self.k_t)
-        at_least(0, reach=self.reach, gamma_warmup=self.gamma_warmup)
-        if not 0 <= (g := self.gamma) <= 1 or not self.z_std > 0:
-            raise UserError(f"gamma must lie in [0, 1], z_std be above 0, not {g} and {self.z_std}")
-        at_least(2 if self.cost == "weak" else 1, z_size=self.z_size)  # a variance needs two
+        if self.cost == "weak" and self.z_size < 2:
+            raise UserError("a variance needs two samples: z_size must be at least 2, not 1")
         self.rests = self.published and self.net == "paper"  # T, while f learns
         if isinstance(self.net, nn.Module):
             self.transport: nn.Module = self.net

@@ -32,7 +32,7 @@ import torch
 from torch import Tensor, nn
 
 from sfumato.core.arguments import Seed
-from sfumato.core.errors import UserError
+from sfumato.core.ranges import BelowOne, Count, NotNegative
 from sfumato.diffusion.denoiser import Denoiser, Prediction, TimeLaw
 from sfumato.diffusion.guidance import Clipped, Conditioned, away_from_none, needs_hidden
 from sfumato.diffusion.integrate import Step, Watch, sample
@@ -53,7 +53,7 @@ class PairedSDE(Part):
         prediction: what the networks predict: v, eps (the thesis'), x0 or edm.
         times: law of the training times: lognormal in sigma/alpha, or uniform in t (the thesis').
         channels: 3 for colour, 1 for gray.
-        null: share of conditioning images that are hidden, in [0, 1); above 0 the model can be guided
+        null: share of conditioning images that are hidden; above 0 the model can be guided
             without a classifier.
     """
 
@@ -64,11 +64,9 @@ class PairedSDE(Part):
     prediction: Prediction = "v"
     times: TimeLaw = "lognormal"
     channels: int = 3
-    null: float = 0.0
+    null: BelowOne = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.null < 1:
-            raise UserError(f"null is a share in [0, 1), not {self.null}")
         process = named_process(self.process)
 
         def denoiser() -> Denoiser:
@@ -99,11 +97,11 @@ class PairedSDE(Part):
         seed: Seed = 0,
         watch: Watch | None = None,
         direction: Direction = "source-to-target",
-        steps: int = 18,
+        steps: Count = 18,
         solver: str | Step = "dpm2m",
         spacing: Spacing = "karras",
         clip: bool = False,
-        classifier_free: float = 0.0,
+        classifier_free: NotNegative = 0.0,
     ) -> Tensor:
         """Images (B, C, H, W) in [-1, 1] to one sample of the other domain given each.
 
@@ -112,11 +110,11 @@ class PairedSDE(Part):
             seed: seed of the noise; other seeds give other samples of the same posterior.
             watch: see `integrate`.
             direction: source-to-target, or back.
-            steps: solver steps, at least 1.
+            steps: solver steps.
             solver: dpm2m, heun, ab3, sde_heun; euler_maruyama (the thesis', with spacing time), or any other.
             spacing: spacing of the solver's times: karras, log_snr, time or chain.
             clip: clip E[x | x_t] to [-1, 1] at every step.
-            classifier_free: weight w >= 0 of guidance by the source, (1 + w) F - w F_0 with F_0 the
+            classifier_free: weight w of guidance by the source, (1 + w) F - w F_0 with F_0 the
                 denoiser of a hidden one, for models trained with null above 0. 0 is none; above 0 a
                 step costs two evaluations.
         """

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from sfumato.core.arguments import Seed
-from sfumato.core.errors import UserError
+from sfumato.core.ranges import Count, NotNegative
 from sfumato.diffusion.integrate import Draw, Watch
 from sfumato.diffusion.noise import Noise
 from sfumato.methods._shared import adversarial as gan
@@ -42,7 +42,7 @@ class Pix2Pix(Part):
     Args:
         net: size of the networks: tiny, small, medium, paper (54 M parameters).
         side: side of the training images in pixels; given by the training.
-        lambda_l1: weight of |y - G(x)|_1, >= 0.
+        lambda_l1: weight of |y - G(x)|_1.
         gan_mode: vanilla or lsgan.
         n_layers_d: most layers of the discriminator that halve; patches of 16, 34, 70 pixels for 1, 2, 3.
         norm: batch, instance, or affine (instance norm with weights).
@@ -57,12 +57,12 @@ class Pix2Pix(Part):
 
     net: str | nn.Module = "small"
     side: int = 256
-    lambda_l1: float = 100.0
+    lambda_l1: NotNegative = 100.0
     gan_mode: gan.GANMode = "vanilla"
-    n_layers_d: int = 3
+    n_layers_d: Count = 3
     norm: Norm = "batch"
     init: Init = "normal"
-    init_gain: float = 0.02
+    init_gain: NotNegative = 0.02
     channels: int = 3
 
     def __post_init__(self) -> None:
@@ -116,8 +116,6 @@ class Pix2Pix(Part):
             statistics: of batch norm: running averages of the training, or each image's own, which
                 is the published test of models that were trained with a batch of 1.
         """
-        if statistics not in ("running", "image"):
-            raise UserError(f"statistics must be running or image, not {statistics!r}")
         noise = Noise.of(source, seed)
         with batch_norms(self.generator, own=statistics == "image"):
             return gan.one_pass(lambda x: self._generate(x, noise), source, watch)

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from sfumato.core.arguments import Seed
 from sfumato.core.errors import UserError
+from sfumato.core.ranges import Count, NotNegative, Share
 from sfumato.diffusion.denoiser import Denoises
 from sfumato.diffusion.guidance import away_from_any
 from sfumato.diffusion.integrate import Step, Watch
@@ -48,11 +49,11 @@ class SDEdit(Part):
         *,
         seed: Seed = 0,
         watch: Watch | None = None,
-        strength: float = 0.5,
-        steps: int = 20,
-        repeats: int = 1,
+        strength: Share = 0.5,
+        steps: Count = 20,
+        repeats: Count = 1,
         mask: Tensor | None = None,
-        classifier_free: float = 0.0,
+        classifier_free: NotNegative = 0.0,
         solver: str | Step = "ancestral",
         spacing: Spacing = "karras",
     ) -> Tensor:
@@ -62,19 +63,17 @@ class SDEdit(Part):
             source: guide images in [-1, 1].
             seed: seed of the noise; the same image and seed give the same result in any batch.
             watch: see `integrate`.
-            strength: how far to noise, M/T of the paper in [0, 1]: to the noise level of that share
+            strength: how far to noise, M/T of the paper: to the noise level of that share
                 of the DDPM chain, whatever the model's process. 0 returns the guide.
-            steps: solver steps for each repeat, at least 1.
-            repeats: K of the paper: each repeat starts from the last result, at least 1.
+            steps: solver steps for each repeat.
+            repeats: K of the paper: each repeat starts from the last result.
             mask: 1 where pixels are kept, 0 where they are edited; broadcasts against source.
-            classifier_free: weight w >= 0 of guidance away from any domain, (1 + w) F - w F_any, for
+            classifier_free: weight w of guidance away from any domain, (1 + w) F - w F_any, for
                 models trained with any_domain above 0; elsewhere often a guidance scale of 1 + w. 0 is
                 none; above 0 a step costs two evaluations.
             solver: ancestral, sde_dpm2m, sde_heun, predictor_corrector, euler_maruyama, or any other.
             spacing: spacing of the solver's times: karras, log_snr, time or chain.
         """
-        if not 0 <= strength <= 1:
-            raise UserError(f"strength must lie in [0, 1], not {strength}")
         if mask is not None:
             _check_mask(mask, source)
         process, f = self.target.process, away_from_any(self.target, classifier_free)

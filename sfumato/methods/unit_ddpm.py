@@ -34,8 +34,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from sfumato.core.arguments import Seed
+from sfumato.core.arguments import Seed, checked
 from sfumato.core.errors import UserError
+from sfumato.core.ranges import Count, NotNegative, Whole
 from sfumato.diffusion.denoiser import Denoiser, Prediction, TimeLaw
 from sfumato.diffusion.integrate import Step, Watch
 from sfumato.diffusion.noise import Noise
@@ -66,10 +67,10 @@ class UnitDDPM(Part):
         prediction: what the denoisers predict: eps (the paper's), v, x0 or edm.
         times: law of the training times: uniform (the paper's), lognormal, log_uniform or palette.
         channels: 3 for colour, 1 for gray.
-        cycle: weight lambda of the translators' cycle term, >= 0.
+        cycle: weight lambda of the translators' cycle term.
         begin: what the translators begin as: coarse, image (the identity) or gray (the paper's).
-        cells: a coarse image is this many patches wide, at least 1.
-        alone: batches at the start in which the translators do not learn, >= 0 (the paper: 0).
+        cells: a coarse image is this many patches wide.
+        alone: batches at the start in which the translators do not learn (the paper: 0).
     """
 
     data: ClassVar[str] = "unpaired"
@@ -81,14 +82,12 @@ class UnitDDPM(Part):
     prediction: Prediction = "eps"
     times: TimeLaw = "uniform"
     channels: int = 3
-    cycle: float = 10.0
+    cycle: NotNegative = 10.0
     begin: Begin = "coarse"
-    cells: int = 3
-    alone: int = 2000
+    cells: Count = 3
+    alone: Whole = 2000
 
     def __post_init__(self) -> None:
-        if self.cells < 1:
-            raise UserError(f"cells must be at least 1, not {self.cells}")
         process = named_process(self.process)
 
         def denoiser() -> Denoiser:
@@ -128,8 +127,8 @@ class UnitDDPM(Part):
         seed: Seed = 0,
         watch: Watch | None = None,
         direction: Direction = "source-to-target",
-        steps: int = 50,
-        release: int = 1,
+        steps: Count = 50,
+        release: Whole = 1,
         solver: str | Step = "ancestral",
         spacing: Spacing = "chain",
     ) -> Tensor:
@@ -140,13 +139,11 @@ class UnitDDPM(Part):
             seed: seed of the noise; other seeds give other samples.
             watch: see `integrate`.
             direction: source-to-target, or back.
-            steps: solver steps T, at least 1; the paper's is 1000.
-            release: how many of the last steps denoise the source, too, from 0 to steps.
+            steps: solver steps T; the paper's is 1000.
+            release: how many of the last steps denoise the source, too.
             solver: ancestral (the paper's), sde_dpm2m, or a deterministic one.
             spacing: spacing of the solver's times: chain, karras, log_snr or time.
         """
-        if not 0 <= release <= steps:
-            raise UserError(f"release must lie in [0, steps] = [0, {steps}], not {release}")
         chains = self.chains(
             source, seed=seed, direction=direction, steps=steps, release=release, spacing=spacing
         )
@@ -158,13 +155,14 @@ class UnitDDPM(Part):
 
         return chains.run(chains.start, chains.times, solver, seen).chunk(2, 1)[0]
 
+    @checked
     def chains(
         self, source: Tensor, *, seed: Seed = 0, direction: Direction = "source-to-target",
-        steps: int = 50, release: int = 1, spacing: Spacing = "chain",
+        steps: Count = 50, release: Whole = 1, spacing: Spacing = "chain",
     ) -> Chains:  # fmt: skip
         """Both chains, at their beginning; see `translate`.  Half way they can be looked at and changed."""
-        if not 0 <= release <= steps:
-            raise UserError(f"release must lie in [0, steps] = [0, {steps}], not {release}")
+        if release > steps:
+            raise UserError(f"release must be at most steps = {steps}, not {release}")
         side = end(direction)
         f_b, f_a = self._denoiser(side), self._denoiser(OTHER[side])
         times = grid(f_b.process, steps, spacing, clean=True)

@@ -21,13 +21,13 @@ only targets.  Networks see cat(noisy, image), always.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from sfumato.core.arguments import Seed
-from sfumato.core.errors import UserError, choose
+from sfumato.core.ranges import BelowOne, Count, NotNegative, Share, Whole
 from sfumato.diffusion.denoiser import Prediction, TimeLaw
 from sfumato.diffusion.guidance import needs_hidden
 from sfumato.diffusion.integrate import Step, Watch
@@ -52,7 +52,6 @@ from sfumato.module import Part
 Pairing = Literal["buffer", "exact", "detached", "one_step", "auxiliary"]
 First = Literal["coarse", "unconditional"]
 Pseudo = Literal["none", "detached", "attached"]
-CHOICES = dict(pairing=Pairing, first=First, content=Content, pseudo=Pseudo, cycle_norm=Norm)
 
 
 class UnpairedSDE(Part):
@@ -69,22 +68,22 @@ class UnpairedSDE(Part):
         times: law of the training times: lognormal, uniform (the thesis'), log_uniform or palette.
         channels: 3 for colour, 1 for gray.
         shared: one network that is told the direction, instead of two.
-        loop_steps: solver steps N that make a pair, at least 1.
+        loop_steps: solver steps N that make a pair.
         loop_solver: solver that makes pairs; euler_maruyama is the thesis'.
         loop_spacing: spacing of its times: karras, log_snr, time (the thesis') or chain.
-        alone: batches at the start in which each side learns from its own images, >= 0 (the thesis: 0).
-        distil: batches after it whose pairs are the first coupling's, >= 0 (the thesis: 0).
+        alone: batches at the start in which each side learns from its own images (the thesis: 0).
+        distil: batches after it whose pairs are the first coupling's (the thesis: 0).
         first: first coupling: coarse (a side refines coarse images of its own, then the other's) or
             unconditional (DDIB).
-        cells: a coarse image is this many patches wide, at least 1.
+        cells: a coarse image is this many patches wide.
         content: content of coarse images: colour, or chroma, for domains that differ in brightness.
-        roughness: standard deviation of the noise on coarse images, >= 0.
-        null: share of conditioning images that are hidden, in [0, 1].
-        pool: pairs kept for each direction, at least 1.
-        refresh: batches between new pairs, at least 1.
-        average: decay a batch of the slow copy that makes pairs, in [0, 1).
+        roughness: standard deviation of the noise on coarse images.
+        null: share of conditioning images that are hidden.
+        pool: pairs kept for each direction.
+        refresh: batches between new pairs.
+        average: decay a batch of the slow copy that makes pairs.
         pseudo: made images as targets, too: none, detached or attached (the thesis').
-        cycle: weight lambda of the cycle term, >= 0; the papers' is 10.
+        cycle: weight lambda of the cycle term; the papers' is 10.
         cycle_norm: l2 (the thesis') or l1.
         normalise: give both domains the same mean and spread of each channel, inside.
     """
@@ -100,30 +99,25 @@ class UnpairedSDE(Part):
     times: TimeLaw = "lognormal"
     channels: int = 3
     shared: bool = True
-    loop_steps: int = 10
+    loop_steps: Count = 10
     loop_solver: str = "dpm2m"
     loop_spacing: Spacing = "karras"
-    alone: int = 1500
-    distil: int = 1500
+    alone: Whole = 1500
+    distil: Whole = 1500
     first: First = "coarse"
-    cells: int = 3
+    cells: Count = 3
     content: Content = "colour"
-    roughness: float = 0.5
-    null: float = 0.15
-    pool: int = 1024
-    refresh: int = 16
-    average: float = 0.999
+    roughness: NotNegative = 0.5
+    null: Share = 0.15
+    pool: Count = 1024
+    refresh: Count = 16
+    average: BelowOne = 0.999
     pseudo: Pseudo = "none"
-    cycle: float = 0.0
+    cycle: NotNegative = 0.0
     cycle_norm: Norm = "l2"
     normalise: bool = False
 
     def __post_init__(self) -> None:
-        for name, known in CHOICES.items():
-            choose(name, getattr(self, name), get_args(known))
-        for name in ("loop_steps", "cells", "pool", "refresh"):
-            if (value := getattr(self, name)) < 1:
-                raise UserError(f"{name} must be at least 1, not {value}")
         self.denoisers = Sides(
             self.net, self.channels, self.shared, process=named_process(self.process),
             prediction=self.prediction, times=self.times,
@@ -179,11 +173,11 @@ class UnpairedSDE(Part):
         seed: Seed = 0,
         watch: Watch | None = None,
         direction: Direction = "source-to-target",
-        steps: int = 18,
+        steps: Count = 18,
         solver: str | Step = "ancestral",
         spacing: Spacing = "karras",
         clip: bool = False,
-        classifier_free: float = 0.0,
+        classifier_free: NotNegative = 0.0,
     ) -> Tensor:
         """Images (B, C, H, W) in [-1, 1] to the other domain; in the phase `alone` by the first coupling.
 
@@ -192,12 +186,12 @@ class UnpairedSDE(Part):
             seed: seed of the noise; other seeds give other samples of the same posterior.
             watch: see `integrate`.
             direction: source-to-target, or back.
-            steps: solver steps, at least 1.
+            steps: solver steps.
             solver: ancestral or sde_dpm2m, which undo small errors of the pairs; dpm2m, heun, ab3, ddim;
                 euler_maruyama (the thesis', with spacing time).
             spacing: spacing of the solver's times: karras, log_snr, time or chain.
             clip: clip E[x | x_t] to [-1, 1] at every step; the first coupling is never clipped.
-            classifier_free: weight w >= 0 of guidance by the source, (1 + w) F - w F_0 with F_0 the
+            classifier_free: weight w of guidance by the source, (1 + w) F - w F_0 with F_0 the
                 denoiser of a hidden one, for models trained with null above 0. 0 is none; above 0 a
                 step costs two evaluations.
         """

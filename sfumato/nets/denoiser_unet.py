@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from sfumato.core.errors import UserError
+from sfumato.core.ranges import BelowOne
 from sfumato.module import Part
 from sfumato.nets.layers import BlurUp, check_size
 
@@ -40,7 +41,7 @@ class UNet(Part):
         patch: side of the patches of the stem, a power of two; 1 is full resolution.
         attention: how many of the lowest levels have self-attention (the middle always has).
         heads: channels of one attention head.
-        dropout: probability in [0, 1).
+        dropout: probability.
         checkpointing: recompute blocks in the backward pass, to save memory.
         decoder: whether there is a way up again; an encoder alone serves classifiers.
         smooth: bilinear upsampling and edges repeated, not zeros, so that it sees no grid and no frame.
@@ -55,7 +56,7 @@ class UNet(Part):
     patch: int = 2
     attention: int = 1
     heads: int = 32
-    dropout: float = 0.0
+    dropout: BelowOne = 0.0
     checkpointing: bool = False
     decoder: bool = True
     smooth: bool = False

@@ -6,14 +6,14 @@ Pairs of 3x3 convolutions, max-pooling on the way down, bilinear interpolation o
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sfumato.core.errors import UserError
+from sfumato.core.ranges import Interval
 from sfumato.module import Part
 from sfumato.nets.layers import BlurUp, Norm, check_size, make_norm
 
@@ -47,15 +47,13 @@ class TransportUNet(Part):
     channels: int = 3
     noise: int = 0
     base: int = 48
-    levels: int = 4
+    levels: Annotated[int, Interval(1, 16)] = 4
     norm: Norm = "batch"
     edge: Literal["zeros", "replicate"] = "zeros"
     residual: bool = False
     corners: bool = False
 
     def __post_init__(self) -> None:
-        if not 1 <= self.levels <= 16:
-            raise UserError(f"a U-Net has 1 to 16 levels, not {self.levels}")
         widths = [self.base * 2**i for i in range(self.levels)]
         self.first = self._pair(self.channels + self.noise, self.base, self.base)
         self.down, self.up = nn.ModuleList(), nn.ModuleList()  # up begins at the lowest level

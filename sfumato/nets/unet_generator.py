@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sfumato.core.errors import UserError
+from sfumato.core.ranges import BelowOne
 from sfumato.module import Part
 from sfumato.nets.layers import check_size, drop, make_norm
 
@@ -22,7 +23,7 @@ class UNetGenerator(Part):
         ngf: channels of the first level; they double from level to level up to eightfold.
         downs: levels, each of half the size: 8 for 256 pixels (54 M parameters), which it takes to 1x1.
         norm: batch, instance, or affine.
-        dropout: probability in [0, 1), in evaluation, too.
+        dropout: probability, in evaluation, too.
         dropouts: how many of the inner levels have dropout on the way up.
         stem: channels of a level at full size, whose skip keeps small pictures sharp; 0: none, as published.
     """
@@ -31,7 +32,7 @@ class UNetGenerator(Part):
     ngf: int = 64
     downs: int = 8
     norm: str = "batch"
-    dropout: float = 0.5
+    dropout: BelowOne = 0.5
     dropouts: int = 3
     stem: int = 0
 

@@ -8,18 +8,19 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import Parameter, signature
+from math import isfinite
 from typing import Any, Literal, get_args, get_origin
 
 from torch import Tensor
 
 from sfumato.core.errors import UserError
+from sfumato.core.ranges import Interval, interval_of, with_range, without
 from sfumato.diffusion.integrate import STEPS as SOLVERS
 from sfumato.diffusion.integrate import Step
 from sfumato.methods.outline import args_of
 from sfumato.studio import limits
 
 NONE, DEFAULT = "(none)", "(by default)"
-NUMBER = r"-?[0-9]+(?:\.[0-9]+)?"
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,7 @@ def controls(
 def _control(
     name: str, hint: Any, default: Any, text: str, fixed: Mapping[str, Sequence[str]]
 ) -> Control | None:
+    interval, text, hint = interval_of(hint), with_range(text, hint), without(hint)
     members = get_args(hint) if get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
     optional = type(None) in members
     kinds = [m for m in members if m is not type(None)]
@@ -136,7 +138,7 @@ def _control(
     if str in kinds:
         return Control(name, "text", default, text, optional=optional)
     if int in kinds or float in kinds:
-        low, high = _range(text)
+        low, high = _ends(interval, 1 if int in kinds else 0.01)
         if int in kinds:
             low = 1.0 if low is None and optional else low
             most = float(limits.STEPS) if high is None and low is not None else high
@@ -146,11 +148,10 @@ def _control(
     return None
 
 
-def _range(text: str) -> tuple[float | None, float | None]:
-    """The range that a help text states: "in [0, 1]", "at least 1", ">= 0"."""
-    if found := re.search(rf"([\[(])({NUMBER}), ({NUMBER})[\])]", text):
-        open_end = 0.01 if found[1] == "(" else 0.0
-        return float(found[2]) + open_end, float(found[3])
-    if found := re.search(rf"(?:at least|>=|from) ({NUMBER})", text):
-        return float(found[1]), None
-    return None, None
+def _ends(interval: Interval | None, step: float) -> tuple[float | None, float | None]:
+    """The least and the largest number that a control offers, a step inside of open ends."""
+    if interval is None:
+        return None, None
+    low = interval.low + step * (interval.ends[0] == "(")
+    high = interval.high - step * (interval.ends[1] == ")")
+    return (low if isfinite(low) else None), (high if isfinite(high) else None)

@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 
 from sfumato.checkpoints.model_folder import load, preparation_in, resolve
+from sfumato.core.arguments import checked
 from sfumato.core.errors import UserError, check_numbers, choose
+from sfumato.core.ranges import Count
 from sfumato.data.images import picture
 from sfumato.diffusion import encode_decode as bridge
 from sfumato.explore import OPERATIONS, Operation, apply, parse, report
@@ -27,12 +29,12 @@ from sfumato.studio.uploads import place
 from sfumato.translation.translator import preparation_of
 
 RANGES: dict[str, tuple[float, float]] = {
-    "scale.c": (-2, 3), "add.c": (0, 1), "blend.w": (0, 1), "checkerboard.cell": (1, 16),
+    "scale.c": (-2, 3), "add.c": (0, 1), "checkerboard.cell": (1, 16),
     "blur.sigma": (0, 8), "rotate.angle": (-180, 180), "rotate.fill": (-1, 1),
     "translate.right": (-16, 16), "translate.down": (-16, 16), "translate.fill": (-1, 1),
     "slerp.t": (0, 1), "swap.factor": (1, 16),
 }  # fmt: skip
-"""Of the operations' numbers, which their signatures do not say."""
+"""What is offered of the operations' numbers where their signatures do not say it."""
 OTHERS = {f.relative_to(HERE).as_posix(): f for f in sorted(HERE.rglob("*.png"))}
 """Pictures whose latents `slerp` and `swap` mix in."""
 SEED = 0
@@ -59,13 +61,14 @@ class Changed:
     verdict: str
 
 
-def encode(pictures: list[str], source: str, steps: int, shelf: Shelf) -> Encoded:
+@checked
+def encode(pictures: list[str], source: str, steps: Count, shelf: Shelf) -> Encoded:
     """The latent of a picture.
 
     Args:
         pictures: the first is encoded.
         source: model of the picture's domain, FOLDER:DOMAIN; it encodes, and decodes the control.
-        steps: solver steps each way, at least 1.
+        steps: solver steps each way.
         shelf: where copies go.
 
     Raises:
@@ -158,9 +161,9 @@ def operation_controls(name: str) -> list[Control]:
     for control in controls(OPERATIONS[name], skip=("z", "given")):
         if control.kind == "picture":  # latents of another picture: chosen beside
             continue
-        low, high = RANGES.get(f"{name}.{control.name}", (None, None))
-        kind: Any = "slider" if low is not None else control.kind
-        made.append(replace(control, kind=kind, low=low, high=high))
+        if ends := RANGES.get(f"{name}.{control.name}"):
+            control = replace(control, kind="slider", low=ends[0], high=ends[1])
+        made.append(control)
     return made
 
 

@@ -12,7 +12,9 @@ from typing import Any, Literal
 
 from PIL import Image
 
+from sfumato.core.arguments import hints_of
 from sfumato.core.errors import UserError, choose
+from sfumato.core.ranges import with_range
 from sfumato.data import read_image
 from sfumato.data.images import SUFFIXES, picture
 from sfumato.methods.outline import args_of
@@ -44,8 +46,9 @@ class Form:
 
 
 def helps(function: Callable[..., Any]) -> dict[str, str]:
-    """The help texts of a function's parameters."""
-    return args_of(function.__doc__ or "")
+    """The help texts of a function's parameters, with their ranges."""
+    hints = hints_of(function)
+    return {k: with_range(v, hints.get(k)) for k, v in args_of(function.__doc__ or "").items()}
 
 
 def said(text: str) -> str:

@@ -10,7 +10,7 @@ from inspect import Signature, cleandoc, signature
 from pathlib import Path
 from typing import Annotated, Any, Literal, ParamSpec, TypeVar
 
-from sfumato.core.arguments import check_value, checked_values, hints_of
+from sfumato.core.arguments import Checked, check_value, checked_values, hints_of
 from sfumato.core.ranges import BelowOne, Count, Interval, NotNegative, Positive, Share, Whole
 from sfumato.methods.outline import args_of
 from sfumato.methods.registry import info
@@ -33,7 +33,7 @@ def option(default: Any = None, **said: Any) -> Any:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class LoopOptions:
+class LoopOptions(Checked):
     """What the training loop is told, see `fit`.
 
     Args:

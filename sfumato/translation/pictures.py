@@ -22,6 +22,7 @@ import torch
 from sfumato.checkpoints.model_folder import ModelFolder
 from sfumato.core.arguments import checked
 from sfumato.core.errors import UserError
+from sfumato.core.ranges import Count
 from sfumato.core.terminal import bar, count
 from sfumato.core.versions import version
 from sfumato.data.folders import for_folder, locked
@@ -72,8 +73,8 @@ def translate(
     target: str | Path | None = None,
     classifier: str | Path | None = None,
     seed: int = 0,
-    batch: int | None = None,
-    size: int | None = None,
+    batch: Count | None = None,
+    size: Count | None = None,
     resize: Resize | None = None,
     upscale: bool = False,
     side: Side | None = None,
@@ -95,7 +96,7 @@ def translate(
         target: model of the target domain, FOLDER:DOMAIN.
         classifier: folder of a domain classifier, for methods that are guided by one.
         seed: seed of the noise; a picture's result depends on the seed and the picture alone.
-        batch: pictures translated at a time, at least 1; by default as many as should fit into memory.
+        batch: pictures translated at a time; by default as many as should fit into memory.
         size: side of the pictures in pixels; the defaults of this option and of the next three are those
             of the model's training.
         resize: how pictures get that size: crop (scale the short side, cut out the middle), stretch, or
@@ -119,8 +120,6 @@ def translate(
     results = [Path(name).with_suffix(".png") for name in pictures.file_names]
     made = assembled(method, model, source, target, classifier, loaded)
     part, where = made.part, device_of(device)
-    if batch is not None and batch < 1:
-        raise UserError(f"batch must be at least 1, not {batch}")
     chosen = options_of(part, options or {})
     prepare, notes = made.preparation(
         size=size, resize=resize, upscale=upscale, side=side, direction=chosen.get("direction")

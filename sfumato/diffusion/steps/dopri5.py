@@ -12,7 +12,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sfumato.core.arguments import checked
 from sfumato.core.errors import UserError
+from sfumato.core.ranges import NotNegative, Positive
 from sfumato.diffusion.steps.step import Counted, Draw, Point
 
 C = (1 / 5, 3 / 10, 4 / 5, 8 / 9, 1.0, 1.0)
@@ -31,13 +33,14 @@ MOST = 1000
 """Steps, taken or refused, before it gives up."""
 
 
+@checked
 def dopri5(
     f: Counted,
     past: list[Point],
     s: Tensor,
     noise: Draw | None = None,
-    rtol: float = 1e-2,
-    atol: float = 1e-2,
+    rtol: Positive = 1e-2,
+    atol: NotNegative = 1e-2,
 ) -> Tensor:
     """As many steps of order 5 from t to s as the tolerance needs, 6 evaluations each.
 
@@ -51,8 +54,8 @@ def dopri5(
         past: the points so far.
         s: the time to go to; for t = 0 the last evaluation, at t_min, is the result.
         noise: not used.
-        rtol: tolerance in units of the noise, > 0.
-        atol: tolerance in units of the image, >= 0; downwards only.
+        rtol: tolerance in units of the noise.
+        atol: tolerance in units of the image; downwards only.
 
     Raises:
         UserError: where no step is small enough, or the denoiser's answer is not finite.

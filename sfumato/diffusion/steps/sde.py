@@ -7,6 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from sfumato.core.arguments import checked
+from sfumato.core.ranges import Positive, Whole
 from sfumato.diffusion.denoiser import score_of
 from sfumato.diffusion.steps.step import (
     Counted,
@@ -97,14 +99,15 @@ def sde_heun(f: Counted, past: list[Point], s: Tensor, noise: Draw | None = None
     return x - alpha * torch.expm1(-2 * h) * (f(x, s).mean - now.mean) / 2
 
 
+@checked
 def predictor_corrector(
     f: Counted,
     past: list[Point],
     s: Tensor,
     noise: Draw | None = None,
     predictor: Step = ancestral,
-    r: float = 0.16,
-    corrections: int = 1,
+    r: Positive = 0.16,
+    corrections: Whole = 1,
 ) -> Tensor:
     """Any step, then Langevin steps at the level it reached (Song et al. 2021, algs. 3 and 5; VE: 4).
 
@@ -118,7 +121,7 @@ def predictor_corrector(
         s: the time to go to.
         noise: draws for the predictor and for each correction.
         predictor: a step; deterministic ones leave all noise to the corrector.
-        r: signal-to-noise ratio of a correction, > 0.
+        r: signal-to-noise ratio of a correction.
         corrections: Langevin steps at each level, one evaluation each.
     """
     now = past[-1]

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sfumato.core.arguments import Seed
-from sfumato.core.errors import UserError
+from sfumato.core.ranges import Count, NotNegative, Positive
 from sfumato.diffusion.integrate import Watch
 from sfumato.methods._shared import adversarial as gan
 from sfumato.module import Part
@@ -36,13 +36,13 @@ class Contrastive(Part):
     Args:
         net: size of the networks: tiny, small, medium, paper (11.4 M parameters).
         side: side of the training images in pixels; given by the training.
-        lambda_gan: weight of the adversarial loss, >= 0.
-        lambda_nce: weight of the contrast, >= 0.
+        lambda_gan: weight of the adversarial loss.
+        lambda_nce: weight of the contrast.
         nce_idt: whether pictures of the target are contrasted with their own results, too.
         flip_equivariance: whether half of the steps, at random, see their pictures mirrored.
         nce_layers: layers of the encoder, counted as in the paper; none: as there, the padded image, the
             downsampling convolutions, the first and the middle block (0, 4, 8, 12, 16 of net paper).
-        nce_t: temperature tau, > 0.
+        nce_t: temperature tau.
         num_patches: patches a layer and picture, at most.
         gan_mode: lsgan or vanilla.
         n_layers_d: most layers of the discriminator that halve; patches of 16, 34, 70 pixels for 1, 2, 3.
@@ -59,19 +59,19 @@ class Contrastive(Part):
 
     net: str | ResNet = "small"
     side: int = 256
-    lambda_gan: float = 1.0
-    lambda_nce: float = 1.0
+    lambda_gan: NotNegative = 1.0
+    lambda_nce: NotNegative = 1.0
     nce_idt: bool = True
     flip_equivariance: bool = False
     nce_layers: tuple[int, ...] = ()
-    nce_t: float = 0.07
-    num_patches: int = 256
+    nce_t: Positive = 0.07
+    num_patches: Count = 256
     gan_mode: gan.GANMode = "lsgan"
-    n_layers_d: int = 3
+    n_layers_d: Count = 3
     norm: Norm = "instance"
     antialias: bool = True
     init: Init = "xavier"
-    init_gain: float = 0.02
+    init_gain: NotNegative = 0.02
     channels: int = 3
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -80,11 +80,6 @@ class Contrastive(Part):
         cls.__doc__ = f"{cls.__doc__}\n\n    {doc[doc.index('Args:') :]}"
 
     def __post_init__(self) -> None:
-        if self.nce_t <= 0 or self.num_patches < 1:
-            raise UserError(
-                f"nce_t must be above 0 and num_patches at least one, not {self.nce_t} and "
-                f"{self.num_patches}"
-            )
         how = self.norm, self.antialias, self.init, self.init_gain
         made = gan.make_resnet(self.net, self.channels, *how)
         if not isinstance(made, ResNet):

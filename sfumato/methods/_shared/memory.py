@@ -14,6 +14,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector
 
+from sfumato.core.arguments import checked
+from sfumato.core.ranges import Count
+
 
 class Replay(nn.Module):
     """What was made lately, to be seen again: tuples of images to `add` and `draw`, or images to exchange.
@@ -22,7 +25,8 @@ class Replay(nn.Module):
         size: tuples or images kept.
     """
 
-    def __init__(self, size: int) -> None:
+    @checked
+    def __init__(self, size: Count) -> None:
         super().__init__()
         self.size = size
         self.register_buffer("images", None, persistent=False)
