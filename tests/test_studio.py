@@ -28,7 +28,9 @@ pytest.importorskip("gradio", reason='the studio needs gradio: pip install -e ".
 from visitor import Visitor, gallery
 
 import sfumato
+from sfumato.core.arguments import hints_of
 from sfumato.core.errors import UserError
+from sfumato.core.ranges import with_range
 from sfumato.methods.outline import args_of, names
 from sfumato.methods.registry import find
 from sfumato.studio import (
@@ -106,7 +108,7 @@ def test_every_option_of_every_method_has_a_control_with_the_help_of_the_docstri
         assert made.keys() == own
     for control in made.values():
         assert control.text
-        assert control.text == texts[control.name]
+        assert control.text == with_range(texts[control.name], hints_of(translate)[control.name])
         part = control.component()
         assert control.text in (part.label if control.kind == "picture" else part.info)
 
@@ -146,7 +148,7 @@ def test_an_empty_number_is_one_line():
     n, m = controls(f)
     assert m.value(0) is None
     assert n.value(4.0) == 4
-    with pytest.raises(ValueError, match="n is empty: expected a number, as 3"):
+    with pytest.raises(ValueError, match="n is empty: expected a number, such as 3"):
         n.value(None)
 
 
