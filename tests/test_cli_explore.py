@@ -107,7 +107,7 @@ def test_help(capsys):
         ("decode LATENTS --model MODEL:cat --out IN", "not an empty folder"),
         ("decode IN/1.png --model MODEL:cat --out o", "1.png is a picture: expected latents"),
         ("report MODEL/weights.safetensors", "holds no latents"),
-        ("report LATENTS --alpha 2", "between 0 and 1"),
+        ("report LATENTS --alpha 2", "alpha must be in (0, 1), not 2"),
         ("report LATENTS --ful", "Did you mean --full"),
         ("apply LATENTS sharpen --out z.safetensors", "unknown operation 'sharpen'"),
         ("apply LATENTS slerp --out z.safetensors", "slerp needs other=FILE"),
@@ -119,7 +119,7 @@ def test_help(capsys):
         ("trajectory IN/1.png --method sdedit --target MODEL:dog --out o --strength 2", "strength"),
         ("sensitivity IN/1.png --method sdedit --target MODEL:dog --out o --cell 0", "at least 1"),
         ("sensitivity IN/1.png --method sdedit --target MODEL:dog --out o --seeds 1", "at least 2"),
-        ("sensitivity IN/1.png --method sdedit --target MODEL:dog --out o --fill 3", "black"),
+        ("sensitivity IN/1.png --method sdedit --target MODEL:dog --out o --fill 3", "in [-1, 1], not 3"),
     ],
 )
 def test_mistakes(words, says, root, tmp_path, monkeypatch, capsys):
