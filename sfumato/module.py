@@ -26,7 +26,7 @@ from sfumato.core.arguments import (
     described,
     hints_of,
 )
-from sfumato.core.errors import UserError, choose
+from sfumato.core.errors import RENAMED, UserError, choose
 from sfumato.data.kinds import translated
 from sfumato.data.preparation import Preparation
 
@@ -60,7 +60,7 @@ GONE = {"channel_order": "noisy, image"}
 
 
 def short(description: Any) -> Any:
-    """A description as of today: before, kinds of this package were MODULE:NAME, too, and fields are gone."""
+    """A description, or options, as of today: kinds of this package were MODULE:NAME, fields had other names."""
     if isinstance(description, list):
         return [short(v) for v in description]
     if not isinstance(description, dict):
@@ -68,6 +68,10 @@ def short(description: Any) -> Any:
     found = {k: short(v) for k, v in description.items() if (k, v) not in GONE.items()}
     if str(found.get("is")).startswith("sfumato."):
         found["is"] = found["is"].rpartition(":")[2]
+    if found.get("is") in (None, "UnpairedSDE", "UnitDDPM"):  # or options of a method
+        found = {RENAMED.get(k, k): v for k, v in found.items()}
+    if found.get("units") in RENAMED:
+        found["units"] = RENAMED[found["units"]]
     return found
 
 

@@ -32,7 +32,7 @@ from sfumato.cli import (
 )
 from sfumato.cli.flags import at_home, command, convert, flag, flags, method_flags, value_of
 from sfumato.cli.models import import_, info
-from sfumato.core.errors import UserError, choose
+from sfumato.core.errors import RENAMED, UserError, choose
 from sfumato.core.ranges import Count
 from sfumato.core.terminal import count, one_line, open_streams, say, unwritten
 from sfumato.core.versions import version
@@ -105,6 +105,11 @@ def _wrong(error: cyclopts.CycloptsError, words: list[str]) -> str:
             f"a repetition takes only --out and --device besides, not all of {shlex.join(words[1:])}: to "
             f"translate anew, name pictures and options in place of --repeat-from"
         )
+    typed = [word.partition("=")[0] for word in words]
+    now = {word: RENAMED.get(word[2:].replace("-", "_")) for word in typed if word.startswith("--")}
+    if isinstance(error, cyclopts.UnknownOptionError):
+        for word in filter(now.get, now):
+            return f"{word} is called --{str(now[word]).replace('_', '-')} now"
     text, groups = str(error), ("train", "data", "explore")
     if isinstance(error, cyclopts.UnknownOptionError) and words[0] in ("translate", "explore"):
         own, named = (

@@ -79,6 +79,15 @@ def existing_folder(path: str | Path, expected: str = "a folder of pictures") ->
     return Path(path)
 
 
+RENAMED = {
+    "alone": "warmup_batches", "distil": "distil_batches", "cells": "coarse_cells",
+    "roughness": "coarse_noise", "pool": "buffer", "average": "pairs_ema", "null": "drop_condition",
+    "begin": "translators_start_as", "until": "keep_down_to", "release": "release_steps",
+    "recentre": "recentre_means", "carried": "at-256",
+}  # fmt: skip
+"""What options and a value were called: refused with today's name, and read in files."""
+
+
 def choose(kind: str, name: str, known: Iterable[str]) -> str:
     """`name`, if it is known; the nearest one is looked for in small and capital letters alike.
 
@@ -88,6 +97,8 @@ def choose(kind: str, name: str, known: Iterable[str]) -> str:
     known = list(known)
     if name in known:
         return name
+    if (now := RENAMED.get(str(name))) in known:
+        raise UserError(f"{kind} {name!r} is called {now!r} now")
     folded = {k.casefold(): k for k in known}
     near = difflib.get_close_matches(str(name).casefold(), folded, n=1, cutoff=0.4)
     hint = f"did you mean {folded[near[0]]!r}? " if near else ""

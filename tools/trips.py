@@ -1,0 +1,84 @@
+"""How often a call climbs: from a function to one of a higher floor, as the program runs.
+
+    python tools/trips.py            translate a folder, train a method, evaluate results, each on tiny pictures
+
+A climb is a call, however often it is made, from one function to another whose room lies higher in FLOORS of
+tests/test_layers.py: a method that is called by the part it extends, or a function that was handed down.
+What lies in core/ only passes calls on and is looked through; a return is no call.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from house import room, rows
+
+TREE = Path(__file__).parents[1]
+FLOOR = {r: i for i, names in enumerate(rows(TREE)) for r in names}
+
+
+def place(frame: FrameType | None) -> tuple[str, str] | None:
+    """Module and function of a frame, if it is one of sfumato that does more than pass calls on."""
+    module = frame.f_globals.get("__name__", "") if frame else ""
+    if frame is None or not module.startswith("sfumato") or room(module) == "core":
+        return None
+    name = frame.f_code.co_qualname if sys.version_info >= (3, 11) else frame.f_code.co_name
+    return (module, name) if "<module>" not in name else None
+
+
+def climbs(trip: Callable[[], Any]) -> list[str]:
+    """The calls of a trip that lead to a higher floor: "MODULE.FUNCTION -> MODULE.FUNCTION"."""
+    found: dict[str, None] = {}
+
+    def look(frame: FrameType, event: str, _: Any) -> None:
+        if event != "call" or (to := place(frame)) is None:
+            return
+        caller = frame.f_back
+        while caller is not None and place(caller) is None:
+            caller = caller.f_back
+        if caller is not None and (before := place(caller)) is not None:
+            if FLOOR[room(to[0])] > FLOOR[room(before[0])]:
+                found[f"{'.'.join(before)} -> {'.'.join(to)}"] = None
+
+    sys.setprofile(look)
+    try:
+        trip()
+    finally:
+        sys.setprofile(None)
+    return list(found)
+
+
+def main() -> None:
+    """Makes the three trips and prints their climbs."""
+    import sfumato
+    from sfumato.data import write_digits
+
+    with tempfile.TemporaryDirectory() as name:
+        here = Path(name)
+        write_digits(here / "digits", size=16)
+        two, three = (here / "digits/train" / d for d in "23")
+        small = {"size": 16, "steps": 2, "batch": 4, "quiet": True, "options": {"net": "tiny"}}
+        data = {"2": two, "3": three}
+
+        def train() -> None:
+            sfumato.train("diffusion", data, here / "run", **small)
+
+        def translate() -> None:
+            ends = {"source": f"{here}/run:2", "target": f"{here}/run:3"}
+            sfumato.translate(here / "digits/test/2", here / "out", method="ddib", **ends)
+
+        def evaluate() -> None:
+            sfumato.evaluate(here / "out", here / "digits/test/2", target=here / "digits/test/3")
+
+        for trip in (train, translate, evaluate):
+            found = climbs(trip)
+            print(f"{trip.__name__}: {len(found)} climbs", *found, sep="\n    ")
+
+
+if __name__ == "__main__":
+    main()
