@@ -62,7 +62,7 @@ DATA = {
     "earth": Data(
         ("satellite", "relief"), "data/earth_hidden", "data/earth/test",
         compare={"truth": "data/earth/test/relief", "task": "relief_water"},
-        ddib={"recentre": "true"}, sde=CHROMA, cut={"lambda_nce": 0.5},
+        ddib={"recentre_means": "true"}, sde=CHROMA, cut={"lambda_nce": 0.5},
     ),
     "earth_pairs": Data(
         ("satellite", "relief"), "data/earth/train", "data/earth/test",
@@ -72,7 +72,7 @@ DATA = {
         ("horse", "zebra"), "data/horse2zebra12/train", "data/horse2zebra12/test",
         how={"size": 64, "flip": True}, compare={"size": 64}, share=0.5,
         columns=("fd", "kid", "source/l2", "diversity"), norm="instance",
-        sde={"cells": 16, "roughness": 0.25, "pool": 512},
+        sde={"coarse_cells": 16, "coarse_noise": 0.25, "buffer": 512},
     ),
 }  # fmt: skip
 
@@ -128,11 +128,11 @@ METHODS = {
     ),
     "unpaired_sde": Method(
         "unpaired_sde", {32: 6500, 64: 6000}, {32: 16, 64: 8},
-        lambda steps, data: data.sde | {"alone": steps // 3, "distil": steps // 3},
+        lambda steps, data: data.sde | {"warmup_batches": steps // 3, "distil_batches": steps // 3},
     ),
     "unit_ddpm": Method(
         "unit_ddpm", {32: 4000, 64: 2000}, {32: 16, 64: 8},
-        lambda steps, data: UNIT | {"alone": 4 * steps // 5},
+        lambda steps, data: UNIT | {"warmup_batches": 4 * steps // 5},
     ),
     "ddib": Method("diffusion", {32: 10000, 64: 4600}, {32: 32, 64: 16}),
     "pix2pix": Method(

@@ -30,7 +30,7 @@ def earth(out: Path, limit: int) -> None:
     compare(
         "data/earth/test/satellite", out,
         ["label=paired_sde model=sfumato/earth_pairs",
-         "ddib source=sfumato/earth:satellite target=sfumato/earth:relief recentre=true",
+         "ddib source=sfumato/earth:satellite target=sfumato/earth:relief recentre_means=true",
          f"sdedit target=sfumato/earth:relief {STRENGTHS}"],
         target=relief, truth=relief, train="data/earth/train/relief", task="land_water",
         seeds=8, limit=limit, round_trip=True,

@@ -17,7 +17,7 @@ from sfumato import compare
 DIGITS: dict[str, Any] = {
     "ends": ("2", "3"),
     "sdedit": "strength=0.4,0.45,0.5,0.55,0.6",
-    "ilvr": ("factor=4 until=0.25,0.4,0.55", "factor=8 until=0.1,0.25,0.4"),
+    "ilvr": ("factor=4 keep_down_to=0.25,0.4,0.55", "factor=8 keep_down_to=0.1,0.25,0.4"),
     "low-pass": "strength=0.65 faithful=0.15,0.25,0.35,0.5",
     "egsde": "strength=0.65 realism=640 faithful=0.25,0.35,0.5",
     "log-odds": "strength=0.65 realism=128 faithful=0.25,0.35,0.5",
@@ -40,7 +40,7 @@ TASKS: dict[str, dict[str, Any]] = {
         "model": "runs/horse2zebra",
         "guide": "runs/guide_horse2zebra",
         "sdedit": "strength=0.3,0.4,0.5,0.6,0.7",
-        "ilvr": ("factor=8 until=0.25,0.4,0.55", "factor=16 until=0.1,0.25,0.4"),
+        "ilvr": ("factor=8 keep_down_to=0.25,0.4,0.55", "factor=16 keep_down_to=0.1,0.25,0.4"),
         "low-pass": "strength=0.65 faithful=0.15,0.25,0.35,0.5",
         "egsde": "strength=0.65 realism=640 faithful=0.25,0.35,0.5",
         "log-odds": "strength=0.65 realism=128 faithful=0.25,0.35,0.5",

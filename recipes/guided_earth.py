@@ -36,7 +36,7 @@ def table(out: Path, limit: int, seeds: int) -> None:
          f"sdedit {TARGET} strength=0.6,0.8,0.9",
          f"{PUBLISHED} strength=0.6 realism=0,1280",
          f"ilvr {TARGET}",
-         "ddib source=sfumato/earth:satellite target=sfumato/earth:relief recentre=true"],
+         "ddib source=sfumato/earth:satellite target=sfumato/earth:relief recentre_means=true"],
         target=relief, truth=relief, train="data/earth/train/relief", task="land_water",
         seeds=seeds, limit=limit,
     )  # fmt: skip

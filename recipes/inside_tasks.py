@@ -69,7 +69,7 @@ def unit(name: str, model: str, judge: str, limit: int) -> Task:
     chains: list[Any] = []
 
     def up(x: Tensor) -> Tensor:
-        chains[:] = [part.chains(x, steps=steps, release=release)]  # type: ignore[attr-defined]
+        chains[:] = [part.chains(x, steps=steps, release_steps=release)]  # type: ignore[attr-defined]
         return chains[0].run(chains[0].start, chains[0].times[: release + 1])
 
     def down(z: Tensor) -> Tensor:

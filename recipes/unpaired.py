@@ -26,18 +26,18 @@ DDIB = {"digits": "sfumato/digits", "mnist": "runs/mnist"}
 
 THESIS: dict[str, Any] = {
     "pairing": "exact", "process": "vp", "prediction": "eps", "times": "uniform", "shared": False,
-    "loop_solver": "euler_maruyama", "loop_spacing": "time", "alone": 0, "distil": 0,
+    "loop_solver": "euler_maruyama", "loop_spacing": "time", "warmup_batches": 0, "distil_batches": 0,
     "pseudo": "attached", "cycle": 10,
 }  # fmt: skip
 """Algorithms 3 and 4 as printed, on the corrected grid; a network of 1 M parameters for each side."""
 
-UNIT = {"process": "cosine", "prediction": "v", "times": "lognormal", "alone": 1200, "cycle": 1}
+UNIT = {"process": "cosine", "prediction": "v", "times": "lognormal", "warmup_batches": 1200, "cycle": 1}
 """What suits few steps of a small network better than the paper's."""
 
 PAIRINGS: dict[str, tuple[int, int, dict[str, Any]]] = {
     "detached": (240, 16, {}),
     "one_step": (600, 16, {}),
-    "auxiliary": (600, 16, {"distil": 350}),
+    "auxiliary": (600, 16, {"distil_batches": 350}),
     "exact": (100, 4, {"cycle": 10, "pseudo": "attached"}),
 }
 """Steps, batch and options of the other ways of making pairs, after the first coupling."""
@@ -55,9 +55,10 @@ def models(name: str, seed: int) -> None:
         return out
 
     fit("unpaired_sde", "default", 4500)
-    first = fit("unpaired_sde", "first", 2200, options={"alone": 1500, "distil": 700})
+    first = fit("unpaired_sde", "first", 2200, options={"warmup_batches": 1500, "distil_batches": 700})
     for pairing, (steps, batch, options) in PAIRINGS.items():
-        method = find("unpaired_sde")(**{"pairing": pairing, "alone": 0, "distil": 0} | options)
+        options = {"pairing": pairing, "warmup_batches": 0, "distil_batches": 0} | options
+        method = find("unpaired_sde")(**options)
         method.load_state_dict(load(first).state_dict(), strict=False)  # translators are new
         torch.nn.init.zeros_(method.seen)
         fit(method, pairing, steps, 1e-3, batch=batch)

@@ -16,7 +16,8 @@ from sfumato import compare, train
 from sfumato.data import WRITERS
 
 OPTIONS = {
-    "normalise": True, "content": "chroma", "cells": 8, "roughness": 0.25, "alone": 1400, "distil": 1000,
+    "normalise": True, "content": "chroma", "coarse_cells": 8, "coarse_noise": 0.25,
+    "warmup_batches": 1400, "distil_batches": 1000,
 }  # fmt: skip
 """Water is bluer than land on both, but dark on one and light on the other: chroma, on one scale."""
 
@@ -49,7 +50,8 @@ def table(model: str) -> None:
             f"{test}/{a}", f"{model}_{a}",
             [f"label=unpaired_sde model={model} direction={way}",
              f"ddib source=sfumato/earth:{a} target=sfumato/earth:{b}",
-             f"ddib 'label=ddib, recentred' source=sfumato/earth:{a} target=sfumato/earth:{b} recentre=true",
+             f"ddib 'label=ddib, recentred' source=sfumato/earth:{a} "
+             f"target=sfumato/earth:{b} recentre_means=true",
              f"'label=paired_sde, with pairs' model=sfumato/earth_pairs direction={way}"],
             target=f"{test}/{b}", truth=f"{test}/{b}", train=f"data/earth_hidden/{b}",
             limit=96, seeds=2, **({"task": "land_water"} if b == "relief" else {}),

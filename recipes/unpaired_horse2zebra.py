@@ -17,11 +17,14 @@ from sfumato import compare, train
 from sfumato.data import find_images
 
 ENDS = "horse", "zebra"
-OPTIONS = {"cells": 16, "roughness": 0.25, "alone": 1800, "distil": 900, "pool": 512}
+OPTIONS = {
+    "coarse_cells": 16, "coarse_noise": 0.25, "warmup_batches": 1800, "distil_batches": 900, "buffer": 512,
+}  # fmt: skip
 SMALL: dict[str, Any] = {"steps": 3600, "batch": 8, "lr": 1e-3, "options": OPTIONS}
 FULL: dict[str, Any] = {
     "steps": 60_000, "batch": 32, "lr": 2e-4, "precision": "bf16",
-    "options": OPTIONS | {"net": "thesis", "shared": False, "alone": 20_000, "distil": 20_000},
+    "options": OPTIONS
+    | {"net": "thesis", "shared": False, "warmup_batches": 20_000, "distil_batches": 20_000},
 }  # fmt: skip
 
 

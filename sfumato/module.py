@@ -60,7 +60,7 @@ GONE = {"channel_order": "noisy, image"}
 
 
 def short(description: Any) -> Any:
-    """A description, or options, as of today: kinds of this package were MODULE:NAME, fields had other names."""
+    """A description, or options, as of today: kinds were MODULE:NAME once, and fields had other names."""
     if isinstance(description, list):
         return [short(v) for v in description]
     if not isinstance(description, dict):

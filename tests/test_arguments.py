@@ -4,6 +4,7 @@ import math
 import warnings
 from inspect import signature
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -11,8 +12,8 @@ import torch
 
 import sfumato
 from sfumato.checkpoints.model_folder import denoiser_of
-from sfumato.core.arguments import checked
-from sfumato.core.errors import UserError
+from sfumato.core.arguments import check_value, checked
+from sfumato.core.errors import UserError, choose
 from sfumato.module import Part
 
 X = torch.linspace(-1, 1, 3 * 8 * 8).reshape(1, 3, 8, 8)
@@ -245,6 +246,15 @@ def test_results_do_not_hang_on_torchs_default_type(tmp_path):
     finally:
         torch.set_default_dtype(torch.float32)
     assert torch.equal(noise, sfumato.Noise([1])(x))
+
+
+def test_old_names_of_options_are_refused_with_todays(model):
+    with pytest.raises(UserError, match="^option of train 'alone' is called 'warmup_batches' now$"):
+        choose("option of train", "alone", ["steps", "warmup_batches"])
+    with pytest.raises(UserError, match="^unknown option of train 'alone': "):
+        choose("option of train", "alone", ["steps"])
+    with pytest.raises(UserError, match="^units 'carried' is called 'at-256' now$"):
+        check_value("units", "carried", Literal["at-256", "paper"])
 
 
 def test_a_method_that_is_called_names_translate(model):

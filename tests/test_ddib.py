@@ -215,6 +215,6 @@ def test_recentring_takes_the_means_out_of_the_latent(float64):
     x = (m0 + 0.2 * normal(16, 3))[..., None, None]  # images of one pixel
     want = x + (m1 - m0)[:, None, None]
     plain = (ddib.translate(x, steps=120) - want).abs().max()
-    shifted = (ddib.translate(x, steps=120, recentre=True) - want).abs().max()
+    shifted = (ddib.translate(x, steps=120, recentre_means=True) - want).abs().max()
     assert shifted < 1e-3
     assert plain > 10 * shifted

@@ -52,11 +52,11 @@ SOLVERS = (
 )  # fmt: skip
 OPTIONS = {
     "sdedit": [{"strength": 0.9, "repeats": 2}],
-    "ilvr": [{"factor": 4, "until": 0.5}],
+    "ilvr": [{"factor": 4, "keep_down_to": 0.5}],
     "egsde": [{"factor": 4, "every": 2, "repeats": 2}, {"realism": 0.0}, {"energy": "edges"}],
     "classifier_guidance": [{"strength": 0.9, "scale": 4.0, "every": 2}],
     "controllable": [{"scale": 1.0, "every": 2}],
-    "unit_ddpm": [{"release": 2, "steps": 5}],
+    "unit_ddpm": [{"release_steps": 2, "steps": 5}],
 }
 """Options with which methods are seen, besides each of their choices and switches alone."""
 TRAINED = "diffusion", "unpaired_sde", "pix2pix", "cyclegan", "unit_ddpm"
@@ -514,8 +514,8 @@ def make_models(to, root):
     own |= {f"{n}-net": {"net": inner(n)} for n in ("diffusion", "pix2pix", "cyclegan")}
     for process in (sfumato.VP(), sfumato.DDPM(), sfumato.Cosine(), sfumato.VE(), sfumato.Flow()):
         own[f"paired_sde-{type(process).__name__}"] = {"net": "tiny", "process": process}
-    own["unpaired_sde"] |= {"alone": 2, "distil": 2, "pool": 4, "refresh": 2}
-    own["unit_ddpm"] |= {"alone": 3}
+    own["unpaired_sde"] |= {"warmup_batches": 2, "distil_batches": 2, "buffer": 4, "refresh": 2}
+    own["unit_ddpm"] |= {"warmup_batches": 3}
     how = {"net": "tiny", "pairing": "auxiliary", "shared": False, "normalise": True}
     own["unpaired_sde-auxiliary"] = how
     own["paired_sde-eps"] = {"net": "tiny", "process": "ddpm", "prediction": "eps"}
@@ -577,7 +577,8 @@ def make_runs(to):
     sides = {"labels": inner("unpaired_sde").labels, "conditioning": 3}
     options = {
         "diffusion": {"net": inner("diffusion", **little, labels=2)},
-        "unpaired_sde": {"net": inner("unpaired_sde", **little, **sides), "alone": 1, "distil": 2},
+        "unpaired_sde": {"net": inner("unpaired_sde", **little, **sides), "warmup_batches": 1,
+                         "distil_batches": 2},
         "pix2pix": {"net": "tiny"},
     }
     for method in RUNS:

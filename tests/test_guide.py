@@ -173,8 +173,8 @@ def test_methods_are_guided_away_from_any_domain(name, how):
 def test_models_of_pictures_are_guided_by_the_source(name, monkeypatch):
     """Away from what they make of a hidden one; and without weight nothing changes."""
     torch.manual_seed(0)
-    own = {} if name == "paired_sde" else {"alone": 0, "shared": False}
-    part = lively(find(name)(net="tiny", null=0.2, **own)).eval()
+    own = {} if name == "paired_sde" else {"warmup_batches": 0, "shared": False}
+    part = lively(find(name)(net="tiny", drop_condition=0.2, **own)).eval()
     x, how = normal(2, 3, 16, 16).float(), {"steps": 3, "as_is": True, "solver": "ddim"}
     plain = part.translate(x, **how)
     guided = part.translate(x, classifier_free=1.5, **how)
@@ -183,13 +183,13 @@ def test_models_of_pictures_are_guided_by_the_source(name, monkeypatch):
     mixed = part.translate(x, classifier_free=1.5, **how)
     torch.testing.assert_close(guided, mixed, rtol=1e-3, atol=1e-4)
     assert (guided - plain).abs().max() > 1e-3
-    part.null = 0.0
-    with pytest.raises(UserError, match="classifier_free 1 needs a model .* train it with --null 0.1"):
+    part.drop_condition = 0.0
+    with pytest.raises(UserError, match="classifier_free 1 needs .* train it with --drop-condition 0.1"):
         part.translate(x, classifier_free=1.0, **how)
 
 
 def test_a_share_of_the_conditions_is_hidden_in_the_training_of_pairs(monkeypatch):
-    part, shown = find("paired_sde")(net="tiny", null=0.25), []
+    part, shown = find("paired_sde")(net="tiny", drop_condition=0.25), []
     seen = lambda self, x, t, z, image: shown.append(image.flatten(1).any(1)) or x.sum()
     monkeypatch.setattr(Denoiser, "loss", seen)
     batch = torch.ones(2000, 3, 2, 2), torch.ones(2000, 3, 2, 2)

@@ -23,14 +23,15 @@ def tiny(**options):
 @pytest.mark.parametrize("kernel", ["box", "linear", "cubic"])
 @PROCESSES
 def test_factor_one_returns_the_reference_to_the_bit(kernel, process):
-    y = tiny(process=process).translate(PICTURES, as_is=True, factor=1, kernel=kernel, until=0, steps=3)
+    how = {"factor": 1, "kernel": kernel, "keep_down_to": 0, "steps": 3}
+    y = tiny(process=process).translate(PICTURES, as_is=True, **how)
     assert torch.equal(y, PICTURES)
 
 
 @pytest.mark.parametrize("solver", ["ancestral", "ddim", "dpm2m", "euler_maruyama", "heun"])
 def test_box_keeps_the_low_pass(solver, report):
     phi, spacing = LowPass(4, "box"), "time" if solver == "euler_maruyama" else "karras"
-    options = {"factor": 4, "kernel": "box", "until": 0, "steps": 4, "spacing": spacing}
+    options = {"factor": 4, "kernel": "box", "keep_down_to": 0, "steps": 4, "spacing": spacing}
     y = tiny().translate(PICTURES, as_is=True, solver=solver, **options)
     far = (phi(y) - phi(PICTURES)).abs().max().item()
     report(f"ILVR, box: low-pass of result and reference, {solver}", far)
@@ -43,15 +44,16 @@ def test_other_kernels_keep_it_nearly(kernel):
     """Phi x = phi y + (phi - phi^2) (y - x'): as far as phi is from a projection."""
     f = gaussian([0.0] * 192, [1.0] * 192, Cosine())
     y = PICTURES.double()
-    x = ILVR(target=f).translate(y, as_is=True, factor=4, kernel=kernel, until=0, steps=5, clip=False)
+    x = ILVR(target=f).translate(y, as_is=True, factor=4, kernel=kernel, keep_down_to=0, steps=5, clip=False)
     phi = LowPass(4, kernel)
-    free = ILVR(target=f).translate(y, as_is=True, factor=4, kernel=kernel, until=1, steps=5, clip=False)
+    how = {"factor": 4, "kernel": kernel, "steps": 5, "clip": False}
+    free = ILVR(target=f).translate(y, as_is=True, keep_down_to=1, **how)
     assert 1e-3 < (phi(x) - phi(y)).norm() < 0.5 * (phi(free) - phi(y)).norm()
 
 
 def test_never_is_plain_sampling():
     part = tiny()
-    y = part.translate(PICTURES, as_is=True, until=1, steps=4, factor=2, clip=False)
+    y = part.translate(PICTURES, as_is=True, keep_down_to=1, steps=4, factor=2, clip=False)
     f, noise = part.target, Noise.of(PICTURES, 0)
     times = grid(f.process, 4, clean=True)
     start = f.process.perturb(torch.zeros_like(PICTURES), times[0], noise(PICTURES))
@@ -72,7 +74,7 @@ def test_until_is_a_noise_level():
 
     f = Zero()
     f.process = process
-    ILVR(target=f).translate(source, as_is=True, factor=4, until=0.25, steps=10, spacing="log_snr")
+    ILVR(target=f).translate(source, as_is=True, factor=4, keep_down_to=0.25, steps=10, spacing="log_snr")
     levels = grid(process, 10, "log_snr", clean=True)[1:-1]
     above = [bool(s >= process.time(DDPM().log_snr(torch.tensor(0.25)))) for s in levels]
     assert any(above)
@@ -82,7 +84,7 @@ def test_until_is_a_noise_level():
 
 @PROCESSES
 def test_until_the_first_level_of_the_chain_leaves_the_last_step_alone(process):
-    moved, how = [], {"steps": 4, "spacing": "chain", "until": 1 / 1000}
+    moved, how = [], {"steps": 4, "spacing": "chain", "keep_down_to": 1 / 1000}
     tiny(process=process).translate(
         PICTURES, as_is=True, factor=4, **how, watch=lambda t, x, mean, extras: moved.append(extras["moved"])
     )
@@ -100,8 +102,8 @@ def test_bad_options():
     with pytest.raises(ValueError, match="factor 3 does not divide the size 8; choose one of 1, 2"):
         tiny().translate(PICTURES, as_is=True, factor=3)
     with pytest.raises(ValueError, match="factor 3 does not divide the size 8"):
-        tiny().translate(PICTURES, as_is=True, factor=3, until=1, steps=2)
-    with pytest.raises(ValueError, match=r"until must be in \[0, 1\], not 2"):
-        tiny().translate(PICTURES, as_is=True, until=2)
+        tiny().translate(PICTURES, as_is=True, factor=3, keep_down_to=1, steps=2)
+    with pytest.raises(ValueError, match=r"keep_down_to must be in \[0, 1\], not 2"):
+        tiny().translate(PICTURES, as_is=True, keep_down_to=2)
     with pytest.raises(ValueError, match="unknown kernel 'lanczos'"):
         tiny().translate(PICTURES, as_is=True, kernel="lanczos")

@@ -59,8 +59,8 @@ def test_values_are_swept():
     ]
     assert {e.family for e in found} == {"S"}
     assert [e.options["steps"] for e in found] == [9, 20, 9, 20]
-    (one,) = entries_of(["ddib source=m:cat target=m:dog recentre=true"])
-    assert one.options == {"recentre": True}
+    (one,) = entries_of(["ddib source=m:cat target=m:dog recentre_means=true"])
+    assert one.options == {"recentre_means": True}
     assert entries_of(["sdedit target=m:dog strength=0.3"])[0].label == "sdedit"
     roles = {"model": None, "source": None, "target": "my runs/m:dog"}
     assert swept("sdedit", roles, ["strength=0.3,0.5"]) == entries_of(

@@ -14,7 +14,7 @@ OTHERS = torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(1)) * 2 
 
 def tiny(**options):
     torch.manual_seed(0)
-    return lively(UnitDDPM(net="tiny", **{"alone": 0} | options)).train()
+    return lively(UnitDDPM(net="tiny", **{"warmup_batches": 0} | options)).train()
 
 
 def losses(model):
@@ -24,7 +24,7 @@ def losses(model):
 @pytest.mark.parametrize("begin", ["coarse", "image", "gray"])
 def test_eq_11_is_terms_2_and_4_of_eq_12(report, begin):
     """Each term by hand: its target is the noise of the image it denoises, the other has its own."""
-    model = tiny(cycle=3.0, begin=begin)
+    model = tiny(cycle=3.0, translators_start_as=begin)
     (_, theta), (_, phi) = losses(model)
     g = torch.Generator().manual_seed(0)
     f, perturb = model.denoisers, model.denoisers["target"].process.perturb
@@ -66,14 +66,14 @@ def test_translators_begin_as_what_is_asked_for():
         "gray": torch.zeros_like(PICTURES),
     }
     for begin, first in expected.items():
-        model = UnitDDPM(net="tiny", begin=begin, cells=2)
+        model = UnitDDPM(net="tiny", translators_start_as=begin, coarse_cells=2)
         torch.testing.assert_close(model.translators(images)["target"], first)
     with pytest.raises(ValueError, match="cells must be at least 1, not 0"):
-        UnitDDPM(net="tiny", cells=0)
+        UnitDDPM(net="tiny", coarse_cells=0)
 
 
 def test_translators_do_not_learn_while_the_denoisers_are_alone():
-    model, players = tiny(alone=2), []
+    model, players = tiny(warmup_batches=2), []
     for _ in range(3):
         players.append([name for name, _ in losses(model)])
     assert players == [["denoisers"], ["denoisers"], ["denoisers", "translators"]]
@@ -90,7 +90,7 @@ def test_one_network_before_the_release_and_two_from_there_on(monkeypatch, direc
     spy = lambda self, x, t, z: noised.append(bool(x.any())) or perturb(self, x, t, z)
     monkeypatch.setattr(process, "perturb", spy)
     watch = lambda t, x, mean, extras: nfe.append(extras["nfe"])
-    options = {"steps": steps, "release": release, "watch": watch, "direction": direction}
+    options = {"steps": steps, "release_steps": release, "watch": watch, "direction": direction}
     model.translate(PICTURES, as_is=True, **options)
     here, there = direction.split("-to-")
     assert calls.count(there) == steps
@@ -102,8 +102,8 @@ def test_one_network_before_the_release_and_two_from_there_on(monkeypatch, direc
 
 def test_a_release_outside_the_chain_is_refused():
     for release, says in ((-1, "at least 0, not -1"), (6, "at most steps = 5, not 6")):
-        with pytest.raises(ValueError, match=f"release must be {says}"):
-            tiny().translate(PICTURES, as_is=True, steps=5, release=release)
+        with pytest.raises(ValueError, match=f"release_steps must be {says}"):
+            tiny().translate(PICTURES, as_is=True, steps=5, release_steps=release)
 
 
 def test_a_solver_that_chooses_its_times_is_refused():
@@ -129,7 +129,7 @@ def test_independent_domains_give_what_a_plain_chain_gives(release, report):
     """Mean and spread of the affine map that the target's chain alone is, started at N(0, sigma^2)."""
     model = UnitDDPM(net=Alone(0.0), prediction="x0", channels=1)
     model.denoisers["target"].net = Alone(0.5)
-    y = model.translate(normal(4000, 1, 1, 1), as_is=True, steps=40, release=release)
+    y = model.translate(normal(4000, 1, 1, 1), as_is=True, steps=40, release_steps=release)
     process = DDPM()
     times = grid(process, 40, "chain", clean=True)
     chain = affine("ancestral", gaussian([0.5], [0.25], process), times, 1)
@@ -147,7 +147,7 @@ def test_each_chain_is_denoised_given_the_other():
     for side, f in model.denoisers.items():
         keep = lambda _, args, how, side=side: asked[side].append((args[0], how["image"]))
         f.register_forward_pre_hook(keep, with_kwargs=True)
-    model.translate(PICTURES, as_is=True, steps=3, release=3)
+    model.translate(PICTURES, as_is=True, steps=3, release_steps=3)
     assert len(asked["source"]) == len(asked["target"]) == 3
     for (a, given_a), (b, given_b) in zip(asked["source"], asked["target"], strict=True):
         assert torch.equal(given_a, b)

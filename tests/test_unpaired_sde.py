@@ -21,7 +21,7 @@ from sfumato.training.fit import State, fit
 from sfumato.training.train import train
 
 R = 0.8
-SHORT = {"net": "tiny", "alone": 1, "distil": 2, "refresh": 2, "pool": 6, "loop_steps": 2}
+SHORT = {"net": "tiny", "warmup_batches": 1, "distil_batches": 2, "refresh": 2, "buffer": 6, "loop_steps": 2}
 
 
 class Given(torch.nn.Module):
@@ -36,7 +36,7 @@ class Given(torch.nn.Module):
 
 
 def exact(**options):
-    given = {"alone": 0, "distil": 0, "prediction": "x0", "channels": 1} | options
+    given = {"warmup_batches": 0, "distil_batches": 0, "prediction": "x0", "channels": 1} | options
     return UnpairedSDE(net=Given(), **given)
 
 
@@ -86,7 +86,7 @@ def test_one_step_is_the_denoised_mean():
 
 
 def test_the_net_sees_noisy_then_image_in_training_and_in_sampling():
-    model = exact(null=0.0).double()
+    model = exact(drop_condition=0.0).double()
     net, image = model.denoisers.target.net, normal(3, 1, 1, 1)
     model.translate(image, as_is=True, steps=2)
     assert torch.equal(net.asked[:, 1:], image)
@@ -101,7 +101,9 @@ def test_gradients_through_the_sampler_are_those_of_plain_backpropagation(monkey
     for plain in (False, True):
         if plain:
             monkeypatch.setattr("sfumato.methods._shared.unpaired.integrate_flat", integrate)
-        model = tiny(pairing="exact", alone=0, distil=0, pseudo="attached", cycle=10.0, net="tiny")
+        model = tiny(
+            pairing="exact", warmup_batches=0, distil_batches=0, pseudo="attached", cycle=10.0, net="tiny"
+        )
         g = torch.Generator().manual_seed(1)
         with torch.no_grad():
             for p in model.parameters():
@@ -197,7 +199,7 @@ def test_the_channel_order_is_the_one_that_there_is(tmp_path):
 
 
 def test_pairs_that_are_not_finite_stop_the_training():
-    state = State(tiny(alone=0, distil=0))
+    state = State(tiny(warmup_batches=0, distil_batches=0))
     list(fit(state, batches(), steps=1))
     before = {k: v.clone() for k, v in state.method.state_dict().items() if k != "seen"}
     state.method.pairs.memory.images = None
@@ -209,7 +211,7 @@ def test_pairs_that_are_not_finite_stop_the_training():
 
 def test_auxiliary_translators_first_learn_the_first_coupling():
     """Images of a side are compared with what the translator to it makes of what they were made of."""
-    model, pairs = lively(tiny(pairing="auxiliary", alone=0)).train(), []
+    model, pairs = lively(tiny(pairing="auxiliary", warmup_batches=0)).train(), []
     model.pairs.register_forward_hook(lambda *call: pairs.append(call[-1]))
     losses = dict(model.objectives(batches(n=6), rng()))
     ((real, made),) = pairs
@@ -232,7 +234,7 @@ def test_a_training_that_diverges_keeps_its_last_good_save(tmp_path, monkeypatch
     monkeypatch.setattr(Sides, "sample", broken)
     folders = pictures(tmp_path, 4, 4)
     out, how = tmp_path / "run", {"size": 8, "batch": 4, "held_out": 0, "preview_every": 0}
-    options = SHORT | {"alone": 0, "distil": 0, "pairing": "detached"}
+    options = SHORT | {"warmup_batches": 0, "distil_batches": 0, "pairing": "detached"}
     with pytest.raises(ValueError, match=r"not finite: .*last good save\. Lower --lr .*--resume"):
         train("unpaired_sde", folders, out, options=options, steps=9, save_every=2,
               quiet=True, **how)  # fmt: skip
@@ -281,7 +283,7 @@ def test_bad_options():
     with pytest.raises(ValueError, match="direction"):
         tiny().translate(torch.zeros(1, 3, 8, 8), direction="backwards")
     with pytest.raises(ValueError, match="steps must be at least 1"):
-        tiny(alone=0).translate(torch.zeros(1, 3, 8, 8), steps=0)
+        tiny(warmup_batches=0).translate(torch.zeros(1, 3, 8, 8), steps=0)
     assert swapped({"target": 1, "source": 2}) == {"target": 2, "source": 1}
 
 
@@ -289,7 +291,8 @@ def test_bad_options():
 def test_a_training_saved_on_the_batch_after_alone_resumes_bit_for_bit(tmp_path, precision):
     """There the frozen copy is the slow one, in one tensor."""
     folders = pictures(tmp_path, 4, 4)
-    how = {"options": SHORT | {"alone": 1, "distil": 2}, "size": 8, "batch": 4, "held_out": 0,
+    how = {"options": SHORT | {"warmup_batches": 1, "distil_batches": 2},
+           "size": 8, "batch": 4, "held_out": 0,
            "preview_every": 0, "quiet": True, "schedule": "constant", "precision": precision}  # fmt: skip
     train("unpaired_sde", folders, tmp_path / "straight", steps=4, **how)
     train("unpaired_sde", folders, tmp_path / "stopped", steps=2, **how)
@@ -329,7 +332,7 @@ def test_what_is_hidden_is_blank_and_called_none(null):
 @pytest.mark.parametrize("alone", [0, 1])
 @pytest.mark.parametrize("null", [0.0, 1.0])
 def test_images_are_hidden_in_every_phase(null, alone):
-    model = exact(null=null, alone=alone, pairing="one_step").train()
+    model = exact(drop_condition=null, warmup_batches=alone, pairing="one_step").train()
     model.pairs.follow = lambda *_: None  # there is no weight to copy
     stream = ((normal(6, 1, 1, 1).float(), normal(6, 1, 1, 1, seed=1).float()) for _ in count())
     for _ in range(alone + 1):
@@ -340,7 +343,7 @@ def test_images_are_hidden_in_every_phase(null, alone):
 
 def test_the_first_coupling_without_coarse_images_is_the_bridge_to_the_side():
     """Between Gaussians DDIB is y = m' + s' / s (x - m); it takes twice the steps of a sampler."""
-    model = UnpairedSDE(net=Ends(), alone=1, first="unconditional", prediction="x0", channels=1)
+    model = UnpairedSDE(net=Ends(), warmup_batches=1, first="unconditional", prediction="x0", channels=1)
     model, x, visited = model.double().eval(), 0.2 * normal(5, 1, 1, 1) - 0.5, []
     watch = lambda t, *rest: visited.append(t)
     y = model.translate(x, steps=15, solver="ab3", watch=watch)
@@ -354,7 +357,7 @@ def test_of_coarse_images_only_the_content_asked_for_is_kept():
     """Chroma has no brightness: its mean over the channels is 0; what is left is the coarse chroma."""
     real = {s: normal(2, 3, 6, 6, seed=i) for i, s in enumerate(OTHER)}
     for content in ("colour", "chroma"):
-        model = tiny(content=content, roughness=0.0, cells=2)
+        model = tiny(content=content, coarse_noise=0.0, coarse_cells=2)
         for s, rough in model.pairs.roughened(real, rng()).items():
             means = real[s].unflatten(2, (2, 3)).unflatten(4, (2, 3)).mean((3, 5))
             want = means if content == "colour" else means - means.mean(1, keepdim=True)
@@ -365,7 +368,7 @@ def test_of_coarse_images_only_the_content_asked_for_is_kept():
 
 
 def test_new_pairs_are_made_once_in_so_many_batches():
-    model, kept = tiny(refresh=3, pool=100, pairing="buffer").train(), []
+    model, kept = tiny(refresh=3, buffer=100, pairing="buffer").train(), []
     for n in range(7):
         real = dict(zip(("source", "target"), next(batches(n)), strict=True))
         model.pairs(model.denoisers, real, rng(), False, n)
@@ -381,7 +384,7 @@ def test_clip_bounds_what_the_denoiser_says():
 
 def test_colours_are_those_of_the_side_translated_to():
     """x of mean m and spread s becomes m' + s' (x - m) / s where the networks change nothing."""
-    model = UnpairedSDE(net=Copying(), alone=0, prediction="x0", normalise=True).double().eval()
+    model = UnpairedSDE(net=Copying(), warmup_batches=0, prediction="x0", normalise=True).double().eval()
     moments = {"source": (0.5, 0.1), "target": (-0.25, 0.3)}
     for side, (mean, std) in moments.items():
         second = mean**2 + std**2
@@ -396,7 +399,7 @@ def test_colours_are_those_of_the_side_translated_to():
 
 
 def test_ddib_is_prepared_without_any_image():
-    model = exact(alone=1, first="unconditional", null=0.0).train()
+    model = exact(warmup_batches=1, first="unconditional", drop_condition=0.0).train()
     model.pairs.follow = lambda *_: None
     x = normal(6, 1, 1, 1).float()
     list(model.objectives(iter([(x, x)]), rng()))
@@ -407,7 +410,7 @@ def test_ddib_is_prepared_without_any_image():
 def test_colours_are_learnt_from_the_first_batches_alone():
     """So that what the networks have learnt keeps its meaning."""
     for seen, learns in ((199, True), (200, False)):
-        model = tiny(alone=0, distil=0, pairing="one_step", normalise=True).train()
+        model = tiny(warmup_batches=0, distil_batches=0, pairing="one_step", normalise=True).train()
         model.seen.fill_(seen)
         before = model.colours.source.clone()
         list(model.objectives(batches(), rng()))
@@ -416,7 +419,7 @@ def test_colours_are_learnt_from_the_first_batches_alone():
 
 def test_the_cycle_term_has_its_weight():
     """The loss is affine in lambda."""
-    how = {"alone": 0, "distil": 0, "pairing": "detached"}
+    how = {"warmup_batches": 0, "distil_batches": 0, "pairing": "detached"}
     zero, one, ten = (
         dict(lively(tiny(cycle=c, **how)).train().objectives(batches(), rng()))
         for c in (0.0, 1.0, 10.0)

@@ -1,10 +1,10 @@
 """How often a call climbs: from a function to one of a higher floor, as the program runs.
 
-    python tools/trips.py            translate a folder, train a method, evaluate results, each on tiny pictures
+    python tools/trips.py            train a method, translate a folder, evaluate results: all tiny
 
-A climb is a call, however often it is made, from one function to another whose room lies higher in FLOORS of
-tests/test_layers.py: a method that is called by the part it extends, or a function that was handed down.
-What lies in core/ only passes calls on and is looked through; a return is no call.
+A climb is a call, however often it is made, from one function to another whose room lies higher in FLOORS
+of tests/test_layers.py: a method that is called by the part it extends, or a function that was handed down.
+What lies in core/, and what decorates a function, passes calls on and is looked through; a return is no call.
 """
 
 from __future__ import annotations
@@ -22,18 +22,21 @@ TREE = Path(__file__).parents[1]
 FLOOR = {r: i for i, names in enumerate(rows(TREE)) for r in names}
 
 
+DECORATORS = ("in_single.<locals>", "of_any_kind.<locals>", "__init_subclass__")
+
+
 def place(frame: FrameType | None) -> tuple[str, str] | None:
     """Module and function of a frame, if it is one of sfumato that does more than pass calls on."""
     module = frame.f_globals.get("__name__", "") if frame else ""
     if frame is None or not module.startswith("sfumato") or room(module) == "core":
         return None
     name = frame.f_code.co_qualname if sys.version_info >= (3, 11) else frame.f_code.co_name
-    return (module, name) if "<module>" not in name else None
+    return None if name.startswith(("<module>", *DECORATORS, "Part.__init_sub")) else (module, name)
 
 
 def climbs(trip: Callable[[], Any]) -> list[str]:
-    """The calls of a trip that lead to a higher floor: "MODULE.FUNCTION -> MODULE.FUNCTION"."""
-    found: dict[str, None] = {}
+    """The functions of a higher floor that a trip calls, and a function that does: "CALLER -> CALLED"."""
+    found: dict[str, str] = {}
 
     def look(frame: FrameType, event: str, _: Any) -> None:
         if event != "call" or (to := place(frame)) is None:
@@ -43,14 +46,14 @@ def climbs(trip: Callable[[], Any]) -> list[str]:
             caller = caller.f_back
         if caller is not None and (before := place(caller)) is not None:
             if FLOOR[room(to[0])] > FLOOR[room(before[0])]:
-                found[f"{'.'.join(before)} -> {'.'.join(to)}"] = None
+                found.setdefault(".".join(to), ".".join(before))
 
     sys.setprofile(look)
     try:
         trip()
     finally:
         sys.setprofile(None)
-    return list(found)
+    return [f"{before} -> {to}" for to, before in found.items()]
 
 
 def main() -> None:

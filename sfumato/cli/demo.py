@@ -110,7 +110,7 @@ def _earth(folder: Path, count: int, seed: int) -> Section:
         _translated(
             "DDIB, no pairs", satellite, seed,
             method="ddib", source="sfumato/earth:satellite", target="sfumato/earth:relief",
-            recentre=True,
+            recentre_means=True,
         ),
         _row("truth", relief),
     ]  # fmt: skip

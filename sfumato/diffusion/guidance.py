@@ -145,7 +145,7 @@ def needs_hidden(weight: float, null: float) -> None:
     if weight and not null:
         raise UserError(
             f"classifier_free {weight:g} needs a model that was trained without its condition, too: train "
-            f"it with --null 0.1"
+            f"it with --drop-condition 0.1"
         )
 
 

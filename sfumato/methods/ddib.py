@@ -55,7 +55,7 @@ class DDIB(Part):
         steps: Several = 22,
         solver: str | Step = "ab3",
         spacing: Spacing = "karras",
-        recentre: bool = False,
+        recentre_means: bool = False,
     ) -> Tensor:
         """Source images (B, C, H, W) in [-1, 1] to the target domain.
 
@@ -66,12 +66,12 @@ class DDIB(Part):
             steps: solver steps in all; 55 % of them encode.
             solver: a deterministic one: ab3, ab2, dpm2m, heun, ddim, or dopri5 (to a tolerance).
             spacing: spacing of the solver's times: karras, log_snr, time or chain.
-            recentre: move the latent by what the domains' means leave in it; for domains that
+            recentre_means: move the latent by what the domains' means leave in it; for domains that
                 differ in brightness or colour as a whole. Two evaluations more for each batch.
         """
         up = round(ENCODING * steps)
         latent = self.encode(source, steps=up, solver=solver, spacing=spacing, watch=watch)
-        if recentre:
+        if recentre_means:
             latent = latent + self._shift(latent)
         return self.decode(latent, steps=steps - up, solver=solver, spacing=spacing, watch=watch)
 

@@ -8,7 +8,7 @@ distance (summed over channels and pixels) keeps y faithful.  realism = lambda_s
 Where brightness is what tells the domains apart, content="chroma" leaves it out of the distance.
 
 Units.  lambda_s weighs a mean over positions, so its push on a pixel falls with D = C H W:
-units="carried" counts it at the paper's D = 3x256x256 (640 carried is 10 at 32 pixels), "paper" as it
+units="at-256" counts it at the paper's D = 3x256x256 (640 at-256 is 10 at 32 pixels), "paper" as it
 is.  lambda_i is a rate per pixel, the same at all sizes if size / factor is; the paper's is 8.
 
 Steps.  An ancestral step adds beta / sqrt(1 - beta) times the gradient, until 2 lambda_i beta /
@@ -48,7 +48,7 @@ from sfumato.diffusion.noise_and_denoise import check_finite, edit, times_of
 from sfumato.diffusion.time_grids import Spacing
 from sfumato.module import Part
 
-Units = Literal["carried", "paper"]
+Units = Literal["at-256", "paper"]
 LowPassStep = Literal["exponential", "explicit"]
 Draws = Literal["fresh", "shared"]
 
@@ -78,7 +78,7 @@ class EGSDE(Part):
         strength: Strength = 0.65,
         realism: NotNegative = 640.0,
         faithful: NotNegative = 0.35,
-        units: Units = "carried",
+        units: Units = "at-256",
         similarity: real.Similarity = "cosine",
         on: On = "sample",
         factor: Count | None = None,
@@ -104,7 +104,7 @@ class EGSDE(Part):
             strength: how far to noise, M/T of the paper, see `sdedit`.
             realism: lambda_s, leads away from the source's domain; 0 needs no classifier.
             faithful: lambda_i, leads towards the source's low-pass; both 0: SDEdit, to the bit.
-            units: units of realism: carried (counted at 3x256x256, for all sizes) or paper.
+            units: units of realism: at-256 (counted at 3x256x256, for all sizes) or paper.
             similarity: to the source: cosine of features, or logits, the target's log-odds alone.
             on: where the classifier looks: at the noisy sample, or at E[x | x_t] (mean).
             factor: N of the low-pass, a divisor of both sides; by default an eighth of the shorter.
@@ -128,7 +128,7 @@ class EGSDE(Part):
         reference = en.Reference(process, source, draws.stream("energy"))
         n = eighth(*source.shape[-2:]) if factor is None else factor
         f, after, terms = away_from_any(self.target, classifier_free), None, en.Terms()
-        weight = realism * (source[0].numel() / (3 * 256**2) if units == "carried" else 1.0)
+        weight = realism * (source[0].numel() / (3 * 256**2) if units == "at-256" else 1.0)
         if weight:
             e = real.realism(self.classifier, self.target, reference, similarity, on)
             terms["realism"] = realism, weight, e, on

@@ -5,7 +5,7 @@ After each step of the target's reverse SDE from noise, x' at level s takes the 
     x_s = x' - phi(x') + phi(y_s),    y_s = alpha_s y + sigma_s z   with fresh z    (alg. 1)
 
 at the level that was just reached, the last, clean one included (the published code noises y by one
-step too much, and leaves the last step out).  A large factor keeps little of the reference; `until`
+step too much, and leaves the last step out).  A large factor keeps little of the reference; `keep_down_to`
 above 0 leaves the last steps to the model.
 
 @inproceedings{choi2021ilvr,
@@ -53,7 +53,7 @@ class ILVR(Part):
         factor: Count = 8,
         kernel: Kernel = "cubic",
         content: Content = "colour",
-        until: Share = 0.25,
+        keep_down_to: Share = 0.25,
         steps: Count = 20,
         clip: bool = True,
         classifier_free: NotNegative = 0.0,
@@ -69,7 +69,7 @@ class ILVR(Part):
             factor: N of the low-pass; must divide the images' size. 1 returns the reference.
             kernel: kernel of the low-pass: cubic (the paper's), linear (EGSDE's) or box (a projection).
             content: what is kept of the reference: colour, or chroma, which leaves brightness to the model.
-            until: the noise level, as a share of the DDPM chain, down to which the
+            keep_down_to: the noise level, as a share of the DDPM chain, down to which the
                 reference's low-pass is kept: 0 keeps it to the end, 1 never.
             steps: solver steps.
             clip: clip E[x | x_t] to [-1, 1] at every step, as the paper does.
@@ -81,8 +81,8 @@ class ILVR(Part):
         """
         process, phi = self.target.process, LowPass(factor, kernel, content)
         for n in source.shape[-2:]:
-            phi.matrix(n)  # of a wrong factor it speaks even where no step is above `until`
-        last = chain_time(process, until) if until < 1 else process.t_max
+            phi.matrix(n)  # of a wrong factor it speaks even where no step is above `keep_down_to`
+        last = chain_time(process, keep_down_to) if keep_down_to < 1 else process.t_max
         f = away_from_any(self.target, classifier_free)
         f = Clipped(f) if clip else f
         noise = Noise.of(source, seed)

@@ -53,7 +53,7 @@ class PairedSDE(Part):
         prediction: what the networks predict: v, eps (the thesis'), x0 or edm.
         times: law of the training times: lognormal in sigma/alpha, or uniform in t (the thesis').
         channels: 3 for colour, 1 for gray.
-        null: share of conditioning images that are hidden; above 0 the model can be guided
+        drop_condition: share of conditioning images that are hidden; above 0 the model can be guided
             without a classifier.
     """
 
@@ -64,7 +64,7 @@ class PairedSDE(Part):
     prediction: Prediction = "v"
     times: TimeLaw = "lognormal"
     channels: int = 3
-    null: BelowOne = 0.0
+    drop_condition: BelowOne = 0.0
 
     def __post_init__(self) -> None:
         process = named_process(self.process)
@@ -84,8 +84,8 @@ class PairedSDE(Part):
         t = to_y.draw_times(len(x), rng)
         z = torch.randn(x.shape, generator=rng).to(x)
         shown: Any = 1
-        if self.null:
-            shown = (torch.rand(len(x), 1, 1, 1, generator=rng) >= self.null).to(x)
+        if self.drop_condition:
+            shown = (torch.rand(len(x), 1, 1, 1, generator=rng) >= self.drop_condition).to(x)
         yield "denoisers.target", to_y.loss(y, t, z, image=shown * x)
         yield "denoisers.source", to_x.loss(x, t, z, image=shown * y)
 
@@ -118,7 +118,7 @@ class PairedSDE(Part):
                 denoiser of a hidden one, for models trained with null above 0. 0 is none; above 0 a
                 step costs two evaluations.
         """
-        needs_hidden(classifier_free, self.null)
+        needs_hidden(classifier_free, self.drop_condition)
         given = Conditioned(denoiser=self._denoiser(end(direction)))
         f = away_from_none(given, source, given, classifier_free)
         f, clean = Clipped(f) if clip else f, solver != "euler_maruyama"

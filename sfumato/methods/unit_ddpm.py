@@ -14,7 +14,8 @@ and is denoised, too, from there on (15-17).
 
 No term asks for what a user wants kept, so the translators' beginning decides.  As the identity they stay
 it, from gray (the paper's) they copy shapes and turn hues.  Here g = coarse image + network, the network
-0 at first, and while `alone` only the denoisers learn: what the domains share is then what is coarse.
+0 at first, and for `warmup_batches` only the denoisers learn: what the domains share is then what
+is coarse.
 
 @misc{sasaki2021unit,
   title = {{UNIT-DDPM}: {UN}paired Image Translation with Denoising Diffusion Probabilistic Models},
@@ -68,24 +69,24 @@ class UnitDDPM(Part):
         times: law of the training times: uniform (the paper's), lognormal, log_uniform or palette.
         channels: 3 for colour, 1 for gray.
         cycle: weight lambda of the translators' cycle term.
-        begin: what the translators begin as: coarse, image (the identity) or gray (the paper's).
-        cells: a coarse image is this many patches wide.
-        alone: batches at the start in which the translators do not learn (the paper: 0).
+        translators_start_as: what translators start as: coarse, image (the identity) or gray (the paper's).
+        coarse_cells: a coarse image is this many patches wide.
+        warmup_batches: batches at the start in which the translators do not learn (the paper: 0).
     """
 
     data: ClassVar[str] = "unpaired"
     settings: ClassVar[dict[str, Any]] = {"batch": 16, "lr": 2e-3}
     steady: ClassVar[bool] = False
-    phases: ClassVar[tuple[str, ...]] = ("alone",)
+    phases: ClassVar[tuple[str, ...]] = ("warmup_batches",)
     net: str | nn.Module = "small"
     process: str | Process = "ddpm"
     prediction: Prediction = "eps"
     times: TimeLaw = "uniform"
     channels: int = 3
     cycle: NotNegative = 10.0
-    begin: Begin = "coarse"
-    cells: Count = 3
-    alone: Whole = 2000
+    translators_start_as: Begin = "coarse"
+    coarse_cells: Count = 3
+    warmup_batches: Whole = 2000
 
     def __post_init__(self) -> None:
         process = named_process(self.process)
@@ -96,7 +97,9 @@ class UnitDDPM(Part):
             return Denoiser(net=net, process=process, prediction=self.prediction, times=self.times)
 
         self.denoisers = nn.ModuleDict({side: denoiser() for side in OTHER})
-        self.translators = Translators(self.net, self.channels, self.begin, self.cells)
+        self.translators = Translators(
+            self.net, self.channels, self.translators_start_as, self.coarse_cells
+        )
         self.register_buffer("seen", torch.zeros((), dtype=torch.long))
         self.seen: Tensor  # batches it has learnt from
 
@@ -111,7 +114,7 @@ class UnitDDPM(Part):
         yield "denoisers", self._score(real, swapped(made), t, z)
         learnt = int(self.seen)
         self.seen += self.training
-        if learnt < self.alone:
+        if learnt < self.warmup_batches:
             return
         with frozen(self.denoisers):
             made = self.translators(real)
@@ -128,11 +131,11 @@ class UnitDDPM(Part):
         watch: Watch | None = None,
         direction: Direction = "source-to-target",
         steps: Count = 50,
-        release: Whole = 1,
+        release_steps: Whole = 1,
         solver: str | Step = "ancestral",
         spacing: Spacing = "chain",
     ) -> Tensor:
-        """Images (B, C, H, W) in [-1, 1] to one sample of the other domain each; NFE steps + release.
+        """Images (B, C, H, W) in [-1, 1] to one sample of the other domain each; NFE steps + release_steps.
 
         Args:
             source: images in [-1, 1].
@@ -140,12 +143,17 @@ class UnitDDPM(Part):
             watch: see `integrate`.
             direction: source-to-target, or back.
             steps: solver steps T; the paper's is 1000.
-            release: how many of the last steps denoise the source, too.
+            release_steps: how many of the last steps denoise the source, too.
             solver: ancestral (the paper's), sde_dpm2m, or a deterministic one.
             spacing: spacing of the solver's times: chain, karras, log_snr or time.
         """
         chains = self.chains(
-            source, seed=seed, direction=direction, steps=steps, release=release, spacing=spacing
+            source,
+            seed=seed,
+            direction=direction,
+            steps=steps,
+            release_steps=release_steps,
+            spacing=spacing,
         )
 
         def seen(t: float, both: Tensor, mean: Tensor, extras: dict[str, Any]) -> None:
@@ -158,15 +166,15 @@ class UnitDDPM(Part):
     @checked
     def chains(
         self, source: Tensor, *, seed: Seed = 0, direction: Direction = "source-to-target",
-        steps: Count = 50, release: Whole = 1, spacing: Spacing = "chain",
+        steps: Count = 50, release_steps: Whole = 1, spacing: Spacing = "chain",
     ) -> Chains:  # fmt: skip
         """Both chains, at their beginning; see `translate`.  Half way they can be looked at and changed."""
-        if release > steps:
-            raise UserError(f"release must be at most steps = {steps}, not {release}")
+        if release_steps > steps:
+            raise UserError(f"release_steps must be at most steps = {steps}, not {release_steps}")
         side = end(direction)
         f_b, f_a = self._denoiser(side), self._denoiser(OTHER[side])
         times = grid(f_b.process, steps, spacing, clean=True)
-        return Chains(f_b, f_a, source, times, steps - release, Noise.of(source, seed))
+        return Chains(f_b, f_a, source, times, steps - release_steps, Noise.of(source, seed))
 
     def _score(self, x: Images, given: Images, t: Tensor, z: Images) -> Tensor:
         """sum_s |eps_s - F_s(x_t(x_s), x_t(given_s), t)|^2; given_s is of the other side, as is its noise."""

@@ -58,10 +58,10 @@ class UnpairedSDE(Part):
     """Both directions of an unpaired translation.
 
     Args:
-        pairing: how pairs are made after `alone` and `distil`. buffer: by a slow copy of the networks,
-            every `refresh` batches; exact: for each batch, with gradients through the sampler; detached:
-            without; one_step: denoised means of images with noise of a random t; auxiliary: by
-            feed-forward translators that learn beside.
+        pairing: how pairs are made after `warmup_batches` and `distil_batches`. buffer: by a slow copy of
+            the networks, every `refresh` batches; exact: for each batch, with gradients through the
+            sampler; detached: without; one_step: denoised means of images with noise of a random t;
+            auxiliary: by feed-forward translators that learn beside.
         net: size of each network: tiny, small (1 M parameters), medium, large, thesis (58 M).
         process: noising process: cosine, vp (the thesis'), ddpm, ve or flow.
         prediction: what the networks predict: v, eps (the thesis'), x0 or edm.
@@ -71,17 +71,17 @@ class UnpairedSDE(Part):
         loop_steps: solver steps N that make a pair.
         loop_solver: solver that makes pairs; euler_maruyama is the thesis'.
         loop_spacing: spacing of its times: karras, log_snr, time (the thesis') or chain.
-        alone: batches at the start in which each side learns from its own images (the thesis: 0).
-        distil: batches after it whose pairs are the first coupling's (the thesis: 0).
+        warmup_batches: batches at the start in which each side learns from its own images (the thesis: 0).
+        distil_batches: batches after it whose pairs are the first coupling's (the thesis: 0).
         first: first coupling: coarse (a side refines coarse images of its own, then the other's) or
             unconditional (DDIB).
-        cells: a coarse image is this many patches wide.
+        coarse_cells: a coarse image is this many patches wide.
         content: content of coarse images: colour, or chroma, for domains that differ in brightness.
-        roughness: standard deviation of the noise on coarse images.
-        null: share of conditioning images that are hidden.
-        pool: pairs kept for each direction.
+        coarse_noise: standard deviation of the noise on coarse images.
+        drop_condition: share of conditioning images that are hidden.
+        buffer: pairs kept for each direction.
         refresh: batches between new pairs.
-        average: decay a batch of the slow copy that makes pairs.
+        pairs_ema: decay a batch of the slow copy that makes pairs.
         pseudo: made images as targets, too: none, detached or attached (the thesis').
         cycle: weight lambda of the cycle term; the papers' is 10.
         cycle_norm: l2 (the thesis') or l1.
@@ -91,7 +91,7 @@ class UnpairedSDE(Part):
     data: ClassVar[str] = "unpaired"
     settings: ClassVar[dict[str, Any]] = {"batch": 16, "lr": 2e-3}
     steady: ClassVar[bool] = False
-    phases: ClassVar[tuple[str, ...]] = ("alone", "distil")
+    phases: ClassVar[tuple[str, ...]] = ("warmup_batches", "distil_batches")
     pairing: Pairing = "buffer"
     net: str | nn.Module = "small"
     process: str | Process = "cosine"
@@ -102,16 +102,16 @@ class UnpairedSDE(Part):
     loop_steps: Count = 10
     loop_solver: str = "dpm2m"
     loop_spacing: Spacing = "karras"
-    alone: Whole = 1500
-    distil: Whole = 1500
+    warmup_batches: Whole = 1500
+    distil_batches: Whole = 1500
     first: First = "coarse"
-    cells: Count = 3
+    coarse_cells: Count = 3
     content: Content = "colour"
-    roughness: NotNegative = 0.5
-    null: Share = 0.15
-    pool: Count = 1024
+    coarse_noise: NotNegative = 0.5
+    drop_condition: Share = 0.15
+    buffer: Count = 1024
     refresh: Count = 16
-    average: BelowOne = 0.999
+    pairs_ema: BelowOne = 0.999
     pseudo: Pseudo = "none"
     cycle: NotNegative = 0.0
     cycle_norm: Norm = "l2"
@@ -122,9 +122,13 @@ class UnpairedSDE(Part):
             self.net, self.channels, self.shared, process=named_process(self.process),
             prediction=self.prediction, times=self.times,
         )  # fmt: skip
-        rough = Rough(self.cells, self.roughness, self.content) if self.first == "coarse" else None
+        rough = (
+            Rough(self.coarse_cells, self.coarse_noise, self.content)
+            if self.first == "coarse"
+            else None
+        )
         loop = {k: getattr(self, f"loop_{k}") for k in ("steps", "solver", "spacing")}
-        self.pairs = Pairs(self.pairing, rough, loop, self.pool, self.refresh)
+        self.pairs = Pairs(self.pairing, rough, loop, self.buffer, self.refresh)
         if self.pairing == "auxiliary":
             self.pairs.add_translators(self.net, self.channels)
         self.colours = Colours(self.channels, OTHER)
@@ -137,19 +141,19 @@ class UnpairedSDE(Part):
         f, pairs, n = self.denoisers, self.pairs, int(self.seen)
         real = dict(zip(("source", "target"), next(batches), strict=True))
         if self.training:
-            if self.normalise and n < max(self.alone, 200):
+            if self.normalise and n < max(self.warmup_batches, 200):
                 self.colours.learn(real, n)
-            pairs.follow(f, min(self.average, (1 + n) / (10 + n)), n == self.alone)
+            pairs.follow(f, min(self.pairs_ema, (1 + n) / (10 + n)), n == self.warmup_batches)
             self.seen += 1
         real = {s: self.colours.normal(x, s) for s, x in real.items()}
-        if n < self.alone:
-            null = self.null if pairs.rough else 1.0
+        if n < self.warmup_batches:
+            null = self.drop_condition if pairs.rough else 1.0
             yield "denoisers", f.loss(real, pairs.roughened(real, rng), rng, "rough", null)
             return
-        first = n < self.alone + self.distil
+        first = n < self.warmup_batches + self.distil_batches
         real, made = pairs(f, real, rng, first, n)
         pseudo = "none" if first else self.pseudo
-        loss = f.loss(real, swapped(made), rng, null=self.null, pseudo=pseudo)
+        loss = f.loss(real, swapped(made), rng, null=self.drop_condition, pseudo=pseudo)
         if self.cycle and not first and self.pairing != "auxiliary":
             back = {s: pairs.sample(f, s, made[o], rng, exact=True) for s, o in OTHER.items()}
             loss = loss + self.cycle * round_trip(real, back, self.cycle_norm)
@@ -179,7 +183,7 @@ class UnpairedSDE(Part):
         clip: bool = False,
         classifier_free: NotNegative = 0.0,
     ) -> Tensor:
-        """Images (B, C, H, W) in [-1, 1] to the other domain; in the phase `alone` by the first coupling.
+        """Images (B, C, H, W) in [-1, 1] to the other domain; in the first phase by the first coupling.
 
         Args:
             source: images in [-1, 1].
@@ -195,11 +199,11 @@ class UnpairedSDE(Part):
                 denoiser of a hidden one, for models trained with null above 0. 0 is none; above 0 a
                 step costs two evaluations.
         """
-        needs_hidden(classifier_free, self.null)
+        needs_hidden(classifier_free, self.drop_condition)
         side = end(direction)
         image, noise = self.colours.normal(source, OTHER[side]), Noise.of(source, seed)
         how: dict[str, Any] = {"steps": steps, "solver": solver, "spacing": spacing, "watch": watch}
-        if int(self.seen) < self.alone:
+        if int(self.seen) < self.warmup_batches:
             result = self.denoisers.couple(side, image, noise, self.pairs.rough, **how)
         else:
             result = self.denoisers.sample(
