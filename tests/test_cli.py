@@ -391,8 +391,9 @@ def test_mistakes(words, says, root, tmp_path, monkeypatch, capsys):
         ("translate in --out o --method DDIB", "ddib"), ("explore ENCODE in", "encode"),
         ("train diffusion a=in --out o --net TINY --upscale", "tiny"), ("data DIGITS d", "digits"),
         ("train diffusion a=in --out o --process VP --upscale", "vp"),
-        ("explore encode in --model model:DOG --out z", "dog"), ("info sfumato/DIGITS", "sfumato/digits"),
-        ("explore encode in --model model:dog --out z --solver AB3", "ab3"),
+        ("explore encode in --model model:DOG --out z.safetensors", "dog"),
+        ("info sfumato/DIGITS", "sfumato/digits"),
+        ("explore encode in --model model:dog --out z.safetensors --solver AB3", "ab3"),
         ("evaluate in/cat --source in/cat --target in/dog --protocol EGSDE", "egsde"),
     ],
 )  # fmt: skip

@@ -300,7 +300,7 @@ def test_nothing_readable_and_other_input(tmp_path):
         doctor(a, a)
     with pytest.raises(ValueError, match="lies in"):
         doctor(tmp_path, a)
-    with pytest.raises(ValueError, match="size 0"):
+    with pytest.raises(ValueError, match="size must be at least 1, not 0"):
         doctor(a, size=0)
     with pytest.raises(ValueError, match="two domains"):
         doctor(a, test_b=a)

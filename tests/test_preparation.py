@@ -20,7 +20,8 @@ import sfumato
 from sfumato.checkpoints.model_folder import describe_folder
 from sfumato.core.errors import UserError
 from sfumato.data import fit_image, read_image
-from sfumato.data.masks import check_mask
+from sfumato.data.masks import check_mask, mask_for
+from sfumato.data.preparation import Preparation
 from sfumato.training.train import train
 from sfumato.translation.pictures import repeat, translate
 from sfumato.translation.translator import translator
@@ -347,3 +348,10 @@ def test_a_mask_of_labels_0_and_1_is_refused(tmp_path):
         check_mask(tmp_path / "mask.png")
     Image.fromarray(np.zeros((16, 16), np.uint8)).save(tmp_path / "black.png")
     check_mask(tmp_path / "black.png")  # keeps nothing, as it says
+
+
+def test_a_mask_of_the_pictures_size_is_not_said_to_be_enlarged(tmp_path, recwarn):
+    Image.fromarray(np.full((50, 100), 255, np.uint8)).save(tmp_path / "wide.png")
+    how = Preparation(size=None, resize="none", channels=3)
+    assert mask_for(tmp_path / "wide.png", [how.read(tmp_path / "wide.png")], how).shape == (1, 1, 50, 100)
+    assert not recwarn.list

@@ -62,9 +62,9 @@ def mask_for(file: Path, pictures: Sequence[Prepared], prepare: Preparation) -> 
                 f"the mask {file} is {said_size(mask.size)} pixels, a picture {said_size(picture.size)}: "
                 f"expected the same proportions"
             )
-    if mask.size[0] < w or mask.size[1] < h:
+    if mask.size[0] < h or mask.size[1] < w:
         warnings.warn(
-            f"the mask {file} is {said_size(mask.size)} pixels and is enlarged to {said_size((w, h))}",
+            f"the mask {file} is {said_size(mask.size)} pixels and is enlarged to {said_size((h, w))}",
             stacklevel=2,
         )
     return (mask.image > 0).float()[None]

@@ -100,7 +100,7 @@ def _timed(asked: TrainOptions, before: Mapping[str, Any] | None) -> TrainOption
             f"{asked.out} was planned as {planned} steps: a run that goes on takes --steps, all in all; "
             f"--minutes is for a new one"
         )
-    return replace(asked, steps=planned)
+    return asked if planned is None else replace(asked, steps=planned)
 
 
 def _run(

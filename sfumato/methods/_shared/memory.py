@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector
 
 from sfumato.core.arguments import checked
-from sfumato.core.ranges import Count
+from sfumato.core.ranges import Whole
 
 
 class Replay(nn.Module):
@@ -26,7 +26,7 @@ class Replay(nn.Module):
     """
 
     @checked
-    def __init__(self, size: Count) -> None:
+    def __init__(self, size: Whole) -> None:
         super().__init__()
         self.size = size
         self.register_buffer("images", None, persistent=False)
