@@ -98,7 +98,7 @@ def test_energies_and_pushes_are_those_of_guidance():
               watch=lambda t, x, mean, extras: seen.append((x, extras)))  # fmt: skip
     for x, extras in seen:
         sigma = extras["sigma"]
-        assert extras["nfe"] == 4  # both ends, with the condition and without; what is told is of x_t all the same
+        assert extras["nfe"] == 4  # both ends of a step, with and without the condition
         torch.testing.assert_close(extras["energy/three"], (x - 3).square().sum(1))
         torch.testing.assert_close(extras["push/three"], 2 * sigma * (x - 3).abs()[:, 0])
         torch.testing.assert_close(extras["energy/zero"], 5 * x.square().sum(1))
