@@ -174,14 +174,15 @@ def in_single(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def device_of(name: str | torch.device) -> torch.device:
-    """The device of this name; auto is a GPU if there is one."""
+    """The device of this name; auto is a GPU if there is one, of whatever maker."""
+    if name == "auto":
+        found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        name = found or "cpu"
     try:
-        device = torch.device(
-            name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-        )
+        device = torch.device(name)
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError):
-        raise UserError(f"there is no device {name!r} here: use auto, cpu or cuda") from None
+        raise UserError(f"there is no device {name!r} here: use auto, cpu, cuda or mps") from None
     return device
 
 

@@ -151,3 +151,13 @@ def test_an_evaluation_runs_on_its_device(tmp_path, monkeypatch, features):
     for name in ("conv2d", "topk", "angle"):
         assert device.ran[name, "meta"] > 0
         assert device.ran[name, "cpu"] == 0
+
+
+def test_auto_is_whatever_accelerator_there_is(monkeypatch):
+    from sfumato.module import device_of
+
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("meta"))
+    assert device_of("auto").type == "meta"
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    assert device_of("auto").type == "cpu"

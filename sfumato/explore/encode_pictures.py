@@ -60,7 +60,7 @@ def encode_pictures(
         resize: how pictures get that size: crop (scale the short side, cut out the middle), stretch,
             none (take pictures of one size as they are).
         upscale: enlarge pictures that are smaller than size.
-        device: auto (a GPU if there is one), cpu, cuda or cuda:N.
+        device: auto (a GPU if there is one), cpu, cuda, cuda:N or mps.
 
     Raises:
         UserError: for anything wrong with pictures, model or options, in one line.
@@ -105,7 +105,7 @@ def decode_latents(
         steps: solver steps.
         solver: ab3, ab2, dpm2m, heun, ddim, or dopri5 (to a tolerance).
         spacing: spacing of the solver's times: karras, log_snr, time or chain.
-        device: auto (a GPU if there is one), cpu, cuda or cuda:N.
+        device: auto (a GPU if there is one), cpu, cuda, cuda:N or mps.
 
     Raises:
         UserError: if the folder is not empty, or latents and model do not fit.

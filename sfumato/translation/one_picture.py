@@ -51,7 +51,7 @@ class OnePicture(NamedTuple):
             classifier: folder of a domain classifier, for methods that are guided by one.
             size: side of the picture in pixels; by default that of the model's training.
             upscale: enlarge a picture that is smaller than size, instead of refusing it.
-            device: auto (a GPU if there is one), cpu, cuda or cuda:N.
+            device: auto (a GPU if there is one), cpu, cuda, cuda:N or mps.
             options: the method's own options.
 
         Raises:

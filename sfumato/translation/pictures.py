@@ -104,7 +104,7 @@ def translate(
         upscale: enlarge pictures that are smaller than size, instead of leaving them out.
         side: which half of a picture is read: left, right, or whole (it is one picture).
         strict: refuse to begin if the folders hold anything that cannot be read, or only in part.
-        device: auto (a GPU if there is one), cpu, cuda or cuda:N.
+        device: auto (a GPU if there is one), cpu, cuda, cuda:N or mps.
         options: the method's own options.
         expect: refuse to begin unless run.json's "run" is this one; used by `repeat`.
         watch: called for each step of each batch, see `integrate`; what it raises ends the run.
