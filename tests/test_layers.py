@@ -2,6 +2,7 @@
 
 import ast
 import graphlib
+import importlib.util
 import re
 from pathlib import Path
 
@@ -186,3 +187,15 @@ def test_length(module):
     imports = [n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Import | ast.ImportFrom)]
     lines = len(text.splitlines()) - sum(n.end_lineno - n.lineno + 1 for n in imports)
     assert lines <= limit + 50 * (path.name in LONG), f"{path.name} has {lines} lines"
+
+
+@pytest.mark.parametrize("room", ["recipes", "benchmarks", "examples", "tools"])
+def test_scripts_name_what_there_is(room):
+    """What scripts import of the package exists; they are run by hand, and seldom."""
+    for file in (ROOT.parent / room).rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "sfumato":
+                module = importlib.import_module(node.module)
+                for one in node.names:
+                    inner = f"{node.module}.{one.name}"
+                    assert hasattr(module, one.name) or importlib.util.find_spec(inner), f"{file}: {inner}"
