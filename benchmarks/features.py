@@ -18,7 +18,7 @@ from torch.nn.functional import conv2d, pad
 
 from sfumato.evaluation.features import Lite0, extract
 from sfumato.evaluation.intervals import bootstrap_frechet, bootstrap_kid
-from sfumato.evaluation.metrics import frechet, kid
+from sfumato.evaluation.set_distances import frechet, kid
 
 DEFAULT = 128
 SIDES = (64, 96, 128, 224)

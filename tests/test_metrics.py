@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.linalg import sqrtm
 from scipy.stats import ortho_group
 
-from sfumato.evaluation import intervals, metrics
+from sfumato.evaluation import intervals, metrics, set_distances
 from sfumato.evaluation.features import Lite0
 from sfumato.evaluation.measures import measures
 
@@ -163,7 +163,7 @@ def closed_form(x, y):
 def test_frechet_of_gaussians(report):
     mean, a, b = normal(0, 6), normal(1, 6, 6), normal(2, 6, 6)
     x, y = normal(3, 40_000, 6) @ a.T, normal(4, 30_000, 6) @ b.T + mean
-    found = metrics.frechet(x, y)
+    found = set_distances.frechet(x, y)
     expected = closed_form(x, y)
     report("frechet: relative difference from scipy's sqrtm", abs(found / expected - 1))
     assert found == pytest.approx(expected, rel=1e-6)
@@ -181,7 +181,7 @@ def test_frechet_of_fewer_images_than_dimensions(n, m):
     roots = np.sqrt(np.linalg.eigvals(cx @ cy).real.clip(0)).sum()
     means = (x.mean(0) - y.mean(0)).square().sum().item()
     expected = means + np.trace(cx) + np.trace(cy) - 2 * roots
-    assert metrics.frechet(x, y) == pytest.approx(expected, rel=1e-6)
+    assert set_distances.frechet(x, y) == pytest.approx(expected, rel=1e-6)
 
 
 def test_frechet_is_that_of_torchmetrics(report):
@@ -198,7 +198,7 @@ def test_frechet_is_that_of_torchmetrics(report):
     theirs.update(x.view(200, 3, 2, 2), real=True)
     theirs.update(y.view(150, 3, 2, 2), real=False)
     expected = theirs.compute().item()
-    found = metrics.frechet(x, y)
+    found = set_distances.frechet(x, y)
     report("frechet: relative difference from torchmetrics", abs(found / expected - 1))
     assert found == pytest.approx(expected, rel=1e-6)
 
@@ -220,30 +220,30 @@ def kid_by_definition(x, y, same=lambda i, j: i == j):
 
 def test_kid_by_its_definition(report):
     x, y = normal(0, 13, 5), normal(1, 9, 5) + 0.5
-    found, expected = metrics.kid(x, y, block=4), kid_by_definition(x.numpy(), y.numpy())
+    found, expected = set_distances.kid(x, y, block=4), kid_by_definition(x.numpy(), y.numpy())
     report("kid: difference from its double loop", abs(found - expected))
     assert found == pytest.approx(expected, abs=1e-9)
     from torchmetrics.image.kid import poly_mmd
 
-    assert metrics.kid(x[:9], y) == pytest.approx(poly_mmd(x[:9], y).item(), abs=1e-9)
+    assert set_distances.kid(x[:9], y) == pytest.approx(poly_mmd(x[:9], y).item(), abs=1e-9)
 
 
 @given(seeds, st.integers(2, 12), st.integers(2, 12), st.integers(1, 6))
 def test_laws_of_distances_of_sets(seed, n, m, d):
     x, y = normal(seed, n, d), normal(seed + 1, m, d) * 2
-    value = metrics.frechet(x, y)
+    value = set_distances.frechet(x, y)
     scale = 1e-9 * (x.square().sum() + y.square().sum()).item()
     assert value >= 0
-    assert metrics.frechet(y, x) == pytest.approx(value, abs=scale)
-    assert metrics.frechet(x, x) == pytest.approx(0, abs=scale)
+    assert set_distances.frechet(y, x) == pytest.approx(value, abs=scale)
+    assert set_distances.frechet(x, x) == pytest.approx(0, abs=scale)
     order = torch.from_numpy(np.random.default_rng(seed).permutation(n))
-    assert metrics.frechet(x[order], y) == pytest.approx(value, abs=scale)
-    kid = metrics.kid(x, y)
-    assert metrics.kid(y, x[order]) == pytest.approx(kid, abs=1e-9 * (1 + abs(kid)))
+    assert set_distances.frechet(x[order], y) == pytest.approx(value, abs=scale)
+    kid = set_distances.kid(x, y)
+    assert set_distances.kid(y, x[order]) == pytest.approx(kid, abs=1e-9 * (1 + abs(kid)))
     if d > 1:
         turn = torch.from_numpy(ortho_group.rvs(d, random_state=seed % 2**31))
-        assert metrics.frechet(x @ turn, y @ turn) == pytest.approx(value, abs=scale)
-        assert metrics.kid(x @ turn, y @ turn) == pytest.approx(kid, rel=1e-6, abs=1e-9)
+        assert set_distances.frechet(x @ turn, y @ turn) == pytest.approx(value, abs=scale)
+        assert set_distances.kid(x @ turn, y @ turn) == pytest.approx(kid, rel=1e-6, abs=1e-9)
 
 
 # ---- intervals ----------------------------------------------------------------------------------
@@ -300,7 +300,7 @@ def test_kid_by_weights_is_brute_force():
     w, v = intervals.draws(7, None, 5, 0), intervals.draws(6, list("aabbcc"), 5, 1)
     for i in range(5):
         drawn = [np.repeat(np.arange(len(u[i])), u[i].int()) for u in (w, v)]
-        mine = metrics.weighted_kid(x, y, w[i : i + 1], v[i : i + 1], block=3).item()
+        mine = set_distances.weighted_kid(x, y, w[i : i + 1], v[i : i + 1], block=3).item()
 
         def mean(a, b, s, t, inside):
             pairs = [kernel(a[i], b[j]) for i in s for j in t if not (inside and i == j)]
@@ -309,8 +309,9 @@ def test_kid_by_weights_is_brute_force():
         s, t, p, q = *drawn, x.numpy(), y.numpy()
         brute = mean(p, p, s, s, 1) + mean(q, q, t, t, 1) - 2 * mean(p, q, s, t, 0)
         assert mine == pytest.approx(brute, abs=1e-9)
-        again = metrics.frechet_of(metrics.mean_and_root(x, w[i]), metrics.mean_and_root(y, v[i]))
-        assert again == pytest.approx(metrics.frechet(x[s], y[t]), abs=1e-9)
+        fits = (set_distances.mean_and_root(*z) for z in ((x, w[i]), (y, v[i])))
+        again = set_distances.frechet_of(*fits)
+        assert again == pytest.approx(set_distances.frechet(x[s], y[t]), abs=1e-9)
 
 
 GOLDEN = {
@@ -332,7 +333,7 @@ def test_the_bootstrap_of_kid_keeps_its_numbers(which):
     }[which]  # fmt: skip
     found = intervals.bootstrap_kid(x, y, *groups)
     assert tuple(found) == pytest.approx(GOLDEN[which], rel=1e-11, nan_ok=True)
-    assert found.value == pytest.approx(metrics.kid(x, y), rel=1e-12)
+    assert found.value == pytest.approx(set_distances.kid(x, y), rel=1e-12)
 
 
 def test_one_bootstrap_table_serves_every_measure(monkeypatch):
@@ -380,9 +381,9 @@ def test_one_image_has_no_interval():
         (lambda a: metrics.psnr(a, a * math.nan), "not numbers"),
         (lambda a: metrics.diversity(a[None]), "expected two or more"),
         (lambda a: metrics.label_parts(a[:, 0], a[:, 0]), "whole numbers"),
-        (lambda a: metrics.frechet(a[0, 0], a[0, 0, :, :3]), "of one network"),
-        (lambda a: metrics.frechet(a[0, 0, :1], a[0, 0]), "two or more each"),
-        (lambda a: metrics.kid(a[0, 0] * math.nan, a[0, 0]), "not numbers"),
+        (lambda a: set_distances.frechet(a[0, 0], a[0, 0, :, :3]), "of one network"),
+        (lambda a: set_distances.frechet(a[0, 0, :1], a[0, 0]), "two or more each"),
+        (lambda a: set_distances.kid(a[0, 0] * math.nan, a[0, 0]), "not numbers"),
         (lambda a: intervals.bootstrap_mean([]), "a mean of 0 values"),
         (lambda a: intervals.bootstrap_mean([1.0, math.nan]), "not numbers"),
         (lambda a: intervals.bootstrap_mean([1.0, 2.0], groups="a"), "1 groups for 2 images"),

@@ -16,15 +16,15 @@ from sfumato.core.errors import UserError
 from sfumato.data.folders import parse_json
 from sfumato.evaluation.compare import swept
 from sfumato.evaluation.entries import entries_of
+from sfumato.evaluation.metrics import METRICS
 from sfumato.evaluation.preference_study import score
 from sfumato.evaluation.probe import crossed, logistic, logit
 from sfumato.evaluation.protocol import (
     FILTERS,
-    PIXELS,
     PROTOCOLS,
     Protocol,
     named_protocol,
-    resized,
+    stretched,
 )
 from sfumato.evaluation.scores import Scores
 from sfumato.training import run_folder as runfolder
@@ -127,7 +127,7 @@ def test_entries_that_are_none(texts, says):
     st.builds(
         Protocol, name=st.text(), about=st.text(), size=st.none() | st.integers(1, 4096),
         filter=st.sampled_from(FILTERS),
-        metrics=st.lists(st.sampled_from(PIXELS), unique=True).map(tuple),
+        metrics=st.lists(st.sampled_from([*METRICS]), unique=True).map(tuple),
         features=st.sampled_from(["lite0", "inception"]),
         feature_size=st.none() | st.integers(1, 4096), feature_filter=st.sampled_from(FILTERS),
         feature_resize=st.sampled_from(["bilinear", "clean"]), imagenet=st.booleans(),
@@ -162,7 +162,7 @@ def test_a_protocol_is_right_or_refused_in_one_line(tmp_path_factory, fields):
     assert isinstance(p.about, str)
     assert isinstance(p.imagenet, bool)
     assert all(s is None or (type(s) is int and s >= 1) for s in (p.size, p.feature_size))
-    assert set(p.metrics) <= set(PIXELS)
+    assert set(p.metrics) <= set(METRICS)
     assert {p.filter, p.feature_filter} <= set(FILTERS)
 
 
@@ -239,21 +239,21 @@ def test_the_published_protocols():
 
 
 @pytest.mark.parametrize("filter", FILTERS)
-def test_resized_is_pillow(filter):
+def test_stretched_is_pillow(filter):
     pixels = np.random.default_rng(0).integers(0, 256, (3, 20, 33, 3), dtype=np.uint8)
     x = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
-    found = resized(x, 256, filter)
+    found = stretched(x, 256, filter)
     how = Image.Resampling[filter.upper()]
     wanted = np.stack([np.asarray(Image.fromarray(p).resize((256, 256), how)) for p in pixels])
     assert abs(((found + 1) * 127.5).permute(0, 2, 3, 1).numpy() - wanted).max() < 1e-4
-    assert resized(found, 256, filter) is found
-    assert resized(x, None, filter) is x
+    assert stretched(found, 256, filter) is found
+    assert stretched(x, None, filter) is x
 
 
 def test_a_resize_hides_no_broken_pixel():
     x = torch.zeros(3, 3, 8, 8)
     x[1, 0, 0, 0], x[2, 1, 1, 1] = torch.nan, torch.inf
-    assert resized(x, 16, "bicubic").isfinite().flatten(1).all(1).tolist() == [True, False, False]
+    assert stretched(x, 16, "bicubic").isfinite().flatten(1).all(1).tolist() == [True, False, False]
 
 
 # ---- the probe ----------------------------------------------------------------------------------

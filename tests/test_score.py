@@ -19,10 +19,11 @@ from sfumato.checkpoints.model_folder import save
 from sfumato.core.errors import UserError
 from sfumato.data.image_folder import ImageFolder
 from sfumato.data.pictures import Derived, controls, matched, read_groups
+from sfumato.evaluation import metrics
 from sfumato.evaluation.features import Lite0
 from sfumato.evaluation.inception import InceptionV3
 from sfumato.evaluation.judge import Judge
-from sfumato.evaluation.measures import TASKS
+from sfumato.evaluation.measures import TASKS, measures
 from sfumato.evaluation.protocol import PROTOCOLS, Protocol
 from sfumato.evaluation.scores import Scores, differences
 from sfumato.methods.domain_classifier import DomainClassifier
@@ -488,9 +489,22 @@ def test_small_pictures_have_no_ssim(root, tmp_path):
     for role in ("source", "target"):
         write(tmp_path / role, pixels(4, side=8))
     like = ImageFolder.to_compare(tmp_path / "source")
-    j = Judge(tmp_path / "source", tmp_path / "target", like)
-    with pytest.raises(ValueError, match="SSIM of 8x8 pixels: its window needs 11"):
-        j.scores([like])
+    protocol = replace(FAST, metrics=("l2", "ssim"))
+    j = Judge(tmp_path / "source", tmp_path / "target", like, protocol=protocol, resamples=50)
+    assert [said for said in j.said() if "SSIM" in said] == [
+        "SSIM is left out: it needs 11 pixels or more on each side, and pictures are compared at 8x8"
+    ]
+    assert {k for k in j.scores([like])[0].numbers if "source/" in k} == {"source/l2"}
+    assert j.record["protocol"]["metrics"] == ["l2", "ssim"]  # the protocol stays what it is
+
+
+def test_a_metric_is_one_row_of_the_table(root, monkeypatch):
+    row = metrics.Metric(lambda a, b: a.mean((1, 2, 3)) - b.mean((1, 2, 3)), "brighter", 1, "by how much")
+    monkeypatch.setitem(metrics.METRICS, "brighter", row)
+    found = scored(root, protocol=replace(FAST, metrics=("l2", "brighter")))
+    assert {"source/l2", "source/brighter", "truth/brighter"} <= found.numbers.keys()
+    assert measures("", "")["truth/brighter"] == ("brighter to truth", 1, "against the truth: by how much")
+    assert "brighter" not in PROTOCOLS["standard"].metrics
 
 
 # ---- what a number travels with -----------------------------------------------------------------

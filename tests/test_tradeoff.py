@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from sfumato.evaluation.equal_faithfulness import Track, _ratio, at_equal_l2
-from sfumato.evaluation.metrics import frechet
 from sfumato.evaluation.scores import Scores
+from sfumato.evaluation.set_distances import frechet
 
 N, D = 120, 4
 REAL = torch.randn(150, D, generator=torch.Generator().manual_seed(0))

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from sfumato.evaluation.intervals import Interval, draws_of_two, interval
 from sfumato.evaluation.judge import Judge
-from sfumato.evaluation.metrics import frechet_of, mean_and_root
 from sfumato.evaluation.scores import Scores
+from sfumato.evaluation.set_distances import frechet_of, mean_and_root
 
 KEY = "source/l2"
 

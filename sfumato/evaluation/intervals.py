@@ -18,7 +18,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sfumato.core.errors import UserError, check_numbers
-from sfumato.evaluation.metrics import check_sets, frechet, frechet_of, mean_and_root, weighted_kid
+from sfumato.evaluation.set_distances import (
+    check_sets,
+    frechet,
+    frechet_of,
+    mean_and_root,
+    weighted_kid,
+)
 
 Groups = Sequence[Hashable] | None
 DRAWS = 100

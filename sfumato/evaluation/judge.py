@@ -21,15 +21,15 @@ from sfumato.core.terminal import tracked
 from sfumato.core.versions import version
 from sfumato.data.image_folder import ImageFolder
 from sfumato.data.pictures import ImageSet, chunks, controls, matched, read_groups
-from sfumato.data.preparation import Preparation
+from sfumato.data.preparation import Preparation, said_size
 from sfumato.data.show import evenly
-from sfumato.evaluation import metrics
 from sfumato.evaluation.features import Features, Inception, cache_folder, extract
 from sfumato.evaluation.inputs import enlarged, partners
 from sfumato.evaluation.intervals import Interval, bootstrap_frechet, bootstrap_kid, bootstrap_mean
 from sfumato.evaluation.intervals import bootstrap_sums as bootstrap_sums
 from sfumato.evaluation.learned import Learned, named_features
 from sfumato.evaluation.measures import TASKS, Task, caveats, measures
+from sfumato.evaluation.metrics import METRICS, l2, label_parts, mean_iou
 from sfumato.evaluation.probe import crossed
 from sfumato.evaluation.protocol import Protocol, Views, named_protocol
 from sfumato.evaluation.scores import Scores
@@ -89,6 +89,9 @@ class Judge:
         h, w = like if isinstance(like, tuple) else like.get([0]).shape[-2:]
         self.size = (h, w)
         self.views = Views(self.protocol, self.size, known=prepare is not None)
+        fit = {name: min(self.views.shown) >= METRICS[name].least for name in self.protocol.metrics}
+        self.metrics = {name: METRICS[name] for name in fit if fit[name]}
+        self.too_small = [METRICS[name] for name in fit if not fit[name]]
         self._seen: dict[str, Tensor] = {}
         self.groups = read_groups(groups, self.source.names) if groups else None
         self.target_groups = None
@@ -98,10 +101,15 @@ class Judge:
     # ---- what is compared, at which size --------------------------------------------------------
 
     def said(self) -> list[str]:
-        """What is left out of the folders, and what of them is enlarged to be compared, in words."""
+        """What is left out of folders and columns, and what is enlarged to be compared, in words."""
         words = {"target": "reference", "train": "training"}
         sets = {words.get(role, role): s for role, s in self.sets.items()}
         left = [line for s in sets.values() for line in s.said(others=False)]
+        left += [
+            f"{m.label} is left out: it needs {m.least} pixels or more on each side, and pictures are "
+            f"compared at {said_size(self.views.shown)}"
+            for m in self.too_small
+        ]
         return left + enlarged(sets, self.views.shown)
 
     @property
@@ -202,9 +210,9 @@ class Judge:
             for key, values in images.items()
         }
         if labels:
-            parts = metrics.label_parts(*labels)
-            numbers["task"] = bootstrap_sums(parts, metrics.mean_iou, self.groups, self.resamples)
-            images["task"] = metrics.mean_iou(parts)
+            parts = label_parts(*labels)
+            numbers["task"] = bootstrap_sums(parts, mean_iou, self.groups, self.resamples)
+            images["task"] = mean_iou(parts)
         x, y = (self.embed(s, self.features) for s in (results, self.target))
         numbers |= self._distances(x, y, self.groups)
         order = [key for key in measures("", "") if key in numbers]
@@ -249,7 +257,7 @@ class Judge:
             others["truth"] = self.views.pixels(self.truth)
         shown = many if self.protocol.size is None else [self.views.pixels(s) for s in many]
         returned = [s and self.views.pixels(s) for s in backs]
-        see = "perceptual" in self.protocol.metrics
+        see = any(m.of_maps for m in self.metrics.values())
         rows: list[list[dict[str, Tensor]]] = [[] for _ in many]
         for indices in tracked("measuring", list(chunks(len(self.source)))):
             xs = {key: view.get(indices).to(self.device) for key, view in others.items()}
@@ -258,7 +266,7 @@ class Judge:
                 y = self._checked(view, indices, xs["source"])
                 row = self._against(y, self.eyes.maps(y) if see else [], xs, maps)
                 if back is not None:
-                    row["cycle"] = metrics.l2(back.get(indices).to(self.device), xs["source"])
+                    row["cycle"] = l2(back.get(indices).to(self.device), xs["source"])
                 rows[n].append({key: values.cpu() for key, values in row.items()})
         found = [{key: torch.cat([r[key] for r in rs]) for key in rs[0]} for rs in rows]
         for results, images in zip(many, found, strict=True):
@@ -275,12 +283,9 @@ class Judge:
         if seen:
             row["features"] = seen[-1].mean((2, 3))
         for other, x in xs.items():
-            for name in self.protocol.metrics:
-                row[f"{other}/{name}"] = (
-                    metrics.map_distance(seen, maps[other])
-                    if name == "perceptual"
-                    else getattr(metrics, name)(y, x)
-                )
+            for name, metric in self.metrics.items():
+                shown = (seen, maps[other]) if metric.of_maps else (y, x)
+                row[f"{other}/{name}"] = metric.function(*shown)
         if self.task is not None:
             row["labels"], row["true labels"] = (self._by(self.task, x) for x in (y, xs["truth"]))
         if self.classifier is not None:

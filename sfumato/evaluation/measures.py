@@ -8,6 +8,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from sfumato.evaluation.features import Features
+from sfumato.evaluation.metrics import METRICS
 
 ENOUGH = 2048
 """Pictures; below, FD's bias of about features / pictures hides what methods differ by."""
@@ -20,16 +21,6 @@ class Measure(NamedTuple):
     label: str
     better: int
     about: str
-
-
-AGAINST = {
-    "l2": ("L2", -1, "Frobenius norm of the difference, images in [0, 1]"),
-    "psnr": ("PSNR", 1, "mean of 10 log10(1 / MSE), images in [0, 1], dB"),
-    "ssim": ("SSIM", 1, "11-tap Gaussian, valid windows, mean over RGB channels"),
-    "perceptual": ("perceptual", -1, "LPIPS's form on Lite0 features, unweighted; not LPIPS"),
-    "colour": ("colour", -1, "distance of mean RGB, channels in [0, 1]"),
-    "hue": ("hue", -1, "difference of the chroma-weighted mean hue, degrees"),
-}
 
 
 def measures(kernel: str, frechet: str) -> dict[str, Measure]:
@@ -45,9 +36,9 @@ def measures(kernel: str, frechet: str) -> dict[str, Measure]:
         "task": Measure("task IoU", 1, "intersection over union of the task's labels with the truth's"),
     }  # fmt: skip
     for other, spoken in (("truth", "to truth"), ("source", "to source")):
-        for name, (label, better, about) in AGAINST.items():
-            key = f"{other}/{name}"
-            out[key] = Measure(f"{label} {spoken}", better, f"against the {other}: {about}")
+        for name, m in METRICS.items():
+            label, about = f"{m.label} {spoken}", f"against the {other}: {m.about}"
+            out[f"{other}/{name}"] = Measure(label, m.better, about)
     there_and_back = (
         "Frobenius norm of the source less its translation there and back, images in [0, 1]"
     )

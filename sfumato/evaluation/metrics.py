@@ -1,4 +1,4 @@
-"""What is measured, one number an image or one for two sets of features.
+"""What is measured of single pictures, one number an image; `METRICS` are the columns of a comparison.
 
 Images are (B,3,H,W) in [-1,1]; values outside are cut off, as they are when a picture is written.
 The numbers are in the units of u = (x + 1) / 2 in [0,1]; they are computed where the images are, in
@@ -8,6 +8,8 @@ float64 on the CPU.  Images of different shapes, or with pixels that are not num
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -17,6 +19,7 @@ from sfumato.core.errors import UserError, check_numbers
 from sfumato.evaluation.features import Features
 
 GRAY = 1 / 255  # a mean colour nearer to gray than one 8-bit level has no hue
+WINDOW = 11  # pixels, of SSIM
 
 
 # ---- two pictures -------------------------------------------------------------------------------
@@ -52,7 +55,7 @@ def ssim(a: Float[Tensor, "b c h w"], b: Float[Tensor, "b c h w"]) -> Float[Tens
         UserError: a side is under 11 pixels.
     """
     u, v = _units(a, b)
-    if min(u.shape[2:]) < 11:
+    if min(u.shape[2:]) < WINDOW:
         h, w = u.shape[2:]
         raise UserError(f"SSIM of {w}x{h} pixels: its window needs 11; use psnr, or larger images")
     rows, columns = (_windows(n).to(u) for n in u.shape[2:])
@@ -173,107 +176,6 @@ def mean_iou(parts: Float[Tensor, "*n 2 labels"]) -> Float[Tensor, "*n"]:
     return (intersection / union.clamp(min=1)).sum(-1) / (union > 0).sum(-1)
 
 
-# ---- two sets of features -----------------------------------------------------------------------
-
-
-def frechet(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> float:
-    """Squared Frechet distance of the Gaussians fitted to two sets; right for n < d too.
-
-    Heusel et al., 2017 (https://arxiv.org/abs/1706.08500): |mu_x - mu_y|^2 + tr(C_x + C_y -
-    2 (C_x C_y)^(1/2)).  With roots C = R^T R the trace of the last term is the sum of the singular
-    values of R_x R_y^T, without the square root of a matrix.
-
-    Raises:
-        UserError: fewer than two images in a set, or features that do not match.
-    """
-    check_sets(x, y)
-    return frechet_of(mean_and_root(x), mean_and_root(y))
-
-
-def kid(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], block: int = 512) -> float:
-    """Unbiased squared maximum mean discrepancy of the kernel (x.y / d + 1)^3.
-
-    Binkowski et al., 2018 (https://arxiv.org/abs/1801.01401), over all images instead of subsets;
-    below 0 by chance when the sets are alike.
-
-    Raises:
-        UserError: fewer than two images in a set, or features that do not match.
-    """
-    check_sets(x, y)
-    ones = (torch.ones(1, len(x), dtype=torch.float64), torch.ones(1, len(y), dtype=torch.float64))
-    return weighted_kid(x, y, *ones, block=block).item()
-
-
-MeanAndRoot = tuple[Tensor, Tensor]  # mean (d), root R (r,d) of the covariance R^T R
-
-
-def mean_and_root(
-    x: Float[Tensor, "n d"], weights: Float[Tensor, " n"] | None = None
-) -> MeanAndRoot:
-    """The Gaussian of features that count `weights` times (once)."""
-    x = x.double()
-    weights = x.new_ones(len(x)) if weights is None else weights.to(x)
-    x, weights = x[weights > 0], weights[weights > 0]
-    mean = weights @ x / weights.sum()
-    root = (weights / (weights.sum() - 1)).sqrt()[:, None] * (x - mean)
-    return mean, torch.linalg.qr(root, "r").R if len(root) > root.shape[1] else root
-
-
-def frechet_of(a: MeanAndRoot, b: MeanAndRoot) -> float:
-    """Squared Frechet distance of two fitted Gaussians."""
-    (mean_a, root_a), (mean_b, root_b) = a, b
-    means = (mean_a - mean_b).square().sum()
-    cross = torch.linalg.svdvals(root_a @ root_b.T).sum()
-    traces = root_a.square().sum() + root_b.square().sum()
-    return (means + (traces - 2 * cross).clamp(min=0)).item()
-
-
-def weighted_kid(
-    x: Float[Tensor, "n d"],
-    y: Float[Tensor, "m d"],
-    w: Float[Tensor, "r n"],
-    v: Float[Tensor, "r m"],
-    block: int = 512,
-) -> Float[Tensor, " r"]:
-    """KID (r) of features that count w and v times; pairs of an image with itself are left out."""
-
-    def mean(x: Tensor, y: Tensor, w: Tensor, v: Tensor, same: bool) -> Tensor:
-        total, pairs = torch.zeros(len(w)).double(), w.sum(1).double() * v.sum(1).double()
-        pairs = pairs - (w * v).sum(1) if same else pairs
-        v, group = torch.unique(v, dim=1, return_inverse=True)  # what counts alike costs as one
-        group, order = group.sort(stable=True)
-        y = y[order]
-        x, w = (y, w[:, order]) if same else (x, w)
-        for start in range(0, len(x), block):
-            part, rest = slice(start, start + block), slice(start if same else 0, None)
-            k = torch.addmm(x.new_ones(()), y[rest], x[part].T, alpha=1 / x.shape[1]).pow_(3)
-            if same:
-                k.fill_diagonal_(0)[block:] *= 2  # the pairs (i, j) and (j, i)
-            g = group[rest] - group[rest][0]
-            k = k.new_zeros(int(g[-1]) + 1, k.shape[1]).index_add_(0, g, k)
-            for some in range(0, len(w), 100):  # draws at a time, for memory
-                rows = slice(some, some + 100)
-                total[rows] += (w[rows, part].double() * (v[rows, -len(k) :].double() @ k)).sum(1)
-        return total / pairs
-
-    x, y = x.double(), y.double()
-    return mean(x, x, w, w, True) + mean(y, y, v, v, True) - 2 * mean(x, y, w, v, False)
-
-
-def check_sets(x: Tensor, y: Tensor) -> None:
-    """Two sets of features that can be compared.
-
-    Raises:
-        UserError: they cannot.
-    """
-    if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
-        shapes = f"{tuple(x.shape)} and {tuple(y.shape)}"
-        raise UserError(f"features {shapes}: expected (N,d) and (M,d) of one network")
-    if min(len(x), len(y)) < 2:
-        raise UserError(f"{len(x)} and {len(y)} images: a distance of sets needs two or more each")
-    check_numbers({"features": x, "the others'": y}, ": look at the images")
-
-
 # ---- helpers ------------------------------------------------------------------------------------
 
 
@@ -296,3 +198,43 @@ def _by_parts(f: Callable[[Tensor, Tensor], Tensor], a: Tensor, b: Tensor) -> Te
     """f over 8 images at a time: on a CPU twice as fast as 64, whose maps leave the caches."""
     parts = zip(torch.split(a, 8), torch.split(b, 8), strict=True)
     return torch.cat([f(*part) for part in parts])
+
+
+# ---- the table ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How results are compared with their sources, and with their truths: a column for each.
+
+    Args:
+        function: of two batches (B,3,H,W) in [-1,1], results and the others: one number an image (B).
+        label: the column's name.
+        better: 1 if more is better, -1 if less is.
+        about: what it is.
+        least: side in pixels that it needs; the column of smaller pictures is left out.
+        of_maps: the function is given what Lite0's `maps` makes of the batches.
+    """
+
+    function: Callable[[Any, Any], Tensor]
+    label: str
+    better: int
+    about: str
+    least: int = 1
+    of_maps: bool = False
+
+
+METRICS = {
+    "l2": Metric(l2, "L2", -1, "Frobenius norm of the difference, images in [0, 1]"),
+    "psnr": Metric(psnr, "PSNR", 1, "mean of 10 log10(1 / MSE), images in [0, 1], dB"),
+    "ssim": Metric(
+        ssim, "SSIM", 1, "11-tap Gaussian, valid windows, mean over RGB channels", least=WINDOW
+    ),
+    "perceptual": Metric(
+        map_distance, "perceptual", -1, "LPIPS's form on Lite0 features, unweighted; not LPIPS",
+        of_maps=True,
+    ),
+    "colour": Metric(colour, "colour", -1, "distance of mean RGB, channels in [0, 1]"),
+    "hue": Metric(hue, "hue", -1, "difference of the chroma-weighted mean hue, degrees"),
+}  # fmt: skip
+"""Every one that a protocol may name."""

@@ -23,10 +23,10 @@ from sfumato.core.ranges import Count
 from sfumato.data.folders import parse_json, read_text
 from sfumato.data.image_folder import ImageFolder
 from sfumato.data.pictures import Derived, ImageSet
+from sfumato.evaluation.metrics import METRICS
 
 Filter = Literal["bilinear", "bicubic", "lanczos"]
 FILTERS = ("bilinear", "bicubic", "lanczos")
-PIXELS = ("l2", "psnr", "ssim", "perceptual", "colour", "hue")
 
 
 def check_features(name: str) -> str:
@@ -56,7 +56,7 @@ class Protocol(Checked):
         size: side in pixels at which pixels are compared; None: that of the results, to which
             sources, truths and reference are brought as `sfumato translate` brings its sources.
         filter: Pillow's filter for that size.
-        metrics: the measures against source and truth, of `PIXELS`.
+        metrics: the measures against source and truth, of `METRICS`.
         features: the network of Frechet distance and KID: "lite0", "inception", or the folder of a
             domain classifier of one's own.
         feature_size: side in pixels that pictures get before the network's own resize, or None.
@@ -72,7 +72,7 @@ class Protocol(Checked):
     about: str
     size: Count | None = None
     filter: Filter = "bicubic"
-    metrics: tuple[str, ...] = PIXELS
+    metrics: tuple[str, ...] = ("l2", "psnr", "ssim", "perceptual", "colour", "hue")
     features: str = "lite0"
     feature_size: Count | None = None
     feature_filter: Filter = "bicubic"
@@ -83,7 +83,7 @@ class Protocol(Checked):
 
     def __post_init__(self) -> None:
         for name in self.metrics:
-            choose("metric", name, PIXELS)
+            choose("metric", name, METRICS)
         check_features(self.features)
 
     def to_json(self) -> dict[str, Any]:
@@ -107,7 +107,7 @@ class Protocol(Checked):
         for key in given:
             choose(f"field of {file}", key, known)
         try:
-            return cls(**given | {"metrics": tuple(given.get("metrics", PIXELS))})
+            return cls(**{k: tuple(v) if k == "metrics" else v for k, v in given.items()})
         except TypeError as error:
             raise UserError(f"{file} is no protocol: {error}") from None
 
@@ -153,8 +153,8 @@ def named_protocol(name: str | Path, features: str | None = None) -> Protocol:
     return replace(protocol, name=f"{protocol.name}+{name}", features=features)
 
 
-def resized(images: Tensor, side: int | None, filter: Filter) -> Tensor:
-    """Images (B, C, H, W) in [-1, 1] at side x side, through 8 bits and Pillow as the papers' code.
+def stretched(images: Tensor, side: int | None, filter: Filter) -> Tensor:
+    """Images (B, C, H, W) in [-1, 1] at side x side, not cut, by 8 bits and Pillow as the papers' code.
 
     Pictures that have the size already, and a side of None, pass unchanged.
     """
@@ -165,9 +165,9 @@ def resized(images: Tensor, side: int | None, filter: Filter) -> Tensor:
     samples = ((images.nan_to_num().clamp(-1, 1) + 1) * 127.5).round().byte()
     pixels = samples.permute(0, 2, 3, 1).numpy()
     out = np.stack([np.asarray(Image.fromarray(p).resize((side, side), how)) for p in pixels])
-    resized = torch.from_numpy(out).permute(0, 3, 1, 2).float() / 127.5 - 1
-    resized[~whole] = torch.nan  # 8 bits would hide it
-    return resized
+    small = torch.from_numpy(out).permute(0, 3, 1, 2).float() / 127.5 - 1
+    small[~whole] = torch.nan  # 8 bits would hide it
+    return small
 
 
 @dataclass(frozen=True)
@@ -197,7 +197,7 @@ class Views:
         if p.size is None:
             return images.fitted(self.size) if isinstance(images, ImageFolder) else images
         return Derived(
-            self._cut(images), lambda x: resized(x, p.size, p.filter), f"{p.size} {p.filter}"
+            self._cut(images), lambda x: stretched(x, p.size, p.filter), f"{p.size} {p.filter}"
         )
 
     def featured(self, images: ImageSet) -> ImageSet:
@@ -205,7 +205,7 @@ class Views:
         p = self.protocol
         if (side := p.feature_size) is not None:
             what = f"{side} {p.feature_filter}"
-            return Derived(self._cut(images), lambda x: resized(x, side, p.feature_filter), what)
+            return Derived(self._cut(images), lambda x: stretched(x, side, p.feature_filter), what)
         if p.size is None and isinstance(images, ImageFolder):
             return images.fitted(self.size)
         return self._cut(images)
