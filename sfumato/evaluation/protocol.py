@@ -107,7 +107,7 @@ class Protocol(Checked):
         for key in given:
             choose(f"field of {file}", key, known)
         try:
-            return cls(**{k: tuple(v) if k == "metrics" else v for k, v in given.items()})
+            return cls(**given | {"metrics": tuple(given.get("metrics", cls.metrics))})
         except TypeError as error:
             raise UserError(f"{file} is no protocol: {error}") from None
 
