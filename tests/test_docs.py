@@ -1,5 +1,6 @@
 """Every Python block of the README and the docs runs, every example runs, and every link leads somewhere."""
 
+import pkgutil
 import re
 import runpy
 import shlex
@@ -32,6 +33,12 @@ def test_links_lead_somewhere(page):
         assert target.exists(), link
         if anchor:
             assert anchor in anchors(target.read_text()), f"{link}#{anchor}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_names_in_the_text_exist(page):
+    for name in re.findall(r"`(sfumato(?:\.\w+)+)", page.read_text()):
+        pkgutil.resolve_name(name)
 
 
 def prose(text):

@@ -287,7 +287,7 @@ def test_an_energy_by_its_name():
         held = part.translate(PICTURES, as_is=True, energy=name, energy_weight=weight, **how)
         assert slope(held) < free / 1.5
     by_hand = part.translate(
-        PICTURES, as_is=True, energy=lambda y, x, t: 0.1 * en.edges(y, x, t), **how
+        PICTURES, as_is=True, energy=lambda y, x, t: 0.1 * en.edges(part.target.process)(y, x, t), **how
     )
     by_name = part.translate(PICTURES, as_is=True, energy="edges", energy_weight=0.1, **how)
     torch.testing.assert_close(by_hand, by_name, rtol=0, atol=1e-4)

@@ -17,6 +17,7 @@ from sfumato.diffusion.energies import (
     domain_surprise,
     edges,
     low_pass_distance,
+    masked,
     similarity,
     spent,
     stable_weight,
@@ -290,11 +291,20 @@ def test_surprise_sums_over_an_image():
 # ---- one's own ----------------------------------------------------------------------------------
 
 
-def test_edges():
+def test_edges_and_masks():
     y, t = normal(*SHAPE), f64(0.5)
     lighter = y + 0.3
-    assert edges(lighter, y, t).abs().max() < 1e-20
-    assert (edges(1.1 * y, y, t) > 0.1).all()
+    assert edges(Cosine())(lighter, y, t).abs().max() < 1e-20
+    assert (edges(Cosine())(1.1 * y, y, t) > 0.1).all()
+    half = torch.zeros(8, 8)
+    half[:, 4:] = 1
+    distance = masked(low_pass_distance(LowPass(1), Cosine()), half)
+    moved = y.clone()
+    moved[..., :4] += 1
+    assert torch.equal(distance(moved, y, t), torch.zeros(4).double())
+    g = gradient(Energy(lambda v, t: distance(v, torch.zeros_like(v), t)), y, t)
+    assert torch.equal(g[..., :4], torch.zeros_like(g[..., :4]))
+    torch.testing.assert_close(g[..., 4:], 2 * y[..., 4:])
 
 
 def test_product_of_experts_in_one_dimension(report):
@@ -474,9 +484,9 @@ def test_edges_are_counted_in_both_directions():
     """A ramp down the rows and one along the columns cost the same; a lone pixel has four edges."""
     flat, ramp = torch.zeros(1, 1, 4, 4).double(), torch.arange(4).double().expand(1, 1, 4, 4)
     for image in (ramp, ramp.mT):
-        assert edges(flat + 2 * image, flat, f64(0.5)).item() == pytest.approx(4 * 3 * 2**2)
+        assert edges(Cosine())(flat + 2 * image, flat, f64(0.5)).item() == pytest.approx(4 * 3 * 2**2)
     flat[..., 1, 2] = 3.0
-    assert edges(flat, 0 * flat, f64(0.5)).item() == pytest.approx(4 * 3**2)
+    assert edges(Cosine())(flat, 0 * flat, f64(0.5)).item() == pytest.approx(4 * 3**2)
 
 
 @pytest.mark.parametrize("odd", [None, 1.0, [1.0] * 4, torch.zeros(3, 3), torch.zeros(4, 3).int()])

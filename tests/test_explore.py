@@ -15,7 +15,8 @@ from truth import f64, gaussian, normal
 import sfumato
 from sfumato.core.errors import UserError
 from sfumato.data.images import read_image
-from sfumato.diffusion.encode_decode import DETERMINISTIC, decode, encode
+from sfumato.diffusion.encode_decode import decode, encode
+from sfumato.diffusion.integrate import ODE
 from sfumato.diffusion.process import Cosine
 from sfumato.explore import (
     OPERATIONS,
@@ -320,7 +321,7 @@ def test_every_operation_is_documented():
 # ---- latents ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("solver", DETERMINISTIC)
+@pytest.mark.parametrize("solver", ODE)
 def test_round_trip_by_any_solver(solver, report):
     f, x = gaussian([1.0, -2.0], [0.5, 2.0], Cosine()), normal(8, 2)
     a, s = f.process(f64(f.process.t_max))

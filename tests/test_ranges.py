@@ -15,7 +15,16 @@ from torch import Tensor
 import sfumato
 from sfumato.core.arguments import check_value, checked, hints_of
 from sfumato.core.errors import UserError
-from sfumato.core.ranges import Count, Interval, Share, Whole, interval_of, with_range, without
+from sfumato.core.ranges import (
+    Count,
+    Interval,
+    OneOf,
+    Share,
+    Whole,
+    interval_of,
+    with_range,
+    without,
+)
 from sfumato.methods.outline import args_of
 from sfumato.module import Part, build, describe
 
@@ -129,6 +138,8 @@ def test_a_range_in_words():
     ]  # fmt: skip
     assert with_range("share of it.", Share | None) == "share of it. In [0, 1]."
     assert with_range("any.", float | None) == "any."
+    assert with_range("how.", Annotated[str, OneOf(("a", "b"))] | None) == "how. One of a, b."
+    assert with_range("how.", Annotated[str, OneOf(("a",), others=True)]) == "how. For instance a."
 
 
 def test_none_lists_and_other_types_beside_a_range():

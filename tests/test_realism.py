@@ -6,6 +6,7 @@ from torch.nn import functional as F
 from truth import f64, gaussian, normal
 
 from sfumato.diffusion.energies import (
+    ENERGIES,
     Reference,
     by_variance,
     edges,
@@ -54,7 +55,7 @@ def test_high_pass_distance(process):
     torch.testing.assert_close(sum(parts), ((y - x) * d).flatten(1).sum(1))
 
 
-@pytest.mark.parametrize("name", ["edges", "high_pass"])
+@pytest.mark.parametrize("name", ENERGIES)
 def test_slopes_of_the_third_energies(name, report):
     function = named(name, LowPass(2, "linear"), Cosine())
     y, x, t = normal(*SHAPE), normal(*SHAPE, seed=1), f64(0.4)
@@ -72,7 +73,7 @@ def test_names_of_energies():
     for process in (Cosine(), VE(), Flow()):
         alpha, sigma = process.at(f64(0.6), y)
         got = named("edges", phi, process)(y, x, f64(0.6))
-        torch.testing.assert_close(got, edges(y, x, f64(0.6)) / (alpha**2 + sigma**2))
+        torch.testing.assert_close(got, edges(VP())(y, x, f64(0.6)) / (alpha**2 + sigma**2))
     assert named(own := (lambda y, x, t: y), phi, Cosine()) is own
     with pytest.raises(ValueError, match="unknown energy 'edge': did you mean 'edges'"):
         named("edge", phi, Cosine())

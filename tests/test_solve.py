@@ -18,7 +18,7 @@ from truth import Affine, Impulses, affine, f64, gaussian, normal, slope
 from sfumato.core.errors import UserError
 from sfumato.diffusion import encode_decode as bridge
 from sfumato.diffusion.exact import Mixture
-from sfumato.diffusion.integrate import STEPS, Counted, ddim, euler_maruyama, integrate
+from sfumato.diffusion.integrate import ODE, SDE, STEPS, Counted, ddim, euler_maruyama, integrate
 from sfumato.diffusion.noise import Noise
 from sfumato.diffusion.noise_and_denoise import times_of
 from sfumato.diffusion.process import DDPM, PROCESSES, VP, Cosine, Flow
@@ -26,12 +26,15 @@ from sfumato.diffusion.sampler_gradients import integrate_flat
 from sfumato.diffusion.time_grids import chain_time, grid
 
 ORDERS = {"ddim": 1, "heun": 2, "dpm2m": 2, "ab2": 2, "ab3": 3}
-STOCHASTIC = sorted(STEPS.keys() - ORDERS.keys() - {"dopri5"})
 NS = (32, 64, 128, 256)
 ONE, ZERO = torch.eye(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
 
 
 # ---- orders of the deterministic steps ----------------------------------------------------------
+
+
+def test_every_deterministic_step_has_an_order_here():
+    assert ORDERS.keys() == ODE.keys() - {"dopri5"}  # whose order is that of its tolerance
 
 
 @pytest.mark.parametrize("up", [False, True], ids=["down", "up"])
@@ -160,7 +163,7 @@ def test_euler_maruyama_is_its_formula():
     torch.testing.assert_close(got, want, rtol=1e-9, atol=0)
 
 
-@pytest.mark.parametrize("name", [n for n in STOCHASTIC if n != "predictor_corrector"])
+@pytest.mark.parametrize("name", [n for n in SDE if n != "predictor_corrector"])
 def test_the_last_step_adds_no_noise(name):
     f = gaussian([0.5], [0.25], VP())
     times = grid(f.process, 7, clean=name != "euler_maruyama")
@@ -357,7 +360,7 @@ def test_the_state_is_not_written_to():
         assert torch.equal(x, before)
 
 
-@pytest.mark.parametrize("name", STOCHASTIC)
+@pytest.mark.parametrize("name", SDE)
 def test_stochastic_steps_refuse_to_encode_or_go_without_noise(name):
     f, x = gaussian([0.0], [1.0], Cosine()), torch.zeros(1, 1)
     with pytest.raises(ValueError, match="needs noise="):
@@ -398,7 +401,7 @@ def test_hand_made_times_beyond_the_process_are_refused_with_its_range(process, 
 
 
 @pytest.mark.parametrize("process", [Flow(), Cosine()], ids=str)
-@pytest.mark.parametrize("solver", bridge.DETERMINISTIC)
+@pytest.mark.parametrize("solver", ODE)
 def test_bridges_and_the_full_strength_stay_within_the_process(process, solver):
     f, x = gaussian([0.3], [1.0], process), normal(3, 1)
     z = bridge.encode(f, x, steps=8, solver=solver)

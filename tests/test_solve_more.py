@@ -9,7 +9,7 @@ from truth import affine, f64, gaussian, normal, slope, tiny_denoiser
 from sfumato.core.errors import UserError
 from sfumato.diffusion.exact import Mixture
 from sfumato.diffusion.guidance import Conditioned, Guided
-from sfumato.diffusion.integrate import STEPS, ancestral, dopri5, integrate, predictor_corrector
+from sfumato.diffusion.integrate import ancestral, dopri5, integrate, predictor_corrector
 from sfumato.diffusion.process import DDPM, VE, VP, Cosine, Flow, named_process
 from sfumato.diffusion.time_grids import grid
 from sfumato.methods.registry import find
@@ -222,10 +222,6 @@ def test_dopri5_of_a_guided_denoiser():
     x = normal(4, 1)
     want = integrate("heun", guided, x, grid(f.process, 200, start=0.9, stop=0.1))
     assert (run(guided, x, [0.9, 0.1], 1e-5)[0] - want).abs().max() < 1e-3
-
-
-def test_registered():
-    assert set(NEW) < set(STEPS)
 
 
 def test_what_is_no_state_and_what_is_no_denoiser_is_refused():

@@ -31,6 +31,8 @@ import sfumato
 from sfumato.core.arguments import hints_of
 from sfumato.core.errors import UserError
 from sfumato.core.ranges import with_range
+from sfumato.diffusion.energies import ENERGIES
+from sfumato.diffusion.integrate import ODE, STEPS
 from sfumato.methods.outline import args_of, names
 from sfumato.methods.registry import find
 from sfumato.studio import (
@@ -130,8 +132,9 @@ def test_ranges_and_choices_come_from_types_and_docstrings():
     assert made["kernel"].choices == ("box", "linear", "cubic")
     assert made["realism"].low == 0
     assert made["factor"].optional
-    assert "ab3" in made["solver"].choices
-    assert "ancestral" not in {c.name: c for c in methods.options("ddib")}["solver"].choices
+    assert made["energy"].choices == tuple(ENERGIES)
+    assert made["solver"].choices == tuple(STEPS)
+    assert {c.name: c for c in methods.options("ddib")}["solver"].choices == tuple(ODE)
     assert {c.name for c in methods.run_options()} == {"seed", "size", "resize", "upscale", "side"}
     assert "none" not in {c.name: c for c in methods.run_options()}["resize"].choices
 

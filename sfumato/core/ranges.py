@@ -1,6 +1,6 @@
-"""Ranges of parameters, stated once, in annotations: `steps: Count`, `Annotated[float, Interval(0, 2)]`.
+"""Ranges and names of parameters, stated once, in annotations: `steps: Count`, `solver: OdeSolver`.
 
-The check of arguments (`sfumato.core.arguments`), the help of flags and the studio's sliders read them there.
+The check of arguments (`sfumato.core.arguments`), the help of flags and the studio read them there.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ import types
 import typing
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,17 @@ class Interval:
         return f"in {self.ends[0]}{low}, {high}{self.ends[1]}"
 
 
+@dataclass(frozen=True)
+class OneOf:
+    """Names that a parameter takes, in words "one of a, b"; with `others` beside them "for instance a, b"."""
+
+    names: tuple[str, ...]
+    others: bool = False
+
+    def __str__(self) -> str:
+        return f"{'for instance' if self.others else 'one of'} {', '.join(self.names)}"
+
+
 Share = Annotated[float, Interval(0, 1)]
 Strength = Annotated[float, Interval(0, 1, "(]")]
 BelowOne = Annotated[float, Interval(0, 1, "[)")]
@@ -52,14 +65,19 @@ Several = Annotated[int, Interval(2)]
 
 
 def with_range(text: str, hint: Any) -> str:
-    """A parameter's help, and after it the interval that its annotation states."""
-    said = str(interval_of(hint) or "")
+    """A parameter's help, and after it the interval or the names that its annotation states."""
+    said = str(interval_of(hint) or next(_stated(hint, OneOf), ""))
     return f"{text} {said[:1].upper()}{said[1:]}." if said else text
 
 
 def interval_of(hint: Any) -> Interval | None:
     """The interval that an annotation states, for the number itself or for each in a list of them."""
-    return next(_intervals(hint), None)
+    return next(_stated(hint, Interval), None)
+
+
+def names_of(hint: Any) -> tuple[str, ...]:
+    """The names that an annotation states, or none."""
+    return next((stated.names for stated in _stated(hint, OneOf)), ())
 
 
 def without(hint: Any) -> Any:
@@ -71,8 +89,8 @@ def without(hint: Any) -> Any:
     return hint
 
 
-def _intervals(hint: Any) -> Iterator[Interval]:
+def _stated(hint: Any, kind: type[T]) -> Iterator[T]:
     if typing.get_origin(hint) is Annotated:
-        yield from (m for m in hint.__metadata__ if isinstance(m, Interval))
+        yield from (m for m in hint.__metadata__ if isinstance(m, kind))
     for inner in typing.get_args(hint):
-        yield from _intervals(inner)
+        yield from _stated(inner, kind)

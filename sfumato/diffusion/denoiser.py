@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from sfumato.core.arguments import described
 from sfumato.core.errors import UserError, choose
 from sfumato.core.ranges import Positive
-from sfumato.diffusion.process import DDPM, Cosine, Process
+from sfumato.diffusion.process import DDPM, Cosine, Process, norm
 from sfumato.module import Part
 
 Prediction = Literal["eps", "x0", "v", "edm"]
@@ -166,8 +166,8 @@ class Denoiser(Part):
         if self.prediction == "edm":
             c_skip, c_out, _ = self._edm(sigma / alpha)
             return c_skip * x_t / alpha + c_out * out
-        norm = (alpha**2 + sigma**2).sqrt()
-        y, c, s = x_t / norm, alpha / norm, sigma / norm
+        size = norm(alpha, sigma)
+        y, c, s = x_t / size, alpha / size, sigma / size
         if self.prediction == "eps":
             return mean_of_eps(out, y, c, s)
         return out if self.prediction == "x0" else mean_of_v(out, y, c, s)
@@ -190,8 +190,8 @@ class Denoiser(Part):
             c_skip, c_out, _ = self._edm(sigma / alpha)
             target = (x - c_skip * (x + sigma / alpha * z)) / c_out
         else:
-            norm = (alpha**2 + sigma**2).sqrt()
-            target = {"eps": z, "x0": x, "v": (alpha * z - sigma * x) / norm}[self.prediction]
+            v = (alpha * z - sigma * x) / norm(alpha, sigma)
+            target = {"eps": z, "x0": x, "v": v}[self.prediction]
         return (out - target).square().mean()
 
     def draw_times(self, n: int, rng: torch.Generator) -> Float[Tensor, " n"]:
@@ -226,7 +226,7 @@ class Denoiser(Part):
         if self.prediction == "edm":
             x = self._edm(sigma / alpha)[2] * x_t / alpha
         else:
-            x = x_t / (alpha**2 + sigma**2).sqrt()
+            x = x_t / norm(alpha, sigma)
         if image is not None:
             x = torch.cat([x, image], dim=1)  # the one order: noisy first, then conditioning
         own = next(self.net.parameters(), x).dtype  # a network may have another type than the state

@@ -12,15 +12,13 @@ from sfumato.core.arguments import checked
 from sfumato.core.errors import UserError, choose
 from sfumato.core.ranges import Count
 from sfumato.diffusion.denoiser import Denoises
-from sfumato.diffusion.integrate import STEPS, Step, Watch, integrate
+from sfumato.diffusion.integrate import ODE, SDE, OdeSolver, Watch, integrate
 from sfumato.diffusion.time_grids import Spacing, grid
 
 RHO = 10.0
 """Karras exponent of the times; the usual 7 has fewer of them near the data."""
 ENCODING = 0.55
 """Share of the steps: an error near the data grows on its way to the latent, so encoding needs more."""
-DETERMINISTIC = ("ab3", "ab2", "dpm2m", "heun", "ddim", "dopri5")
-"""Solvers of the ODE, by name."""
 
 
 @checked
@@ -29,7 +27,7 @@ def encode(
     images: Tensor,
     *,
     steps: Count = 12,
-    solver: str | Step = "ab3",
+    solver: OdeSolver = "ab3",
     spacing: Spacing = "karras",
     watch: Watch | None = None,
 ) -> Tensor:
@@ -39,7 +37,7 @@ def encode(
         f: denoiser of the images' domain.
         images: images.
         steps: solver steps.
-        solver: a deterministic one: ab3, ab2, dpm2m, heun, ddim, or dopri5 (to a tolerance).
+        solver: a deterministic one.
         spacing: spacing of the solver's times: karras, log_snr, time or chain.
         watch: see `integrate`.
     """
@@ -54,7 +52,7 @@ def decode(
     latents: Tensor,
     *,
     steps: Count = 10,
-    solver: str | Step = "ab3",
+    solver: OdeSolver = "ab3",
     spacing: Spacing = "karras",
     watch: Watch | None = None,
 ) -> Tensor:
@@ -64,10 +62,8 @@ def decode(
     return integrate(_ode(solver), f, latents, times, watch=watch) / alpha
 
 
-def _ode(solver: str | Step) -> str | Step:
+def _ode(solver: OdeSolver) -> OdeSolver:
     """The solver, unless it is one that draws noise."""
-    if not isinstance(solver, str):
-        return solver
-    if solver in STEPS and solver not in DETERMINISTIC:
-        raise UserError(f"solver {solver!r} draws noise: expected {', '.join(DETERMINISTIC)}")
-    return choose("solver", solver, DETERMINISTIC)
+    if isinstance(solver, str) and solver in SDE:
+        raise UserError(f"solver {solver!r} draws noise: expected {', '.join(ODE)}")
+    return choose("solver", solver, ODE) if isinstance(solver, str) else solver

@@ -5,13 +5,14 @@
     2 * against(low_pass_distance(LowPass(4)), reference) + 500 * against(similarity(f), reference)
 
 An energy of one's own is any such function; it has to be differentiable in y.  `edges` is an example.
+Its name in `ENERGIES` makes it a choice of `--energy` and of the studio.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from typing import Annotated, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -20,6 +21,7 @@ from torch.distributions import Categorical, Distribution
 from torch.nn import functional as F
 
 from sfumato.core.errors import UserError, choose
+from sfumato.core.ranges import OneOf
 from sfumato.diffusion.denoiser import Denoises, Trace, Traced, answered
 from sfumato.diffusion.guidance import Energy, Guided, On
 from sfumato.diffusion.integrate import Draw
@@ -93,8 +95,7 @@ def low_pass_distance(phi: LowPass, process: Process) -> Compares:
     """
 
     def distance(y: Tensor, x: Tensor, t: Tensor) -> Float[Tensor, " b"]:
-        alpha, sigma = process.at(t, y)
-        return phi((y - x) / (alpha**2 + sigma**2).sqrt()).square().flatten(1).sum(1)
+        return phi(process.preserving(y - x, t)).square().flatten(1).sum(1)
 
     return distance
 
@@ -103,8 +104,7 @@ def high_pass_distance(phi: LowPass, process: Process) -> Compares:
     """|(1 - phi)(y - x)|^2, summed over channels and pixels: keeps what the low-pass leaves out."""
 
     def distance(y: Tensor, x: Tensor, t: Tensor) -> Float[Tensor, " b"]:
-        alpha, sigma = process.at(t, y)
-        d = (y - x) / (alpha**2 + sigma**2).sqrt()
+        d = process.preserving(y - x, t)
         return (d - phi(d)).square().flatten(1).sum(1)
 
     return distance
@@ -169,30 +169,39 @@ def by_variance(energy: Energy, process: Process, times: Tensor) -> Energy:
     return Energy(lambda x, t: known[float(t)] * energy(x, t))
 
 
-def named(energy: str | Compares, phi: LowPass, process: Process) -> Compares:
-    """An energy by its name, edges or high_pass, in variance-preserving coordinates; one's own as it is.
+def edges(process: Process) -> Compares:
+    """Distance of neighbouring pixels' differences: keeps where the source changes, not its colours."""
+
+    def gradient(z: Tensor, t: Tensor) -> Tensor:
+        z = process.preserving(z, t)
+        right, down = z.diff(dim=-1), z.diff(dim=-2)
+        return torch.cat([right.flatten(1), down.flatten(1)], dim=1)
+
+    return lambda y, x, t: (gradient(y, t) - gradient(x, t)).square().sum(1)
+
+
+ENERGIES: dict[str, Callable[[LowPass, Process], Compares]] = {
+    "edges": lambda phi, process: edges(process),
+    "high_pass": high_pass_distance,
+}
+"""Energies by name, of a low-pass and a process."""
+EnergyName = Annotated[str, OneOf(tuple(ENERGIES))]
+
+
+def named(energy: EnergyName | Compares, phi: LowPass, process: Process) -> Compares:
+    """An energy by its name; one's own as it is.
 
     Raises:
         UserError: for an unknown name.
     """
-
-    def outlines(y: Tensor, x: Tensor, t: Tensor) -> Float[Tensor, " b"]:
-        alpha, sigma = process.at(t, y)
-        norm = (alpha**2 + sigma**2).sqrt()
-        return edges(y / norm, x / norm, t)
-
-    known = {"edges": outlines, "high_pass": high_pass_distance(phi, process)}
-    return known[choose("energy", energy, known)] if isinstance(energy, str) else energy
+    if not isinstance(energy, str):
+        return energy
+    return ENERGIES[choose("energy", energy, ENERGIES)](phi, process)
 
 
-def edges(y: Tensor, x: Tensor, t: Tensor) -> Float[Tensor, " b"]:
-    """Distance of neighbouring pixels' differences: keeps where the source changes, not its colours."""
-
-    def gradient(z: Tensor) -> Tensor:
-        right, down = z.diff(dim=-1), z.diff(dim=-2)
-        return torch.cat([right.flatten(1), down.flatten(1)], dim=1)
-
-    return (gradient(y) - gradient(x)).square().sum(1)
+def masked(function: Compares, mask: Tensor) -> Compares:
+    """`function` of what the mask (1 inside, 0 outside; broadcasts against images) lets through."""
+    return lambda y, x, t: function(y * mask.to(y), x * mask.to(x), t)
 
 
 def pushed(phi: LowPass, weight: float, reference: Reference, times: Tensor) -> Energy:

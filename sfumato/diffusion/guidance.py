@@ -17,7 +17,7 @@ from sfumato.core.errors import UserError
 from sfumato.core.ranges import Count
 from sfumato.diffusion.denoiser import Denoises, Trace, Traced, answered, ask
 from sfumato.diffusion.integrate import rms
-from sfumato.diffusion.process import Process
+from sfumato.diffusion.process import Process, norm
 from sfumato.module import Part
 
 On = Literal["sample", "mean"]
@@ -186,7 +186,7 @@ class Guided(Traced, nn.Module):
         mean = ask(self.denoiser, x_t, t, trace)
         if sigma.ndim > 0 or trace.level(t) % self.every == 0:
             energy, gradient = self._lowered(x_t if self.on == "sample" else mean, t)
-            size = 1 if self.on == "sample" else (alpha**2 + sigma**2).sqrt()
+            size = 1 if self.on == "sample" else norm(alpha, sigma)
             trace.kept[self] = energy, gradient / size
         energy, gradient = trace.kept[self]
         trace.told[f"energy/{self.name}"] = energy

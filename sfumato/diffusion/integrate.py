@@ -7,8 +7,9 @@ In the coordinates  u = x_t / alpha,  sig = sigma / alpha  the probability-flow 
 so deterministic steps are quadratures of eps.  Stochastic steps solve the reverse SDE
 dx = (f x - g^2 score) dt + g dw.  Times run either way: down to translate, up to encode.
 
-A step is a function `step(f, past, s, noise) -> x_s`.  `past` holds the points visited so far, the
-present one last, each with what the denoiser said there; multi-step methods look further back.
+A step is a function `step(f, past, s, noise) -> x_s`.  `past` holds the last `PAST` points visited, the
+present one last, each with what the denoiser said there; multi-step methods look further back.  It gets
+its name in `ODE`, or in `SDE` if it draws noise; flags, the studio and the tests take it from there.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
 from sfumato.core import arguments
 from sfumato.core.errors import UserError, choose
-from sfumato.core.ranges import Count
+from sfumato.core.ranges import Count, OneOf
 from sfumato.diffusion.denoiser import Denoises, ask
 from sfumato.diffusion.noise import Noise
 from sfumato.diffusion.process import Process
@@ -41,25 +42,30 @@ from sfumato.diffusion.time_grids import Spacing, grid
 
 Watch = Callable[[float, Tensor, Tensor, dict[str, Any]], None]
 
-STEPS: dict[str, Step] = {
+PAST = 3
+"""How many points a step sees, the present one among them; ab3 needs as many."""
+SDE: dict[str, Step] = {
     "euler_maruyama": euler_maruyama,
     "ancestral": ancestral,
     "ancestral_large": partial(ancestral, variance="large"),
     "predictor_corrector": predictor_corrector,
     "sde_dpm2m": sde_dpm2m,
     "sde_heun": sde_heun,
-    "ddim": ddim,
-    "heun": heun,
-    "dpm2m": dpm2m,
-    "ab2": ab2,
-    "ab3": ab3,
-    "dopri5": dopri5,
 }
+"""Stochastic steps by name: they need noise, and cannot encode."""
+ODE: dict[str, Step] = {
+    "ddim": ddim, "heun": heun, "dpm2m": dpm2m, "ab2": ab2, "ab3": ab3, "dopri5": dopri5,
+}  # fmt: skip
+"""Deterministic steps by name."""
+STEPS = SDE | ODE
+OdeName = Annotated[str, OneOf(tuple(ODE))]
+OdeSolver = OdeName | Step
+Solver = Annotated[str, OneOf(tuple(STEPS))] | Step
 
 
 @arguments.checked
 def integrate(
-    step: Step | str,
+    step: Solver,
     denoiser: Denoises,
     x: Tensor,
     times: Tensor,
@@ -110,7 +116,7 @@ def integrate(
 
 @arguments.checked
 def sample(
-    step: Step | str,
+    step: Solver,
     denoiser: Denoises,
     like: Tensor,
     noise: Noise,
@@ -170,13 +176,13 @@ def checked(times: Tensor, process: Any) -> Tensor:
 def take(
     step: Step, f: Counted, past: list[Point], x: Tensor, t: Tensor, s: Tensor, noise: Draw | None
 ) -> tuple[list[Point], Tensor]:
-    """One step from x_t, with two points before it at most: the points so far, and x_s."""
+    """One step from x_t: the last points, and x_s."""
     now = f(x, t)
-    past = [*(p for p in past[-2:] if p.t != now.t), now]  # t = 0 and t_min are asked alike
+    past = [*(p for p in past if p.t != now.t), now][-PAST:]  # t = 0 and t_min are asked alike
     return past, step(f, past, s, noise)
 
 
-def named_step(step: Step | str) -> Step:
+def named_step(step: Solver) -> Step:
     """The step of this name; functions are returned as they are."""
     if not isinstance(step, str):
         return step
@@ -184,7 +190,7 @@ def named_step(step: Step | str) -> Step:
 
 
 __all__ = [
-    "STEPS", "Counted", "Draw", "Point", "Step", "Watch", "ab2", "ab3", "ancestral", "checked", "ddim",
-    "dopri5", "dpm2m", "euler_maruyama", "heun", "integrate", "named_step",
-    "predictor_corrector", "rms", "sample", "sde_dpm2m", "sde_heun", "take",
+    "ODE", "PAST", "SDE", "STEPS", "Counted", "Draw", "OdeName", "OdeSolver", "Point", "Solver", "Step",
+    "Watch", "ab2", "ab3", "ancestral", "checked", "ddim", "dopri5", "dpm2m", "euler_maruyama", "heun",
+    "integrate", "named_step", "predictor_corrector", "rms", "sample", "sde_dpm2m", "sde_heun", "take",
 ]  # fmt: skip

@@ -10,7 +10,7 @@ from sfumato.core.arguments import checked
 from sfumato.core.errors import UserError
 from sfumato.core.ranges import Count, Strength
 from sfumato.diffusion.denoiser import Denoises, ask
-from sfumato.diffusion.integrate import Draw, Step, Watch, integrate
+from sfumato.diffusion.integrate import Draw, Solver, Watch, integrate
 from sfumato.diffusion.process import Process
 from sfumato.diffusion.time_grids import Spacing, chain_time, grid
 
@@ -40,7 +40,7 @@ def edit(
     start: Draw,
     noise: Draw,
     repeats: Count = 1,
-    solver: str | Step = "ancestral",
+    solver: Solver = "ancestral",
     after: After | None = None,
     watch: Watch | None = None,
 ) -> Tensor:

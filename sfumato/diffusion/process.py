@@ -26,6 +26,11 @@ from sfumato.core.errors import choose
 from sfumato.module import Described
 
 
+def norm(alpha: Tensor, sigma: Tensor) -> Tensor:
+    """sqrt(alpha^2 + sigma^2): 1 where the process preserves the variance."""
+    return (alpha**2 + sigma**2).sqrt()
+
+
 @dataclass(frozen=True)
 class Process(Described, abc.ABC):
     """t -> (alpha, sigma).  Frozen: a value, not a state.  Arithmetic is float64."""
@@ -72,6 +77,10 @@ class Process(Described, abc.ABC):
         """x_t = alpha x + sigma z for images x in [-1, 1] and standard normal z of the same shape."""
         alpha, sigma = self.at(t, x)
         return alpha * x + sigma * z
+
+    def preserving(self, x_t: Float[Tensor, "b ..."], t: Tensor | float) -> Float[Tensor, "b ..."]:
+        """x_t in variance-preserving coordinates: over sqrt(alpha^2 + sigma^2)."""
+        return x_t / norm(*self.at(t, x_t))
 
     def sde(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """(f, g^2) of the forward SDE dx = f x dt + g dw (Song et al. 2021, eq. 5), float64."""

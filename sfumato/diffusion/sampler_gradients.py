@@ -15,12 +15,12 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from sfumato.diffusion.denoiser import Denoises
-from sfumato.diffusion.integrate import Counted, Point, Step, checked, named_step, take
+from sfumato.diffusion.integrate import PAST, Counted, Point, Solver, checked, named_step, take
 from sfumato.diffusion.noise import Noise
 
 
 def integrate_flat(
-    step: Step | str, denoiser: Denoises, x: Tensor, times: Tensor, *, noise: Noise | None = None
+    step: Solver, denoiser: Denoises, x: Tensor, times: Tensor, *, noise: Noise | None = None
 ) -> Tensor:
     """`integrate` with the same result and the same gradients, at one network's memory.
 
@@ -49,7 +49,7 @@ def integrate_flat(
 
     at = noise and noise.clone()
     for t, s in pairwise(times):
-        past, x, at = checkpoint(again, past[-2:], x, t, s, at, use_reentrant=False)
+        past, x, at = checkpoint(again, past[1 - PAST :], x, t, s, at, use_reentrant=False)
     if noise is not None and at is not None:
         noise.go_on_as(at)
     return x

@@ -20,6 +20,7 @@ from sfumato.data.image_folder import ImageFolder
 from sfumato.data.images import Resize, write_png
 from sfumato.data.preparation import Preparation, said_size
 from sfumato.diffusion.encode_decode import decode, encode
+from sfumato.diffusion.integrate import OdeName
 from sfumato.diffusion.time_grids import Spacing
 from sfumato.explore.chain import apply
 from sfumato.explore.latents import Latents
@@ -36,7 +37,7 @@ def encode_pictures(
     model: str | Path,
     *,
     steps: Count = 12,
-    solver: str = "ab3",
+    solver: OdeName = "ab3",
     spacing: Spacing = "karras",
     first: str = "",
     seed: int = 0,
@@ -51,7 +52,7 @@ def encode_pictures(
         paths: pictures, or folders of them.
         model: domain of the pictures, FOLDER:DOMAIN of a diffusion model.
         steps: solver steps.
-        solver: ab3, ab2, dpm2m, heun, ddim, or dopri5 (to a tolerance).
+        solver: a deterministic one.
         spacing: spacing of the solver's times: karras, log_snr, time or chain.
         first: operations on the pictures before they are encoded, such as "blur sigma=2".
         seed: seed of the noise that these operations may draw.
@@ -92,7 +93,7 @@ def decode_latents(
     out: str | Path,
     *,
     steps: Count = 10,
-    solver: str = "ab3",
+    solver: OdeName = "ab3",
     spacing: Spacing = "karras",
     device: str = "auto",
 ) -> Tensor:
@@ -103,7 +104,7 @@ def decode_latents(
         model: domain of the results, FOLDER:DOMAIN of a diffusion model.
         out: a new or empty folder.
         steps: solver steps.
-        solver: ab3, ab2, dpm2m, heun, ddim, or dopri5 (to a tolerance).
+        solver: a deterministic one.
         spacing: spacing of the solver's times: karras, log_snr, time or chain.
         device: auto (a GPU if there is one), cpu, cuda, cuda:N or mps.
 

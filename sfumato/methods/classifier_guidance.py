@@ -36,7 +36,7 @@ from sfumato.diffusion.energies import (
     strong_weight,
 )
 from sfumato.diffusion.guidance import Conditioned, Guided
-from sfumato.diffusion.integrate import Step, Watch
+from sfumato.diffusion.integrate import Solver, Watch
 from sfumato.diffusion.noise import Noise
 from sfumato.diffusion.noise_and_denoise import check_finite, edit, times_of
 from sfumato.diffusion.time_grids import Spacing
@@ -76,7 +76,7 @@ class ClassifierGuidance(Part):
         every: Count = 1,
         steps: Count = 20,
         repeats: Count = 1,
-        solver: str | Step = "ancestral",
+        solver: Solver = "ancestral",
         spacing: Spacing = "karras",
     ) -> Tensor:
         """Source images (B, C, H, W) in [-1, 1] to the target domain.
@@ -95,7 +95,7 @@ class ClassifierGuidance(Part):
                 A step costs the classifier once forward and once back, 1/every of that.
             steps: solver steps for each repeat.
             repeats: each repeat starts from the last result.
-            solver: ancestral, sde_dpm2m, sde_heun, predictor_corrector, euler_maruyama, or any other.
+            solver: what takes the steps.
             spacing: spacing of the solver's times: karras, log_snr, time or chain.
         """
         if weight == "variance" and solver != "ancestral":

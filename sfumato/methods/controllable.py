@@ -31,7 +31,7 @@ from sfumato.core.ranges import Count, NotNegative
 from sfumato.diffusion.denoiser import Denoiser, Denoises
 from sfumato.diffusion.energies import strong_weight, surprise
 from sfumato.diffusion.guidance import Guided
-from sfumato.diffusion.integrate import Step, Watch, sample
+from sfumato.diffusion.integrate import Solver, Watch, sample
 from sfumato.diffusion.noise import Noise
 from sfumato.diffusion.noise_and_denoise import check_finite
 from sfumato.diffusion.process import Process, named_process
@@ -59,7 +59,7 @@ class Regressor(Part):
     def forward(self, x_t: Float[Tensor, "b c h w"], t: Tensor | float) -> Normal:
         alpha, sigma = self.process.at(t, x_t)
         level = (sigma / alpha).log().flatten().expand(len(x_t))
-        mean = self.net(x_t / (alpha**2 + sigma**2).sqrt(), level)
+        mean = self.net(self.process.preserving(x_t, t), level)
         std = self.spread(level[:, None].to(mean)).clamp(-5, 2).exp()[:, :, None, None]
         return Normal(mean, std.expand_as(mean), validate_args=False)
 
@@ -107,7 +107,7 @@ class Controllable(Part):
         scale: NotNegative = 0.1,
         every: Count = 1,
         steps: Count = 25,
-        solver: str | Step = "ancestral",
+        solver: Solver = "ancestral",
         spacing: Spacing = "karras",
     ) -> Tensor:
         """Images (B, C, H, W) in [-1, 1] to one sample of the other domain given each.
@@ -121,7 +121,7 @@ class Controllable(Part):
             every: guide anew at every so many steps; the gradient is kept in between.
                 A step costs the regression once forward and once back, 1/every of that.
             steps: solver steps.
-            solver: ancestral, sde_dpm2m, sde_heun, predictor_corrector, euler_maruyama, or any other.
+            solver: what takes the steps.
             spacing: spacing of the solver's times: karras, log_snr, time or chain.
         """
         process, energy = self.denoiser.process, surprise(self.regressor, source)

@@ -29,7 +29,7 @@ from sfumato.core.arguments import Seed
 from sfumato.core.ranges import Several
 from sfumato.diffusion.denoiser import Denoises
 from sfumato.diffusion.encode_decode import ENCODING, decode, encode
-from sfumato.diffusion.integrate import Step, Watch
+from sfumato.diffusion.integrate import OdeSolver, Watch
 from sfumato.diffusion.time_grids import Spacing
 from sfumato.module import Part, of_any_kind
 
@@ -53,7 +53,7 @@ class DDIB(Part):
         seed: Seed = 0,
         watch: Watch | None = None,
         steps: Several = 22,
-        solver: str | Step = "ab3",
+        solver: OdeSolver = "ab3",
         spacing: Spacing = "karras",
         recentre_means: bool = False,
     ) -> Tensor:
@@ -64,7 +64,7 @@ class DDIB(Part):
             seed: not used; the method is deterministic.
             watch: see `integrate`.
             steps: solver steps in all; 55 % of them encode.
-            solver: a deterministic one: ab3, ab2, dpm2m, heun, ddim, or dopri5 (to a tolerance).
+            solver: a deterministic one.
             spacing: spacing of the solver's times: karras, log_snr, time or chain.
             recentre_means: move the latent by what the domains' means leave in it; for domains that
                 differ in brightness or colour as a whole. Two evaluations more for each batch.
@@ -77,7 +77,7 @@ class DDIB(Part):
 
     @torch.no_grad()
     def encode(
-        self, source: Tensor, *, steps: int = 12, solver: str | Step = "ab3",
+        self, source: Tensor, *, steps: int = 12, solver: OdeSolver = "ab3",
         spacing: Spacing = "karras", watch: Watch | None = None,
     ) -> Tensor:  # fmt: skip
         """Images to latents, nearly N(0, I) in VP processes, by the source's ODE."""
@@ -85,7 +85,7 @@ class DDIB(Part):
 
     @torch.no_grad()
     def decode(
-        self, latent: Tensor, *, steps: int = 10, solver: str | Step = "ab3",
+        self, latent: Tensor, *, steps: int = 10, solver: OdeSolver = "ab3",
         spacing: Spacing = "karras", watch: Watch | None = None,
     ) -> Tensor:  # fmt: skip
         """Latents to images by the target's ODE."""

@@ -82,7 +82,7 @@ class DomainClassifier(Part):
         """The middle block (B, C, h, w)."""
         alpha, sigma = self._process.at(t, x_t)
         log_sigma = (sigma / alpha).log().flatten().expand(len(x_t))
-        return self.classifier["encoder"](x_t / (alpha**2 + sigma**2).sqrt(), log_sigma)
+        return self.classifier["encoder"](self._process.preserving(x_t, t), log_sigma)
 
     def objectives(
         self, batches: Iterator[tuple[Tensor, Tensor]], rng: torch.Generator

@@ -41,7 +41,7 @@ from sfumato.diffusion import energies as en
 from sfumato.diffusion import realism as real
 from sfumato.diffusion.denoiser import Denoises
 from sfumato.diffusion.guidance import Guided, On, away_from_any
-from sfumato.diffusion.integrate import Step, Watch
+from sfumato.diffusion.integrate import Solver, Watch
 from sfumato.diffusion.low_pass import Content, Kernel, LowPass, eighth
 from sfumato.diffusion.noise import Noise
 from sfumato.diffusion.noise_and_denoise import check_finite, edit, times_of
@@ -86,13 +86,13 @@ class EGSDE(Part):
         content: Content = "colour",
         low_pass: LowPassStep = "exponential",
         noise: Draws = "fresh",
-        energy: str | en.Compares | None = None,
+        energy: en.EnergyName | en.Compares | None = None,
         energy_weight: NotNegative = 1.0,
         every: Count = 1,
         steps: Count = 20,
         repeats: Count = 1,
         classifier_free: NotNegative = 0.0,
-        solver: str | Step = "ancestral",
+        solver: Solver = "ancestral",
         spacing: Spacing = "karras",
     ) -> Tensor:
         """Source images (B, C, H, W) in [-1, 1] to the target domain.
@@ -112,7 +112,7 @@ class EGSDE(Part):
             content: what is faithful: colour, or chroma, which leaves brightness to the model.
             low_pass: exponential (exact, any weight) or explicit (the paper's, in the gradient).
             noise: noise of x_t: fresh at each step (alg. 1), or shared: that of the start (its code).
-            energy: a third energy: edges, high_pass, or your own function (y, x_t, t) -> (B,).
+            energy: a third energy, by its name or your own function (y, x_t, t) -> (B,).
             energy_weight: weight of the third energy.
             every: steps after which the guidance is computed anew; it then costs 1/every.
             steps: solver steps for each repeat.
@@ -120,7 +120,7 @@ class EGSDE(Part):
             classifier_free: weight w of guidance away from any domain, (1 + w) F - w F_any, for
                 models trained with any_domain above 0; elsewhere often a guidance scale of 1 + w. 0 is
                 none; above 0 a step costs two evaluations.
-            solver: ancestral, sde_dpm2m, sde_heun, predictor_corrector, euler_maruyama, or any other.
+            solver: what takes the steps.
             spacing: spacing of the solver's times: karras, log_snr, time or chain.
         """
         process, draws = self.target.process, Noise.of(source, seed)

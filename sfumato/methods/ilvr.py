@@ -27,7 +27,7 @@ from sfumato.core.arguments import Seed
 from sfumato.core.ranges import Count, NotNegative, Share
 from sfumato.diffusion.denoiser import Denoises
 from sfumato.diffusion.guidance import Clipped, away_from_any
-from sfumato.diffusion.integrate import Step, Watch, sample
+from sfumato.diffusion.integrate import Solver, Watch, sample
 from sfumato.diffusion.low_pass import Content, Kernel, LowPass
 from sfumato.diffusion.noise import Noise
 from sfumato.diffusion.time_grids import Spacing, chain_time
@@ -57,7 +57,7 @@ class ILVR(Part):
         steps: Count = 20,
         clip: bool = True,
         classifier_free: NotNegative = 0.0,
-        solver: str | Step = "ancestral",
+        solver: Solver = "ancestral",
         spacing: Spacing = "karras",
     ) -> Tensor:
         """Reference images (B, C, H, W) in [-1, 1] to the target domain.
@@ -76,7 +76,7 @@ class ILVR(Part):
             classifier_free: weight w of guidance away from any domain, (1 + w) F - w F_any, for
                 models trained with any_domain above 0; elsewhere often a guidance scale of 1 + w. 0 is
                 none; above 0 a step costs two evaluations.
-            solver: ancestral, sde_dpm2m, sde_heun, predictor_corrector, euler_maruyama, or any other.
+            solver: what takes the steps.
             spacing: spacing of the solver's times: karras, log_snr, time or chain.
         """
         process, phi = self.target.process, LowPass(factor, kernel, content)

@@ -35,7 +35,7 @@ from sfumato.core.arguments import Seed
 from sfumato.core.ranges import BelowOne, Count, NotNegative
 from sfumato.diffusion.denoiser import Denoiser, Prediction, TimeLaw
 from sfumato.diffusion.guidance import Clipped, Conditioned, away_from_none, needs_hidden
-from sfumato.diffusion.integrate import Step, Watch, sample
+from sfumato.diffusion.integrate import Solver, Watch, sample
 from sfumato.diffusion.noise import Noise
 from sfumato.diffusion.process import Process, named_process
 from sfumato.diffusion.time_grids import Spacing
@@ -98,7 +98,7 @@ class PairedSDE(Part):
         watch: Watch | None = None,
         direction: Direction = "source-to-target",
         steps: Count = 18,
-        solver: str | Step = "dpm2m",
+        solver: Solver = "dpm2m",
         spacing: Spacing = "karras",
         clip: bool = False,
         classifier_free: NotNegative = 0.0,
@@ -111,7 +111,7 @@ class PairedSDE(Part):
             watch: see `integrate`.
             direction: source-to-target, or back.
             steps: solver steps.
-            solver: dpm2m, heun, ab3, sde_heun; euler_maruyama (the thesis', with spacing time), or any other.
+            solver: what takes the steps; the thesis' is euler_maruyama, with spacing time.
             spacing: spacing of the solver's times: karras, log_snr, time or chain.
             clip: clip E[x | x_t] to [-1, 1] at every step.
             classifier_free: weight w of guidance by the source, (1 + w) F - w F_0 with F_0 the

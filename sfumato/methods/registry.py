@@ -4,7 +4,7 @@ A method is one file in `sfumato/methods/` with one `Part` of the file's name (i
 underscores).  It has one or both of
 
     translate(source, *, seed=0, watch=None, <options>) -> target       images (B, C, H, W) in [-1, 1]
-    objectives(batches, rng) -> yields (player, loss)                   see `sfumato.train`
+    objectives(batches, rng) -> yields (player, loss)                   see `sfumato.training.fit`
 
 Its fields are the flags of `sfumato train METHOD`, the options of `translate` those of
 `sfumato translate --method METHOD`; both take their help from the docstrings.

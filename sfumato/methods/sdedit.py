@@ -26,7 +26,7 @@ from sfumato.core.errors import UserError
 from sfumato.core.ranges import Count, NotNegative, Share
 from sfumato.diffusion.denoiser import Denoises
 from sfumato.diffusion.guidance import away_from_any
-from sfumato.diffusion.integrate import Step, Watch
+from sfumato.diffusion.integrate import Solver, Watch
 from sfumato.diffusion.noise import Noise
 from sfumato.diffusion.noise_and_denoise import edit, times_of
 from sfumato.diffusion.time_grids import Spacing, chain_time
@@ -54,7 +54,7 @@ class SDEdit(Part):
         repeats: Count = 1,
         mask: Tensor | None = None,
         classifier_free: NotNegative = 0.0,
-        solver: str | Step = "ancestral",
+        solver: Solver = "ancestral",
         spacing: Spacing = "karras",
     ) -> Tensor:
         """Source images (B, C, H, W) in [-1, 1] to the target domain.
@@ -71,7 +71,7 @@ class SDEdit(Part):
             classifier_free: weight w of guidance away from any domain, (1 + w) F - w F_any, for
                 models trained with any_domain above 0; elsewhere often a guidance scale of 1 + w. 0 is
                 none; above 0 a step costs two evaluations.
-            solver: ancestral, sde_dpm2m, sde_heun, predictor_corrector, euler_maruyama, or any other.
+            solver: what takes the steps.
             spacing: spacing of the solver's times: karras, log_snr, time or chain.
         """
         if mask is not None:

@@ -30,14 +30,14 @@ is coarse.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from sfumato.core.arguments import Seed, checked
 from sfumato.core.errors import UserError
-from sfumato.core.ranges import Count, NotNegative, Whole
+from sfumato.core.ranges import Count, NotNegative, OneOf, Whole
 from sfumato.diffusion.denoiser import Denoiser, Prediction, TimeLaw
 from sfumato.diffusion.integrate import Step, Watch
 from sfumato.diffusion.noise import Noise
@@ -132,7 +132,7 @@ class UnitDDPM(Part):
         direction: Direction = "source-to-target",
         steps: Count = 50,
         release_steps: Whole = 1,
-        solver: str | Step = "ancestral",
+        solver: Annotated[str | Step, OneOf(("ancestral", "sde_dpm2m"), others=True)] = "ancestral",
         spacing: Spacing = "chain",
     ) -> Tensor:
         """Images (B, C, H, W) in [-1, 1] to one sample of the other domain each; NFE steps + release_steps.
@@ -144,7 +144,7 @@ class UnitDDPM(Part):
             direction: source-to-target, or back.
             steps: solver steps T; the paper's is 1000.
             release_steps: how many of the last steps denoise the source, too.
-            solver: ancestral (the paper's), sde_dpm2m, or a deterministic one.
+            solver: any but dopri5; the paper's is ancestral.
             spacing: spacing of the solver's times: chain, karras, log_snr or time.
         """
         chains = self.chains(

@@ -21,13 +21,13 @@ only targets.  Networks see cat(noisy, image), always.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from sfumato.core.arguments import Seed
-from sfumato.core.ranges import BelowOne, Count, NotNegative, Share, Whole
+from sfumato.core.ranges import BelowOne, Count, NotNegative, OneOf, Share, Whole
 from sfumato.diffusion.denoiser import Prediction, TimeLaw
 from sfumato.diffusion.guidance import needs_hidden
 from sfumato.diffusion.integrate import Step, Watch
@@ -52,6 +52,10 @@ from sfumato.module import Part
 Pairing = Literal["buffer", "exact", "detached", "one_step", "auxiliary"]
 First = Literal["coarse", "unconditional"]
 Pseudo = Literal["none", "detached", "attached"]
+
+OFFERED = OneOf(
+    ("euler_maruyama", "ancestral", "sde_dpm2m", "ddim", "heun", "dpm2m", "ab3"), others=True
+)
 
 
 class UnpairedSDE(Part):
@@ -178,7 +182,7 @@ class UnpairedSDE(Part):
         watch: Watch | None = None,
         direction: Direction = "source-to-target",
         steps: Count = 18,
-        solver: str | Step = "ancestral",
+        solver: Annotated[str | Step, OFFERED] = "ancestral",
         spacing: Spacing = "karras",
         clip: bool = False,
         classifier_free: NotNegative = 0.0,
@@ -191,8 +195,8 @@ class UnpairedSDE(Part):
             watch: see `integrate`.
             direction: source-to-target, or back.
             steps: solver steps.
-            solver: ancestral or sde_dpm2m, which undo small errors of the pairs; dpm2m, heun, ab3, ddim;
-                euler_maruyama (the thesis', with spacing time).
+            solver: what takes the steps; those that draw noise undo small errors of the pairs. The
+                thesis' is euler_maruyama, with spacing time.
             spacing: spacing of the solver's times: karras, log_snr, time or chain.
             clip: clip E[x | x_t] to [-1, 1] at every step; the first coupling is never clipped.
             classifier_free: weight w of guidance by the source, (1 + w) F - w F_0 with F_0 the

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -14,9 +13,7 @@ from typing import Any, Literal, get_args, get_origin
 from torch import Tensor
 
 from sfumato.core.errors import UserError
-from sfumato.core.ranges import Interval, interval_of, with_range, without
-from sfumato.diffusion.integrate import STEPS as SOLVERS
-from sfumato.diffusion.integrate import Step
+from sfumato.core.ranges import Interval, interval_of, names_of, with_range, without
 from sfumato.methods.outline import args_of
 from sfumato.studio import limits
 
@@ -119,20 +116,17 @@ def controls(
 def _control(
     name: str, hint: Any, default: Any, text: str, fixed: Mapping[str, Sequence[str]]
 ) -> Control | None:
-    interval, text, hint = interval_of(hint), with_range(text, hint), without(hint)
+    interval, names, text = interval_of(hint), names_of(hint), with_range(text, hint)
+    hint = without(hint)
     members = get_args(hint) if get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
     optional = type(None) in members
     kinds = [m for m in members if m is not type(None)]
-    if name in fixed:
-        return Control(name, "choice", default, text, tuple(fixed[name]), optional=optional)
+    if offered := fixed.get(name) or names:
+        return Control(name, "choice", default, text, tuple(offered), optional=optional)
     if Tensor in kinds:
         return Control(name, "picture", None, text, optional=True)
     if literals := [c for k in kinds if get_origin(k) is Literal for c in get_args(k)]:
         return Control(name, "choice", default, text, tuple(literals), optional=optional)
-    if Step in members:
-        named = [s for s in SOLVERS if re.search(rf"\b{s}\b", text)]
-        offered = tuple(SOLVERS) if "any other" in text else tuple(named)
-        return Control(name, "choice", default, text, offered)
     if bool in kinds:
         return Control(name, "switch", bool(default), text)
     if str in kinds:

@@ -140,7 +140,7 @@ def _curves(entries: list[dict[str, Any]], key: str) -> dict[str, tuple[list[int
 class Progress:
     """What a training says while it runs: a bar in a terminal, lines in a file, pipe or notebook.
 
-    Lines come at steps 1, 2, 5, 10, 20, ..., and half a minute after the last one (see `pace.gap`).
+    Lines come at steps 1, 2, 5, 10, 20, ..., and half a minute after the last one (see `time_budget.gap`).
 
     Args:
         steps: steps of the training.

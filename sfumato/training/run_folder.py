@@ -4,7 +4,7 @@
     training.before.safetensors  the save before, until the training has ended
     run.json, split.json         what is trained, on which pictures and how; which were held out
 
-Everything else there follows from training.safetensors: see `sfumato.train`.
+Everything else there follows from training.safetensors: see `sfumato.training.train`.
 """
 
 from __future__ import annotations

@@ -86,9 +86,7 @@ def blend(past: list[Point], alpha: Tensor, sigma: Tensor) -> Tensor:
 def downwards(now: Point, s: Tensor) -> None:
     """Refuses to encode."""
     if s > now.t:
-        raise UserError(
-            "a stochastic solver cannot encode; use ddim, heun, dpm2m, ab2, ab3 or dopri5"
-        )
+        raise UserError("a stochastic solver cannot encode: take a deterministic one, such as ab3")
 
 
 def draw(noise: Draw | None, now: Point) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from sfumato.core.errors import UserError
 from sfumato.diffusion.denoiser import Denoiser, Trace, Traced
-from sfumato.diffusion.integrate import Step, Watch, dopri5, integrate, named_step
+from sfumato.diffusion.integrate import Solver, Watch, dopri5, integrate, named_step
 from sfumato.diffusion.noise import Noise
 
 
@@ -51,7 +51,7 @@ class Chains(Traced):
         self,
         both: Tensor,
         times: Tensor,
-        solver: str | Step = "ancestral",
+        solver: Solver = "ancestral",
         watch: Watch | None = None,
     ) -> Tensor:
         """The state (B, 2 C, H, W) carried along these times.

@@ -15,7 +15,7 @@ from sfumato.core.errors import choose
 from sfumato.diffusion.denoiser import Denoiser, domain_index
 from sfumato.diffusion.encode_decode import ENCODING, decode, encode
 from sfumato.diffusion.guidance import Clipped, Conditioned, away_from_none
-from sfumato.diffusion.integrate import Step, Watch, sample
+from sfumato.diffusion.integrate import Solver, Watch, sample
 from sfumato.diffusion.low_pass import Content, passed
 from sfumato.diffusion.noise import Noise
 from sfumato.diffusion.sampler_gradients import integrate_flat
@@ -121,7 +121,7 @@ class Sides(nn.Module):
 
     def sample(
         self, side: str, image: Tensor, noise: Noise, kind: str = "clean", *, steps: int,
-        solver: str | Step, spacing: Spacing, clip: bool = False, exact: bool = False,
+        solver: Solver, spacing: Spacing, clip: bool = False, exact: bool = False,
         classifier_free: float = 0.0, watch: Watch | None = None,
     ) -> Tensor:  # fmt: skip
         """Images of a side given these (B, C, H, W); `exact` keeps all gradients, in flat memory."""
