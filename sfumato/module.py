@@ -27,7 +27,7 @@ from sfumato.core.arguments import (
     hints_of,
 )
 from sfumato.core.errors import RENAMED, UserError, choose
-from sfumato.data.kinds import translated
+from sfumato.data.in_memory import translated
 from sfumato.data.preparation import Preparation
 
 P = ParamSpec("P")
@@ -60,7 +60,7 @@ GONE = {"channel_order": "noisy, image"}
 
 
 def short(description: Any) -> Any:
-    """A description, or options, as of today: kinds were MODULE:NAME once, and fields had other names."""
+    """A description, or options, as of today: format 1 had MODULE:NAME for kinds, 2 other names of fields."""
     if isinstance(description, list):
         return [short(v) for v in description]
     if not isinstance(description, dict):
@@ -82,7 +82,7 @@ class Part(Described, nn.Module):
     Sub-modules are made in `__post_init__`.  A class states all of its fields, or only other defaults of
     those of the class it extends.  Its
     `translate`, if it has one, takes images (B, C, H, W); callers may give pictures of any kind, which
-    `sfumato.data.kinds.take` checks in this one place, and get results in [-1, 1]; see `of_any_kind`.
+    `sfumato.data.in_memory.take` checks in this one place, and get results in [-1, 1]; see `of_any_kind`.
     """
 
     before: ClassVar[Mapping[str, Any]] = {}

@@ -189,10 +189,8 @@ def test_a_second_run_does_nothing_and_one_more_entry_only_adds(
     run(root, out, [entries["ddib"], entries["pairs"]])
     before, scores = times(out), (out / "scores.json").read_text()
     with monkeypatch.context() as patch:
-        for name in ("translator", "run_translator"):
-            where = import_module("sfumato.translation.pictures")
-            if name == "run_translator":
-                patch.setattr(where, name, lambda *_, **__: pytest.fail("translated again"))
+        where = import_module("sfumato.translation.plan")
+        patch.setattr(where, "run_translator", lambda *_, **__: pytest.fail("translated again"))
         patch.setattr(module.Judge, "_pooled", lambda *_: pytest.fail("scored again"))
         run(root, out, [entries["ddib"], entries["pairs"]])
     assert times(out) == before
@@ -282,7 +280,7 @@ def test_a_comparison_that_is_moved_translates_nothing_again(root, entries, tmp_
     one = go(here).rows[0].numbers
     there = here.rename(tmp_path / "there")
     before = times(there / "out")
-    where = import_module("sfumato.translation.pictures")
+    where = import_module("sfumato.translation.plan")
     monkeypatch.setattr(where, "run_translator", lambda *_, **__: pytest.fail("translated again"))
     assert go(there).rows[0].numbers == one
     assert times(there / "out") == before

@@ -160,7 +160,7 @@ def test_a_profile_that_cannot_be_applied_is_said(tmp_path):
     assert read_samples(path)[1] == {"profile": "Display P3, of 16 bits"}
 
 
-def test_kinds_of_files_that_are_read(tmp_path):
+def test_in_memory_of_files_that_are_read(tmp_path):
     for name, kind in (("a.jfif", "JPEG"), ("b.gif", "GIF"), ("c.avif", "AVIF")):
         if kind not in Image.SAVE:
             continue

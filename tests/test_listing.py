@@ -1,6 +1,5 @@
 """The one reader of folders: nothing vanishes without a word, nothing is read twice, layouts are known."""
 
-import inspect
 import os
 import unicodedata
 import warnings
@@ -14,6 +13,7 @@ from sfumato.core.errors import UserError
 from sfumato.data import find_images, layout, list_pictures, open_data, open_images, open_pairs
 from sfumato.data.listing import said
 from sfumato.training.train import train
+from sfumato.translation import plan
 from sfumato.translation.pictures import translate
 
 QUICK = {
@@ -384,22 +384,22 @@ def test_pipes_and_devices_are_not_waited_for(tmp_path, model):
 def test_a_result_without_numbers_or_without_a_file_is_named(tmp_path, model, monkeypatch):
     for i in range(4):
         paint(tmp_path / f"in/{i}.png", i)
-    real = inspect.unwrap(sfumato.translate).__globals__["run_translator"]
+    real = plan.run_translator
 
     def spoilt(part, x, **how):
         y, nfe = real(part, x, **how)
-        y[1] = float("nan")
+        y[1:2] = float("nan")
         return y, nfe
 
-    write = inspect.unwrap(sfumato.translate).__globals__["write_png"]
+    write = plan.write_png
 
     def refusing(path, image):
         if path.name == "2.png":
             raise OSError(36, "File name too long", str(path))
         write(path, image)
 
-    monkeypatch.setitem(inspect.unwrap(sfumato.translate).__globals__, "run_translator", spoilt)
-    monkeypatch.setitem(inspect.unwrap(sfumato.translate).__globals__, "write_png", refusing)
+    monkeypatch.setattr(plan, "run_translator", spoilt)
+    monkeypatch.setattr(plan, "write_png", refusing)
     done = translate(tmp_path / "in", tmp_path / "out", target=model, **BACK)
     assert done.written == 2
     whys = {os.path.basename(name): why for name, why in done.skipped.items()}

@@ -104,7 +104,7 @@ def test_after_side_by_side_training_the_source_half_is_read(tmp_path):
     picture = read_image(tmp_path / "ab/0.png")
     halves = [fit_image(h, 16) for h in (picture[..., :32], picture[..., 32:])]
     wanted = [*halves, fit_image(read_image(tmp_path / "one/x.png"), 16)]
-    for got, want in zip(seen, wanted, strict=True):
+    for got, want in zip(seen[1::2], wanted, strict=True):  # each after its rehearsal
         assert close(got[0].numpy(), want)
 
 

@@ -35,7 +35,7 @@ from sfumato.methods.registry import find
 from sfumato.translation.pictures import repeat, translate
 from sfumato.translation.translator import options_of, run_translator, translator
 
-module = import_module("sfumato.translation.pictures")
+module = import_module("sfumato.translation.plan")
 DDIB = {"method": "ddib", "options": {"steps": 4}}
 PLACES = ["a/1.png", "a/deep/2.jpg", "a/deep/3.tif", "b/1.webp", "4.bmp", "10.png", "9.png"]
 
@@ -127,6 +127,37 @@ def test_a_picture_does_not_depend_on_its_neighbours(method, root, ends, tmp_pat
     translate(files, tmp_path / "alone", **how)
     alone = np.asarray(Image.open(tmp_path / "alone/9.png")).astype(int)
     assert abs(alone - np.asarray(Image.open(tmp_path / "five/9.png")).astype(int)).max() <= 1
+
+
+@pytest.mark.parametrize("resize", ["crop", "none"])
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"energy": "edgse"}, "did you mean 'edges'"), ({"solver": "ancestrl"}, "did you mean 'ancestral'"),
+        ({"factor": 11}, "factor"), ({"realism": 1.0}, "needs --classifier"),
+    ],
+)  # fmt: skip
+def test_what_no_picture_causes_is_said_before_one_is_read(
+    root, ends, tmp_path, options, says, resize, monkeypatch
+):
+    where, read = import_module("sfumato.data.preparation"), []
+    real = where.decode
+    monkeypatch.setattr(where, "decode", lambda data: read.append(1) or real(data))
+    options = {"realism": 0.0, "steps": 2} | options
+    how = {"method": "egsde", "target": ends["target"], "resize": resize, "options": options}
+    with pytest.raises(UserError, match=says) as error:
+        translate(root / "pictures", tmp_path / "out", **how)
+    assert "can be translated" not in str(error.value)
+    assert (len(read), (tmp_path / "out").exists()) == (0, False)
+
+
+def test_a_picture_of_an_unfit_size_does_not_end_the_run(root, ends, tmp_path):
+    for i, side in enumerate((22, 20, 18)):  # sides are multiples of 4 for the network
+        picture(tmp_path / f"in/{i}.png", i, side=side)
+    how = {"method": "sdedit", "target": ends["target"], "options": {"steps": 2}}
+    done = translate(tmp_path / "in", tmp_path / "out", resize="none", **how)
+    assert done.written == 1
+    assert sorted(Path(name).name for name in done.skipped) == ["0.png", "2.png"]
 
 
 def test_a_restart_makes_only_what_is_missing(root, ends, tmp_path):
@@ -424,7 +455,7 @@ def test_results_that_are_gone_are_not_claimed(root, ends, tmp_path, happens, sa
 
     def translates(*given, **how):
         calls.append(out)
-        if len(calls) == 2:
+        if len(calls) == 3:  # after the rehearsal and the first batch
             happens(out)
         return run_translator(*given, **how)
 

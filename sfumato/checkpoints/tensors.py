@@ -20,24 +20,6 @@ from sfumato.core.errors import UserError, check_numbers
 from sfumato.data.folders import parse_json, replacing
 
 FLOATS = ("F16", "BF16", "F32", "F64")
-
-
-@contextlib.contextmanager
-def memory(advice: str) -> Iterator[None]:
-    """Says what to do if the memory of the machine or its GPU is too small for what is done inside.
-
-    Raises:
-        UserError: it is.
-    """
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        full = isinstance(error, (MemoryError, torch.OutOfMemoryError))
-        if not full and not any(w in str(error) for w in ("allocate memory", "not enough memory")):
-            raise
-        raise UserError(f"this takes more memory than there is: {advice}") from None
-
-
 DTYPES = (*FLOATS, "I8", "I16", "I32", "I64", "U8", "BOOL")
 """What a safetensors file of ours may hold."""
 

@@ -23,6 +23,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sfumato.core.errors import out_of_memory
 from sfumato.core.terminal import say
 
 SHARE = 0.5
@@ -74,7 +75,7 @@ def training_cost(
     cost = {"method": method, "size": size}
     if len(lines) > 3 and (ended or child.returncode == 0):
         return cost | _estimate(lines[0], lines[2:], limit)  # lines[1] made the optimiser's buffers
-    if ended == "memory" or "allocate memory" in why or "OutOfMem" in why or child.returncode < 0:
+    if ended == "memory" or out_of_memory(why) or child.returncode < 0:
         why = f"it takes more than {limit:.1f} GB: use a smaller --size or --batch"
     return cost | {"error": why if ended != "time" else "its first steps take too long"}
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,27 @@ class Stopped(KeyboardInterrupt):
 def not_installed(package: str, extra: str) -> UserError:
     """What to type for a package that comes with an extra; sfumato is installed from its source."""
     return UserError(f'this needs {package}: type pip install -e ".[{extra}]" in sfumato\'s source')
+
+
+def out_of_memory(error: BaseException | str) -> bool:
+    """Whether an error, or its line in a traceback, says that the memory of the machine or GPU is full."""
+    said = f"{type(error).__name__}: {error}"
+    return any(w in said for w in ("MemoryError", "allocate memory", "not enough memory"))
+
+
+@contextlib.contextmanager
+def enough_memory(advice: str) -> Iterator[None]:
+    """Says what to do if the memory of the machine or its GPU is too small for what is done inside.
+
+    Raises:
+        UserError: it is.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        raise UserError(f"this takes more memory than there is: {advice}") from None
 
 
 def no_address(name: str, value: object) -> None:

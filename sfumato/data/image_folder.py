@@ -153,7 +153,7 @@ class ImageFolder:
         return self._digest(self.names, "" if how == (None, None, str(Preparation())) else str(how))
 
     def digest_as(self, saved: Any) -> str:
-        """The digest; or the saved one, if an earlier version wrote that of these very pictures."""
+        """The digest; or the saved one, if it is of these very pictures, as in the time of format 1."""
         cut = None if self.preparation.side == "whole" else self.preparation.side
         trained = self._digest([f"{file} {cut}" for file in self.file_names])
         translated = self._digest([Path(f).with_suffix(".png").as_posix() for f in self.file_names])

@@ -13,18 +13,18 @@ from contextvars import ContextVar
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sfumato.core.errors import UserError
+from sfumato.core.errors import UserError, choose
 from sfumato.data.decode import decode, inspect, plain
 from sfumato.data.hashing import version_of
 from sfumato.data.header import LIMITS, Refused
-from sfumato.data.resize import Resize, fit_image, to_float, to_samples
+from sfumato.data.resize import Resize, centre, fit_image, to_float, to_samples
 
 Side = Literal["left", "right", "whole"]
 ALIKE = 0.02
@@ -106,14 +106,8 @@ class Preparation:
             raise UserError(
                 f"size {said_size(self.size)}: expected at most {LIMITS.pixels:,} pixels in all"
             )
-        for name, known in (
-            ("resize", ("crop", "stretch", "none")),
-            ("side", ("left", "right", "whole")),
-        ):
-            if getattr(self, name) not in known:
-                raise UserError(
-                    f"{name} {getattr(self, name)!r} is unknown: use {', '.join(known)}"
-                )
+        choose("resize", self.resize, get_args(Resize))
+        choose("side", self.side, get_args(Side))
         if self.channels not in (1, 3):
             raise UserError(f"channels {self.channels}: expected 1 or 3")
 
@@ -158,7 +152,7 @@ class Preparation:
         if frame is not None:
             scale = min(h / frame[0], w / frame[1])
             a, b = (max(1, round(side * scale)) for side in frame)
-            samples = samples[:, (h - a) // 2 :][:, :a, (w - b) // 2 :][..., :b]
+            samples = centre(samples, a, b)
         return Sample(self.fit(samples, file), size, lost)
 
     def samples(self, file: str | Path) -> tuple[NDArray[Any], dict[str, str]]:
@@ -240,7 +234,7 @@ class Preparation:
 
     @classmethod
     def of(cls, info: Mapping[str, Any]) -> Preparation:
-        """That of a model, by the `info` in its model.json; older models say it in several places."""
+        """That of a model, by the `info` in its model.json; of format 1 it stands in several places."""
         if "preparation" in info:
             return cls.from_json(info["preparation"])
         data = info["data"] if isinstance(info.get("data"), Mapping) else {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 import torch
@@ -12,9 +12,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from sfumato.core.errors import UserError, check_numbers
+from sfumato.core.errors import UserError, check_numbers, choose
 
 Resize = Literal["crop", "stretch", "none"]
+Pixels = TypeVar("Pixels", NDArray[Any], NDArray[np.float32], Tensor)
+
+
+def centre(image: Pixels, h: int, w: int) -> Pixels:
+    """The middle (..., h, w) of an image."""
+    top, left = (image.shape[-2] - h) // 2, (image.shape[-1] - w) // 2
+    return image[..., top : top + h, left : left + w]
 
 
 def to_float(samples: NDArray[Any]) -> NDArray[np.float32]:
@@ -58,12 +65,10 @@ def fit_image(
     old_h, old_w = image.shape[1:]
     if (old_h, old_w) == (h, w):
         return image
-    if resize == "none":
+    if choose("resize", resize, get_args(Resize)) == "none":
         raise UserError(
             f"{name} is {old_w}x{old_h} pixels, expected {w}x{h}: choose resize crop or stretch"
         )
-    if resize not in ("crop", "stretch"):
-        raise UserError(f"resize {resize!r} is unknown: use crop, stretch or none")
     if (old_h < h or old_w < w) and not upscale:
         raise UserError(
             f"{name} is {old_w}x{old_h} pixels, smaller than the {w}x{h} asked for: "
@@ -76,7 +81,6 @@ def fit_image(
     if resize == "crop":
         scale = max(h / old_h, w / old_w)
         new_h, new_w = max(h, round(old_h * scale)), max(w, round(old_w * scale))
-    top, left = (new_h - h) // 2, (new_w - w) // 2
     out = np.empty((len(image), h, w), np.float32)
     for band, row in zip(image, out, strict=True):  # one at a time: a third of the memory
         fitted = torch.from_numpy(np.ascontiguousarray(band))[None, None]
@@ -84,7 +88,7 @@ def fit_image(
             fitted = interpolate(fitted, (new_h, new_w), mode="bicubic", antialias=True).clamp(
                 -1, 1
             )
-        row[:] = fitted[0, 0, top : top + h, left : left + w].numpy()
+        row[:] = centre(fitted[0, 0], h, w).numpy()
     return out
 
 
@@ -98,5 +102,4 @@ def _needed(image: NDArray[np.float32], h: int, w: int) -> NDArray[np.float32]:
     for n, side in ((old_h, h), (old_w, w)):
         least = math.ceil(side / scale) + 8  # the filter's reach, and what rounding moves
         keep.append(min(n, least + (n - least) % 2))  # the middle stays the middle
-    top, left = (old_h - keep[0]) // 2, (old_w - keep[1]) // 2
-    return image[:, top : top + keep[0], left : left + keep[1]]
+    return centre(image, *keep)

@@ -118,7 +118,7 @@ class Scores:
                     seeds=r["seeds"], cost=r["cost"])
                 for r in saved["rows"] if r["kind"] != "control"
             ]  # fmt: skip
-        if record["preparation"] is not None:  # older evaluations cropped everything
+        if record["preparation"] is not None:  # in the time of format 1 all was cropped
             cropped = {"resize": "crop", "channels": 3, "side": "whole"}
             old = {role: how | cropped for role, how in record["preparation"].items()}
             other = {"preparation": old} | other

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from inspect import Parameter, signature
 from math import isfinite
@@ -92,7 +92,6 @@ def controls(
     function: Callable[..., Any],
     doc: str | None = None,
     skip: Sequence[str] = (),
-    fixed: Mapping[str, Sequence[str]] | None = None,
 ) -> list[Control]:
     """A control for every parameter that can be asked for.
 
@@ -100,29 +99,26 @@ def controls(
         function: whose parameters.
         doc: another docstring.
         skip: parameters to leave out.
-        fixed: choices of parameters that the signature cannot say.
     """
     helps, out = args_of(doc or function.__doc__ or ""), []
     for p in signature(function, eval_str=True).parameters.values():
         if p.name in ("self", *skip):
             continue
         default = None if p.default is Parameter.empty else p.default
-        made = _control(p.name, p.annotation, default, helps.get(p.name, ""), (fixed or {}))
+        made = _control(p.name, p.annotation, default, helps.get(p.name, ""))
         if made is not None:
             out.append(made)
     return out
 
 
-def _control(
-    name: str, hint: Any, default: Any, text: str, fixed: Mapping[str, Sequence[str]]
-) -> Control | None:
+def _control(name: str, hint: Any, default: Any, text: str) -> Control | None:
     interval, names, text = interval_of(hint), names_of(hint), with_range(text, hint)
     hint = without(hint)
     members = get_args(hint) if get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
     optional = type(None) in members
     kinds = [m for m in members if m is not type(None)]
-    if offered := fixed.get(name) or names:
-        return Control(name, "choice", default, text, tuple(offered), optional=optional)
+    if names:
+        return Control(name, "choice", default, text, tuple(names), optional=optional)
     if Tensor in kinds:
         return Control(name, "picture", None, text, optional=True)
     if literals := [c for k in kinds if get_origin(k) is Literal for c in get_args(k)]:

@@ -45,8 +45,10 @@ def options(method: str) -> list[Control]:
 def run_options() -> list[Control]:
     """The controls of what all translations have."""
     others = [name for name in signature(translate).parameters if name not in RUN]
-    made = controls(translate, skip=others, fixed={"resize": ("crop", "stretch")})
-    return [replace(c, high=limits.SIZE) if c.name == "size" else c for c in made]
+    made = {c.name: c for c in controls(translate, skip=others)}
+    made["size"] = replace(made["size"], high=limits.SIZE)
+    made["resize"] = replace(made["resize"], choices=("crop", "stretch"))  # to one size
+    return [*made.values()]
 
 
 class Roles:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, ParamSpec, TypeVar
 
 from sfumato.core.arguments import Checked, check_value, checked_values, hints_of
 from sfumato.core.ranges import BelowOne, Count, Interval, NotNegative, Positive, Share, Whole
+from sfumato.data.resize import Resize
 from sfumato.methods.outline import args_of
 from sfumato.methods.registry import info
 from sfumato.module import Part
@@ -118,7 +119,7 @@ class TrainOptions(LoopOptions):
     _: KW_ONLY
     options: Mapping[str, Any] | None = option(recorded=False)
     size: Annotated[int, Interval(1, 65_535)] = 32
-    resize: Literal["crop", "stretch", "none"] = "crop"
+    resize: Resize = "crop"
     upscale: bool = False
     side_by_side: bool = False
     strict: bool = False

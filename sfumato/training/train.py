@@ -19,9 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from sfumato.checkpoints.tensors import memory
 from sfumato.core.arguments import checked_values
-from sfumato.core.errors import UserError, choose
+from sfumato.core.errors import UserError, choose, enough_memory
 from sfumato.core.terminal import say, unheard
 from sfumato.data import sets
 from sfumato.data.open_data import outside
@@ -42,7 +41,7 @@ if TYPE_CHECKING:
 
 @told_by(TrainOptions)
 @in_single
-@memory("use a smaller --batch or --size")
+@enough_memory("use a smaller --batch or --size")
 def train(asked: TrainOptions) -> Part:
     """Trains a method and returns it with its averaged weights, in evaluation mode.
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sfumato.checkpoints.model_folder import ModelFolder, describe_folder, open_model, resolve
 from sfumato.core.arguments import check_value, checked, hints_of, plain
-from sfumato.core.errors import UserError, choose
+from sfumato.core.errors import UserError, choose, out_of_memory
 from sfumato.data.preparation import Preparation, Side, said_size
 from sfumato.data.resize import Resize
 from sfumato.diffusion.integrate import Watch
@@ -254,8 +254,7 @@ def run_translator(
             # files are checked where they are read
             return raw(part)(x, seed=seed, watch=count, **(options or {})), nfe
     except (MemoryError, RuntimeError) as error:
-        full = isinstance(error, (MemoryError, torch.OutOfMemoryError))
-        if not full and "allocate memory" not in str(error):
+        if not out_of_memory(error):
             raise
     if len(x) == 1:
         h, w = x.shape[-2:]

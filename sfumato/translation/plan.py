@@ -1,0 +1,214 @@
+"""A translation of pictures: planned before the first is decoded, and carried out batch by batch."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sfumato.core.errors import UserError
+from sfumato.core.terminal import bar, count
+from sfumato.data.folders import locked
+from sfumato.data.header import LOST
+from sfumato.data.image_folder import ImageFolder
+from sfumato.data.images import write_png
+from sfumato.data.masks import mask_for
+from sfumato.data.preparation import Prepared
+from sfumato.diffusion.integrate import Watch
+from sfumato.translation.run_file import Summary, check, damaged, read_run, there, write_run
+from sfumato.translation.translator import Ended, ending, run_translator
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""Errors of writing that the next picture will meet, too."""
+
+
+@dataclass
+class Plan:
+    """Which pictures become which results, and how.
+
+    Attributes:
+        part: the translator, on its device.
+        options: all of the method's; a mask is a path.
+        pictures: the sources.
+        out: folder of the results.
+        run: all that defines the results, see `sfumato.translation.run_file`.
+        origin: what else is needed to repeat the run.
+        watch: called for each step of each batch, see `integrate`; what it raises ends the run.
+        done: what was done so far.
+    """
+
+    part: Any
+    options: dict[str, Any]
+    pictures: ImageFolder
+    out: Path
+    run: dict[str, Any]
+    origin: dict[str, Any]
+    watch: Watch | None = None
+    done: Summary = field(default_factory=Summary)
+
+    @property
+    def results(self) -> list[Path]:
+        """The file that each picture becomes."""
+        return [self.out / Path(name).with_suffix(".png") for name in self.pictures.file_names]
+
+    def rehearse(self) -> None:
+        """Translates a ramp up to its first step: so mistakes show that no picture causes.
+
+        Where pictures have sizes of their own, it is enough if the method begins at one of these.
+
+        Raises:
+            UserError: it does not begin.
+        """
+
+        def end(*_: Any) -> None:
+            raise Ended
+
+        how, mistake = self.pictures.preparation, None
+        for h, w in [how.size] if how.size else self._sizes():
+            ramp = torch.linspace(-1, 1, how.channels * h * w).view(1, how.channels, h, w)
+            mask = {"mask": torch.ones(1, 1, h, w)} if self.origin["mask"] else {}
+            x, options = ramp.to(self.origin["device"]), self.options | mask
+            try:
+                run_translator(self.part, x, options=options, watch=end)
+                return
+            except Ended:
+                return
+            except UserError as error:
+                mistake = error
+        if mistake is not None:
+            raise mistake
+
+    def _sizes(self) -> Iterator[tuple[int, int]]:
+        seen = set()
+        for file in self.pictures.paths:
+            with suppress(UserError):  # said where it is read
+                if (size := self.pictures.preparation.size_of(file)) not in seen:
+                    seen.add(size)
+                    yield size
+
+    def carry_out(self, expect: Mapping[str, Any] | None = None) -> Summary:
+        """Reads, translates and writes the pictures whose results are missing.
+
+        Args:
+            expect: refuse to begin unless `run` is this one.
+
+        Raises:
+            UserError: `out` holds another run or was moved, or no picture can be translated.
+        """
+        out, done, results = self.out, self.done, self.results
+        with locked(out), bar("translate", len(results)) as advance:
+            check(out, self.run, expect)
+            here = out.stat()
+            if broken := damaged(out, [file.relative_to(out) for file in results]):
+                warnings.warn(broken, stacklevel=4)
+            for rows, read in self._batches(results, advance):
+                began = time.perf_counter()
+                if (translated := self._translate(rows, read)) is None:
+                    continue
+                (y, nfe), seconds = translated, time.perf_counter() - began
+                _stands(out, here)
+                if not (out / "run.json").exists():  # not before it is known to work
+                    write_run(out, self.run, self.origin, None)
+                written = 0
+                for i, one, image in zip(rows, read, y.cpu(), strict=True):
+                    if not there(results[i]):
+                        _stands(out, here)
+                        written += self._write(i, one, image, results[i])
+                done.add(written, nfe, seconds)
+            named = zip(results, self.pictures.paths, strict=True)
+            _stands(out, here, [name for name, file in named if str(file) not in done.skipped])
+            done.kept = len(results) - done.written - len(done.skipped)
+            if len(done.skipped) == len(results):
+                why = next(iter(done.skipped.values()))
+                many = f"none of {len(results)} can be translated: " if len(results) > 1 else ""
+                raise UserError(many + why)
+            if done.written or read_run(out)["result"] is None:
+                write_run(out, self.run, self.origin, {
+                    "pictures": done.written + done.kept, "skipped": done.skipped, "lost": done.lost,
+                    "sizes": done.resized(),
+                    "nfe_per_picture": done.nfe if done.written else None,
+                    "seconds_per_picture": done.seconds if done.written else None,
+                })  # fmt: skip
+        return done
+
+    def _batches(
+        self, results: list[Path], advance: Callable[[int], None]
+    ) -> Iterator[tuple[list[int], list[Prepared]]]:
+        """Batches of one image size, cut the same way every time; those that are done are left out."""
+        batch = self.origin["batch"]
+        for start in range(0, len(results), batch):
+            chunk = range(start, min(len(results), start + batch))
+            groups: dict[torch.Size, dict[int, Prepared]] = defaultdict(dict)
+            for i in chunk if not all(there(results[i]) for i in chunk) else []:
+                try:
+                    picture = self.pictures.read(i)
+                except UserError as error:
+                    self._skip([i], error)
+                    continue
+                groups[picture.image.shape][i] = picture
+                for kind, detail in picture.lost.items():
+                    text = f"{self.pictures.paths[i]}: {detail}".removesuffix(": ")
+                    self.done.lost[f"that {LOST[kind]}"].append(text)
+            for group in groups.values():
+                if not all(there(results[i]) for i in group):
+                    yield list(group), list(group.values())
+            advance(len(chunk))
+
+    def _translate(self, rows: list[int], read: list[Prepared]) -> tuple[Tensor, int] | None:
+        """Results and network evaluations of each; None if these pictures cannot be translated."""
+        x = torch.stack([one.image for one in read]).to(self.origin["device"])
+        try:
+            options = dict(self.options)
+            if mask := self.origin["mask"]:
+                options["mask"] = mask_for(Path(mask), read, self.pictures.preparation)
+            how, watch = {"seed": self.run["seed"], "options": options}, ending(self.watch)
+            return run_translator(self.part, x, **how, watch=watch)
+        except Ended as ended:
+            raise ended.__cause__ or ended from None
+        except UserError as error:  # others may be
+            self._skip(rows, error)
+            return None
+
+    def _write(self, i: int, source: Prepared, image: Tensor, result: Path) -> bool:
+        """Whether the result of a picture could be written."""
+        try:
+            write_png(result, image)
+        except (UserError, OSError) as error:  # no numbers, or a name that is too long
+            if isinstance(error, OSError) and error.errno in FULL:
+                raise
+            self._skip([i], error)
+            return False
+        h, w = image.shape[-2:]
+        self.done.sizes[str(self.pictures.roots[i])][source.size, (h, w)] += 1
+        return True
+
+    def _skip(self, rows: Iterable[int], why: Exception) -> None:
+        self.done.skipped |= {str(self.pictures.paths[i]): str(why) for i in rows}
+
+
+def _stands(out: Path, here: os.stat_result, results: Iterable[Path] = ()) -> None:
+    """Sees that `out` is the folder that it was, `here`, and holds these results, whole.
+
+    Raises:
+        UserError: it is not, or does not.
+    """
+    if not (out.exists() and os.path.samestat(here, out.stat())):
+        raise UserError(
+            f"{out} was moved or deleted while pictures were written into it: this run has stopped, "
+            f"and the same command goes on with what was moved, or starts again"
+        )
+    if gone := [file.relative_to(out).as_posix() for file in results if not there(file)]:
+        raise UserError(
+            f"{count(len(gone), 'picture')} of {out} are gone that were written ({gone[0]}): the same "
+            f"command makes them again"
+        )
