@@ -637,9 +637,9 @@ def test_fid_needs_its_file(root, tmp_path, name):
     wrong = tmp_path / "wrong.pth"
     torch.save({"conv.weight": torch.zeros(2, 2)}, wrong)
     with pytest.raises(ValueError, match=r"wrong.pth has no .*: expected pt_inception-2015"):
-        judge(root, protocol=name, weights=wrong).features  # noqa: B018
+        judge(root, protocol=name, inception=wrong).features  # noqa: B018
     with pytest.raises(ValueError, match="lite0 brings its weights"):
-        judge(root, protocol="standard", weights=wrong).features  # noqa: B018
+        judge(root, protocol="standard", inception=wrong).features  # noqa: B018
 
 
 def test_the_variants_of_fid_are_not_one_number(root, tmp_path, inception):
@@ -652,7 +652,7 @@ def test_the_variants_of_fid_are_not_one_number(root, tmp_path, inception):
     found = {}
     for name in ("egsde", "egsde_m2f", "cyclediffusion"):
         protocol = replace(PROTOCOLS[name], metrics=("l2",))  # SSIM of 256 pixels takes long
-        j = judge(tmp_path, protocol=protocol, weights=inception, truth=None)
+        j = judge(tmp_path, protocol=protocol, inception=inception, truth=None)
         found[name] = j.scores([ImageFolder.to_compare(tmp_path / "results")])[0]
         assert any("not more than the features' 2048 dimensions" in n for n in found[name].notes)
     names = {k: s.record["features"]["name"] for k, s in found.items()}

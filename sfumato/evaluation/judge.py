@@ -24,14 +24,20 @@ from sfumato.data.pictures import ImageSet, chunks, controls, matched, read_grou
 from sfumato.data.preparation import Preparation, said_size
 from sfumato.data.show import evenly
 from sfumato.evaluation.features import Features, Inception, cache_folder, extract
-from sfumato.evaluation.inputs import enlarged, partners
-from sfumato.evaluation.intervals import Interval, bootstrap_frechet, bootstrap_kid, bootstrap_mean
-from sfumato.evaluation.intervals import bootstrap_sums as bootstrap_sums
+from sfumato.evaluation.inputs import enlarged, partners, shared
+from sfumato.evaluation.intervals import (
+    Interval,
+    bootstrap_frechet,
+    bootstrap_kid,
+    bootstrap_mean,
+    bootstrap_sums,
+)  # fmt: skip
 from sfumato.evaluation.learned import Learned, named_features
-from sfumato.evaluation.measures import TASKS, Task, caveats, measures
+from sfumato.evaluation.measures import TASKS, caveats, measures
 from sfumato.evaluation.metrics import METRICS, l2, label_parts, mean_iou
+from sfumato.evaluation.options import ScoreOptions
 from sfumato.evaluation.probe import crossed
-from sfumato.evaluation.protocol import Protocol, Views, named_protocol
+from sfumato.evaluation.protocol import Views
 from sfumato.evaluation.scores import Scores
 from sfumato.module import device_of
 
@@ -43,21 +49,11 @@ class Judge:
         source: folder of the sources; results are matched to them by name.
         target: folder of real pictures of the target domain, the reference of FD and KID.
         like: any set of results, whose picture size is that of all, or that (height, width).
-        truth: folder of the right answers, of the sources' names.
-        train: folder of the target pictures a method was trained on: tells whether sources, truths or
-            references are among them ("split"); which sources were trained on stays unknown.
-        protocol: see `sfumato.evaluation.protocol`.
-        weights: file of the Inception network, for the protocols that ask for it.
-        groups: FILE.csv:COLUMN, a table with a column `name`; pictures of one group are copies or
-            neighbours of each other; the bootstrap draws whole groups (of the target's, too, if all are in).
-        task: image (B, 3, H, W) -> labels (B, H, W), compared with the truth's; or a name of `TASKS`.
-        classifier: images -> (B,) 1 where they are of the target domain; a linear probe by default. A
-            module of torch is taken to the device, any other function is given images on the CPU.
-        resamples: resamples of the bootstrap.
         prepare: how the results' sources were prepared, and so how sources, truths, references and
-            training pictures are brought to the results' size; None: not known, cropped.
-        device: where networks, pixels and distances are computed: auto, cpu, cuda or cuda:N. Numbers of
-            whole sets, and intervals, are computed on the CPU, in float64.
+            training pictures are brought to the results' size; None: as resize and side say it.
+        resamples: resamples of the bootstrap, which draws whole groups.
+        how: `ScoreOptions`. A module of torch that classifies is taken to the device, other functions are
+            given images on the CPU; there numbers of whole sets, and intervals, are computed in float64.
 
     Raises:
         UserError: names or counts that do not match, an unknown protocol, unreadable pictures.
@@ -65,15 +61,14 @@ class Judge:
 
     def __init__(
         self, source: str | Path, target: str | Path, like: ImageSet | tuple[int, int], *,
-        truth: str | Path | None = None, train: str | Path | None = None,
-        protocol: Protocol | str = "standard", weights: str | Path | None = None,
-        groups: str | None = None, task: Task | str | None = None,
-        classifier: Callable[[Tensor], Tensor] | None = None, resamples: int = 1000,
-        prepare: Preparation | None = None, device: str = "auto",
+        prepare: Preparation | None = None, resamples: int = 1000, **how: Any,
     ) -> None:  # fmt: skip
-        self.protocol = protocol if isinstance(protocol, Protocol) else named_protocol(protocol)
-        self.weights, self.resamples, self.classifier = weights, resamples, classifier
-        self.device = device_of(device)
+        told = ScoreOptions(target=target, **how)
+        prepare = prepare or shared({}, told.resize, told.side)
+        truth, train, task, groups = told.truth, told.train, told.task, told.groups
+        self.protocol, self.weights = told.rules, told.inception
+        self.resamples, self.classifier = resamples, told.classifier
+        self.device = device_of(told.device)
         if truth is None and task is not None:
             raise UserError("a task is scored against the truth's labels: give --truth, too")
         self.task_name = task if isinstance(task, str) else getattr(task, "__name__", None)
@@ -89,9 +84,9 @@ class Judge:
         h, w = like if isinstance(like, tuple) else like.get([0]).shape[-2:]
         self.size = (h, w)
         self.views = Views(self.protocol, self.size, known=prepare is not None)
-        fit = {name: min(self.views.shown) >= METRICS[name].least for name in self.protocol.metrics}
-        self.metrics = {name: METRICS[name] for name in fit if fit[name]}
-        self.too_small = [METRICS[name] for name in fit if not fit[name]]
+        asked = {name: METRICS[name] for name in self.protocol.metrics}
+        self.metrics = {k: m for k, m in asked.items() if m.least <= min(self.views.shown)}
+        self.too_small = [m for k, m in asked.items() if k not in self.metrics]
         self._seen: dict[str, Tensor] = {}
         self.groups = read_groups(groups, self.source.names) if groups else None
         self.target_groups = None
@@ -115,13 +110,8 @@ class Judge:
     @property
     def sets(self) -> dict[str, ImageFolder]:
         """The pictures by their roles."""
-        sets = {
-            "source": self.source,
-            "truth": self.truth,
-            "target": self.target,
-            "train": self.train,
-        }
-        return {role: s for role, s in sets.items() if s}
+        roles = ("source", "truth", "target", "train")
+        return {role: s for role in roles if (s := getattr(self, role))}
 
     @cached_property
     def at_size(self) -> dict[str, ImageFolder]:
