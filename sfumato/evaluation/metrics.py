@@ -70,7 +70,8 @@ def ssim(a: Float[Tensor, "b c h w"], b: Float[Tensor, "b c h w"]) -> Float[Tens
         return (top / ((mu * mu + mv * mv + c1) * (su + sv + c2))).mean((1, 2, 3))
 
     # 8 images at a time: on a CPU twice as fast as 64, whose maps leave the caches
-    return torch.cat([similarity(*p) for p in zip(u.split(8), v.split(8), strict=True)])
+    parts = zip(torch.split(u, 8), torch.split(v, 8), strict=True)
+    return torch.cat([similarity(*p) for p in parts])
 
 
 def _windows(n: int) -> Float[Tensor, "m n"]:
