@@ -1,4 +1,4 @@
-"""Predictor-corrector, stochastic Heun, Milstein, and the adaptive Dormand-Prince pair."""
+"""Predictor-corrector, stochastic Heun, and the adaptive Dormand-Prince pair."""
 
 from functools import partial
 

@@ -4,8 +4,7 @@
 
     2 * against(low_pass_distance(LowPass(4)), reference) + 500 * against(similarity(f), reference)
 
-An energy of one's own is any such function; it has to be differentiable in y.  `edges` is an example.
-Its name in `ENERGIES` makes it a choice of `--energy` and of the studio.
+One's own is any such function that is differentiable in y, as `edges` makes; in `ENERGIES` it has a name.
 """
 
 from __future__ import annotations
@@ -93,11 +92,7 @@ def low_pass_distance(phi: LowPass, process: Process) -> Compares:
 
     y and x are taken in variance-preserving coordinates, those of the paper, whatever the process.
     """
-
-    def distance(y: Tensor, x: Tensor, t: Tensor) -> Float[Tensor, " b"]:
-        return phi(process.preserving(y - x, t)).square().flatten(1).sum(1)
-
-    return distance
+    return lambda y, x, t: phi(process.preserving(y - x, t)).square().flatten(1).sum(1)
 
 
 def high_pass_distance(phi: LowPass, process: Process) -> Compares:
@@ -139,7 +134,9 @@ def surprise(model: Callable[[Tensor, Tensor], Distribution], y: Tensor) -> Ener
             `Normal` about a regression, or any other with batch first.
         y: what was observed, (B, ...).
     """
-    return Energy(lambda x_t, t: -_per_image(model(x_t, t).log_prob(y.to(x_t.device))))
+    return Energy(
+        lambda x_t, t: -model(x_t, t).log_prob(y.to(x_t.device)).reshape(len(x_t), -1).sum(1)
+    )
 
 
 def domain_surprise(classifier: Classifies, domain: int) -> Energy:
@@ -189,11 +186,7 @@ EnergyName = Annotated[str, OneOf(tuple(ENERGIES))]
 
 
 def named(energy: EnergyName | Compares, phi: LowPass, process: Process) -> Compares:
-    """An energy by its name; one's own as it is.
-
-    Raises:
-        UserError: for an unknown name.
-    """
+    """An energy by its name; one's own as it is."""
     if not isinstance(energy, str):
         return energy
     return ENERGIES[choose("energy", energy, ENERGIES)](phi, process)
@@ -302,7 +295,3 @@ def check_classifier(classifier: object, target: Denoises) -> Classifies:
             f"{domain!r}; train it on folders of the same names"
         )
     return classifier
-
-
-def _per_image(values: Tensor) -> Tensor:
-    return values.flatten(1).sum(1) if values.ndim > 1 else values

@@ -8,8 +8,7 @@ so deterministic steps are quadratures of eps.  Stochastic steps solve the rever
 dx = (f x - g^2 score) dt + g dw.  Times run either way: down to translate, up to encode.
 
 A step is a function `step(f, past, s, noise) -> x_s`.  `past` holds the last `PAST` points visited, the
-present one last, each with what the denoiser said there; multi-step methods look further back.  It gets
-its name in `ODE`, or in `SDE` if it draws noise; flags, the studio and the tests take it from there.
+present one last, each with what the denoiser said there.  `ODE` and `SDE` give the steps their names.
 """
 
 from __future__ import annotations
