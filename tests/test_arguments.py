@@ -13,7 +13,7 @@ import torch
 import sfumato
 from sfumato.checkpoints.model_folder import denoiser_of
 from sfumato.core.arguments import check_value, checked
-from sfumato.core.errors import UserError, choose
+from sfumato.core.errors import UserError, choose, out_of_memory
 from sfumato.module import Part
 
 X = torch.linspace(-1, 1, 3 * 8 * 8).reshape(1, 3, 8, 8)
@@ -260,3 +260,16 @@ def test_old_names_of_options_are_refused_with_todays(model):
 def test_a_method_that_is_called_names_translate(model):
     with pytest.raises(UserError, match=r"^a SDEdit is not called: use .translate\(pictures\)$"):
         model(X)
+
+
+@pytest.mark.parametrize(
+    ("error", "full"),
+    [
+        (MemoryError(), True), (torch.OutOfMemoryError("CUDA out of memory"), True),
+        (RuntimeError("DefaultCPUAllocator: not enough memory"), True),
+        ("RuntimeError: [enforce fail] can't allocate memory", True),
+        ("torch.OutOfMemoryError: CUDA out of memory.", True), (RuntimeError("shapes differ"), False),
+    ],
+)  # fmt: skip
+def test_full_memory_is_told_from_other_errors(error, full):
+    assert out_of_memory(error) is full
