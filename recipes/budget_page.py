@@ -29,7 +29,7 @@ def markdown(
     comparison: Comparison, columns: Sequence[str], spent_of: Callable[[str], Path | None]
 ) -> str:
     """A line for each row: what it cost to train, these columns, milliseconds a picture to translate."""
-    heads = ["method", "minutes", "pictures", *(COLUMNS[c][0] for c in columns), "ms a picture"]
+    heads = ["method", "minutes", "pictures", *(COLUMNS[c][0] for c in columns), "ms per picture"]
     lines = [heads, ["---"] * len(heads)]
     for row in comparison.rows:
         file = spent_of(row.label)
