@@ -2,9 +2,9 @@
 
     python benchmarks/windows.py [--height 480] [--width 288] [--steps 18]
 
-`sfumato/earth_pairs`, trained on tiles of 32 pixels, makes relief of satellite pictures of the held-out region.
-Seams: squared difference across the lines between tiles, over that elsewhere; 1 is none.  Each way runs in a process
-of its own, whose memory beyond that of loading is reported.
+`sfumato/earth_pairs`, trained on tiles of 32 pixels, makes relief of satellite pictures of the held-out
+region.  Seams: squared difference across the lines between tiles, over that elsewhere; 1 is none.  Each way
+runs in a process of its own, whose memory beyond that of loading is reported.
 """
 
 import argparse

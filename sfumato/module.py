@@ -176,7 +176,9 @@ def in_single(function: Callable[P, R]) -> Callable[P, R]:
 def device_of(name: str | torch.device) -> torch.device:
     """The device of this name; auto is a GPU if there is one, of whatever maker."""
     if name == "auto":
-        found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        found = (
+            torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        )
         name = found or "cpu"
     try:
         device = torch.device(name)

@@ -1,11 +1,11 @@
-"""Large pictures by overlapping windows, blended at every evaluation: networks see pictures of their own size.
+"""Large pictures by overlapping windows, blended at every evaluation: networks see what they learned from.
 
     net(x) = sum_w k_w net(x_w) / sum_w k_w        over the windows w that hold a pixel
 
-with k = sin^2 across each side of a window (MultiDiffusion, Bar-Tal et al. 2023, https://arxiv.org/abs/2302.08113).
-E[x | x_t] is linear in what a network predicts, so this blends the windows' means.  There is one state x_t and one noise
-field for the whole picture, so solvers, guidance and the encoding of DDIB work as ever, and no seams appear: what
-makes seams is not the noise but that tiles know nothing of each other.
+with k = sin^2 across each side of a window (MultiDiffusion, Bar-Tal et al. 2023,
+https://arxiv.org/abs/2302.08113).  E[x | x_t] is linear in what a network predicts, so this blends the windows'
+means.  There is one state x_t and one noise field for the whole picture, so solvers, guidance and the encoding
+of DDIB work as ever, and no seams appear: what makes seams is that tiles know nothing of each other.
 """
 
 from __future__ import annotations
@@ -53,8 +53,13 @@ class Windowed(nn.Module):
         corners = [*product(*(self.places(n) for n in x.shape[-2:]))]
         many = max(1, self.batch // len(x))
         for i in range(0, len(corners), many):
-            at = [(..., slice(r, r + self.size), slice(c, c + self.size)) for r, c in corners[i : i + many]]
-            made = self.net(torch.cat([x[place] for place in at]), *_repeated(given, len(x), len(at)))
+            at = [
+                (..., slice(r, r + self.size), slice(c, c + self.size))
+                for r, c in corners[i : i + many]
+            ]
+            made = self.net(
+                torch.cat([x[place] for place in at]), *_repeated(given, len(x), len(at))
+            )
             out = out if len(out) else x.new_zeros(len(x), made.shape[1], *x.shape[-2:])
             for place, one in zip(at, made.split(len(x)), strict=True):
                 out[place] += k * one
@@ -98,7 +103,9 @@ def windowed(
     """
     trained = part.preparation.size if part.preparation is not None else None
     if size is None and trained is None:
-        raise UserError("how large the training's pictures were is not known: give size=, in pixels")
+        raise UserError(
+            "how large the training's pictures were is not known: give size=, in pixels"
+        )
     side = size or max(trained or ())
     tensors = [*part.parameters(), *part.buffers()]
     same = copy.deepcopy(part, {id(tensor): tensor for tensor in tensors})
