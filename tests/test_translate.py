@@ -653,3 +653,33 @@ def test_pictures_have_one_digest_wherever_they_are_read(root, tmp_path):
     for old in (hashlib.sha256(text).hexdigest() for text in (earlier, results)):
         assert trained.digest_as(old) == named.digest_as(old) == old != named.digest
     assert named.digest_as("another") == named.digest_as(None) == named.digest
+
+
+def test_large_pictures_are_translated_by_windows(root, ends, tmp_path):
+    from sfumato.diffusion.windows import Windowed
+
+    picture(tmp_path / "in/a.png", 0, side=40)
+    how = {"method": "ddib", **ends, "options": {"steps": 2}}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)  # its size contradicts nothing
+        translate(tmp_path / "in", tmp_path / "out", **how, windows=True)
+    size = Image.open(tmp_path / "in/a.png").size
+    assert Image.open(tmp_path / "out/a.png").size == size
+    run = json.loads((tmp_path / "out/run.json").read_text())["run"]
+    assert run["windows"] is True
+    assert "Windowed" not in json.dumps(run)
+    repeat(tmp_path / "out", tmp_path / "again")
+    made = (tmp_path / "out/a.png").read_bytes()
+    assert (tmp_path / "again/a.png").read_bytes() == made
+    translate(tmp_path / "in", tmp_path / "whole", **how, resize="none")
+    assert (tmp_path / "whole/a.png").read_bytes() != made
+    seen = []
+    with pytest.MonkeyPatch.context() as patch:
+        forward = Windowed.forward
+        spy = lambda self, x, *given: seen.append(self.size) or forward(self, x, *given)
+        patch.setattr(Windowed, "forward", spy)
+        translate(tmp_path / "in", tmp_path / "sized", **how, windows=True, size=24)
+    assert set(seen) == {16}
+    assert Image.open(tmp_path / "sized/a.png").size == (24, 24)
+    with pytest.raises(UserError, match="holds another run"):
+        translate(tmp_path / "in", tmp_path / "out", **how, resize="none")

@@ -4,8 +4,8 @@
 
 with k = sin^2 across each side of a window (MultiDiffusion, Bar-Tal et al. 2023,
 https://arxiv.org/abs/2302.08113).  E[x | x_t] is linear in what a network predicts, so this blends the
-windows' means.  There is one state x_t and one noise field for the whole picture, so solvers, guidance and the
-encoding of DDIB work as ever, and no seams appear: what makes seams is that tiles know nothing of each other.
+windows' means.  There is one state x_t and one noise field for the whole picture, so solvers, guidance and
+the encoding of DDIB work as ever, and no seams appear: tiles have them for they know nothing of each other.
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ from sfumato.data.open_data import outside
 from sfumato.data.preparation import Side
 from sfumato.data.resize import Resize
 from sfumato.diffusion.integrate import Watch
+from sfumato.diffusion.windows import windowed
 from sfumato.methods.registry import name_of
 from sfumato.module import describe, device_of, in_single
 from sfumato.training.verdict import FOG
@@ -52,6 +53,7 @@ def translate(
     resize: Resize | None = None,
     upscale: bool = False,
     side: Side | None = None,
+    windows: bool = False,
     strict: bool = False,
     device: str = "auto",
     options: Mapping[str, Any] | None = None,
@@ -77,6 +79,8 @@ def translate(
             none (without a size: take every picture as it is).
         upscale: enlarge pictures that are smaller than size, instead of leaving them out.
         side: which half of a picture is read: left, right, or whole (it is one picture).
+        windows: let networks see pictures that are larger than the training's by overlapping windows, see
+            `sfumato.windowed`; without a size or resize pictures are taken as they are.
         strict: refuse to begin if the folders hold anything that cannot be read, or only in part.
         device: auto (a GPU if there is one), cpu, cuda, cuda:N or mps.
         options: the method's own options.
@@ -93,15 +97,22 @@ def translate(
     pictures.by_name("rename one, or translate them into two folders")
     made, where = assembled(method, model, source, target, classifier, loaded), device_of(device)
     part, chosen = made.part.to(where), options_of(made.part, options or {})
+    if windows:
+        part, resize = windowed(part), resize or (None if size else "none")
     prepare, notes = made.preparation(
-        size=size, resize=resize, upscale=upscale, side=side, direction=chosen.get("direction")
+        size=size,
+        resize=resize,
+        upscale=upscale,
+        side=side,
+        direction=chosen.get("direction"),
+        contradicted=not windows,
     )
     pictures.preparation = prepare
     if mask := chosen.get("mask"):
         check_mask(Path(mask))
     run = {
-        "method": name_of(part), "translator": describe(part), "seed": seed,
-        "preparation": prepare.to_json(),
+        "method": name_of(part), "translator": describe(made.part), "seed": seed,
+        "preparation": prepare.to_json(), "windows": windows,
         "options": chosen | ({"mask": sha256(Path(mask))} if mask else {}), "weights": made.weights,
         "pictures": {"count": len(pictures), "sha256": pictures.digest_as(saved_digest(out, expect))},
         "versions": {name: version(name) for name in ("sfumato", "torch")},
@@ -110,7 +121,7 @@ def translate(
         "sources": [str(Path(p).absolute()) for p in given], "method": method,
         "models": {r: f"{m.folder.absolute()}:{m.domain or ''}".rstrip(":") for r, m in made.models.items()},
         "mask": str(Path(mask).absolute()) if mask else None,
-        "batch": batch or max(1, min(64, 2**18 // (prepare.size or (128, 128))[0] ** 2)),
+        "batch": batch or (1 if windows else max(1, min(64, 2**18 // (prepare.size or (128, 128))[0] ** 2))),
         "device": str(where),
     }  # fmt: skip
     plan = Plan(part, chosen, pictures, out, json.loads(json.dumps(run)), origin, watch)
@@ -147,5 +158,5 @@ def repeat(run: str | Path, out: str | Path, *, device: str | None = None) -> Su
         origin["sources"], out, method=origin["method"], **origin["models"], options=options,
         seed=what["seed"], size=how["size"] and how["size"][0],
         **{k: how[k] for k in ("resize", "upscale", "side")}, expect=what,
-        batch=origin["batch"], device=device or origin["device"],
+        windows=what["windows"], batch=origin["batch"], device=device or origin["device"],
     )  # fmt: skip

@@ -187,7 +187,7 @@ def check(out: Path, run: dict[str, Any], expect: Mapping[str, Any] | None) -> N
 
 def _modern(run: dict[str, Any]) -> dict[str, Any]:
     """A run as it is recorded now; those of format 1's time say how in fields of their own."""
-    run = run | {key: short(run.get(key)) for key in ("translator", "options")}
+    run = {"windows": False} | run | {key: short(run.get(key)) for key in ("translator", "options")}
     if "preparation" in run:
         return run
     size, how = (

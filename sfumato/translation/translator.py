@@ -178,6 +178,7 @@ def preparation_of(
     upscale: bool = False,
     side: Side | None = None,
     direction: str | None = None,
+    contradicted: bool = True,
 ) -> tuple[Preparation, list[str]]:
     """How pictures are brought to these models, and what contradicts their training, in words.
 
@@ -191,6 +192,7 @@ def preparation_of(
         upscale: enlarge pictures that are smaller.
         side: left, right or whole.
         direction: in which the models are used; back takes the targets' side of side by side pictures.
+        contradicted: say what contradicts the training's size.
 
     Raises:
         UserError: the models were trained at several sizes and none is given, or at none.
@@ -209,7 +211,7 @@ def preparation_of(
         channels, side or own.side,
     )  # fmt: skip
     notes = []
-    for key in ("size", "resize"):
+    for key in ("size", "resize") if contradicted else ():
         before, now = {getattr(p, key) for p in trained.values()} - {None}, getattr(made, key)
         if before - {now}:
             words = " and ".join(sorted(map(_said, before)))
