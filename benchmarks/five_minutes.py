@@ -11,15 +11,7 @@ import tempfile
 import time
 
 import torch
-from measure import (
-    colour_error,
-    digit_sources,
-    images,
-    interval,
-    load_classifier,
-    some,
-    write_result,
-)
+from measure import colour_error, digit_sources, images, interval, load_classifier, some, write_result
 
 from sfumato.checkpoints.model_folder import denoiser_of
 from sfumato.data import tile, write_png

@@ -18,14 +18,7 @@ from typing import Any, ClassVar, ParamSpec, Self, TypeVar, dataclass_transform
 import torch
 from torch import Tensor, nn
 
-from sfumato.core.arguments import (
-    Checked,
-    Seed,
-    check_value,
-    checked_values,
-    described,
-    hints_of,
-)
+from sfumato.core.arguments import Checked, Seed, check_value, checked_values, described, hints_of
 from sfumato.core.errors import RENAMED, UserError, choose
 from sfumato.data.in_memory import translated
 from sfumato.data.preparation import Preparation
@@ -153,9 +146,7 @@ def of_any_kind(translate: Callable[..., Tensor]) -> Callable[..., Any]:
 
 def raw(part: Any) -> Callable[..., Tensor]:
     """A translator's `translate` of tensors, unchecked and unclamped: what metrics and maps are made of."""
-    return (
-        functools.partial(part.translate, as_is=True) if isinstance(part, Part) else part.translate
-    )
+    return functools.partial(part.translate, as_is=True) if isinstance(part, Part) else part.translate
 
 
 def in_single(function: Callable[P, R]) -> Callable[P, R]:
@@ -176,9 +167,7 @@ def in_single(function: Callable[P, R]) -> Callable[P, R]:
 def device_of(name: str | torch.device) -> torch.device:
     """The device of this name; auto is a GPU if there is one, of whatever maker."""
     if name == "auto":
-        found = (
-            torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-        )
+        found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         name = found or "cpu"
     try:
         device = torch.device(name)
@@ -206,9 +195,7 @@ def describe(value: Any, path: str = "", seen: dict[int, str] | None = None) -> 
             return {"same as": seen[id(value)]}
         prefix = f"{path}." if path else ""
         inner = {f.name: getattr(value, f.name) for f in fields(value)}
-        return {"is": kind_of(type(value))} | {
-            k: describe(v, prefix + k, seen) for k, v in inner.items()
-        }
+        return {"is": kind_of(type(value))} | {k: describe(v, prefix + k, seen) for k, v in inner.items()}
     if isinstance(value, (list, tuple)):
         return [describe(v, f"{path}.{i}", seen) for i, v in enumerate(value)]
     if isinstance(value, dict):

@@ -16,18 +16,10 @@ from sfumato.core.errors import UserError
 from sfumato.data import open_domains, write_digits
 from sfumato.methods.registry import find
 from sfumato.module import Part
-from sfumato.training import (
-    log as journal,
-)
-from sfumato.training import (
-    session as learn,
-)
-from sfumato.training import (
-    time_budget as pace,
-)
-from sfumato.training import (
-    validation as heldout,
-)
+from sfumato.training import log as journal
+from sfumato.training import session as learn
+from sfumato.training import time_budget as pace
+from sfumato.training import validation as heldout
 from sfumato.training.fit import State, machine
 from sfumato.training.log import Progress
 from sfumato.training.train import train

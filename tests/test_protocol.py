@@ -19,13 +19,7 @@ from sfumato.evaluation.entries import entries_of
 from sfumato.evaluation.metrics import METRICS
 from sfumato.evaluation.preference_study import score
 from sfumato.evaluation.probe import crossed, logistic, logit
-from sfumato.evaluation.protocol import (
-    FILTERS,
-    PROTOCOLS,
-    Protocol,
-    named_protocol,
-    stretched,
-)
+from sfumato.evaluation.protocol import FILTERS, PROTOCOLS, Protocol, named_protocol, stretched
 from sfumato.evaluation.scores import Scores
 from sfumato.training import run_folder as runfolder
 from sfumato.translation.run_file import to_repeat

@@ -35,28 +35,13 @@ from sfumato.diffusion.energies import ENERGIES
 from sfumato.diffusion.integrate import ODE, STEPS
 from sfumato.methods.outline import args_of, names
 from sfumato.methods.registry import find
-from sfumato.studio import (
-    app as serve,
-)
+from sfumato.studio import app as serve
 from sfumato.studio import choices as rooms
-from sfumato.studio import (
-    data_tab as data,
-)
-from sfumato.studio import (
-    jobs,
-    limits,
-    methods,
-    page,
-)
-from sfumato.studio import (
-    latents_tab as latents,
-)
-from sfumato.studio import (
-    translate_tab as translating,
-)
-from sfumato.studio import (
-    uploads as intake,
-)
+from sfumato.studio import data_tab as data
+from sfumato.studio import jobs, limits, methods, page
+from sfumato.studio import latents_tab as latents
+from sfumato.studio import translate_tab as translating
+from sfumato.studio import uploads as intake
 from sfumato.studio.controls import NONE, controls
 
 

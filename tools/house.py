@@ -16,6 +16,7 @@ circular an arrow that a path of arrows leads back from
 from __future__ import annotations
 
 import ast
+import signal
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -188,4 +189,5 @@ def main(tree: Path) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a reader that has enough may go
     main(Path(sys.argv[1] if sys.argv[1:] else Path(__file__).parents[1]))

@@ -78,12 +78,7 @@ def _read(file: Path) -> tuple[ResNet | UNetGenerator, str]:
                 names = dict(_unet_names(net := _unet(state)))
             elif "model.1.weight" in state:
                 names = _resnet_names(net := _resnet(state), state)
-    except (
-        IndexError,
-        KeyError,
-        ValueError,
-        RuntimeError,
-    ):  # shapes of no convolution, or no block
+    except (IndexError, KeyError, ValueError, RuntimeError):  # shapes of no convolution, or no block
         pass
     if net is None:
         raise UserError(
@@ -188,24 +183,18 @@ def _tensors(file: Path) -> dict[str, Tensor]:
         if zipfile.is_zipfile(file):  # a few packed bytes may be gigabytes of zeros
             with zipfile.ZipFile(file) as packed:
                 if sum(entry.file_size for entry in packed.infolist()) > size:
-                    raise UserError(
-                        f"{file}: it is compressed; expected a .pth file as torch.save writes it"
-                    )
+                    raise UserError(f"{file}: it is compressed; expected a .pth file as torch.save writes it")
         with warnings.catch_warnings(action="ignore"):  # what is wrong, is said below
             state = torch.load(file, map_location="cpu", weights_only=True)
     except UserError:
         raise
-    except (
-        Exception
-    ):  # whatever the unpickler says to what is not a state dict: torch advises to run it
+    except Exception:  # whatever the unpickler says to what is not a state dict: torch advises to run it
         raise UserError(
             f"{file} is not a .pth file of PyTorch, holds other things than tensors, or is damaged: expected "
             f"a generator's weights, such as latest_net_G.pth"
         ) from None
     if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise UserError(
-            f"{file} is not a state dict: expected names and tensors, as latest_net_G.pth has"
-        )
+        raise UserError(f"{file} is not a state dict: expected names and tensors, as latest_net_G.pth has")
     for key, value in state.items():
         dense = (value.layout, value.device.type, value.is_nested) == (torch.strided, "cpu", False)
         if not dense or value.dtype not in (COUNTS if str(key).endswith(COUNTER) else FLOATS):

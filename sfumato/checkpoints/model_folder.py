@@ -154,9 +154,7 @@ def load(folder: str | Path, *, allow: tuple[str, ...] = ("sfumato",)) -> Part:
     return found.part if found.domain is None else found.denoiser
 
 
-def open_model(
-    path: Path, domain: str | None, allow: tuple[str, ...] = ("sfumato",)
-) -> ModelFolder:
+def open_model(path: Path, domain: str | None, allow: tuple[str, ...] = ("sfumato",)) -> ModelFolder:
     """A model folder, as `resolve` names it, of which each file is read once; see `load`."""
     info, file = describe_folder(path), own_file(path, "weights.safetensors")
     with open_tensors(file) as weights:
@@ -232,8 +230,7 @@ def denoiser_of(part: Part, domain: str | None, name: str = "the model") -> Cond
         )
     if domain is None and len(denoiser.domains) > 1:
         raise UserError(
-            f"{name} knows {', '.join(denoiser.domains)}: say which, as in "
-            f"{name}:{denoiser.domains[0]}"
+            f"{name} knows {', '.join(denoiser.domains)}: say which, as in {name}:{denoiser.domains[0]}"
         )
     if domain is not None:
         domain_index(domain, denoiser.domains)
@@ -319,6 +316,4 @@ def _at_most(tensors: int) -> Iterator[None]:
 
 def _tensors(module: nn.Module) -> list[Tensor]:
     """The buffers of a module, and whatever else it keeps under a name of its own."""
-    return [
-        v for v in (*module.buffers(recurse=False), *vars(module).values()) if isinstance(v, Tensor)
-    ]
+    return [v for v in (*module.buffers(recurse=False), *vars(module).values()) if isinstance(v, Tensor)]

@@ -140,9 +140,7 @@ def full_state(part: nn.Module, stored: dict[str, Tensor], file: Path) -> dict[s
     aliases, full = dict[int, str](), {}
     for key, value in part.state_dict(keep_vars=True).items():
         tensor = stored[source := aliases.setdefault(id(value), key)]
-        full[key] = stored[source] = (
-            tensor.float() if tensor.is_floating_point() else tensor
-        )  # shared
+        full[key] = stored[source] = tensor.float() if tensor.is_floating_point() else tensor  # shared
     return full
 
 

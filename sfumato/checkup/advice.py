@@ -139,9 +139,7 @@ def _outside(data: Sequence[Path]) -> Path:
     return Path(os.path.relpath(place))
 
 
-def _paired(
-    folders: Folders, chosen: Sequence[str], last: str, place: Path
-) -> tuple[str, list[str]]:
+def _paired(folders: Folders, chosen: Sequence[str], last: str, place: Path) -> tuple[str, list[str]]:
     x, y = (folders[name] for name in chosen)
     run = place / "runs" / "_to_".join(chosen)
     return (
@@ -152,9 +150,7 @@ def _paired(
     )  # fmt: skip
 
 
-def _side_by_side(
-    folders: Folders, chosen: Sequence[str], last: str, place: Path
-) -> tuple[str, list[str]]:
+def _side_by_side(folders: Folders, chosen: Sequence[str], last: str, place: Path) -> tuple[str, list[str]]:
     splits = folders[chosen[0]]
     run = place / "runs" / chosen[0]
     return (
@@ -187,9 +183,7 @@ def _two(folders: Folders, chosen: Sequence[str], last: str, place: Path) -> tup
     )  # fmt: skip
 
 
-def _domains(
-    folders: Folders, chosen: Sequence[str], last: str, place: Path
-) -> tuple[str, list[str]]:
+def _domains(folders: Folders, chosen: Sequence[str], last: str, place: Path) -> tuple[str, list[str]]:
     run = place / "runs" / ("_".join(folders) if len(folders) < 4 else "domains")
     roots = {f["train"].parent for f in folders.values()}
     one_folder = len(folders) > 3 and len(roots) == 1 and all(
@@ -214,10 +208,7 @@ def _domains(
         return reason, [*commands, _line("sfumato translate PICTURES --out", place / "out" / name,
                                          "--method sdedit --target", Path(f"{run}:{name}"))]  # fmt: skip
     x, y = chosen
-    for method, how in (
-        (FREE[0], ("--source", Path(f"{run}:{x}"))),
-        (FREE[1], ("--strength 0.5",)),
-    ):
+    for method, how in ((FREE[0], ("--source", Path(f"{run}:{x}"))), (FREE[1], ("--strength 0.5",))):
         out = place / "out" / f"{y}_{method}"
         commands.append(_line("sfumato translate", _held_out(folders[x]), "--out", out, "--method",
                               method, *how, "--target", Path(f"{run}:{y}")))  # fmt: skip

@@ -64,9 +64,7 @@ def training_cost(
     # on a machine that is busy
     environment = os.environ | {"OMP_WAIT_POLICY": "PASSIVE"}
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
-        child = subprocess.Popen(
-            [sys.executable, "-c", code, words], stdout=out, stderr=err, env=environment
-        )
+        child = subprocess.Popen([sys.executable, "-c", code, words], stdout=out, stderr=err, env=environment)
         ended = _watch(child, limit)
         out.seek(0)
         err.seek(0)
@@ -116,9 +114,7 @@ def _watch(child: subprocess.Popen[Any], limit: float) -> str:
     return ""
 
 
-def _estimate(
-    about: Mapping[str, Any], steps: Sequence[Mapping[str, Any]], limit: float
-) -> dict[str, Any]:
+def _estimate(about: Mapping[str, Any], steps: Sequence[Mapping[str, Any]], limit: float) -> dict[str, Any]:
     """The cost of a training from its first steps."""
     batch, last = about["batch"], steps[-1]
     memory = _line(steps, "memory_gb", batch)

@@ -99,9 +99,7 @@ def near_copies(thumbs: NDArray[np.uint8]) -> list[Link]:
                 near = np.flatnonzero(c > NEAR)
                 x, y = kept[i[part[near]]], kept[j[part[near]]]
                 same = missed(thumbs[x], thumbs[y][:, :, ::side]) <= APART
-                found += [
-                    Link(int(x[n]), int(y[n]), how, float(c[near[n]])) for n in np.flatnonzero(same)
-                ]
+                found += [Link(int(x[n]), int(y[n]), how, float(c[near[n]])) for n in np.flatnonzero(same)]
         if len(found) > MAX_LINKS:
             break
     upright_pairs = {link[:2] for link in found if link.how != "mirrored"}
@@ -164,9 +162,7 @@ class Agreement(NamedTuple):
         )
 
 
-def agreement(
-    source: Sequence[NDArray[Any]], target: Sequence[NDArray[Any]], most: int = 512
-) -> Agreement:
+def agreement(source: Sequence[NDArray[Any]], target: Sequence[NDArray[Any]], most: int = 512) -> Agreement:
     """Do thumbnails (32,32,3) of equal place belong together? Judged on `most` of them, evenly."""
     rows = np.unique(np.linspace(0, len(source) - 1, most).astype(int))
     x, y = (np.stack([side[i] for i in rows]).astype(np.float32) for side in (source, target))

@@ -51,19 +51,13 @@ def pairings(
         both = [stem for stem in here if stem in there]
         if not both or len(both) < SHARED * min(len(here), len(there)):
             continue
-        got = cut = whole = agreement(
-            [here[k].square for k in both], [there[k].square for k in both]
-        )
+        got = cut = whole = agreement([here[k].square for k in both], [there[k].square for k in both])
         apart = [k for k in both if not alike(here[k].size, there[k].size)]
         if apart:
             whole = agreement([here[k].thumb for k in both], [there[k].thumb for k in both])
         stretch = bool(apart) and (whole.wins, whole.matched) >= (cut.wins, cut.matched)
         got = whole if stretch else cut
-        verdict = {
-            True: "pairs",
-            False: "no pairs, in spite of their names",
-            None: "too few to judge",
-        }
+        verdict = {True: "pairs", False: "no pairs, in spite of their names", None: "too few to judge"}
         text = (
             f"{x} and {y}: {len(both):,} of {len(here):,} and {len(there):,} names are equal; "
             f"{got}: {verdict[got.plausible]}."
@@ -73,8 +67,7 @@ def pairings(
             for k, more, less in ((x, there, here), (y, here, there))
         }
         named = [
-            f"{k} ({here[k].width}x{here[k].height} and {there[k].width}x{there[k].height})"
-            for k in apart
+            f"{k} ({here[k].width}x{here[k].height} and {there[k].width}x{there[k].height})" for k in apart
         ]
         compared = f"they correlate by {cut.matched:.2f}, stretched by {whole.matched:.2f}"
         out.append(Pairing(
@@ -85,13 +78,7 @@ def pairings(
         halves = [one.halves for one in part if one.halves is not None]
         if halves and len(halves) == len(part):
             got = agreement([h[0] for h in halves], [h[1] for h in halves])
-            verdict = {
-                True: "a pair side by side in each",
-                False: "no pairs",
-                None: "too few to judge",
-            }
+            verdict = {True: "a pair side by side in each", False: "no pairs", None: "too few to judge"}
             text = f"{x}: all pictures are twice as wide as high; as halves, {got}: {verdict[got.plausible]}."
-            out.append(
-                Pairing((x, x), "side", len(part), got.plausible, text, dict(got._asdict()), {})
-            )
+            out.append(Pairing((x, x), "side", len(part), got.plausible, text, dict(got._asdict()), {}))
     return out

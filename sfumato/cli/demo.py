@@ -61,10 +61,7 @@ def main(out: str | Path = "out/demo", *, count: Count = 10, seed: int = 0) -> P
         if not (out / "data" / name).exists():
             _say(f"writing the {name} pictures to {out / 'data' / name}")
             WRITERS[name](out / "data" / name)
-    sections = [
-        _digits(out / "data/digits/test", count, seed),
-        _earth(out / "data/earth/test", count, seed),
-    ]
+    sections = [_digits(out / "data/digits/test", count, seed), _earth(out / "data/earth/test", count, seed)]
     write_text(out / "index.html", _page(sections, count, seed, time.perf_counter() - began))
     _say(f"open {out / 'index.html'}")
     return out / "index.html"

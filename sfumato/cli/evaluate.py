@@ -106,9 +106,7 @@ def study() -> Callable[..., None]:
     """`sfumato study SOURCE OURS THEIRS --out PAGE`, then `sfumato study --score KEY ANSWERS ...`."""
     from sfumato.evaluation.preference_study import score, study
 
-    def run(
-        *paths: str, out: str | None = None, score_key: str | None = None, **given: Any
-    ) -> None:
+    def run(*paths: str, out: str | None = None, score_key: str | None = None, **given: Any) -> None:
         if score_key is not None:
             for name in ["out"] * (out is not None) + list(given):
                 raise UserError(f"--score counts answers and has no use for --{name}; leave it out")

@@ -17,9 +17,7 @@ DECODE = "Decode a file of latents by a model's ODE into pictures."
 REPORT = "Compare every latent of a file with N(0, I)."
 APPLY = 'Apply a chain of operations to latents: "rotate angle=60, blur sigma=2".'
 TRAJECTORY = "Translate a picture and show every step: film strip, animation, curves."
-SENSITIVITY = (
-    "Show which pixels of a result change with the seed, and on which of the source it depends."
-)
+SENSITIVITY = "Show which pixels of a result change with the seed, and on which of the source it depends."
 LATENTS = "a file of latents, made by `sfumato explore encode`."
 
 SHOWN = 20
@@ -92,10 +90,7 @@ def report(words: Sequence[str]) -> Callable[..., None]:
         if full or len(reports) == 1:
             lines = [f"{name}\n{r.text()}\n" for name, r in reports.items()]
         elif len(lines) > SHOWN:
-            lines = [
-                *lines[:SHOWN],
-                f"... and {len(lines) - SHOWN} more: --full or --json has them all",
-            ]
+            lines = [*lines[:SHOWN], f"... and {len(lines) - SHOWN} more: --full or --json has them all"]
         accepted = sum(r.accepts for r in reports.values())
         return "\n".join([*lines, f"{accepted} of {len(reports)} may be N(0, I)"])
 
@@ -175,8 +170,7 @@ def _of_a_picture(
 
     def run(path: str, *, out: str, **given: Any) -> None:
         options, read, rest = (
-            {p.name: given[p.name] for p in some if p.name in given}
-            for some in (own, reading, looking)
+            {p.name: given[p.name] for p in some if p.name in given} for some in (own, reading, looking)
         )
         say(said(look(OnePicture.read(path, options=options, **read), out, **rest), out))
 

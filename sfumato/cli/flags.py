@@ -113,9 +113,7 @@ def flag(name: str, hint: Any, kind: Any, text: str, default: Any = Parameter.em
     """One flag (or place) of a command."""
     spelled = SPELLED.get(name)
     said = partial(convert, what=name, expected=text.partition(";")[0].rstrip("."))
-    shown = cyclopts.Parameter(
-        spelled, help=text, converter=said, negative=None if default is True else ()
-    )
+    shown = cyclopts.Parameter(spelled, help=text, converter=said, negative=None if default is True else ())
     return Parameter(name, kind, default=default, annotation=Annotated[hint, shown])
 
 
@@ -133,9 +131,7 @@ def command(function: Callable[..., Any], doc: str, parameters: list[Parameter])
     return run
 
 
-def convert(
-    hint: Any, tokens: Sequence[cyclopts.Token], what: str = "name", expected: str = "a name"
-) -> Any:
+def convert(hint: Any, tokens: Sequence[cyclopts.Token], what: str = "name", expected: str = "a name") -> Any:
     """What was typed, as a value of this type; cyclopts alone would round 1.5 to the whole number 2."""
     for token in tokens:
         if not token.value and token.keyword:

@@ -18,18 +18,10 @@ from typing import Annotated, Any, NoReturn
 import cyclopts
 from cyclopts import App
 
-from sfumato.cli import (
-    evaluate as cli_evaluate,
-)
-from sfumato.cli import (
-    explore as cli_explore,
-)
-from sfumato.cli import (
-    studio as cli_studio,
-)
-from sfumato.cli import (
-    train as cli_train,
-)
+from sfumato.cli import evaluate as cli_evaluate
+from sfumato.cli import explore as cli_explore
+from sfumato.cli import studio as cli_studio
+from sfumato.cli import train as cli_train
 from sfumato.cli.flags import at_home, command, convert, flag, flags, method_flags, value_of
 from sfumato.cli.models import import_, info
 from sfumato.core.errors import RENAMED, UserError, choose
@@ -73,9 +65,7 @@ def _run(words: list[str]) -> int:
     except UserError as error:
         return _fail(str(error))
     except OSError as error:
-        if (
-            error.filename is None
-        ):  # the system refuses a file that it names: a full disk, no permission
+        if error.filename is None:  # the system refuses a file that it names: a full disk, no permission
             raise
         return _fail(f"{error.strerror}: {error.filename}")
     except KeyboardInterrupt as error:
@@ -112,10 +102,7 @@ def _wrong(error: cyclopts.CycloptsError, words: list[str]) -> str:
             return f"{word} is called --{str(now[word]).replace('_', '-')} now"
     text, groups = str(error), ("train", "data", "explore")
     if isinstance(error, cyclopts.UnknownOptionError) and words[0] in ("translate", "explore"):
-        own, named = (
-            method_flags(words, ""),
-            value_of(words, "--method") or value_of(words, "--model"),
-        )
+        own, named = (method_flags(words, ""), value_of(words, "--method") or value_of(words, "--model"))
         takes = ", ".join(f"--{p.name.replace('_', '-')}" for p in own[0]) or "none"
         text += f" The options of {named} itself: {takes}." if named else ""
     see = f" See `sfumato {' '.join(words[: 1 + (words[0] in groups)])} --help`."
@@ -138,11 +125,7 @@ def make_app(words: Sequence[str]) -> App:
     app.command(_translate(words if words[0] == "translate" else []), name="translate")
     chosen = words[1] if words[0] == "explore" else ""
     app.command(cli_explore.explore(chosen, words), name="explore")
-    made = (
-        cli_studio.studio()
-        if words[0] == "studio"
-        else command(lambda: None, cli_studio.STUDIO, [])
-    )
+    made = cli_studio.studio() if words[0] == "studio" else command(lambda: None, cli_studio.STUDIO, [])
     app.command(made, name="studio")
     for name, (make, text) in cli_evaluate.COMMANDS.items():
         made = make() if words[0] == name else command(lambda: None, text, [])
@@ -222,9 +205,7 @@ def _translate(words: Sequence[str]) -> Callable[..., None]:
     if _repeats(words):
         return command(again, text, [recorded, *flags(repeat, skip=("run",), keyword=("out",))])
 
-    mask = (
-        "a picture of black and white: white keeps the source; gray counts as the nearer of both."
-    )
+    mask = "a picture of black and white: white keeps the source; gray counts as the nearer of both."
     own, more = method_flags(words, "translate", {"mask": (str | None, mask)})
     text += more
     options = {p.name for p in own}

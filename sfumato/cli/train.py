@@ -155,7 +155,5 @@ def _named(data: Sequence[str], kind: str | None) -> Sequence[str] | Mapping[str
     wrong = [item for item in data if not all(item.partition("=")[::2])]
     if wrong or len(dict(pairs)) < len(data):
         given = " ".join(wrong or data)
-        raise UserError(
-            f"{given}: every domain needs a name of its own and one folder, NAME=FOLDER"
-        )
+        raise UserError(f"{given}: every domain needs a name of its own and one folder, NAME=FOLDER")
     return dict(pairs)

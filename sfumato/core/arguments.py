@@ -148,9 +148,7 @@ def fits(value: Any, hint: Any, most: int = MOST) -> bool:
         number = isinstance(value, Real) and not isinstance(value, bool)
         return number and abs(float(value)) < math.inf  # no nan
     if hint is int:
-        return (
-            isinstance(value, Integral) and not isinstance(value, bool) and abs(int(value)) <= most
-        )
+        return isinstance(value, Integral) and not isinstance(value, bool) and abs(int(value)) <= most
     try:
         return isinstance(value, origin or hint)
     except TypeError:  # a protocol, or anything else that only type checkers can tell
@@ -188,11 +186,7 @@ def _words(members: Sequence[Any]) -> list[str]:
         elif Path in members and member in (str, Path):
             words.append("a path such as 'folder/name'")
         else:
-            of = (
-                " of paths"
-                if Path in typing.get_args((typing.get_args(member) or ("",))[-1])
-                else ""
-            )
+            of = " of paths" if Path in typing.get_args((typing.get_args(member) or ("",))[-1]) else ""
             words.append(WORDS.get(kind, _a(getattr(kind, "__name__", str(kind)))) + of)
     return list(dict.fromkeys(words))
 
@@ -206,9 +200,7 @@ def _shown(value: Any) -> str:
 def described(value: Any) -> str:
     """What a value is, in a few words, such as "an ndarray of shape (4, 4)"."""
     shape = getattr(value, "shape", None)
-    return _a(type(value).__name__) + (
-        f" of shape {tuple(shape)}" if isinstance(shape, tuple) else ""
-    )
+    return _a(type(value).__name__) + (f" of shape {tuple(shape)}" if isinstance(shape, tuple) else "")
 
 
 def _a(noun: str) -> str:

@@ -21,11 +21,7 @@ from sfumato.data.preparation import Preparation
 from sfumato.data.sets import Dataset, Domains, Pairs, Unpaired
 from sfumato.data.show import base64_png, tile
 
-WRITERS: dict[str, Callable[..., Any]] = {
-    "earth": write_earth,
-    "digits": write_digits,
-    "mnist": write_mnist,
-}
+WRITERS: dict[str, Callable[..., Any]] = {"earth": write_earth, "digits": write_digits, "mnist": write_mnist}
 
 __all__ = [
     "WRITERS",

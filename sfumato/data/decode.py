@@ -64,9 +64,7 @@ def decode(data: bytes, limits: Limits = LIMITS) -> Decoded:
                     _check_rows(data)
                 samples, lost = _pillow(data, header)
         if header.pages > 1:
-            lost = {
-                "beside" if header.kind == "JPEG" else "pages": f"{header.pages} pictures"
-            } | lost
+            lost = {"beside" if header.kind == "JPEG" else "pages": f"{header.pages} pictures"} | lost
     return Decoded(samples, header, lost)
 
 
@@ -145,9 +143,7 @@ def _pillow_header(data: bytes) -> Header:
 def _pillow(data: bytes, header: Header) -> tuple[NDArray[np.uint8], dict[str, str]]:
     with open_picture(data) as image:
         image.load()  # orientation may be known only after the pixels
-        if sorted(image.size) != sorted(
-            (header.width, header.height)
-        ):  # a TIFF may be turned already
+        if sorted(image.size) != sorted((header.width, header.height)):  # a TIFF may be turned already
             raise Refused("is broken (its header says another size)")
         return samples_of(image)
 
@@ -212,9 +208,7 @@ def _to_srgb(image: Any, profile: bytes | None) -> tuple[Any, dict[str, str]]:
         if "srgb" in ImageCms.getProfileDescription(given).lower():
             return None, {}
         opaque = image if image.mode == "CMYK" else image.convert(image.mode[:3].rstrip("A"))
-        made = ImageCms.profileToProfile(
-            opaque, given, ImageCms.createProfile("sRGB"), outputMode="RGB"
-        )
+        made = ImageCms.profileToProfile(opaque, given, ImageCms.createProfile("sRGB"), outputMode="RGB")
         return made, {}
     except (ImageCms.PyCMSError, OSError, ValueError) as error:
         return None, {"profile": " ".join(str(error).split()) or "it is broken"}
@@ -241,10 +235,7 @@ def _check_rows(data: bytes) -> None:
     passes = ADAM7 if interlace else ((0, 0, 1, 1),)
     sides = [(-(-(width - x) // dx), -(-(height - y) // dy)) for x, y, dx, dy in passes]
     missing = sum(h * (1 + -(-w * depth // 8)) for w, h in sides if w > 0 and h > 0)
-    stream, packed = (
-        zlib.decompressobj(),
-        b"".join(body for kind, body in chunks if kind == b"IDAT"),
-    )
+    stream, packed = (zlib.decompressobj(), b"".join(body for kind, body in chunks if kind == b"IDAT"))
     while missing > 0 and (part := stream.decompress(packed, 2**20)):
         missing, packed = missing - len(part), stream.unconsumed_tail
     if missing > 0:

@@ -23,9 +23,7 @@ from sfumato.data.folders import new_folder, save_pixels
 
 
 @checked
-def write_digits(
-    out: str | Path, size: PictureSide = 32, seed: Whole = 0, copies: Count = 7
-) -> None:
+def write_digits(out: str | Path, size: PictureSide = 32, seed: Whole = 0, copies: Count = 7) -> None:
     """Write coloured digits as `out/{train,test}/{0..9}/*.png` from scikit-learn's 8x8 images.
 
     A fifth of the source images goes to test, where each appears twice; no source image is in
@@ -57,9 +55,7 @@ def write_digits(
 
 
 @checked
-def write_mnist(
-    out: str | Path, source_folder: str | Path, size: PictureSide = 32, seed: Whole = 0
-) -> None:
+def write_mnist(out: str | Path, source_folder: str | Path, size: PictureSide = 32, seed: Whole = 0) -> None:
     """Write coloured MNIST digits as `out/{train,test}/{0..9}/*.png` from idx files.
 
     The files are known by their magic numbers. If `source_folder` has both the `train` and the

@@ -116,9 +116,7 @@ def read_text(file: str | Path) -> str:
     try:
         return content.decode("utf-16" if marked else "utf-8-sig")
     except UnicodeDecodeError:
-        raise UserError(
-            f"{file} is not text in UTF-8: save it as UTF-8 (CSV UTF-8 in Excel)"
-        ) from None
+        raise UserError(f"{file} is not text in UTF-8: save it as UTF-8 (CSV UTF-8 in Excel)") from None
 
 
 def parse_json(text: str) -> Any:
@@ -209,9 +207,7 @@ def for_new_file(file: str | Path, option: str, suffix: str | None = None) -> Pa
     file = Path(file)
     if suffix is not None and file.suffix.lower() != suffix:
         better = file.with_suffix(suffix) if file.name else f"NAME{suffix}"
-        raise UserError(
-            f"{option} {file} does not end in {suffix}: expected a name such as {better}"
-        )
+        raise UserError(f"{option} {file} does not end in {suffix}: expected a name such as {better}")
     if file.exists():
         raise UserError(f"{file} exists already: give {option} a new file")
     return file

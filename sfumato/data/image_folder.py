@@ -234,9 +234,7 @@ class ImageFolder:
             UserError: the file is missing, broken, of a kind that is not read, or of an unfit size.
         """
         kept = self._kept and self._kept[index]
-        samples, size, lost = (
-            kept if kept and kept.samples.size else self._decode(self.paths[index])
-        )
+        samples, size, lost = kept if kept and kept.samples.size else self._decode(self.paths[index])
         image = torch.from_numpy(to_float(samples))
         return Prepared(image.expand(3, -1, -1) if self.to_rgb else image, size, lost)
 

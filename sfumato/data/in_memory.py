@@ -38,9 +38,7 @@ class Taken(NamedTuple):
     """Images (B, C, H, W) to the kind that was given; values beyond [-1, 1] become its ends."""
 
 
-def take(
-    given: Any, channels: int, preparation: Preparation | None = None, bright: bool = False
-) -> Taken:
+def take(given: Any, channels: int, preparation: Preparation | None = None, bright: bool = False) -> Taken:
     """One picture, or an array or tensor of one or many.
 
     Args:
@@ -67,14 +65,8 @@ def take(
         given = given.astype(given.dtype.newbyteorder("="), copy=False)
         odd = given.dtype.kind not in "uif" or given.dtype.itemsize > 8
         if odd or isinstance(given, np.ma.MaskedArray):
-            what = (
-                "a masked array"
-                if isinstance(given, np.ma.MaskedArray)
-                else f"an array of {given.dtype}"
-            )
-            raise UserError(
-                f"{what}: expected whole numbers or floats of up to 64 bits, none of them masked"
-            )
+            what = "a masked array" if isinstance(given, np.ma.MaskedArray) else f"an array of {given.dtype}"
+            raise UserError(f"{what}: expected whole numbers or floats of up to 64 bits, none of them masked")
         x, arrange = _arranged(torch.from_numpy(np.array(given, order="C")), given.ndim)
         images, restore = _floats(x, bright)
         return Taken(_channels(images, channels), lambda y: arrange(restore(y)).numpy())
@@ -96,10 +88,7 @@ def take(
 
 
 def translated(
-    translate: Callable[[Tensor], Tensor],
-    given: Any,
-    channels: int,
-    preparation: Preparation | None,
+    translate: Callable[[Tensor], Tensor], given: Any, channels: int, preparation: Preparation | None
 ) -> Any:
     """What `translate` makes of pictures of any kind, in the kind that was given; see `take`."""
     if isinstance(given, Sequence) and not isinstance(given, TEXT):
@@ -114,9 +103,7 @@ def _floats(x: Tensor, bright: bool) -> tuple[Tensor, Callable[[Tensor], Tensor]
     if not x.numel():
         raise UserError(f"a picture of shape {tuple(x.shape)} is empty")
     if x.is_complex() or x.dtype in (torch.bool, torch.int8):
-        raise UserError(
-            f"values of type {x.dtype}: expected numbers: samples, or floats in [-1, 1]"
-        )
+        raise UserError(f"values of type {x.dtype}: expected numbers: samples, or floats in [-1, 1]")
     values = x.detach() if x.is_floating_point() else x.to(torch.int64)  # uint16 has few operations
     low, high = float(values.min()), float(values.max())
     if x.is_floating_point():
@@ -124,9 +111,7 @@ def _floats(x: Tensor, bright: bool) -> tuple[Tensor, Callable[[Tensor], Tensor]
         return x.float(), lambda y: y.clamp(-1, 1).to(x)
     top = 65535 if x.dtype == torch.uint16 else 255
     if low < 0 or high > top:
-        raise UserError(
-            f"integers from {low:g} to {high:g}: expected samples from 0 to 255, or uint16"
-        )
+        raise UserError(f"integers from {low:g} to {high:g}: expected samples from 0 to 255, or uint16")
     if top == 65535 and high < DARK:
         warnings.warn(
             f"16-bit samples reach {high:g} of 65,535 and come out dark: multiply them, or type "
@@ -144,8 +129,7 @@ def _check_range(low: float, high: float, bright: bool) -> None:
     check_numbers({"the picture": np.array([low, high])}, ": expected values in [-1, 1]")
     if low >= 0 and low < high <= 1 and bright:
         warnings.warn(
-            "values in [0, 1] are taken for a bright picture of [-1, 1]; else type 2 * x - 1",
-            stacklevel=6,
+            "values in [0, 1] are taken for a bright picture of [-1, 1]; else type 2 * x - 1", stacklevel=6
         )
     elif low >= 0 and low < high <= 1:
         raise UserError(
@@ -216,9 +200,7 @@ def read(
     """
     how = Preparation() if like is None else getattr(like, "preparation", None)
     if how is None:
-        raise UserError(
-            "like= takes a model of sfumato.load, which knows how its pictures were prepared"
-        )
+        raise UserError("like= takes a model of sfumato.load, which knows how its pictures were prepared")
     how = replace(
         how, size=how.size if size is None else (size, size), resize=resize or how.resize,
         upscale=upscale or how.upscale, channels=channels or how.channels,
@@ -226,9 +208,7 @@ def read(
     pictures = [how.read(path) for path in _files(paths)]
     for path, one in zip(_files(paths), pictures, strict=True):
         for kind, detail in one.lost.items():
-            warnings.warn(
-                f"{path} is of those that {LOST[kind]}: {detail}".removesuffix(": "), stacklevel=3
-            )
+            warnings.warn(f"{path} is of those that {LOST[kind]}: {detail}".removesuffix(": "), stacklevel=3)
     if len({one.image.shape for one in pictures}) != 1:
         raise UserError("expected files of one size: give size=, or like= a model")
     images = torch.stack([one.image for one in pictures])

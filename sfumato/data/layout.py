@@ -57,9 +57,7 @@ def apart(folders: Sequence[Path]) -> None:
         for other in folders[:i]:
             x, y = one.resolve(), other.resolve()
             if x.is_relative_to(y) or y.is_relative_to(x):
-                raise UserError(
-                    f"{one} lies in {other} (or is the same): name folders that are apart"
-                )
+                raise UserError(f"{one} lies in {other} (or is the same): name folders that are apart")
 
 
 def splits_of(folder: Path) -> dict[str, Path]:
@@ -145,9 +143,7 @@ def _alone(folder: Path) -> Folders:
 
 def _loose(folder: Path) -> bool:
     """Whether pictures lie in the folder itself."""
-    return any(
-        p.suffix.lower() in SUFFIXES and not p.name.startswith(".") for p in folder.iterdir()
-    )
+    return any(p.suffix.lower() in SUFFIXES and not p.name.startswith(".") for p in folder.iterdir())
 
 
 def _subfolders(folder: Path) -> list[Path]:

@@ -23,14 +23,10 @@ def check_mask(file: Path) -> None:
         UserError: it is not a file, no picture, or coloured.
     """
     if not file.is_file():
-        raise UserError(
-            f"the mask {file} is not a file: expected a picture, white where pixels are kept"
-        )
+        raise UserError(f"the mask {file} is not a file: expected a picture, white where pixels are kept")
     image = Preparation(size=None, resize="none", channels=3).read(file).image
     if (image.amax(0) - image.amin(0) > FAINT).any():
-        raise UserError(
-            f"the mask {file} is coloured: expected black and white, white where pixels are kept"
-        )
+        raise UserError(f"the mask {file} is coloured: expected black and white, white where pixels are kept")
     if -1 < image.amax() < FAINT - 1:
         raise UserError(
             f"the mask {file} has no level above {(image.amax().item() + 1) * 127.5:.0f} of 255, which is "

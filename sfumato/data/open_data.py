@@ -51,9 +51,7 @@ def open_images(
     return images
 
 
-def open_data(
-    kind: str, folders: Folders, *, side_by_side: bool = False, **options: Any
-) -> Dataset:
+def open_data(kind: str, folders: Folders, *, side_by_side: bool = False, **options: Any) -> Dataset:
     """The pictures a method learns from; test pictures of a data set are left out, and that is said.
 
     Args:
@@ -81,15 +79,11 @@ def open_data(
             warnings.warn(said(folder, beside), stacklevel=2)
     for name, splits in found.items():
         if tests := [str(folder) for split, folder in splits.items() if split != "train"]:
-            warnings.warn(
-                f"{name}: trained on {splits['train']}; not on {', '.join(tests)}", stacklevel=2
-            )
+            warnings.warn(f"{name}: trained on {splits['train']}; not on {', '.join(tests)}", stacklevel=2)
     roots = {name: splits["train"] for name, splits in found.items()}
     for root in roots.values():
         inside = [p for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")]
-        if (root not in given and tests_by_name(root)) or (
-            inside and all(map(tests_by_name, inside))
-        ):
+        if (root not in given and tests_by_name(root)) or (inside and all(map(tests_by_name, inside))):
             raise UserError(
                 f"{root} holds test pictures and there are none to train on: name the folder itself if "
                 f"they are meant"
@@ -118,9 +112,7 @@ def outside(out: Path, folders: Folders) -> None:
     """
     for folder in _each(folders):
         if folder.is_dir() and out.resolve().is_relative_to(folder.resolve()):
-            raise UserError(
-                f"{out} lies inside {folder}, which it is made of: choose another --out"
-            )
+            raise UserError(f"{out} lies inside {folder}, which it is made of: choose another --out")
 
 
 def _each(folders: Folders) -> list[Path]:
@@ -134,9 +126,7 @@ def open_domains(folders: Folders, size: int | tuple[int, int], **options: Any) 
     return Domains(open_data("domains", folders, size=size, **options).parts)
 
 
-def open_pairs(
-    source: Folder, target: Folder, size: int | tuple[int, int], **options: Any
-) -> Pairs:
+def open_pairs(source: Folder, target: Folder, size: int | tuple[int, int], **options: Any) -> Pairs:
     """Pairs from two folders whose files have equal names."""
     return Pairs(open_images(source, size, **options), open_images(target, size, **options))
 
@@ -147,8 +137,6 @@ def open_side_by_side(folder: Folder, size: int | tuple[int, int], **options: An
     return Pairs(left, right)
 
 
-def open_unpaired(
-    source: Folder, target: Folder, size: int | tuple[int, int], **options: Any
-) -> Unpaired:
+def open_unpaired(source: Folder, target: Folder, size: int | tuple[int, int], **options: Any) -> Unpaired:
     """Two folders that need not correspond."""
     return Unpaired(open_images(source, size, **options), open_images(target, size, **options))

@@ -135,9 +135,7 @@ def read_groups(table: str, names: Sequence[str]) -> list[str]:
         raise UserError(f"groups {table!r}: {file} is not a table ({error})") from None
     for key in ("name", column):
         if not rows or key not in rows[0]:
-            raise UserError(
-                f"{file} has no column {key!r}: it has {list(rows[0]) if rows else 'no rows'}"
-            )
+            raise UserError(f"{file} has no column {key!r}: it has {list(rows[0]) if rows else 'no rows'}")
         if header.count(key) > 1:
             raise UserError(f"{file} has {header.count(key)} columns {key!r}: keep one of them")
     exact, stems = defaultdict[str, set[str]](set), defaultdict[str, set[str]](set)

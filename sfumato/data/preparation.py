@@ -103,9 +103,7 @@ class Preparation:
         if self.size is not None and min(self.size) < 1:
             raise UserError(f"size {said_size(self.size)}: expected at least 1 pixel a side")
         if self.size is not None and self.size[0] * self.size[1] > LIMITS.pixels:
-            raise UserError(
-                f"size {said_size(self.size)}: expected at most {LIMITS.pixels:,} pixels in all"
-            )
+            raise UserError(f"size {said_size(self.size)}: expected at most {LIMITS.pixels:,} pixels in all")
         choose("resize", self.resize, get_args(Resize))
         choose("side", self.side, get_args(Side))
         if self.channels not in (1, 3):
@@ -139,9 +137,7 @@ class Preparation:
             found = self._decoded(file, frame)
             if kept.held + found.samples.nbytes <= kept.most:
                 kept.held += found.samples.nbytes
-                own = (
-                    found.samples.shape[1:] == found.size
-                )  # at its own size, and so under both names
+                own = found.samples.shape[1:] == found.size  # at its own size, and so under both names
                 ways = [(self.size, frame), *([(None, None), (found.size, None)] if own else [])]
                 kept |= {(of, *way): found for way in ways}
         return found

@@ -66,9 +66,7 @@ def fit_image(
     if (old_h, old_w) == (h, w):
         return image
     if choose("resize", resize, get_args(Resize)) == "none":
-        raise UserError(
-            f"{name} is {old_w}x{old_h} pixels, expected {w}x{h}: choose resize crop or stretch"
-        )
+        raise UserError(f"{name} is {old_w}x{old_h} pixels, expected {w}x{h}: choose resize crop or stretch")
     if (old_h < h or old_w < w) and not upscale:
         raise UserError(
             f"{name} is {old_w}x{old_h} pixels, smaller than the {w}x{h} asked for: "
@@ -85,9 +83,7 @@ def fit_image(
     for band, row in zip(image, out, strict=True):  # one at a time: a third of the memory
         fitted = torch.from_numpy(np.ascontiguousarray(band))[None, None]
         if (new_h, new_w) != (old_h, old_w):
-            fitted = interpolate(fitted, (new_h, new_w), mode="bicubic", antialias=True).clamp(
-                -1, 1
-            )
+            fitted = interpolate(fitted, (new_h, new_w), mode="bicubic", antialias=True).clamp(-1, 1)
         row[:] = centre(fitted[0, 0], h, w).numpy()
     return out
 

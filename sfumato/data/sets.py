@@ -93,9 +93,7 @@ class Dataset(abc.ABC):
         return self._take(np.arange(min(count, len(self))), None)
 
     @checked
-    def split(
-        self, fraction: Annotated[float, Interval(0, 1, "()")], seed: int = 0
-    ) -> tuple[Self, Self]:
+    def split(self, fraction: Annotated[float, Interval(0, 1, "()")], seed: int = 0) -> tuple[Self, Self]:
         """Two sets of the same kind: (train, held out), of which the second is `fraction`.
 
         Equal names (without their suffix) go the same way in all parts, so that no picture of a

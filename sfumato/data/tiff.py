@@ -28,9 +28,7 @@ def tiff_header(data: bytes) -> Header:
         if page.is_tiled:  # whole tiles are unpacked, however small the picture is
             width, height = max(width, page.tilewidth), max(height, page.tilelength)
         pages = sum(not p.is_reduced for p in itertools.islice(iter(tiff.pages), 1000))  # type: ignore[union-attr]
-        stack = int(
-            np.prod([n for n, a in zip(page.shape, page.axes, strict=True) if a not in "YXS"])
-        )
+        stack = int(np.prod([n for n, a in zip(page.shape, page.axes, strict=True) if a not in "YXS"]))
         return Header("TIFF", width, height, max(pages, 1) * stack)
 
 
@@ -51,8 +49,7 @@ def read_tiff(data: bytes) -> tuple[NDArray[Any], dict[str, str]] | None:
             )
         lost = {"bands": f"{bands} bands, the first {kept} are read"} if kept < bands else {}
         if any(
-            n == 0 or at + n > len(data)
-            for at, n in zip(page.dataoffsets, page.databytecounts, strict=True)
+            n == 0 or at + n > len(data) for at, n in zip(page.dataoffsets, page.databytecounts, strict=True)
         ):
             raise Refused("is broken (a part of its pixels is missing)")
         _check_unpacked(data, page)

@@ -206,9 +206,7 @@ class Denoiser(Part):
             return self.process.time(ends[0] + (ends[1] - ends[0]) * u).clamp(lo, hi)
         if self.times == "palette":
             level = 1 + u * (PALETTE.steps - 1)
-            ends = torch.stack(
-                [PALETTE(at / PALETTE.steps)[0] ** 2 for at in (level.floor(), level.ceil())]
-            )
+            ends = torch.stack([PALETTE(at / PALETTE.steps)[0] ** 2 for at in (level.floor(), level.ceil())])
             gamma = ends[0].lerp(ends[1], level.frac())
             return self.process.time(gamma.logit()).clamp(lo, hi)
         log_sigma = self.lognormal_mean + self.lognormal_std * math.sqrt(2) * torch.erfinv(

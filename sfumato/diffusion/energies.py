@@ -116,10 +116,7 @@ def similarity(features: Callable[[Tensor, Tensor], Tensor]) -> Compares:
     """
 
     def cosine(y: Tensor, x: Tensor, t: Tensor) -> Float[Tensor, " b"]:
-        maps = [
-            answered(features(z, t), (len(z), None, None, None), "features")
-            for z in (y, x.detach())
-        ]
+        maps = [answered(features(z, t), (len(z), None, None, None), "features") for z in (y, x.detach())]
         u, v = (F.normalize(m, dim=1, eps=1e-10) for m in maps)
         return 1 - (u - v.detach()).square().sum(1).flatten(1).mean(1) / 2
 
@@ -134,9 +131,7 @@ def surprise(model: Callable[[Tensor, Tensor], Distribution], y: Tensor) -> Ener
             `Normal` about a regression, or any other with batch first.
         y: what was observed, (B, ...).
     """
-    return Energy(
-        lambda x_t, t: -model(x_t, t).log_prob(y.to(x_t.device)).reshape(len(x_t), -1).sum(1)
-    )
+    return Energy(lambda x_t, t: -model(x_t, t).log_prob(y.to(x_t.device)).reshape(len(x_t), -1).sum(1))
 
 
 def domain_surprise(classifier: Classifies, domain: int) -> Energy:

@@ -54,18 +54,14 @@ class Mixture(nn.Module):
     ) -> Float[Tensor, "b ..."]:
         """E[x | x_t], exactly."""
         alpha, _, y, var = self._rotated(x_t, t)
-        means = self.means + torch.einsum(
-            "kde,bke->bkd", self.vectors, alpha * self.eigenvalues / var * y
-        )
+        means = self.means + torch.einsum("kde,bke->bkd", self.vectors, alpha * self.eigenvalues / var * y)
         if domain is not None:
             mean = means[:, domain_index(domain, self.domains)]
         else:
             mean = (self.responsibilities(x_t, t)[..., None] * means).sum(1)
         return mean.reshape(x_t.shape)
 
-    def responsibilities(
-        self, x_t: Float[Tensor, "b ..."], t: Tensor | float
-    ) -> Float[Tensor, "b k"]:
+    def responsibilities(self, x_t: Float[Tensor, "b ..."], t: Tensor | float) -> Float[Tensor, "b k"]:
         """p_t(component | x_t)."""
         return (self.weights.log() + self.log_densities(x_t, t)).softmax(-1)
 

@@ -198,13 +198,9 @@ class Guided(Traced, nn.Module):
         with torch.enable_grad():
             y = x_t.detach().requires_grad_()
             energy = self.energy(y, t)
-            energy = answered(
-                energy, (len(y),), "the energy (one number an image, as by .flatten(1).sum(1))"
-            )
+            energy = answered(energy, (len(y),), "the energy (one number an image, as by .flatten(1).sum(1))")
             (gradient,) = (
-                torch.autograd.grad(energy.sum(), y, allow_unused=True)
-                if energy.requires_grad
-                else (None,)
+                torch.autograd.grad(energy.sum(), y, allow_unused=True) if energy.requires_grad else (None,)
             )
         if gradient is None:
             raise UserError(

@@ -29,13 +29,7 @@ from sfumato.diffusion.noise import Noise
 from sfumato.diffusion.process import Process
 from sfumato.diffusion.steps.dopri5 import dopri5
 from sfumato.diffusion.steps.ode import ab2, ab3, ddim, dpm2m, heun
-from sfumato.diffusion.steps.sde import (
-    ancestral,
-    euler_maruyama,
-    predictor_corrector,
-    sde_dpm2m,
-    sde_heun,
-)
+from sfumato.diffusion.steps.sde import ancestral, euler_maruyama, predictor_corrector, sde_dpm2m, sde_heun
 from sfumato.diffusion.steps.step import Counted, Draw, Point, Step
 from sfumato.diffusion.time_grids import Spacing, grid
 
@@ -158,13 +152,10 @@ def checked(times: Tensor, process: Any) -> Tensor:
         )
     times = torch.as_tensor(times, dtype=torch.float64, device="cpu")
     low, high = process.t_min, process.t_max
-    within = times.clamp(low, high).where(
-        times != 0, times
-    )  # moves by the rounding of float32 only
+    within = times.clamp(low, high).where(times != 0, times)  # moves by the rounding of float32 only
     if (outside := times[~torch.isclose(times, within, rtol=1e-6, atol=0)]).numel():
         raise UserError(
-            f"times must be 0 or within [t_min, t_max] = [{low:g}, {high:g}], not {outside[0]:g}; "
-            f"see grid()"
+            f"times must be 0 or within [t_min, t_max] = [{low:g}, {high:g}], not {outside[0]:g}; see grid()"
         )
     jumps = within.diff()
     if len(times) < 2 or not ((jumps > 0).all() or (jumps < 0).all()):

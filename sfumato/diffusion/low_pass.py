@@ -39,9 +39,7 @@ class LowPass:
     """
 
     @checked
-    def __init__(
-        self, factor: Count, kernel: Kernel = "cubic", content: Content = "colour"
-    ) -> None:
+    def __init__(self, factor: Count, kernel: Kernel = "cubic", content: Content = "colour") -> None:
         self.factor, self.kernel, self.content = factor, kernel, content
 
     def matrix(self, n: int) -> Float[Tensor, "n n"]:

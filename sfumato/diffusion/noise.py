@@ -36,8 +36,7 @@ class Noise:
             raise UserError(f"seeds must be a list, one for each image, not {described(seeds)}")
         self.seeds = list(map(_whole, seeds))
         self._generators = [
-            torch.Generator().manual_seed(stable_hash(f"{seed}/{stream}".encode()))
-            for seed in self.seeds
+            torch.Generator().manual_seed(stable_hash(f"{seed}/{stream}".encode())) for seed in self.seeds
         ]
 
     @classmethod
@@ -74,9 +73,7 @@ class Noise:
             raise UserError(f"noise is drawn like a batch (B, ...) of floats, not like {what}")
         if len(like) != len(self.seeds):
             raise UserError(f"noise for {len(self.seeds)} images was asked for {len(like)}")
-        draws = [
-            torch.randn(like.shape[1:], generator=g, dtype=torch.float32) for g in self._generators
-        ]
+        draws = [torch.randn(like.shape[1:], generator=g, dtype=torch.float32) for g in self._generators]
         return torch.stack(draws).to(like)
 
 

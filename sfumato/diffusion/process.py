@@ -214,6 +214,4 @@ PROCESSES: dict[str, type[Process]] = {
 
 def named_process(process: str | Process) -> Process:
     """The process of this name with its defaults; processes are returned as they are."""
-    return (
-        PROCESSES[choose("process", process, PROCESSES)]() if isinstance(process, str) else process
-    )
+    return PROCESSES[choose("process", process, PROCESSES)]() if isinstance(process, str) else process

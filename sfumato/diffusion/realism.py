@@ -11,14 +11,7 @@ from torch import Tensor
 
 from sfumato.core.errors import UserError, choose
 from sfumato.diffusion.denoiser import Denoises
-from sfumato.diffusion.energies import (
-    Classifies,
-    Compares,
-    Reference,
-    against,
-    logits_of,
-    similarity,
-)
+from sfumato.diffusion.energies import Classifies, Compares, Reference, against, logits_of, similarity
 from sfumato.diffusion.guidance import Energy, On
 
 Similarity = Literal["cosine", "logits"]

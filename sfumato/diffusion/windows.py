@@ -53,13 +53,8 @@ class Windowed(nn.Module):
         corners = [*product(*(self.places(n) for n in x.shape[-2:]))]
         many = max(1, self.batch // len(x))
         for i in range(0, len(corners), many):
-            at = [
-                (..., slice(r, r + self.size), slice(c, c + self.size))
-                for r, c in corners[i : i + many]
-            ]
-            made = self.net(
-                torch.cat([x[place] for place in at]), *_repeated(given, len(x), len(at))
-            )
+            at = [(..., slice(r, r + self.size), slice(c, c + self.size)) for r, c in corners[i : i + many]]
+            made = self.net(torch.cat([x[place] for place in at]), *_repeated(given, len(x), len(at)))
             out = out if len(out) else x.new_zeros(len(x), made.shape[1], *x.shape[-2:])
             for place, one in zip(at, made.split(len(x)), strict=True):
                 out[place] += k * one
@@ -75,10 +70,7 @@ class Windowed(nn.Module):
 def _repeated(given: Sequence[Any], batch: int, times: int) -> list[Any]:
     """What belongs to each picture of a batch, for that many windows of it."""
     each = [isinstance(g, Tensor) and g.ndim > 0 and len(g) == batch for g in given]
-    return [
-        g.repeat(times, *[1] * (g.ndim - 1)) if one else g
-        for g, one in zip(given, each, strict=True)
-    ]
+    return [g.repeat(times, *[1] * (g.ndim - 1)) if one else g for g, one in zip(given, each, strict=True)]
 
 
 @checked
@@ -103,17 +95,13 @@ def windowed(
     """
     trained = part.preparation.size if part.preparation is not None else None
     if size is None and trained is None:
-        raise UserError(
-            "how large the training's pictures were is not known: give size=, in pixels"
-        )
+        raise UserError("how large the training's pictures were is not known: give size=, in pixels")
     side = size or max(trained or ())
     tensors = [*part.parameters(), *part.buffers()]
     same = copy.deepcopy(part, {id(tensor): tensor for tensor in tensors})
     found = [m for m in same.modules() if isinstance(m, Denoiser)]
     if not found:
-        raise UserError(
-            f"a {type(part).__name__} has no denoisers, which is what windows are made for"
-        )
+        raise UserError(f"a {type(part).__name__} has no denoisers, which is what windows are made for")
     for denoiser in found:
         denoiser.net = Windowed(denoiser.net, side, max(1, round(side * (1 - overlap))), batch)
     return same

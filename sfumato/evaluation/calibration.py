@@ -106,9 +106,7 @@ def calibration(
     covered, low, high = np.array(curve).T
     squares = np.stack([variance * (k + 1) / k, error], 1)
     spread, wrong = np.sqrt(squares.mean(0))
-    ratio = bootstrap_sums(
-        torch.from_numpy(squares), lambda s: (s[..., 0] / s[..., 1]).sqrt(), **how
-    )
+    ratio = bootstrap_sums(torch.from_numpy(squares), lambda s: (s[..., 0] / s[..., 1]).sqrt(), **how)
     nominal = (k + 1 - 2 * first) / (k + 1)
     return Calibration(nominal, covered, low, high, float(spread), float(wrong), ratio)
 

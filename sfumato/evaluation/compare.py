@@ -53,10 +53,7 @@ def compare(told: CompareOptions) -> Comparison:
             "'label=NAME folder=RESULTS'"
         )
     out, notes = _place(told.out), list[str]()
-    source, target = (
-        part_of(told.source, "test", notes, chosen),
-        part_of(told.target, "test", notes),
-    )
+    source, target = (part_of(told.source, "test", notes, chosen), part_of(told.target, "test", notes))
     truth = told.truth and part_of(told.truth, "test", notes)
     train = told.train and part_of(told.train, "train", notes)
     source = sources_of(source, told.limit, out)
@@ -106,11 +103,7 @@ def _score(c: Comparison) -> None:
     """Scores every row that has pictures, and says how the rows lie to each other."""
     judge, rows = c.judge, [row for row in c.rows if row.results]
     progress(f"scoring {len(rows)} rows")
-    sets = [
-        (results, row.back if n == 0 else None)
-        for row in rows
-        for n, results in enumerate(row.results)
-    ]
+    sets = [(results, row.back if n == 0 else None) for row in rows for n, results in enumerate(row.results)]
     found = iter(_kept(judge, sets, c.folder / "scores"))
     for row in rows:
         row.average([next(found) for _ in row.results])
@@ -125,9 +118,7 @@ def _score(c: Comparison) -> None:
         c.rows.append(Scores("real, training", "real, training", "control", floor))
 
 
-def _kept(
-    judge: Judge, sets: Sequence[tuple[ImageSet, ImageSet | None]], folder: Path
-) -> list[Scores]:
+def _kept(judge: Judge, sets: Sequence[tuple[ImageSet, ImageSet | None]], folder: Path) -> list[Scores]:
     """Scores of results, and their translations back, kept under a name made of all that they depend on."""
     own = judge.classifier is not None or (judge.task is not None and judge.task_name is None)
     files = []

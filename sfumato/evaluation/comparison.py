@@ -98,8 +98,7 @@ def add_extras(row: Scores, judge: Judge) -> None:
     """Diversity, calibration and the audit, where there is something to take them from."""
     if len(row.results) > 1:
         each = [
-            metrics.diversity(torch.stack([s.get(i) for s in row.results]))
-            for i in chunks(len(judge.source))
+            metrics.diversity(torch.stack([s.get(i) for s in row.results])) for i in chunks(len(judge.source))
         ]
         row.numbers["diversity"] = bootstrap_mean(torch.cat(each), judge.groups)
     if judge.truth is not None and len(row.results) > 3:

@@ -80,9 +80,7 @@ def distinct(entries: Sequence[Entry]) -> list[Entry]:
         if count > 1:
             raise UserError(f"{count} entries are called {label!r}: give each a label=NAME")
         if label in TAKEN:
-            raise UserError(
-                f"an entry cannot be called {label!r}, as the page's own: give a label=NAME"
-            )
+            raise UserError(f"an entry cannot be called {label!r}, as the page's own: give a label=NAME")
     return list(entries)
 
 

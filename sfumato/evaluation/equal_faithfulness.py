@@ -66,10 +66,7 @@ def _tracks(rows: Sequence[Scores], judge: Judge) -> dict[str, Track]:
     out = {}
     for row in rows:
         seeds = [judge.embed(s, judge.features) for s in row.results]
-        fd = [
-            [frechet_of(mean_and_root(x, i), b) for i, b in zip(w, real, strict=True)]
-            for x in seeds
-        ]
+        fd = [[frechet_of(mean_and_root(x, i), b) for i, b in zip(w, real, strict=True)] for x in seeds]
         l2 = w.double() @ torch.tensor(row.images[KEY], dtype=torch.float64) / w.double().sum(1)
         out[row.label] = Track(l2, torch.tensor(fd, dtype=torch.float64).mean(0).log())
     return out

@@ -128,10 +128,7 @@ class Inception(Features):
     dim = 2048
 
     def __init__(
-        self,
-        file: str | Path,
-        resize: Literal["bilinear", "clean"] = "bilinear",
-        imagenet: bool = False,
+        self, file: str | Path, resize: Literal["bilinear", "clean"] = "bilinear", imagenet: bool = False
     ) -> None:
         super().__init__()
         self.resize, self.imagenet = choose("resize", resize, ("bilinear", "clean")), imagenet
@@ -164,9 +161,7 @@ class Inception(Features):
         mode = "bilinear" if self.resize == "bilinear" else "bicubic"
         x = _resized(rgb(images), 299, mode)
         if self.imagenet:
-            mean, std = x.new_tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])[
-                ..., None, None
-            ]
+            mean, std = x.new_tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])[..., None, None]
             x = 2 * ((x + 1) / 2 - mean) / std - 1
         return self.net(x)
 

@@ -19,10 +19,7 @@ POOL = "branch_pool"
 
 
 def _a(pool: int) -> str:
-    return (
-        "branch1x1 64 | branch5x5 48 64:5x5 | branch3x3dbl 64 96:3x3 96:3x3 |"
-        f" branch_pool avg {pool}"
-    )
+    return f"branch1x1 64 | branch5x5 48 64:5x5 | branch3x3dbl 64 96:3x3 96:3x3 | branch_pool avg {pool}"
 
 
 def _c(c: int) -> str:

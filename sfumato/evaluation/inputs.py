@@ -31,9 +31,7 @@ from sfumato.translation.translator import assembled, options_of
 # ---- which pictures -----------------------------------------------------------------------------
 
 
-def part_of(
-    folder: str | Path, split: str, notes: list[str], entries: Sequence[Entry] = ()
-) -> Path:
+def part_of(folder: str | Path, split: str, notes: list[str], entries: Sequence[Entry] = ()) -> Path:
     """What of a data set's folder is meant: its test pictures (or val), or those that it trains on.
 
     Args:
@@ -87,9 +85,7 @@ def same(sets: Mapping[str, ImageSet]) -> list[str]:
     read = {role: s for role, s in sets.items() if isinstance(s, ImageFolder)}
     files = {role: set(s.hashes) for role, s in read.items()}
     alike = [
-        f"{a} and {b}"
-        for a, b in combinations(files, 2)
-        if files[a] <= files[b] or files[b] <= files[a]
+        f"{a} and {b}" for a, b in combinations(files, 2) if files[a] <= files[b] or files[b] <= files[a]
     ]
     said = f"{', '.join(alike)} are the same files: a distance between them says nothing"
     return [said] if alike else []
@@ -220,9 +216,7 @@ def partners(folder: str | Path, source: ImageFolder) -> ImageFolder:
     """
     others, own = ImageFolder.to_compare(folder), source.preparation
     if own.side != "whole":
-        (h, w), (a, b) = (
-            next(iter(s.sizes().values())) for s in (ImageFolder(source.folder), others)
-        )
+        (h, w), (a, b) = (next(iter(s.sizes().values())) for s in (ImageFolder(source.folder), others))
         own = own.other_side if abs(b * h / (a * w) - 1) < 0.25 else replace(own, side="whole")
     return others.prepared(own)
 

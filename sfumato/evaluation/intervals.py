@@ -18,13 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sfumato.core.errors import UserError, check_numbers
-from sfumato.evaluation.set_distances import (
-    check_sets,
-    frechet,
-    frechet_of,
-    mean_and_root,
-    weighted_kid,
-)
+from sfumato.evaluation.set_distances import check_sets, frechet, frechet_of, mean_and_root, weighted_kid
 
 Groups = Sequence[Hashable] | None
 DRAWS = 100
@@ -104,9 +98,7 @@ def bootstrap_frechet(
     """
     check_sets(x, y)
     pairs = zip(*draws_of_two((len(x), len(y)), (groups_x, groups_y), resamples), strict=True)
-    resampled = torch.tensor(
-        [frechet_of(mean_and_root(x, i), mean_and_root(y, j)) for i, j in pairs]
-    )
+    resampled = torch.tensor([frechet_of(mean_and_root(x, i), mean_and_root(y, j)) for i, j in pairs])
     return interval(frechet(x, y), resampled)
 
 
@@ -131,9 +123,7 @@ def draws_of_two(
     counts: tuple[int, int], groups: tuple[Groups, Groups], resamples: int
 ) -> tuple[Tensor, Tensor]:
     """`draws` of two sets, as many of each: none if one of them has a single group."""
-    w, v = (
-        draws(n, g, resamples, [0, k]) for k, (n, g) in enumerate(zip(counts, groups, strict=True))
-    )
+    w, v = (draws(n, g, resamples, [0, k]) for k, (n, g) in enumerate(zip(counts, groups, strict=True)))
     r = min(len(w), len(v))
     return w[:r], v[:r]
 
@@ -147,9 +137,7 @@ def draws(n: int, groups: Groups, resamples: int, seed: int | Sequence[int]) -> 
     return _table(n, None if groups is None else tuple(groups), resamples, seed)
 
 
-@lru_cache(
-    maxsize=6
-)  # means, both sets of KID, both of the Frechet distance: 4 bytes a draw and image
+@lru_cache(maxsize=6)  # means, both sets of KID, both of the Frechet distance: 4 bytes a draw and image
 def _table(
     n: int, groups: tuple[Hashable, ...] | None, resamples: int, seed: int | tuple[int, ...]
 ) -> Tensor:
@@ -164,9 +152,7 @@ def _table(
     return torch.from_numpy(counts if len(names) == n else counts[:, index])
 
 
-def interval(
-    value: float, resampled: Tensor, level: float = 0.95, centred: bool = True
-) -> Interval:
+def interval(value: float, resampled: Tensor, level: float = 0.95, centred: bool = True) -> Interval:
     """Quantiles of the resampled, moved so that their mean is the value if `centred`."""
     resampled = resampled[resampled.isfinite()]  # a tiny set may be drawn as one image only
     if not len(resampled):

@@ -195,10 +195,7 @@ class Judge:
         labels = [images.pop(k) for k in ("labels", "true labels") if k in images]
         if self.classifier is None and (said := self._probed(results)) is not None:
             images["domain"] = said
-        numbers = {
-            key: bootstrap_mean(values, self.groups, self.resamples)
-            for key, values in images.items()
-        }
+        numbers = {key: bootstrap_mean(values, self.groups, self.resamples) for key, values in images.items()}
         if labels:
             parts = label_parts(*labels)
             numbers["task"] = bootstrap_sums(parts, mean_iou, self.groups, self.resamples)
@@ -301,13 +298,9 @@ class Judge:
     def _probed(self, results: ImageSet) -> Tensor | None:
         """1 where the prober takes a result for the target domain; None with too few pictures."""
         if isinstance(self.features, Learned):
-            y, real = (
-                self.features.says(self.embed(s, self.features)) for s in (results, self.target)
-            )
+            y, real = (self.features.says(self.embed(s, self.features)) for s in (results, self.target))
             return (y == real.mode().values).float()
-        if min(len(self.source), len(self.target)) < 8 or (
-            self.groups and len(set(self.groups)) < 2
-        ):
+        if min(len(self.source), len(self.target)) < 8 or (self.groups and len(set(self.groups)) < 2):
             return None
         a, b, y = (self.embed(s, self.eyes) for s in (self.source, self.target, results))
         return crossed(a, b, y, self.groups)

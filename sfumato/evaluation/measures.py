@@ -39,9 +39,7 @@ def measures(kernel: str, frechet: str) -> dict[str, Measure]:
         for name, m in METRICS.items():
             label, about = f"{m.label} {spoken}", f"against the {other}: {m.about}"
             out[f"{other}/{name}"] = Measure(label, m.better, about)
-    there_and_back = (
-        "Frobenius norm of the source less its translation there and back, images in [0, 1]"
-    )
+    there_and_back = "Frobenius norm of the source less its translation there and back, images in [0, 1]"
     apart = "mean RMSE between results of two seeds, images in [0, 1]"
     out["cycle"] = Measure("round trip L2", -1, there_and_back)
     return out | {"diversity": Measure("diversity", 0, apart)}

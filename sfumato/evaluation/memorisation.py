@@ -176,9 +176,7 @@ def audit(
         UserError: no pictures, sizes that differ, or values that are not numbers.
     """
     if len(train) < 2 or not len(results) or not len(held_out):
-        counts = (
-            f"{len(results)} results, {len(train)} training and {len(held_out)} held-out pictures"
-        )
+        counts = f"{len(results)} results, {len(train)} training and {len(held_out)} held-out pictures"
         raise UserError(f"{counts}: the audit needs at least 1, 2 and 1")
     rng = np.random.default_rng(seed)
     where = device_of(device)
@@ -201,16 +199,10 @@ def audit(
         return SpaceAudit(space, ours, real, threshold, count, n, expected, p, copied, blind)
 
     level = LEVEL if features is None else LEVEL / 2
-    spaces = [
-        compare(
-            "pixels", level, lambda x: nearest(_pixels(x), _pixels(train), k, where), alike=True
-        )
-    ]
+    spaces = [compare("pixels", level, lambda x: nearest(_pixels(x), _pixels(train), k, where), alike=True)]
     if features is not None:
         known = _features(features(train))
-        spaces.append(
-            compare("features", level, lambda x: nearest(_features(features(x)), known, k, where))
-        )
+        spaces.append(compare("features", level, lambda x: nearest(_features(features(x)), known, k, where)))
     leaks = int((spaces[0].held_out.distance < 0.5 / 255).sum())
     return Audit(results.names, train.names, spaces, leaks)
 

@@ -119,9 +119,7 @@ def perceptual(a: Sequence[Tensor], b: Sequence[Tensor]) -> Float[Tensor, " b"]:
     def unit(x: Tensor) -> Tensor:
         return x / (x.norm(dim=1, keepdim=True) + 1e-10)
 
-    parts = [
-        precise(unit(x) - unit(y)).square().sum(1).mean((1, 2)) for x, y in zip(a, b, strict=True)
-    ]
+    parts = [precise(unit(x) - unit(y)).square().sum(1).mean((1, 2)) for x, y in zip(a, b, strict=True)]
     return torch.stack(parts).sum(0)
 
 
@@ -152,8 +150,7 @@ def label_parts(a: Int[Tensor, "b h w"], b: Int[Tensor, "b h w"]) -> Float[Tenso
         raise UserError(f"label maps {shapes}: expected two of whole numbers (B,H,W)")
     labels = torch.unique(torch.cat([torch.unique(a), torch.unique(b)]))
     parts = [
-        torch.stack([((a == k) & (b == k)).sum((1, 2)), ((a == k) | (b == k)).sum((1, 2))], 1)
-        for k in labels
+        torch.stack([((a == k) & (b == k)).sum((1, 2)), ((a == k) | (b == k)).sum((1, 2))], 1) for k in labels
     ]
     return torch.stack(parts, 2).double()
 

@@ -34,9 +34,7 @@ class Vectors:
     get: Callable[[Sequence[int]], Tensor]
 
 
-def nearest(
-    queries: Vectors, train: Vectors, k: int = 50, device: torch.device | None = None
-) -> Nearest:
+def nearest(queries: Vectors, train: Vectors, k: int = 50, device: torch.device | None = None) -> Nearest:
     """Nearest training vectors by L2, in blocks: every training vector is read once per block.
 
     Args:

@@ -80,9 +80,7 @@ def study(
     for images in sets[1:]:
         matched(images, sets[0].names)
     if sets[1].hashes == sets[2].hashes:
-        warnings.warn(
-            f"{ours} and {theirs} hold the same pictures: there is nothing to prefer", stacklevel=3
-        )
+        warnings.warn(f"{ours} and {theirs} hold the same pictures: there is nothing to prefer", stacklevel=3)
     key = _draw(sets, count, repeats, seed, question, names)
     path = out / "study_key.json"
     if path.exists() and _read(path).get("study") != key["study"]:
@@ -211,8 +209,7 @@ def _draw(
     chosen = [sets[0].names[i] for i in rng.permutation(len(sets[0]))[:count]]
     sides = [names[i] for i in rng.integers(2, size=len(chosen))]
     order: list[dict[str, Any]] = [
-        {"name": name, "left": side, "repeat": False}
-        for name, side in zip(chosen, sides, strict=True)
+        {"name": name, "left": side, "repeat": False} for name, side in zip(chosen, sides, strict=True)
     ]
     half = max(1, len(chosen) // 2)
     for i in rng.permutation(half)[:repeats]:  # of the first half, in the second

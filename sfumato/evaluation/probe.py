@@ -19,11 +19,7 @@ def logistic(a: Tensor, b: Tensor, decay: float = 1e-2) -> Tensor:
 
     def loss() -> Tensor:
         solver.zero_grad()
-        value = (
-            softplus(logit(w, a)).mean()
-            + softplus(-logit(w, b)).mean()
-            + decay * w[:-1].square().sum()
-        )
+        value = softplus(logit(w, a)).mean() + softplus(-logit(w, b)).mean() + decay * w[:-1].square().sum()
         value.backward()  # type: ignore[no-untyped-call]
         return value
 

@@ -196,9 +196,7 @@ class Views:
         p = self.protocol
         if p.size is None:
             return images.fitted(self.size) if isinstance(images, ImageFolder) else images
-        return Derived(
-            self._cut(images), lambda x: stretched(x, p.size, p.filter), f"{p.size} {p.filter}"
-        )
+        return Derived(self._cut(images), lambda x: stretched(x, p.size, p.filter), f"{p.size} {p.filter}")
 
     def featured(self, images: ImageSet) -> ImageSet:
         """What the network of the features is shown."""

@@ -40,9 +40,7 @@ def kid(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], block: int = 512) -> f
 MeanAndRoot = tuple[Tensor, Tensor]  # mean (d), root R (r,d) of the covariance R^T R
 
 
-def mean_and_root(
-    x: Float[Tensor, "n d"], weights: Float[Tensor, " n"] | None = None
-) -> MeanAndRoot:
+def mean_and_root(x: Float[Tensor, "n d"], weights: Float[Tensor, " n"] | None = None) -> MeanAndRoot:
     """The Gaussian of features that count `weights` times (once)."""
     x = x.double()
     weights = x.new_ones(len(x)) if weights is None else weights.to(x)

@@ -56,13 +56,7 @@ class Latents:
         """
         file = Path(file)
         picture = file.suffix.lower() in SUFFIXES and "is a picture"
-        other = (
-            "is a folder"
-            if file.is_dir()
-            else "is not a file"
-            if file.exists()
-            else "does not exist"
-        )
+        other = "is a folder" if file.is_dir() else "is not a file" if file.exists() else "does not exist"
         if what := picture if file.is_file() else other:
             raise UserError(f"{file} {what}: expected latents, made by `sfumato explore encode`")
         tensors, protocol = read_protocol(file)
@@ -90,19 +84,12 @@ class Latents:
 
 def new_file(out: str | Path) -> Path:
     """The place of a file of latents that is going to be written; see `for_new_file` for the errors."""
-    return for_new_file(
-        no_picture(out, "a file of latents", ".safetensors"), "--out", ".safetensors"
-    )
+    return for_new_file(no_picture(out, "a file of latents", ".safetensors"), "--out", ".safetensors")
 
 
 def _inside(name: Any) -> bool:
     """Whether a name of a file that others wrote stays below the folder it is put into."""
-    return (
-        isinstance(name, str)
-        and bool(name)
-        and not Path(name).anchor
-        and ".." not in Path(name).parts
-    )
+    return isinstance(name, str) and bool(name) and not Path(name).anchor and ".." not in Path(name).parts
 
 
 def round_trip(f: Denoises, images: Tensor, *, steps: int = 12, **options: Any) -> Tensor:

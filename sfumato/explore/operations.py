@@ -38,9 +38,7 @@ class Given(NamedTuple):
             UserError: if there are none.
         """
         if self.images is None:
-            raise UserError(
-                "there are no images to mix with here: take noise, or latents of images"
-            )
+            raise UserError("there are no images to mix with here: take noise, or latents of images")
         return self.images
 
     def fixed(self, z: Tensor) -> Tensor:
@@ -48,9 +46,7 @@ class Given(NamedTuple):
         return Noise([self.seed], "fixed")(z[:1])
 
 
-def normalise(
-    z: Tensor, given: Given, *, mode: Literal["zscore", "minmax", "l2"] = "zscore"
-) -> Tensor:
+def normalise(z: Tensor, given: Given, *, mode: Literal["zscore", "minmax", "l2"] = "zscore") -> Tensor:
     """Each latent to mean 0 and std 1 (zscore), to [-1, 1] (minmax), or to norm 1 (l2).
 
     Args:
@@ -199,9 +195,7 @@ def slerp(z: Tensor, given: Given, *, other: Tensor, t: float = 0.5) -> Tensor:
 
 
 @checked
-def swap(
-    z: Tensor, given: Given, *, other: Tensor, factor: Count = 4, kernel: Kernel = "box"
-) -> Tensor:
+def swap(z: Tensor, given: Given, *, other: Tensor, factor: Count = 4, kernel: Kernel = "box") -> Tensor:
     """Low frequencies of other latents, high ones of these: z + phi(other - z), phi a low-pass.
 
     phi keeps what an image has at 1/factor of its resolution. With kernel box it is a projection,
@@ -215,9 +209,7 @@ def swap(
     return z + LowPass(factor, kernel)(_alike(other, z) - z)
 
 
-def attribute(
-    z: Tensor, given: Given, *, towards: Tensor, away: Tensor, weight: float = 1.0
-) -> Tensor:
+def attribute(z: Tensor, given: Given, *, towards: Tensor, away: Tensor, weight: float = 1.0) -> Tensor:
     """z + weight direction, the difference between the means of two groups of latents.
 
     Args:
@@ -246,9 +238,7 @@ OPERATIONS: dict[str, Callable[..., Tensor]] = {
 
 def _positive(divisor: Tensor, mode: str) -> Tensor:
     if not (divisor > 0).all():
-        raise UserError(
-            f"normalise mode={mode}: a latent is constant; there is nothing to normalise"
-        )
+        raise UserError(f"normalise mode={mode}: a latent is constant; there is nothing to normalise")
     return divisor
 
 

@@ -79,12 +79,7 @@ def mean_and_spread(samples: Tensor) -> tuple[Tensor, Tensor]:
 
 @checked
 def samples(
-    part: Any,
-    source: Tensor,
-    seeds: Count,
-    *,
-    seed: int = 0,
-    options: Mapping[str, Any] | None = None,
+    part: Any, source: Tensor, seeds: Count, *, seed: int = 0, options: Mapping[str, Any] | None = None
 ) -> Tensor:
     """Results (K, B, C, H, W) of images (B, C, H, W) for K seeds, `seed` the first."""
     given = dict(options or {})
@@ -118,9 +113,7 @@ def occlusion(
         Root mean squares of the change, in units of [-1, 1].
     """
     h, w = source.shape[2:]
-    cover = (
-        source.mean((2, 3), keepdim=True) if fill is None else source.new_full((1, 1, 1, 1), fill)
-    )
+    cover = source.mean((2, 3), keepdim=True) if fill is None else source.new_full((1, 1, 1, 1), fill)
     i, j = (torch.arange(n, device=source.device) // cell for n in (h, w))
     index = i[:, None] * (int(j[-1]) + 1) + j
     cells = torch.arange(int(index.max()) + 1, device=source.device)
@@ -168,9 +161,7 @@ def show_sensitivity(
         facts = given.facts | {"seed": seed, "seeds": seeds, "cell": cell, "fill": fill}
         largest = {"spread": found.spread.max().item(), "depends": found.depends.max().item()}
         overall = {"spread": rms(spread).item(), "largest": largest, "run": facts}
-        (folder / "sensitivity.json").write_text(
-            json.dumps(overall, indent=1) + "\n", encoding="utf-8"
-        )
+        (folder / "sensitivity.json").write_text(json.dumps(overall, indent=1) + "\n", encoding="utf-8")
         tensors = {k: getattr(found, k) for k in ("mean", "spread", "depends")}
         write_tensors(folder / "maps.safetensors", tensors, {"maps": 1, "run": facts})
         write_png(folder / "sensitivity.png", enlarged(found.sheet(), 5 * 160))

@@ -177,9 +177,7 @@ def film(found: Trajectory, file: str | Path) -> None:
         frames.append(picture(enlarged(tile(rows, 2))))
     lasting = [MILLISECONDS] * (len(frames) - 1) + [1500]
     first, *rest = frames
-    first.save(
-        file, "WEBP", save_all=True, append_images=rest, duration=lasting, loop=0, lossless=True
-    )
+    first.save(file, "WEBP", save_all=True, append_images=rest, duration=lasting, loop=0, lossless=True)
 
 
 def plot(found: Trajectory, file: str | Path) -> None:

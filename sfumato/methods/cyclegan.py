@@ -142,9 +142,7 @@ class CycleGAN(Part):
             direction: source-to-target, or back.
         """
         if (side := end(direction)) not in self.generators:
-            raise UserError(
-                "this model has one direction; import the generator of the way back, too"
-            )
+            raise UserError("this model has one direction; import the generator of the way back, too")
         return gan.one_pass(self.generators[side], source, watch)
 
 

@@ -60,9 +60,7 @@ class DomainClassifier(Part):
         self.process = self._process = named_process(self.process)
         encoder = make_net(self.net, channels=self.channels, decoder=False)
         self.width: int = encoder.features  # type: ignore[assignment]
-        pool = nn.Sequential(
-            nn.GroupNorm(8, self.width), nn.SiLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
-        )
+        pool = nn.Sequential(nn.GroupNorm(8, self.width), nn.SiLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
         head = nn.Sequential(nn.Dropout(self.dropout), nn.Linear(self.width, len(self.domains)))
         self.classifier = nn.ModuleDict({"encoder": encoder, "pool": pool, "head": head})
 

@@ -97,9 +97,7 @@ class UnitDDPM(Part):
             return Denoiser(net=net, process=process, prediction=self.prediction, times=self.times)
 
         self.denoisers = nn.ModuleDict({side: denoiser() for side in OTHER})
-        self.translators = Translators(
-            self.net, self.channels, self.translators_start_as, self.coarse_cells
-        )
+        self.translators = Translators(self.net, self.channels, self.translators_start_as, self.coarse_cells)
         self.register_buffer("seen", torch.zeros((), dtype=torch.long))
         self.seen: Tensor  # batches it has learnt from
 
@@ -148,12 +146,7 @@ class UnitDDPM(Part):
             spacing: spacing of the solver's times: chain, karras, log_snr or time.
         """
         chains = self.chains(
-            source,
-            seed=seed,
-            direction=direction,
-            steps=steps,
-            release_steps=release_steps,
-            spacing=spacing,
+            source, seed=seed, direction=direction, steps=steps, release_steps=release_steps, spacing=spacing
         )
 
         def seen(t: float, both: Tensor, mean: Tensor, extras: dict[str, Any]) -> None:

@@ -36,16 +36,7 @@ from sfumato.diffusion.noise import Noise
 from sfumato.diffusion.process import Process, named_process
 from sfumato.diffusion.time_grids import Spacing
 from sfumato.methods._shared.memory import Colours
-from sfumato.methods._shared.unpaired import (
-    OTHER,
-    Norm,
-    Pairs,
-    Rough,
-    Sides,
-    frozen,
-    round_trip,
-    swapped,
-)
+from sfumato.methods._shared.unpaired import OTHER, Norm, Pairs, Rough, Sides, frozen, round_trip, swapped
 from sfumato.methods.registry import Direction, end
 from sfumato.module import Part
 
@@ -53,9 +44,7 @@ Pairing = Literal["buffer", "exact", "detached", "one_step", "auxiliary"]
 First = Literal["coarse", "unconditional"]
 Pseudo = Literal["none", "detached", "attached"]
 
-OFFERED = OneOf(
-    ("euler_maruyama", "ancestral", "sde_dpm2m", "ddim", "heun", "dpm2m", "ab3"), others=True
-)
+OFFERED = OneOf(("euler_maruyama", "ancestral", "sde_dpm2m", "ddim", "heun", "dpm2m", "ab3"), others=True)
 
 
 class UnpairedSDE(Part):
@@ -126,11 +115,7 @@ class UnpairedSDE(Part):
             self.net, self.channels, self.shared, process=named_process(self.process),
             prediction=self.prediction, times=self.times,
         )  # fmt: skip
-        rough = (
-            Rough(self.coarse_cells, self.coarse_noise, self.content)
-            if self.first == "coarse"
-            else None
-        )
+        rough = Rough(self.coarse_cells, self.coarse_noise, self.content) if self.first == "coarse" else None
         loop = {k: getattr(self, f"loop_{k}") for k in ("steps", "solver", "spacing")}
         self.pairs = Pairs(self.pairing, rough, loop, self.buffer, self.refresh)
         if self.pairing == "auxiliary":

@@ -66,9 +66,7 @@ class UNet(Part):
         widths = [self.width * m for m in self.multipliers]
         self.embed_dim = 4 * self.width
         self.embed = nn.Sequential(
-            nn.Linear(self.width, self.embed_dim),
-            nn.SiLU(),
-            nn.Linear(self.embed_dim, self.embed_dim),
+            nn.Linear(self.width, self.embed_dim), nn.SiLU(), nn.Linear(self.embed_dim, self.embed_dim)
         )
         self.label_embed = nn.Embedding(self.labels + 1, self.embed_dim) if self.labels else None
         inputs = self.channels + self.conditioning
@@ -110,10 +108,7 @@ class UNet(Part):
         nn.init.constant_(self.out.bias, 0)  # type: ignore[arg-type]
 
     def forward(
-        self,
-        x: Float[Tensor, "b c h w"],
-        log_sigma: Float[Tensor, " b"],
-        label: Tensor | None = None,
+        self, x: Float[Tensor, "b c h w"], log_sigma: Float[Tensor, " b"], label: Tensor | None = None
     ) -> Float[Tensor, "b features height width"]:
         if x.shape[1] != (wanted := self.channels + self.conditioning):
             raise UserError(f"this network takes {wanted} channels, not {x.shape[1]}")

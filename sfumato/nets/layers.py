@@ -56,9 +56,7 @@ class InstanceNorm(nn.InstanceNorm2d):
 
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[2] * x.shape[3] == 1:
-            raise UserError(
-                "instance norm has nothing to average over 1x1 features: use a larger --size"
-            )
+            raise UserError("instance norm has nothing to average over 1x1 features: use a larger --size")
         return super().forward(x)
 
 

@@ -23,13 +23,10 @@ class PatchHead(Part):
 
     def __post_init__(self) -> None:
         self.mlps = nn.ModuleList(
-            nn.Sequential(nn.Linear(w, self.nc), nn.ReLU(), nn.Linear(self.nc, self.nc))
-            for w in self.widths
+            nn.Sequential(nn.Linear(w, self.nc), nn.ReLU(), nn.Linear(self.nc, self.nc)) for w in self.widths
         )
 
-    def forward(
-        self, features: Sequence[Tensor], places: Sequence[Tensor]
-    ) -> list[Float[Tensor, "b n nc"]]:
+    def forward(self, features: Sequence[Tensor], places: Sequence[Tensor]) -> list[Float[Tensor, "b n nc"]]:
         """Projections at these places (n,) of the flattened features (B, C, h, w)."""
         out = []
         for mlp, f, place in zip(self.mlps, features, places, strict=True):

@@ -99,9 +99,7 @@ class ResNet(Part):
         """
         for layer in layers:
             if not 0 <= layer < self.encoder:
-                raise UserError(
-                    f"nce_layers: the encoder has layers 0 to {self.encoder - 1}, not {layer}"
-                )
+                raise UserError(f"nce_layers: the encoder has layers 0 to {self.encoder - 1}, not {layer}")
         widths: list[Any] = [self.channels]  # padding, norms and the like keep what they are given
         for module in list(self.model)[: self.encoder]:
             convolves = isinstance(module, nn.Conv2d)

@@ -42,12 +42,7 @@ def make_net(
         levels = (1, *(2 * m for m in size["multipliers"]))
         size = size | {"width": size["width"] // 2, "multipliers": levels, "patch": 1}
     return UNet(
-        channels=channels,
-        labels=labels,
-        conditioning=conditioning,
-        decoder=decoder,
-        smooth=smooth,
-        **size,
+        channels=channels, labels=labels, conditioning=conditioning, decoder=decoder, smooth=smooth, **size
     )
 
 

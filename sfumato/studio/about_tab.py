@@ -52,11 +52,7 @@ def build(given: Given) -> None:
         with gr.Column(min_width=300):
             first = next(iter(given.models))
             model = choice(
-                given,
-                lambda: list(given.models),
-                value=first,
-                label="model",
-                info=helps(card)["model"],
+                given, lambda: list(given.models), value=first, label="model", info=helps(card)["model"]
             )
             shown = message("text", plain(given.models[first].card()))
         with gr.Column(min_width=300):

@@ -103,9 +103,7 @@ def _free(host: str, port: int) -> None:
     if not 0 <= port < 2**16:
         raise UserError(f"there is no port {port}: expected --port 1 to 65535, or 0 for a free one")
     try:
-        family, kind, _, _, place = socket.getaddrinfo(
-            host.strip("[]"), port, type=socket.SOCK_STREAM
-        )[0]
+        family, kind, _, _, place = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind) as there:
             if os.name == "posix":  # elsewhere this shares the port
                 there.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -181,27 +179,13 @@ def build(folders: Sequence[str | Path], room: Path) -> Any:
     """
     import gradio as gr
 
-    from sfumato.studio import (
-        about_tab as about,
-    )
-    from sfumato.studio import (
-        choices as given,
-    )
-    from sfumato.studio import (
-        compare_tab as comparing,
-    )
-    from sfumato.studio import (
-        data_tab as data,
-    )
-    from sfumato.studio import (
-        inside_tab as inside,
-    )
-    from sfumato.studio import (
-        limits,
-    )
-    from sfumato.studio import (
-        translate_tab as translating,
-    )
+    from sfumato.studio import about_tab as about
+    from sfumato.studio import choices as given
+    from sfumato.studio import compare_tab as comparing
+    from sfumato.studio import data_tab as data
+    from sfumato.studio import inside_tab as inside
+    from sfumato.studio import limits
+    from sfumato.studio import translate_tab as translating
     from sfumato.studio.jobs import Shelf
 
     _refuse_addresses()

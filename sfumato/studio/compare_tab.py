@@ -59,9 +59,7 @@ def build(given: Given, shelf: Shelf) -> None:
             Roles(given, form)
             form.add("seed", gr.Number(0, label="seed", info=texts["seed"], precision=0))
         with gr.Column(scale=3, min_width=300):
-            go, cancel, status = bar(
-                "Compare", "compare", text="Pick a picture, and press Compare."
-            )
+            go, cancel, status = bar("Compare", "compare", text="Pick a picture, and press Compare.")
             shown = gr.Gallery(
                 label="side by side", columns=3, height="auto", allow_preview=False, interactive=False,
                 object_fit="contain", format="png", buttons=[],
@@ -90,9 +88,7 @@ def build(given: Given, shelf: Shelf) -> None:
                         ((before, after),) = before_and_after(folder)
                         pictures = pictures or [(before, "before")]
                         pictures.append((after, method))
-                        rows.append(
-                            [method, f"{event.value.nfe:g}", f"{event.value.seconds:.2f}", ""]
-                        )
+                        rows.append([method, f"{event.value.nfe:g}", f"{event.value.seconds:.2f}", ""])
                     else:
                         yield {status: progress(event, steps_of(asked))}
             except (UserError, OSError) as error:

@@ -88,11 +88,7 @@ class Control:
         return int(given) if self.whole else given
 
 
-def controls(
-    function: Callable[..., Any],
-    doc: str | None = None,
-    skip: Sequence[str] = (),
-) -> list[Control]:
+def controls(function: Callable[..., Any], doc: str | None = None, skip: Sequence[str] = ()) -> list[Control]:
     """A control for every parameter that can be asked for.
 
     Args:

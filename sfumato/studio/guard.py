@@ -89,9 +89,7 @@ class Guard:
         """Whether the studio is reached by this name; another site's name can point to any number."""
         return name in self.names or (self.open and _is_number(name))
 
-    def too_much(
-        self, method: str, headers: dict[str, str], upload: bool
-    ) -> tuple[int, str] | None:
+    def too_much(self, method: str, headers: dict[str, str], upload: bool) -> tuple[int, str] | None:
         """Status and reason, if a request's body is too large, or does not say how large it is."""
         if method != "POST":
             return None

@@ -11,14 +11,7 @@ from sfumato.core.errors import UserError
 from sfumato.studio.choices import Given
 from sfumato.studio.controls import Control
 from sfumato.studio.jobs import CURVES, Frame, Shelf
-from sfumato.studio.latents_tab import (
-    OTHERS,
-    Encoded,
-    change,
-    encode,
-    operation_controls,
-    operations,
-)
+from sfumato.studio.latents_tab import OTHERS, Encoded, change, encode, operation_controls, operations
 from sfumato.studio.page import (
     Form,
     Picker,
@@ -165,18 +158,14 @@ def _latent(gr: Any, given: Given, shelf: Shelf) -> None:
     def encoding(values: dict[Any, Any]) -> dict[Any, Any]:
         held = form.read(values)
         try:
-            made = encode(
-                paths(held["pictures"]), held["source"], int(held["steps"] or 12), encodings
-            )
+            made = encode(paths(held["pictures"]), held["source"], int(held["steps"] or 12), encodings)
         except (UserError, OSError) as error:
             return {status: alert(error)}
         return {encoded: made, **changed(held, made)}
 
     def changed(held: dict[str, Any], made: Encoded) -> dict[Any, Any]:
         try:
-            result = change(
-                made, held["operation"], held, held["first"], held["target"], held["other"]
-            )
+            result = change(made, held["operation"], held, held["first"], held["target"], held["other"])
         except (UserError, OSError) as error:
             return {status: alert(error)}
         return {
@@ -201,14 +190,7 @@ def _latent(gr: Any, given: Given, shelf: Shelf) -> None:
 
     outputs = [status, facts, *views]
     how: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-    go.click(
-        encoding,
-        form.inputs(),
-        [encoded, *outputs],
-        concurrency_id="work",
-        concurrency_limit=1,
-        **how,
-    )
+    go.click(encoding, form.inputs(), [encoded, *outputs], concurrency_id="work", concurrency_limit=1, **how)
     shows(go, "latent-0")
     clear.click(lambda: ("", "scale"), None, [form.held["first"], operation], queue=False, **how)
     keep.click(kept, form.inputs(), [status, form.held["first"], operation], queue=False, **how)

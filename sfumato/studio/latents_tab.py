@@ -80,9 +80,7 @@ def encode(pictures: list[str], source: str, steps: Count, shelf: Shelf) -> Enco
 
 def _encoded(file: Path, source: str, steps: int) -> Encoded:
     f = _denoiser(source)
-    prepare, _ = preparation_of(
-        {"source": preparation_in(source)}, channels=channels_of(f), upscale=True
-    )
+    prepare, _ = preparation_of({"source": preparation_in(source)}, channels=channels_of(f), upscale=True)
     if max(prepare.size or (limits.SIZE + 1,)) > limits.SIZE:
         prepare = replace(prepare, size=(limits.SIZE, limits.SIZE))
     image = prepare.read(file).image[None]
@@ -137,12 +135,9 @@ def change(
     latent, log = apply(chain, encoded.latent, encoded.image, SEED)
     with torch.no_grad():
         decoded = [
-            bridge.decode(_denoiser(name), latent, steps=encoded.steps)
-            for name in (target, encoded.source)
+            bridge.decode(_denoiser(name), latent, steps=encoded.steps) for name in (target, encoded.source)
         ]
-    check_numbers(
-        {"what the models make of this": torch.cat(decoded)}, ": use smaller coefficients"
-    )
+    check_numbers({"what the models make of this": torch.cat(decoded)}, ": use smaller coefficients")
     seen, _ = apply(f"scale c={1 / 3}", latent)
     before, after = log[0]["before"], log[-1]["after"]
     rows = [[name, f"{before[name]:.4g}", f"{after[name]:.4g}"] for name in before]

@@ -133,9 +133,7 @@ def bar(go: str, name: str, cancel: bool = True, text: str = "") -> tuple[Any, A
     with gr.Column(elem_classes="sfumato-bar"):
         with gr.Row():
             pressed = gr.Button(go, variant="primary", elem_id=name)
-            stopped = (
-                gr.Button("Cancel", variant="stop", elem_id=f"{name}-cancel") if cancel else None
-            )
+            stopped = gr.Button("Cancel", variant="stop", elem_id=f"{name}-cancel") if cancel else None
         return pressed, stopped, message("status", said(text))
 
 
@@ -179,11 +177,7 @@ class Picker:
         )  # fmt: skip
         self.notes = message()
         self.folder.change(
-            self.thumbnails,
-            self.folder,
-            self.shown,
-            show_progress="hidden",
-            api_visibility="private",
+            self.thumbnails, self.folder, self.shown, show_progress="hidden", api_visibility="private"
         )
         self.pictures.upload(
             self.check, self.pictures, [self.pictures, self.notes], show_progress="hidden",

@@ -58,9 +58,7 @@ def before_and_after(folder: Path) -> list[Pair]:
     pairs: list[Pair] = []
     for file in sorted((folder / "out").glob("*.png")):
         before = _as_seen(sources[file.stem], folder)
-        pairs.append(
-            tuple(written([before, picture(read_image(file))], folder, f"pair{len(pairs)}_"))
-        )
+        pairs.append(tuple(written([before, picture(read_image(file))], folder, f"pair{len(pairs)}_")))
     return pairs
 
 
@@ -106,9 +104,7 @@ def build(given: Given, shelf: Shelf) -> Any:
                 for control in run_options():
                     form.add(control.name, control.component())
         with gr.Column(scale=3, min_width=300):
-            go, cancel, status = bar(
-                "Translate", "translate", text="Pick a picture, and press Translate."
-            )
+            go, cancel, status = bar("Translate", "translate", text="Pick a picture, and press Translate.")
             slider = gr.ImageSlider(
                 label="before | after", format="png", interactive=False, max_height=420, height=420,
                 elem_classes="sfumato-picture", elem_id="before-after",
@@ -155,11 +151,7 @@ def build(given: Given, shelf: Shelf) -> Any:
         try:
             asked = ask(given, held["method"], held)
             pictures, steps = paths(held["pictures"]), steps_of(asked)
-            yield {
-                status: said("begun"),
-                results: gr.update(visible=False),
-                files: gr.update(visible=False),
-            }
+            yield {status: said("begun"), results: gr.update(visible=False), files: gr.update(visible=False)}
             source: Any = None
             for event in jobs.run(partial(make, asked, pictures, folder)):
                 if isinstance(event, Done):
@@ -192,9 +184,7 @@ def build(given: Given, shelf: Shelf) -> Any:
         return made[event.index] if there else gr.skip()
 
     select.__annotations__["event"] = gr.SelectData
-    results.select(
-        select, pairs, slider, show_progress="hidden", queue=False, api_visibility="private"
-    )
+    results.select(select, pairs, slider, show_progress="hidden", queue=False, api_visibility="private")
     return frames
 
 

@@ -176,9 +176,7 @@ def fit(told: FitOptions) -> Iterator[Update]:
     method: Trainable = state.method
     state.method.train()
     while state.step < told.steps:
-        rate = told.lr * learning_rate(
-            state.step, told.steps, told.schedule, told.warmup, told.hold
-        )
+        rate = told.lr * learning_rate(state.step, told.steps, told.schedule, told.warmup, told.hold)
         losses: dict[str, float] = {}
         getattr(method, "begin_step", lambda: None)()
         for micro in range(accumulate):
@@ -205,9 +203,7 @@ def learning_rate(step: int, steps: int, schedule: str, warmup: int, hold: float
     if step < warmup:
         return (step + 1) / warmup
     done = max(0.0, (step - warmup) / max(1, steps - warmup) - hold) / (1 - hold)
-    return {"cosine": (1 + math.cos(math.pi * done)) / 2, "linear": 1 - done, "constant": 1.0}[
-        schedule
-    ]
+    return {"cosine": (1 + math.cos(math.pi * done)) / 2, "linear": 1 - done, "constant": 1.0}[schedule]
 
 
 def check_losses(losses: Mapping[str, float], when: str) -> None:
@@ -253,9 +249,7 @@ def _drawing(place: str) -> Iterator[torch.Generator]:
         yield torch.Generator().manual_seed(number)
 
 
-def _losses(
-    losses: Iterator[tuple[str, Tensor]], accelerator: Accelerator
-) -> Iterator[tuple[str, Tensor]]:
+def _losses(losses: Iterator[tuple[str, Tensor]], accelerator: Accelerator) -> Iterator[tuple[str, Tensor]]:
     """Each loss, made inside autocast: backward and the optimiser's step are outside.
 
     Autocast keeps weights that it has rounded until it is left; the next player would be shown those

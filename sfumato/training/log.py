@@ -92,9 +92,7 @@ class Journal:
                 of = {"color": line.get_color(), "label": f"{player}, held out"}
                 axes.plot(*held_out[player], "--", **of)
         shown = [v for _, values in (*losses.values(), *held_out.values()) for v in values]
-        axes.set(
-            xlabel="step", ylabel="loss", yscale="log" if all(v > 0 for v in shown) else "linear"
-        )
+        axes.set(xlabel="step", ylabel="loss", yscale="log" if all(v > 0 for v in shown) else "linear")
         for other in rest:
             for name, curve in measured.items():
                 other.plot(*curve, ".-", label=name)
@@ -120,10 +118,7 @@ def _whole(entry: Any) -> bool:
     if not isinstance(entry, dict) or not isinstance(entry.get("step"), int):
         return False
     numbers = [entry.get(key, {}) for key in ("loss", "held_out", "measures")]
-    return all(
-        isinstance(n, dict) and all(isinstance(v, (int, float)) for v in n.values())
-        for n in numbers
-    )
+    return all(isinstance(n, dict) and all(isinstance(v, (int, float)) for v in n.values()) for n in numbers)
 
 
 def _curves(entries: list[dict[str, Any]], key: str) -> dict[str, tuple[list[int], list[float]]]:
@@ -160,12 +155,7 @@ class Progress:
 
         if self.console.is_interactive and not self.quiet:
             text = rich.TextColumn("loss {task.fields[loss]}  {task.fields[speed]:.0f} images/s")
-            columns = (
-                rich.BarColumn(),
-                rich.MofNCompleteColumn(),
-                text,
-                rich.TimeRemainingColumn(),
-            )
+            columns = (rich.BarColumn(), rich.MofNCompleteColumn(), text, rich.TimeRemainingColumn())
             self.bar = rich.Progress(*columns, console=self.console)
             self.bar.start()
             self.bar.add_task("train", total=self.steps, completed=self.done, loss="", speed=0.0)
@@ -210,9 +200,7 @@ class Progress:
         self.first = self.first or (step, now)
         loss = _named(line["loss"])
         if self.bar:
-            self.bar.update(
-                self.bar.task_ids[0], completed=step, loss=loss, speed=line["images_per_s"]
-            )
+            self.bar.update(self.bar.task_ids[0], completed=step, loss=loss, speed=line["images_per_s"])
         scored = "  ".join(f"{k} {v:.2f}" for k, v in line.get("measures", {}).items())
         due = round_number(step) or step == self.steps or now - self.spoke >= gap(now - self.began)
         if scored or (due and not self.bar):
@@ -253,9 +241,7 @@ def interrupts() -> Iterator[Callable[[], int]]:
         hit.append(number)
 
     names = [n for n in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, n)]  # Windows lacks one
-    ends = [
-        s for s in map(signal.Signals.__getitem__, names) if signal.getsignal(s) != signal.SIG_IGN
-    ]
+    ends = [s for s in map(signal.Signals.__getitem__, names) if signal.getsignal(s) != signal.SIG_IGN]
     try:
         previous = {s: signal.signal(s, handler) for s in ends}
     except ValueError:  # not the main thread: the caller handles its own signals

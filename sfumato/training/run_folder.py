@@ -49,9 +49,7 @@ class RunFolder:
         lock: holds the lock of `out`, see `take`.
     """
 
-    def __init__(
-        self, out: Path, run: dict[str, Any], split: Mapping[str, Any], lock: ExitStack
-    ) -> None:
+    def __init__(self, out: Path, run: dict[str, Any], split: Mapping[str, Any], lock: ExitStack) -> None:
         self.out, self.run, self.split, self.lock = out, run, json.dumps(split) + "\n", lock
         self.training, self.before = (out / name for name in SAVES)
         self.begun = False
@@ -168,9 +166,7 @@ def read_run(out: Path) -> dict[str, Any]:
     """
     file = out / "run.json"
     if not file.is_file():
-        raise UserError(
-            f"{out} has no run.json, without which nothing resumes: is it a run folder?"
-        )
+        raise UserError(f"{out} has no run.json, without which nothing resumes: is it a run folder?")
     try:
         run = parse_json(file.read_text(encoding="utf-8"))
     except ValueError:

@@ -65,9 +65,7 @@ class Session:
         self.plan()
         self.catch_up()
         start = self.state.step * self.asked.accumulate
-        updates = fit(
-            self.state, self.batches(start), accelerator=self.accelerator, **self.asked.loop()
-        )
+        updates = fit(self.state, self.batches(start), accelerator=self.accelerator, **self.asked.loop())
         self.saved_at = time.monotonic()
         with self.told, interrupts() as interrupted:
             try:
@@ -173,11 +171,7 @@ class Session:
         folder, asked = self.folder, self.asked
         if folder.saved == self.state.step and folder.step_back(self.state):
             self.follow()  # a save counts when the loss after it was finite
-        good = (
-            f"{folder.out} holds step {folder.saved}, the last good save"
-            if folder.saved
-            else "no save"
-        )
+        good = f"{folder.out} holds step {folder.saved}, the last good save" if folder.saved else "no save"
         again = typed_resume(folder.out) if folder.begun else "the same command with"
         return UserError(
             f"{error}; {good}. Lower --lr (it was {asked.lr:g}) or --clip (it was {asked.clip:g}): "

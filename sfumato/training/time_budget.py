@@ -109,9 +109,7 @@ def steps_for(
         UserError: for several processes, which would not measure the same.
     """
     if how["accelerator"].num_processes > 1:
-        raise UserError(
-            "--minutes measures the steps of one process: give several processes --steps"
-        )
+        raise UserError("--minutes measures the steps of one process: give several processes --steps")
     began = time.perf_counter() if began is None else began
     budget = 60 * minutes
     trial = State(copy.deepcopy(state.method))

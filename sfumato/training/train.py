@@ -124,9 +124,7 @@ def _run(
 
 def _check_steps(asked: TrainOptions, state: State, accelerator: Accelerator) -> None:
     if mean(state.step, accelerator) != state.step:
-        raise UserError(
-            f"{asked.out} has other saves for other processes: expected one folder of all"
-        )
+        raise UserError(f"{asked.out} has other saves for other processes: expected one folder of all")
     if asked.steps is not None and asked.steps < state.step:
         raise UserError(
             f"{asked.out} has trained {state.step:,} steps already, and {asked.steps:,} are asked for: "
@@ -162,9 +160,7 @@ def _check_part(part: Part, asked: TrainOptions) -> None:
             f"options ({', '.join(asked.options)}) are for a method's name: a model has its own already"
         )
     if (side := getattr(part, "side", asked.size)) != asked.size:
-        raise UserError(
-            f"the model is made for pictures of {side} pixels: size={side}, not {asked.size}"
-        )
+        raise UserError(f"the model is made for pictures of {side} pixels: size={side}, not {asked.size}")
 
 
 def _make(asked: TrainOptions, pictures: Pictures) -> Part:

@@ -134,11 +134,7 @@ class Observer:
 
     def preview(self) -> dict[str, Any]:
         """Writes previews/step_NNNNNN.png; as "pictures", how far they are from the targets."""
-        seen, step, folder = (
-            self.look(self.state),
-            self.state.step,
-            self.log.path.parent / "previews",
-        )
+        seen, step, folder = (self.look(self.state), self.state.step, self.log.path.parent / "previews")
         if seen is not None:
             title = f"step {step}" + ("" if "result" in seen.rows else ": samples of each domain")
             with replacing(folder / f"step_{step:06d}.png") as temporary:
@@ -155,9 +151,7 @@ class Observer:
     def verdict(self) -> str:
         """Where the training stands, in words."""
         steady = info(self.state.method).steady
-        return verdict.verdict(
-            self.log.entries(), steady, self.pictures.held_out is not None, self.steps
-        )
+        return verdict.verdict(self.log.entries(), steady, self.pictures.held_out is not None, self.steps)
 
 
 class Look(NamedTuple):

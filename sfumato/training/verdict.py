@@ -118,9 +118,7 @@ def _learning(entries: Sequence[Mapping[str, Any]], steady: bool, held: bool, pl
     if not scored and held:
         return "it stopped before its held-out pictures were scored for the first time"
     if not scored:
-        return (
-            "no pictures were held out, so that the loss cannot say whether it learns or memorises"
-        )
+        return "no pictures were held out, so that the loss cannot say whether it learns or memorises"
     now = scored[-1]
 
     def loss(e: Mapping[str, Any]) -> float:
@@ -132,11 +130,7 @@ def _learning(entries: Sequence[Mapping[str, Any]], steady: bool, held: bool, pl
     if not early:
         return "it is too young for its held-out loss to say where it goes"
     before = early[-1]
-    over = (
-        "the last quarter"
-        if before["step"] >= now["step"] / 2
-        else f"the steps since {before['step']}"
-    )
+    over = "the last quarter" if before["step"] >= now["step"] / 2 else f"the steps since {before['step']}"
     fell = (loss(before) - loss(now)) / abs(loss(before))
     if loss(now) - loss(lowest) > RISES * abs(loss(lowest)):
         rose = (loss(now) - loss(lowest)) / abs(loss(lowest))
@@ -147,8 +141,7 @@ def _learning(entries: Sequence[Mapping[str, Any]], steady: bool, held: bool, pl
     if fell > FALLS:
         longer = "" if now["step"] < planned else f" --steps {2 * now['step']}"
         return (
-            f"still learning: the held-out loss fell by {fell:.0%} over {over}; go on with "
-            f"--resume{longer}"
+            f"still learning: the held-out loss fell by {fell:.0%} over {over}; go on with --resume{longer}"
         )
     return f"the held-out loss has levelled off: it fell by {fell:.1%} over {over}"
 

@@ -82,15 +82,11 @@ def read_run(folder: Path, name: str = "run.json") -> dict[str, Any]:
     try:
         saved = parse_json((folder / name).read_text(encoding="utf-8"))
         parts = {key: saved[key] for key in ("run", "from", "result")}
-        if not isinstance(parts["run"], dict) or not isinstance(
-            parts["run"].get("options"), dict | None
-        ):
+        if not isinstance(parts["run"], dict) or not isinstance(parts["run"].get("options"), dict | None):
             raise TypeError
         return parts | {"run": _modern(parts["run"])}
     except OSError:
-        raise UserError(
-            f"{folder} holds no translation: it has no {name}; choose another folder"
-        ) from None
+        raise UserError(f"{folder} holds no translation: it has no {name}; choose another folder") from None
     except (ValueError, KeyError, TypeError):
         raise UserError(
             f"{folder / name} is damaged, or not of a translation: choose another folder"
@@ -124,9 +120,7 @@ def _whole(result: Path, *version: int) -> bool:
 
 def damaged(out: Path, results: Iterable[Path]) -> str:
     """In a line, which of these results in `out` are not whole and are going to be made again."""
-    broken = [
-        name.as_posix() for name in results if (out / name).exists() and not there(out / name)
-    ]
+    broken = [name.as_posix() for name in results if (out / name).exists() and not there(out / name)]
     more = ", ..." if len(broken) > SHOWN else ""
     said = f"{count(len(broken), 'damaged result')} in {out} made again: "
     return said + ", ".join(broken[:SHOWN]) + more if broken else ""
@@ -161,9 +155,7 @@ def check(out: Path, run: dict[str, Any], expect: Mapping[str, Any] | None) -> N
     """
 
     def differences(other: Mapping[str, Any]) -> list[str]:
-        prepared = {
-            k: v for k, v in run["preparation"].items() if k in other.get("preparation", run)
-        }
+        prepared = {k: v for k, v in run["preparation"].items() if k in other.get("preparation", run)}
         new = {**run, **prepared, **run["options"]}
         old = {**other, **other.get("preparation", {}), **other.get("options", {})}
         parts = ("options", "preparation", "translator")
@@ -180,8 +172,7 @@ def check(out: Path, run: dict[str, Any], expect: Mapping[str, Any] | None) -> N
         return
     if changed := differences(read_run(out)["run"]):
         raise UserError(
-            f"{out} holds another run ({', '.join(changed)} differ): choose another --out "
-            f"or delete it"
+            f"{out} holds another run ({', '.join(changed)} differ): choose another --out or delete it"
         )
 
 
@@ -190,9 +181,6 @@ def _modern(run: dict[str, Any]) -> dict[str, Any]:
     run = {"windows": False} | run | {key: short(run.get(key)) for key in ("translator", "options")}
     if "preparation" in run:
         return run
-    size, how = (
-        run.get("size"),
-        {"resize": run["resize"], "upscale": run["upscale"], "side": "whole"},
-    )
+    size, how = (run.get("size"), {"resize": run["resize"], "upscale": run["upscale"], "side": "whole"})
     rest = {k: v for k, v in run.items() if k not in ("size", *how)}
     return rest | {"preparation": how | {"size": size and [size, size]}}

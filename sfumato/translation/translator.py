@@ -96,16 +96,14 @@ def assembled(
         raise used_by_others(method)
     if not roles:
         raise UserError(
-            f"{method} translates with a model of its own: --model FOLDER, made by "
-            f"`sfumato train {method}`"
+            f"{method} translates with a model of its own: --model FOLDER, made by `sfumato train {method}`"
         )
     for role in given.keys() - roles.keys():
         raise UserError(f"{method} has no use for --{role}; leave it out")
     for role, needed in roles.items():
         if needed and role not in given:
             raise UserError(
-                f"{method} needs a classifier: --classifier FOLDER, made by `sfumato train "
-                f"domain_classifier`"
+                f"{method} needs a classifier: --classifier FOLDER, made by `sfumato train domain_classifier`"
                 if role == "classifier"
                 else f"{method} needs a {role} domain: --{role} FOLDER:DOMAIN"
             )
@@ -116,9 +114,7 @@ def assembled(
         one = read.get(folder) or open_model(folder, domain)
         read[folder] = models[role] = one = replace(one, domain=domain)
         if role == "classifier" and domain is not None:
-            raise UserError(
-                f"a classifier knows all its domains: --classifier {folder}, without :{domain}"
-            )
+            raise UserError(f"a classifier knows all its domains: --classifier {folder}, without :{domain}")
         made[role] = one.part if role == "classifier" else one.denoiser
     if len(channels := {channels_of(part) for part in made.values()}) > 1:
         raise UserError(
@@ -225,13 +221,7 @@ def preparation_of(
 
 
 def _said(value: Any) -> str:
-    return (
-        said_size(value)
-        if isinstance(value, tuple)
-        else "as they are"
-        if value is None
-        else str(value)
-    )
+    return said_size(value) if isinstance(value, tuple) else "as they are" if value is None else str(value)
 
 
 def run_translator(

@@ -8,9 +8,7 @@ from torch import Tensor
 from sfumato.diffusion.steps.step import Counted, Draw, Point, blend, draw, lambda_step, share_kept
 
 
-def ddim(
-    f: Counted, past: list[Point], s: Tensor, noise: Draw | None = None, eta: float = 0.0
-) -> Tensor:
+def ddim(f: Counted, past: list[Point], s: Tensor, noise: Draw | None = None, eta: float = 0.0) -> Tensor:
     """DDIM (Song et al. 2021, https://arxiv.org/abs/2010.02502, eq. 12), order 1.
 
     eta = 0 is Euler's method on the ODE; eta = 1 is the ancestral step with the small variance.

@@ -60,10 +60,7 @@ def ancestral(
     if sigma == 0:
         return mean
     ratio = now.alpha / alpha
-    std = {
-        "small": sigma * (1 - kept).sqrt(),
-        "large": (now.sigma**2 - ratio**2 * sigma**2).sqrt(),
-    }[variance]
+    std = {"small": sigma * (1 - kept).sqrt(), "large": (now.sigma**2 - ratio**2 * sigma**2).sqrt()}[variance]
     return mean + std * draw(noise, now)
 
 
@@ -75,9 +72,7 @@ def sde_dpm2m(f: Counted, past: list[Point], s: Tensor, noise: Draw | None = Non
     if sigma == 0:
         return alpha * now.mean
     h = lambda_step(now, alpha, sigma)
-    x = sigma / now.sigma * (-h).exp() * now.x - alpha * torch.expm1(-2 * h) * blend(
-        past, alpha, sigma
-    )
+    x = sigma / now.sigma * (-h).exp() * now.x - alpha * torch.expm1(-2 * h) * blend(past, alpha, sigma)
     return x + sigma * (-torch.expm1(-2 * h)).sqrt() * draw(noise, now)
 
 

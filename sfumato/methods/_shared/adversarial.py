@@ -134,10 +134,7 @@ def critic_loss(real: Tensor, fake: Tensor, mode: GANMode) -> Tensor:
 def health(real: Tensor, fake: Tensor, mode: GANMode, which: str = "") -> dict[str, float]:
     """Mean scores of real and generated pictures as shares: 1 is "real", 0 "fake"; 0.5 a draw."""
     share = torch.sigmoid if mode == "vanilla" else torch.clone
-    return {
-        f"real score{which}": share(real).mean().item(),
-        f"fake score{which}": share(fake).mean().item(),
-    }
+    return {f"real score{which}": share(real).mean().item(), f"fake score{which}": share(fake).mean().item()}
 
 
 def saturated(measured: Mapping[str, float]) -> str | None:

@@ -88,9 +88,7 @@ class Contrastive(Part):
         heads = PatchHead(widths=made.widths(self.nce_layers))
         initialise(heads, self.init, self.init_gain)
         self.generator = nn.ModuleDict({"net": made, "heads": heads})
-        self.discriminator = gan.make_critic(
-            self.net, self.channels, self.side, self.n_layers_d, *how
-        )
+        self.discriminator = gan.make_critic(self.net, self.channels, self.side, self.n_layers_d, *how)
         self.notes = gan.notes(self.discriminator, self.n_layers_d, self.side)
 
     def objectives(
@@ -101,9 +99,7 @@ class Contrastive(Part):
         fake, keys = self._generate(x, flipped)
         yield (
             "discriminator",
-            gan.critic_loss(
-                self.discriminator(y), self.discriminator(fake.detach()), self.gan_mode
-            ),
+            gan.critic_loss(self.discriminator(y), self.discriminator(fake.detach()), self.gan_mode),
         )
         # the graph of `made` is used here only, and holds no weight that has changed since
         loss = self.lambda_gan * gan.gan_loss(self.discriminator(fake), True, self.gan_mode)
@@ -145,15 +141,12 @@ class Contrastive(Part):
                 keys = net.features(x, self.nce_layers)
         return made, keys
 
-    def _nce(
-        self, keys: Sequence[Tensor], result: Tensor, flipped: bool, rng: torch.Generator
-    ) -> Tensor:
+    def _nce(self, keys: Sequence[Tensor], result: Tensor, flipped: bool, rng: torch.Generator) -> Tensor:
         """The mean of the layers' contrast; a result of a flipped source is flipped back first."""
         queries = self._net.features(result, self.nce_layers)
         queries = [f.flip(3) for f in queries] if flipped else queries
         places = [
-            torch.randperm(f[0, 0].numel(), generator=rng)[: self.num_patches].to(f.device)
-            for f in queries
+            torch.randperm(f[0, 0].numel(), generator=rng)[: self.num_patches].to(f.device) for f in queries
         ]
         heads = self.generator["heads"]
         with torch.no_grad():  # the keys are detached

@@ -24,13 +24,7 @@ class Chains(Traced):
     """
 
     def __init__(
-        self,
-        f_b: Denoiser,
-        f_a: Denoiser,
-        source: Tensor,
-        times: Tensor,
-        release: int,
-        noise: Noise,
+        self, f_b: Denoiser, f_a: Denoiser, source: Tensor, times: Tensor, release: int, noise: Noise
     ) -> None:
         self.f_b, self.f_a, self.source, self.times = f_b, f_a, source, times
         self.process, self.released = f_b.process, times[release]
@@ -48,11 +42,7 @@ class Chains(Traced):
 
     @torch.no_grad()
     def run(
-        self,
-        both: Tensor,
-        times: Tensor,
-        solver: Solver = "ancestral",
-        watch: Watch | None = None,
+        self, both: Tensor, times: Tensor, solver: Solver = "ancestral", watch: Watch | None = None
     ) -> Tensor:
         """The state (B, 2 C, H, W) carried along these times.
 
@@ -61,9 +51,7 @@ class Chains(Traced):
         """
         if named_step(solver) is dopri5:
             raise UserError("both chains take the same steps, and dopri5 chooses its own: use heun")
-        return integrate(
-            solver, self, both, times, noise=self.noise, after=self.renoise, watch=watch
-        )
+        return integrate(solver, self, both, times, noise=self.noise, after=self.renoise, watch=watch)
 
     def renoise(self, both: Tensor, s: Tensor) -> Tensor:
         """x^A_s is the source with fresh noise, down to the release."""

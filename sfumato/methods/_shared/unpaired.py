@@ -66,9 +66,7 @@ class Sides(nn.Module):
         options: options of the denoisers: process, prediction, times.
     """
 
-    def __init__(
-        self, net: str | nn.Module, channels: int, shared: bool = False, **options: Any
-    ) -> None:
+    def __init__(self, net: str | nn.Module, channels: int, shared: bool = False, **options: Any) -> None:
         super().__init__()
         names = tuple(f"{side} {kind}" for side in OTHER for kind in KINDS)
 
@@ -105,9 +103,7 @@ class Sides(nn.Module):
         t, z = self.target.draw_times(len(x), rng), drawn(x, rng)
         terms = [(s, real[s], given[s]) for s in OTHER]
         if pseudo != "none":
-            made = {
-                s: given[o] if pseudo == "attached" else given[o].detach() for s, o in OTHER.items()
-            }
+            made = {s: given[o] if pseudo == "attached" else given[o].detach() for s, o in OTHER.items()}
             terms += [(s, made[s], real[o]) for s, o in OTHER.items()]
         losses = []
         for side, target, image in terms:
@@ -130,9 +126,7 @@ class Sides(nn.Module):
         f, clean = Clipped(f) if clip else f, solver != "euler_maruyama"
         return sample(solver, f, image, noise, steps, spacing, clean=clean, **how)
 
-    def couple(
-        self, side: str, image: Tensor, noise: Noise, rough: Rough | None, **how: Any
-    ) -> Tensor:
+    def couple(self, side: str, image: Tensor, noise: Noise, rough: Rough | None, **how: Any) -> Tensor:
         """The first coupling: by coarse images where there are such, else DDIB (in twice the steps)."""
         if rough is not None:
             image = rough(image, noise.stream("rough")(image))
@@ -170,9 +164,7 @@ class FeedForward(nn.Module):
 class Translators(nn.ModuleDict):
     """An auxiliary translator to each side, see `FeedForward`; of images of both sides, to both."""
 
-    def __init__(
-        self, net: str | nn.Module, channels: int, begin: Begin = "gray", cells: int = 1
-    ) -> None:
+    def __init__(self, net: str | nn.Module, channels: int, begin: Begin = "gray", cells: int = 1) -> None:
         super().__init__({side: FeedForward(net, channels, begin, cells) for side in OTHER})
 
     def forward(self, images: Images) -> Images:
@@ -238,15 +230,11 @@ class Pairs(nn.Module):
         old = self.memory.draw(len(real["target"]), rng)
         return dict(zip(OTHER, old[:2], strict=True)), dict(zip(OTHER, old[2:], strict=True))
 
-    def sample(
-        self, f: Sides, side: str, image: Tensor, rng: torch.Generator, exact: bool = False
-    ) -> Tensor:
+    def sample(self, f: Sides, side: str, image: Tensor, rng: torch.Generator, exact: bool = False) -> Tensor:
         """Samples of a side given images, by the sampler of the loop."""
         return f.sample(side, image, noise_for(image, rng), exact=exact, **self.loop)
 
-    def _make(
-        self, f: Sides, side: str, image: Tensor, rng: torch.Generator, first: bool
-    ) -> Tensor:
+    def _make(self, f: Sides, side: str, image: Tensor, rng: torch.Generator, first: bool) -> Tensor:
         if self.pairing == "exact" and not first:
             return self.sample(f, side, image, rng, exact=True)
         with torch.no_grad(), (self.frozen if first else self.slow).acting_in(f):
