@@ -669,3 +669,10 @@ def test_ctrl_c_exits_with_130_and_the_run_goes_on(root, tmp_path):
     assert done.returncode == 130
     assert done.stderr.strip() == "stopped; the same command goes on"
     assert 0 < len(list((tmp_path / "out").glob("*.png"))) < 12
+
+
+@pytest.mark.parametrize("size", [0, -5])
+def test_an_import_has_a_size_of_pixels(size, tmp_path, capsys):
+    (tmp_path / "g.pth").touch()
+    words = ["import", str(tmp_path / "g.pth"), "--out", str(tmp_path / "m"), f"--size={size}"]
+    assert f"size must be at least 1, not {size}" in said(capsys, *words)

@@ -466,6 +466,13 @@ def test_scores_taken_elsewhere(root, entries, tmp_path):
         for key in ("numbers", "cost", "family", "seeds"):
             assert two[label][key] == one[label][key]
     assert "scored elsewhere" in (tmp_path / "b/index.html").read_text()
+    saved = json.loads((tmp_path / "a/scores.json").read_text())
+    first = next(row for row in saved["rows"] if row["kind"] == "method")
+    for numbers in ({}, {"fd": [1.0, "2", None]}):
+        first["numbers"] = numbers
+        (tmp_path / "odd.json").write_text(json.dumps(saved))
+        with pytest.raises(UserError, match="odd.json holds no scores"):
+            run(root, tmp_path / "odd", [entries["pairs"], f"scores={tmp_path}/odd.json"], **how)
     other = pictures(tmp_path / "target", N, 7)
     held = {"train": root / "train"}
     for differ, change in {
@@ -500,7 +507,8 @@ def test_scores_taken_elsewhere(root, entries, tmp_path):
 @pytest.mark.parametrize(
     "content",
     [None, "{", "[]", "{}", '{"protocol": 5, "rows": []}', '{"protocol": {}, "rows": 5}',
-     '{"protocol": {}, "rows": [{"kind": "method", "label": "x", "family": "x", "numbers": []}]}'],
+     '{"protocol": {}, "rows": [{"kind": "method", "label": "x", "family": "x", "numbers": []}]}',
+     '{"protocol": {}, "rows": [{"kind": "control"}]}'],
 )  # fmt: skip
 def test_scores_that_are_none(root, entries, tmp_path, content):
     file = tmp_path / "s.json"
@@ -1031,3 +1039,12 @@ def test_the_page_in_a_browser(page, root, tmp_path):
         tab.screenshot(path=tmp_path / "page.png", full_page=True)
         browser.close()
     assert wrong == []
+
+
+def test_scores_go_by_the_label_of_their_entry(root, entries, tmp_path):
+    run(root, tmp_path / "a", [entries["ddib"]])
+    there = f"scores={tmp_path}/a/scores.json"
+    run(root, tmp_path / "b", [entries["ddib"], f"label=mine {there}"])
+    assert [*by_label(tmp_path / "b")][:2] == ["ddib", "mine"]
+    with pytest.raises(UserError, match="^2 rows are called 'ddib': give each a label=NAME$"):
+        run(root, tmp_path / "c", [entries["ddib"], there])

@@ -202,6 +202,8 @@ def test_both_ways_of_a_cyclegan_and_one(tmp_path):
         one.translate(PICTURES, direction="target-to-source")
     with pytest.raises(ValueError, match="trained in both directions"):
         next(one.objectives(iter([(PICTURES, PICTURES)]), torch.Generator()))
+    with pytest.raises(UserError, match="hold the same generator: expected one for each way"):
+        read_generator(files[0], files[0])
     other = written(resnet(4, 3), tmp_path / "other.pth")
     with pytest.raises(ValueError, match="they are not a pair"):
         read_generator(files[0], other)
@@ -245,6 +247,15 @@ def test_what_is_no_file_of_tensors(tmp_path, capsys):
             read_generator(tmp_path / name)
         assert "weights_only" not in str(error.value)  # torch advises to run what is in the file
     assert "this ran" not in capsys.readouterr().out
+
+
+def test_rotten_bits_are_not_imported(tmp_path, capsys):
+    file = written(resnet(4, 2), tmp_path / "G.pth")
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 0x10
+    file.write_bytes(data)
+    with pytest.raises(UserError, match="G.pth is damaged: its contents"):
+        read_generator(file)
 
 
 def test_torch_says_nothing_beside_our_line(tmp_path, monkeypatch):

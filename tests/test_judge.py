@@ -230,6 +230,11 @@ def test_a_classifier_and_a_task_of_ones_own(root):
     wanted = (2 * units(root / "results") - 1).mean((1, 2, 3)) > 0
     assert found.numbers["domain"].value == pytest.approx(wanted.mean())
     assert found.record["domain"] == "own classifier"
+    for odd in (
+        lambda x: x.numpy(), lambda x: ["x"] * len(x), lambda x: x.mean(), lambda x: x.mean((1, 2, 3)) - 2,
+    ):  # fmt: skip
+        with pytest.raises(UserError, match="^the classifier answered a.*: expected a tensor of "):
+            scored(root, classifier=odd)
     with pytest.raises(
         ValueError, match="a task is scored against the truth's labels: give --truth"
     ):

@@ -206,7 +206,7 @@ def test_score_of_several(made):
         (lambda c: json.dumps(c | {"answers": [{"item": 99, "choice": "left"}]}), "is damaged"),
         (lambda c: json.dumps(c | {"answers": [{"item": 1, "choice": "up"}]}), "is damaged"),
         (lambda c: json.dumps(c | {"answers": None}), "is damaged"),
-        (lambda c: json.dumps(c | {"answers": []}), "hold no answers"),
+        (lambda c: json.dumps(c | {"answers": []}), "holds no answers: leave it out"),
     ],
 )
 def test_bad_answers(made, spoil, match):

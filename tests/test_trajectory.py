@@ -151,3 +151,16 @@ def test_bright_pictures_are_explored_as_they_are_and_results_beyond_the_range_k
     assert torch.equal(record(part, bright, options=few).result, wanted)
     assert torch.equal(samples(part, bright, 2, options=few)[0], wanted)
     assert occlusion(part, bright[:1], options=few).isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["ddib", "cut", "entropic_ot"])
+def test_what_a_watch_does_to_what_it_sees_changes_nothing(name):
+    x = normal(2, 3, 16, 16).float().clamp(-1, 1)
+    if name == "ddib":
+        part = sfumato.translator("ddib", source="sfumato/digits:2", target="sfumato/digits:3")
+    else:
+        torch.manual_seed(0)
+        part = sfumato.find(name)(net="tiny").eval()
+    spoil = lambda t, x, mean, extras: (x.zero_(), mean.add_(1))
+    made = part.translate(x, watch=spoil)
+    assert torch.equal(made, part.translate(x))

@@ -64,6 +64,8 @@ def read_generator(file: str | Path, back: str | Path | None = None) -> tuple[Pa
         other, other_said = _read(Path(back))
         if other_said != said:
             raise UserError(f"{file} is a {said}, {back} a {other_said}: they are not a pair")
+        if all(map(torch.equal, net.state_dict().values(), other.state_dict().values())):
+            raise UserError(f"{file} and {back} hold the same generator: expected one for each way")
         part.generators["source"].load_state_dict(other.state_dict())
     return part.eval(), f"a {method} generator, a {said}"
 
@@ -184,6 +186,10 @@ def _tensors(file: Path) -> dict[str, Tensor]:
             with zipfile.ZipFile(file) as packed:
                 if sum(entry.file_size for entry in packed.infolist()) > size:
                     raise UserError(f"{file}: it is compressed; expected a .pth file as torch.save writes it")
+                if packed.testzip() is not None:
+                    raise UserError(
+                        f"{file} is damaged: its contents do not have their checksum; copy it again"
+                    )
         with warnings.catch_warnings(action="ignore"):  # what is wrong, is said below
             state = torch.load(file, map_location="cpu", weights_only=True)
     except UserError:

@@ -70,7 +70,7 @@ def fit_image(
     if (old_h < h or old_w < w) and not upscale:
         raise UserError(
             f"{name} is {old_w}x{old_h} pixels, smaller than the {w}x{h} asked for: "
-            f"choose a smaller size, or upscale it"
+            f"choose a smaller --size, or enlarge it by --upscale"
         )
     if resize == "crop":
         image = _needed(image, h, w)

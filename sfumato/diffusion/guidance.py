@@ -204,8 +204,8 @@ class Guided(Traced, nn.Module):
             )
         if gradient is None:
             raise UserError(
-                "the energy has lost its gradient: compute it from x_t with torch functions, "
-                "without detach(), no_grad() or item()"
+                "the energy does not depend on its first argument, or has lost its gradient: compute it from "
+                "that with torch functions, without detach(), no_grad() or item()"
             )
         return energy.detach(), gradient if self.project is None else self.project(gradient)
 

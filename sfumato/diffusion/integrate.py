@@ -103,7 +103,7 @@ def integrate(
             extras: dict[str, Any] = {"nfe": f.trace.nfe - before, **now.told, **f.trace.told}
             extras |= {"alpha": now.alpha.item(), "sigma": now.sigma.item()}
             extras |= {} if after is None else {"moved": rms(x - free)}
-            watch(t.item(), now.x, now.mean, extras)
+            watch(t.item(), now.x.clone(), now.mean.clone(), extras)  # which it may change
     return x
 
 

@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import json
 import shlex
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -64,7 +65,7 @@ def compare(told: CompareOptions) -> Comparison:
     folders = ResultFolders(source, out, prepared, loaded, batch=told.batch, device=told.device)
     own = {"target": target, "truth": truth, "train": train, "protocol": rules}
     judge = Judge(source, like=seen, prepare=prepare, **told.scoring() | own)
-    known = [Scores.elsewhere(e.scores, judge.record) if e.scores else [] for e in chosen]
+    known = _elsewhere(chosen, judge)
     given = {e.label: p for e in chosen for p in there.get(e.label, [])}
     notes += judge.said() + same({"source": judge.source, "target": judge.target} | given)
     judge.embed(judge.target, judge.features)  # kept for the scores
@@ -84,6 +85,24 @@ def compare(told: CompareOptions) -> Comparison:
         progress(said)
     write_text(out / "index.html", render(comparison))
     return comparison
+
+
+def _elsewhere(chosen: Sequence[Entry], judge: Judge) -> list[list[Scores]]:
+    """The rows of every entry's scores of another evaluation, under its label if it has one of its own.
+
+    Raises:
+        UserError: scores that do not fit, or two rows of one label.
+    """
+    known = [Scores.elsewhere(e.scores, judge.record) if e.scores else [] for e in chosen]
+    for e, rows in zip(chosen, known, strict=True):
+        for row in rows if e.scores and e.label != Path(e.scores).name else ():
+            row.label = e.label if len(rows) == 1 else f"{e.label} {row.label}"
+    labels = Counter(
+        [row.label for rows in known for row in rows] + [e.label for e in chosen if not e.scores]
+    )
+    if twice := [label for label, n in labels.items() if n > 1]:
+        raise UserError(f"{labels[twice[0]]} rows are called {twice[0]!r}: give each a label=NAME")
+    return known
 
 
 def _place(out: str | Path) -> Path:

@@ -38,6 +38,8 @@ class Interval(NamedTuple):
 
     @classmethod
     def from_json(cls, saved: Sequence[float | None]) -> Self:
+        if not all(x is None or type(x) in (int, float) for x in saved):
+            raise TypeError
         return cls(*(nan if x is None else float(x) for x in saved))
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sfumato.core.arguments import described
 from sfumato.core.errors import UserError, check_numbers, choose
 from sfumato.core.terminal import tracked
 from sfumato.core.versions import version
@@ -276,7 +277,14 @@ class Judge:
         if self.task is not None:
             row["labels"], row["true labels"] = (self._by(self.task, x) for x in (y, xs["truth"]))
         if self.classifier is not None:
-            row["domain"] = self._by(self.classifier, y).float()
+            domain = self._by(self.classifier, y)
+            fits = isinstance(domain, Tensor) and domain.shape == (len(y),)
+            if not fits or not ((domain >= 0) & (domain <= 1)).all():
+                raise UserError(
+                    f"the classifier answered {described(domain)}: expected a tensor of {len(y)} numbers "
+                    f"from 0 to 1, whether each image is of the target, as by net(images).argmax(1) == 3"
+                )
+            row["domain"] = domain.float()
         return row
 
     def _by(self, own: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:

@@ -167,6 +167,8 @@ def score(
         rater, choices = _choices(file, study, set(left))
         if (other := raters.setdefault(rater, file)) != file or row != len(raters) - 1:
             raise UserError(f"{file} and {other} are answers of one rater: give one of them")
+        if not choices:
+            raise UserError(f"{file} holds no answers: leave it out")
         for item, choice in choices.items():
             table = second if item in again else first
             table[row, columns[pair[item]]] = (choice == "left") == left[item]

@@ -11,7 +11,7 @@ from typing import Any, Self
 import torch
 
 from sfumato.core.errors import UserError
-from sfumato.data.folders import parse_json
+from sfumato.data.folders import parse_json, read_text
 from sfumato.data.pictures import ImageSet
 from sfumato.evaluation.calibration import Calibration
 from sfumato.evaluation.intervals import Interval
@@ -118,6 +118,8 @@ class Scores:
                     seeds=r["seeds"], cost=r["cost"])
                 for r in saved["rows"] if r["kind"] != "control"
             ]  # fmt: skip
+            if not rows or not all(row.numbers for row in rows):
+                raise ValueError
         if record["preparation"] is not None:  # in the time of format 1 all was cropped
             cropped = {"resize": "crop", "channels": 3, "side": "whole"}
             old = {role: how | cropped for role, how in record["preparation"].items()}
@@ -133,8 +135,10 @@ class Scores:
 @contextlib.contextmanager
 def _reading(file: str | Path) -> Iterator[Any]:
     try:
-        yield parse_json(Path(file).read_text(encoding="utf-8"))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        yield parse_json(read_text(file) if Path(file).is_file() else "")
+    except UserError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{file} holds no scores: expected an evaluation's scores.json") from None
 
 

@@ -145,7 +145,7 @@ class EntropicOT(Part):
             v = self.drift(x, torch.full((len(x),), 8 * t - 4, device=x.device))
             energy = energy + v.square().mean() * dt
             if watch is not None:
-                watch(1 - t, x, x + (1 - t) * v, {"nfe": 1})
+                watch(1 - t, x.clone(), x + (1 - t) * v, {"nfe": 1})
             x = x + v * dt  # x_{t + dt} = x_t + v dt + sqrt(epsilon dt) z
             if epsilon and (self.noisy_end or n + 1 < self.n_steps):
                 x = x + math.sqrt(epsilon * dt) * draw(x)

@@ -124,7 +124,7 @@ class NeuralOT(Part):
         """
         y = self._map(source, Noise.of(source, seed)(source[:, :1]))
         if watch is not None:
-            watch(0.0, y, y, {"nfe": 1})
+            watch(0.0, y.clone(), y.clone(), {"nfe": 1})
         return y
 
     def _map(self, x: Tensor, z: Tensor) -> Tensor:

@@ -153,5 +153,5 @@ def one_pass(net: Callable[[Tensor], Tensor], source: Tensor, watch: Watch | Non
     """net(source), as one network evaluation that ends at the clean image."""
     y = net(source)
     if watch is not None:
-        watch(0.0, y, y, {"nfe": 1})
+        watch(0.0, y.clone(), y.clone(), {"nfe": 1})
     return y
