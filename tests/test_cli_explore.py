@@ -98,7 +98,7 @@ def test_help(capsys):
         ("encode IN --model MODEL:cat --out LATENTS", "exists already"),
         ("encode IN --model MODEL:cat --out z.safetensors --solver ancestral", "'ancestral' draws noise"),
         ("encode IN --model MODEL:cat --out z.safetensors --steps 0", "steps"),
-        ("encode IN --model MODEL:cat --out z.safetensors --size 64", "upscale it"),
+        ("encode IN --model MODEL:cat --out z.safetensors --size 64", "enlarge it by --upscale"),
         ("encode IN --model MODEL:cat --out z.safetensors --size 0", "at least 1"),
         ("encode IN --model MODEL:cat --out z.safetensors --first blurr", "did you mean 'blur'"),
         ("encode IN --model MODEL:cat --out z.safetensors --first blend", "no images to mix with"),

@@ -239,7 +239,7 @@ def test_fit_image_is_antialiased():
 
 def test_fit_image_errors():
     image = np.zeros((3, 10, 20), np.float32)
-    with pytest.raises(ValueError, match=r"cat\.png is 20x10 .* 16x16 .*smaller size, or upscale"):
+    with pytest.raises(ValueError, match=r"cat\.png is 20x10 .* 16x16 .*smaller --size, or enlarge"):
         fit_image(image, 16, name="cat.png")
     assert fit_image(image, 16, upscale=True).shape == (3, 16, 16)
     with pytest.raises(ValueError, match="expected 8x8"):

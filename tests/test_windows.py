@@ -97,7 +97,22 @@ def test_a_model_is_windowed_beside_itself(tmp_path):
 def test_what_cannot_be_windowed_is_told():
     with pytest.raises(UserError, match="^a CUT has no denoisers"):
         windowed(sfumato.find("cut")(net="tiny"), size=32)
+    with pytest.raises(UserError, match="^windowed takes a model, as of sfumato.load, not a str$"):
+        windowed("sfumato/earth_pairs")
     with pytest.raises(UserError, match="not known: give size=, in pixels"):
         windowed(sfumato.find("diffusion")(net="tiny", domains=("a",)))
     with pytest.raises(UserError, match=r"overlap must be in \[0, 0.9\], not 1"):
         windowed(sfumato.load("sfumato/earth_pairs"), overlap=1)
+
+
+def test_windows_are_not_saved_and_not_seen_through_windows(tmp_path):
+    model, bound = sfumato.load("sfumato/earth_pairs"), sfumato.load("sfumato/earth:relief")
+    sfumato.save(model, tmp_path / "m")
+    before = (tmp_path / "m/weights.safetensors").read_bytes()
+    for joint in (windowed(model), windowed(bound)):  # whose size is that of its model's training
+        with pytest.raises(UserError, match="not saved: save the model that it was made of"):
+            sfumato.save(joint, tmp_path / "m")
+    assert (tmp_path / "m/weights.safetensors").read_bytes() == before
+    again = [m for m in windowed(windowed(model, size=16)).modules() if isinstance(m, Windowed)]
+    assert {m.size for m in again} == {32}
+    assert not any(isinstance(m.net, Windowed) for m in again)

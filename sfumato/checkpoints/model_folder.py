@@ -36,6 +36,7 @@ from sfumato.data.hashing import hash_of
 from sfumato.data.preparation import Preparation
 from sfumato.diffusion.denoiser import Denoiser, domain_index
 from sfumato.diffusion.guidance import Conditioned
+from sfumato.diffusion.windows import Windowed
 from sfumato.methods.registry import name_of
 from sfumato.module import Part, build, describe, short
 
@@ -68,9 +69,12 @@ def save(
         dtype: dtype of the stored weights; float16 halves the size.
 
     Raises:
-        UserError: the folder is a file, or holds other things than a model of this kind; the type has no
-            fractions; JSON cannot hold the info; or the weights are not the part's, or no numbers.
+        UserError: the folder is a file, or holds other things than a model of this kind; the model is
+            `windowed`; the type has no fractions; JSON cannot hold the info; or the weights are not the
+            part's, or no numbers.
     """
+    if any(isinstance(m, Windowed) for m in part.modules()):
+        raise UserError("a model that sees windows is not saved: save the model that it was made of")
     write_model(part, _place(folder, part), weights=weights, info=info, dtype=dtype)
 
 
@@ -234,7 +238,9 @@ def denoiser_of(part: Part, domain: str | None, name: str = "the model") -> Cond
         )
     if domain is not None:
         domain_index(domain, denoiser.domains)
-    return Conditioned(denoiser=denoiser, domain=domain or (denoiser.domains or (None,))[0])
+    bound = Conditioned(denoiser=denoiser, domain=domain or (denoiser.domains or (None,))[0])
+    bound.preparation = part.preparation
+    return bound
 
 
 def describe_folder(folder: str | Path) -> dict[str, Any]:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sfumato.core.arguments import checked
+from sfumato.core.arguments import checked, described
 from sfumato.core.errors import UserError
 from sfumato.core.ranges import Count, Interval, PictureSide
 from sfumato.diffusion.denoiser import Denoiser
@@ -93,6 +93,8 @@ def windowed(
     Raises:
         UserError: it has no denoisers, or the training's size is not known.
     """
+    if not isinstance(part, Part):
+        raise UserError(f"windowed takes a model, as of sfumato.load, not {described(part)}")
     trained = part.preparation.size if part.preparation is not None else None
     if size is None and trained is None:
         raise UserError("how large the training's pictures were is not known: give size=, in pixels")
@@ -103,5 +105,6 @@ def windowed(
     if not found:
         raise UserError(f"a {type(part).__name__} has no denoisers, which is what windows are made for")
     for denoiser in found:
-        denoiser.net = Windowed(denoiser.net, side, max(1, round(side * (1 - overlap))), batch)
+        net = denoiser.net.net if isinstance(denoiser.net, Windowed) else denoiser.net
+        denoiser.net = Windowed(net, side, max(1, round(side * (1 - overlap))), batch)
     return same

@@ -118,8 +118,6 @@ class Scores:
                     seeds=r["seeds"], cost=r["cost"])
                 for r in saved["rows"] if r["kind"] != "control"
             ]  # fmt: skip
-            if not rows or not all(row.numbers for row in rows):
-                raise ValueError
         if record["preparation"] is not None:  # in the time of format 1 all was cropped
             cropped = {"resize": "crop", "channels": 3, "side": "whole"}
             old = {role: how | cropped for role, how in record["preparation"].items()}
@@ -129,7 +127,12 @@ class Scores:
                 f"{file} was scored under another protocol ({', '.join(sorted(changed))} differ): numbers "
                 f"under different protocols do not share a column; score its pictures here, folder=RESULTS"
             )
+        if not rows or not all(row.numbers for row in rows):
+            raise UserError(NONE.format(file))
         return rows
+
+
+NONE = "{} holds no scores: expected an evaluation's scores.json"
 
 
 @contextlib.contextmanager
@@ -139,7 +142,7 @@ def _reading(file: str | Path) -> Iterator[Any]:
     except UserError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise UserError(f"{file} holds no scores: expected an evaluation's scores.json") from None
+        raise UserError(NONE.format(file)) from None
 
 
 def _numbers(saved: Mapping[str, Any]) -> dict[str, Interval]:

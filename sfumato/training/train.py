@@ -25,6 +25,7 @@ from sfumato.core.terminal import say, unheard
 from sfumato.data import sets
 from sfumato.data.open_data import outside
 from sfumato.data.preparation import Preparation
+from sfumato.methods._shared.memory import Replay
 from sfumato.methods.registry import find, info, name_of, named
 from sfumato.module import Part, build, describe, fields, in_single
 from sfumato.training.fit import State, machine
@@ -78,6 +79,8 @@ def train(asked: TrainOptions) -> Part:
         if before is not None:
             with together(accelerator):
                 folder.restore(state)
+            if accelerator.num_processes > 1 and any(isinstance(m, Replay) for m in part.modules()):
+                told.say("all processes go on with the made images that the first one remembered")
         _check_steps(asked, state, accelerator)
         for line in changed:  # not before it is known that it goes on
             say(line, file=sys.stderr)
