@@ -468,8 +468,10 @@ def test_scores_taken_elsewhere(root, entries, tmp_path):
     assert "scored elsewhere" in (tmp_path / "b/index.html").read_text()
     saved = json.loads((tmp_path / "a/scores.json").read_text())
     first = next(row for row in saved["rows"] if row["kind"] == "method")
-    for numbers in ({}, {"fd": [1.0, "2", None]}):
-        first["numbers"] = numbers
+    for numbers in ({}, {"fd": [1.0, "2", None]}, None):
+        first |= {"kind": "control"} if numbers is None else {"numbers": numbers}
+        if numbers is None:
+            saved["rows"] = [first]
         (tmp_path / "odd.json").write_text(json.dumps(saved))
         with pytest.raises(UserError, match="odd.json holds no scores"):
             run(root, tmp_path / "odd", [entries["pairs"], f"scores={tmp_path}/odd.json"], **how)
@@ -507,8 +509,7 @@ def test_scores_taken_elsewhere(root, entries, tmp_path):
 @pytest.mark.parametrize(
     "content",
     [None, "{", "[]", "{}", '{"protocol": 5, "rows": []}', '{"protocol": {}, "rows": 5}',
-     '{"protocol": {}, "rows": [{"kind": "method", "label": "x", "family": "x", "numbers": []}]}',
-     '{"protocol": {}, "rows": [{"kind": "control"}]}'],
+     '{"protocol": {}, "rows": [{"kind": "method", "label": "x", "family": "x", "numbers": []}]}'],
 )  # fmt: skip
 def test_scores_that_are_none(root, entries, tmp_path, content):
     file = tmp_path / "s.json"
