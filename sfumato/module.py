@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from inspect import signature
 from typing import Any, ClassVar, ParamSpec, Self, TypeVar, dataclass_transform
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -200,6 +201,8 @@ def describe(value: Any, path: str = "", seen: dict[int, str] | None = None) -> 
         return [describe(v, f"{path}.{i}", seen) for i, v in enumerate(value)]
     if isinstance(value, dict):
         return {str(k): describe(v, f"{path}.{k}", seen) for k, v in value.items()}
+    if isinstance(value, np.generic):  # a notebook's number
+        return value.item()
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     raise TypeError(f"{path or 'value'}: a {type(value).__name__} has no description in JSON")

@@ -1,5 +1,6 @@
 """What the functions and methods of the Python interface may be given, and what they say to the rest."""
 
+import json
 import math
 import warnings
 from inspect import signature
@@ -14,7 +15,7 @@ import sfumato
 from sfumato.checkpoints.model_folder import denoiser_of
 from sfumato.core.arguments import check_value, checked
 from sfumato.core.errors import UserError, choose, out_of_memory
-from sfumato.module import Part
+from sfumato.module import Part, describe
 
 X = torch.linspace(-1, 1, 3 * 8 * 8).reshape(1, 3, 8, 8)
 
@@ -246,6 +247,11 @@ def test_results_do_not_hang_on_torchs_default_type(tmp_path):
     finally:
         torch.set_default_dtype(torch.float32)
     assert torch.equal(noise, sfumato.Noise([1])(x))
+
+
+def test_numbers_of_numpy_are_saved_with_a_model():
+    described = describe({"channels": np.int64(3), "sigma": np.float32(0.25), "codes": [np.bool_(True)]})
+    assert json.dumps(described) == '{"channels": 3, "sigma": 0.25, "codes": [true]}'
 
 
 def test_old_names_of_options_are_refused_with_todays(model):

@@ -99,14 +99,9 @@ def translate(
     part, chosen = made.part.to(where), options_of(made.part, options or {})
     if windows:
         part, resize = windowed(part), resize or (None if size else "none")
-    prepare, notes = made.preparation(
-        size=size,
-        resize=resize,
-        upscale=upscale,
-        side=side,
-        direction=chosen.get("direction"),
-        contradicted=not windows,
-    )
+    how: dict[str, Any] = {"size": size, "resize": resize, "upscale": upscale, "side": side}
+    direction = chosen.get("direction")
+    prepare, notes = made.preparation(**how, direction=direction, contradicted=not windows)
     pictures.preparation = prepare
     if mask := chosen.get("mask"):
         check_mask(Path(mask))
