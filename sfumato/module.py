@@ -7,17 +7,20 @@ JSON knows a part of this package by its class's name, wherever its file lies.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import importlib
 import pkgutil
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from inspect import signature
 from typing import Any, ClassVar, ParamSpec, Self, TypeVar, dataclass_transform
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules import module as registry
 
 from sfumato.core.arguments import Checked, Seed, check_value, checked_values, described, hints_of
 from sfumato.core.errors import RENAMED, UserError, choose
@@ -244,6 +247,33 @@ def build(
             check_value(prefix + name, inner[name], hint, MOST)
     made[path] = cls(**{**getattr(cls, "before", {}), **inner})
     return made[path]
+
+
+@contextlib.contextmanager
+def at_most(tensors: int) -> Iterator[None]:
+    """Ends the building of a model that has far more modules and parameters than there are tensors.
+
+    A number in model.json may ask for any number of layers, and each of them costs time and memory even
+    on the meta device.  Models have up to 5 modules and parameters a tensor.
+    """
+    here, most, made = threading.get_ident(), 1000 + 10 * tensors, 0
+
+    def count(*_: Any) -> None:
+        nonlocal made
+        made += threading.get_ident() == here  # the hooks are those of all threads
+        if made > most:
+            raise UserError(f"model.json describes a model of more than its {tensors} tensors")
+
+    hooks = [
+        registry.register_module_parameter_registration_hook(count),
+        registry.register_module_buffer_registration_hook(count),
+        registry.register_module_module_registration_hook(count),
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _class(name: str, allow: tuple[str, ...]) -> Any:

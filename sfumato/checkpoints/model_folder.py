@@ -6,18 +6,15 @@ are plain tensors.  Everything that can be wrong with a folder is said in one li
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules import module as registry
 
 from sfumato.checkpoints.card import card
 from sfumato.checkpoints.tensors import (
@@ -38,7 +35,7 @@ from sfumato.diffusion.denoiser import Denoiser, domain_index
 from sfumato.diffusion.guidance import Conditioned
 from sfumato.diffusion.windows import Windowed
 from sfumato.methods.registry import name_of
-from sfumato.module import Part, build, describe, short
+from sfumato.module import Part, at_most, build, describe, short
 
 FORMAT = 2
 """Raised when a newer version writes folders that older ones cannot read; 1 named parts by their files."""
@@ -163,7 +160,7 @@ def open_model(path: Path, domain: str | None, allow: tuple[str, ...] = ("sfumat
     info, file = describe_folder(path), own_file(path, "weights.safetensors")
     with open_tensors(file) as weights:
         try:
-            with torch.device("meta"), _at_most(len(weights.keys())):
+            with torch.device("meta"), at_most(len(weights.keys())):
                 part = build(info["model"], allow)
             if not isinstance(part, Part):
                 raise TypeError(f"a {type(part).__name__} is not a model")
@@ -291,33 +288,6 @@ def own_file(folder: Path, name: str) -> Path:
     if not file.is_file():
         raise UserError(f"{folder} is not a model folder: it has no {name}")
     return file
-
-
-@contextlib.contextmanager
-def _at_most(tensors: int) -> Iterator[None]:
-    """Ends the building of a model that has far more modules and parameters than there are tensors.
-
-    A number in model.json may ask for any number of layers, and each of them costs time and memory even
-    on the meta device.  Models have up to 5 modules and parameters a tensor.
-    """
-    here, most, made = threading.get_ident(), 1000 + 10 * tensors, 0
-
-    def count(*_: Any) -> None:
-        nonlocal made
-        made += threading.get_ident() == here  # the hooks are those of all threads
-        if made > most:
-            raise UserError(f"model.json describes a model of more than its {tensors} tensors")
-
-    hooks = [
-        registry.register_module_parameter_registration_hook(count),
-        registry.register_module_buffer_registration_hook(count),
-        registry.register_module_module_registration_hook(count),
-    ]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _tensors(module: nn.Module) -> list[Tensor]:

@@ -12,8 +12,9 @@ from sfumato.core.arguments import checked
 from sfumato.core.errors import UserError, choose
 from sfumato.core.ranges import Count
 from sfumato.diffusion.denoiser import Denoises
-from sfumato.diffusion.integrate import ODE, SDE, OdeSolver, Watch, integrate
+from sfumato.diffusion.integrate import ODE, SDE, OdeSolver, integrate
 from sfumato.diffusion.time_grids import Spacing, grid
+from sfumato.diffusion.watch import Watch
 
 RHO = 10.0
 """Karras exponent of the times; the usual 7 has fewer of them near the data."""

@@ -32,8 +32,7 @@ from sfumato.diffusion.steps.ode import ab2, ab3, ddim, dpm2m, heun
 from sfumato.diffusion.steps.sde import ancestral, euler_maruyama, predictor_corrector, sde_dpm2m, sde_heun
 from sfumato.diffusion.steps.step import Counted, Draw, Point, Step
 from sfumato.diffusion.time_grids import Spacing, grid
-
-Watch = Callable[[float, Tensor, Tensor, dict[str, Any]], None]
+from sfumato.diffusion.watch import Watch
 
 PAST = 3
 """How many points a step sees, the present one among them; ab3 needs as many."""
@@ -181,6 +180,6 @@ def named_step(step: Solver) -> Step:
 
 __all__ = [
     "ODE", "PAST", "SDE", "STEPS", "Counted", "Draw", "OdeName", "OdeSolver", "Point", "Solver", "Step",
-    "Watch", "ab2", "ab3", "ancestral", "checked", "ddim", "dopri5", "dpm2m", "euler_maruyama", "heun",
+    "ab2", "ab3", "ancestral", "checked", "ddim", "dopri5", "dpm2m", "euler_maruyama", "heun",
     "integrate", "named_step", "predictor_corrector", "rms", "sample", "sde_dpm2m", "sde_heun", "take",
 ]  # fmt: skip

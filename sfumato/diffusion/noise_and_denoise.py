@@ -10,9 +10,10 @@ from sfumato.core.arguments import checked
 from sfumato.core.errors import UserError
 from sfumato.core.ranges import Count, Strength
 from sfumato.diffusion.denoiser import Denoises, ask
-from sfumato.diffusion.integrate import Draw, Solver, Watch, integrate
+from sfumato.diffusion.integrate import Draw, Solver, integrate
 from sfumato.diffusion.process import Process
 from sfumato.diffusion.time_grids import Spacing, chain_time, grid
+from sfumato.diffusion.watch import Watch
 
 After = Callable[[Tensor, Tensor], Tensor]
 

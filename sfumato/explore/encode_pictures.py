@@ -22,6 +22,7 @@ from sfumato.data.preparation import Preparation, said_size
 from sfumato.diffusion.encode_decode import decode, encode
 from sfumato.diffusion.integrate import OdeName
 from sfumato.diffusion.time_grids import Spacing
+from sfumato.diffusion.watch import Evaluations
 from sfumato.explore.chain import apply
 from sfumato.explore.latents import Latents
 from sfumato.module import channels_of, device_of
@@ -147,11 +148,9 @@ def _batched(
     solve: Callable[..., Tensor], f: Any, x: Tensor, device: str, how: dict[str, Any]
 ) -> tuple[Tensor, int]:
     """`solve` in batches; the results, and the evaluations that a batch took at most."""
-    where, counts = device_of(device), []
+    where, counts = device_of(device), list[Evaluations]()
     f, parts = f.to(where), []
     for batch in torch.split(x, BATCH):
-        seen: list[int] = []
-        watch = lambda t, x_t, mean, extras, seen=seen: seen.append(extras["nfe"])
-        parts.append(solve(f, batch.to(where), watch=watch, **how).cpu())
-        counts.append(sum(seen))
-    return torch.cat(parts), max(counts)
+        counts.append(counted := Evaluations())
+        parts.append(solve(f, batch.to(where), watch=counted, **how).cpu())
+    return torch.cat(parts), max(counted.nfe for counted in counts)

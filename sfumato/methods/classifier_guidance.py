@@ -36,10 +36,11 @@ from sfumato.diffusion.energies import (
     strong_weight,
 )
 from sfumato.diffusion.guidance import Conditioned, Guided
-from sfumato.diffusion.integrate import Solver, Watch
+from sfumato.diffusion.integrate import Solver
 from sfumato.diffusion.noise import Noise
 from sfumato.diffusion.noise_and_denoise import check_finite, edit, times_of
 from sfumato.diffusion.time_grids import Spacing
+from sfumato.diffusion.watch import Watch
 from sfumato.module import Part
 
 Prior = Literal["any", "domain"]

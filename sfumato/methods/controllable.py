@@ -31,11 +31,12 @@ from sfumato.core.ranges import Count, NotNegative
 from sfumato.diffusion.denoiser import Denoiser, Denoises
 from sfumato.diffusion.energies import strong_weight, surprise
 from sfumato.diffusion.guidance import Guided
-from sfumato.diffusion.integrate import Solver, Watch, sample
+from sfumato.diffusion.integrate import Solver, sample
 from sfumato.diffusion.noise import Noise
 from sfumato.diffusion.noise_and_denoise import check_finite
 from sfumato.diffusion.process import Process, named_process
 from sfumato.diffusion.time_grids import Spacing
+from sfumato.diffusion.watch import Watch
 from sfumato.module import Part
 from sfumato.nets.sizes import make_net
 

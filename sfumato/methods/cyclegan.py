@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from sfumato.core.arguments import Seed
 from sfumato.core.errors import UserError
 from sfumato.core.ranges import Count, NotNegative, Whole
-from sfumato.diffusion.integrate import Watch
+from sfumato.diffusion.watch import Watch
 from sfumato.methods._shared import adversarial as gan
 from sfumato.methods._shared.memory import Replay
 from sfumato.methods.registry import Direction, end

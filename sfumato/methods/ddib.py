@@ -29,8 +29,9 @@ from sfumato.core.arguments import Seed
 from sfumato.core.ranges import Several
 from sfumato.diffusion.denoiser import Denoises
 from sfumato.diffusion.encode_decode import ENCODING, decode, encode
-from sfumato.diffusion.integrate import OdeSolver, Watch
+from sfumato.diffusion.integrate import OdeSolver
 from sfumato.diffusion.time_grids import Spacing
+from sfumato.diffusion.watch import Watch
 from sfumato.module import Part, of_any_kind
 
 

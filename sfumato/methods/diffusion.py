@@ -26,10 +26,11 @@ from torch import Tensor, nn
 from sfumato.core.ranges import Share
 from sfumato.diffusion.denoiser import Denoiser, Prediction, TimeLaw
 from sfumato.diffusion.guidance import Conditioned
-from sfumato.diffusion.integrate import Watch, sample
+from sfumato.diffusion.integrate import sample
 from sfumato.diffusion.noise import Noise
 from sfumato.diffusion.process import Process, named_process
 from sfumato.diffusion.time_grids import Spacing
+from sfumato.diffusion.watch import Watch
 from sfumato.module import Part
 from sfumato.nets.sizes import make_net
 

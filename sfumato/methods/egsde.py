@@ -41,11 +41,12 @@ from sfumato.diffusion import energies as en
 from sfumato.diffusion import realism as real
 from sfumato.diffusion.denoiser import Denoises
 from sfumato.diffusion.guidance import Guided, On, away_from_any
-from sfumato.diffusion.integrate import Solver, Watch
+from sfumato.diffusion.integrate import Solver
 from sfumato.diffusion.low_pass import Content, Kernel, LowPass, eighth
 from sfumato.diffusion.noise import Noise
 from sfumato.diffusion.noise_and_denoise import check_finite, edit, times_of
 from sfumato.diffusion.time_grids import Spacing
+from sfumato.diffusion.watch import Watch
 from sfumato.module import Part
 
 Units = Literal["at-256", "paper"]

@@ -32,8 +32,8 @@ from torch import Tensor, nn
 
 from sfumato.core.arguments import Seed
 from sfumato.core.ranges import Count, NotNegative, Whole
-from sfumato.diffusion.integrate import Watch
 from sfumato.diffusion.noise import Noise
+from sfumato.diffusion.watch import Watch
 from sfumato.methods._shared.transport import SETTINGS, Turns, potential_loss
 from sfumato.module import Part
 from sfumato.nets.potential import make_potential

@@ -27,10 +27,11 @@ from sfumato.core.arguments import Seed
 from sfumato.core.ranges import Count, NotNegative, Share
 from sfumato.diffusion.denoiser import Denoises
 from sfumato.diffusion.guidance import Clipped, away_from_any
-from sfumato.diffusion.integrate import Solver, Watch, sample
+from sfumato.diffusion.integrate import Solver, sample
 from sfumato.diffusion.low_pass import Content, Kernel, LowPass
 from sfumato.diffusion.noise import Noise
 from sfumato.diffusion.time_grids import Spacing, chain_time
+from sfumato.diffusion.watch import Watch
 from sfumato.module import Part
 
 

@@ -33,8 +33,8 @@ from torch import Tensor, nn
 from sfumato.core.arguments import Seed
 from sfumato.core.errors import UserError, choose
 from sfumato.core.ranges import Count, NotNegative, Positive, Share, Whole
-from sfumato.diffusion.integrate import Watch
 from sfumato.diffusion.noise import Noise
+from sfumato.diffusion.watch import Watch
 from sfumato.methods._shared.transport import SETTINGS, Turns, potential_loss
 from sfumato.module import Part
 from sfumato.nets.layers import Norm

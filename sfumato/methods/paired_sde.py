@@ -35,10 +35,11 @@ from sfumato.core.arguments import Seed
 from sfumato.core.ranges import BelowOne, Count, NotNegative
 from sfumato.diffusion.denoiser import Denoiser, Prediction, TimeLaw
 from sfumato.diffusion.guidance import Clipped, Conditioned, away_from_none, needs_hidden
-from sfumato.diffusion.integrate import Solver, Watch, sample
+from sfumato.diffusion.integrate import Solver, sample
 from sfumato.diffusion.noise import Noise
 from sfumato.diffusion.process import Process, named_process
 from sfumato.diffusion.time_grids import Spacing
+from sfumato.diffusion.watch import Watch
 from sfumato.methods.registry import Direction, end
 from sfumato.module import Part
 from sfumato.nets.sizes import make_net

@@ -28,8 +28,9 @@ from torch import Tensor, nn
 
 from sfumato.core.arguments import Seed
 from sfumato.core.ranges import Count, NotNegative
-from sfumato.diffusion.integrate import Draw, Watch
+from sfumato.diffusion.integrate import Draw
 from sfumato.diffusion.noise import Noise
+from sfumato.diffusion.watch import Watch
 from sfumato.methods._shared import adversarial as gan
 from sfumato.module import Part
 from sfumato.nets.layers import Init, Norm, batch_norms

@@ -26,10 +26,11 @@ from sfumato.core.errors import UserError
 from sfumato.core.ranges import Count, NotNegative, Share
 from sfumato.diffusion.denoiser import Denoises
 from sfumato.diffusion.guidance import away_from_any
-from sfumato.diffusion.integrate import Solver, Watch
+from sfumato.diffusion.integrate import Solver
 from sfumato.diffusion.noise import Noise
 from sfumato.diffusion.noise_and_denoise import edit, times_of
 from sfumato.diffusion.time_grids import Spacing, chain_time
+from sfumato.diffusion.watch import Watch
 from sfumato.module import Part
 
 

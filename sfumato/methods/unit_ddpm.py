@@ -39,10 +39,11 @@ from sfumato.core.arguments import Seed, checked
 from sfumato.core.errors import UserError
 from sfumato.core.ranges import Count, NotNegative, OneOf, Whole
 from sfumato.diffusion.denoiser import Denoiser, Prediction, TimeLaw
-from sfumato.diffusion.integrate import Step, Watch
+from sfumato.diffusion.integrate import Step
 from sfumato.diffusion.noise import Noise
 from sfumato.diffusion.process import Process, named_process
 from sfumato.diffusion.time_grids import Spacing, grid
+from sfumato.diffusion.watch import Watch
 from sfumato.methods._shared.coupled_chains import Chains
 from sfumato.methods._shared.unpaired import (
     OTHER,

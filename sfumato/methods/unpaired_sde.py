@@ -30,11 +30,12 @@ from sfumato.core.arguments import Seed
 from sfumato.core.ranges import BelowOne, Count, NotNegative, OneOf, Share, Whole
 from sfumato.diffusion.denoiser import Prediction, TimeLaw
 from sfumato.diffusion.guidance import needs_hidden
-from sfumato.diffusion.integrate import Step, Watch
+from sfumato.diffusion.integrate import Step
 from sfumato.diffusion.low_pass import Content
 from sfumato.diffusion.noise import Noise
 from sfumato.diffusion.process import Process, named_process
 from sfumato.diffusion.time_grids import Spacing
+from sfumato.diffusion.watch import Watch
 from sfumato.methods._shared.memory import Colours
 from sfumato.methods._shared.unpaired import OTHER, Norm, Pairs, Rough, Sides, frozen, round_trip, swapped
 from sfumato.methods.registry import Direction, end

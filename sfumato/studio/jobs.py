@@ -18,7 +18,7 @@ from PIL import Image
 from sfumato.core.errors import UserError
 from sfumato.data import tile
 from sfumato.data.images import picture
-from sfumato.diffusion.integrate import Watch
+from sfumato.diffusion.watch import Watch
 from sfumato.explore.normality import summary
 from sfumato.explore.trajectory import told_of
 from sfumato.studio import limits

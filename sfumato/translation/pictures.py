@@ -24,7 +24,7 @@ from sfumato.data.masks import check_mask
 from sfumato.data.open_data import outside
 from sfumato.data.preparation import Side
 from sfumato.data.resize import Resize
-from sfumato.diffusion.integrate import Watch
+from sfumato.diffusion.watch import Watch
 from sfumato.diffusion.windows import windowed
 from sfumato.methods.registry import name_of
 from sfumato.module import describe, device_of, in_single

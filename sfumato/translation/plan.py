@@ -24,9 +24,9 @@ from sfumato.data.image_folder import ImageFolder
 from sfumato.data.images import write_png
 from sfumato.data.masks import mask_for
 from sfumato.data.preparation import Prepared
-from sfumato.diffusion.integrate import Watch
+from sfumato.diffusion.watch import Ended, Watch, end, ending
 from sfumato.translation.run_file import Summary, check, damaged, read_run, there, write_run
-from sfumato.translation.translator import Ended, ending, run_translator
+from sfumato.translation.translator import run_translator
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 """Errors of writing that the next picture will meet, too."""
@@ -69,10 +69,6 @@ class Plan:
         Raises:
             UserError: it does not begin.
         """
-
-        def end(*_: Any) -> None:
-            raise Ended
-
         how, mistake = self.pictures.preparation, None
         for h, w in [how.size] if how.size else self._sizes():
             ramp = torch.linspace(-1, 1, how.channels * h * w).view(1, how.channels, h, w)

@@ -16,7 +16,7 @@ from sfumato.core.arguments import check_value, checked, hints_of, plain
 from sfumato.core.errors import UserError, choose, out_of_memory
 from sfumato.data.preparation import Preparation, Side, said_size
 from sfumato.data.resize import Resize
-from sfumato.diffusion.integrate import Watch
+from sfumato.diffusion.watch import Evaluations, Watch
 from sfumato.methods.registry import find, info, name_of, named
 from sfumato.module import Part, channels_of, raw
 
@@ -233,18 +233,11 @@ def run_translator(
     Works in halves where there is too little memory for all at once; `watch` (see `integrate`) is called
     for each.
     """
-    nfe = 0
-
-    def count(t: float, x_t: Tensor, mean: Tensor, extras: dict[str, Any]) -> None:
-        nonlocal nfe
-        nfe += extras["nfe"]
-        if watch is not None:
-            watch(t, x_t, mean, extras)
-
+    counted = Evaluations(watch)
     try:
         with torch.no_grad():  # no inference_mode: guidance differentiates
             # files are checked where they are read
-            return raw(part)(x, seed=seed, watch=count, **(options or {})), nfe
+            return raw(part)(x, seed=seed, watch=counted, **(options or {})), counted.nfe
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
@@ -255,19 +248,3 @@ def run_translator(
     one, nfe = run_translator(part, x[:cut], seed=seed, options=options, watch=watch)
     two, _ = run_translator(part, x[cut:], seed=seed, options=options, watch=watch)
     return torch.cat([one, two]), nfe
-
-
-class Ended(Exception):
-    """What a `watch` raised, which ends the run."""
-
-
-def ending(watch: Watch | None) -> Watch | None:
-    """A `watch` whose exceptions are told from those of the translation."""
-
-    def watched(t: float, x_t: Tensor, mean: Tensor, extras: dict[str, Any]) -> None:
-        try:
-            watch(t, x_t, mean, extras)  # type: ignore[misc]
-        except Exception as error:
-            raise Ended from error
-
-    return watched if watch else None

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sfumato.core.errors import choose
-from sfumato.diffusion.integrate import Watch
+from sfumato.diffusion.watch import Watch
 from sfumato.nets.layers import Init, Norm, initialise
 from sfumato.nets.patch_discriminator import PatchGAN, layers_for, patch_size
 from sfumato.nets.resnet_generator import ResNet

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from sfumato.core.arguments import Seed
 from sfumato.core.ranges import Count, NotNegative, Positive
-from sfumato.diffusion.integrate import Watch
+from sfumato.diffusion.watch import Watch
 from sfumato.methods._shared import adversarial as gan
 from sfumato.module import Part
 from sfumato.nets.layers import Init, Norm, batch_norms, initialise

@@ -7,8 +7,9 @@ from torch import Tensor
 
 from sfumato.core.errors import UserError
 from sfumato.diffusion.denoiser import Denoiser, Trace, Traced
-from sfumato.diffusion.integrate import Solver, Watch, dopri5, integrate, named_step
+from sfumato.diffusion.integrate import Solver, dopri5, integrate, named_step
 from sfumato.diffusion.noise import Noise
+from sfumato.diffusion.watch import Watch
 
 
 class Chains(Traced):

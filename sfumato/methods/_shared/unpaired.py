@@ -15,11 +15,12 @@ from sfumato.core.errors import choose
 from sfumato.diffusion.denoiser import Denoiser, domain_index
 from sfumato.diffusion.encode_decode import ENCODING, decode, encode
 from sfumato.diffusion.guidance import Clipped, Conditioned, away_from_none
-from sfumato.diffusion.integrate import Solver, Watch, sample
+from sfumato.diffusion.integrate import Solver, sample
 from sfumato.diffusion.low_pass import Content, passed
 from sfumato.diffusion.noise import Noise
 from sfumato.diffusion.sampler_gradients import integrate_flat
 from sfumato.diffusion.time_grids import Spacing
+from sfumato.diffusion.watch import Watch
 from sfumato.methods._shared.memory import Replay, SlowCopy
 from sfumato.methods.registry import Diverged
 from sfumato.nets.sizes import make_net

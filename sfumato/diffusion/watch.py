@@ -1,0 +1,43 @@
+"""Functions that are called for each step, as watch(t, x_t, E[x | x_t], extras); see `integrate`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+Watch = Callable[[float, Tensor, Tensor, dict[str, Any]], None]
+
+
+class Evaluations:
+    """A `watch` that adds up the network evaluations of all steps in `nfe`, and passes on what it sees."""
+
+    def __init__(self, watch: Watch | None = None) -> None:
+        self.nfe, self.watch = 0, watch
+
+    def __call__(self, t: float, x_t: Tensor, mean: Tensor, extras: dict[str, Any]) -> None:
+        self.nfe += extras["nfe"]
+        if self.watch is not None:
+            self.watch(t, x_t, mean, extras)
+
+
+class Ended(Exception):
+    """What a `watch` raised, which ends the run."""
+
+
+def end(*_: Any) -> None:
+    """A `watch` that ends the run at its first step."""
+    raise Ended
+
+
+def ending(watch: Watch | None) -> Watch | None:
+    """A `watch` whose exceptions are told from those of the translation."""
+
+    def watched(t: float, x_t: Tensor, mean: Tensor, extras: dict[str, Any]) -> None:
+        try:
+            watch(t, x_t, mean, extras)  # type: ignore[misc]
+        except Exception as error:
+            raise Ended from error
+
+    return watched if watch else None
