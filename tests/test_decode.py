@@ -21,7 +21,7 @@ from sfumato.data import decode as decoding
 from sfumato.data import open_images, read_image
 from sfumato.data.decode import decode, inspect
 from sfumato.data.header import Limits, Refused
-from sfumato.data.preparation import read_samples
+from sfumato.data.read import read_samples
 from sfumato.methods.registry import find
 from sfumato.translation.pictures import translate
 

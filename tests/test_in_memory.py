@@ -147,7 +147,7 @@ def test_read_and_write_are_inverse(tmp_path):
     assert sfumato.read(tmp_path / "g.png", channels=1).shape == (1, 6, 8)
     assert sfumato.read(tmp_path / "x.png", size=4).shape == (3, 4, 4)
     for bad, says in (
-        ((U8, tmp_path / "x.jpg"), "expected .*x.png"),
+        ((U8, tmp_path / "x.gif"), "expected .*x.png"),
         ((torch.stack([image, image]), tmp_path / "x.png"), "2 pictures and 1 file:"),
     ):
         with pytest.raises(UserError, match=says):

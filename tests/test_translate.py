@@ -140,7 +140,7 @@ def test_a_picture_does_not_depend_on_its_neighbours(method, root, ends, tmp_pat
 def test_what_no_picture_causes_is_said_before_one_is_read(
     root, ends, tmp_path, options, says, resize, monkeypatch
 ):
-    where, read = import_module("sfumato.data.preparation"), []
+    where, read = import_module("sfumato.data.read"), []
     real = where.decode
     monkeypatch.setattr(where, "decode", lambda data: read.append(1) or real(data))
     options = {"realism": 0.0, "steps": 2} | options

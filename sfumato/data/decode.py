@@ -87,13 +87,18 @@ def inspect(data: bytes, limits: Limits = LIMITS) -> Header:
     return header
 
 
-def plain(samples: NDArray[Any], channels: int) -> NDArray[Any]:
-    """(H, W, 1 to 4) to (H, W, channels) without alpha, which is laid on white, in the same dtype."""
+def plain(
+    samples: NDArray[Any], channels: int, colour: tuple[int, int, int] = (255, 255, 255)
+) -> NDArray[Any]:
+    """(H, W, 1 to 4) to (H, W, channels) without alpha, which is laid on a colour, in the same dtype."""
     top, dtype = np.iinfo(samples.dtype).max, samples.dtype
     if samples.shape[2] in (2, 4):
+        if samples.shape[2] == 2 and len(set(colour)) > 1:  # gray on a colour is coloured
+            samples = samples[..., [0, 0, 0, 1]]
+        on = np.array(colour[: samples.shape[2] - 1], np.float32) * (top / 255)
         alpha = samples[..., -1:].astype(np.float32) / top
-        on_white = top + alpha * (samples[..., :-1].astype(np.float32) - top)
-        samples = np.floor(on_white + 0.5).astype(dtype)
+        laid = on + alpha * (samples[..., :-1].astype(np.float32) - on)
+        samples = np.floor(laid + 0.5).astype(dtype)
     if samples.shape[2] == channels:
         return samples
     if channels == 3:
@@ -132,12 +137,13 @@ def open_picture(data: bytes) -> Image.Image:
 
 def _pillow_header(data: bytes) -> Header:
     if data[:8] == b"\x89PNG\r\n\x1a\n":
-        kinds = [kind for kind, _ in _chunks(data)]
+        kinds = [kind for kind, _ in png_chunks(data)]
         if kinds[:1] != [b"IHDR"] or kinds.count(b"IHDR") > 1:
             raise Refused("is broken (its header is not the first part, or not the only one)")
     with open_picture(data) as image:
         kind = {"MPO": "JPEG", "DIB": "BMP"}.get(str(image.format), str(image.format))
-        return Header(kind, *image.size, getattr(image, "n_frames", 1))
+        deep = kind == "PNG" and data[24:25] == b"\x10"
+        return Header(kind, *image.size, getattr(image, "n_frames", 1), "uint16" if deep else "uint8")
 
 
 def _pillow(data: bytes, header: Header) -> tuple[NDArray[np.uint8], dict[str, str]]:
@@ -217,7 +223,7 @@ def _to_srgb(image: Any, profile: bytes | None) -> tuple[Any, dict[str, str]]:
 # ---- PNG with 16 bits ----------------------------------------------------------------------------
 
 
-def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+def png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
     """Name and content of a PNG's chunks, to its end."""
     at, kind = 8, b""
     while at + 8 <= len(data) and kind != b"IEND":
@@ -229,7 +235,7 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 def _check_rows(data: bytes) -> None:
     """All rows are there: Pillow leaves those black that a sound but short stream lacks."""
-    chunks = list(_chunks(data))
+    chunks = list(png_chunks(data))
     width, height, bits, colour, _, _, interlace = struct.unpack(">IIBBBBB", chunks[0][1])
     depth = bits * {0: 1, 2: 3, 4: 2, 6: 4}.get(colour, 1)
     passes = ADAM7 if interlace else ((0, 0, 1, 1),)
@@ -254,7 +260,7 @@ def _deep_png(data: bytes) -> tuple[NDArray[np.uint16], dict[str, str]]:
     PNG's filters act on each byte of a sample by itself: the high bytes alone, and the low bytes
     alone, are valid pixels of an 8-bit PNG with the same filters.
     """
-    chunks = list(_chunks(data))
+    chunks = list(png_chunks(data))
     width, height, _, colour, _, _, interlace = struct.unpack(">IIBBBBB", chunks[0][1])
     if interlace:
         raise Refused("is an interlaced 16-bit PNG: save it without interlacing")
@@ -269,7 +275,7 @@ def _deep_png(data: bytes) -> tuple[NDArray[np.uint16], dict[str, str]]:
     def half(first: int) -> NDArray[np.uint16]:
         body = np.hstack([lines[:, :1], lines[:, first::2]]).tobytes()
         parts = [(b"IHDR", header), *exif, (b"IDAT", zlib.compress(body, 0)), (b"IEND", b"")]
-        png = data[:8] + b"".join(map(_chunk, parts))
+        png = data[:8] + b"".join(map(png_chunk, parts))
         return _pillow(png, Header("PNG", width, height, 1))[0].astype(np.uint16)
 
     profile = next((body for kind, body in chunks if kind == b"iCCP"), b"")
@@ -278,6 +284,7 @@ def _deep_png(data: bytes) -> tuple[NDArray[np.uint16], dict[str, str]]:
     return half(1) * np.uint16(256) + half(2), lost
 
 
-def _chunk(part: tuple[bytes, bytes]) -> bytes:
+def png_chunk(part: tuple[bytes, bytes]) -> bytes:
+    """A part of a PNG, (name, content), as its bytes."""
     kind, body = part
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))

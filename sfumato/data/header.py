@@ -32,6 +32,8 @@ class Header(NamedTuple):
     height: int
     pages: int
     """Pictures in the file, of which the first is read."""
+    dtype: str = "uint8"
+    """NumPy's name of the type of its samples; bits and palettes are read as uint8."""
 
 
 LOST = {

@@ -14,7 +14,7 @@ from torch import Tensor
 from sfumato.core.errors import UserError
 from sfumato.data.folders import replacing
 from sfumato.data.listing import SUFFIXES, find_images, list_pictures, natural
-from sfumato.data.preparation import read_samples
+from sfumato.data.read import read_samples
 from sfumato.data.resize import Resize, fit_image, to_float, to_samples
 
 __all__ = [

@@ -20,9 +20,11 @@ from sfumato.core.errors import UserError, check_numbers
 from sfumato.core.terminal import count
 from sfumato.data.decode import plain, samples_of
 from sfumato.data.header import LOST, Refused
-from sfumato.data.images import picture, write_png
-from sfumato.data.preparation import DARK, Preparation
-from sfumato.data.resize import Resize, to_float
+from sfumato.data.images import picture
+from sfumato.data.preparation import Preparation
+from sfumato.data.read import DARK
+from sfumato.data.resize import Resize, to_float, to_samples
+from sfumato.data.write import format_of, write_samples
 
 KINDS = "a picture of Pillow, an array or tensor of one or many, or a list of them"
 SLACK = 1e-3
@@ -56,7 +58,7 @@ def take(given: Any, channels: int, preparation: Preparation | None = None, brig
     if isinstance(given, Image.Image):
         how = preparation or Preparation(channels=channels)
         try:
-            samples = plain(samples_of(given)[0], channels).transpose(2, 0, 1)
+            samples = plain(samples_of(given)[0], channels, how.colour).transpose(2, 0, 1)
         except Refused as error:
             raise UserError(f"the picture {error}") from None
         image = torch.from_numpy(to_float(how.fit(np.ascontiguousarray(samples))))
@@ -217,21 +219,25 @@ def read(
 
 @checked
 def write(pictures: Any, paths: str | Path | Sequence[str | Path]) -> None:
-    """Writes pictures as 8-bit PNGs, each whole or not at all.
+    """Writes pictures as PNG, TIFF, JPEG or WebP, each whole or not at all.
+
+    Samples of uint16 are written with 16 bits, all others with 8. JPEG alone loses something.
 
     Args:
         pictures: a picture of Pillow, or an array, tensor or list of one or many, see `take`.
-        paths: a file for one, or as many files; they end in .png.
+        paths: a file for one, or as many files; they end in .png, .tif, .jpg or .webp.
 
     Raises:
-        UserError: for other endings, more or fewer files, one file twice, or values out of range.
+        UserError: for other endings, more or fewer files, one file twice, values out of range, or 16 bits
+            for JPEG or WebP.
         OSError: a file cannot be written; nothing is left of it.
     """
     files = _files(paths)
     each = pictures if isinstance(pictures, (list, tuple)) else [pictures]
-    images: list[Tensor] = []
+    images: list[tuple[Tensor, Any]] = []
     for one in each:
-        images += take(one, 1 if _gray(one) else 3, bright=True).images
+        taken = take(one, 1 if _gray(one) else 3, bright=True).images
+        images += [(image, _type_of(one)) for image in taken]
     if len(files) != len(images):
         raise UserError(
             f"{count(len(images), 'picture')} and {count(len(files), 'file')}: expected a file for each"
@@ -244,11 +250,9 @@ def write(pictures: Any, paths: str | Path | Sequence[str | Path]) -> None:
                 f"{file} is given twice{f' (as {other})' * (str(other) != str(file))}: "
                 f"expected a file for each picture"
             )
-        if file.suffix.lower() != ".png":
-            named = file.with_suffix(".png") if file.name.strip(".") else file / "picture.png"
-            raise UserError(f"{file}: a PNG is written: expected {named}")
-    for file, image in zip(files, images, strict=True):
-        write_png(file, image)
+        format_of(file)
+    for file, (image, dtype) in zip(files, images, strict=True):
+        write_samples(file, to_samples(image, dtype))
 
 
 def _files(paths: Any) -> list[Path]:
@@ -259,9 +263,16 @@ def _files(paths: Any) -> list[Path]:
     return files
 
 
+def _type_of(given: Any) -> Any:
+    """The type that a picture's samples are written in."""
+    kind = given.mode if isinstance(given, Image.Image) else str(getattr(given, "dtype", ""))
+    deep = kind.startswith("I;16") or kind.endswith("uint16")
+    return np.uint16 if deep else np.uint8
+
+
 def _gray(given: Any) -> bool:
     """Whether a picture has one channel."""
     if isinstance(given, Image.Image):
-        return given.mode in ("1", "L")
+        return given.mode in ("1", "L") or given.mode.startswith("I;16")
     shape = tuple(getattr(given, "shape", ()))
     return len(shape) == 2 or (len(shape) > 2 and 3 not in (shape[-1], shape[-3]))

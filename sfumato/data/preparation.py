@@ -7,11 +7,9 @@ exploring, the studio, masks, truths, partners) takes it from there.
 from __future__ import annotations
 
 import contextlib
-import stat
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self, get_args
 
@@ -21,16 +19,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sfumato.core.errors import UserError, choose
-from sfumato.data.decode import decode, inspect, plain
 from sfumato.data.hashing import version_of
-from sfumato.data.header import LIMITS, Refused
+from sfumato.data.header import LIMITS
+from sfumato.data.read import colour_of, header_of, read_file, read_samples
 from sfumato.data.resize import Resize, centre, fit_image, to_float, to_samples
 
 Side = Literal["left", "right", "whole"]
 ALIKE = 0.02
 """Proportions that differ by less than this share are the same: sides are whole pixels."""
-DARK = 2**14
-"""16-bit samples that all lie below it are of 10, 12 or 14 bits: they come out dark, with few levels."""
 ALWAYS = {"orientation": "upright", "colour": "sRGB", "transparency": "on white"}
 """What every preparation does; recorded, so that it cannot change unnoticed."""
 
@@ -86,6 +82,7 @@ class Preparation:
         upscale: whether pictures smaller than `size` are enlarged, or refused.
         channels: 3 (gray is repeated) or 1 (the luma of colours).
         side: left or right of pictures that hold two side by side, or the whole.
+        alpha: the colour that transparent pictures are laid on: a name, or as #ff8800.
 
     Raises:
         UserError: for a size below 1 or other words than these.
@@ -96,6 +93,7 @@ class Preparation:
     upscale: bool = False
     channels: int = 3
     side: Side = "whole"
+    alpha: str = "white"
 
     def __post_init__(self) -> None:
         if self.size is not None and not all(isinstance(n, int) for n in self.size):
@@ -108,6 +106,7 @@ class Preparation:
         choose("side", self.side, get_args(Side))
         if self.channels not in (1, 3):
             raise UserError(f"channels {self.channels}: expected 1 or 3")
+        colour_of(self.alpha)
 
     def read(self, file: str | Path) -> Prepared:
         """A picture, prepared.
@@ -131,7 +130,7 @@ class Preparation:
         kept, frame = _kept.get(), frame if self.resize == "crop" else None
         if kept is None or not Path(file).is_file():
             return self._decoded(file, frame)
-        of = (*version_of(Path(file)), self.resize, self.channels, self.side)
+        of = (*version_of(Path(file)), self.resize, self.channels, self.side, self.alpha)
         found = kept.get((of, self.size, frame))
         if found is None or not (self.upscale or _covers(found.size, self.size)):
             found = self._decoded(file, frame)
@@ -157,16 +156,35 @@ class Preparation:
         Raises:
             UserError: as `read`, but for the size.
         """
-        samples, lost = read_samples(file, self.channels)
+        samples, lost = read_samples(file, self.channels, self.colour)
+        return self._half(samples, file), lost
+
+    def _half(self, samples: NDArray[Any], file: str | Path) -> NDArray[Any]:
         if self.side == "whole":
-            return samples, lost
+            return samples
         h, w = samples.shape[1:]
         if w < 2 or w <= h:
             raise UserError(
                 f"{file} is {w}x{h} pixels, not two pictures side by side: sfumato translate takes it whole "
                 f"by --side whole, sfumato train without --side-by-side"
             )
-        return samples[..., : w // 2] if self.side == "left" else samples[..., -(w // 2) :], lost
+        return samples[..., : w // 2] if self.side == "left" else samples[..., -(w // 2) :]
+
+    def opacity(self, file: str | Path) -> NDArray[Any] | None:
+        """Alpha (1, h, w) of a file at this size, in the file's depth; None if it has none.
+
+        Raises:
+            UserError: as `read`.
+        """
+        samples, _ = read_file(Path(file))
+        if samples.shape[2] not in (2, 4):
+            return None
+        return self.fit(self._half(samples[..., -1:].transpose(2, 0, 1), file), file)
+
+    @property
+    def colour(self) -> tuple[int, int, int]:
+        """What transparent pictures are laid on, of 255."""
+        return colour_of(self.alpha)
 
     def size_of(self, file: Path) -> tuple[int, int]:
         """(height, width) of a file, or of its half, by its header: quick, before anything is read.
@@ -174,11 +192,8 @@ class Preparation:
         Raises:
             UserError: the file is none that can be read.
         """
-        try:
-            height, width = _size_of(*version_of(file))
-        except (Refused, OSError) as error:
-            raise UserError(f"{file} {error}") from None
-        return height, width // (1 if self.side == "whole" else 2)
+        header = header_of(file)
+        return header.height, header.width // (1 if self.side == "whole" else 2)
 
     def fit(self, samples: NDArray[Any], name: str | Path = "the picture") -> NDArray[Any]:
         """Samples (C, H, W) at this size, in their own depth.
@@ -199,7 +214,8 @@ class Preparation:
 
     def to_json(self) -> dict[str, Any]:
         """Values that JSON has; `from_json` takes them back."""
-        return asdict(self) | {"size": self.size and list(self.size)} | ALWAYS
+        values = asdict(self) | {"size": self.size and list(self.size)} | ALWAYS
+        return values | {"transparency": f"on {values.pop('alpha')}"}
 
     @classmethod
     def from_json(cls, saved: Any) -> Preparation:
@@ -210,7 +226,8 @@ class Preparation:
         """
         try:
             values = dict(saved)
-            always = {key: values.pop(key) for key in ALWAYS}
+            values["alpha"] = values["transparency"].removeprefix("on ")
+            always = {key: values.pop(key) for key in ALWAYS} | {"transparency": "on white"}
             size = values.pop("size")
             sides = [*(size or ()), values["channels"]]
             if (
@@ -220,7 +237,7 @@ class Preparation:
             ):
                 raise ValueError
             return cls(size=size and (size[0], size[1]), **values)
-        except (TypeError, ValueError, KeyError, IndexError) as error:
+        except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
             if isinstance(error, UserError):
                 raise
             raise UserError(
@@ -250,13 +267,8 @@ class Preparation:
         parts = [f"{how} {said_size(self.size)}" if self.size else "at their own size"]
         parts += [f"{self.side} halves"] * (self.side != "whole")
         parts += ["in gray"] * (self.channels == 1)
+        parts += [f"transparency on {self.alpha}"] * (self.alpha != "white")
         return ", ".join(parts)
-
-
-@lru_cache(maxsize=2**18)
-def _size_of(file: Path, *version: int) -> tuple[int, int]:
-    header = inspect(file.read_bytes())
-    return header.height, header.width
 
 
 def _covers(size: tuple[int, int], wanted: tuple[int, int] | None) -> bool:
@@ -271,37 +283,3 @@ def said_size(size: tuple[int, int]) -> str:
 def alike(a: tuple[int, int], b: tuple[int, int]) -> bool:
     """Whether two sizes have the same proportions."""
     return abs(a[1] * b[0] / (a[0] * b[1]) - 1) < ALIKE
-
-
-def read_samples(path: str | Path, channels: int = 3) -> tuple[NDArray[Any], dict[str, str]]:
-    """Upright samples (channels, H, W) of a file, uint8 or uint16, and what of it is lost.
-
-    Raises:
-        UserError: the file is missing, empty, broken, no image, or of a kind that is not read.
-    """
-    path = Path(path)
-    if channels not in (1, 3):
-        raise UserError(f"channels {channels}: expected 1 or 3")
-    try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):  # a pipe or device may never end
-            raise Refused("is not a file")
-        if status.st_size > LIMITS.file:
-            raise Refused(f"has {status.st_size:,} bytes: expected at most {LIMITS.file:,}")
-        samples, _, lost = decode(path.read_bytes())
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
-    except ValueError:
-        raise UserError(f"cannot read {str(path)!r}: no file can have that name") from None
-    except Refused as error:
-        raise UserError(f"{path} {error}") from None
-    if samples.dtype == np.uint16 and (top := int(samples[..., :3].max())) < DARK:
-        lost = lost | {"depth": f"up to {top:,} of 65,535"}
-    if channels == 1 and samples.shape[2] > 2 and _colourful(samples):
-        lost = lost | {"colour": ""}
-    return np.ascontiguousarray(plain(samples, channels).transpose(2, 0, 1)), lost
-
-
-def _colourful(samples: NDArray[Any]) -> bool:
-    some = samples[:: max(1, len(samples) // 64), :: max(1, samples.shape[1] // 64), :3].astype(int)
-    return bool((some.max(2) - some.min(2)).max() > np.iinfo(samples.dtype).max // 20)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
 import numpy as np
 import torch
@@ -86,6 +86,32 @@ def fit_image(
             fitted = interpolate(fitted, (new_h, new_w), mode="bicubic", antialias=True).clamp(-1, 1)
         row[:] = centre(fitted[0, 0], h, w).numpy()
     return out
+
+
+class Placed(NamedTuple):
+    """How a picture was scaled and then cut, along y and x."""
+
+    scale: tuple[float, float]
+    cut: tuple[float, float]
+    """Pixels above and left of what was kept."""
+
+
+def placed(size: tuple[int, int], fitted: tuple[int, int], resize: Resize, made: tuple[int, int]) -> Placed:
+    """Where in a result a picture's pixels lie.
+
+    Args:
+        size: (height, width) of the picture.
+        fitted: what `fit_image` made of it.
+        resize: how.
+        made: of the result, which shows the same as the fitted one.
+    """
+    (old_h, old_w), (h, w) = size, fitted
+    new_h, new_w = h, w
+    if resize == "crop":
+        scale = max(h / old_h, w / old_w)
+        new_h, new_w = max(h, round(old_h * scale)), max(w, round(old_w * scale))
+    y, x = made[0] / h, made[1] / w
+    return Placed((y * new_h / old_h, x * new_w / old_w), (y * ((new_h - h) // 2), x * ((new_w - w) // 2)))
 
 
 def _needed(image: NDArray[np.float32], h: int, w: int) -> NDArray[np.float32]:

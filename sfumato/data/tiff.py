@@ -29,7 +29,11 @@ def tiff_header(data: bytes) -> Header:
             width, height = max(width, page.tilewidth), max(height, page.tilelength)
         pages = sum(not p.is_reduced for p in itertools.islice(iter(tiff.pages), 1000))  # type: ignore[union-attr]
         stack = int(np.prod([n for n, a in zip(page.shape, page.axes, strict=True) if a not in "YXS"]))
-        return Header("TIFF", width, height, max(pages, 1) * stack)
+        return Header("TIFF", width, height, max(pages, 1) * stack, _dtype(page))
+
+
+def _dtype(page: Any) -> str:
+    return "uint8" if page.dtype is None or page.dtype == np.bool_ else str(page.dtype)
 
 
 def read_tiff(data: bytes) -> tuple[NDArray[Any], dict[str, str]] | None:

@@ -24,13 +24,15 @@ from sfumato.data.masks import check_mask
 from sfumato.data.open_data import outside
 from sfumato.data.preparation import Side
 from sfumato.data.resize import Resize
+from sfumato.data.write import Format
 from sfumato.diffusion.watch import Watch
 from sfumato.diffusion.windows import windowed
 from sfumato.methods.registry import name_of
 from sfumato.module import describe, device_of, in_single
 from sfumato.training.verdict import FOG
 from sfumato.translation.plan import Plan
-from sfumato.translation.run_file import Summary, saved_digest, there, to_repeat
+from sfumato.translation.results import Depth, Results
+from sfumato.translation.run_file import Summary, saved_depth, saved_digest, there, to_repeat
 from sfumato.translation.translator import assembled, options_of
 
 Paths = str | Path | Sequence[str | Path]
@@ -54,6 +56,9 @@ def translate(
     upscale: bool = False,
     side: Side | None = None,
     windows: bool = False,
+    format: Format = "png",
+    depth: Depth | None = None,
+    alpha: str | None = None,
     strict: bool = False,
     device: str = "auto",
     options: Mapping[str, Any] | None = None,
@@ -61,7 +66,7 @@ def translate(
     watch: Watch | None = None,
     loaded: dict[Path, ModelFolder] | None = None,
 ) -> Summary:
-    """Translates pictures and folders of pictures into a folder of PNGs.
+    """Translates pictures and folders of pictures into a folder of results.
 
     Args:
         paths: pictures, or folders whose trees and names are kept.
@@ -81,6 +86,10 @@ def translate(
         side: which half of a picture is read: left, right, or whole (it is one picture).
         windows: let networks see pictures that are larger than the training's by overlapping windows, see
             `sfumato.windowed`; without a size or resize pictures are taken as they are.
+        format: of the results: png, tiff, webp (these lose nothing), or jpeg.
+        depth: bits of a sample of the results; by default each has its source's, 8 or 16.
+        alpha: keep (results take over the sources' transparency), or the colour that transparent pictures
+            are laid on, such as black or #ff8800; by default the training's, which is white.
         strict: refuse to begin if the folders hold anything that cannot be read, or only in part.
         device: auto (a GPU if there is one), cpu, cuda, cuda:N or mps.
         options: the method's own options.
@@ -100,6 +109,8 @@ def translate(
     if windows:
         part, resize = windowed(part), resize or (None if size else "none")
     how: dict[str, Any] = {"size": size, "resize": resize, "upscale": upscale, "side": side}
+    how["alpha"] = None if alpha == "keep" else alpha
+    form = Results(format, depth or (None if expect else saved_depth(out)), alpha == "keep")
     direction = chosen.get("direction")
     prepare, notes = made.preparation(**how, direction=direction, contradicted=not windows)
     pictures.preparation = prepare
@@ -107,7 +118,7 @@ def translate(
         check_mask(Path(mask))
     run = {
         "method": name_of(part), "translator": describe(made.part), "seed": seed,
-        "preparation": prepare.to_json(), "windows": windows,
+        "preparation": prepare.to_json(), "windows": windows, **form.to_json(),
         "options": chosen | ({"mask": sha256(Path(mask))} if mask else {}), "weights": made.weights,
         "pictures": {"count": len(pictures), "sha256": pictures.digest_as(saved_digest(out, expect))},
         "versions": {name: version(name) for name in ("sfumato", "torch")},
@@ -119,7 +130,7 @@ def translate(
         "batch": batch or (1 if windows else max(1, min(64, 2**18 // (prepare.size or (128, 128))[0] ** 2))),
         "device": str(where),
     }  # fmt: skip
-    plan = Plan(part, chosen, pictures, out, json.loads(json.dumps(run)), origin, watch)
+    plan = Plan(part, chosen, pictures, out, json.loads(json.dumps(run)), origin, form, watch)
     told = {str(m.folder): str(m.info.get("verdict")) for m in made.models.values()}
     notes += [f"{folder}: {text}" for folder, text in told.items() if FOG in text]
     for text in notes:
@@ -153,5 +164,7 @@ def repeat(run: str | Path, out: str | Path, *, device: str | None = None) -> Su
         origin["sources"], out, method=origin["method"], **origin["models"], options=options,
         seed=what["seed"], size=how["size"] and how["size"][0],
         **{k: how[k] for k in ("resize", "upscale", "side")}, expect=what,
-        windows=what["windows"], batch=origin["batch"], device=device or origin["device"],
+        windows=what["windows"], format=what["format"], depth=what["depth"],
+        alpha="keep" if what["alpha"] else how.get("transparency", "on white").removeprefix("on "),
+        batch=origin["batch"], device=device or origin["device"],
     )  # fmt: skip

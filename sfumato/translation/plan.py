@@ -21,10 +21,10 @@ from sfumato.core.terminal import bar, count
 from sfumato.data.folders import locked
 from sfumato.data.header import LOST
 from sfumato.data.image_folder import ImageFolder
-from sfumato.data.images import write_png
 from sfumato.data.masks import mask_for
 from sfumato.data.preparation import Prepared
 from sfumato.diffusion.watch import Ended, Watch, end, ending
+from sfumato.translation.results import Results
 from sfumato.translation.run_file import Summary, check, damaged, read_run, there, write_run
 from sfumato.translation.translator import run_translator
 
@@ -43,6 +43,7 @@ class Plan:
         out: folder of the results.
         run: all that defines the results, see `sfumato.translation.run_file`.
         origin: what else is needed to repeat the run.
+        form: how results are written.
         watch: called for each step of each batch, see `integrate`; what it raises ends the run.
         done: what was done so far.
     """
@@ -53,13 +54,14 @@ class Plan:
     out: Path
     run: dict[str, Any]
     origin: dict[str, Any]
+    form: Results
     watch: Watch | None = None
     done: Summary = field(default_factory=Summary)
 
     @property
     def results(self) -> list[Path]:
         """The file that each picture becomes."""
-        return [self.out / Path(name).with_suffix(".png") for name in self.pictures.file_names]
+        return [self.form.place(self.out, name) for name in self.pictures.file_names]
 
     def rehearse(self) -> None:
         """Translates a ramp up to its first step: so mistakes show that no picture causes.
@@ -178,7 +180,7 @@ class Plan:
     def _write(self, i: int, source: Prepared, image: Tensor, result: Path) -> bool:
         """Whether the result of a picture could be written."""
         try:
-            write_png(result, image)
+            self.form.write(result, image, self.pictures.paths[i], self.pictures.preparation, source)
         except (UserError, OSError) as error:  # no numbers, or a name that is too long
             if isinstance(error, OSError) and error.errno in FULL:
                 raise

@@ -7,7 +7,6 @@ again, "result" counts, NFE and seconds, null until the run is complete.
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
@@ -21,6 +20,7 @@ from sfumato.core.terminal import count, say
 from sfumato.data.folders import LOCK, parse_json, write_text
 from sfumato.data.hashing import version_of
 from sfumato.data.preparation import said_size
+from sfumato.data.write import is_whole
 from sfumato.module import short
 
 
@@ -74,7 +74,7 @@ def write_run(out: Path, run: Any, origin: Any, result: Any) -> None:
 
 
 def read_run(folder: Path, name: str = "run.json") -> dict[str, Any]:
-    """The three parts of a run.json.
+    """The three parts of a run.json, and whether it is "earlier" than what says how results are written.
 
     Raises:
         UserError: if there is none, or not one of a translation.
@@ -84,7 +84,7 @@ def read_run(folder: Path, name: str = "run.json") -> dict[str, Any]:
         parts = {key: saved[key] for key in ("run", "from", "result")}
         if not isinstance(parts["run"], dict) or not isinstance(parts["run"].get("options"), dict | None):
             raise TypeError
-        return parts | {"run": _modern(parts["run"])}
+        return parts | {"run": _modern(parts["run"]), "earlier": "format" not in parts["run"]}
     except OSError:
         raise UserError(f"{folder} holds no translation: it has no {name}; choose another folder") from None
     except (ValueError, KeyError, TypeError):
@@ -99,11 +99,13 @@ def saved_digest(out: Path, expect: Mapping[str, Any] | None) -> Any:
     return pictures.get("sha256") if isinstance(pictures := run.get("pictures"), dict) else None
 
 
-PNG_BEGINS, PNG_ENDS = b"\x89PNG\r\n\x1a\n", b"\0\0\0\0IEND\xaeB`\x82"
+def saved_depth(out: Path) -> Any:
+    """The depth of the results in `out` where its run.json does not say it: earlier versions wrote 8 bits."""
+    return 8 if (out / "run.json").is_file() and read_run(out)["earlier"] else None
 
 
 def there(result: Path) -> bool:
-    """Whether a PNG is there, whole: where the power failed or a disk is bad, a file may be cut or empty."""
+    """Whether a result is there, whole: where the power failed or a disk is bad, it may be cut or empty."""
     try:
         return _whole(*version_of(result))
     except OSError:
@@ -112,10 +114,7 @@ def there(result: Path) -> bool:
 
 @lru_cache(maxsize=2**18)
 def _whole(result: Path, *version: int) -> bool:
-    with result.open("rb") as file:
-        begins = file.read(len(PNG_BEGINS))
-        file.seek(max(0, file.seek(0, os.SEEK_END) - len(PNG_ENDS)))
-        return begins == PNG_BEGINS and file.read() == PNG_ENDS
+    return is_whole(result)
 
 
 def damaged(out: Path, results: Iterable[Path]) -> str:
@@ -178,7 +177,11 @@ def check(out: Path, run: dict[str, Any], expect: Mapping[str, Any] | None) -> N
 
 def _modern(run: dict[str, Any]) -> dict[str, Any]:
     """A run as it is recorded now; those of format 1's time say how in fields of their own."""
-    run = {"windows": False} | run | {key: short(run.get(key)) for key in ("translator", "options")}
+    run = (
+        {"windows": False, "format": "png", "depth": 8, "alpha": False}
+        | run
+        | {key: short(run.get(key)) for key in ("translator", "options")}
+    )
     if "preparation" in run:
         return run
     size, how = (run.get("size"), {"resize": run["resize"], "upscale": run["upscale"], "side": "whole"})

@@ -173,6 +173,7 @@ def preparation_of(
     resize: Resize | None = None,
     upscale: bool = False,
     side: Side | None = None,
+    alpha: str | None = None,
     direction: str | None = None,
     contradicted: bool = True,
 ) -> tuple[Preparation, list[str]]:
@@ -187,6 +188,7 @@ def preparation_of(
         resize: crop, stretch or none; none without a size takes every picture as it is.
         upscale: enlarge pictures that are smaller.
         side: left, right or whole.
+        alpha: the colour that transparent pictures are laid on.
         direction: in which the models are used; back takes the targets' side of side by side pictures.
         contradicted: say what contradicts the training's size.
 
@@ -204,7 +206,7 @@ def preparation_of(
     kept = None if resize == "none" else own.size or next(iter(sizes), None)
     made = Preparation(
         (size, size) if size is not None else kept, resize or own.resize, upscale or own.upscale,
-        channels, side or own.side,
+        channels, side or own.side, alpha or own.alpha,
     )  # fmt: skip
     notes = []
     for key in ("size", "resize") if contradicted else ():

@@ -1,0 +1,123 @@
+"""What a result takes over from its source's file: EXIF, resolution, and the place on Earth of a GeoTIFF.
+
+Of EXIF go what would be wrong of the result: the orientation, which is applied on reading, sizes, previews
+and makers' notes.  A colour profile is applied on reading, too: results are sRGB, and carry none.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from sfumato.data.decode import open_picture, png_chunks
+from sfumato.data.resize import Placed
+from sfumato.data.tiff import is_tiff
+
+TEXTS = 271, 272, 306, 315, 33432
+"""Of EXIF's and TIFF's first table: make, model, time, artist, copyright."""
+DETAILS, PLACE = 0x8769, 0x8825
+"""EXIF's further tables: how the picture was taken, and where."""
+WRONG = 0x9286, 0x927C, 0xA001, 0xA002, 0xA003, 0xA005
+"""Of the details: comment in an encoding of its own, maker's note, colour space, sides, another table."""
+LARGEST = 65_000
+"""Bytes of EXIF, as JPEG holds them."""
+SCALE, TIES, MATRIX, KEYS = 33550, 33922, 34264, (34735, 34736, 34737)
+"""GeoTIFF's tags: size of a pixel, points of pixel and place, or a matrix of both; and what these mean."""
+POINT = 2
+"""Value of the key 1025 of pictures whose coordinates are those of pixels' centres."""
+NODATA = 42113
+
+
+class Carried(NamedTuple):
+    """What is carried over."""
+
+    exif: Mapping[int, Any] = {}
+    """Tags of EXIF, whose tables are mappings themselves."""
+    dpi: tuple[float, float] | None = None
+    """Pixels per inch along x and y."""
+    geo: Mapping[int, Any] = {}
+    """Tags of GeoTIFF."""
+
+    def moved(self, placed: Placed) -> Carried:
+        """The same for a picture that was scaled and cut."""
+        dpi = self.dpi and (self.dpi[0] * placed.scale[1], self.dpi[1] * placed.scale[0])
+        return Carried(self.exif, dpi, _moved(self.geo, placed) if self.geo else {})
+
+    def exif_bytes(self) -> bytes:
+        """EXIF as files hold it, after its six first bytes; empty if there is none."""
+        made = Image.Exif()
+        for tag, value in self.exif.items():
+            made[tag] = value
+        return made.tobytes().removeprefix(b"Exif\0\0") if self.exif else b""
+
+
+NOTHING = Carried()
+
+
+def carried_by(data: bytes) -> Carried:
+    """What a picture file holds that its result carries; what is broken of it is not carried."""
+    try:
+        found = _of_tiff(data) if is_tiff(data) else _of_others(data)
+        return found if len(found.exif_bytes()) <= LARGEST else found._replace(exif={})
+    except Exception:  # decoders raise almost anything on broken data
+        return NOTHING
+
+
+def _of_others(data: bytes) -> Carried:
+    with open_picture(data) as image:
+        block = image.info.get("exif") or b""
+        if image.format == "PNG":
+            block = next((body for kind, body in png_chunks(data) if kind == b"eXIf"), b"")
+        dpi = image.info.get("dpi")
+    given, exif = Image.Exif(), dict[int, Any]()
+    if 0 < len(block) <= LARGEST:
+        given.load(block)
+        exif = {tag: given[tag] for tag in (270, 305, *TEXTS) if isinstance(given.get(tag), str)}
+        for table in (DETAILS, PLACE):
+            if kept := {k: v for k, v in given.get_ifd(table).items() if k not in WRONG}:
+                exif[table] = kept
+    turned = given.get(0x0112, 1) in (5, 6, 7, 8)
+    return Carried(exif, _dpi(*dpi[:: -1 if turned else 1]) if dpi else None)
+
+
+def _of_tiff(data: bytes) -> Carried:
+    import tifffile
+
+    with tifffile.TiffFile(io.BytesIO(data)) as tiff:
+        tags = tiff.pages[0].tags  # type: ignore[union-attr]
+        exif = {tag: str(tags[tag].value) for tag in TEXTS if tag in tags}
+        unit, turn = (int(tags.valueof(tag, 1)) for tag in ("ResolutionUnit", "Orientation"))
+        inch = {2: 1.0, 3: 2.54}.get(unit, 0.0)
+        sides = [tags.valueof(name, (0, 1)) for name in ("XResolution", "YResolution")]
+        dpi = _dpi(*(inch * n / d for n, d in sides[:: -1 if turn > 4 else 1]))
+        geo = {tag: tags[tag].value for tag in (SCALE, TIES, MATRIX, *KEYS, NODATA) if tag in tags}
+        return Carried(exif, dpi, geo if turn == 1 else {})
+
+
+def _dpi(x: float, y: float) -> tuple[float, float] | None:
+    return (float(x), float(y)) if 1 <= min(x, y) and max(x, y) < 1e6 else None
+
+
+def _moved(geo: Mapping[int, Any], placed: Placed) -> dict[int, Any]:
+    """GeoTIFF's tags for pixels (i, j) that were (i, j) * scale - cut before, counted from their corners."""
+    keys = np.array(geo.get(KEYS[0], ()), int).reshape(-1, 4)
+    half = 0.5 if any(key == 1025 and value == POINT for key, _, _, value in keys[1:]) else 0.0
+    (sy, sx), (top, left) = placed
+    moved = dict(geo)
+    if SCALE in geo:
+        x, y, z = geo[SCALE]
+        moved[SCALE] = (x / sx, y / sy, z)
+    if TIES in geo:
+        ties = np.array(geo[TIES], float).reshape(-1, 6)
+        ties[:, 0] = (ties[:, 0] + half) * sx - half - left
+        ties[:, 1] = (ties[:, 1] + half) * sy - half - top
+        moved[TIES] = tuple(ties.flatten())
+    if MATRIX in geo:
+        back = np.diag([1 / sx, 1 / sy, 1, 1])
+        back[:2, 3] = (left + half) / sx - half, (top + half) / sy - half
+        moved[MATRIX] = tuple((np.array(geo[MATRIX], float).reshape(4, 4) @ back).flatten())
+    return moved

@@ -1,0 +1,104 @@
+"""How the results of a translation are written: format, depth, transparency, and what is carried over."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sfumato.core.errors import UserError
+from sfumato.data.carried import carried_by
+from sfumato.data.preparation import Preparation, Prepared
+from sfumato.data.read import header_of
+from sfumato.data.resize import fit_image, placed, to_float, to_samples
+from sfumato.data.write import FORMATS, Format, write_samples
+
+Depth = Literal[8, 16]
+"""Bits of a sample."""
+
+
+@dataclass(frozen=True)
+class Results:
+    """How results are written.
+
+    Args:
+        format: png, tiff, jpeg or webp.
+        depth: bits of their samples; None for those of the sources.
+        alpha: whether they take over the sources' transparency.
+
+    Raises:
+        UserError: the format does not hold what is asked for.
+    """
+
+    format: Format = "png"
+    depth: Depth | None = None
+    alpha: bool = False
+
+    def __post_init__(self) -> None:
+        holds = FORMATS[self.format]
+        if self.alpha and not holds.alpha:
+            raise UserError(f"--alpha keep: {self.format} holds no transparency: choose --format png")
+        if self.depth is not None and f"uint{self.depth}" not in holds.dtypes:
+            raise UserError(f"--depth {self.depth}: {self.format} holds no {self.depth} bits: --format tiff")
+
+    def to_json(self) -> dict[str, Any]:
+        """For run.json."""
+        return asdict(self)
+
+    def place(self, out: Path, name: str) -> Path:
+        """The file that a picture of this name becomes."""
+        return (out / name).with_suffix(FORMATS[self.format].endings[0])
+
+    def write(self, result: Path, image: Tensor, source: Path, how: Preparation, read: Prepared) -> None:
+        """Writes an image (C, H, W) in [-1, 1].
+
+        Args:
+            result: the file.
+            image: what was made of the source.
+            source: its file.
+            how: it was prepared.
+            read: what was read of it.
+
+        Raises:
+            UserError: the image has values that are not numbers, or is too large for the format.
+            OSError: it cannot be written.
+        """
+        h, w = image.shape[-2:]
+        dtype = np.dtype(f"uint{self.depth}" if self.depth else header_of(source).dtype)
+        if dtype.name not in FORMATS[self.format].dtypes:
+            warnings.warn(
+                f"results of {8 * dtype.itemsize}-bit pictures have 8 bits, as {self.format} holds no more: "
+                f"--format png and tiff keep them",
+                stacklevel=2,
+            )
+            dtype = np.dtype(np.uint8)
+        opacity = how.opacity(source) if self.alpha else None
+        if opacity is not None:
+            a = torch.from_numpy(fit_image(to_float(opacity), (h, w), "stretch", upscale=True))
+            image = torch.cat([_seen_through(image, a / 2 + 0.5, how.colour), a])
+        carried = carried_by(source.read_bytes())
+        if carried.geo and (self.format != "tiff" or how.side != "whole"):
+            if self.format != "tiff":
+                warnings.warn(
+                    f"results of GeoTIFFs lose their place on Earth, as {self.format} holds none: "
+                    f"--format tiff keeps it",
+                    stacklevel=2,
+                )
+            carried = carried._replace(geo={})
+        moved = carried.moved(placed(read.size, (*read.image.shape[-2:],), how.resize, (h, w)))
+        write_samples(result, to_samples(image, dtype), moved, alpha=opacity is not None)
+
+
+def _seen_through(image: Tensor, opacity: Tensor, colour: tuple[int, int, int]) -> Tensor:
+    """What shows as `image`, (C, H, W) in [-1, 1], where it is laid on the colour that sources were laid on.
+
+    Its edges have that colour mixed in, which would be seen on any other.
+    """
+    on = torch.tensor(colour).float()[:, None, None] / 127.5 - 1
+    on = on if len(image) == 3 else on.mean(0, keepdim=True)
+    return torch.where(opacity > 0, on + (image - on) / opacity.clamp(min=1 / 255), image)

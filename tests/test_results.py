@@ -1,0 +1,328 @@
+"""How results are written: formats, depths, transparency, and what they carry over from their sources."""
+
+import json
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+from PIL import Image, ImageCms
+from PIL.TiffImagePlugin import IFDRational
+
+import sfumato
+from sfumato.core.errors import UserError
+from sfumato.data.carried import MATRIX, SCALE, TIES, Carried, carried_by
+from sfumato.data.read import header_of, read_file
+from sfumato.data.resize import placed
+from sfumato.data.write import FORMATS, is_whole, write_samples
+from sfumato.translation.pictures import repeat, translate
+
+RNG = np.random.default_rng(0)
+DEEP = RNG.integers(0, 65536, (20, 24, 3)).astype(np.uint16)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A denoiser's model; SDEdit of strength 0 gives every picture back."""
+    folder = tmp_path_factory.mktemp("results") / "model"
+    torch.manual_seed(0)
+    part = sfumato.find("diffusion")(net="tiny", domains=("a", "b"))
+    sfumato.save(part, folder, info={"size": 16})
+    return {"method": "sdedit", "target": f"{folder}:a", "options": {"strength": 0.0}}
+
+
+def deep_pictures(folder, count=3):
+    folder.mkdir(parents=True)
+    for i in range(count):
+        tifffile.imwrite(folder / f"{i}.tif", np.roll(DEEP, i, 0), photometric="rgb")
+    return folder
+
+
+def contents(folder):
+    return {p.name: p.read_bytes() for p in sorted(folder.iterdir()) if p.name != "run.json"}
+
+
+@pytest.mark.parametrize(("channels", "alpha"), [(1, False), (2, True), (3, False), (4, True)])
+@pytest.mark.parametrize(
+    ("ending", "dtype"),
+    [(e, d) for holds in FORMATS.values() for e in holds.endings[:1] for d in holds.dtypes],
+)
+def test_what_is_written_is_read(ending, dtype, channels, alpha, tmp_path):
+    file, top = tmp_path / f"x{ending}", np.iinfo(dtype).max
+    smooth = np.linspace(0, top, 16 * 12 * channels).reshape(channels, 16, 12).astype(dtype)
+    if ending == ".jpg" and alpha:
+        with pytest.raises(UserError, match=r"x.jpg: jpeg holds no transparency: choose"):
+            write_samples(file, smooth, alpha=True)
+        return
+    write_samples(file, smooth, alpha=alpha)
+    samples, lost = read_file(file)
+    wanted = smooth.transpose(1, 2, 0)
+    if ending == ".webp" and channels < 3:  # it has no gray
+        wanted = wanted[..., [0, 0, 0, *range(1, channels)]]
+    assert (samples.dtype, samples.shape, lost) == (dtype, wanted.shape, {})
+    assert abs(samples.astype(int) - wanted).max() <= (8 if ending == ".jpg" else 0)
+    assert header_of(file).dtype == dtype
+
+
+def test_what_a_format_does_not_hold_is_said(tmp_path):
+    deep = np.zeros((3, 4, 4), np.uint16)
+    with pytest.raises(UserError, match="webp holds no samples of uint16: choose another format"):
+        write_samples(tmp_path / "x.webp", deep)
+    with pytest.raises(UserError, match="webp holds at most 16,383 pixels a side, not 16384x1"):
+        write_samples(tmp_path / "x.webp", np.zeros((3, 1, 16384), np.uint8))
+    with pytest.raises(UserError, match="ends in .png, .tif, .jpg, .webp, such as .*x.png"):
+        write_samples(tmp_path / "x.gif", deep)
+    assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize("ending", [".png", ".tif", ".jpg", ".webp"])
+def test_a_cut_file_is_not_whole(ending, tmp_path):
+    file = tmp_path / f"x{ending}"
+    write_samples(file, RNG.integers(0, 256, (3, 20, 20)).astype(np.uint8))
+    whole = file.read_bytes()
+    assert is_whole(file)
+    for n in (0, 1, 11, len(whole) // 2, len(whole) - 1):
+        file.write_bytes(whole[:n])
+        assert not is_whole(file), n
+
+
+def test_results_have_their_sources_depth(model, tmp_path):
+    source = deep_pictures(tmp_path / "in")
+    Image.fromarray((DEEP >> 8).astype(np.uint8)).save(source / "flat.png")
+    translate(source, tmp_path / "out", **model)
+    depths = {p.name: header_of(p).dtype for p in (tmp_path / "out").glob("*.png")}
+    assert depths == {"0.png": "uint16", "1.png": "uint16", "2.png": "uint16", "flat.png": "uint8"}
+    made, seen = (sfumato.read(p, size=16) for p in (tmp_path / "out/0.png", source / "0.tif"))
+    assert (made - seen).abs().max() < 1.1 / 65535
+    translate(source, tmp_path / "eight", **model, depth=8)
+    assert {header_of(p).dtype for p in (tmp_path / "eight").glob("*.png")} == {"uint8"}
+
+
+@pytest.mark.parametrize(("format", "ending"), [("tiff", "tif"), ("jpeg", "jpg"), ("webp", "webp")])
+@pytest.mark.filterwarnings("ignore:results of 16-bit")
+def test_other_formats_restart_and_repeat(format, ending, model, tmp_path):
+    source = deep_pictures(tmp_path / "in")
+    out = tmp_path / "out"
+    translate(source, out, **model, format=format)
+    before = contents(out)
+    assert [*before] == [f"{i}.{ending}" for i in range(3)]
+    (out / f"0.{ending}").unlink()
+    (out / f"1.{ending}").write_bytes(before[f"1.{ending}"][:-3])
+    again = translate(source, out, **model, format=format)
+    assert (again.written, again.kept, contents(out)) == (2, 1, before)
+    repeat(out, tmp_path / "two")
+    assert contents(tmp_path / "two") == before
+    with pytest.raises(UserError, match=r"another run \(format differ\)"):
+        translate(source, out, **model)
+
+
+def test_what_a_format_loses_is_said(model, tmp_path):
+    source = deep_pictures(tmp_path / "in")
+    with pytest.warns(UserWarning, match="16-bit pictures have 8 bits, as jpeg holds no more"):
+        translate(source, tmp_path / "out", **model, format="jpeg")
+    for how, says in (
+        ({"format": "jpeg", "depth": 16}, "--depth 16: jpeg holds no 16 bits: --format tiff"),
+        ({"format": "jpeg", "alpha": "keep"}, "--alpha keep: jpeg holds no transparency"),
+        ({"alpha": "kepe"}, "alpha 'kepe': expected a colour such as white"),
+        ({"depth": 12}, "depth must be one of 8, 16 or None, not 12"),
+    ):
+        with pytest.raises(UserError, match=says):
+            translate(source, tmp_path / "no", **model, **how)
+
+
+def test_a_folder_of_earlier_results_goes_on_with_its_8_bits(model, tmp_path):
+    source, out = deep_pictures(tmp_path / "in"), tmp_path / "out"
+    translate(source, out, **model, depth=8)
+    before, run = contents(out), json.loads((out / "run.json").read_text())
+    for key in ("format", "depth", "alpha"):
+        del run["run"][key]
+    (out / "run.json").write_text(json.dumps(run))
+    (out / "1.png").unlink()
+    translate(source, out, **model)
+    assert contents(out) == before
+    repeat(out, tmp_path / "two")
+    assert contents(tmp_path / "two") == before
+
+
+# ---- transparency -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def sprites(tmp_path):
+    folder = tmp_path / "sprites"
+    folder.mkdir()
+    y, x = np.mgrid[:32, :40]
+    ball = np.clip(14.5 - np.hypot(y - 15.5, x - 19.5), 0, 1)
+    colour = np.broadcast_to([200, 40, 90], (32, 40, 3))
+    pixels = np.dstack([colour, 255 * ball]).round().astype(np.uint8)
+    Image.fromarray(pixels).save(folder / "ball.png")
+    return folder
+
+
+@pytest.mark.parametrize("format", ["png", "tiff", "webp"])
+def test_sprites_keep_their_alpha(format, sprites, model, tmp_path):
+    translate(sprites, tmp_path / "out", **model, format=format, alpha="keep")
+    (file,) = (tmp_path / "out").glob("ball.*")
+    made, _ = read_file(file)
+    with Image.open(sprites / "ball.png") as source:
+        wanted = source.getchannel("A").crop((4, 0, 36, 32)).resize((16, 16), Image.Resampling.BICUBIC)
+    assert made.shape == (16, 16, 4)
+    assert abs(made[..., 3].astype(int) - np.asarray(wanted).astype(int)).max() <= 6
+    edge = (made[..., 3] > 40) & (made[..., 3] < 250)
+    assert edge.sum() > 8
+    assert abs(made[edge][:, :3].astype(int) - [200, 40, 90]).max() < 25  # no white mixed in
+    repeat(tmp_path / "out", tmp_path / "two")
+    assert contents(tmp_path / "out") == contents(tmp_path / "two")
+
+
+def test_transparency_is_laid_on_the_colour_that_is_asked_for(sprites, model, tmp_path):
+    for colour, corner in {None: (255, 255, 255), "black": (0, 0, 0), "#0080ff": (0, 128, 255)}.items():
+        out = tmp_path / str(colour)
+        translate(sprites, out, **model, alpha=colour)
+        made, _ = read_file(out / "ball.png")
+        assert made.shape == (16, 16, 3)
+        assert tuple(made[0, 0]) == corner
+        assert abs(made[8, 8].astype(int) - [200, 40, 90]).max() <= 2
+    assert json.loads((out / "run.json").read_text())["run"]["preparation"]["transparency"] == "on #0080ff"
+    repeat(out, tmp_path / "again")
+    assert contents(out) == contents(tmp_path / "again")
+
+
+def test_gray_on_a_colour_is_coloured(tmp_path):
+    Image.new("LA", (4, 4), (0, 0)).save(tmp_path / "x.png")
+    how = sfumato.data.preparation.Preparation(alpha="#ff0000")
+    assert how.read(tmp_path / "x.png").image[:, 0, 0].tolist() == [1, -1, -1]
+    assert sfumato.data.preparation.Preparation.from_json(how.to_json()) == how
+
+
+# ---- what is carried over -----------------------------------------------------------------------
+
+
+def photo(file):
+    exif = Image.Exif()
+    exif[0x0112], exif[271], exif[33432] = 6, "Maker", "Someone"
+    exif.get_ifd(0x8769).update({36867: "2020:01:02 03:04:05", 0xA002: 99, 0x927C: b"secret"})
+    exif.get_ifd(0x8825).update({1: "N", 2: (IFDRational(51), IFDRational(30), IFDRational(0))})
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+    image = Image.fromarray(RNG.integers(0, 256, (30, 40, 3)).astype(np.uint8))
+    image.save(file, exif=exif, dpi=(300, 300), icc_profile=profile)
+
+
+@pytest.mark.filterwarnings("ignore:.*profile")
+@pytest.mark.parametrize("format", ["png", "tiff", "jpeg", "webp"])
+@pytest.mark.parametrize("kind", ["jpg", "png"])
+def test_exif_and_resolution_are_carried_over(kind, format, model, tmp_path):
+    (tmp_path / "in").mkdir()
+    photo(tmp_path / f"in/x.{kind}")
+    translate(tmp_path / "in", tmp_path / "out", **model, format=format)
+    (file,) = (tmp_path / "out").glob("x.*")
+    with Image.open(file) as made:
+        exif = made.getexif()
+        assert (exif[271], exif[33432]) == ("Maker", "Someone")
+        assert 0x0112 not in exif  # it is upright
+        if format != "tiff":
+            details = exif.get_ifd(0x8769)
+            assert details == {36867: "2020:01:02 03:04:05"}
+            assert exif.get_ifd(0x8825)[1] == "N"
+        assert "icc_profile" not in made.info  # it is sRGB
+        dpi = made.info.get("dpi") or (exif[282], exif[283])
+        assert np.allclose([float(n) for n in dpi], [160, 157.5], atol=0.6)  # 30x40 to 16x21
+
+
+def test_deep_pictures_carry_it_too(model, tmp_path):
+    (tmp_path / "in").mkdir()
+    write_samples(
+        tmp_path / "in/x.png", DEEP.transpose(2, 0, 1), Carried({271: "Scanner"}, (600.0, 600.0))
+    )
+    for format in ("png", "tiff"):
+        translate(tmp_path / "in", tmp_path / format, **model, format=format)
+        (file,) = (tmp_path / format).glob("x.*")
+        found = carried_by(file.read_bytes())
+        assert found.exif == {271: "Scanner"}
+        assert np.allclose(found.dpi, [475, 480], atol=0.1)  # 24x20 to 19x16
+
+
+def test_broken_exif_is_not_carried(tmp_path):
+    photo(tmp_path / "x.jpg")
+    whole = (tmp_path / "x.jpg").read_bytes()
+    at = whole.index(b"Exif\0\0")
+    for i in range(at, at + 200):
+        for value in (0, 255):
+            hurt = bytearray(whole)
+            hurt[i] = value
+            carried = carried_by(bytes(hurt))
+            Image.Exif().load(b"Exif\0\0" + carried.exif_bytes())
+
+
+KEYED = (1, 1, 0, 1, 1024, 0, 1, 2)
+
+
+def geo_tiff(file, *, point=False, matrix=False, **how):
+    keys = (1, 1, 0, 2, 1024, 0, 1, 2, 1025, 0, 1, 2 if point else 1)
+    placed = [(34264, 12, 16, (10.0, 1, 0, 5000, 2, -20, 0, 7000, 0, 0, 0, 0, 0, 0, 0, 1), True)]
+    if not matrix:
+        placed = [
+            (33550, 12, 3, (10.0, 20.0, 0.0), True),
+            (33922, 12, 6, (2.0, 3.0, 0.0, 5000.0, 7000.0, 0.0), True),
+        ]
+    tags = [*placed, (34735, 3, 12, keys, True), (34737, 2, None, "WGS 84|", True)]
+    tifffile.imwrite(file, DEEP, photometric="rgb", extratags=tags, metadata=None, **how)
+
+
+def places(file, pixels):
+    """World (x, y) of the points (i, j), counted in pixels from the upper left corner's corner."""
+    tags = tifffile.TiffFile(file).pages[0].tags
+    ij = np.array(pixels, float) - (0.5 if tags[34735].value[-1] == 2 else 0)
+    if MATRIX in tags:
+        m = np.array(tags[MATRIX].value).reshape(4, 4)
+        return ij @ m[:2, :2].T + m[:2, 3]
+    (sx, sy, _), (i, j, _, x, y, _) = tags[SCALE].value, tags[TIES].value
+    return np.stack([x + (ij[:, 0] - i) * sx, y - (ij[:, 1] - j) * sy], 1)
+
+
+@pytest.mark.parametrize("point", [False, True])
+@pytest.mark.parametrize("matrix", [False, True])
+@pytest.mark.parametrize("resize", ["crop", "stretch", "none"])
+def test_geotiffs_keep_their_place(resize, matrix, point, model, tmp_path):
+    (tmp_path / "in").mkdir()
+    geo_tiff(tmp_path / "in/x.tif", point=point, matrix=matrix)
+    translate(tmp_path / "in", tmp_path / "out", **model, resize=resize, format="tiff")
+    source, made = tmp_path / "in/x.tif", tmp_path / "out/x.tif"
+    h, w, _ = tifffile.imread(made).shape
+    corners = {"crop": [(2, 0), (22, 20)], "stretch": [(0, 0), (24, 20)], "none": [(0, 0), (24, 20)]}[resize]
+    if resize == "crop":  # 24x20 to 19x16, of which one column is cut on the left
+        scale = 19 / 24
+        corners = [(1 / scale, 0), (17 / scale, 20)]
+    assert np.allclose(places(made, [(0, 0), (w, h)]), places(source, corners))
+    tags = tifffile.TiffFile(made).pages[0].tags
+    assert (len(tags[34735].value), tags[34737].value) == (12, "WGS 84|")
+
+
+def test_geotiffs_as_png_lose_their_place_and_that_is_said(model, tmp_path):
+    (tmp_path / "in").mkdir()
+    geo_tiff(tmp_path / "in/x.tif")
+    with pytest.warns(UserWarning, match="GeoTIFFs lose their place on Earth, as png holds none"):
+        translate(tmp_path / "in", tmp_path / "out", **model)
+
+
+def test_where_pixels_lie():
+    assert placed((20, 24), (16, 16), "crop", (32, 32)) == ((1.6, 2 * 19 / 24), (0, 2))
+
+
+# ---- in Python ----------------------------------------------------------------------------------
+
+
+def test_write_takes_the_format_of_the_name_and_the_depth_of_the_samples(tmp_path):
+    for name in ("x.png", "x.tif", "x.TIFF"):
+        sfumato.write(DEEP, tmp_path / name)
+        assert np.array_equal(read_file(tmp_path / name)[0], DEEP)
+    sfumato.write(torch.from_numpy(DEEP[None, ..., 0]), tmp_path / "gray.png")
+    assert np.array_equal(read_file(tmp_path / "gray.png")[0][..., 0], DEEP[..., 0])
+    sfumato.write(Image.open(tmp_path / "gray.png"), tmp_path / "pillow.png")
+    assert np.array_equal(read_file(tmp_path / "pillow.png")[0][..., 0], DEEP[..., 0])
+    flat = (DEEP >> 8).astype(np.uint8)
+    for name in ("y.webp", "y.jpg"):
+        sfumato.write(flat, tmp_path / name)
+        assert read_file(tmp_path / name)[0].shape == (20, 24, 3)
+    with pytest.raises(UserError, match="jpeg holds no samples of uint16"):
+        sfumato.write(DEEP, tmp_path / "z.jpg")
