@@ -48,19 +48,19 @@ def contents(folder):
     [(e, d) for holds in FORMATS.values() for e in holds.endings[:1] for d in holds.dtypes],
 )
 def test_what_is_written_is_read(ending, dtype, channels, alpha, tmp_path):
-    file, top = tmp_path / f"x{ending}", np.iinfo(dtype).max
+    file, top = tmp_path / f"x{ending}", 1 if dtype == "float32" else np.iinfo(dtype).max
     smooth = np.linspace(0, top, 16 * 12 * channels).reshape(channels, 16, 12).astype(dtype)
     if ending == ".jpg" and alpha:
         with pytest.raises(UserError, match=r"x.jpg: jpeg holds no transparency: choose"):
             write_samples(file, smooth, alpha=True)
         return
     write_samples(file, smooth, alpha=alpha)
-    samples, lost = read_file(file)
+    samples, lost = read_file(file, ranged=True)
     wanted = smooth.transpose(1, 2, 0)
     if ending == ".webp" and channels < 3:  # it has no gray
         wanted = wanted[..., [0, 0, 0, *range(1, channels)]]
     assert (samples.dtype, samples.shape, lost) == (dtype, wanted.shape, {})
-    assert abs(samples.astype(int) - wanted).max() <= (8 if ending == ".jpg" else 0)
+    assert abs(samples.astype(float) - wanted).max() <= (8 if ending == ".jpg" else 0)
     assert header_of(file).dtype == dtype
 
 
@@ -124,7 +124,7 @@ def test_what_a_format_loses_is_said(model, tmp_path):
         ({"format": "jpeg", "depth": 16}, "--depth 16: jpeg holds no 16 bits: --format tiff"),
         ({"format": "jpeg", "alpha": "keep"}, "--alpha keep: jpeg holds no transparency"),
         ({"alpha": "kepe"}, "alpha 'kepe': expected a colour such as white"),
-        ({"depth": 12}, "depth must be one of 8, 16 or None, not 12"),
+        ({"depth": 12}, "depth must be one of 8, 16, 32 or None, not 12"),
     ):
         with pytest.raises(UserError, match=says):
             translate(source, tmp_path / "no", **model, **how)
@@ -186,6 +186,17 @@ def test_transparency_is_laid_on_the_colour_that_is_asked_for(sprites, model, tm
     assert json.loads((out / "run.json").read_text())["run"]["preparation"]["transparency"] == "on #0080ff"
     repeat(out, tmp_path / "again")
     assert contents(out) == contents(tmp_path / "again")
+
+
+def test_a_training_lays_transparency_on_its_colour(sprites, tmp_path):
+    small = {"size": 16, "batch": 1, "held_out": 0, "preview_every": 0, "quiet": True, "steps": 1}
+    part = sfumato.train(
+        "diffusion", {"a": sprites}, tmp_path / "run", options={"net": "tiny"}, alpha="black", **small
+    )
+    saved = sfumato.load(tmp_path / "run").preparation
+    assert part is not None
+    assert saved.colour == (0, 0, 0)
+    assert (saved.read(sprites / "ball.png").image[:, 0, 0] == -1).all()
 
 
 def test_gray_on_a_colour_is_coloured(tmp_path):

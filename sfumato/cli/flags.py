@@ -24,6 +24,8 @@ from sfumato.methods.outline import args_of
 
 SPELLED = {"source_folder": "--from", "score_key": "--score"}
 """Flags that are no Python names."""
+RANGES = "range", "to_range"
+"""Flags of several words."""
 
 
 def flags(
@@ -47,6 +49,7 @@ def flags(
     hints = hints_of(function)
     for p in signature(made).parameters.values():
         hint, text = (kinds or {}).get(p.name, (hints.get(p.name), helps.get(p.name, "")))
+        hint = list[str] | None if p.name in RANGES else hint
         text = with_range(text, hint)
         if p.name in skip or (hint := _typed(without(hint))) is None:
             continue
@@ -113,7 +116,10 @@ def flag(name: str, hint: Any, kind: Any, text: str, default: Any = Parameter.em
     """One flag (or place) of a command."""
     spelled = SPELLED.get(name)
     said = partial(convert, what=name, expected=text.partition(";")[0].rstrip("."))
-    shown = cyclopts.Parameter(spelled, help=text, converter=said, negative=None if default is True else ())
+    shown = cyclopts.Parameter(
+        spelled, help=text, converter=said, negative=None if default is True else (),
+        consume_multiple=name in RANGES,
+    )  # fmt: skip
     return Parameter(name, kind, default=default, annotation=Annotated[hint, shown])
 
 

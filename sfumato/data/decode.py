@@ -1,7 +1,8 @@
 """Bytes of a picture file to samples: the one decoder, which also decides what is refused.
 
 The value range of a file is never guessed: 8-bit samples stay uint8, 16-bit ones uint16, everything
-else is refused.  What a file holds besides is not dropped without a word: `Decoded.lost` says it.
+else is refused unless a range is stated.  What a file holds besides is not dropped without a word:
+`Decoded.lost` says it.
 """
 
 from __future__ import annotations
@@ -44,8 +45,13 @@ class Decoded(NamedTuple):
     """{kind: detail}, such as {"pages": "12 pictures"}; the kinds are those of `LOST`."""
 
 
-def decode(data: bytes, limits: Limits = LIMITS) -> Decoded:
+def decode(data: bytes, limits: Limits = LIMITS, ranged: bool = False) -> Decoded:
     """The first picture of a file, upright, in sRGB where it has a colour profile.
+
+    Args:
+        data: the file.
+        limits: what it may ask of the machine.
+        ranged: whether the range of its values is known: then TIFFs may have samples of any type.
 
     Raises:
         Refused: for anything else than a sound file of `FORMATS` inside the limits.
@@ -56,7 +62,7 @@ def decode(data: bytes, limits: Limits = LIMITS) -> Decoded:
         header = inspect(data, limits)
         with _one_at_a_time if header.width * header.height > LARGE else contextlib.nullcontext():
             if header.kind == "TIFF":
-                samples, lost = read_tiff(data) or _pillow(data, header)
+                samples, lost = read_tiff(data, ranged) or _pillow(data, header)
             elif header.kind == "PNG" and data[24] == 16:
                 samples, lost = _deep_png(data)
             else:
@@ -90,20 +96,28 @@ def inspect(data: bytes, limits: Limits = LIMITS) -> Header:
 def plain(
     samples: NDArray[Any], channels: int, colour: tuple[int, int, int] = (255, 255, 255)
 ) -> NDArray[Any]:
-    """(H, W, 1 to 4) to (H, W, channels) without alpha, which is laid on a colour, in the same dtype."""
-    top, dtype = np.iinfo(samples.dtype).max, samples.dtype
+    """(H, W, 1 to 4) to (H, W, channels) without alpha, which is laid on a colour, in the same dtype.
+
+    Floats lie in [0, 1].
+    """
+    dtype, whole = samples.dtype, samples.dtype.kind != "f"
+    top = np.iinfo(dtype).max if whole else 1.0
+
+    def nearest(x: NDArray[Any]) -> NDArray[Any]:
+        return np.floor(x + 0.5).astype(dtype) if whole else x.astype(dtype)
+
     if samples.shape[2] in (2, 4):
         if samples.shape[2] == 2 and len(set(colour)) > 1:  # gray on a colour is coloured
             samples = samples[..., [0, 0, 0, 1]]
         on = np.array(colour[: samples.shape[2] - 1], np.float32) * (top / 255)
         alpha = samples[..., -1:].astype(np.float32) / top
         laid = on + alpha * (samples[..., :-1].astype(np.float32) - on)
-        samples = np.floor(laid + 0.5).astype(dtype)
+        samples = nearest(laid)
     if samples.shape[2] == channels:
         return samples
     if channels == 3:
         return samples.repeat(3, axis=2)
-    return np.floor(samples.astype(np.float32) @ LUMA + 0.5).astype(dtype)[..., None]
+    return nearest(samples.astype(np.float32) @ LUMA)[..., None]
 
 
 @contextlib.contextmanager

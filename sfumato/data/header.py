@@ -39,16 +39,19 @@ class Header(NamedTuple):
 LOST = {
     "pages": "hold several pictures, of which the first is read",
     "bands": "hold bands that are not read",
-    "depth": "use a small part of their 16 bits, and come out dark with few levels",
+    "depth": "use a small part of their 16 bits, and come out dark with few levels (see --range)",
+    "range": "hold values outside of the stated range, which become its ends",
     "profile": "have a colour profile that is not applied",
     "orientation": "have a broken EXIF block, and are taken as they lie",
     "colour": "are in colour, which a model of one channel does not see",
     "beside": "hold others beside the picture that is read, as phones add depth, light or the other eye",
 }
 """What can get lost of a picture that is read."""
-WHOLE = ("beside",)
+WHOLE = "beside", "range"
 """Said, and no reason for strict to refuse: the photo itself is read whole, and what a phone adds, it adds
-to every JPEG. Pages and frames are pictures as good as the first."""
+to every JPEG; values beyond a stated range are meant to be cut. Pages and frames are pictures as good as
+the first.
+"""
 
 
 class Refused(Exception):

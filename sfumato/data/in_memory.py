@@ -22,7 +22,7 @@ from sfumato.data.decode import plain, samples_of
 from sfumato.data.header import LOST, Refused
 from sfumato.data.images import picture
 from sfumato.data.preparation import Preparation
-from sfumato.data.read import DARK
+from sfumato.data.read import DARK, ranged
 from sfumato.data.resize import Resize, to_float, to_samples
 from sfumato.data.write import format_of, write_samples
 
@@ -58,7 +58,11 @@ def take(given: Any, channels: int, preparation: Preparation | None = None, brig
     if isinstance(given, Image.Image):
         how = preparation or Preparation(channels=channels)
         try:
-            samples = plain(samples_of(given)[0], channels, how.colour).transpose(2, 0, 1)
+            samples = samples_of(given)[0]
+            if how.range is not None:
+                samples, _ = ranged(samples, channels, how.colour, how.range)
+            else:
+                samples = plain(samples, channels, how.colour).transpose(2, 0, 1)
         except Refused as error:
             raise UserError(f"the picture {error}") from None
         image = torch.from_numpy(to_float(how.fit(np.ascontiguousarray(samples))))

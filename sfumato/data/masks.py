@@ -48,7 +48,7 @@ def mask_for(file: Path, pictures: Sequence[Prepared], prepare: Preparation) -> 
         UserError: its proportions are others than a picture's.
     """
     h, w = pictures[0].image.shape[-2:]
-    how = replace(prepare, size=(h, w), channels=1, upscale=True, side="whole")
+    how = replace(prepare, size=(h, w), channels=1, upscale=True, side="whole", range=None)
     if how.resize == "none":
         how = replace(how, resize="crop")  # of the same proportions: nothing is cut
     mask = how.read(file)

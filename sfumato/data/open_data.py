@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from numpy.typing import NDArray
 
 from sfumato.core.errors import UserError
 from sfumato.data.image_folder import ImageFolder
 from sfumato.data.layout import layout, left_over, named, tests_by_name
-from sfumato.data.listing import said
+from sfumato.data.listing import list_pictures, said
 from sfumato.data.preparation import Preparation, Side
 from sfumato.data.resize import Resize
 from sfumato.data.sets import Dataset, Domains, Pairs, Unpaired
+from sfumato.data.value_range import Stated, ValueRange, measured, rule_of
 
 Folder = str | Path
 Folders = Folder | Sequence[Folder] | Mapping[str, Folder]
+Ranges = tuple[ValueRange | None, ValueRange | None]
+WHOLE: Side = "whole"
 
 
 def open_images(
@@ -28,6 +34,8 @@ def open_images(
     upscale: bool = False,
     strict: bool = False,
     side: Side = "whole",
+    alpha: str = "white",
+    ranges: Ranges = (None, None),
 ) -> ImageFolder:
     """Pictures of one size, every file decoded; what is left out of them is said.
 
@@ -39,19 +47,29 @@ def open_images(
         upscale: allow pictures to be enlarged.
         strict: refuse what would be left out, instead of saying so.
         side: take only the left or right half of each picture.
+        alpha: the colour that transparent pictures are laid on.
+        ranges: `range` and `to_range` of a `Preparation`.
 
     Raises:
         UserError: no picture can be used, or under `strict` any cannot.
     """
     shape = (size, size) if isinstance(size, int) else size
-    how = Preparation(shape, resize, upscale, channels, side)
+    how = Preparation(shape, resize, upscale, channels, side, alpha, *ranges)
     images = ImageFolder(paths, how).decoded(strict)
     for line in images.said():
         warnings.warn(line, stacklevel=2)
     return images
 
 
-def open_data(kind: str, folders: Folders, *, side_by_side: bool = False, **options: Any) -> Dataset:
+def open_data(
+    kind: str,
+    folders: Folders,
+    *,
+    side_by_side: bool = False,
+    range: Stated | None = None,
+    to_range: Stated | None = None,
+    **options: Any,
+) -> Dataset:
     """The pictures a method learns from; test pictures of a data set are left out, and that is said.
 
     Args:
@@ -59,7 +77,10 @@ def open_data(kind: str, folders: Folders, *, side_by_side: bool = False, **opti
         folders: {name: folder}, a folder for each domain (source first), or one folder of them in one of
             the layouts of `sfumato.data.layout.layout`.
         side_by_side: one folder, whose pictures hold a source in their left half, its target in the right.
-        options: of `open_images`: size, channels, resize, upscale, strict.
+        range: of the sources' values, see `Preparation`; stated, or measured in each folder of two, or in
+            all domains together.
+        to_range: of the targets' values; by default stated as `range` is, and measured in the targets.
+        options: of `open_images`: size, channels, resize, upscale, strict, alpha.
 
     Raises:
         UserError: a folder is missing, holds no readable image, or there are more or fewer than two
@@ -89,19 +110,50 @@ def open_data(kind: str, folders: Folders, *, side_by_side: bool = False, **opti
                 f"they are meant"
             )
     if kind == "domains":
+        if to_range is not None:
+            raise UserError("--to-range is for methods of two folders: domains have one range, --range")
+        every = [(file, WHOLE) for folder in roots.values() for file in list_pictures(folder).files]
+        options["ranges"] = (measured_range(range, every),) * 2
         return Domains({name: open_images(folder, **options) for name, folder in roots.items()})
     if side_by_side and len(roots) == 1:
-        (folder,) = roots.values()
-        left, right = (open_images(folder, side=side, **options) for side in ("left", "right"))
+        places: list[tuple[Path, Side]] = [(next(iter(roots.values())), side) for side in ("left", "right")]
     elif len(roots) == 2:
-        left, right = (open_images(folder, **options) for folder in roots.values())
+        places = [(folder, WHOLE) for folder in roots.values()]
     else:
         raise UserError(
             f"this method learns from two folders, source and target, not {len(roots)} "
             f"({', '.join(map(str, roots.values()))}); for pairs side by side in one folder say "
             f"--side-by-side"
         )
+    stated = {"range": range, "to_range": range if to_range is None else to_range}
+    ends = [
+        measured_range(one, ((file, side) for file in list_pictures(folder).files), name)
+        for (folder, side), (name, one) in zip(places, stated.items(), strict=True)
+    ]
+    left, right = (
+        open_images(folder, side=side, ranges=(own, other), **options)
+        for (folder, side), own, other in zip(places, ends, ends[::-1], strict=True)
+    )
     return (Pairs if kind == "pairs" else Unpaired)(left, right)
+
+
+def measured_range(
+    stated: Stated | None, pictures: Iterable[tuple[Path, Side]], name: str = "range"
+) -> ValueRange | None:
+    """The range that is stated for these files, of which a side is read; measured, if that is stated.
+
+    Raises:
+        UserError: it is no range, or there is nothing to measure.
+    """
+    if stated is None:
+        return None
+
+    def values() -> Iterator[NDArray[Any]]:
+        for file, side in pictures:
+            with suppress(UserError):  # said where it is read
+                yield Preparation(side=side).values(file)
+
+    return measured(rule_of(stated, name), values(), f"the pictures for {name}")
 
 
 def outside(out: Path, folders: Folders) -> None:

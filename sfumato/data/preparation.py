@@ -18,11 +18,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sfumato.core.errors import UserError, choose
+from sfumato.core.errors import UserError, check_numbers, choose
 from sfumato.data.hashing import version_of
 from sfumato.data.header import LIMITS
 from sfumato.data.read import colour_of, header_of, read_file, read_samples
 from sfumato.data.resize import Resize, centre, fit_image, to_float, to_samples
+from sfumato.data.value_range import ValueRange, rule_of
 
 Side = Literal["left", "right", "whole"]
 ALIKE = 0.02
@@ -83,6 +84,8 @@ class Preparation:
         channels: 3 (gray is repeated) or 1 (the luma of colours).
         side: left or right of pictures that hold two side by side, or the whole.
         alpha: the colour that transparent pictures are laid on: a name, or as #ff8800.
+        range: the values that become -1 and 1; by default 0 and the largest of 8 or 16 bits.
+        to_range: the same of the results' values, or of the partners of these pictures.
 
     Raises:
         UserError: for a size below 1 or other words than these.
@@ -94,6 +97,8 @@ class Preparation:
     channels: int = 3
     side: Side = "whole"
     alpha: str = "white"
+    range: ValueRange | None = None
+    to_range: ValueRange | None = None
 
     def __post_init__(self) -> None:
         if self.size is not None and not all(isinstance(n, int) for n in self.size):
@@ -107,6 +112,9 @@ class Preparation:
         if self.channels not in (1, 3):
             raise UserError(f"channels {self.channels}: expected 1 or 3")
         colour_of(self.alpha)
+        for name in ("range", "to_range"):
+            if (ends := getattr(self, name)) is not None:
+                object.__setattr__(self, name, rule_of([*ends], name).ends)
 
     def read(self, file: str | Path) -> Prepared:
         """A picture, prepared.
@@ -130,7 +138,7 @@ class Preparation:
         kept, frame = _kept.get(), frame if self.resize == "crop" else None
         if kept is None or not Path(file).is_file():
             return self._decoded(file, frame)
-        of = (*version_of(Path(file)), self.resize, self.channels, self.side, self.alpha)
+        of = (*version_of(Path(file)), self.resize, self.channels, self.side, self.alpha, self.range)
         found = kept.get((of, self.size, frame))
         if found is None or not (self.upscale or _covers(found.size, self.size)):
             found = self._decoded(file, frame)
@@ -151,12 +159,12 @@ class Preparation:
         return Sample(self.fit(samples, file), size, lost)
 
     def samples(self, file: str | Path) -> tuple[NDArray[Any], dict[str, str]]:
-        """Samples (channels, H, W) of a file, uint8 or uint16, of the side that is read, and what is lost.
+        """Samples (channels, H, W) of a file, of the side that is read, and what is lost; see `read_samples`.
 
         Raises:
             UserError: as `read`, but for the size.
         """
-        samples, lost = read_samples(file, self.channels, self.colour)
+        samples, lost = read_samples(file, self.channels, self.colour, self.range)
         return self._half(samples, file), lost
 
     def _half(self, samples: NDArray[Any], file: str | Path) -> NDArray[Any]:
@@ -170,13 +178,24 @@ class Preparation:
             )
         return samples[..., : w // 2] if self.side == "left" else samples[..., -(w // 2) :]
 
+    def values(self, file: str | Path) -> NDArray[Any]:
+        """Samples (channels, H, W) of a file as they are, of the side that is read, without alpha.
+
+        Raises:
+            UserError: as `read`; or they are not all numbers.
+        """
+        samples, _ = read_file(Path(file), ranged=True)
+        samples = samples[..., : samples.shape[2] - (samples.shape[2] in (2, 4))]
+        check_numbers({str(file): samples})
+        return self._half(samples.transpose(2, 0, 1), file)
+
     def opacity(self, file: str | Path) -> NDArray[Any] | None:
         """Alpha (1, h, w) of a file at this size, in the file's depth; None if it has none.
 
         Raises:
             UserError: as `read`.
         """
-        samples, _ = read_file(Path(file))
+        samples, _ = read_file(Path(file), ranged=self.range is not None)
         if samples.shape[2] not in (2, 4):
             return None
         return self.fit(self._half(samples[..., -1:].transpose(2, 0, 1), file), file)
@@ -210,12 +229,14 @@ class Preparation:
     def other_side(self) -> Self:
         """The same for the partners of side by side pictures."""
         other: dict[Side, Side] = {"left": "right", "right": "left", "whole": "whole"}
-        return replace(self, side=other[self.side])
+        return replace(self, side=other[self.side], range=self.to_range, to_range=self.range)
 
     def to_json(self) -> dict[str, Any]:
         """Values that JSON has; `from_json` takes them back."""
         values = asdict(self) | {"size": self.size and list(self.size)} | ALWAYS
-        return values | {"transparency": f"on {values.pop('alpha')}"}
+        values |= {"transparency": f"on {values.pop('alpha')}"}
+        ends = {name: values.pop(name) for name in ("range", "to_range")}
+        return values | {name: list(one) for name, one in ends.items() if one is not None}
 
     @classmethod
     def from_json(cls, saved: Any) -> Preparation:
@@ -267,6 +288,7 @@ class Preparation:
         parts = [f"{how} {said_size(self.size)}" if self.size else "at their own size"]
         parts += [f"{self.side} halves"] * (self.side != "whole")
         parts += ["in gray"] * (self.channels == 1)
+        parts += [f"values from {self.range[0]:g} to {self.range[1]:g}"] if self.range else []
         parts += [f"transparency on {self.alpha}"] * (self.alpha != "white")
         return ", ".join(parts)
 

@@ -15,6 +15,7 @@ from sfumato.core.errors import UserError
 from sfumato.data.decode import decode, inspect, plain
 from sfumato.data.hashing import version_of
 from sfumato.data.header import LIMITS, Header, Refused
+from sfumato.data.value_range import ValueRange, to_unit
 
 WHITE = 255, 255, 255
 DARK = 2**14
@@ -52,27 +53,56 @@ def colour_of(name: str) -> tuple[int, int, int]:
 
 
 def read_samples(
-    path: str | Path, channels: int = 3, colour: tuple[int, int, int] = WHITE
+    path: str | Path, channels: int = 3, colour: tuple[int, int, int] = WHITE, ends: ValueRange | None = None
 ) -> tuple[NDArray[Any], dict[str, str]]:
-    """Upright samples (channels, H, W) of a file, uint8 or uint16, and what of it is lost.
+    """Upright samples (channels, H, W) of a file, and what of it is lost.
 
-    Transparent ones are laid on a colour.
+    They are uint8 or uint16, or float32 in [-1, 1] if the range of its values is known. Transparent ones
+    are laid on a colour.
 
     Raises:
         UserError: the file is missing, empty, broken, no image, or of a kind that is not read.
     """
     if channels not in (1, 3):
         raise UserError(f"channels {channels}: expected 1 or 3")
-    samples, lost = read_file(Path(path))
-    if samples.dtype == np.uint16 and (top := int(samples[..., :3].max())) < DARK:
-        lost = lost | {"depth": f"up to {top:,} of 65,535"}
-    if channels == 1 and samples.shape[2] > 2 and _colourful(samples):
+    samples, lost = read_file(Path(path), ranged=ends is not None)
+    made: NDArray[Any]
+    if ends is not None:
+        try:
+            made, outside = ranged(samples, channels, colour, ends)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
+        lost = lost | ({"range": outside} if outside else {})
+    else:
+        if samples.dtype == np.uint16 and (top := int(samples[..., :3].max())) < DARK:
+            lost = lost | {"depth": f"up to {top:,} of 65,535"}
+        made = np.ascontiguousarray(plain(samples, channels, colour).transpose(2, 0, 1))
+    low, high = ends or (0, np.iinfo(samples.dtype).max)
+    if channels == 1 and samples.shape[2] > 2 and _colourful(samples, high - low):
         lost = lost | {"colour": ""}
-    return np.ascontiguousarray(plain(samples, channels, colour).transpose(2, 0, 1)), lost
+    return made, lost
 
 
-def read_file(path: Path) -> tuple[NDArray[Any], dict[str, str]]:
-    """Upright samples (H, W, 1 to 4) of a file, with alpha, and what of it is lost.
+def ranged(
+    samples: NDArray[Any], channels: int, colour: tuple[int, int, int], ends: ValueRange
+) -> tuple[NDArray[np.float32], str]:
+    """Samples (H, W, 1 to 4) as float32 (channels, H, W) in [-1, 1], and how many lay outside of the range.
+
+    Raises:
+        UserError: a value is not a number.
+    """
+    alpha = samples.shape[2] in (2, 4)
+    unit, outside = to_unit(samples[..., : samples.shape[2] - alpha], ends)
+    if unit.shape[2] != channels or alpha:
+        top = 1 if samples.dtype.kind == "f" else np.iinfo(samples.dtype).max
+        opacity = (samples[..., -1:] / top).astype(np.float32)
+        light = (unit + 1) / 2
+        unit = 2 * plain(np.concatenate([light, opacity], 2) if alpha else light, channels, colour) - 1
+    return np.ascontiguousarray(unit.transpose(2, 0, 1)), outside
+
+
+def read_file(path: Path, ranged: bool = False) -> tuple[NDArray[Any], dict[str, str]]:
+    """Upright samples (H, W, 1 to 4) of a file, with alpha, and what of it is lost; see `decode`.
 
     Raises:
         UserError: as `read_samples`.
@@ -83,7 +113,7 @@ def read_file(path: Path) -> tuple[NDArray[Any], dict[str, str]]:
             raise Refused("is not a file")
         if status.st_size > LIMITS.file:
             raise Refused(f"has {status.st_size:,} bytes: expected at most {LIMITS.file:,}")
-        samples, _, lost = decode(path.read_bytes())
+        samples, _, lost = decode(path.read_bytes(), ranged=ranged)
         return samples, lost
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
@@ -93,6 +123,6 @@ def read_file(path: Path) -> tuple[NDArray[Any], dict[str, str]]:
         raise UserError(f"{path} {error}") from None
 
 
-def _colourful(samples: NDArray[Any]) -> bool:
-    some = samples[:: max(1, len(samples) // 64), :: max(1, samples.shape[1] // 64), :3].astype(int)
-    return bool((some.max(2) - some.min(2)).max() > np.iinfo(samples.dtype).max // 20)
+def _colourful(samples: NDArray[Any], span: float) -> bool:
+    some = samples[:: max(1, len(samples) // 64), :: max(1, samples.shape[1] // 64), :3].astype(float)
+    return bool((some.max(2) - some.min(2)).max() > span / 20)

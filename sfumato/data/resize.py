@@ -25,18 +25,24 @@ def centre(image: Pixels, h: int, w: int) -> Pixels:
 
 
 def to_float(samples: NDArray[Any]) -> NDArray[np.float32]:
-    """uint8 or uint16 samples of any shape to float32 in [-1,1]."""
+    """uint8 or uint16 samples of any shape to float32 in [-1,1]; float32 ones are there already."""
+    if samples.dtype == np.float32:
+        return samples
     return samples.astype(np.float32) * np.float32(2 / np.iinfo(samples.dtype).max) - np.float32(1)
 
 
 def to_samples(images: Tensor | NDArray[Any], dtype: Any = np.uint8) -> NDArray[Any]:
     """Values of any shape to the nearest uint8 (or uint16) samples: -1 to 0, 1 to the largest.
 
+    As float32 they stay in [-1, 1].
+
     Raises:
         UserError: a value is not a number.
     """
     values = images.detach().float().cpu().numpy() if isinstance(images, Tensor) else images
     check_numbers({"the image": values}, ": the model diverged; lower --lr")
+    if np.dtype(dtype) == np.float32:
+        return values.clip(-1, 1)
     top = np.iinfo(dtype).max
     return np.floor((values.clip(-1, 1) + 1) * (top / 2) + 0.5).astype(dtype)
 

@@ -27,7 +27,7 @@ from sfumato.core.ranges import Count, Interval, NotNegative, Whole
 from sfumato.data.augment import jittered, mirrored
 from sfumato.data.image_folder import ImageFolder
 from sfumato.data.listing import natural, stem_of, told_apart
-from sfumato.data.preparation import alike, said_size
+from sfumato.data.preparation import Preparation, alike, said_size
 
 Batch = tuple[Tensor, Tensor]
 Indices = NDArray[np.int64]
@@ -121,6 +121,11 @@ class Dataset(abc.ABC):
                     )
                 sides[side][name] = part.subset(chosen)
         return self.with_parts(sides[0]), self.with_parts(sides[1])
+
+    @property
+    def preparation(self) -> Preparation:
+        """How the first part's images are made, which are sources."""
+        return next(iter(self.parts.values())).preparation
 
     def names(self) -> dict[str, list[str]]:
         """The file names of every part, relative to its folder: a split that can be written."""

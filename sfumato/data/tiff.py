@@ -36,8 +36,11 @@ def _dtype(page: Any) -> str:
     return "uint8" if page.dtype is None or page.dtype == np.bool_ else str(page.dtype)
 
 
-def read_tiff(data: bytes) -> tuple[NDArray[Any], dict[str, str]] | None:
-    """Samples (H, W, bands) and what is lost; None of ordinary 8-bit files, which Pillow reads."""
+def read_tiff(data: bytes, ranged: bool = False) -> tuple[NDArray[Any], dict[str, str]] | None:
+    """Samples (H, W, bands) and what is lost; None of ordinary 8-bit files, which Pillow reads.
+
+    Where their range is known (`ranged`), they may be signed, float, or of 32 bits.
+    """
     import tifffile
 
     with tifffile.TiffFile(io.BytesIO(data)) as tiff:
@@ -59,10 +62,13 @@ def read_tiff(data: bytes) -> tuple[NDArray[Any], dict[str, str]] | None:
         _check_unpacked(data, page)
         if (page.dtype is None or page.dtype in (np.uint8, np.bool_)) and not lost:
             return None
-        if page.dtype not in (np.uint8, np.uint16) or photometric > 2:
+        known = page.dtype in (np.uint8, np.uint16) or (
+            ranged and page.dtype is not None and page.dtype.kind in "iuf" and photometric > 0
+        )
+        if not known or photometric > 2:
             raise Refused(
                 f"has {page.dtype} samples of kind {page.photometric.name}, whose range is not "
-                f"known: save it as gray or RGB of 8 or 16 bits"
+                f"known: state it by --range LOW HIGH, or save it as gray or RGB of 8 or 16 bits"
             )
         try:
             samples = page.asarray()

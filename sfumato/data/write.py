@@ -16,6 +16,7 @@ from sfumato.core.errors import UserError
 from sfumato.data.carried import KEYS, NODATA, NOTHING, Carried
 from sfumato.data.decode import png_chunk
 from sfumato.data.folders import replacing
+from sfumato.data.value_range import HELD
 
 Format = Literal["png", "tiff", "jpeg", "webp"]
 
@@ -32,7 +33,7 @@ class Holds(NamedTuple):
 
 FORMATS: dict[Format, Holds] = {
     "png": Holds((".png",), ("uint8", "uint16")),
-    "tiff": Holds((".tif", ".tiff"), ("uint8", "uint16")),
+    "tiff": Holds((".tif", ".tiff"), HELD),
     "jpeg": Holds((".jpg", ".jpeg"), ("uint8",), alpha=False, side=65_535),
     "webp": Holds((".webp",), ("uint8",), side=16_383),
 }

@@ -120,7 +120,7 @@ def ready(
     for e in entries:
         found: list[tuple[int, ...]] = []
         if e.folder is not None:
-            there = ImageFolder.to_compare(e.folder)
+            there = results_in(e.folder)
             there = there.only(files.names, "result", "sources") if some else there
             pictures[e.label] = [matched(there, files.names)]
             made[e.label], found = made_by(Path(e.folder)), [*there.sizes().values()]
@@ -171,6 +171,12 @@ def made_by(results: Path) -> Preparation | None:
     return Preparation.from_json({"channels": 3} | ALWAYS | run["preparation"])
 
 
+def results_in(folder: str | Path) -> ImageFolder:
+    """Translated pictures as they are compared, in the range that they were written in."""
+    made = made_by(Path(folder))
+    return ImageFolder.to_compare(folder, Preparation(range=made.to_range) if made else None)
+
+
 def shared(
     made: Mapping[str, Preparation | None], resize: Resize | None = None, side: Side | None = None
 ) -> Preparation | None:
@@ -185,7 +191,8 @@ def shared(
         UserError: they were prepared in several ways, or otherwise than the user says.
     """
     told = {label: p for label, p in made.items() if p is not None}
-    for key, given in (("resize", resize), ("side", side)):
+    rest = ((key, None) for key in ("alpha", "range", "to_range"))
+    for key, given in (("resize", resize), ("side", side), *rest):
         known = {label: str(getattr(p, key)) for label, p in told.items()}
         known = {label: how for label, how in known.items() if (key, how) != ("resize", "none")}
         if given not in (None, "none"):
@@ -200,11 +207,15 @@ def shared(
     hows = {p.resize for p in told.values()} | {resize or "none"}
     if not told and resize is None and side is None:
         return None
+    one = next(iter(told.values()), Preparation())
     sides: list[Side] = [p.side for p in told.values()]
     return Preparation(
         resize="stretch" if "stretch" in hows else "crop",  # "none" had the size already
         channels=max((p.channels for p in told.values()), default=3),
         side=side or [*sides, WHOLE][0],
+        alpha=one.alpha,
+        range=one.range,
+        to_range=one.to_range,
     )
 
 
@@ -214,10 +225,10 @@ def partners(folder: str | Path, source: ImageFolder) -> ImageFolder:
     Of two pictures side by side the partner is the other half; a folder of partners alone has pictures
     of other proportions, half as wide.
     """
-    others, own = ImageFolder.to_compare(folder), source.preparation
+    others, own = ImageFolder.to_compare(folder), source.preparation.other_side
     if own.side != "whole":
         (h, w), (a, b) = (next(iter(s.sizes().values())) for s in (ImageFolder(source.folder), others))
-        own = own.other_side if abs(b * h / (a * w) - 1) < 0.25 else replace(own, side="whole")
+        own = own if abs(b * h / (a * w) - 1) < 0.25 else replace(own, side="whole")
     return others.prepared(own)
 
 

@@ -19,6 +19,7 @@ from sfumato.data.image_folder import ImageFolder
 from sfumato.data.pictures import ImageSet
 from sfumato.data.preparation import decoding_once
 from sfumato.evaluation.entries import Entry
+from sfumato.evaluation.inputs import results_in
 from sfumato.evaluation.memory import peak_memory
 from sfumato.translation.pictures import translate
 from sfumato.translation.run_file import read_run
@@ -74,7 +75,7 @@ class ResultFolders:
             known = json.loads(cost.read_text()) if cost.exists() else {}
             known |= {"nfe": result["nfe_per_picture"], "seconds": result["seconds_per_picture"]}
             costs.append({k: v for k, v in known.items() if v is not None})
-            found.append(ImageFolder.to_compare(folder))
+            found.append(results_in(folder))
             if len(found) == 2 and found[0].key == found[1].key:
                 found = found[:1]
                 break

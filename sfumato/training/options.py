@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, ParamSpec, TypeVar
 from sfumato.core.arguments import Checked, check_value, checked_values, hints_of
 from sfumato.core.ranges import BelowOne, Count, Interval, NotNegative, Positive, Share, Whole
 from sfumato.data.resize import Resize
+from sfumato.data.value_range import Stated
 from sfumato.methods.outline import args_of
 from sfumato.methods.registry import info
 from sfumato.module import Part
@@ -89,6 +90,11 @@ class TrainOptions(LoopOptions):
         resize: how images get that size: crop (scale the short side, cut out the middle), stretch, or
             none (refuse other sizes).
         upscale: enlarge images that are smaller than size, instead of leaving them out.
+        alpha: the colour that transparent images are laid on, such as white, black or #ff8800.
+        range: the values that become black and white: two ends such as -1000 3000; auto, the least and the
+            largest of the images; or percentile 0.1 99.9 of them. Needed for signed and float samples, and
+            good for 10, 12 and 14 bits. It comes after the folders.
+        to_range: the same of the target images; by default as range says, measured in the targets.
         side_by_side: each image holds a pair: the source in its left half, the target in its right half.
         strict: refuse folders with unreadable images, instead of skipping these images.
         held_out: share of the images that is kept out of training to score it.
@@ -121,6 +127,9 @@ class TrainOptions(LoopOptions):
     size: Annotated[int, Interval(1, 65_535)] = 32
     resize: Resize = "crop"
     upscale: bool = False
+    alpha: str = option("white", fixed=True)
+    range: Stated | None = option(None, fixed=True)
+    to_range: Stated | None = option(None, fixed=True)
     side_by_side: bool = False
     strict: bool = False
     held_out: BelowOne = option(0.05, fixed=True)

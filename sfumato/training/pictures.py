@@ -14,7 +14,7 @@ from sfumato.methods.registry import info
 from sfumato.module import Part
 from sfumato.training.options import TrainOptions
 
-HOW = "size", "resize", "upscale", "strict", "side_by_side", "channels"
+HOW = "size", "resize", "upscale", "strict", "side_by_side", "channels", "alpha", "range", "to_range"
 """Options that say how pictures are read."""
 
 
@@ -41,6 +41,8 @@ def read_pictures(asked: TrainOptions) -> Pictures:
     if asked.without is not None:
         everything = leave_out(everything, asked.without)
     if asked.validation is not None:
+        first = everything.preparation  # of ranges that were measured
+        how |= {"range": first.range} | ({} if kind == "domains" else {"to_range": first.to_range})
         rest = open_data(kind, asked.validation, **how)
         _others(everything, rest)
         return Pictures(everything, everything, in_order(rest, everything.parts, "the training"))

@@ -24,7 +24,6 @@ from sfumato.core.errors import UserError, choose, enough_memory
 from sfumato.core.terminal import say, unheard
 from sfumato.data import sets
 from sfumato.data.open_data import outside
-from sfumato.data.preparation import Preparation
 from sfumato.methods._shared.memory import Replay
 from sfumato.methods.registry import find, info, name_of, named
 from sfumato.module import Part, build, describe, fields, in_single
@@ -109,10 +108,6 @@ def _run(
     asked: TrainOptions, part: Part, pictures: Pictures, before: Mapping[str, Any] | None
 ) -> dict[str, Any]:
     """What run.json says; digests of the same pictures in an earlier one stay."""
-    preparation = Preparation(
-        (asked.size, asked.size), asked.resize, asked.upscale, asked.channels,
-        "left" if asked.side_by_side else "whole",
-    )  # fmt: skip
     run = {
         "model": describe(part),
         "data": pictures.everything.describe(before and before["data"].get("digest")),
@@ -120,7 +115,7 @@ def _run(
         "method": asked.method if isinstance(asked.method, str) else None,
         "options": describe(dict(asked.options or {})),
         "folders": {"data": absolute(asked.data), "validation": absolute(asked.validation)},
-        "preparation": preparation.to_json(),
+        "preparation": pictures.everything.preparation.to_json(),
     }
     return run if asked.minutes is None else run | {"minutes": asked.minutes}
 

@@ -15,15 +15,17 @@ from typing import Any
 
 from sfumato.checkpoints.model_folder import ModelFolder
 from sfumato.core.arguments import checked
+from sfumato.core.errors import UserError
 from sfumato.core.ranges import Count
 from sfumato.core.versions import version
 from sfumato.data.folders import for_folder
 from sfumato.data.hashing import sha256
 from sfumato.data.image_folder import ImageFolder
 from sfumato.data.masks import check_mask
-from sfumato.data.open_data import outside
+from sfumato.data.open_data import measured_range, outside
 from sfumato.data.preparation import Side
 from sfumato.data.resize import Resize
+from sfumato.data.value_range import Stated, rule_of
 from sfumato.data.write import Format
 from sfumato.diffusion.watch import Watch
 from sfumato.diffusion.windows import windowed
@@ -56,9 +58,11 @@ def translate(
     upscale: bool = False,
     side: Side | None = None,
     windows: bool = False,
-    format: Format = "png",
+    format: Format | None = None,
     depth: Depth | None = None,
     alpha: str | None = None,
+    range: Stated | None = None,
+    to_range: Stated | None = None,
     strict: bool = False,
     device: str = "auto",
     options: Mapping[str, Any] | None = None,
@@ -86,10 +90,14 @@ def translate(
         side: which half of a picture is read: left, right, or whole (it is one picture).
         windows: let networks see pictures that are larger than the training's by overlapping windows, see
             `sfumato.windowed`; without a size or resize pictures are taken as they are.
-        format: of the results: png, tiff, webp (these lose nothing), or jpeg.
-        depth: bits of a sample of the results; by default each has its source's, 8 or 16.
+        format: of the results: png, tiff, webp (these lose nothing), or jpeg; by default tiff if the
+            results have a range, and else png.
+        depth: bits of a sample of the results, 32 of floats; by default each has its source's type.
         alpha: keep (results take over the sources' transparency), or the colour that transparent pictures
             are laid on, such as black or #ff8800; by default the training's, which is white.
+        range: the values that become black and white: two ends such as -1000 3000; auto, the least and the
+            largest of the pictures; or percentile 0.1 99.9 of them; by default the training's.
+        to_range: two ends of the results' values; by default the training's, or as range.
         strict: refuse to begin if the folders hold anything that cannot be read, or only in part.
         device: auto (a GPU if there is one), cpu, cuda, cuda:N or mps.
         options: the method's own options.
@@ -110,10 +118,19 @@ def translate(
         part, resize = windowed(part), resize or (None if size else "none")
     how: dict[str, Any] = {"size": size, "resize": resize, "upscale": upscale, "side": side}
     how["alpha"] = None if alpha == "keep" else alpha
-    form = Results(format, depth or (None if expect else saved_depth(out)), alpha == "keep")
+    to = to_range and rule_of(to_range, "to_range").ends
+    if to_range is not None and to is None:
+        raise UserError(
+            f"--to-range {to_range}: results cannot be measured: expected two ends, such as 0 4095"
+        )
+    how["ranges"] = measured_range(range, ((file, side or "whole") for file in pictures.paths)), to
     direction = chosen.get("direction")
     prepare, notes = made.preparation(**how, direction=direction, contradicted=not windows)
     pictures.preparation = prepare
+    depth = depth or (None if expect else saved_depth(out))
+    if depth == 32 and not prepare.to_range:
+        raise UserError("--depth 32 takes the range of the results, too, such as --to-range 0 1")
+    form = Results(format or ("tiff" if prepare.to_range else "png"), depth, alpha == "keep")
     if mask := chosen.get("mask"):
         check_mask(Path(mask))
     run = {
@@ -166,5 +183,6 @@ def repeat(run: str | Path, out: str | Path, *, device: str | None = None) -> Su
         **{k: how[k] for k in ("resize", "upscale", "side")}, expect=what,
         windows=what["windows"], format=what["format"], depth=what["depth"],
         alpha="keep" if what["alpha"] else how.get("transparency", "on white").removeprefix("on "),
-        batch=origin["batch"], device=device or origin["device"],
+        range=how.get("range"), to_range=how.get("to_range"), batch=origin["batch"],
+        device=device or origin["device"],
     )  # fmt: skip

@@ -16,10 +16,12 @@ from sfumato.data.carried import carried_by
 from sfumato.data.preparation import Preparation, Prepared
 from sfumato.data.read import header_of
 from sfumato.data.resize import fit_image, placed, to_float, to_samples
+from sfumato.data.value_range import from_unit, type_for
 from sfumato.data.write import FORMATS, Format, write_samples
 
-Depth = Literal[8, 16]
-"""Bits of a sample."""
+Depth = Literal[8, 16, 32]
+"""Bits of a sample; 32 are floats."""
+TYPES: dict[Depth, str] = {8: "uint8", 16: "uint16", 32: "float32"}
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Results:
         holds = FORMATS[self.format]
         if self.alpha and not holds.alpha:
             raise UserError(f"--alpha keep: {self.format} holds no transparency: choose --format png")
-        if self.depth is not None and f"uint{self.depth}" not in holds.dtypes:
+        if self.depth is not None and TYPES[self.depth] not in holds.dtypes:
             raise UserError(f"--depth {self.depth}: {self.format} holds no {self.depth} bits: --format tiff")
 
     def to_json(self) -> dict[str, Any]:
@@ -69,18 +71,24 @@ class Results:
             OSError: it cannot be written.
         """
         h, w = image.shape[-2:]
-        dtype = np.dtype(f"uint{self.depth}" if self.depth else header_of(source).dtype)
-        if dtype.name not in FORMATS[self.format].dtypes:
+        dtype = np.dtype(TYPES[self.depth] if self.depth else header_of(source).dtype)
+        if ends := how.to_range:
+            dtype = type_for(ends, header_of(source).dtype, self.depth)
+        elif dtype.name not in FORMATS[self.format].dtypes:
             warnings.warn(
                 f"results of {8 * dtype.itemsize}-bit pictures have 8 bits, as {self.format} holds no more: "
                 f"--format png and tiff keep them",
                 stacklevel=2,
             )
             dtype = np.dtype(np.uint8)
-        opacity = how.opacity(source) if self.alpha else None
+        opacity, a = how.opacity(source) if self.alpha else None, None
         if opacity is not None:
             a = torch.from_numpy(fit_image(to_float(opacity), (h, w), "stretch", upscale=True))
-            image = torch.cat([_seen_through(image, a / 2 + 0.5, how.colour), a])
+            image = _seen_through(image, a / 2 + 0.5, how.colour)
+        samples = from_unit(image.float().cpu().numpy(), ends, dtype) if ends else to_samples(image, dtype)
+        if a is not None:
+            full = (0.0, 1.0 if dtype.kind == "f" else float(np.iinfo(dtype).max))
+            samples = np.concatenate([samples, from_unit(a.numpy(), full, dtype)])
         carried = carried_by(source.read_bytes())
         if carried.geo and (self.format != "tiff" or how.side != "whole"):
             if self.format != "tiff":
@@ -91,7 +99,7 @@ class Results:
                 )
             carried = carried._replace(geo={})
         moved = carried.moved(placed(read.size, (*read.image.shape[-2:],), how.resize, (h, w)))
-        write_samples(result, to_samples(image, dtype), moved, alpha=opacity is not None)
+        write_samples(result, samples, moved, alpha=a is not None)
 
 
 def _seen_through(image: Tensor, opacity: Tensor, colour: tuple[int, int, int]) -> Tensor:

@@ -16,6 +16,7 @@ from sfumato.core.arguments import check_value, checked, hints_of, plain
 from sfumato.core.errors import UserError, choose, out_of_memory
 from sfumato.data.preparation import Preparation, Side, said_size
 from sfumato.data.resize import Resize
+from sfumato.data.value_range import ValueRange
 from sfumato.diffusion.watch import Evaluations, Watch
 from sfumato.methods.registry import find, info, name_of, named
 from sfumato.module import Part, channels_of, raw
@@ -174,6 +175,7 @@ def preparation_of(
     upscale: bool = False,
     side: Side | None = None,
     alpha: str | None = None,
+    ranges: tuple[ValueRange | None, ValueRange | None] = (None, None),
     direction: str | None = None,
     contradicted: bool = True,
 ) -> tuple[Preparation, list[str]]:
@@ -189,6 +191,7 @@ def preparation_of(
         upscale: enlarge pictures that are smaller.
         side: left, right or whole.
         alpha: the colour that transparent pictures are laid on.
+        ranges: of the pictures' values, and of the results'.
         direction: in which the models are used; back takes the targets' side of side by side pictures.
         contradicted: say what contradicts the training's size.
 
@@ -206,7 +209,8 @@ def preparation_of(
     kept = None if resize == "none" else own.size or next(iter(sizes), None)
     made = Preparation(
         (size, size) if size is not None else kept, resize or own.resize, upscale or own.upscale,
-        channels, side or own.side, alpha or own.alpha,
+        channels, side or own.side, alpha or own.alpha, ranges[0] or own.range,
+        ranges[1] or (own if "model" in trained else trained.get("target", own)).to_range or ranges[0],
     )  # fmt: skip
     notes = []
     for key in ("size", "resize") if contradicted else ():

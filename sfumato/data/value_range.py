@@ -1,0 +1,135 @@
+"""Ranges of values, stated or measured: how 12-bit, signed and float samples become [-1, 1], and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sfumato.core.errors import UserError, check_numbers
+
+ValueRange = tuple[float, float]
+"""What becomes -1, and what becomes 1."""
+Stated = str | Sequence[str | float]
+"""A range as people state it: its two ends, auto, or percentile and two shares of 100."""
+SAMPLED = 2**16
+"""Values of a picture that percentiles are taken of, at most."""
+HELD = "uint8", "int8", "uint16", "int16", "uint32", "int32", "float32"
+"""Types of samples that results may have."""
+
+
+class Rule(NamedTuple):
+    """A range as it is stated."""
+
+    ends: ValueRange | None = None
+    percentiles: tuple[float, float] = (0.0, 100.0)
+    """Shares of the values that lie below each end, where the ends are measured."""
+
+
+def rule_of(stated: Stated, name: str = "range") -> Rule:
+    """What is stated.
+
+    Raises:
+        UserError: it is not a range.
+    """
+    words = stated.split() if isinstance(stated, str) else [*stated]
+    try:
+        if words == ["auto"]:
+            return Rule()
+        if len(words) == 3 and words[0] == "percentile":
+            low, high = float(words[1]), float(words[2])
+            if 0 <= low < high <= 100:
+                return Rule(percentiles=(low, high))
+        if len(words) == 2:
+            low, high = float(words[0]), float(words[1])
+            if low < high and np.isfinite([low, high]).all():
+                return Rule((low, high))
+    except (TypeError, ValueError):
+        pass
+    raise UserError(
+        f"{name} {' '.join(map(str, words))}: expected its two ends such as -1000 3000, auto, or "
+        f"percentile 0.1 99.9; folders come before it"
+    )
+
+
+def measured(rule: Rule, pictures: Iterable[NDArray[Any]], what: str) -> ValueRange:
+    """The range of these pictures' samples by a rule.
+
+    Percentiles are those of some values of each picture, evenly taken.
+
+    Args:
+        rule: what is stated.
+        pictures: samples of any shape.
+        what: what an error calls them.
+
+    Raises:
+        UserError: all values are the same.
+    """
+    if rule.ends is not None:
+        return rule.ends
+    low, high = rule.percentiles
+    if (low, high) == (0, 100):
+        ends = [(float(x.min()), float(x.max())) for x in pictures]
+        a, b = min((a for a, _ in ends), default=0.0), max((b for _, b in ends), default=0.0)
+    else:
+        some = [x.reshape(-1)[:: -(-x.size // SAMPLED)].astype(np.float64) for x in pictures]
+        a, b = (float(n) for n in np.percentile(np.concatenate(some or [np.zeros(1)]), [low, high]))
+    if not a < b:
+        raise UserError(f"the values of {what} range from {a:g} to {b:g}: state a range by its two ends")
+    return a, b
+
+
+def to_unit(samples: NDArray[Any], ends: ValueRange) -> tuple[NDArray[np.float32], str]:
+    """Samples as float32 in [-1, 1], and how many lay outside of the range, in words, or nothing.
+
+    Raises:
+        UserError: a value is not a number.
+    """
+    check_numbers({"the picture": samples}, ": fill these pixels, or leave the picture out")
+    low, high = ends
+    below, above = (samples < low).mean(), (samples > high).mean()
+    said = [
+        f"{share:.2%} {where}"
+        for share, where in ((below, f"below {low:g}"), (above, f"above {high:g}"))
+        if share
+    ]
+    unit = ((samples.astype(np.float64) - low) * (2 / (high - low)) - 1).clip(-1, 1)
+    return unit.astype(np.float32), ", ".join(said)
+
+
+def from_unit(values: NDArray[np.float32], ends: ValueRange, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Values in [-1, 1] as samples of this type; whole numbers are rounded.
+
+    Raises:
+        UserError: a value is not a number.
+    """
+    check_numbers({"the image": values}, ": the model diverged; lower --lr")
+    low, high = ends
+    samples = low + (values.astype(np.float64).clip(-1, 1) + 1) * ((high - low) / 2)
+    return (samples if dtype.kind == "f" else np.floor(samples + 0.5)).astype(dtype)
+
+
+def type_for(ends: ValueRange, given: str, depth: int | None) -> np.dtype[Any]:
+    """The type of results in a range: that of the sources, or the next one that holds the range.
+
+    Args:
+        ends: the range.
+        given: type of the source's samples.
+        depth: bits, if others are asked for.
+
+    Raises:
+        UserError: no type of this depth holds the range.
+    """
+    kinds = [given if given in HELD else "float32", "uint16", "int16", "float32"]
+    if depth is not None:
+        kinds = [
+            kind
+            for kind in HELD
+            if (np.dtype(kind).itemsize * 8 == depth and depth < 32) or (kind == "float32" and depth == 32)
+        ]
+    for kind in map(np.dtype, kinds):
+        if kind.kind == "f" or (np.iinfo(kind).min <= ends[0] and ends[1] <= np.iinfo(kind).max):
+            return kind
+    raise UserError(f"--depth {depth} does not hold values from {ends[0]:g} to {ends[1]:g}: --depth 32 does")
