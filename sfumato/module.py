@@ -84,6 +84,8 @@ class Part(Described, nn.Module):
 
     before: ClassVar[Mapping[str, Any]] = {}
     """Fields that are newer than descriptions without them, with what those descriptions meant."""
+    by_domain: ClassVar[tuple[str, ...]] = ()
+    """Tensors of its state with a row for each domain, in their order; rows behind them are of none."""
     preparation: Preparation | None = None
     """How the training brought pictures to the network, if the part comes out of a model folder."""
 

@@ -22,7 +22,7 @@ from sfumato.core.errors import UserError, no_address
 from sfumato.core.ranges import with_range, without
 from sfumato.methods.outline import args_of
 
-SPELLED = {"source_folder": "--from", "score_key": "--score"}
+SPELLED = {"source_folder": "--from", "start": "--from", "score_key": "--score"}
 """Flags that are no Python names."""
 RANGES = "range", "to_range"
 """Flags of several words."""

@@ -80,7 +80,7 @@ DATA = {
 def _trainer(method: str | Part, begun: Mapping[str, Any]) -> Callable[..., None]:
     from sfumato.methods.registry import find, info, name_of
     from sfumato.training.options import defaults
-    from sfumato.training.train import OF_DATA
+    from sfumato.training.start import OF_DATA
     from sfumato.training.train import train as begin
 
     cls = find(method) if isinstance(method, str) else type(method)

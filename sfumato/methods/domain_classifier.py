@@ -47,6 +47,7 @@ class DomainClassifier(Part):
     """
 
     data: ClassVar[str] = "domains"
+    by_domain: ClassVar[tuple[str, ...]] = "classifier.head.1.weight", "classifier.head.1.bias"
 
     domains: tuple[str, ...]
     net: str | nn.Module = "small"

@@ -10,9 +10,9 @@ Residual blocks and the noise-level embedding follow Dhariwal & Nichol 2021
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from sfumato.core.errors import UserError
-from sfumato.core.ranges import BelowOne
+from sfumato.core.ranges import BelowOne, Whole
 from sfumato.module import Part
 from sfumato.nets.layers import BlurUp, check_size
 
@@ -45,7 +45,10 @@ class UNet(Part):
         checkpointing: recompute blocks in the backward pass, to save memory.
         decoder: whether there is a way up again; an encoder alone serves classifiers.
         smooth: bilinear upsampling and edges repeated, not zeros, so that it sees no grid and no frame.
+        detail: channels at full resolution that the head mixes with the input; 0: four an image channel.
     """
+
+    by_domain: ClassVar[tuple[str, ...]] = ("label_embed.weight",)
 
     channels: int = 3
     conditioning: int = 0
@@ -60,6 +63,7 @@ class UNet(Part):
     checkpointing: bool = False
     decoder: bool = True
     smooth: bool = False
+    detail: Whole = 0
 
     def __post_init__(self) -> None:
         conv3 = _convolution(self.smooth)
@@ -99,7 +103,7 @@ class UNet(Part):
                 c = w
             if level > 0:
                 self.up.append(conv3(c, c))
-        detail = 4 * self.channels if self.patch > 1 else c
+        detail = (self.detail or 4 * self.channels) if self.patch > 1 else c
         self.head_norm = nn.GroupNorm(_groups(c), c)
         self.head = conv3(c, detail * self.patch**2) if self.patch > 1 else None
         self.out = conv3(detail + (inputs if self.patch > 1 else 0), self.channels)
@@ -137,6 +141,29 @@ class UNet(Part):
         h = self.out(h)
         assert h.shape[2:] == x.shape[2:]
         return h
+
+    def adapted(self, state: Mapping[str, Tensor], channels: int) -> dict[str, Tensor]:
+        """The state of a network that is like this one, but of so many channels, as one for this one.
+
+        It sees each channel as the mean of its own, and answers the mean: to a gray picture what the other
+        answered to its copy in colours, made gray, and to that copy what the other answered to the picture.
+        """
+        n, m, first, found = channels, self.channels, state["stem.weight"], dict(state)
+
+        def seen(weight: Tensor, places: int) -> Tensor:
+            folded = weight.reshape(len(weight), -1, n, places, 3, 3).sum(2, keepdim=True) / m
+            return folded.repeat_interleave(m, 2).flatten(1, 3)
+
+        found["stem.weight"] = seen(first, self.patch**2)
+        if self.decoder:
+            last, detail = state["out.weight"], len(state["out.weight"][0])
+            if self.patch > 1:  # the noisy input is behind the detail
+                detail -= first.shape[1] // self.patch**2
+                last = torch.cat([last[:, :detail], seen(last[:, detail:], 1)], 1)
+            found["out.weight"], found["out.bias"] = (
+                value.mean(0, keepdim=True).repeat_interleave(m, 0) for value in (last, state["out.bias"])
+            )
+        return found
 
     def _run(self, layer: nn.Module, h: Tensor, e: Tensor) -> Tensor:
         if not isinstance(layer, Block):

@@ -86,6 +86,8 @@ class TrainOptions(LoopOptions):
             methods of pairs and of unpaired pictures two folders, or one with side_by_side.
         out: the run folder.
         options: the method's own fields; none if `method` is an instance.
+        start: a model folder, or sfumato/NAME, with whose weights it begins. The network is the model's,
+            domains are matched by name, and the default of lr is a tenth of the method's.
         size: side of the images in pixels.
         resize: how images get that size: crop (scale the short side, cut out the middle), stretch, or
             none (refuse other sizes).
@@ -124,6 +126,7 @@ class TrainOptions(LoopOptions):
     out: str | Path = field(metadata={"recorded": False})
     _: KW_ONLY
     options: Mapping[str, Any] | None = option(recorded=False)
+    start: str | Path | None = option(recorded=False)
     size: Annotated[int, Interval(1, 65_535)] = 32
     resize: Resize = "crop"
     upscale: bool = False
@@ -152,6 +155,8 @@ class TrainOptions(LoopOptions):
 
     def unsaid(self) -> dict[str, Any]:
         given = defaults(self.method)
+        if self.start is not None:
+            given["lr"] /= GENTLER
         return given if self.minutes is None else {**given, "steps": None}  # they will be measured
 
     @property
@@ -169,6 +174,8 @@ DEFAULTS = {f.name: f.metadata["most"] for f in fields(TrainOptions) if "most" i
 """How methods are trained that do not say otherwise by their `settings`."""
 SETTINGS = [f.name for f in fields(TrainOptions) if f.metadata.get("recorded", True)]
 """The options that run.json records as settings."""
+GENTLER = 10
+"""By so much a learning rate is lower where weights have learnt already."""
 FIXED = [f.name for f in fields(TrainOptions) if f.metadata.get("fixed")]
 """Settings that a resumed run keeps; the others may change."""
 

@@ -174,11 +174,12 @@ def read_run(out: Path) -> dict[str, Any]:
     parts = dict(run) if isinstance(run, dict) else {}
     damaged = f"{file} is damaged, or not of a training: nothing resumes without it"
     needed = [parts.get(key) for key in ("model", "data", "settings")]
-    newer = [parts.get(key, {}) for key in ("options", "folders")]  # than some runs
+    newer = [parts.get(key, {}) for key in ("options", "folders", "start")]  # than some runs
     if not all(isinstance(part, dict) for part in (*needed, *newer)):
         raise UserError(damaged)
     settings, model = parts["settings"], parts["model"]
-    names = parts.get("method"), settings.get("without"), model.get("is")
+    start = parts.get("start", {"model": None})
+    names = parts.get("method"), settings.get("without"), model.get("is"), start.get("model", "")
     if not all(name is None or isinstance(name, str) for name in names) or not all(
         folders is None or all(isinstance(folder, str) for folder in _each(folders))
         for folders in parts.get("folders", {}).values()
@@ -216,6 +217,9 @@ def compare(before: Mapping[str, Any], run: Mapping[str, Any], part: Part, out: 
         UserError: that says what differs.
     """
     run, go = json.loads(json.dumps(run)), f"{typed_resume(out)} goes on as before"
+    was, now = (one.get("start", {}).get("model", "new weights") for one in (before, run))
+    if was != now:
+        raise UserError(f"{out} began with {was}, not with {now}: {go}")
     told = {f.name: describe(f.default) for f in fields(part) if f.default is not MISSING}
     told |= describe(dict(part.before))
     model = told | before["model"]  # a field that is newer than the run: what it meant then

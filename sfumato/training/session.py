@@ -155,6 +155,7 @@ class Session:
         info = {
             "preparation": run["preparation"], "step": self.state.step, "data": run["data"],
             "settings": run["settings"], "verdict": self.observer.verdict(),
+            **{key: run[key] for key in ("start",) if key in run},
         }  # fmt: skip
         write_model(self.state.method, self.folder.out, weights=self.state.ema, info=info)
         self.log.plot(self.folder.out / "loss.png")

@@ -126,7 +126,7 @@ def steps_for(
     looking = _seconds(lambda: look(trial)) if preview_every else 0.0
     looks = 2 + math.log2(max(1.0, minutes))  # by `Doubling`, and the last one
     beside = 1.25 * saving / save_every + looking / (preview_every or 1)
-    ends = [n / how.get("accumulate", 1) for n in (*first[1:], math.inf)]
+    ends = [(n - first[0]) / how.get("accumulate", 1) for n in (*first[1:], math.inf)]
     left = budget - (time.perf_counter() - began) - looks * looking
 
     def cost(steps: int) -> float:
@@ -146,9 +146,13 @@ def steps_for(
 
 
 def _phases(method: Part) -> list[int]:
-    """The batches at which a method's phases begin, whose steps take their own times each."""
+    """The batches at which a method's phases begin, whose steps take their own times each.
+
+    A model that learnt before is beyond some of them.
+    """
     lengths = [int(getattr(method, name)) for name in info(method).phases]
-    return list(dict.fromkeys(accumulate([0, *lengths])))
+    seen = int(cast("Any", method).seen) if lengths else 0
+    return list(dict.fromkeys(max(n, seen) for n in accumulate([0, *lengths])))
 
 
 def _measured(updates: Iterator[Update], budget: float) -> float:

@@ -17,16 +17,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
-from sfumato.core.arguments import checked_values
-from sfumato.core.errors import UserError, choose, enough_memory
+from sfumato.core.errors import UserError, enough_memory
 from sfumato.core.terminal import say, unheard
-from sfumato.data import sets
 from sfumato.data.open_data import outside
 from sfumato.methods._shared.memory import Replay
 from sfumato.methods.registry import find, info, name_of, named
-from sfumato.module import Part, build, describe, fields, in_single
+from sfumato.module import Part, build, describe, in_single
 from sfumato.training.fit import State, machine
 from sfumato.training.log import Progress
 from sfumato.training.options import SETTINGS, TrainOptions, told_by
@@ -34,6 +30,7 @@ from sfumato.training.pictures import Pictures, read_pictures
 from sfumato.training.processes import mean, together
 from sfumato.training.run_folder import SAVES, RunFolder, absolute, compare, earlier, read_run
 from sfumato.training.session import Session
+from sfumato.training.start import OF_DATA, Start, begun, check_part, make, recorded_name
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -55,7 +52,7 @@ def train(asked: TrainOptions) -> Part:
             f"sfumato translate --method {name} --source RUN:A --target RUN:B ..."
         )
     if isinstance(asked.method, Part):
-        _check_part(asked.method, asked)
+        check_part(asked.method, asked)
     accelerator = machine(asked.device, asked.precision)
     main = accelerator.is_main_process
     with nullcontext() if main else unheard(), ExitStack() as lock:
@@ -63,10 +60,14 @@ def train(asked: TrainOptions) -> Part:
         before = earlier(out, asked.resume)
         asked = _timed(asked, before)
         outside(out, asked.data)
+        start, asked = begun(asked, before)
         with told.waiting("reading the pictures"):
             pictures = read_pictures(asked)
-        part = asked.method if isinstance(asked.method, Part) else _make(asked, pictures)
-        folder = RunFolder(out, _run(asked, part, pictures, before), pictures.names(), lock)
+        asked = asked if start is None else start.told(asked, pictures)
+        part = asked.method if isinstance(asked.method, Part) else make(asked, pictures)
+        if start is not None:
+            start.give(part)
+        folder = RunFolder(out, _run(asked, part, pictures, before, start), pictures.names(), lock)
         with together(accelerator):
             if main:
                 folder.take()
@@ -85,6 +86,8 @@ def train(asked: TrainOptions) -> Part:
             say(line, file=sys.stderr)
         if asked.resume and before is None:
             told.say(f"{out} has nothing to resume: this training starts from the beginning")
+        if start is not None and before is None:
+            told.say(start.said(part, asked))
         Session(asked, state, folder, pictures, accelerator, told).learn()
     return state.finish()
 
@@ -105,8 +108,9 @@ def _timed(asked: TrainOptions, before: Mapping[str, Any] | None) -> TrainOption
 
 
 def _run(
-    asked: TrainOptions, part: Part, pictures: Pictures, before: Mapping[str, Any] | None
-) -> dict[str, Any]:
+    asked: TrainOptions, part: Part, pictures: Pictures, before: Mapping[str, Any] | None,
+    start: Start | None,
+) -> dict[str, Any]:  # fmt: skip
     """What run.json says; digests of the same pictures in an earlier one stay."""
     run = {
         "model": describe(part),
@@ -117,6 +121,10 @@ def _run(
         "folders": {"data": absolute(asked.data), "validation": absolute(asked.validation)},
         "preparation": pictures.everything.preparation.to_json(),
     }
+    if start is not None:
+        run["start"] = start.facts(part)
+    elif asked.start is not None:  # it goes on, and needs the model no more
+        run["start"] = (before or {}).get("start", {}) | {"model": recorded_name(asked.start)}
     return run if asked.minutes is None else run | {"minutes": asked.minutes}
 
 
@@ -138,6 +146,7 @@ def recorded(out: Path) -> dict[str, Any]:
     run = read_run(out)
     given = {k: v for k, v in run["settings"].items() if k in SETTINGS}
     given |= {k: v for k, v in run.get("folders", {}).items() if v is not None}
+    given |= {"start": run["start"]["model"]} if "start" in run else {}
     if "method" in run and run["method"] is None:
         if not any((out / name).exists() for name in SAVES):
             raise UserError(f"{out} has no save, and the model that it began with is not in it")
@@ -146,32 +155,3 @@ def recorded(out: Path) -> dict[str, Any]:
     name = run.get("method") or named(str(run["model"].get("is")))
     old = {k: v for k, v in find(name).before.items() if k not in run["model"]}
     return given | {"method": name, "options": old | build(run.get("options", model))}
-
-
-OF_DATA = "domains", "side"
-"""Fields of methods that the pictures decide."""
-
-
-def _check_part(part: Part, asked: TrainOptions) -> None:
-    if asked.options:
-        raise UserError(
-            f"options ({', '.join(asked.options)}) are for a method's name: a model has its own already"
-        )
-    if (side := getattr(part, "side", asked.size)) != asked.size:
-        raise UserError(f"the model is made for pictures of {side} pixels: size={side}, not {asked.size}")
-
-
-def _make(asked: TrainOptions, pictures: Pictures) -> Part:
-    """The method with its options and what the pictures decide, with the seed's initial weights."""
-    cls = find(str(asked.method))
-    given = checked_values(cls, asked.options or {})
-    known = [f.name for f in fields(cls)]
-    for name in given:
-        choose(f"option of {asked.method}", name, [k for k in known if k not in OF_DATA])
-    if isinstance(pictures.everything, sets.Domains):
-        given["domains"] = tuple(pictures.everything.parts)
-    if "side" in known:
-        given["side"] = asked.size
-    with torch.random.fork_rng():
-        torch.manual_seed(asked.seed)
-        return cls(**given)

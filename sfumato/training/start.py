@@ -1,0 +1,239 @@
+"""The model that a training begins with: of new weights by its seed, or with those of a model that learnt."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sfumato.checkpoints.model_folder import ModelFolder, open_model, resolve
+from sfumato.core.arguments import checked_values
+from sfumato.core.errors import UserError, choose
+from sfumato.data import sets
+from sfumato.data.preparation import said_size
+from sfumato.methods.registry import find, info, name_of
+from sfumato.module import Part, build, describe, fields
+from sfumato.nets.sizes import UNet
+from sfumato.training.options import TrainOptions
+from sfumato.training.pictures import Pictures
+
+OF_DATA = "domains", "side"
+"""Fields of methods that the pictures decide."""
+
+
+def make(asked: TrainOptions, pictures: Pictures) -> Part:
+    """The method with its options and what the pictures decide, with the seed's initial weights."""
+    given = _decided(asked, pictures) | _given(asked)
+    with _seeded(asked):
+        return find(str(asked.method))(**given)
+
+
+def check_part(part: Part, asked: TrainOptions) -> None:
+    """A model that is trained itself brings all that it needs, and fits the pictures.
+
+    Raises:
+        UserError: if not.
+    """
+    if asked.options:
+        raise UserError(
+            f"options ({', '.join(asked.options)}) are for a method's name: a model has its own already"
+        )
+    if asked.start is not None:
+        raise UserError(f"start={str(asked.start)!r} is for a method's name: a model has its own weights")
+    if (side := getattr(part, "side", asked.size)) != asked.size:
+        raise UserError(f"the model is made for pictures of {side} pixels: size={side}, not {asked.size}")
+
+
+def begun(asked: TrainOptions, before: Mapping[str, Any] | None) -> tuple[Start | None, TrainOptions]:
+    """The model whose weights a training begins with, and the options by which its pictures are read.
+
+    A run that goes on needs it no more: run.json has its options.
+    """
+    if asked.start is None:
+        return None, asked
+    start = Start.of(asked) if before is None else None
+    known = build(before.get("options", {})) if before is not None else {}
+    if start is not None and hasattr(start.found.part, "channels"):
+        known["channels"] = start.found.part.channels
+    return start, replace(asked, options=known | dict(asked.options or {}))
+
+
+def recorded_name(start: str | Path) -> str:
+    """How run.json names a model: its path as it can be found from anywhere, or sfumato/NAME."""
+    ships = Path(start).parts[:-1] == ("sfumato",) and not os.path.exists(start)
+    return str(start) if ships else str(Path(start).absolute())
+
+
+@dataclass(frozen=True)
+class Start:
+    """A model whose weights a training begins with.
+
+    Args:
+        name: what it is called in run.json.
+        found: the model.
+    """
+
+    name: str
+    found: ModelFolder
+
+    @classmethod
+    def of(cls, asked: TrainOptions) -> Start:
+        """The one that is asked for.
+
+        Raises:
+            UserError: it is one domain of a model, or of another method.
+        """
+        path, domain = resolve(str(asked.start))
+        if domain is not None:
+            raise UserError(f"{asked.start} is one domain: a training begins with all, as in --from {path}")
+        found, wanted = open_model(path, None), name_of(asked.method)
+        if (kind := name_of(found.part)) != wanted:
+            trained = info(found.part).trains_on is not None
+            instead = f"sfumato train {kind} DATA... --from {asked.start}" if trained else f"a {wanted} model"
+            raise UserError(f"{asked.start} is a {kind} model, not a {wanted} model: expected {instead}")
+        return cls(recorded_name(str(asked.start)), found)
+
+    def told(self, asked: TrainOptions, pictures: Pictures) -> TrainOptions:
+        """The same; the method's options that are not given are the model's.
+
+        Raises:
+            UserError: one that is given makes another network of it.
+        """
+        part, decided = self.found.part, _decided(asked, pictures)
+        kept = {f.name: getattr(part, f.name) for f in fields(part) if f.name != "domains"}
+        with _seeded(asked):
+            kept |= {k: _again(v, asked, decided) for k, v in kept.items() if isinstance(v, Part)}
+            if asked.channels != getattr(part, "channels", asked.channels):
+                kept |= {"channels": asked.channels, "net": _again(self._unet(), asked, decided)}
+        other = {k: v for k, v in _given(asked).items() if describe(v) != describe(getattr(part, k))}
+        other.pop("channels", None)
+        with torch.device("meta"):
+            networks = _networks(type(part)(**(decided | kept)))
+            for name, value in other.items():
+                if _networks(type(part)(**(decided | kept | {name: value}))) != networks:
+                    flag, own = f"--{name.replace('_', '-')}", getattr(part, name)
+                    was = f"{flag} {own}" if isinstance(own, str | int | float) else "another"
+                    raise UserError(
+                        f"{flag} {value} is not for the weights of {asked.start}, which were trained with "
+                        f"{was}: leave {flag} out"
+                    )
+        return replace(asked, options=kept | other)
+
+    def give(self, part: Part) -> None:
+        """Its weights become the part's: of domains by their names, of other channels by their mean.
+
+        Raises:
+            UserError: a network of other channels cannot have them.
+        """
+        was, state = self.found.part, dict(self.found.part.state_dict())
+        own, before = part.state_dict(keep_vars=True), getattr(was, "channels", 0)
+        for path, module in part.named_modules(remove_duplicate=False):
+            inside = f"{path}." if path else ""
+            if isinstance(module, UNet) and f"{inside}stem.weight" in state and module.channels != before:
+                theirs = {k.removeprefix(inside): v for k, v in state.items() if k.startswith(inside)}
+                state |= {inside + k: v for k, v in module.adapted(theirs, before).items()}
+            for name in module.by_domain if isinstance(module, Part) and hasattr(part, "domains") else ():
+                if (key := inside + name) in state:
+                    state[key] = self._rows(state[key], own[key], part)
+        shared = own.keys() & state.keys()
+        if any(own[k].shape != state[k].shape for k in shared):
+            raise self._keeps()
+        given = {id(own[k]) for k in shared}
+        templates = {f.name for f in fields(part)}  # networks that a method copies
+        assert all(id(v) in given or k.split(".")[0] in templates for k, v in own.items())
+        with torch.no_grad():
+            for key in shared:
+                own[key].copy_(state[key])
+
+    def facts(self, part: Part) -> dict[str, Any]:
+        """What run.json and the model's card say of it."""
+        return {"model": self.name, "sha256": self.found.sha256} | self._domains(part)
+
+    def said(self, part: Part, asked: TrainOptions) -> str:
+        """What the training begins with, in words."""
+        words = [f"begins with the weights of {asked.start}"]
+        words += [f"{way}: {', '.join(names)}" for way, names in self._domains(part).items() if names]
+        if (before := getattr(self.found.part, "channels", asked.channels)) != asked.channels:
+            words.append(f"its first and last layers are adapted from {before} channels to {asked.channels}")
+        size = self.found.preparation.size
+        if size not in (None, (asked.size, asked.size)):
+            words.append(f"it learnt from pictures of {said_size(size)} pixels, not of {asked.size}")
+        return "; ".join(words)
+
+    def _domains(self, part: Any) -> dict[str, list[str]]:
+        """Those of the training and of the model, by what becomes of them; nothing of other methods."""
+        was, now = (list(getattr(one, "domains", ())) for one in (self.found.part, part))
+        ways = {
+            "domains taken on": [name for name in now if name in was],
+            "new": [name for name in now if name not in was],
+            "dropped": [name for name in was if name not in now],
+        }
+        return ways if now else {}
+
+    def _rows(self, theirs: Tensor, own: Tensor, part: Any) -> Tensor:
+        """Rows of the domains by their names; a new domain keeps its own, which the seed made."""
+        was, rows = list(getattr(self.found.part, "domains", ())), own.detach().clone()
+        for i, name in enumerate(part.domains):
+            if name in was:
+                rows[i] = theirs[was.index(name)]
+        rows[len(part.domains) :] = theirs[len(was) :]
+        return rows
+
+    def _unet(self) -> UNet:
+        found = next((m for m in self.found.part.modules() if isinstance(m, UNet)), None)
+        if found is None:
+            raise self._keeps()
+        return found
+
+    def _keeps(self) -> UserError:
+        part = self.found.part
+        return UserError(
+            f"a {name_of(part)} model keeps its {part.channels} channels: leave out --channels, and its "
+            f"pictures are read with as many"
+        )
+
+
+def _given(asked: TrainOptions) -> dict[str, Any]:
+    """The method's options that are given; a model that is begun with brings its side among them."""
+    cls = find(str(asked.method))
+    given = checked_values(cls, asked.options or {})
+    decided = OF_DATA if asked.start is None else ("domains",)
+    for name in given:
+        choose(f"option of {asked.method}", name, [f.name for f in fields(cls) if f.name not in decided])
+    return given
+
+
+def _decided(asked: TrainOptions, pictures: Pictures) -> dict[str, Any]:
+    """What the pictures decide of a model."""
+    decided: dict[str, Any] = {}
+    if isinstance(pictures.everything, sets.Domains):
+        decided["domains"] = tuple(pictures.everything.parts)
+    if "side" in [f.name for f in fields(find(str(asked.method)))]:
+        decided["side"] = asked.size
+    return decided
+
+
+@contextmanager
+def _seeded(asked: TrainOptions) -> Iterator[None]:
+    with torch.random.fork_rng():
+        torch.manual_seed(asked.seed)
+        yield
+
+
+def _again(net: Part, asked: TrainOptions, decided: Mapping[str, Any]) -> Any:
+    """A network like this one, of new weights, for the channels and the domains of the training."""
+    said, now = describe(net), {"channels": asked.channels, "conditioning": asked.channels}
+    now |= {"labels": len(decided["domains"])} if "domains" in decided else {}
+    detail = {"detail": net.detail or 4 * net.channels} if isinstance(net, UNet) else {}
+    return build(said | {k: v for k, v in now.items() if said.get(k)} | detail)
+
+
+def _networks(part: Part) -> dict[str, Any]:
+    """What a model's networks are, by their names."""
+    return {name: describe(m) for name, m in part.named_modules() if isinstance(m, Part) and m is not part}
