@@ -94,7 +94,7 @@ def main() -> None:
     write_result(
         "fine_tune",
         "Fine-tuning against new weights",
-        "128 satellite pictures and 128 maps at 32 pixels, 16 of each held out; loss of the averaged weights.",
+        "128 satellite pictures and 128 maps of 32 pixels, 16 of each held out; averaged weights.",
         rows,
         "Pictures (not ours to ship): runs/fine_tune/samples.png, satellite and map of each row in turn.",
     )

@@ -56,6 +56,10 @@ GONE = {"channel_order": "noisy, image"}
 """Fields that descriptions had when they could have this value only."""
 
 
+ADDED = {"UNet": {"detail": 0}}
+"""Fields that descriptions of these kinds did not have while they could have this value only."""
+
+
 def short(description: Any) -> Any:
     """A description, or options, as of today: format 1 had MODULE:NAME for kinds, 2 other names of fields."""
     if isinstance(description, list):
@@ -65,6 +69,7 @@ def short(description: Any) -> Any:
     found = {k: short(v) for k, v in description.items() if (k, v) not in GONE.items()}
     if str(found.get("is")).startswith("sfumato."):
         found["is"] = found["is"].rpartition(":")[2]
+    found |= {k: v for k, v in ADDED.get(str(found.get("is")), {}).items() if k not in found}
     if found.get("is") in (None, "UnpairedSDE", "UnitDDPM"):  # or options of a method
         found = {RENAMED.get(k, k): v for k, v in found.items()}
     if found.get("units") in RENAMED:

@@ -186,7 +186,8 @@ def counts(training: Mapping[str, Sequence[Inspected]]) -> Iterator[Finding]:
                 f"{name} has {count(len(part), 'picture')} to train on; "
                 + (f"with less than {TOO_FEW} a model only memorises them" if bad else
                    f"with less than some {FEW} expect a model to copy details of them"),
-                "get more, use --flip if mirrored ones look right, and train a smaller --net",
+                "get more, use --flip if mirrored ones look right, and train a smaller --net, or begin with "
+                "a model of like pictures by --from",
             )  # fmt: skip
     sizes = {name: len(part) for name, part in training.items() if part}
     if sizes and max(sizes.values()) > IMBALANCE * min(sizes.values()):

@@ -116,6 +116,8 @@ class TrainOptions(LoopOptions):
         device: auto (a GPU if there is one) or cpu.
         save_every: steps between saves.
         save_minutes: minutes after which it saves at the latest; 0 waits for save_every.
+        keep: how many models of the last saves are kept, in checkpoints/, and the one of the lowest
+            held-out loss, in best/; 0 keeps none beside the last.
         preview_every: steps between previews; 0 makes none.
         resume: go on with the run in `out`.
         quiet: say nothing.
@@ -149,6 +151,7 @@ class TrainOptions(LoopOptions):
     device: Literal["auto", "cpu"] = option("auto", recorded=False)
     save_every: Count = 250
     save_minutes: NotNegative = 10.0
+    keep: Whole = 0
     preview_every: Whole = 1000
     resume: bool = option(False, recorded=False)
     quiet: bool = option(False, recorded=False)

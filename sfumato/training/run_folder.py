@@ -178,8 +178,7 @@ def read_run(out: Path) -> dict[str, Any]:
     if not all(isinstance(part, dict) for part in (*needed, *newer)):
         raise UserError(damaged)
     settings, model = parts["settings"], parts["model"]
-    start = parts.get("start", {"model": None})
-    names = parts.get("method"), settings.get("without"), model.get("is"), start.get("model", "")
+    names = parts.get("method"), settings.get("without"), model.get("is"), newer[-1].get("model")
     if not all(name is None or isinstance(name, str) for name in names) or not all(
         folders is None or all(isinstance(folder, str) for folder in _each(folders))
         for folders in parts.get("folders", {}).values()

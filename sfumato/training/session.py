@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from sfumato.checkpoints.model_folder import write_model
 from sfumato.core.errors import Stopped, UserError
+from sfumato.methods.registry import info
+from sfumato.training.checkpoints import Checkpoints
 from sfumato.training.fit import Diverged, State, Update, check_losses, fit
 from sfumato.training.log import Journal, Progress, interrupts
 from sfumato.training.options import TrainOptions
@@ -20,6 +22,7 @@ from sfumato.training.processes import mean, together
 from sfumato.training.run_folder import RunFolder, typed_resume
 from sfumato.training.time_budget import steps_for
 from sfumato.training.validation import Observer, held_out_loss
+from sfumato.training.verdict import loss
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -54,6 +57,12 @@ class Session:
         self.observer = Observer(
             asked, self.state, self.pictures, self.accelerator.device, self.log, self.told, self.main
         )  # fmt: skip
+        keeps = asked.keep > 0 and self.main
+        self.kept = Checkpoints(self.folder.out, asked.keep, self.state.step) if keeps else None
+        self.unranked = (
+            "none are held out" if self.pictures.held_out is None else
+            "" if info(self.state.method).steady else "that of players does not say which is"
+        )  # fmt: skip
 
     def learn(self) -> None:
         """Trains from the state's step to the last one; the folder then has all that belongs to it.
@@ -78,6 +87,8 @@ class Session:
                 self.store()
             self.folder.before.unlink(missing_ok=True)
             self.told.say(self.observer.verdict())
+            if self.kept and self.kept.best.exists():
+                self.told.say(f"{self.kept.best} has the lowest held-out loss, {self.kept.lowest:.4g}")
 
     def plan(self) -> None:
         """Says what begins, and measures how many steps fit into the minutes if they are not known yet."""
@@ -90,12 +101,14 @@ class Session:
             with self.told.waiting("measuring how long a step takes"):
                 steps = steps_for(
                     asked.minutes, self.state, self.batches(0), self.observer.look, self.observer.score,
-                    save_every=asked.save_every, preview_every=asked.preview_every,
+                    save_every=asked.save_every, preview_every=asked.preview_every, keep=asked.keep,
                     began=self.told.began, accelerator=self.accelerator, **asked.loop(),
                 )  # fmt: skip
             self.asked = replace(asked, steps=steps)
             self.folder.run["settings"] = self.asked.settings()
             self.told.say(f"{steps} steps fit into {asked.minutes:g} minutes")
+        if self.kept and self.unranked:
+            self.told.say(f"no best model is kept, for want of a held-out loss: {self.unranked}")
         self.observer.start(self.asked.steps)
 
     def batches(self, start: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -112,9 +125,12 @@ class Session:
         """Makes what follows from a save: a kill may have come in between."""
         step, every = self.state.step, self.asked.preview_every
         with together(self.accelerator):
+            if self.kept:
+                self.kept.forget(step)
             if step and self.main:
                 self.folder.stand()
                 self.follow()
+                self.rank(next((e for e in self.log.entries() if e["step"] == step), {}))
                 if every and (step % every == 0 or step == self.asked.steps):
                     self.observer.preview()
 
@@ -129,6 +145,7 @@ class Session:
             if stopped and self.main:  # before a word is said: the terminal may be gone
                 self.store()
             line = self.observer(update)
+            self.rank(line)
             if due and self.main and not stopped:
                 self.store()
                 self.saved_at = time.monotonic()
@@ -151,14 +168,25 @@ class Session:
 
     def follow(self) -> None:
         """Makes what follows from training.safetensors."""
+        step, facts = self.state.step, self.facts()
+        write_model(self.state.method, self.folder.out, weights=self.state.ema, info=facts)
+        if self.kept and (step % self.asked.save_every == 0 or step == self.asked.steps):
+            self.kept.add(self.state, facts)
+        self.log.plot(self.folder.out / "loss.png")
+
+    def rank(self, line: Mapping[str, Any]) -> None:
+        """Keeps the model if it is the best so far, by a line of the log that has its held-out loss."""
+        if self.kept and "held_out" in line and not self.unranked:
+            self.kept.rank(self.state, self.facts(), loss(line))
+
+    def facts(self) -> dict[str, Any]:
+        """What a model folder says of the training as it stands."""
         run = self.folder.run
-        info = {
+        return {
             "preparation": run["preparation"], "step": self.state.step, "data": run["data"],
             "settings": run["settings"], "verdict": self.observer.verdict(),
             **{key: run[key] for key in ("start",) if key in run},
         }  # fmt: skip
-        write_model(self.state.method, self.folder.out, weights=self.state.ema, info=info)
-        self.log.plot(self.folder.out / "loss.png")
 
     def losses(self) -> dict[str, float]:
         """Those of one batch of the training."""

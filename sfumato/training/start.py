@@ -123,7 +123,7 @@ class Start:
                         f"{flag} {value} is not for the weights of {asked.start}, which were trained with "
                         f"{was}: leave {flag} out"
                     )
-        return replace(asked, options=kept | other)
+        return replace(asked, options=kept | {k: v for k, v in other.items() if not isinstance(v, Part)})
 
     def give(self, part: Part) -> None:
         """Its weights become the part's: of domains by their names, of other channels by their mean.

@@ -86,6 +86,7 @@ def steps_for(
     *,
     save_every: int,
     preview_every: int,
+    keep: int = 0,
     began: float | None = None,
     **how: Any,
 ) -> int:
@@ -102,6 +103,7 @@ def steps_for(
         score: scores the training on what was held out.
         save_every: steps between saves.
         preview_every: steps between previews; 0 makes none.
+        keep: how many models are kept, which are written with saves and scores; 0 writes none.
         began: `time.perf_counter` of the start; now by default.
         how: of `fit`, its accelerator among them.
 
@@ -122,10 +124,11 @@ def steps_for(
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "training.safetensors"
         saving = _seconds(lambda: write_tensors(file, trial.tensors()))
-    scoring = _seconds(lambda: score(trial))
+    model = saving / 4  # the average alone, without weights and two moments
+    scoring = _seconds(lambda: score(trial)) + (model if keep else 0.0)
     looking = _seconds(lambda: look(trial)) if preview_every else 0.0
     looks = 2 + math.log2(max(1.0, minutes))  # by `Doubling`, and the last one
-    beside = 1.25 * saving / save_every + looking / (preview_every or 1)
+    beside = (saving + (2 if keep else 1) * model) / save_every + looking / (preview_every or 1)
     ends = [(n - first[0]) / how.get("accumulate", 1) for n in (*first[1:], math.inf)]
     left = budget - (time.perf_counter() - began) - looks * looking
 

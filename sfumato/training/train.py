@@ -146,7 +146,7 @@ def recorded(out: Path) -> dict[str, Any]:
     run = read_run(out)
     given = {k: v for k, v in run["settings"].items() if k in SETTINGS}
     given |= {k: v for k, v in run.get("folders", {}).items() if v is not None}
-    given |= {"start": run["start"]["model"]} if "start" in run else {}
+    given |= {"start": run["start"].get("model")} if "start" in run else {}
     if "method" in run and run["method"] is None:
         if not any((out / name).exists() for name in SAVES):
             raise UserError(f"{out} has no save, and the model that it began with is not in it")

@@ -111,6 +111,11 @@ def verdict(
     return " ".join(f"{s[0].upper()}{s[1:]}." for s in said if s)
 
 
+def loss(entry: Mapping[str, Any]) -> float:
+    """The held-out loss of a line of the log: the sum over the players."""
+    return sum(entry["held_out"].values())
+
+
 def _learning(entries: Sequence[Mapping[str, Any]], steady: bool, held: bool, planned: int) -> str:
     scored = [e for e in entries if "held_out" in e]
     if not steady:
@@ -120,10 +125,6 @@ def _learning(entries: Sequence[Mapping[str, Any]], steady: bool, held: bool, pl
     if not scored:
         return "no pictures were held out, so that the loss cannot say whether it learns or memorises"
     now = scored[-1]
-
-    def loss(e: Mapping[str, Any]) -> float:
-        return sum(e["held_out"].get(player, 0.0) for player in now["held_out"])
-
     alike = [e for e in scored if e["held_out"].keys() == now["held_out"].keys()]
     early = [e for e in alike if e["step"] <= 0.75 * now["step"]]
     lowest = min(alike, key=loss)
