@@ -1,6 +1,6 @@
 """128 pictures and a few minutes: a model of other pictures as the beginning, against new weights.
 
-    python benchmarks/fine_tune.py [--data ../shared/data/maps/train] [--minutes 4]
+    python benchmarks/fine_tune.py [--data ../shared/data/maps/train] [--minutes 3.5]
 
 Side-by-side pictures are cut into the domains `satellite`, which `sfumato/earth` knows (of another scale),
 and `map`, which it does not.  New weights learn for so many minutes, the others for as many steps, on the
@@ -64,7 +64,7 @@ def draw(curves: dict[str, dict[int, float]], out: Path) -> None:
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     p.add_argument("--data", default="../shared/data/maps/train")
-    p.add_argument("--minutes", type=float, default=4.0)
+    p.add_argument("--minutes", type=float, default=3.5)
     p.add_argument("--threads", type=int, default=torch.get_num_threads())
     args = p.parse_args()
     torch.set_num_threads(args.threads)
@@ -75,8 +75,9 @@ def main() -> None:
     for i, (way, how) in enumerate(WAYS.items()):
         run = RUNS / str(i)
         model = sfumato.train(
-            "diffusion", folders, run, size=32, held_out=0.125, flip=True, preview_every=0, **how, **long
-        )
+            "diffusion", folders, run, size=32, held_out=0.125, flip=True, preview_every=0, resume=True,
+            **how, **long,
+        )  # fmt: skip
         settings = json.loads((run / "run.json").read_text())["settings"]
         long = {"steps": settings["steps"]}
         curve = curves[way] = held_out(run)
