@@ -1,10 +1,11 @@
 """A picture larger than the training's, by separate tiles, by windows and whole: seams, error, time, memory.
 
-    python benchmarks/windows.py [--height 480] [--width 288] [--steps 18]
+    python benchmarks/windows.py [--height 480] [--width 288] [--steps 18] [--place 111 50] [--name windows]
 
 `sfumato/earth_pairs`, trained on tiles of 32 pixels, makes relief of satellite pictures of the held-out
-region.  Seams: squared difference across the lines between tiles, over that elsewhere; 1 is none.  Each way
-runs in a process of its own, whose memory beyond that of loading is reported.
+region (110 to 150 E), or of a larger one around it; beyond its edges the map begins anew.  Seams: squared
+difference across the lines between tiles, over that elsewhere; 1 is none.  Each way runs in a process of its
+own, whose memory beyond that of loading is reported.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import multiprocessing
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 from measure import write_result
 from torch import Tensor
@@ -20,16 +22,18 @@ import sfumato
 from sfumato.core.terminal import say
 from sfumato.data import write_png
 from sfumato.data.earth import world_map
-from sfumato.diffusion.windows import windowed
+from sfumato.windows import windowed
 
-WORLD, ROW, COL, SIDE = 2700, 300, 2184, 32
-"""The world's width in pixels, the picture's place in it (50 N, 111 E), and a tile's side."""
+WORLD, SIDE = 2700, 32
+"""The world's width and a tile's side in pixels."""
 WAYS = ("separate tiles", "windows", "windows, half overlapping", "whole")
 
 
-def scene(name: str, height: int, width: int) -> Tensor:
-    """The picture (1, 3, H, W) of one of the maps."""
-    cut = world_map(name, WORLD)[ROW : ROW + height, COL : COL + width].copy()
+def scene(name: str, height: int, width: int, place: tuple[float, float]) -> Tensor:
+    """The picture (1, 3, H, W) of one of the maps whose upper left corner lies at (degrees E, degrees N)."""
+    row, column = round((90 - place[1]) * WORLD / 360), round((place[0] + 180) * WORLD / 360)
+    lines = np.take(world_map(name, WORLD), range(row, row + height), axis=0, mode="wrap")
+    cut = np.take(lines, range(column, column + width), axis=1, mode="wrap")
     return torch.from_numpy(cut).permute(2, 0, 1)[None].float() / 127.5 - 1
 
 
@@ -51,16 +55,18 @@ def peak() -> float:
     return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
-def translate(way: str, height: int, width: int, steps: int, threads: int) -> tuple[Tensor, float, float]:
+def translate(
+    way: str, height: int, width: int, place: tuple[float, float], steps: int, threads: int
+) -> tuple[Tensor, float, float]:
     """The relief, CPU seconds, and memory in MB beyond that before."""
     torch.set_num_threads(threads)
-    model, x = sfumato.load("sfumato/earth_pairs"), scene("satellite", height, width)
+    model, x = sfumato.load("sfumato/earth_pairs"), scene("satellite", height, width, place)
     Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
     before, began = peak(), time.process_time()
     if way == "separate tiles":
         y = untiled(torch.cat([model.translate(t, steps=steps) for t in tiles(x).split(64)]), height, width)
     elif way == "whole":
-        y = model.translate(x, steps=steps)
+        y = model.translate(x, steps=steps, as_is=True).clamp(-1, 1)
     else:
         overlap = 0.5 if "half" in way else 0.25
         y = windowed(model, overlap=overlap).translate(x, steps=steps)
@@ -81,11 +87,15 @@ def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     for name, default in (("height", 480), ("width", 288), ("steps", 18), ("threads", 1)):
         p.add_argument(f"--{name}", type=int, default=default)
+    p.add_argument("--place", type=float, nargs=2, default=(111.0, 50.0))
+    p.add_argument("--ways", nargs="+", default=WAYS, choices=WAYS)
+    p.add_argument("--name", default="windows")
     given = vars(p.parse_args())
-    height, width = given["height"], given["width"]
-    truth = scene("relief", height, width)
-    rows, shown = [{"way": "truth", "seams": seams(truth)}], [scene("satellite", height, width), truth]
-    for way in WAYS:
+    ways, name = given.pop("ways"), given.pop("name")
+    height, width, place = given["height"], given["width"], given["place"]
+    truth = scene("relief", height, width, place)
+    rows, shown = [{"way": "truth", "seams": seams(truth)}], [scene("satellite", height, width, place), truth]
+    for way in ways:
         with multiprocessing.get_context("spawn").Pool(1) as own:
             y, seconds, megabytes = own.apply(translate, (way,), given)
         shown.append(y)
@@ -94,11 +104,13 @@ def main() -> None:
             "CPU s / Mpixel": seconds / (height * width) * 1e6, "MB": megabytes,
         })  # fmt: skip
         say(rows[-1])
+        write_png(Path("out") / f"{name} {way}.png", y[0])
     gap = torch.ones(1, 3, height, 4)
     strip = torch.cat([piece for one in shown for piece in (one, gap)][:-1], dim=3)
-    write_png(Path("out") / "windows.png", strip[0])
-    write_result("windows", "A large picture by windows", f"{width}x{height} pixels.", rows,
-                 "From the left in out/windows.png: source, truth, and the ways in this order.")  # fmt: skip
+    write_png(Path("out") / f"{name}.png", strip[0])
+    about = f"{width}x{height} pixels, {given['steps']} steps."
+    write_result(name, "A large picture by windows", about, rows,
+                 f"From the left in out/{name}.png: source, truth, and the ways in this order.")  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -20,6 +20,6 @@ if __name__ == "__main__":
     train(
         "diffusion", {name: f"data/earth/train/{name}" for name in DOMAINS}, "runs/earth",
         validation={name: f"data/earth/test/{name}" for name in DOMAINS},
-        size=32, steps=16_000, lr=1e-3, ema=0.999, seed=0, resume=True,
+        size=32, resize="none", steps=16_000, lr=1e-3, ema=0.999, seed=0, resume=True,
     )  # fmt: skip
     ship("runs/earth", "earth")

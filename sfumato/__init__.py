@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from sfumato.diffusion.noise import Noise
     from sfumato.diffusion.process import DDPM, VE, VP, Cosine, Flow, Process
     from sfumato.diffusion.time_grids import grid
-    from sfumato.diffusion.windows import windowed
     from sfumato.evaluation.compare import compare, evaluate
     from sfumato.evaluation.preference_study import study
     from sfumato.methods.outline import names
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
     from sfumato.training.train import train
     from sfumato.translation.pictures import repeat, translate
     from sfumato.translation.translator import translator
+    from sfumato.windows import windowed
 
     __version__: str
 
@@ -48,7 +48,7 @@ _HOME = {
     "diffusion.noise": ["Noise"],
     "diffusion.process": ["DDPM", "VE", "VP", "Cosine", "Flow", "Process"],
     "diffusion.time_grids": ["grid"],
-    "diffusion.windows": ["windowed"],
+    "windows": ["windowed"],
     "checkup.report": ["doctor"],
     "evaluation.compare": ["compare", "evaluate"],
     "evaluation.preference_study": ["study"],

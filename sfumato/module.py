@@ -26,6 +26,7 @@ from sfumato.core.arguments import Checked, Seed, check_value, checked_values, d
 from sfumato.core.errors import RENAMED, UserError, choose
 from sfumato.data.in_memory import translated
 from sfumato.data.preparation import Preparation
+from sfumato.windows import for_pictures
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -91,6 +92,8 @@ class Part(Described, nn.Module):
     """Fields that are newer than descriptions without them, with what those descriptions meant."""
     by_domain: ClassVar[tuple[str, ...]] = ()
     """Tensors of its state with a row for each domain, in their order; rows behind them are of none."""
+    generators_at: ClassVar[tuple[str, ...]] = ()
+    """Where the networks lie that see its pictures, besides those of its parts."""
     preparation: Preparation | None = None
     """How the training brought pictures to the network, if the part comes out of a model folder."""
 
@@ -147,8 +150,9 @@ def of_any_kind(translate: Callable[..., Tensor]) -> Callable[..., Any]:
         like = next(self.parameters(), None)  # of the networks' device and type
 
         def run(images: Tensor) -> Tensor:
+            part = for_pictures(self, (images.shape[2], images.shape[3]))
             with torch.set_grad_enabled(images.requires_grad):
-                return translate(self, images if like is None else images.to(like), **options)
+                return translate(part, images if like is None else images.to(like), **options)
 
         return translated(run, source, channels_of(self), self.preparation)
 

@@ -44,7 +44,7 @@ def guided(domain="b"):
 def test_at_scale_one_it_is_the_component_itself(domain, solver):
     part, x = guided(domain), normal(50, 2)
     how = {"strength": 0.6, "steps": 10, "solver": solver, "seed": 3}
-    y = part.translate(x, as_is=True, scale=1, **how)
+    y = part.translate(x, as_is=True, guidance_scale=1, **how)
     torch.testing.assert_close(
         y, SDEdit(target=part.target).translate(x, as_is=True, **how), rtol=0, atol=1e-9
     )
@@ -56,7 +56,7 @@ def test_scales(report):
     f, how = part.classifier, {"strength": 1.0, "steps": 20}
     shares, spreads = [], []
     for scale in (0, 1, 3):
-        y = part.translate(x, as_is=True, scale=scale, **how)
+        y = part.translate(x, as_is=True, guidance_scale=scale, **how)
         mine = f(y, 0.01).argmax(1) == 1
         shares.append(mine.double().mean().item())
         spreads.append(y[mine].var(0).sum().item())
@@ -79,14 +79,14 @@ def test_without_scale_it_is_sdedit_of_the_prior():
     any_domain = Conditioned(denoiser=part.target.denoiser)
     for prior, f in (("any", any_domain), ("domain", part.target)):
         want = SDEdit(target=f).translate(PICTURES, as_is=True, **how)
-        assert torch.equal(part.translate(PICTURES, as_is=True, scale=0, prior=prior, **how), want)
+        assert torch.equal(part.translate(PICTURES, as_is=True, guidance_scale=0, prior=prior, **how), want)
 
 
 def test_more_scale_more_of_the_domain():
     part = tiny()
     sure = []
     for scale in (0, 5, 30):
-        y = part.translate(PICTURES, as_is=True, scale=scale, steps=10)
+        y = part.translate(PICTURES, as_is=True, guidance_scale=scale, steps=10)
         sure.append(part.classifier(y, 0.05).softmax(1)[:, 1].mean().item())
     assert all(one < two for one, two in itertools.pairwise(sure))
 
@@ -95,7 +95,7 @@ def test_the_papers_weight_is_the_same_with_many_steps(report):
     """A step's variance against beta / sqrt(1 - beta): apart in few steps, alike in many."""
     part, apart = tiny(), []
     for steps in (5, 200):
-        how = {"scale": 5, "steps": steps, "spacing": "time"}
+        how = {"guidance_scale": 5, "steps": steps, "spacing": "time"}
         score, variance = (
             part.translate(PICTURES, as_is=True, weight=w, **how) for w in ("score", "variance")
         )
@@ -116,7 +116,7 @@ def test_one_level_of_the_chain_is_guided(process, weight):
     y = part.translate(PICTURES, as_is=True, **how)
     assert y.isfinite().all()
     assert (
-        not torch.equal(y, part.translate(PICTURES, as_is=True, **how | {"scale": 0}))
+        not torch.equal(y, part.translate(PICTURES, as_is=True, **how | {"guidance_scale": 0}))
         or weight == "variance"
     )
 
@@ -125,8 +125,8 @@ def test_bad_options():
     part = tiny()
     for options, message in (
         ({"strength": 0}, r"strength must be in \(0, 1\]"),
-        ({"scale": -1.0}, "scale must be at least 0, not -1"),
-        ({"scale": 1e38}, r"scale 1e\+38 is too large: the result is not finite; up to about"),
+        ({"guidance_scale": -1.0}, "scale must be at least 0, not -1"),
+        ({"guidance_scale": 1e38}, r"scale 1e\+38 is too large: the result is not finite; up to about"),
         ({"weight": "sigma"}, "unknown weight 'sigma'"),
         ({"weight": "variance", "solver": "ddim"}, "that of solver ancestral's steps, not of ddim"),
         ({"prior": "none"}, "unknown prior 'none'"),

@@ -617,6 +617,29 @@ def test_a_protocol_with_a_size_cuts_as_the_results_were_cut(tmp_path):
     )
 
 
+def test_of_results_of_several_proportions_the_middle_is_compared(root, tmp_path):
+    """Which is the same as if nothing else had been translated: strength 0 gives back the sources."""
+    for folder in ("source", "target"):
+        for i in range(6):
+            wide = 16 + 4 * (i % 3)
+            coarse = np.random.default_rng(i + 10 * len(folder)).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+            (tmp_path / folder).mkdir(exist_ok=True)
+            Image.fromarray(coarse).resize((wide, 16)).save(tmp_path / folder / f"{i}.png")
+    how = {"method": "sdedit", "target": f"{root}/model:dog", "options": {"strength": 0.0}}
+    sfumato.translate(tmp_path / "source", tmp_path / "whole", **how)
+    sfumato.translate(tmp_path / "source", tmp_path / "cut", **how, resize="crop")
+    scores = {}
+    for name in ("whole", "cut"):
+        found = evaluate(tmp_path / name, tmp_path / "source", target=tmp_path / "target", protocol=FAST)
+        scores[name] = {k: v.value for k, v in found.rows[0].numbers.items()}
+    assert scores["whole"] == scores["cut"]
+    chosen = [f"label=whole folder={tmp_path}/whole", f"label=cut folder={tmp_path}/cut",
+              f"sdedit target={root}/model:dog strength=0"]  # fmt: skip
+    done = compare(tmp_path / "source", tmp_path / "out", chosen, target=tmp_path / "target", protocol=FAST)
+    assert any("their middle is compared, 16x16" in note for note in done.notes)
+    assert done.rows[0].numbers == done.rows[1].numbers == done.rows[2].numbers
+
+
 def test_preparations_that_differ_are_refused_before_any_translation(
     root, entries, tmp_path, monkeypatch
 ):

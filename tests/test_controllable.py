@@ -40,13 +40,13 @@ def test_samples_of_the_posterior(solver, steps, report):
     part.denoiser = Gaussian(torch.zeros(1).double(), torch.ones(1).double(), Cosine())
     part.regressor = Posterior(r)
     y = normal(n, 1, 1, 1)
-    x = part.translate(y, as_is=True, steps=steps, solver=solver, scale=1)
+    x = part.translate(y, as_is=True, steps=steps, solver=solver, guidance_scale=1)
     gain = ((x * y).sum() / (y * y).sum()).item()
     variance = (x - gain * y).var().item()
     report(f"controllable, {solver}: gain (0.8) and variance (0.36)", gain, variance)
     assert gain == pytest.approx(r, abs=0.03)
     assert variance == pytest.approx(1 - r**2, rel=0.1)
-    free = part.translate(y, as_is=True, steps=steps, solver=solver, scale=0)
+    free = part.translate(y, as_is=True, steps=steps, solver=solver, guidance_scale=0)
     assert (free * y).mean().abs() < 0.05
 
 
@@ -84,9 +84,9 @@ def test_shape_of_the_regressor():
 
 def test_bad_options():
     with pytest.raises(ValueError, match="scale must be a finite number, not nan"):
-        tiny().translate(PICTURES, as_is=True, scale=float("nan"))
+        tiny().translate(PICTURES, as_is=True, guidance_scale=float("nan"))
     with pytest.raises(ValueError, match=r"scale 1e\+38 is too large: .* up to about .* is stable"):
-        tiny().translate(PICTURES, as_is=True, scale=1e38, steps=3)
+        tiny().translate(PICTURES, as_is=True, guidance_scale=1e38, steps=3)
 
 
 def test_the_spread_does_not_bend_the_mean():

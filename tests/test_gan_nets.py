@@ -4,12 +4,14 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from truth import normal
 
 from sfumato.methods._shared import adversarial as gan
 from sfumato.nets.layers import BatchNorm, BlurDown, BlurUp, drop, initialise, make_norm
 from sfumato.nets.patch_discriminator import PatchGAN, layers_for, patch_size
 from sfumato.nets.patch_projection import PatchHead
 from sfumato.nets.resnet_generator import ResNet
+from sfumato.nets.transport_unet import TransportUNet
 from sfumato.nets.unet_generator import UNetGenerator
 
 
@@ -175,16 +177,22 @@ def test_features_of_cut_are_the_papers_layers():
 
 
 @pytest.mark.parametrize(
-    ("net", "message"),
+    ("net", "sides"),
     [
-        (ResNet(ngf=2, n_blocks=1), "multiples of 4 from 8 on, not 16x18"),
-        (ResNet(ngf=2, n_blocks=1, downs=3), "multiples of 8 from 16 on, not 16x18"),
-        (UNetGenerator(ngf=2, downs=3), "multiples of 8, not 16x18"),
+        (ResNet(ngf=2, n_blocks=1), (20, 8)),
+        (ResNet(ngf=2, n_blocks=1, antialias=True, downs=3), (24, 16)),
+        (UNetGenerator(ngf=2, downs=3), (24, 8)),
+        (TransportUNet(base=4, levels=3), (24, 8)),
     ],
 )
-def test_sizes_that_do_not_divide_are_refused(net, message):
-    with pytest.raises(ValueError, match=message):
-        net(torch.zeros(1, 3, 18, 16))
+def test_pictures_of_any_size_are_mirrored_for_the_network_and_cut_back(net, sides):
+    net, x = net.eval(), normal(2, 3, 17, 5).float()
+    rows, columns = (torch.arange(n) % (2 * m) for n, m in zip(sides, (17, 5), strict=True))
+    whole = x[..., torch.where(rows < 17, rows, 33 - rows), :]
+    whole = whole[..., torch.where(columns < 5, columns, 9 - columns)]
+    assert torch.equal(net(x), net(whole)[..., :17, :5])
+    if isinstance(net, ResNet):
+        assert [f.shape for f in net.features(x, (0, 4))] == [f.shape for f in net.features(whole, (0, 4))]
 
 
 def test_a_unet_goes_as_deep_as_the_images_can_be_halved():

@@ -54,8 +54,8 @@ OPTIONS = {
     "sdedit": [{"strength": 0.9, "repeats": 2}],
     "ilvr": [{"factor": 4, "keep_down_to": 0.5}],
     "egsde": [{"factor": 4, "every": 2, "repeats": 2}, {"realism": 0.0}, {"energy": "edges"}],
-    "classifier_guidance": [{"strength": 0.9, "scale": 4.0, "every": 2}],
-    "controllable": [{"scale": 1.0, "every": 2}],
+    "classifier_guidance": [{"strength": 0.9, "guidance_scale": 4.0, "every": 2}],
+    "controllable": [{"guidance_scale": 1.0, "every": 2}],
     "unit_ddpm": [{"release_steps": 2, "steps": 5}],
 }
 """Options with which methods are seen, besides each of their choices and switches alone."""

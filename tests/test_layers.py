@@ -14,7 +14,7 @@ FILES = {
     for p in sorted(ROOT.rglob("*.py"))
 }
 FLOORS = [
-    ("core", "data", "module"),
+    ("core", "data", "module", "windows"),
     ("diffusion", "nets"),
     ("methods",),
     ("checkpoints",),

@@ -348,25 +348,23 @@ def test_folders_in_each_other_are_no_two_domains(tmp_path):
 def test_one_bad_picture_never_ends_a_run(tmp_path, model):
     for i in range(5):
         paint(tmp_path / f"in/{i}.png", i)
-    paint(tmp_path / "in/odd.png", 0, (18, 22))  # no multiple of the network's step
+    paint(tmp_path / "in/odd.png", 0, (12, 22))
     (tmp_path / "in/broken.png").write_bytes(b"x")
     how = {
         "method": "sdedit",
         "options": {"steps": 1},
-        "resize": "none",
+        "size": 16,
         "target": model,
         "batch": 3,
     }
-    with pytest.warns(UserWarning, match="resize none"):
-        done = translate(tmp_path / "in", tmp_path / "out", **how)
+    done = translate(tmp_path / "in", tmp_path / "out", **how)
     assert done.written == 5
     assert {os.path.basename(name): why for name, why in done.skipped.items()}.keys() == {
         "odd.png",
         "broken.png",
     }
-    assert "multiples of" in next(why for name, why in done.skipped.items() if "odd" in name)
-    with pytest.warns(UserWarning, match="resize none"):
-        again = translate(tmp_path / "in", tmp_path / "out", **how)
+    assert "smaller than" in next(why for name, why in done.skipped.items() if "odd" in name)
+    again = translate(tmp_path / "in", tmp_path / "out", **how)
     assert (again.kept, len(again.skipped)) == (5, 2)
 
 

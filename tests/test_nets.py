@@ -81,10 +81,14 @@ def test_checkpointing_changes_nothing(attention):
         assert torch.equal(p.grad, q.grad), name
 
 
-@pytest.mark.parametrize("shape", [(30, 32), (32, 30)])
-def test_sizes_that_do_not_divide_are_refused(shape):
-    with pytest.raises(ValueError, match=f"multiples of 8, not {shape[1]}x{shape[0]} pixels"):
-        make_net("small")(torch.zeros(1, 3, *shape), torch.zeros(1))
+@pytest.mark.parametrize("patch", [1, 2])
+def test_pictures_of_any_size_are_mirrored_for_the_network_and_cut_back(patch):
+    net = lively(UNet(width=16, multipliers=(1, 2, 2), blocks=1, patch=patch))
+    x, t = torch.randn(1, 3, 15, 11), torch.zeros(1)
+    wide = 12 if patch == 1 else 16
+    whole = torch.cat([x, x.flip(2)], 2)[..., :16, :]
+    whole = torch.cat([whole, whole.flip(3)], 3)[..., :wide]
+    assert torch.equal(net(x, t), net(whole, t)[..., :15, :11])
 
 
 def test_unknown_size_and_ones_own_network():

@@ -5,7 +5,6 @@ SDEdit of strength 0 gives its guide back: what it writes is what a network woul
 
 import functools
 import json
-import re
 import warnings
 from pathlib import Path
 
@@ -24,7 +23,6 @@ from sfumato.data.masks import check_mask, mask_for
 from sfumato.data.preparation import Preparation
 from sfumato.training.train import train
 from sfumato.translation.pictures import repeat, translate
-from sfumato.translation.translator import translator
 
 TINY = {"net": "tiny"}
 FEW = {"steps": 1, "batch": 2, "held_out": 0.0, "quiet": True, "preview_every": 0, "device": "cpu"}
@@ -64,8 +62,12 @@ def test_a_model_trained_by_stretch_is_given_stretched_pictures(tmp_path):
     for how in ("crop", "stretch"):
         model = trained(tmp_path / how, {"a": tmp_path / "data/a"}, resize=how)
         translate(tmp_path / "in", tmp_path / f"out_{how}", target=f"{model}:a", **BACK)
-        assert close(shown(tmp_path / f"out_{how}"), fit_image(picture, 16, how)), how
-    apart = np.abs(shown(tmp_path / "out_crop") - shown(tmp_path / "out_stretch")).max()
+        whole = fit_image(picture, 16, {"crop": "short"}.get(how, how))
+        assert close(shown(tmp_path / f"out_{how}"), whole), how
+        assert whole.shape == {"crop": (3, 16, 32), "stretch": (3, 16, 16)}[how]
+        translate(tmp_path / "in", tmp_path / f"asked_{how}", target=f"{model}:a", resize=how, **BACK)
+        assert close(shown(tmp_path / f"asked_{how}"), fit_image(picture, 16, how)), how
+    apart = np.abs(shown(tmp_path / "asked_crop") - shown(tmp_path / "asked_stretch")).max()
     assert apart > 0.05  # the picture tells the two apart
 
 
@@ -111,12 +113,12 @@ def test_after_side_by_side_training_the_source_half_is_read(tmp_path):
 def test_a_mask_is_brought_to_the_network_as_its_picture(tmp_path):
     for i in range(3):
         paint(tmp_path / f"data/a/{i}.png", i)
-    model = trained(tmp_path / "run", {"a": tmp_path / "data/a"})  # 64x32 is cropped to 16x16
+    model = trained(tmp_path / "run", {"a": tmp_path / "data/a"})
     mask = np.zeros((32, 64), np.uint8)
     mask[:, :32] = 255  # of the picture and of its crop the left half, if both are cropped alike
     mask[:, :16] = 0  # and outside of the crop nothing
     Image.fromarray(mask).save(tmp_path / "mask.png")
-    how = {"method": "sdedit", "target": f"{model}:a"}
+    how = {"method": "sdedit", "target": f"{model}:a", "resize": "crop"}  # 64x32 to 16x16
     edited = {"steps": 2, "mask": str(tmp_path / "mask.png")}
     translate(paint(tmp_path / "in/x.png", 9), tmp_path / "out", **how, options=edited)
     translate(tmp_path / "in", tmp_path / "same", **how, options={"strength": 0.0})
@@ -195,8 +197,8 @@ def test_a_result_of_another_size_is_said_per_folder_once(tmp_path):
         [tmp_path / "in", tmp_path / "more"], tmp_path / "out", target=f"{model}:a", **BACK
     )
     assert done.resized() == [
-        f"{tmp_path}/in: 2 sizes from 30x20 to 300x200 -> 16x16",
-        f"{tmp_path}/more: 64x32 -> 16x16",
+        f"{tmp_path}/in: 2 sizes from 30x20 to 300x200 -> 24x16",
+        f"{tmp_path}/more: 64x32 -> 32x16",
     ]
 
 
@@ -236,7 +238,7 @@ def test_results_recorded_by_an_older_version_go_on_and_repeat(tmp_path):
     assert (done.written, done.kept) == (1, 2)
     file.write_text(json.dumps(saved))
     assert repeat(tmp_path / "out", tmp_path / "again").written == 3
-    with pytest.raises(UserError, match=r"holds another run \(size differ\)"):
+    with pytest.raises(UserError, match=r"holds another run \(size, resize differ\)"):
         translate(tmp_path / "data/a", tmp_path / "out", target=f"{model}:a", size=8, **BACK)
 
 
@@ -296,21 +298,50 @@ def test_only_what_is_needed_of_a_strip_is_enlarged(monkeypatch):
     np.testing.assert_allclose(fit_image(strip, 256, upscale=True), middle, atol=2e-3)
 
 
-def test_sizes_that_do_not_fit_say_what_to_type(tmp_path):
+def test_pictures_of_any_size_are_translated_as_they_are(tmp_path):
+    """A law of the pixel-wise: what a method without a network's say gives back has its place and size."""
     paint(tmp_path / "data/a/0.png", 0, (16, 16))
     model = trained(tmp_path / "run", {"a": tmp_path / "data/a"})
-    paint(tmp_path / "in/x.png", 0, (34, 22))
-    with (
-        pytest.warns(UserWarning, match="taken with resize none"),
-        pytest.raises(
-            UserError, match=re.escape("not 34x22 pixels: cut pictures to 32x20, or choose size")
-        ),
-    ):
-        translate(
-            tmp_path / "in", tmp_path / "out", target=f"{model}:a", resize="none", method="sdedit",
-            options={"steps": 1},
-        )  # fmt: skip
-    assert translator("sdedit", target=f"{model}:a").preparation.size == (16, 16)
+    for i, size in enumerate([(34, 22), (15, 17), (1, 3), (50, 40)]):
+        paint(tmp_path / f"in/{i}.png", i, size)
+    done = translate(tmp_path / "in", tmp_path / "out", target=f"{model}:a", scale="native", **BACK)
+    assert (done.written, done.resized()) == (4, [])
+    for i in range(4):
+        assert close(shown(tmp_path / "out", str(i)), read_image(tmp_path / f"in/{i}.png"))
+
+
+@pytest.mark.parametrize(("trained_by", "size", "resize", "got"), [
+    ("crop", None, None, (24, 16)), ("crop", None, "crop", (16, 16)), ("crop", 8, None, (12, 8)),
+    ("crop", "10x12", None, (10, 12)), ("crop", None, "native", (60, 40)),
+    ("stretch", None, None, (16, 16)), ("stretch", 8, None, (8, 8)), ("stretch", "12x10", None, (12, 10)),
+    ("none", None, None, (60, 40)), ("none", 8, None, (12, 8)), ("none", "12x10", None, (12, 10)),
+    ("none", None, "crop", (16, 16)),
+])  # fmt: skip
+def test_results_are_as_large_as_the_training_knows(tmp_path, trained_by, size, resize, got):
+    paint(tmp_path / "data/a/0.png", 0, (16, 16))
+    model = trained(tmp_path / "run", {"a": tmp_path / "data/a"}, resize=trained_by)
+    paint(tmp_path / "in/0.png", 0, (60, 40))
+    how = {"scale": "native"} if resize == "native" else {"resize": resize}
+    ends = {"target": f"{model}:a", "size": size}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        translate(tmp_path / "in", tmp_path / "out", **ends, **how, **BACK)
+    assert Image.open(tmp_path / "out/0.png").size == got
+    repeat(tmp_path / "out", tmp_path / "again")
+    assert (tmp_path / "again/0.png").read_bytes() == (tmp_path / "out/0.png").read_bytes()
+
+
+def test_results_are_brought_back_to_the_sources_size(tmp_path):
+    paint(tmp_path / "data/a/0.png", 0, (16, 16))
+    model = trained(tmp_path / "run", {"a": tmp_path / "data/a"})
+    source = read_image(paint(tmp_path / "in/0.png", 0, (61, 40)))
+    how = {"target": f"{model}:a", "resize_back": True} | BACK
+    done = translate(tmp_path / "in", tmp_path / "out", **how)
+    small = fit_image(source, 16, "short")
+    assert close(shown(tmp_path / "out", "0"), fit_image(small, (40, 61), "stretch", upscale=True))
+    assert done.resized() == [f"{tmp_path}/in: 61x40 -> 24x16, and back"]
+    with pytest.raises(UserError, match="--resize-back is for whole pictures: leave out --resize crop"):
+        translate(tmp_path / "in", tmp_path / "no", **how, resize="crop")
 
 
 @pytest.mark.parametrize(

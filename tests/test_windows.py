@@ -12,7 +12,8 @@ from sfumato.diffusion.integrate import STEPS, integrate
 from sfumato.diffusion.noise import Noise
 from sfumato.diffusion.process import Cosine
 from sfumato.diffusion.time_grids import grid
-from sfumato.diffusion.windows import Windowed, windowed
+from sfumato.nets.unet_generator import UNetGenerator
+from sfumato.windows import Windowed, networks, windowed
 
 
 class Near(nn.Module):
@@ -91,12 +92,51 @@ def test_a_model_is_windowed_beside_itself(tmp_path):
     assert torch.equal(joint.translate(small, steps=2), model.translate(small, steps=2))
     made = joint.translate(x, steps=2)
     assert made.shape == x.shape
-    assert not torch.equal(made, model.translate(x, steps=2))
+    assert torch.equal(made, model.translate(x, steps=2))  # as pictures are that are more than twice as large
+    assert not torch.equal(made, model.translate(x, steps=2, as_is=True).clamp(-1, 1))
+
+
+class Pixelwise(nn.Module):
+    """As any generator, or drift: of each pixel by itself, at most `seen` pixels a side."""
+
+    def __init__(self, seen=10**6):
+        super().__init__()
+        self.seen = seen
+
+    def forward(self, x, *_):
+        assert max(x.shape[2:]) <= self.seen
+        return x[:, :3].sin()
+
+
+@pytest.mark.parametrize("method", ["cut", "cyclegan", "pix2pix", "neural_ot", "entropic_ot", "paired_sde"])
+def test_every_network_of_pictures_sees_windows(method):
+    part = sfumato.find(method)(net="tiny")
+    places = networks(part)
+    assert places
+    for place in places:
+        part.set_submodule(place, Pixelwise())
+    x = normal(2, 3, 20, 30).float()
+    whole = part.translate(x, as_is=True)
+    for place in places:
+        part.get_submodule(place).seen = 8
+    torch.testing.assert_close(windowed(part, size=8).translate(x, as_is=True), whole)
+    with pytest.raises(AssertionError):
+        part.translate(x, as_is=True)
+
+
+def test_dropout_draws_for_each_window():
+    part = sfumato.find("pix2pix")(net="paper", side=256).eval()
+    part.generator = UNetGenerator(ngf=4, downs=6, dropouts=2).eval()
+    x = normal(2, 3, 64, 96).float()
+    made, again, other = (windowed(part, size=64).translate(x, as_is=True, seed=s) for s in (0, 0, 1))
+    assert torch.equal(made, again)
+    assert made.shape == x.shape
+    assert not torch.equal(made, other)
 
 
 def test_what_cannot_be_windowed_is_told():
-    with pytest.raises(UserError, match="^a CUT has no denoisers"):
-        windowed(sfumato.find("cut")(net="tiny"), size=32)
+    with pytest.raises(UserError, match="^a DomainClassifier translates with no network, which"):
+        windowed(sfumato.find("domain_classifier")(net="tiny", domains=("a", "b")), size=32)
     with pytest.raises(UserError, match="^windowed takes a model, as of sfumato.load, not a str$"):
         windowed("sfumato/earth_pairs")
     with pytest.raises(UserError, match="not known: give size=, in pixels"):

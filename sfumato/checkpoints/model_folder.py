@@ -33,9 +33,9 @@ from sfumato.data.hashing import hash_of
 from sfumato.data.preparation import Preparation
 from sfumato.diffusion.denoiser import Denoiser, domain_index
 from sfumato.diffusion.guidance import Conditioned
-from sfumato.diffusion.windows import Windowed
 from sfumato.methods.registry import name_of
 from sfumato.module import Part, at_most, build, describe, short
+from sfumato.windows import Windowed
 
 FORMAT = 2
 """Raised when a newer version writes folders that older ones cannot read; 1 named parts by their files."""

@@ -21,8 +21,8 @@ from sfumato.data.decode import open_picture
 from sfumato.data.hashing import hash_of
 from sfumato.data.image_folder import ImageFolder
 from sfumato.data.layout import Folders, apart, layout
-from sfumato.data.preparation import alike
 from sfumato.data.read import DARK, read_samples
+from sfumato.data.resize import alike
 
 THUMB = 32
 """Side of the thumbnails in pixels: enough for structure, 3 KB a picture."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from sfumato.checkup.duplicates import agreement
 from sfumato.checkup.inspection import Inspected
-from sfumato.data.preparation import alike
+from sfumato.data.resize import alike
 
 SHARED = 0.5
 """Share of the smaller domain's names found in the other from which names are no coincidence."""

@@ -116,10 +116,11 @@ def flag(name: str, hint: Any, kind: Any, text: str, default: Any = Parameter.em
     """One flag (or place) of a command."""
     spelled = SPELLED.get(name)
     said = partial(convert, what=name, expected=text.partition(";")[0].rstrip("."))
+    unsaid = default is None and bool in typing.get_args(hint)
+    negative = None if unsaid or default is True else ()
     shown = cyclopts.Parameter(
-        spelled, help=text, converter=said, negative=None if default is True else (),
-        consume_multiple=name in RANGES,
-    )  # fmt: skip
+        spelled, help=text, converter=said, negative=negative, consume_multiple=name in RANGES
+    )
     return Parameter(name, kind, default=default, annotation=Annotated[hint, shown])
 
 

@@ -182,18 +182,19 @@ def _translate(words: Sequence[str]) -> Callable[..., None]:
     from sfumato.translation.pictures import repeat, translate
     from sfumato.translation.run_file import Summary
 
-    def report(summary: Summary, out: str) -> None:
+    def report(summary: Summary, out: str, hint: str = "") -> None:
         if summary.lost:
             say(said("", summary.lost).replace("left out", "not read whole:", 1), file=sys.stderr)
         for name, why in summary.skipped.items():
             say(f"skipped: {why if name in why else f'{name}: {why}'}", file=sys.stderr)
         n = summary.written
         cost = f" ({summary.nfe:g} NFE, {summary.seconds:.2g} s each)" if n else ""
+        cost += f", {summary.by_windows} of them by windows" * (summary.by_windows > 0)
         kept = f", {summary.kept} already there" if summary.kept else ""
         skipped = f", {len(summary.skipped)} skipped" if summary.skipped else ""
         say(f"{count(n, 'picture')} written to {out}{cost}{kept}{skipped}")
         for line in summary.resized():
-            say(line)
+            say(line + hint)
         if summary.skipped:
             sys.exit(1)
 
@@ -212,7 +213,9 @@ def _translate(words: Sequence[str]) -> Callable[..., None]:
 
     def run(*paths: str, out: str, **given: Any) -> None:
         chosen = {k: given.pop(k) for k in list(given) if k in options}
-        report(translate(paths, out, options=chosen, **given), out)
+        as_trained = not any(given.get(k) for k in ("size", "resize", "scale", "resize_back"))
+        hint = ", as in training; --scale native works at full size by windows" * as_trained
+        report(translate(paths, out, options=chosen, **given), out, hint)
 
     common = flags(translate, skip=("options", "expect", "paths", "loaded"), keyword=("out",))
     paths = flag(

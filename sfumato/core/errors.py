@@ -105,7 +105,7 @@ RENAMED = {
     "alone": "warmup_batches", "distil": "distil_batches", "cells": "coarse_cells",
     "roughness": "coarse_noise", "pool": "buffer", "average": "pairs_ema", "null": "drop_condition",
     "begin": "translators_start_as", "until": "keep_down_to", "release": "release_steps",
-    "recentre": "recentre_means", "carried": "at-256",
+    "recentre": "recentre_means", "carried": "at-256", "scale": "guidance_scale",
 }  # fmt: skip
 """What options and a value were called: refused with today's name, and read in files."""
 

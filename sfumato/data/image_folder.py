@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
@@ -262,6 +262,15 @@ class ImageFolder:
             return dict(zip(self.names, (one.size for one in self._kept), strict=True))
         named = zip(self.names, self.paths, strict=True)
         return {name: self.preparation.size_of(file) for name, file in named}
+
+    def known_sizes(self) -> Iterator[tuple[int, int]]:
+        """The (height, width) that pictures have, each once, without those that cannot be read."""
+        seen = set()
+        for file in self.paths:
+            with suppress(UserError):  # said where it is read
+                if (size := self.preparation.size_of(file)) not in seen:
+                    seen.add(size)
+                    yield size
 
     # ---- the same pictures, prepared otherwise ---------------------------------------------------
 

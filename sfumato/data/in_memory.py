@@ -44,7 +44,7 @@ def take(given: Any, channels: int, preparation: Preparation | None = None, brig
     """One picture, or an array or tensor of one or many.
 
     Args:
-        given: a picture of Pillow, which is prepared as the model's training prepared its own; or an
+        given: a picture of Pillow, all of which is prepared as the model's training did; or an
             array (H, W), (H, W, C), (C, H, W), with N in front for many, or a tensor (C, H, W) or
             (B, C, H, W), which keep their size.  Integers are samples from 0 to 255, or to 65,535 for
             uint16; floats lie in [-1, 1].  C is 1 or 3.
@@ -56,7 +56,7 @@ def take(given: Any, channels: int, preparation: Preparation | None = None, brig
         UserError: another kind, shape or range, or values that are not numbers; says what to type.
     """
     if isinstance(given, Image.Image):
-        how = preparation or Preparation(channels=channels)
+        how = (preparation or Preparation(channels=channels)).at()
         try:
             samples = samples_of(given)[0]
             if how.range is not None:
@@ -194,10 +194,11 @@ def read(
 
     Args:
         paths: a file, or files that have one size when they are read.
-        like: a loaded model: files are brought to it as its training brought its own, but for what
-            is given beside it.
+        like: a loaded model: files are brought to it as its training brought its own, but as a whole, and
+            but for what is given beside it.
         size: side in pixels; by default every file at its own.
-        resize: how: crop (scale the short side, cut the middle, the default) or stretch.
+        resize: how: crop (scale the short side, cut the middle, the default without a model), short (do not
+            cut) or stretch.
         upscale: enlarge smaller files.
         channels: 3 (the default), or 1 for the luma.
 
@@ -207,16 +208,14 @@ def read(
     how = Preparation() if like is None else getattr(like, "preparation", None)
     if how is None:
         raise UserError("like= takes a model of sfumato.load, which knows how its pictures were prepared")
-    how = replace(
-        how, size=how.size if size is None else (size, size), resize=resize or how.resize,
-        upscale=upscale or how.upscale, channels=channels or how.channels,
-    )  # fmt: skip
+    how = how.at(size, resize or ("crop" if like is None else None))
+    how = replace(how, upscale=upscale or how.upscale, channels=channels or how.channels)
     pictures = [how.read(path) for path in _files(paths)]
     for path, one in zip(_files(paths), pictures, strict=True):
         for kind, detail in one.lost.items():
             warnings.warn(f"{path} is of those that {LOST[kind]}: {detail}".removesuffix(": "), stacklevel=3)
     if len({one.image.shape for one in pictures}) != 1:
-        raise UserError("expected files of one size: give size=, or like= a model")
+        raise UserError("expected files of one size: give size= and resize='crop'")
     images = torch.stack([one.image for one in pictures])
     return images[0] if isinstance(paths, (str, Path)) else images
 

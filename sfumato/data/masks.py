@@ -10,7 +10,8 @@ from pathlib import Path
 from torch import Tensor
 
 from sfumato.core.errors import UserError
-from sfumato.data.preparation import Preparation, Prepared, alike, said_size
+from sfumato.data.preparation import Preparation, Prepared, said_size
+from sfumato.data.resize import alike
 
 FAINT = 16 / 127.5
 """Up to 16 of 255 gray levels off are black, white or gray still, as in a JPEG."""
@@ -49,7 +50,7 @@ def mask_for(file: Path, pictures: Sequence[Prepared], prepare: Preparation) -> 
     """
     h, w = pictures[0].image.shape[-2:]
     how = replace(prepare, size=(h, w), channels=1, upscale=True, side="whole", range=None)
-    if how.resize == "none":
+    if how.resize in ("none", "short"):
         how = replace(how, resize="crop")  # of the same proportions: nothing is cut
     mask = how.read(file)
     for picture in pictures:

@@ -16,7 +16,7 @@ from sfumato.data.image_folder import ImageFolder
 from sfumato.data.layout import layout, left_over, named, tests_by_name
 from sfumato.data.listing import list_pictures, said
 from sfumato.data.preparation import Preparation, Side
-from sfumato.data.resize import Resize
+from sfumato.data.resize import ToOneSize
 from sfumato.data.sets import Dataset, Domains, Pairs, Unpaired
 from sfumato.data.value_range import Stated, ValueRange, measured, rule_of
 
@@ -30,7 +30,7 @@ def open_images(
     paths: Folder | Sequence[Folder],
     size: int | tuple[int, int],
     channels: int = 3,
-    resize: Resize = "crop",
+    resize: ToOneSize = "crop",
     upscale: bool = False,
     strict: bool = False,
     side: Side = "whole",

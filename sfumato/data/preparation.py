@@ -7,6 +7,7 @@ exploring, the studio, masks, truths, partners) takes it from there.
 from __future__ import annotations
 
 import contextlib
+import operator
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass, replace
@@ -22,12 +23,10 @@ from sfumato.core.errors import UserError, check_numbers, choose
 from sfumato.data.hashing import version_of
 from sfumato.data.header import LIMITS
 from sfumato.data.read import colour_of, header_of, read_file, read_samples
-from sfumato.data.resize import Resize, centre, fit_image, to_float, to_samples
+from sfumato.data.resize import Resize, centre, fit_image, sides_of, to_float, to_samples
 from sfumato.data.value_range import ValueRange, rule_of
 
 Side = Literal["left", "right", "whole"]
-ALIKE = 0.02
-"""Proportions that differ by less than this share are the same: sides are whole pixels."""
 ALWAYS = {"orientation": "upright", "colour": "sRGB", "transparency": "on white"}
 """What every preparation does; recorded, so that it cannot change unnoticed."""
 
@@ -78,8 +77,8 @@ class Preparation:
 
     Args:
         size: (height, width) in pixels; None takes every picture at its own size.
-        resize: crop (scale until the size is just covered, cut the middle), stretch (proportions are
-            lost), or none (pictures have that size already).
+        resize: crop (scale until the size is just covered, cut the middle), short (do not cut), stretch
+            (proportions are lost), or none (pictures have that size already).
         upscale: whether pictures smaller than `size` are enlarged, or refused.
         channels: 3 (gray is repeated) or 1 (the luma of colours).
         side: left or right of pictures that hold two side by side, or the whole.
@@ -140,7 +139,7 @@ class Preparation:
             return self._decoded(file, frame)
         of = (*version_of(Path(file)), self.resize, self.channels, self.side, self.alpha, self.range)
         found = kept.get((of, self.size, frame))
-        if found is None or not (self.upscale or _covers(found.size, self.size)):
+        if found is None or not (self.upscale or all(map(operator.ge, found.size, self.size or (0, 0)))):
             found = self._decoded(file, frame)
             if kept.held + found.samples.nbytes <= kept.most:
                 kept.held += found.samples.nbytes
@@ -225,6 +224,23 @@ class Preparation:
         image = fit_image(to_float(samples), self.size, self.resize, self.upscale, name)
         return to_samples(image, samples.dtype)
 
+    def at(self, size: int | str | None = None, resize: Resize | None = None, whole: bool = True) -> Self:
+        """The same at the size and by the way that are asked for.
+
+        Args:
+            size: short side, or WIDTHxHEIGHT.
+            resize: how pictures get it.
+            whole: take all of what training cut, and leave at its scale what training left there.
+        """
+        how = resize or ("short" if whole and self.resize == "crop" else self.resize)
+        if size is None:
+            own = how == "none" and (whole or resize is not None)
+            return replace(self, size=None if own else self.size, resize=how)
+        h, w = sides_of(size)
+        if whole and resize is None and how != "stretch":
+            how = "short" if h == w else "crop"
+        return replace(self, size=(h, w), resize=how)
+
     @property
     def other_side(self) -> Self:
         """The same for the partners of side by side pictures."""
@@ -284,8 +300,12 @@ class Preparation:
 
     def __str__(self) -> str:
         """Such as "cropped to 64x64, left halves, in gray"."""
-        how = {"crop": "cropped to", "stretch": "stretched to", "none": "as they are,"}[self.resize]
-        parts = [f"{how} {said_size(self.size)}" if self.size else "at their own size"]
+        how = {"crop": "cropped to", "short": "scaled to cover", "stretch": "stretched to"}
+        parts = [
+            f"{how.get(self.resize, 'as they are,')} {said_size(self.size)}"
+            if self.size
+            else "at their own size"
+        ]
         parts += [f"{self.side} halves"] * (self.side != "whole")
         parts += ["in gray"] * (self.channels == 1)
         parts += [f"values from {self.range[0]:g} to {self.range[1]:g}"] if self.range else []
@@ -293,15 +313,6 @@ class Preparation:
         return ", ".join(parts)
 
 
-def _covers(size: tuple[int, int], wanted: tuple[int, int] | None) -> bool:
-    return wanted is None or (size[0] >= wanted[0] and size[1] >= wanted[1])
-
-
 def said_size(size: tuple[int, int]) -> str:
     """(height, width) as people write it: 64x48 is 64 wide."""
     return f"{size[1]}x{size[0]}"
-
-
-def alike(a: tuple[int, int], b: tuple[int, int]) -> bool:
-    """Whether two sizes have the same proportions."""
-    return abs(a[1] * b[0] / (a[0] * b[1]) - 1) < ALIKE

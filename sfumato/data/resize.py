@@ -13,9 +13,30 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from sfumato.core.errors import UserError, check_numbers, choose
+from sfumato.data.header import LIMITS
 
-Resize = Literal["crop", "stretch", "none"]
+ToOneSize = Literal["crop", "stretch", "none"]
+Resize = Literal[ToOneSize, "short"]
+ALIKE = 0.02
+"""Proportions that differ by less than this share are the same: sides are whole pixels."""
 Pixels = TypeVar("Pixels", NDArray[Any], NDArray[np.float32], Tensor)
+
+
+def sides_of(size: int | str) -> tuple[int, int]:
+    """(height, width) of a size as people write it: 64, or 64x48, which is 64 wide.
+
+    Raises:
+        UserError: it is written otherwise.
+    """
+    words = str(size).split("x")
+    if len(words) > 2 or not all(word.isascii() and word.isdecimal() for word in words):
+        raise UserError(f"size {size}: expected a number of pixels, or WIDTHxHEIGHT as in 96x64")
+    return int(words[-1]), int(words[0])
+
+
+def alike(a: tuple[int, int], b: tuple[int, int]) -> bool:
+    """Whether two sizes have the same proportions."""
+    return abs(a[1] * b[0] / (a[0] * b[1]) - 1) < ALIKE
 
 
 def centre(image: Pixels, h: int, w: int) -> Pixels:
@@ -59,13 +80,13 @@ def fit_image(
     Args:
         image: Values in [-1,1].
         size: Side in pixels, or (height, width).
-        resize: "crop" scales until the image just covers the size and cuts the centre, "stretch"
-            ignores the proportions, "none" asks for images of exactly this size.
+        resize: "crop" scales until the image just covers the size and cuts the centre, "short" keeps
+            all of it, "stretch" ignores the proportions, "none" asks for images of exactly this size.
         upscale: Allow images to be enlarged.
         name: What an error calls the image.
 
     Raises:
-        UserError: the image would be enlarged, or has another size and `resize` is "none".
+        UserError: the image would be enlarged, or too far; or has another size and `resize` is "none".
     """
     h, w = (size, size) if isinstance(size, int) else size
     old_h, old_w = image.shape[1:]
@@ -82,9 +103,12 @@ def fit_image(
         image = _needed(image, h, w)
         old_h, old_w = image.shape[1:]
     new_h, new_w = h, w
-    if resize == "crop":
-        scale = max(h / old_h, w / old_w)
-        new_h, new_w = max(h, round(old_h * scale)), max(w, round(old_w * scale))
+    if resize in ("crop", "short"):
+        new_h, new_w = covering((old_h, old_w), (h, w))
+    if resize == "short":
+        h, w = new_h, new_w
+        if h * w > LIMITS.pixels:
+            raise UserError(f"{name} would be {w}x{h} pixels, expected at most {LIMITS.pixels:,} in all")
     out = np.empty((len(image), h, w), np.float32)
     for band, row in zip(image, out, strict=True):  # one at a time: a third of the memory
         fitted = torch.from_numpy(np.ascontiguousarray(band))[None, None]
@@ -102,6 +126,13 @@ class Placed(NamedTuple):
     """Pixels above and left of what was kept."""
 
 
+def covering(size: tuple[int, int], wanted: tuple[int, int]) -> tuple[int, int]:
+    """The (height, width) of a picture that is scaled until it just covers the size that is wanted."""
+    (old_h, old_w), (h, w) = size, wanted
+    scale = max(h / old_h, w / old_w)
+    return max(h, round(old_h * scale)), max(w, round(old_w * scale))
+
+
 def placed(size: tuple[int, int], fitted: tuple[int, int], resize: Resize, made: tuple[int, int]) -> Placed:
     """Where in a result a picture's pixels lie.
 
@@ -112,10 +143,7 @@ def placed(size: tuple[int, int], fitted: tuple[int, int], resize: Resize, made:
         made: of the result, which shows the same as the fitted one.
     """
     (old_h, old_w), (h, w) = size, fitted
-    new_h, new_w = h, w
-    if resize == "crop":
-        scale = max(h / old_h, w / old_w)
-        new_h, new_w = max(h, round(old_h * scale)), max(w, round(old_w * scale))
+    new_h, new_w = covering(size, fitted) if resize == "crop" else fitted
     y, x = made[0] / h, made[1] / w
     return Placed((y * new_h / old_h, x * new_w / old_w), (y * ((new_h - h) // 2), x * ((new_w - w) // 2)))
 

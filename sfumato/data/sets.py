@@ -27,7 +27,8 @@ from sfumato.core.ranges import Count, Interval, NotNegative, Whole
 from sfumato.data.augment import jittered, mirrored
 from sfumato.data.image_folder import ImageFolder
 from sfumato.data.listing import natural, stem_of, told_apart
-from sfumato.data.preparation import Preparation, alike, said_size
+from sfumato.data.preparation import Preparation, said_size
+from sfumato.data.resize import alike
 
 Batch = tuple[Tensor, Tensor]
 Indices = NDArray[np.int64]

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -136,6 +136,8 @@ class Denoiser(Part):
         sigma_data: standard deviation of the data, used by edm only.
         domains: names of the domains the network knows by label; empty for a model without labels.
     """
+
+    generators_at: ClassVar[tuple[str, ...]] = ("net",)
 
     net: nn.Module
     process: Process = Cosine()

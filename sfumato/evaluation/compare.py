@@ -61,21 +61,22 @@ def compare(told: CompareOptions) -> Comparison:
     # what is wrong is said before hours of translation
     prepared = {"size": told.size, "resize": told.resize, "side": told.side}
     loaded = dict[Path, ModelFolder]()
-    there, prepare, seen = ready(chosen, source, rules, prepared, told.limit is not None, loaded)
+    there = ready(chosen, source, rules, prepared, told.limit is not None, loaded, notes)
     folders = ResultFolders(source, out, prepared, loaded, batch=told.batch, device=told.device)
     own = {"target": target, "truth": truth, "train": train, "protocol": rules}
-    judge = Judge(source, like=seen, prepare=prepare, **told.scoring() | own)
+    judge = Judge(source, like=there.size, prepare=there.prepare, **told.scoring() | own)
     known = _elsewhere(chosen, judge)
-    given = {e.label: p for e in chosen for p in there.get(e.label, [])}
+    given = {e.label: p for e in chosen for p in there.pictures.get(e.label, [])}
     notes += judge.said() + same({"source": judge.source, "target": judge.target} | given)
     judge.embed(judge.target, judge.features)  # kept for the scores
 
     rows: list[Scores] = []
     for e, others in zip(chosen, known, strict=True):
-        row = Scores(e.label, e.family, results=there.get(e.label, []))
+        row = Scores(e.label, e.family, results=there.pictures.get(e.label, []))
         if e.translates:
             row.results, row.cost = folders.translated(e, range(seed, seed + told.seeds))
             row.back = folders.back(e, seed) if told.round_trip else None
+        row.results = there.compared(row.results)
         rows += others if e.scores else [row]
     loaded.clear()
     rows += judge.controls()

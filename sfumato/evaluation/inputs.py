@@ -12,16 +12,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from sfumato.checkpoints.model_folder import ModelFolder
+from sfumato.checkpoints.model_folder import ModelFolder, preparation_in
 from sfumato.core.errors import UserError
 from sfumato.data.folders import replacing
 from sfumato.data.image_folder import ImageFolder
 from sfumato.data.layout import layout
 from sfumato.data.pictures import ImageSet, matched
 from sfumato.data.preparation import ALWAYS, Preparation, Side, said_size
-from sfumato.data.resize import Resize
+from sfumato.data.resize import ToOneSize
 from sfumato.data.show import evenly
 from sfumato.evaluation.entries import Entry
 from sfumato.evaluation.protocol import Protocol
@@ -91,10 +91,29 @@ def same(sets: Mapping[str, ImageSet]) -> list[str]:
     return [said] if alike else []
 
 
+class Ready(NamedTuple):
+    """What is there before anything is translated."""
+
+    pictures: dict[str, list[ImageSet]]
+    """By label the results that are there."""
+    prepare: Preparation | None
+    """How everybody's sources are prepared; None if nothing says it."""
+    size: tuple[int, int]
+    """The (height, width) at which results are compared."""
+    several: bool
+    """Whether results have other sizes, too: of these the middle is compared."""
+
+    def compared(self, results: list[ImageSet]) -> list[ImageSet]:
+        """Results as they are compared."""
+        if not self.several:
+            return results
+        return [r.fitted(self.size) if isinstance(r, ImageFolder) else r for r in results]
+
+
 def ready(
     entries: Sequence[Entry], source: Path, rules: Protocol, prepared: Mapping[str, Any], some: bool,
-    loaded: dict[Path, ModelFolder],
-) -> tuple[dict[str, list[ImageSet]], Preparation | None, tuple[int, int]]:  # fmt: skip
+    loaded: dict[Path, ModelFolder], notes: list[str],
+) -> Ready:  # fmt: skip
     """Sees that all can be translated and compared.
 
     Args:
@@ -104,10 +123,7 @@ def ready(
         prepared: size, resize and side, where they are other than in the models' training.
         some: the sources are a part of those that folders of results are of.
         loaded: gets the models, by their folders.
-
-    Returns:
-        By label the results that are there; how everybody's sources are prepared, None if nothing says
-        it; and the results' (height, width).
+        notes: gets a line, where results have several sizes.
 
     Raises:
         UserError: for what is wrong with an entry; a source that it cannot take; results of several
@@ -127,20 +143,24 @@ def ready(
         elif e.scores is None:
             made_of = assembled(e.method, **dict[str, Any](e.roles), loaded=loaded)
             options = options_of(made_of.part, e.options)
-            how, _ = made_of.preparation(direction=options.get("direction"), **prepared)
+            how, _ = made_of.preparation(direction=options.get("direction"), **as_trained(e, prepared))
             if how not in made.values():  # each picture once in each way
                 found = [tuple(how.read(f).image.shape[1:]) for f in files.paths]
             made[e.label] = how
         for h, w in found:
             sizes.setdefault((h, w), e.label)
+    size = next(iter(sizes), None) or next(iter(files.sizes().values()))
     if rules.size is None and len(sizes) > 1:
         shown = ", ".join(f"{label} {said_size(at)}" for at, label in [*sizes.items()][:3])
-        raise UserError(
-            f"results have several sizes ({shown}): bring them to one, those that are translated by "
-            f"--size, or choose a protocol with a size"
-        )
-    size = next(iter(sizes), None) or next(iter(files.sizes().values()))
-    return pictures, shared(made, prepared["resize"], prepared["side"]), size
+        size = (min(size), min(size))
+        if {min(each) for each in sizes} != {min(size)}:  # more than pictures of several proportions
+            raise UserError(
+                f"results have several sizes ({shown}): bring them to one, those that are translated by "
+                f"--size, or choose a protocol with a size"
+            )
+        notes.append(f"results have several sizes ({shown}): their middle is compared, {said_size(size)}")
+    all_prepared = shared(made, prepared["resize"], prepared["side"])
+    return Ready(pictures, all_prepared, size, rules.size is None and len(sizes) > 1)
 
 
 # ---- how they are prepared ----------------------------------------------------------------------
@@ -177,8 +197,14 @@ def results_in(folder: str | Path) -> ImageFolder:
     return ImageFolder.to_compare(folder, Preparation(range=made.to_range) if made else None)
 
 
+def as_trained(e: Entry, prepared: Mapping[str, Any]) -> dict[str, Any]:
+    """What is said of the pictures of an entry's models, which are cut as in training if nothing is."""
+    first = next(e.roles[role] for role in ("model", "source", "target", "classifier") if role in e.roles)
+    return {**prepared, "resize": prepared["resize"] or preparation_in(first).resize}
+
+
 def shared(
-    made: Mapping[str, Preparation | None], resize: Resize | None = None, side: Side | None = None
+    made: Mapping[str, Preparation | None], resize: ToOneSize | None = None, side: Side | None = None
 ) -> Preparation | None:
     """The one way in which the sources of all results were prepared; None if nothing says it.
 
@@ -190,7 +216,10 @@ def shared(
     Raises:
         UserError: they were prepared in several ways, or otherwise than the user says.
     """
-    told = {label: p for label, p in made.items() if p is not None}
+    told = {
+        label: replace(p, resize="crop") if p.resize == "short" else p
+        for label, p in made.items() if p is not None
+    }  # fmt: skip
     rest = ((key, None) for key in ("alpha", "range", "to_range"))
     for key, given in (("resize", resize), ("side", side), *rest):
         known = {label: str(getattr(p, key)) for label, p in told.items()}

@@ -12,7 +12,7 @@ from torch import Tensor
 from sfumato.core.arguments import Checked
 from sfumato.core.ranges import Count, Several
 from sfumato.data.preparation import Side
-from sfumato.data.resize import Resize
+from sfumato.data.resize import ToOneSize
 from sfumato.evaluation.entries import Entry
 from sfumato.evaluation.measures import Task
 from sfumato.evaluation.protocol import Protocol, named_protocol
@@ -48,7 +48,7 @@ class ScoreOptions(Checked):
     groups: str | None = None
     task: Task | str | None = None
     classifier: Callable[[Tensor], Tensor] | None = None
-    resize: Resize | None = None
+    resize: ToOneSize | None = None
     side: Side | None = None
     device: str = "auto"
 

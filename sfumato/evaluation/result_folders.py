@@ -19,7 +19,7 @@ from sfumato.data.image_folder import ImageFolder
 from sfumato.data.pictures import ImageSet
 from sfumato.data.preparation import decoding_once
 from sfumato.evaluation.entries import Entry
-from sfumato.evaluation.inputs import results_in
+from sfumato.evaluation.inputs import as_trained, results_in
 from sfumato.evaluation.memory import peak_memory
 from sfumato.translation.pictures import translate
 from sfumato.translation.run_file import read_run
@@ -64,7 +64,7 @@ class ResultFolders:
             with decoding_once() as kept, peak_memory(kept.held + self._others(e)) as peak:
                 done = translate(
                     self.source, folder, method=e.method, seed=seed, options=e.options,
-                    loaded=self.loaded, **dict[str, Any](e.roles), **self.prepared, **self.how,
+                    loaded=self.loaded, **dict[str, Any](e.roles), **as_trained(e, self.prepared), **self.how,
                 )  # fmt: skip
             for file, why in done.skipped.items():
                 raise UserError(why if file in why else f"{file}: {why}")

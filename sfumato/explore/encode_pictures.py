@@ -17,8 +17,9 @@ from sfumato.core.ranges import Count
 from sfumato.core.versions import version
 from sfumato.data.folders import for_new_folder
 from sfumato.data.image_folder import ImageFolder
-from sfumato.data.images import Resize, write_png
+from sfumato.data.images import write_png
 from sfumato.data.preparation import Preparation, said_size
+from sfumato.data.resize import ToOneSize
 from sfumato.diffusion.encode_decode import decode, encode
 from sfumato.diffusion.integrate import OdeName
 from sfumato.diffusion.time_grids import Spacing
@@ -43,7 +44,7 @@ def encode_pictures(
     first: str = "",
     seed: int = 0,
     size: Count | None = None,
-    resize: Resize | None = None,
+    resize: ToOneSize | None = None,
     upscale: bool = False,
     device: str = "auto",
 ) -> Latents:

@@ -71,7 +71,7 @@ class ClassifierGuidance(Part):
         seed: Seed = 0,
         watch: Watch | None = None,
         strength: Strength = 0.6,
-        scale: NotNegative = 1.0,
+        guidance_scale: NotNegative = 1.0,
         prior: Prior = "any",
         weight: Weight = "score",
         every: Count = 1,
@@ -87,7 +87,7 @@ class ClassifierGuidance(Part):
             seed: seed of the noise; the same image and seed give the same result in any batch.
             watch: see `integrate`.
             strength: how far to noise, M/T, see `sdedit`.
-            scale: weight of the classifier.
+            guidance_scale: weight of the classifier.
             prior: what is guided: the denoiser of "any" domain, for models trained with
                 any_domain above 0, or that of the target "domain", to sharpen it.
             weight: weight of the gradient in a step: that of the score, or the step's variance (the paper's;
@@ -110,7 +110,9 @@ class ClassifierGuidance(Part):
         energy = domain_surprise(classifier, domain)
         energy = energy if weight == "score" else by_variance(energy, process, times)
         noise = Noise.of(source, seed)
-        g: Denoises = Guided(f, scale * energy, every=every, name="classifier") if scale else f
+        g: Denoises = (
+            Guided(f, guidance_scale * energy, every=every, name="classifier") if guidance_scale else f
+        )
         y = edit(
             g, source, times, start=noise, noise=noise.stream("steps"), repeats=repeats, solver=solver,
             watch=watch,
@@ -118,6 +120,10 @@ class ClassifierGuidance(Part):
 
         def bounds() -> dict[str, tuple[float, float]]:
             x = process.perturb(source, times[0], noise(source))
-            return {"scale": (scale, strong_weight(energy, f, x, times[0]))} if scale else {}
+            return (
+                {"guidance_scale": (guidance_scale, strong_weight(energy, f, x, times[0]))}
+                if guidance_scale
+                else {}
+            )
 
         return check_finite(y, bounds)

@@ -105,7 +105,7 @@ class Controllable(Part):
         *,
         seed: Seed = 0,
         watch: Watch | None = None,
-        scale: NotNegative = 0.1,
+        guidance_scale: NotNegative = 0.1,
         every: Count = 1,
         steps: Count = 25,
         solver: Solver = "ancestral",
@@ -117,7 +117,7 @@ class Controllable(Part):
             source: images y in [-1, 1].
             seed: seed of the noise; other seeds give other samples of the same posterior.
             watch: see `integrate`.
-            scale: weight of the regression: 1 is eq. 4.1 for errors that are independent from
+            guidance_scale: weight of the regression: 1 is eq. 4.1 for errors that are independent from
                 pixel to pixel, which pictures' are not; 0 forgets the source.
             every: guide anew at every so many steps; the gradient is kept in between.
                 A step costs the regression once forward and once back, 1/every of that.
@@ -127,14 +127,14 @@ class Controllable(Part):
         """
         process, energy = self.denoiser.process, surprise(self.regressor, source)
         f: Denoises = self.denoiser
-        if scale:
-            f = Guided(f, scale * energy, every=every, name="regression")
+        if guidance_scale:
+            f = Guided(f, guidance_scale * energy, every=every, name="regression")
         noise = Noise.of(source, seed)
         x = sample(solver, f, source, noise, steps, spacing, watch=watch)
 
         def bounds() -> dict[str, tuple[float, float]]:
             start = process.perturb(torch.zeros_like(source), process.t_max, noise(source))
             most = strong_weight(energy, self.denoiser, start, process.t_max)
-            return {"scale": (scale, most)} if scale else {}
+            return {"guidance_scale": (guidance_scale, most)} if guidance_scale else {}
 
         return check_finite(x, bounds)

@@ -62,6 +62,7 @@ class CycleGAN(Part):
     """
 
     data: ClassVar[str] = "unpaired"
+    generators_at: ClassVar[tuple[str, ...]] = ("generators.source", "generators.target")
     settings: ClassVar[dict[str, Any]] = gan.SETTINGS
     steady: ClassVar[bool] = False
 

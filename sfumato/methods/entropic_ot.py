@@ -76,6 +76,7 @@ class EntropicOT(Part):
     """
 
     data: ClassVar[str] = "unpaired"
+    generators_at: ClassVar[tuple[str, ...]] = ("drift",)
     settings: ClassVar[dict[str, Any]] = SETTINGS
     steady: ClassVar[bool] = False
 

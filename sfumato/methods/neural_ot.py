@@ -63,6 +63,7 @@ class NeuralOT(Part):
     """
 
     data: ClassVar[str] = "unpaired"
+    generators_at: ClassVar[tuple[str, ...]] = ("transport",)
     before: ClassVar[dict[str, Any]] = {"published": False}
     settings: ClassVar[dict[str, Any]] = SETTINGS
     steady: ClassVar[bool] = False

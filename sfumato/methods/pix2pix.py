@@ -53,6 +53,7 @@ class Pix2Pix(Part):
     """
 
     data: ClassVar[str] = "pairs"
+    generators_at: ClassVar[tuple[str, ...]] = ("generator",)
     settings: ClassVar[dict[str, Any]] = gan.SETTINGS
     steady: ClassVar[bool] = False
 
@@ -73,7 +74,8 @@ class Pix2Pix(Part):
             self.net, pair, self.side, self.n_layers_d, self.norm, False, *how
         )
         self.notes = gan.notes(self.discriminator, self.n_layers_d, self.side)
-        if isinstance(self.generator, UNetGenerator) and not self.generator.dropouts:
+        self.draws = isinstance(self.generator, UNetGenerator)  # one's own network has no dropout of ours
+        if self.draws and not self.generator.dropouts:
             self.notes.append(
                 f"a U-Net of {self.generator.downs} levels is without dropout: all seeds give the same"
             )
@@ -122,8 +124,7 @@ class Pix2Pix(Part):
             return gan.one_pass(lambda x: self._generate(x, noise), source, watch)
 
     def _generate(self, x: Tensor, draw: Draw) -> Tensor:
-        own = not isinstance(self.generator, UNetGenerator)  # a network without dropout of ours
-        return self.generator(x) if own else self.generator(x, draw)
+        return self.generator(x, draw) if self.draws else self.generator(x)
 
     def _judge(self, x: Tensor, y: Tensor) -> Tensor:
         return self.discriminator(torch.cat([x, y], 1))

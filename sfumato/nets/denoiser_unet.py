@@ -23,7 +23,7 @@ from torch.utils.checkpoint import checkpoint
 from sfumato.core.errors import UserError
 from sfumato.core.ranges import BelowOne, Whole
 from sfumato.module import Part
-from sfumato.nets.layers import BlurUp, check_size
+from sfumato.nets.layers import BlurUp, mirrored
 
 
 class UNet(Part):
@@ -116,7 +116,8 @@ class UNet(Part):
     ) -> Float[Tensor, "b features height width"]:
         if x.shape[1] != (wanted := self.channels + self.conditioning):
             raise UserError(f"this network takes {wanted} channels, not {x.shape[1]}")
-        check_size(x, self.patch * 2 ** (len(self.multipliers) - 1))
+        height, width = x.shape[2:]
+        x = mirrored(x, self.patch * 2 ** (len(self.multipliers) - 1))
         e = self.embed(fourier(log_sigma, self.width).to(x))
         if self.label_embed is not None and label is not None:
             e = e + self.label_embed(label)
@@ -138,9 +139,7 @@ class UNet(Part):
         h = F.silu(self.head_norm(h))
         if self.head is not None:
             h = torch.cat([F.pixel_shuffle(self.head(h), self.patch), x], 1)
-        h = self.out(h)
-        assert h.shape[2:] == x.shape[2:]
-        return h
+        return self.out(h)[..., :height, :width]
 
     def adapted(self, state: Mapping[str, Tensor], channels: int) -> dict[str, Tensor]:
         """The state of a network that is like this one, but of so many channels, as one for this one.

@@ -60,20 +60,22 @@ class InstanceNorm(nn.InstanceNorm2d):
         return super().forward(x)
 
 
-def check_size(x: Tensor, step: int, least: int = 1) -> None:
-    """Sees that a network which halves its input to a `step`-th can take images x (B, C, H, W).
+def mirrored(x: Tensor, step: int, least: int = 1) -> Tensor:
+    """Images x (B, C, H, W), mirrored beyond their lower and right edges for a network that halves them.
 
-    Raises:
-        UserError: a side is no multiple of `step`, or is below `least`.
+    Its result is cut back to H, W.
+
+    Args:
+        x: images.
+        step: what their sides become multiples of.
+        least: what they are at least.
     """
-    h, w = x.shape[-2:]
-    if h % step or w % step or min(h, w) < least:
-        fits = [max(n // step * step, step, -(-least // step) * step) for n in (w, h)]
-        how = "cut" if fits[0] <= w and fits[1] <= h else "enlarge"
-        raise UserError(
-            f"this network takes sides that are multiples of {step}{f' from {least} on' * (least > 1)}, "
-            f"not {w}x{h} pixels: {how} pictures to {fits[0]}x{fits[1]}, or choose size {min(fits)}"
-        )
+    for axis in (2, 3):
+        n = x.shape[axis]
+        if (wanted := -(-max(n, least) // step) * step) != n:
+            places = torch.arange(wanted, device=x.device) % (2 * n)
+            x = x.index_select(axis, torch.minimum(places, 2 * n - 1 - places))
+    return x
 
 
 def make_norm(kind: str, channels: int) -> nn.Module:

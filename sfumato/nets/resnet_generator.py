@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from sfumato.core.errors import UserError
 from sfumato.module import Part
-from sfumato.nets.layers import BlurDown, BlurUp, check_size, make_norm
+from sfumato.nets.layers import BlurDown, BlurUp, make_norm, mirrored
 
 
 class ResNet(Part):
@@ -63,23 +63,25 @@ class ResNet(Part):
         self.model = nn.Sequential(*layers)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        self._fits(x)
-        return self.model(x)
+        h, w = x.shape[2:]
+        return self.model(mirrored(x, *self.sides))[..., :h, :w]
 
     def with_features(
         self, x: Float[Tensor, "b c h w"], layers: Sequence[int]
     ) -> tuple[Float[Tensor, "b c h w"], list[Tensor]]:
         """The result, and what comes out of these layers of the encoder on the way, in ascending order."""
-        self._fits(x)
+        h, w = x.shape[2:]
         found = self.features(x, [*layers, self.encoder - 1])
-        return self.model[self.encoder :](found[-1]), found[: len(set(layers))]
+        return self.model[self.encoder :](found[-1])[..., :h, :w], found[: len(set(layers))]
 
-    def _fits(self, x: Tensor) -> None:
-        check_size(x, 2**self.downs, 2 * 2**self.downs)
+    @property
+    def sides(self) -> tuple[int, int]:
+        """What sides must be multiples of, and the least: reflection needs two features."""
+        return 2**self.downs, 2 * 2**self.downs
 
     def features(self, x: Float[Tensor, "b c h w"], layers: Sequence[int]) -> list[Tensor]:
         """What comes out of these layers of the encoder, in ascending order."""
-        found = []
+        found, x = [], mirrored(x, *self.sides)
         for i, layer in enumerate(list(self.model)[: max(layers) + 1]):
             x = layer(x)
             found += [x] if i in layers else []

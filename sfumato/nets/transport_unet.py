@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from sfumato.core.ranges import Interval
 from sfumato.module import Part
-from sfumato.nets.layers import BlurUp, Norm, check_size, make_norm
+from sfumato.nets.layers import BlurUp, Norm, make_norm, mirrored
 
 SIZES: dict[str, dict[str, Any]] = {
     "tiny": {"base": 8, "levels": 2, "residual": True, "edge": "replicate"},
@@ -71,14 +71,16 @@ class TransportUNet(Part):
             nn.init.zeros_(self.out.weight)
 
     def forward(self, x: Float[Tensor, "b cz h w"]) -> Float[Tensor, "b c h w"]:
-        check_size(x, 2**self.levels)
+        height, width = x.shape[2:]
+        x = mirrored(x, 2**self.levels)
         h, skips = self.first(x), list[Tensor]()
         for level in self.down:
             skips.append(h)
             h = level(F.max_pool2d(h, 2))
         for level in self.up:
             h = level(torch.cat([skips.pop(), self.enlarge(h)], 1))
-        return self.out(h) + x[:, : self.channels] if self.residual else self.out(h)
+        y = self.out(h) + x[:, : self.channels] if self.residual else self.out(h)
+        return y[..., :height, :width]
 
     def _pair(self, c: int, middle: int, width: int) -> nn.Sequential:
         layers: list[nn.Module] = []

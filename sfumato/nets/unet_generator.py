@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from sfumato.core.errors import UserError
 from sfumato.core.ranges import BelowOne
 from sfumato.module import Part
-from sfumato.nets.layers import check_size, drop, make_norm
+from sfumato.nets.layers import drop, make_norm, mirrored
 
 
 class UNetGenerator(Part):
@@ -65,7 +65,8 @@ class UNetGenerator(Part):
         self, x: Float[Tensor, "b c h w"], draw: Callable[[Tensor], Tensor] | None = None
     ) -> Float[Tensor, "b c h w"]:
         """`draw` gives the dropout's standard normal numbers of a tensor's shape; None: no dropout."""
-        check_size(x, 2**self.downs)
+        height, width = x.shape[2:]
+        x = mirrored(x, 2**self.downs)
         skips: list[Tensor] = []
         if self.stem:
             x = self.first(x)
@@ -80,4 +81,5 @@ class UNetGenerator(Part):
             if draw is not None and self.dropout and 0 < i <= min(self.dropouts, self.downs - 2):
                 x = drop(x, self.dropout, draw(x))
             x = torch.cat([skips.pop(), x], 1) if skips else x
-        return (self.final(F.relu_(x)) if self.stem else x).tanh()
+        y = (self.final(F.relu_(x)) if self.stem else x).tanh()
+        return y[..., :height, :width]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from inspect import signature
 from pathlib import Path
@@ -46,8 +46,11 @@ def run_options() -> list[Control]:
     """The controls of what all translations have."""
     others = [name for name in signature(translate).parameters if name not in RUN]
     made = {c.name: c for c in controls(translate, skip=others)}
-    made["size"] = replace(made["size"], high=limits.SIZE)
-    made["resize"] = replace(made["resize"], choices=("crop", "stretch"))  # to one size
+    made["size"] = replace(
+        made["size"], kind="number", low=1, high=limits.SIZE, whole=True, text="short side in pixels; by "
+        "default as in the model's training, and at most as large as the studio makes them.",
+    )  # fmt: skip
+    made["resize"] = replace(made["resize"], choices=("short", "crop", "stretch"))
     return [*made.values()]
 
 
@@ -110,7 +113,7 @@ def make(asked: Mapping[str, Any], pictures: list[str], folder: Path, watch: Any
     if own.get("mask"):
         (mask,) = place([own["mask"]], folder / "mask")
         own["mask"] = str(mask)
-    options = {**asked, "options": own}
+    options = {**admitted(asked, pictures), "options": own}
     return translate([str(p) for p in placed], folder / "out", watch=watch, **options)
 
 
@@ -119,11 +122,19 @@ def about(method: str) -> str:
     return info(method).summary
 
 
+def admitted(asked: Mapping[str, Any], pictures: Sequence[str]) -> dict[str, Any]:
+    """The same with a size, where models take pictures at their own that are too large for the studio."""
+    if preparation(asked)[0].size is not None:
+        return {**asked}
+    sides = [side for file in pictures for side in admit(Path(file))]
+    return {**asked, "size": min(limits.SIZE, *sides)} if max(sides, default=0) > limits.SIZE else {**asked}
+
+
 def preparation(asked: Mapping[str, Any]) -> tuple[Preparation, list[str]]:
     """How pictures are brought to the models that are asked for, see `preparation_of`."""
     trained = {role: preparation_in(asked[role]) for role in ROLES if role in asked}
     own = {name: asked[name] for name in ("size", "resize", "upscale", "side")}
-    return preparation_of(trained, **own, direction=asked["options"].get("direction"))
+    return preparation_of(trained, **own, direction=asked["options"].get("direction"), whole=True)
 
 
 def told(given: Given, method: str, values: Mapping[str, Any], pictures: list[str]) -> str:
@@ -132,7 +143,7 @@ def told(given: Given, method: str, values: Mapping[str, Any], pictures: list[st
     Raises:
         UserError: for pictures that are not admitted, and models that do not go together.
     """
-    asked = ask(given, method, values)
+    asked = admitted(ask(given, method, values), pictures)
     names = [asked[role] for role in ROLES if role in asked]
     lines = []
     for name in dict.fromkeys(n if n in given.models else n.rpartition(":")[0] for n in names):

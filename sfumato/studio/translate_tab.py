@@ -21,6 +21,7 @@ from sfumato.studio.methods import (
     ROLES,
     Roles,
     about,
+    admitted,
     ask,
     available,
     make,
@@ -149,8 +150,9 @@ def build(given: Given, shelf: Shelf) -> Any:
         held = form.read(values)
         folder = shelf.new()
         try:
-            asked = ask(given, held["method"], held)
-            pictures, steps = paths(held["pictures"]), steps_of(asked)
+            pictures = paths(held["pictures"])
+            asked = admitted(ask(given, held["method"], held), pictures)
+            steps = steps_of(asked)
             yield {status: said("begun"), results: gr.update(visible=False), files: gr.update(visible=False)}
             source: Any = None
             for event in jobs.run(partial(make, asked, pictures, folder)):

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, ParamSpec, TypeVar
 
 from sfumato.core.arguments import Checked, check_value, checked_values, hints_of
 from sfumato.core.ranges import BelowOne, Count, Interval, NotNegative, Positive, Share, Whole
-from sfumato.data.resize import Resize
+from sfumato.data.resize import ToOneSize
 from sfumato.data.value_range import Stated
 from sfumato.methods.outline import args_of
 from sfumato.methods.registry import info
@@ -130,7 +130,7 @@ class TrainOptions(LoopOptions):
     options: Mapping[str, Any] | None = option(recorded=False)
     start: str | Path | None = option(recorded=False)
     size: Annotated[int, Interval(1, 65_535)] = 32
-    resize: Resize = "crop"
+    resize: ToOneSize = "crop"
     upscale: bool = False
     alpha: str = option("white", fixed=True)
     range: Stated | None = option(None, fixed=True)

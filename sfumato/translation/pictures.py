@@ -8,10 +8,11 @@ it was, with the batches it would have had: a picture's last bits depend on its 
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from sfumato.checkpoints.model_folder import ModelFolder
 from sfumato.core.arguments import checked
@@ -23,21 +24,22 @@ from sfumato.data.hashing import sha256
 from sfumato.data.image_folder import ImageFolder
 from sfumato.data.masks import check_mask
 from sfumato.data.open_data import measured_range, outside
-from sfumato.data.preparation import Side
+from sfumato.data.preparation import Side, said_size
 from sfumato.data.resize import Resize
 from sfumato.data.value_range import Stated, rule_of
 from sfumato.data.write import Format
 from sfumato.diffusion.watch import Watch
-from sfumato.diffusion.windows import windowed
 from sfumato.methods.registry import name_of
 from sfumato.module import describe, device_of, in_single
 from sfumato.training.verdict import FOG
 from sfumato.translation.plan import Plan
 from sfumato.translation.results import Depth, Results
-from sfumato.translation.run_file import Summary, saved_depth, saved_digest, there, to_repeat
+from sfumato.translation.run_file import Summary, crops, saved_depth, saved_digest, there, to_repeat
 from sfumato.translation.translator import assembled, options_of
+from sfumato.windows import WHOLE, networks, trained_side, windowed
 
 Paths = str | Path | Sequence[str | Path]
+Scale = Literal["native"]
 
 
 @checked
@@ -53,11 +55,13 @@ def translate(
     classifier: str | Path | None = None,
     seed: int = 0,
     batch: Count | None = None,
-    size: Count | None = None,
+    size: Count | str | None = None,
     resize: Resize | None = None,
     upscale: bool = False,
     side: Side | None = None,
-    windows: bool = False,
+    scale: Scale | None = None,
+    windows: bool | None = None,
+    resize_back: bool = False,
     format: Format | None = None,
     depth: Depth | None = None,
     alpha: str | None = None,
@@ -82,14 +86,16 @@ def translate(
         classifier: folder of a domain classifier, for methods that are guided by one.
         seed: seed of the noise; a picture's result depends on the seed and the picture alone.
         batch: pictures translated at a time; by default as many as should fit into memory.
-        size: side of the pictures in pixels; the defaults of this option and of the next three are those
-            of the model's training.
-        resize: how pictures get that size: crop (scale the short side, cut out the middle), stretch, or
-            none (without a size: take every picture as it is).
+        size: short side of the pictures in pixels, or WIDTHxHEIGHT, as in 96x64; by default as in the
+            model's training, which also decides the next three.
+        resize: how pictures get that size: short (scale the short side, keep the whole picture), crop (cut
+            out its middle), stretch, or none (pictures have it already).
         upscale: enlarge pictures that are smaller than size, instead of leaving them out.
         side: which half of a picture is read: left, right, or whole (it is one picture).
-        windows: let networks see pictures that are larger than the training's by overlapping windows, see
-            `sfumato.windowed`; without a size or resize pictures are taken as they are.
+        scale: native takes every picture at its own size, also where training had made them smaller.
+        windows: whether networks see overlapping windows of the training's size, see `sfumato.windowed`; by
+            default where a picture is more than twice as large.
+        resize_back: bring results to the sources' size.
         format: of the results: png, tiff, webp (these lose nothing), or jpeg; by default tiff if the
             results have a range, and else png.
         depth: bits of a sample of the results, 32 of floats; by default each has its source's type.
@@ -114,23 +120,30 @@ def translate(
     pictures.by_name("rename one, or translate them into two folders")
     made, where = assembled(method, model, source, target, classifier, loaded), device_of(device)
     part, chosen = made.part.to(where), options_of(made.part, options or {})
-    if windows:
-        part, resize = windowed(part), resize or (None if size else "none")
-    how: dict[str, Any] = {"size": size, "resize": resize, "upscale": upscale, "side": side}
-    how["alpha"] = None if alpha == "keep" else alpha
+    if scale and (size or resize):
+        raise UserError(f"--scale {scale} takes pictures as they are: leave out --size and --resize")
+    if resize_back and resize == "crop":
+        raise UserError("--resize-back is for whole pictures: leave out --resize crop")
+    begun = {size, resize, scale} == {None} and crops(out)
+    how: dict[str, Any] = {"size": size, "upscale": upscale, "side": side, "contradicted": not scale}
+    how |= {"direction": chosen.get("direction"), "alpha": None if alpha == "keep" else alpha}
     to = to_range and rule_of(to_range, "to_range").ends
     if to_range is not None and to is None:
         raise UserError(
             f"--to-range {to_range}: results cannot be measured: expected two ends, such as 0 4095"
         )
     how["ranges"] = measured_range(range, ((file, side or "whole") for file in pictures.paths)), to
-    direction = chosen.get("direction")
-    prepare, notes = made.preparation(**how, direction=direction, contradicted=not windows)
+    resize = "none" if scale else "crop" if begun else resize
+    prepare, notes = made.preparation(**how, resize=resize, whole=True)
     pictures.preparation = prepare
     depth = depth or (None if expect else saved_depth(out))
     if depth == 32 and not prepare.to_range:
         raise UserError("--depth 32 takes the range of the results, too, such as --to-range 0 1")
-    form = Results(format or ("tiff" if prepare.to_range else "png"), depth, alpha == "keep")
+    form = Results(format or ("tiff" if prepare.to_range else "png"), depth, alpha == "keep", resize_back)
+    whole_to = math.inf
+    if windows or (windows is None and networks(part) and trained_side(part)):
+        whole_to = (trained_side(part) or 0) * (1 if windows else WHOLE)
+        part = windowed(part, whole=whole_to or None)
     if mask := chosen.get("mask"):
         check_mask(Path(mask))
     run = {
@@ -144,10 +157,10 @@ def translate(
         "sources": [str(Path(p).absolute()) for p in given], "method": method,
         "models": {r: f"{m.folder.absolute()}:{m.domain or ''}".rstrip(":") for r, m in made.models.items()},
         "mask": str(Path(mask).absolute()) if mask else None,
-        "batch": batch or (1 if windows else max(1, min(64, 2**18 // (prepare.size or (128, 128))[0] ** 2))),
+        "batch": batch or _batch(pictures),
         "device": str(where),
     }  # fmt: skip
-    plan = Plan(part, chosen, pictures, out, json.loads(json.dumps(run)), origin, form, watch)
+    plan = Plan(part, chosen, pictures, out, json.loads(json.dumps(run)), origin, form, whole_to, watch)
     told = {str(m.folder): str(m.info.get("verdict")) for m in made.models.values()}
     notes += [f"{folder}: {text}" for folder, text in told.items() if FOG in text]
     for text in notes:
@@ -179,10 +192,19 @@ def repeat(run: str | Path, out: str | Path, *, device: str | None = None) -> Su
     how = what["preparation"]
     return translate(
         origin["sources"], out, method=origin["method"], **origin["models"], options=options,
-        seed=what["seed"], size=how["size"] and how["size"][0],
+        seed=what["seed"], size=how["size"] and said_size(tuple(how["size"])),
         **{k: how[k] for k in ("resize", "upscale", "side")}, expect=what,
-        windows=what["windows"], format=what["format"], depth=what["depth"],
+        **{k: what[k] for k in ("windows", "resize_back", "format", "depth")},
         alpha="keep" if what["alpha"] else how.get("transparency", "on white").removeprefix("on "),
         range=how.get("range"), to_range=how.get("to_range"), batch=origin["batch"],
         device=device or origin["device"],
     )  # fmt: skip
+
+
+def _batch(pictures: ImageFolder) -> int:
+    """How many pictures should fit into memory: 64 of 64x64 pixels, fewer of more, one of large ones."""
+    if pictures.preparation.size is None:
+        most = max(map(math.prod, pictures.known_sizes()), default=1)
+    else:
+        most = math.prod(pictures.preparation.size)
+    return max(1, min(64, 2**18 // most))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import time
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,7 @@ class Plan:
         run: all that defines the results, see `sfumato.translation.run_file`.
         origin: what else is needed to repeat the run.
         form: how results are written.
+        whole_to: longer side in pixels up to which networks see pictures whole, and not by windows.
         watch: called for each step of each batch, see `integrate`; what it raises ends the run.
         done: what was done so far.
     """
@@ -55,8 +56,12 @@ class Plan:
     run: dict[str, Any]
     origin: dict[str, Any]
     form: Results
+    whole_to: float = math.inf
     watch: Watch | None = None
     done: Summary = field(default_factory=Summary)
+
+    def __post_init__(self) -> None:
+        self.done.back = self.form.resize_back
 
     @property
     def results(self) -> list[Path]:
@@ -72,7 +77,7 @@ class Plan:
             UserError: it does not begin.
         """
         how, mistake = self.pictures.preparation, None
-        for h, w in [how.size] if how.size else self._sizes():
+        for h, w in [how.size] if how.size else sorted(self.pictures.known_sizes(), key=math.prod):
             ramp = torch.linspace(-1, 1, how.channels * h * w).view(1, how.channels, h, w)
             mask = {"mask": torch.ones(1, 1, h, w)} if self.origin["mask"] else {}
             x, options = ramp.to(self.origin["device"]), self.options | mask
@@ -85,14 +90,6 @@ class Plan:
                 mistake = error
         if mistake is not None:
             raise mistake
-
-    def _sizes(self) -> Iterator[tuple[int, int]]:
-        seen = set()
-        for file in self.pictures.paths:
-            with suppress(UserError):  # said where it is read
-                if (size := self.pictures.preparation.size_of(file)) not in seen:
-                    seen.add(size)
-                    yield size
 
     def carry_out(self, expect: Mapping[str, Any] | None = None) -> Summary:
         """Reads, translates and writes the pictures whose results are missing.
@@ -188,6 +185,7 @@ class Plan:
             return False
         h, w = image.shape[-2:]
         self.done.sizes[str(self.pictures.roots[i])][source.size, (h, w)] += 1
+        self.done.by_windows += max(h, w) > self.whole_to
         return True
 
     def _skip(self, rows: Iterable[int], why: Exception) -> None:

@@ -32,6 +32,7 @@ class Results:
         format: png, tiff, jpeg or webp.
         depth: bits of their samples; None for those of the sources.
         alpha: whether they take over the sources' transparency.
+        resize_back: whether they are brought to the sources' size.
 
     Raises:
         UserError: the format does not hold what is asked for.
@@ -40,6 +41,7 @@ class Results:
     format: Format = "png"
     depth: Depth | None = None
     alpha: bool = False
+    resize_back: bool = False
 
     def __post_init__(self) -> None:
         holds = FORMATS[self.format]
@@ -70,6 +72,8 @@ class Results:
             UserError: the image has values that are not numbers, or is too large for the format.
             OSError: it cannot be written.
         """
+        if self.resize_back:
+            image = torch.from_numpy(fit_image(image.numpy(), read.size, "stretch", upscale=True))
         h, w = image.shape[-2:]
         dtype = np.dtype(TYPES[self.depth] if self.depth else header_of(source).dtype)
         if ends := how.to_range:

@@ -33,6 +33,8 @@ class Summary:
         skipped: {picture: why} of those that could not be read, translated or written.
         lost: {reason: pictures} of those that are read, but not whole, see `sfumato.data.header.LOST`.
         sizes: {folder: how many pictures of (height, width) became (height, width)}.
+        back: whether results were brought to their sources' size again.
+        by_windows: pictures that were too large for the network to see them whole.
         nfe, seconds: a picture, on average.
     """
 
@@ -43,6 +45,8 @@ class Summary:
     sizes: dict[str, Counter[tuple[tuple[int, int], tuple[int, int]]]] = field(
         default_factory=lambda: defaultdict(Counter)
     )
+    back: bool = False
+    by_windows: int = 0
     nfe: float = 0.0
     seconds: float = 0.0
 
@@ -63,7 +67,7 @@ class Summary:
                 before = said_size(of[0])
                 if len(of) > 1:
                     before = f"{len(of)} sizes from {before} to {said_size(of[-1])}"
-                lines.append(f"{folder}: {before} -> {said_size(to)}")
+                lines.append(f"{folder}: {before} -> {said_size(to)}" + ", and back" * self.back)
         return lines
 
 
@@ -102,6 +106,12 @@ def saved_digest(out: Path, expect: Mapping[str, Any] | None) -> Any:
 def saved_depth(out: Path) -> Any:
     """The depth of the results in `out` where its run.json does not say it: earlier versions wrote 8 bits."""
     return 8 if (out / "run.json").is_file() and read_run(out)["earlier"] else None
+
+
+def crops(out: Path) -> bool:
+    """Whether the run that `out` holds cut its pictures, as all did that were not told otherwise once."""
+    held = read_run(out)["run"] if (out / "run.json").is_file() else {}
+    return isinstance(how := held.get("preparation"), dict) and how.get("resize") == "crop"
 
 
 def there(result: Path) -> bool:
@@ -178,7 +188,7 @@ def check(out: Path, run: dict[str, Any], expect: Mapping[str, Any] | None) -> N
 def _modern(run: dict[str, Any]) -> dict[str, Any]:
     """A run as it is recorded now; those of format 1's time say how in fields of their own."""
     run = (
-        {"windows": False, "format": "png", "depth": 8, "alpha": False}
+        {"windows": None, "resize_back": False, "format": "png", "depth": 8, "alpha": False}
         | run
         | {key: short(run.get(key)) for key in ("translator", "options")}
     )

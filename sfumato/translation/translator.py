@@ -170,7 +170,7 @@ def preparation_of(
     trained: Mapping[str, Preparation],
     *,
     channels: int = 3,
-    size: int | None = None,
+    size: int | str | None = None,
     resize: Resize | None = None,
     upscale: bool = False,
     side: Side | None = None,
@@ -178,6 +178,7 @@ def preparation_of(
     ranges: tuple[ValueRange | None, ValueRange | None] = (None, None),
     direction: str | None = None,
     contradicted: bool = True,
+    whole: bool = False,
 ) -> tuple[Preparation, list[str]]:
     """How pictures are brought to these models, and what contradicts their training, in words.
 
@@ -186,14 +187,15 @@ def preparation_of(
     Args:
         trained: {role: how its model's training prepared them}.
         channels: channels of the networks.
-        size: side in pixels.
-        resize: crop, stretch or none; none without a size takes every picture as it is.
+        size: side in pixels, or WIDTHxHEIGHT.
+        resize: crop, short, stretch or none; none without a size takes every picture as it is.
         upscale: enlarge pictures that are smaller.
         side: left, right or whole.
         alpha: the colour that transparent pictures are laid on.
         ranges: of the pictures' values, and of the results'.
         direction: in which the models are used; back takes the targets' side of side by side pictures.
         contradicted: say what contradicts the training's size.
+        whole: take all of what training cut, and leave at its scale what training left there.
 
     Raises:
         UserError: the models were trained at several sizes and none is given, or at none.
@@ -206,16 +208,17 @@ def preparation_of(
         raise UserError(f"the models were trained at sizes {shown}: choose one by --size")
     if direction == "target-to-source":
         own = own.other_side
-    kept = None if resize == "none" else own.size or next(iter(sizes), None)
-    made = Preparation(
-        (size, size) if size is not None else kept, resize or own.resize, upscale or own.upscale,
-        channels, side or own.side, alpha or own.alpha, ranges[0] or own.range,
-        ranges[1] or (own if "model" in trained else trained.get("target", own)).to_range or ranges[0],
-    )  # fmt: skip
+    own = replace(own, size=own.size or next(iter(sizes), None)).at(size, resize, whole)
+    own = replace(own, channels=channels, side=side or own.side, alpha=alpha or own.alpha)
+    made = replace(own, upscale=upscale or own.upscale)
+    to_range = (own if "model" in trained else trained.get("target", own)).to_range
+    made = replace(made, range=ranges[0] or own.range, to_range=ranges[1] or to_range or ranges[0])
     notes = []
     for key in ("size", "resize") if contradicted else ():
-        before, now = {getattr(p, key) for p in trained.values()} - {None}, getattr(made, key)
-        if before - {now}:
+        now = getattr(made, key)
+        taken = {p: (getattr(p, key), getattr(p.at(whole=whole), key)) for p in trained.values()}
+        before = {own for own, full in taken.values() if now not in (own, full)} - {None}
+        if before:
             words = " and ".join(sorted(map(_said, before)))
             notes.append(f"trained with {key} {words}; pictures are taken with {key} {_said(now)}")
     if made.side != "whole" and side is None:

@@ -54,6 +54,7 @@ class Contrastive(Part):
     """
 
     data: ClassVar[str] = "unpaired"
+    generators_at: ClassVar[tuple[str, ...]] = ("generator.net",)
     settings: ClassVar[dict[str, Any]] = gan.SETTINGS
     steady: ClassVar[bool] = False
 

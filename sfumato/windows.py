@@ -22,10 +22,11 @@ from torch.nn import functional as F
 from sfumato.core.arguments import checked, described
 from sfumato.core.errors import UserError
 from sfumato.core.ranges import Count, Interval, PictureSide
-from sfumato.diffusion.denoiser import Denoiser
-from sfumato.module import Part
 
-P = TypeVar("P", bound=Part)
+P = TypeVar("P", bound=nn.Module)
+WHOLE = 2
+"""Times the training's size up to which networks see pictures whole: beyond, attention and norms meet
+statistics that no training picture had."""
 
 
 class Windowed(nn.Module):
@@ -36,22 +37,24 @@ class Windowed(nn.Module):
         size: side of a window in pixels.
         stride: distance of windows, at most.
         batch: windows that the network sees at a time, at most.
+        whole: side in pixels up to which it sees pictures whole; by default a window's.
     """
 
-    def __init__(self, net: nn.Module, size: int, stride: int, batch: int) -> None:
+    def __init__(self, net: nn.Module, size: int, stride: int, batch: int, whole: int | None = None) -> None:
         super().__init__()
-        self.net, self.size, self.stride, self.batch = net, size, stride, batch
+        self.net, self.size, self.stride, self.batch, self.whole = net, size, stride, batch, whole or size
 
     def forward(self, x: Tensor, *given: Any) -> Tensor:
         h, w = x.shape[-2:]
-        if max(h, w) <= self.size:
+        if max(h, w) <= self.whole:
             return self.net(x, *given)
         x = F.pad(x, (0, max(0, self.size - w), 0, max(0, self.size - h)), mode="replicate")
         k = torch.arange(self.size, device=x.device).add(0.5).mul(torch.pi / self.size).sin() ** 2
         k = (k[:, None] * k).clamp(min=1e-3).to(x)
         out, total = torch.zeros(0), x.new_zeros(x.shape[-2:])
         corners = [*product(*(self.places(n) for n in x.shape[-2:]))]
-        many = max(1, self.batch // len(x))
+        one_by_one = any(callable(g) for g in given)  # what draws noise does it for a batch of pictures
+        many = 1 if one_by_one else max(1, self.batch // len(x))
         for i in range(0, len(corners), many):
             at = [(..., slice(r, r + self.size), slice(c, c + self.size)) for r, c in corners[i : i + many]]
             made = self.net(torch.cat([x[place] for place in at]), *_repeated(given, len(x), len(at)))
@@ -73,38 +76,60 @@ def _repeated(given: Sequence[Any], batch: int, times: int) -> list[Any]:
     return [g.repeat(times, *[1] * (g.ndim - 1)) if one else g for g, one in zip(given, each, strict=True)]
 
 
+def networks(part: nn.Module) -> list[str]:
+    """Where the networks of a model lie that see the pictures it translates: as its parts say."""
+    found = dict(part.named_modules())
+    places = [(name, at) for name, m in found.items() for at in getattr(m, "generators_at", ())]
+    return [place for name, at in places if (place := f"{name}.{at}".lstrip(".")) in found]
+
+
+def for_pictures(part: P, size: tuple[int, int]) -> P:
+    """The model as it sees pictures of a (height, width): by windows if they are far larger than it knows."""
+    trained, places = trained_side(part), networks(part)
+    told = any(isinstance(m, Windowed) for m in part.modules())
+    return part if told or not trained or max(size) <= WHOLE * trained or not places else windowed(part)
+
+
+def trained_side(part: nn.Module) -> int | None:
+    """The longer side in pixels of the training's pictures, if it is known."""
+    how: Any = getattr(part, "preparation", None)
+    return max(how.size) if how and how.size else None
+
+
 @checked
 def windowed(
     part: P,
     size: PictureSide | None = None,
     overlap: Annotated[float, Interval(0, 0.9)] = 0.25,
-    batch: Count = 64,
+    batch: Count | None = None,
+    whole: Count | None = None,
 ) -> P:
-    """A model whose denoisers see large pictures by windows; it shares its weights with `part`.
+    """A model whose networks see large pictures by windows; it shares its weights with `part`.
 
-    Pictures of up to `size` pixels a side are seen whole.  A classifier that guides sees the whole picture.
+    Generators of one pass have their results blended, denoisers what they predict in each step.  A
+    classifier that guides sees the whole picture.
 
     Args:
         part: a translator, or a denoiser bound to a domain.
         size: side of a window in pixels; by default that of the training's pictures.
         overlap: share of a window that the next one covers, too; less shows seams, more costs more.
-        batch: windows that a network sees at a time, at most.
+        batch: windows that a network sees at a time, at most; by default as many as 64 of 64x64 pixels.
+        whole: longer side in pixels up to which pictures are seen whole; by default a window's.
 
     Raises:
-        UserError: it has no denoisers, or the training's size is not known.
+        UserError: it translates with no network of its own, or the training's size is not known.
     """
-    if not isinstance(part, Part):
+    if not hasattr(part, "generators_at"):
         raise UserError(f"windowed takes a model, as of sfumato.load, not {described(part)}")
-    trained = part.preparation.size if part.preparation is not None else None
-    if size is None and trained is None:
+    if (side := size or trained_side(part)) is None:
         raise UserError("how large the training's pictures were is not known: give size=, in pixels")
-    side = size or max(trained or ())
     tensors = [*part.parameters(), *part.buffers()]
     same = copy.deepcopy(part, {id(tensor): tensor for tensor in tensors})
-    found = [m for m in same.modules() if isinstance(m, Denoiser)]
-    if not found:
-        raise UserError(f"a {type(part).__name__} has no denoisers, which is what windows are made for")
-    for denoiser in found:
-        net = denoiser.net.net if isinstance(denoiser.net, Windowed) else denoiser.net
-        denoiser.net = Windowed(net, side, max(1, round(side * (1 - overlap))), batch)
+    if not (places := networks(same)):
+        raise UserError(f"a {type(part).__name__} translates with no network, which windows are made for")
+    stride, many = max(1, round(side * (1 - overlap))), batch or max(1, 2**18 // side**2)
+    for place in places:
+        net = same.get_submodule(place)
+        net = net.net if isinstance(net, Windowed) else net
+        same.set_submodule(place, Windowed(net, side, stride, many, whole))
     return same
