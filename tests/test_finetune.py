@@ -167,7 +167,7 @@ def test_it_is_said_and_recorded_and_the_rate_is_a_tenth(folders, tmp_path, caps
     said = capsys.readouterr().err
     assert not end.value.code
     assert f"begins with the weights of {model}; domains taken on: red; new: green; dropped: blue" in said
-    assert "it learnt from pictures of 16x16 pixels, not of 32" in said
+    assert "it learnt from pictures cropped to 16x16, not cropped to 32x32" in said
     run, card = json.loads((out / "run.json").read_text()), (out / "README.md").read_text()
     assert run["settings"]["lr"] == 1e-4
     assert run["start"]["model"] == str(model)
@@ -203,6 +203,17 @@ def test_it_resumes_without_the_model(how, folders, tmp_path, capsys, monkeypatc
         assert (out / "training.safetensors").read_bytes() == (runs[0] / "training.safetensors").read_bytes()
         assert json.loads((out / "run.json").read_text()) == record
     assert load(runs[1]).channels == how.get("options", {}).get("channels", 3)
+
+
+def test_a_network_made_for_another_side_goes_on_with_it(folders, tmp_path, capsys):  # noqa: F811
+    learnt(tmp_path / "m", "pix2pix", side=16)
+    out, data = tmp_path / "run", list(folders.values())
+    train("pix2pix", data, out, start=tmp_path / "m", **HOW | {"size": 32, "upscale": True})
+    shutil.rmtree(tmp_path / "m")
+    with pytest.raises(SystemExit) as end:
+        main(["train", "--resume", "--out", str(out), "--steps", "2"])
+    assert not end.value.code, capsys.readouterr().err
+    assert load(out).side == 16
 
 
 def test_a_run_goes_on_with_the_model_that_it_began_with(folders, tmp_path):  # noqa: F811

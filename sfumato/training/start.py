@@ -16,7 +16,6 @@ from sfumato.checkpoints.model_folder import ModelFolder, open_model, resolve
 from sfumato.core.arguments import checked_values
 from sfumato.core.errors import UserError, choose
 from sfumato.data import sets
-from sfumato.data.preparation import said_size
 from sfumato.methods.registry import find, info, name_of
 from sfumato.module import Part, build, describe, fields
 from sfumato.nets.sizes import UNet
@@ -155,15 +154,17 @@ class Start:
         """What run.json and the model's card say of it."""
         return {"model": self.name, "sha256": self.found.sha256} | self._domains(part)
 
-    def said(self, part: Part, asked: TrainOptions) -> str:
+    def said(self, part: Part, asked: TrainOptions, pictures: Pictures) -> str:
         """What the training begins with, in words."""
         words = [f"begins with the weights of {asked.start}"]
         words += [f"{way}: {', '.join(names)}" for way, names in self._domains(part).items() if names]
-        if (before := getattr(self.found.part, "channels", asked.channels)) != asked.channels:
-            words.append(f"its first and last layers are adapted from {before} channels to {asked.channels}")
-        size = self.found.preparation.size
-        if size not in (None, (asked.size, asked.size)):
-            words.append(f"it learnt from pictures of {said_size(size)} pixels, not of {asked.size}")
+        if (channels := getattr(self.found.part, "channels", asked.channels)) != asked.channels:
+            words.append(
+                f"its first and last layers are adapted from {channels} channels to {asked.channels}"
+            )
+        before, now = self.found.preparation, pictures.everything.preparation
+        if before.size is not None and str(before) != str(now):
+            words.append(f"it learnt from pictures {before}, not {now}")
         return "; ".join(words)
 
     def _domains(self, part: Any) -> dict[str, list[str]]:

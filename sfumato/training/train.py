@@ -87,7 +87,7 @@ def train(asked: TrainOptions) -> Part:
         if asked.resume and before is None:
             told.say(f"{out} has nothing to resume: this training starts from the beginning")
         if start is not None and before is None:
-            told.say(start.said(part, asked))
+            told.say(start.said(part, asked, pictures))
         Session(asked, state, folder, pictures, accelerator, told).learn()
     return state.finish()
 
