@@ -75,6 +75,16 @@ def test_a_run_that_goes_on_knows_what_was_the_best(folders, tmp_path, scored): 
     assert kept(out) == ["step-6", "step-8"]
 
 
+def test_a_run_that_was_killed_after_its_best_knows_it(folders, tmp_path, scored):  # noqa: F811
+    out, how = tmp_path / "run", HOW | {"steps": 8, "save_every": 5, "keep": 2}
+    scored({2: 3.0, 4: 1.0})
+    with pytest.raises(KeyError):  # ends between two saves
+        train("diffusion", folders, out, **how)
+    scored({6: 2.0, 8: 1.5})
+    train("diffusion", folders, out, **how, resume=True)
+    assert describe_folder(out / "best")["info"]["step"] == 4
+
+
 def test_a_best_of_an_earlier_beginning_is_not_that_of_this_run(folders, tmp_path, scored):  # noqa: F811
     out, how = tmp_path / "run", HOW | {"save_every": 8, "keep": 2}
     scored({2: 0.1})
