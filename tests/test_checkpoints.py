@@ -179,3 +179,15 @@ def test_killed_at_ten_moments_keeps_what_an_undisturbed_run_keeps(folders, tmp_
     assert info["held_out_loss"] == min(losses.values()) == losses[info["step"]]
     assert read_tensors(killed / "best/weights.safetensors")
     report("kill test of kept models", f"{sum(e != 0 for e in ended)} of 10 processes killed")
+
+
+def test_models_of_steps_to_come_and_halves_go_when_a_run_goes_on(folders, tmp_path):  # noqa: F811
+    out = tmp_path / "run"
+    train("diffusion", folders, out, **HOW | {"steps": 6, "save_every": 2, "keep": 3})
+    for half in (out / "checkpoints/.step-8.partial", out / ".best.partial"):
+        half.mkdir()
+        (half / "weights.safetensors").write_text("")
+    Checkpoints(out, 3, 4).forget(4)
+    assert kept(out) == ["step-2", "step-4"]
+    assert (out / "best/model.json").exists()
+    assert not (out / ".best.partial").exists()
