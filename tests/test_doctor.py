@@ -229,9 +229,9 @@ def test_cost_is_measured():
 
 
 def test_cost_that_cannot_be_measured(monkeypatch):
-    cost = training_cost("diffusion", 7, 2)
+    cost = training_cost("pix2pix", 7, 2)
     assert "UserError: " in cost["error"]
-    assert "diffusion at --size 7 cannot be measured: " in cost_said(cost)
+    assert "pix2pix at --size 7 cannot be measured: " in cost_said(cost)
     for code, said in (
         ("1 / 0", "ZeroDivisionError"),
         ("import os; os.kill(os.getpid(), 9)", "GB"),
@@ -495,6 +495,14 @@ def test_small_pictures_are_trained_as_the_methods_advise():
         assert "lr" in advice.options(advice.settings(method))
     assert advice.settings("diffusion") == ""
     assert advice.options("--a-b 1e-3 --c --d x") == {"a_b": 1e-3, "c": True, "d": "x"}
+
+
+@pytest.mark.parametrize(("side", "said"), [(64, False), (255, False), (256, True)])
+def test_pieces_are_named_where_pictures_are_large(side, said, tmp_path):
+    for name in "ab":
+        write(tmp_path / name, fields(3, side, side, seed=ord(name)))
+    plan = doctor(tmp_path / "a", tmp_path / "b", size=64, measure=False).plan
+    assert ("add --resize pieces" in plan.reason) == said
 
 
 def test_flags():

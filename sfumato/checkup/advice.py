@@ -25,6 +25,8 @@ LARGEST = {"cpu": 64, "cuda": 256}
 """With every doubling a step takes three to four times as long; 64 is what a CPU does in hours."""
 TINY = 0.5
 """A picture smaller than this share of the 5th percentile is an accident, and sets no size."""
+LARGE = 4
+"""Times the recommended size from which on pictures lose much when they are brought to it."""
 RECOMMENDED = {
     "pairs": ("pix2pix", "paired_sde"),
     "unpaired": ("cyclegan", "cut", "unpaired_sde"),
@@ -85,6 +87,11 @@ def advise(
         f"Size {best} is the largest of {', '.join(map(str, SIZES))} that the pictures reach"
         + (f" and a {device.upper()} trains in reasonable time." if usual >= 2 * best else ".")
     )  # fmt: skip
+    if usual >= LARGE * best:
+        why += (
+            f" Whole pictures are brought to it, from {usual} pixels; if textures matter and not shapes, add "
+            f"--resize pieces: it learns from pieces at full size, and results are as large as their sources."
+        )
     words = [f"--size {best}"]
     words += ["--channels 1"] * all(one.gray for one in good)
     words += ["--resize stretch"] * bool(pair and pair.stretch)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
@@ -21,6 +21,7 @@ from sfumato.core.errors import UserError, existing
 from sfumato.data.hashing import hash_of
 from sfumato.data.header import LOST, WHOLE
 from sfumato.data.listing import OTHER, list_pictures, said, stem_of, told_apart
+from sfumato.data.pieces import Cut, piece
 from sfumato.data.preparation import Preparation, Prepared, Sample
 from sfumato.data.resize import to_float
 
@@ -184,7 +185,7 @@ class ImageFolder:
 
         def attempt(path: Path) -> tuple[Sample | UserError, str]:
             try:
-                return self._decode(path), hash_of(path)  # of what was read
+                return self.preparation.fitted(path, self.frame), hash_of(path)  # of what was read
             except UserError as error:
                 return error, ""
 
@@ -233,13 +234,22 @@ class ImageFolder:
         Raises:
             UserError: the file is missing, broken, of a kind that is not read, or of an unfit size.
         """
-        kept = self._kept and self._kept[index]
-        samples, size, lost = kept if kept and kept.samples.size else self._decode(self.paths[index])
-        image = torch.from_numpy(to_float(samples))
+        samples, size, lost = self._samples(index)
+        image = torch.from_numpy(self._image(samples))
         return Prepared(image.expand(3, -1, -1) if self.to_rgb else image, size, lost)
 
-    def _decode(self, path: Path) -> Sample:
-        return self.preparation.fitted(path, self.frame)
+    def _samples(self, index: int) -> Sample:
+        kept = self._kept and self._kept[index]
+        return kept if kept and kept.samples.size else self.preparation.fitted(self.paths[index], self.frame)
+
+    def _image(self, samples: NDArray[Any], cut: Cut = Cut()) -> NDArray[Any]:  # noqa: B008
+        how = self.preparation
+        return piece(samples, how.size, cut) if how.size and how.resize == "pieces" else to_float(samples)
+
+    def pieces(self, indices: Sequence[int] | NDArray[Any], cuts: Sequence[Cut]) -> Float[Tensor, "b c h w"]:
+        """Pieces of the images at `indices`, float32 in [-1, 1]; see `sfumato.data.pieces`."""
+        read = zip((self._samples(i).samples for i in indices), cuts, strict=True)
+        return torch.stack([torch.from_numpy(self._image(samples, cut)) for samples, cut in read])
 
     def get(self, indices: Sequence[int] | NDArray[Any]) -> Float[Tensor, "b c h w"]:
         """The images at `indices`, float32 in [-1, 1].
@@ -263,14 +273,13 @@ class ImageFolder:
         named = zip(self.names, self.paths, strict=True)
         return {name: self.preparation.size_of(file) for name, file in named}
 
-    def known_sizes(self) -> Iterator[tuple[int, int]]:
-        """The (height, width) that pictures have, each once, without those that cannot be read."""
+    def known_sizes(self) -> set[tuple[int, int]]:
+        """The (height, width) of all pictures that can be read."""
         seen = set()
         for file in self.paths:
             with suppress(UserError):  # said where it is read
-                if (size := self.preparation.size_of(file)) not in seen:
-                    seen.add(size)
-                    yield size
+                seen.add(self.preparation.size_of(file))
+        return seen
 
     # ---- the same pictures, prepared otherwise ---------------------------------------------------
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from torch import Tensor
 
 from sfumato.core.errors import UserError
-from sfumato.data.preparation import Preparation, Prepared, said_size
-from sfumato.data.resize import alike
+from sfumato.data.preparation import Preparation, Prepared
+from sfumato.data.resize import alike, said_size
 
 FAINT = 16 / 127.5
 """Up to 16 of 255 gray levels off are black, white or gray still, as in a JPEG."""

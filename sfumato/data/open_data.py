@@ -16,7 +16,7 @@ from sfumato.data.image_folder import ImageFolder
 from sfumato.data.layout import layout, left_over, named, tests_by_name
 from sfumato.data.listing import list_pictures, said
 from sfumato.data.preparation import Preparation, Side
-from sfumato.data.resize import ToOneSize
+from sfumato.data.resize import Learnt
 from sfumato.data.sets import Dataset, Domains, Pairs, Unpaired
 from sfumato.data.value_range import Stated, ValueRange, measured, rule_of
 
@@ -30,7 +30,7 @@ def open_images(
     paths: Folder | Sequence[Folder],
     size: int | tuple[int, int],
     channels: int = 3,
-    resize: ToOneSize = "crop",
+    resize: Learnt = "crop",
     upscale: bool = False,
     strict: bool = False,
     side: Side = "whole",
@@ -43,7 +43,7 @@ def open_images(
         paths: a folder, searched with its subfolders, or a list of files.
         size: side in pixels, or (height, width).
         channels: 1 or 3.
-        resize: crop, stretch or none, see `fit_image`.
+        resize: crop, stretch, none or pieces, see `Preparation`.
         upscale: allow pictures to be enlarged.
         strict: refuse what would be left out, instead of saying so.
         side: take only the left or right half of each picture.

@@ -23,10 +23,14 @@ from sfumato.core.errors import UserError, check_numbers, choose
 from sfumato.data.hashing import version_of
 from sfumato.data.header import LIMITS
 from sfumato.data.read import colour_of, header_of, read_file, read_samples
-from sfumato.data.resize import Resize, centre, fit_image, sides_of, to_float, to_samples
+from sfumato.data.resize import Learnt, Resize, centre, fit_image, said_size, sides_of, to_float, to_samples
 from sfumato.data.value_range import ValueRange, rule_of
 
 Side = Literal["left", "right", "whole"]
+SAID = {
+    "crop": "cropped to", "short": "scaled to cover", "stretch": "stretched to", "none": "as they are,",
+    "pieces": "in pieces of",
+}  # fmt: skip
 ALWAYS = {"orientation": "upright", "colour": "sRGB", "transparency": "on white"}
 """What every preparation does; recorded, so that it cannot change unnoticed."""
 
@@ -78,7 +82,8 @@ class Preparation:
     Args:
         size: (height, width) in pixels; None takes every picture at its own size.
         resize: crop (scale until the size is just covered, cut the middle), short (do not cut), stretch
-            (proportions are lost), or none (pictures have that size already).
+            (proportions are lost), none (pictures have that size already), or pieces (of that size are
+            cut out by who reads them: see `sfumato.data.pieces`).
         upscale: whether pictures smaller than `size` are enlarged, or refused.
         channels: 3 (gray is repeated) or 1 (the luma of colours).
         side: left or right of pictures that hold two side by side, or the whole.
@@ -91,7 +96,7 @@ class Preparation:
     """
 
     size: tuple[int, int] | None = None
-    resize: Resize = "crop"
+    resize: Resize | Learnt = "crop"
     upscale: bool = False
     channels: int = 3
     side: Side = "whole"
@@ -106,7 +111,7 @@ class Preparation:
             raise UserError(f"size {said_size(self.size)}: expected at least 1 pixel a side")
         if self.size is not None and self.size[0] * self.size[1] > LIMITS.pixels:
             raise UserError(f"size {said_size(self.size)}: expected at most {LIMITS.pixels:,} pixels in all")
-        choose("resize", self.resize, get_args(Resize))
+        choose("resize", self.resize, {*get_args(Resize), *get_args(Learnt)})
         choose("side", self.side, get_args(Side))
         if self.channels not in (1, 3):
             raise UserError(f"channels {self.channels}: expected 1 or 3")
@@ -221,7 +226,10 @@ class Preparation:
         """
         if self.size is None or samples.shape[1:] == self.size:
             return np.ascontiguousarray(samples)
-        image = fit_image(to_float(samples), self.size, self.resize, self.upscale, name)
+        if self.resize == "pieces" and all(map(operator.ge, samples.shape[1:], self.size)):
+            return np.ascontiguousarray(samples)
+        how = "short" if self.resize == "pieces" else self.resize
+        image = fit_image(to_float(samples), self.size, how, self.upscale, name)
         return to_samples(image, samples.dtype)
 
     def at(self, size: int | str | None = None, resize: Resize | None = None, whole: bool = True) -> Self:
@@ -232,9 +240,10 @@ class Preparation:
             resize: how pictures get it.
             whole: take all of what training cut, and leave at its scale what training left there.
         """
-        how = resize or ("short" if whole and self.resize == "crop" else self.resize)
+        learnt = "none" if self.resize == "pieces" else self.resize
+        how: Resize = resize or ("short" if whole and learnt == "crop" else learnt)
         if size is None:
-            own = how == "none" and (whole or resize is not None)
+            own = how == "none" and (whole or resize is not None or self.resize == "pieces")
             return replace(self, size=None if own else self.size, resize=how)
         h, w = sides_of(size)
         if whole and resize is None and how != "stretch":
@@ -300,19 +309,9 @@ class Preparation:
 
     def __str__(self) -> str:
         """Such as "cropped to 64x64, left halves, in gray"."""
-        how = {"crop": "cropped to", "short": "scaled to cover", "stretch": "stretched to"}
-        parts = [
-            f"{how.get(self.resize, 'as they are,')} {said_size(self.size)}"
-            if self.size
-            else "at their own size"
-        ]
+        parts = [f"{SAID[self.resize]} {said_size(self.size)}" if self.size else "at their own size"]
         parts += [f"{self.side} halves"] * (self.side != "whole")
         parts += ["in gray"] * (self.channels == 1)
         parts += [f"values from {self.range[0]:g} to {self.range[1]:g}"] if self.range else []
         parts += [f"transparency on {self.alpha}"] * (self.alpha != "white")
         return ", ".join(parts)
-
-
-def said_size(size: tuple[int, int]) -> str:
-    """(height, width) as people write it: 64x48 is 64 wide."""
-    return f"{size[1]}x{size[0]}"

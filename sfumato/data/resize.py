@@ -16,10 +16,16 @@ from sfumato.core.errors import UserError, check_numbers, choose
 from sfumato.data.header import LIMITS
 
 ToOneSize = Literal["crop", "stretch", "none"]
+Learnt = Literal[ToOneSize, "pieces"]
 Resize = Literal[ToOneSize, "short"]
 ALIKE = 0.02
 """Proportions that differ by less than this share are the same: sides are whole pixels."""
 Pixels = TypeVar("Pixels", NDArray[Any], NDArray[np.float32], Tensor)
+
+
+def said_size(size: tuple[int, int]) -> str:
+    """(height, width) as people write it: 64x48 is 64 wide."""
+    return f"{size[1]}x{size[0]}"
 
 
 def sides_of(size: int | str) -> tuple[int, int]:
@@ -133,7 +139,7 @@ def covering(size: tuple[int, int], wanted: tuple[int, int]) -> tuple[int, int]:
     return max(h, round(old_h * scale)), max(w, round(old_w * scale))
 
 
-def placed(size: tuple[int, int], fitted: tuple[int, int], resize: Resize, made: tuple[int, int]) -> Placed:
+def placed(size: tuple[int, int], fitted: tuple[int, int], resize: str, made: tuple[int, int]) -> Placed:
     """Where in a result a picture's pixels lie.
 
     Args:

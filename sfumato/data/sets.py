@@ -11,7 +11,7 @@ import hashlib
 import itertools
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Annotated, Any, Self
 
@@ -23,15 +23,18 @@ from torch import Tensor
 
 from sfumato.core.arguments import checked
 from sfumato.core.errors import UserError
-from sfumato.core.ranges import Count, Interval, NotNegative, Whole
+from sfumato.core.ranges import Count, Interval, NotNegative, Strength, Whole
 from sfumato.data.augment import jittered, mirrored
 from sfumato.data.image_folder import ImageFolder
 from sfumato.data.listing import natural, stem_of, told_apart
-from sfumato.data.preparation import Preparation, said_size
-from sfumato.data.resize import alike
+from sfumato.data.pieces import Cut
+from sfumato.data.pieces import cuts as cuts_of
+from sfumato.data.preparation import Preparation
+from sfumato.data.resize import alike, said_size
 
 Batch = tuple[Tensor, Tensor]
 Indices = NDArray[np.int64]
+Cuts = Sequence[Sequence[Cut]] | None
 
 
 class Dataset(abc.ABC):
@@ -42,8 +45,11 @@ class Dataset(abc.ABC):
     coins: tuple[int, ...]  # which coin flips the first and the second half of a batch
 
     @abc.abstractmethod
-    def _take(self, places: Indices, seed: int | None) -> Batch:
-        """The batch at these places of the row; without a seed the row is in the order of names."""
+    def _take(self, places: Indices, seed: int | None, cuts: Cuts = None) -> Batch:
+        """The batch at these places of the row; without a seed the row is in the order of names.
+
+        Of a training on pieces `cuts` are those of the source and of the target.
+        """
 
     @abc.abstractmethod
     def with_parts(self, parts: dict[str, ImageFolder]) -> Self:
@@ -60,6 +66,7 @@ class Dataset(abc.ABC):
         world: Count = 1,
         flip: bool = False,
         jitter: NotNegative = 0.0,
+        scale: Strength = 1.0,
     ) -> Iterator[Batch]:
         """Batches start, start + 1, ... without end; images are float32 in [-1,1].
 
@@ -71,6 +78,7 @@ class Dataset(abc.ABC):
             world: Number of processes.
             flip: Mirror half of the images at random, both halves of a pair alike.
             jitter: Enlarge images by this share and crop at random, pairs alike.
+            scale: The least of pieces, at which they are cut at random, pairs alike.
 
         Raises:
             UserError: `size` cannot be shared equally by the processes.
@@ -79,7 +87,8 @@ class Dataset(abc.ABC):
             raise UserError(f"batch size {size}: expected a multiple of the {world} process(es)")
         share = slice(rank * size // world, (rank + 1) * size // world)
         for number in itertools.count(start):
-            halves = list(self._take(number * size + np.arange(size)[share], seed))
+            cuts = [own[share] for own in cuts_of(seed, number, size, scale)] if self.of_pieces else None
+            halves = list(self._take(number * size + np.arange(size)[share], seed, cuts))
             coins = np.random.default_rng([seed, 1, 0, number]).random((2, size))[:, share]
             places = np.random.default_rng([seed, 2, 0, number]).random((2, 2, size))[..., share]
             for half, coin in enumerate(self.coins):
@@ -88,6 +97,11 @@ class Dataset(abc.ABC):
                 if jitter:
                     halves[half] = jittered(halves[half], jitter, places[coin])
             yield halves[0], halves[1]
+
+    @property
+    def of_pieces(self) -> bool:
+        """Whether pieces of the pictures are learnt from."""
+        return next(iter(self.parts.values())).preparation.resize == "pieces"
 
     def first(self, count: int) -> Batch:
         """The first items in the order of their names (of the domains in turn), for previews."""
@@ -167,14 +181,15 @@ class Domains(Dataset):
     def with_parts(self, parts: dict[str, ImageFolder]) -> Self:
         return type(self)(parts)
 
-    def _take(self, places: Indices, seed: int | None) -> Batch:
+    def _take(self, places: Indices, seed: int | None, cuts: Cuts = None) -> Batch:
         count = len(self.parts)
         labels, places = places % count, places // count
         how = next(iter(self.parts.values())).preparation
         images: Float[Tensor, "b c h w"] = torch.empty(len(labels), how.channels, *(how.size or ()))
         for k, part in enumerate(self.parts.values()):
             rows = np.flatnonzero(labels == k)
-            images[torch.from_numpy(rows)] = _draw(part, k, places[rows], seed)
+            own = None if cuts is None else [cuts[0][row] for row in rows.tolist()]
+            images[torch.from_numpy(rows)] = _draw(part, k, places[rows], seed, own)
         return images, torch.from_numpy(labels)
 
 
@@ -190,8 +205,9 @@ class Unpaired(Dataset):
     def with_parts(self, parts: dict[str, ImageFolder]) -> Self:
         return type(self)(**parts)
 
-    def _take(self, places: Indices, seed: int | None) -> Batch:
-        return _draw(self.source, 0, places, seed), _draw(self.target, 1, places, seed)
+    def _take(self, places: Indices, seed: int | None, cuts: Cuts = None) -> Batch:
+        source, target = cuts or (None, None)
+        return _draw(self.source, 0, places, seed, source), _draw(self.target, 1, places, seed, target)
 
     def __len__(self) -> int:
         return max(len(self.source), len(self.target))
@@ -235,16 +251,22 @@ class Pairs(Unpaired):
             for name, a, b in zip(
                 both, self.source.sizes().values(), self.target.sizes().values(), strict=True
             )
-            if not alike(a, b)
+            if (a != b if self.of_pieces else not alike(a, b))
         ]
+        if apart and self.of_pieces:
+            raise UserError(
+                f"{len(apart)} of {len(both)} pairs have pictures of other sizes, whose pieces show other "
+                f"places: {', '.join(apart[:3])}: bring them to one size, or use --resize crop"
+            )
         if apart and self.source.preparation.resize == "crop":
             raise UserError(
                 f"{len(apart)} of {len(both)} pairs have pictures of other proportions, which a crop would "
                 f"cut apart: {', '.join(apart[:3])}: use --resize stretch"
             )
 
-    def _take(self, places: Indices, seed: int | None) -> Batch:
-        return _draw(self.source, 0, places, seed), _draw(self.target, 0, places, seed)
+    def _take(self, places: Indices, seed: int | None, cuts: Cuts = None) -> Batch:
+        own = None if cuts is None else cuts[0]
+        return _draw(self.source, 0, places, seed, own), _draw(self.target, 0, places, seed, own)
 
 
 def _some(names: Iterable[str]) -> str:
@@ -253,13 +275,16 @@ def _some(names: Iterable[str]) -> str:
     return (", ".join(ordered[:5]) or "none") + more
 
 
-def _draw(part: ImageFolder, stream: int, places: Indices, seed: int | None) -> Tensor:
-    """The images at these places of an endless row of permutations of `part`."""
+def _draw(
+    part: ImageFolder, stream: int, places: Indices, seed: int | None, cuts: Sequence[Cut] | None
+) -> Tensor:
+    """The images at these places of an endless row of permutations of `part`, or pieces of them."""
     count = len(part)
     if seed is None:
         return part.get(places % count)
     epochs = [_permutation(count, seed, stream, int(place) // count) for place in places]
-    return part.get([int(epoch[p % count]) for epoch, p in zip(epochs, places, strict=True)])
+    indices = [int(epoch[p % count]) for epoch, p in zip(epochs, places, strict=True)]
+    return part.get(indices) if cuts is None else part.pieces(indices, cuts)
 
 
 @lru_cache(maxsize=32)

@@ -20,8 +20,8 @@ from sfumato.data.folders import replacing
 from sfumato.data.image_folder import ImageFolder
 from sfumato.data.layout import layout
 from sfumato.data.pictures import ImageSet, matched
-from sfumato.data.preparation import ALWAYS, Preparation, Side, said_size
-from sfumato.data.resize import ToOneSize
+from sfumato.data.preparation import ALWAYS, Preparation, Side
+from sfumato.data.resize import ToOneSize, said_size
 from sfumato.data.show import evenly
 from sfumato.evaluation.entries import Entry
 from sfumato.evaluation.protocol import Protocol
@@ -200,7 +200,7 @@ def results_in(folder: str | Path) -> ImageFolder:
 def as_trained(e: Entry, prepared: Mapping[str, Any]) -> dict[str, Any]:
     """What is said of the pictures of an entry's models, which are cut as in training if nothing is."""
     first = next(e.roles[role] for role in ("model", "source", "target", "classifier") if role in e.roles)
-    return {**prepared, "resize": prepared["resize"] or preparation_in(first).resize}
+    return {**prepared, "resize": prepared["resize"] or preparation_in(first).at(whole=False).resize}
 
 
 def shared(

@@ -22,7 +22,8 @@ from sfumato.core.terminal import tracked
 from sfumato.core.versions import version
 from sfumato.data.image_folder import ImageFolder
 from sfumato.data.pictures import ImageSet, chunks, controls, matched, read_groups
-from sfumato.data.preparation import Preparation, said_size
+from sfumato.data.preparation import Preparation
+from sfumato.data.resize import said_size
 from sfumato.data.show import evenly
 from sfumato.evaluation.features import Features, Inception, cache_folder, extract
 from sfumato.evaluation.inputs import enlarged, partners, shared

@@ -18,8 +18,8 @@ from sfumato.core.versions import version
 from sfumato.data.folders import for_new_folder
 from sfumato.data.image_folder import ImageFolder
 from sfumato.data.images import write_png
-from sfumato.data.preparation import Preparation, said_size
-from sfumato.data.resize import ToOneSize
+from sfumato.data.preparation import Preparation
+from sfumato.data.resize import ToOneSize, said_size
 from sfumato.diffusion.encode_decode import decode, encode
 from sfumato.diffusion.integrate import OdeName
 from sfumato.diffusion.time_grids import Spacing

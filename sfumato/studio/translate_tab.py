@@ -11,7 +11,8 @@ from typing import Any
 from sfumato.core.errors import UserError
 from sfumato.data import ImageFolder, read_image
 from sfumato.data.images import picture
-from sfumato.data.preparation import Preparation, said_size
+from sfumato.data.preparation import Preparation
+from sfumato.data.resize import said_size
 from sfumato.methods.outline import names
 from sfumato.methods.registry import info
 from sfumato.studio import jobs

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, ParamSpec, TypeVar
 
 from sfumato.core.arguments import Checked, check_value, checked_values, hints_of
-from sfumato.core.ranges import BelowOne, Count, Interval, NotNegative, Positive, Share, Whole
-from sfumato.data.resize import ToOneSize
+from sfumato.core.ranges import BelowOne, Count, Interval, NotNegative, Positive, Share, Strength, Whole
+from sfumato.data.resize import Learnt
 from sfumato.data.value_range import Stated
 from sfumato.methods.outline import args_of
 from sfumato.methods.registry import info
@@ -89,8 +89,10 @@ class TrainOptions(LoopOptions):
         start: a model folder, or sfumato/NAME, with whose weights it begins. The network is the model's,
             domains are matched by name, and the default of lr is a tenth of the method's.
         size: side of the images in pixels.
-        resize: how images get that size: crop (scale the short side, cut out the middle), stretch, or
-            none (refuse other sizes).
+        resize: how images get that size: crop (scale the short side, cut out the middle), stretch, none
+            (refuse other sizes), or pieces (cut at random out of larger images at their own scale, so that
+            results can be as large as their sources).
+        scale: least scale of pieces; they are drawn between it and 1, the images' own.
         upscale: enlarge images that are smaller than size, instead of leaving them out.
         alpha: the colour that transparent images are laid on, such as white, black or #ff8800.
         range: the values that become black and white: two ends such as -1000 3000; auto, the least and the
@@ -130,7 +132,8 @@ class TrainOptions(LoopOptions):
     options: Mapping[str, Any] | None = option(recorded=False)
     start: str | Path | None = option(recorded=False)
     size: Annotated[int, Interval(1, 65_535)] = 32
-    resize: ToOneSize = "crop"
+    resize: Learnt = "crop"
+    scale: Strength = option(1.0, fixed=True)
     upscale: bool = False
     alpha: str = option("white", fixed=True)
     range: Stated | None = option(None, fixed=True)

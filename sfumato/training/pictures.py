@@ -33,6 +33,8 @@ class Pictures(NamedTuple):
 
 def read_pictures(asked: TrainOptions) -> Pictures:
     """Reads the pictures of a training, leaves some out, and holds some out."""
+    if asked.scale != 1 and asked.resize != "pieces":
+        raise UserError(f"--scale {asked.scale:g} is of pieces: add --resize pieces")
     kind, part = info(asked.method).trains_on or "", asked.method
     how = {k: getattr(asked, k) for k in HOW}
     everything = open_data(kind, asked.data, **how)

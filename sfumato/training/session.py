@@ -116,7 +116,7 @@ class Session:
         asked, device = self.asked, self.accelerator.device
         numbered = self.pictures.training.batches(
             asked.batch, seed=asked.seed, start=start, flip=asked.flip, jitter=asked.jitter,
-            rank=self.accelerator.process_index, world=self.accelerator.num_processes,
+            scale=asked.scale, rank=self.accelerator.process_index, world=self.accelerator.num_processes,
         )  # fmt: skip
         for a, b in numbered:
             yield a.to(device), b.to(device)

@@ -14,7 +14,7 @@ from sfumato.core.terminal import one_line
 from sfumato.data import sets, tile
 from sfumato.data.folders import replacing
 from sfumato.data.images import picture
-from sfumato.data.preparation import said_size
+from sfumato.data.resize import said_size
 from sfumato.methods.registry import Trainable, info, name_of
 from sfumato.module import raw
 from sfumato.training import verdict

@@ -24,8 +24,8 @@ from sfumato.data.hashing import sha256
 from sfumato.data.image_folder import ImageFolder
 from sfumato.data.masks import check_mask
 from sfumato.data.open_data import measured_range, outside
-from sfumato.data.preparation import Side, said_size
-from sfumato.data.resize import Resize
+from sfumato.data.preparation import Side
+from sfumato.data.resize import Resize, said_size
 from sfumato.data.value_range import Stated, rule_of
 from sfumato.data.write import Format
 from sfumato.diffusion.watch import Watch

@@ -19,7 +19,7 @@ from sfumato.core.errors import UserError, existing
 from sfumato.core.terminal import count, say
 from sfumato.data.folders import LOCK, parse_json, write_text
 from sfumato.data.hashing import version_of
-from sfumato.data.preparation import said_size
+from sfumato.data.resize import said_size
 from sfumato.data.write import is_whole
 from sfumato.module import short
 

@@ -14,8 +14,8 @@ from torch import Tensor
 from sfumato.checkpoints.model_folder import ModelFolder, describe_folder, open_model, resolve
 from sfumato.core.arguments import check_value, checked, hints_of, plain
 from sfumato.core.errors import UserError, choose, out_of_memory
-from sfumato.data.preparation import Preparation, Side, said_size
-from sfumato.data.resize import Resize
+from sfumato.data.preparation import Preparation, Side
+from sfumato.data.resize import Resize, said_size
 from sfumato.data.value_range import ValueRange
 from sfumato.diffusion.watch import Evaluations, Watch
 from sfumato.methods.registry import find, info, name_of, named
