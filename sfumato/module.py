@@ -154,7 +154,7 @@ def of_any_kind(translate: Callable[..., Tensor]) -> Callable[..., Any]:
             with torch.set_grad_enabled(images.requires_grad):
                 return translate(part, images if like is None else images.to(like), **options)
 
-        return translated(run, source, channels_of(self), self.preparation)
+        return translated(run, source, channels_of(self, options.get("direction")), self.preparation)
 
     return in_single(checked)
 
@@ -192,9 +192,10 @@ def device_of(name: str | torch.device) -> torch.device:
     return device
 
 
-def channels_of(part: nn.Module) -> int:
-    """Channels of the images that the part's networks take."""
-    return next((int(m.channels) for m in part.modules() if hasattr(m, "channels")), 3)  # type: ignore[arg-type]
+def channels_of(part: nn.Module, direction: Any = None) -> int:
+    """Channels of the images that the part's networks take, in this direction."""
+    own: Any = next((m.channels for m in part.modules() if hasattr(m, "channels")), 3)
+    return int((direction == "target-to-source" and getattr(part, "to_channels", 0)) or own)
 
 
 def fields(part: Any) -> list[dataclasses.Field[Any]]:

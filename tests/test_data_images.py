@@ -88,7 +88,7 @@ def test_gray_is_repeated_and_colour_becomes_luma(tmp_path):
     np.testing.assert_allclose(gray[0], luma, atol=1.01 / 255)
     Image.fromarray(RGB[..., 0] > 127).save(tmp_path / "1.png")
     assert set(np.unique(read_image(tmp_path / "1.png"))) == {-1, 1}
-    with pytest.raises(ValueError, match="expected 1 or 3"):
+    with pytest.raises(ValueError, match="has 3 bands, expected 4"):
         read_image(tmp_path / "c.png", channels=4)
 
 

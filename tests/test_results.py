@@ -337,3 +337,58 @@ def test_write_takes_the_format_of_the_name_and_the_depth_of_the_samples(tmp_pat
         assert read_file(tmp_path / name)[0].shape == (20, 24, 3)
     with pytest.raises(UserError, match="jpeg holds no samples of uint16"):
         sfumato.write(DEEP, tmp_path / "z.jpg")
+
+
+# ---- pages --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def stacks(tmp_path):
+    folder = tmp_path / "stacks"
+    folder.mkdir()
+    pages = np.stack([np.roll(DEEP[..., 0], i, 1) for i in range(5)])
+    tifffile.imwrite(folder / "deep.tif", pages, photometric="minisblack", metadata=None)
+    flat = (pages >> 8).astype(np.uint8)
+    with tifffile.TiffWriter(folder / "flat.tif") as writer:
+        for page in flat:
+            writer.write(page, photometric="minisblack", metadata=None, contiguous=False)
+    tifffile.imwrite(folder / "one.tif", flat[0], photometric="minisblack")
+    return folder
+
+
+def test_stacks_are_translated_page_by_page(stacks, model, tmp_path):
+    how = {**model, "resize": "none", "batch": 2, "pages": "all"}
+    done = translate(stacks, tmp_path / "out", **how)
+    assert (done.written, done.skipped, done.lost) == (3, {}, {})
+    for name in ("deep.tif", "flat.tif", "one.tif"):
+        with tifffile.TiffFile(tmp_path / "out" / name) as made:
+            found = [page.asarray() for page in made.pages]
+        source = tifffile.imread(stacks / name).reshape(-1, 20, 24)
+        assert len(found) == len(source)
+        for a, b in zip(found, source, strict=True):
+            assert a.dtype == b.dtype
+            assert np.array_equal(a[..., 1], b)
+    before = contents(tmp_path / "out")
+    (tmp_path / "out/deep.tif").write_bytes(before["deep.tif"][:-7])
+    again = translate(stacks, tmp_path / "out", **how)
+    assert (again.written, again.kept, contents(tmp_path / "out")) == (1, 2, before)
+    repeat(tmp_path / "out", tmp_path / "two")
+    assert contents(tmp_path / "two") == before
+
+
+def test_without_pages_the_first_is_read_and_that_is_said(stacks, model, tmp_path):
+    done = translate(stacks, tmp_path / "out", **model)
+    assert [len(v) for k, v in done.lost.items() if "several pictures" in k] == [2]
+    with pytest.raises(UserError, match="png holds one picture, not 5: choose --format tiff"):
+        translate(stacks / "deep.tif", tmp_path / "no", **model, pages="all", format="png")
+
+
+def test_a_broken_page_leaves_its_file_out(stacks, model, tmp_path):
+    data = bytearray((stacks / "flat.tif").read_bytes())
+    with tifffile.TiffFile(stacks / "flat.tif") as tiff:
+        at = tiff.pages[3].tags["StripOffsets"].valueoffset
+    data[at : at + 4] = (10**8).to_bytes(4, "little")
+    (stacks / "flat.tif").write_bytes(data)
+    done = translate(stacks, tmp_path / "out", **model, batch=2, pages="all")
+    assert [*done.skipped] == [str(stacks / "flat.tif")]
+    assert sorted(contents(tmp_path / "out")) == ["deep.tif", "one.tif"]

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from sfumato.data.decode import open_picture, png_chunks
+from sfumato.data.decode import open_picture
+from sfumato.data.png import png_chunks
 from sfumato.data.resize import Placed
 from sfumato.data.tiff import is_tiff
 

@@ -21,7 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from sfumato.core.terminal import count
 from sfumato.data.header import LIMITS, Header, Limits, Refused, upright
+from sfumato.data.png import check_rows, png_chunk, png_chunks
 from sfumato.data.tiff import is_tiff, read_tiff, tiff_header
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "AVIF")
@@ -39,19 +41,27 @@ class Decoded(NamedTuple):
     """Upright samples, and what of the file is not in them."""
 
     samples: NDArray[Any]
-    """(H, W, 1 to 4), uint8 or uint16: gray, gray and alpha, RGB, RGB and alpha."""
+    """(H, W, 1 to 4), uint8 or uint16: gray, gray and alpha, RGB, RGB and alpha; or as was asked for."""
     header: Header
     lost: dict[str, str]
     """{kind: detail}, such as {"pages": "12 pictures"}; the kinds are those of `LOST`."""
 
 
-def decode(data: bytes, limits: Limits = LIMITS, ranged: bool = False) -> Decoded:
+def decode(
+    data: bytes,
+    limits: Limits = LIMITS,
+    ranged: bool = False,
+    bands: int | None = None,
+    page: int | None = None,
+) -> Decoded:
     """The first picture of a file, upright, in sRGB where it has a colour profile.
 
     Args:
         data: the file.
         limits: what it may ask of the machine.
         ranged: whether the range of its values is known: then TIFFs may have samples of any type.
+        bands: how many it must have, which are taken as they are.
+        page: of a TIFF, from 0 on; by default the first.
 
     Raises:
         Refused: for anything else than a sound file of `FORMATS` inside the limits.
@@ -62,14 +72,16 @@ def decode(data: bytes, limits: Limits = LIMITS, ranged: bool = False) -> Decode
         header = inspect(data, limits)
         with _one_at_a_time if header.width * header.height > LARGE else contextlib.nullcontext():
             if header.kind == "TIFF":
-                samples, lost = read_tiff(data, ranged) or _pillow(data, header)
+                samples, lost = read_tiff(data, ranged, bands, page) or _pillow(data, header)
             elif header.kind == "PNG" and data[24] == 16:
                 samples, lost = _deep_png(data)
             else:
                 if header.kind == "PNG":
-                    _check_rows(data)
+                    check_rows(data)
                 samples, lost = _pillow(data, header)
-        if header.pages > 1:
+        if bands is not None and samples.shape[2] != bands:
+            raise Refused(f"has {count(samples.shape[2], 'band')}, expected {bands}: see --channels")
+        if header.pages > 1 and (page is None or header.kind != "TIFF"):
             lost = {"beside" if header.kind == "JPEG" else "pages": f"{header.pages} pictures"} | lost
     return Decoded(samples, header, lost)
 
@@ -100,6 +112,10 @@ def plain(
 
     Floats lie in [0, 1].
     """
+    if samples.shape[2] == channels:
+        return samples
+    if channels not in (1, 3):
+        raise Refused(f"has {count(samples.shape[2], 'band')}, expected {channels}")
     dtype, whole = samples.dtype, samples.dtype.kind != "f"
     top = np.iinfo(dtype).max if whole else 1.0
 
@@ -237,37 +253,6 @@ def _to_srgb(image: Any, profile: bytes | None) -> tuple[Any, dict[str, str]]:
 # ---- PNG with 16 bits ----------------------------------------------------------------------------
 
 
-def png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Name and content of a PNG's chunks, to its end."""
-    at, kind = 8, b""
-    while at + 8 <= len(data) and kind != b"IEND":
-        (length,) = struct.unpack(">I", data[at : at + 4])
-        kind = data[at + 4 : at + 8]
-        yield kind, data[at + 8 : at + 8 + length]
-        at += 12 + length
-
-
-def _check_rows(data: bytes) -> None:
-    """All rows are there: Pillow leaves those black that a sound but short stream lacks."""
-    chunks = list(png_chunks(data))
-    width, height, bits, colour, _, _, interlace = struct.unpack(">IIBBBBB", chunks[0][1])
-    depth = bits * {0: 1, 2: 3, 4: 2, 6: 4}.get(colour, 1)
-    passes = ADAM7 if interlace else ((0, 0, 1, 1),)
-    sides = [(-(-(width - x) // dx), -(-(height - y) // dy)) for x, y, dx, dy in passes]
-    missing = sum(h * (1 + -(-w * depth // 8)) for w, h in sides if w > 0 and h > 0)
-    stream, packed = (zlib.decompressobj(), b"".join(body for kind, body in chunks if kind == b"IDAT"))
-    while missing > 0 and (part := stream.decompress(packed, 2**20)):
-        missing, packed = missing - len(part), stream.unconsumed_tail
-    if missing > 0:
-        raise Refused("is broken (some of its rows are missing)")
-
-
-ADAM7 = (
-    (0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2),
-)  # fmt: skip
-"""First column and row, and their steps, of the passes of an interlaced PNG."""
-
-
 def _deep_png(data: bytes) -> tuple[NDArray[np.uint16], dict[str, str]]:
     """A 16-bit PNG, read as two 8-bit ones since Pillow would drop the low bytes of its colours.
 
@@ -296,9 +281,3 @@ def _deep_png(data: bytes) -> tuple[NDArray[np.uint16], dict[str, str]]:
     name = profile.partition(b"\0")[0].decode("latin1")
     lost = {"profile": f"{name}, of 16 bits"} if profile and "srgb" not in name.lower() else {}
     return half(1) * np.uint16(256) + half(2), lost
-
-
-def png_chunk(part: tuple[bytes, bytes]) -> bytes:
-    """A part of a PNG, (name, content), as its bytes."""
-    kind, body = part
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))

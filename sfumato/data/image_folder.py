@@ -20,10 +20,11 @@ from torch import Tensor
 from sfumato.core.errors import UserError, existing
 from sfumato.data.hashing import hash_of
 from sfumato.data.header import LOST, WHOLE
+from sfumato.data.kept import Sample
 from sfumato.data.listing import OTHER, list_pictures, said, stem_of, told_apart
 from sfumato.data.pieces import Cut, piece
-from sfumato.data.preparation import Preparation, Prepared, Sample
-from sfumato.data.resize import to_float
+from sfumato.data.preparation import Preparation, Prepared
+from sfumato.data.resize import as_many, to_float
 
 CACHE_BYTES = 2 * 10**9
 PICTURES = "a picture or a folder of pictures"
@@ -236,7 +237,7 @@ class ImageFolder:
         """
         samples, size, lost = self._samples(index)
         image = torch.from_numpy(self._image(samples))
-        return Prepared(image.expand(3, -1, -1) if self.to_rgb else image, size, lost)
+        return Prepared(as_many(image, 3) if self.to_rgb else image, size, lost)
 
     def _samples(self, index: int) -> Sample:
         kept = self._kept and self._kept[index]

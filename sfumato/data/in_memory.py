@@ -47,8 +47,8 @@ def take(given: Any, channels: int, preparation: Preparation | None = None, brig
         given: a picture of Pillow, all of which is prepared as the model's training did; or an
             array (H, W), (H, W, C), (C, H, W), with N in front for many, or a tensor (C, H, W) or
             (B, C, H, W), which keep their size.  Integers are samples from 0 to 255, or to 65,535 for
-            uint16; floats lie in [-1, 1].  C is 1 or 3.
-        channels: C of the images that are made, 1 or 3.
+            uint16; floats lie in [-1, 1].  C is 1 or 3, or as many as `channels`.
+        channels: C of the images that are made.
         preparation: for pictures of Pillow.
         bright: take floats in [0, 1] for a bright picture, with a warning, instead of refusing them.
 
@@ -73,15 +73,16 @@ def take(given: Any, channels: int, preparation: Preparation | None = None, brig
         if odd or isinstance(given, np.ma.MaskedArray):
             what = "a masked array" if isinstance(given, np.ma.MaskedArray) else f"an array of {given.dtype}"
             raise UserError(f"{what}: expected whole numbers or floats of up to 64 bits, none of them masked")
-        x, arrange = _arranged(torch.from_numpy(np.array(given, order="C")), given.ndim)
+        x, arrange = _arranged(torch.from_numpy(np.array(given, order="C")), given.ndim, channels)
         images, restore = _floats(x, bright)
         return Taken(_channels(images, channels), lambda y: arrange(restore(y)).numpy())
     if isinstance(given, Tensor):
         if given.layout != torch.strided or given.is_meta or given.is_quantized:
             raise UserError("a sparse, quantised or meta tensor: expected a dense one with values")
-        if given.ndim not in (3, 4) or given.shape[-3] not in (1, 3):
+        if given.ndim not in (3, 4) or given.shape[-3] not in (1, 3, channels):
             raise UserError(
-                f"a tensor of shape {tuple(given.shape)}: expected (C, H, W) or (B, C, H, W) with C 1 or 3"
+                f"a tensor of shape {tuple(given.shape)}: expected (C, H, W) or (B, C, H, W) with C "
+                f"{_said(channels)}"
             )
         images, restore = _floats(given if given.ndim == 4 else given[None], bright)
         return Taken(_channels(images, channels), lambda y: restore(y if given.ndim == 4 else y[0]))
@@ -151,10 +152,14 @@ def _check_range(low: float, high: float, bright: bool) -> None:
         )
 
 
-def _arranged(x: Tensor, dims: int) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+def _said(channels: int) -> str:
+    return "1 or 3" if channels in (1, 3) else str(channels)
+
+
+def _arranged(x: Tensor, dims: int, channels: int) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
     """An array as (B, C, H, W), and the way back to its own arrangement."""
-    last = dims in (3, 4) and x.shape[-1] in (1, 3)
-    first = dims in (3, 4) and x.shape[-3] in (1, 3)
+    last = dims in (3, 4) and x.shape[-1] in (1, 3, channels)
+    first = dims in (3, 4) and x.shape[-3] in (1, 3, channels)
     if dims == 2:
         return x[None, None], lambda y: y[0, 0] if y.shape[1] == 1 else y[0].permute(1, 2, 0)
     if last and not (first and dims == 4):
@@ -165,14 +170,16 @@ def _arranged(x: Tensor, dims: int) -> tuple[Tensor, Callable[[Tensor], Tensor]]
     if first:
         return (x if dims == 4 else x[None]), lambda y: y if dims == 4 else y[0]
     raise UserError(
-        f"an array of shape {tuple(x.shape)}: expected (H, W), (H, W, C) or (C, H, W) with C 1 or 3, "
-        f"or N of them"
+        f"an array of shape {tuple(x.shape)}: expected (H, W), (H, W, C) or (C, H, W) with C "
+        f"{_said(channels)}, or N of them"
     )
 
 
 def _channels(images: Tensor, channels: int) -> Tensor:
     if images.shape[1] == channels:
         return images
+    if channels not in (1, 3) or images.shape[1] not in (1, 3):
+        raise UserError(f"a picture of {images.shape[1]} channels: expected {channels}")
     if channels == 3:
         return images.expand(-1, 3, -1, -1)
     return (images * images.new_tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1, keepdim=True)
@@ -200,7 +207,7 @@ def read(
         resize: how: crop (scale the short side, cut the middle, the default without a model), short (do not
             cut) or stretch.
         upscale: enlarge smaller files.
-        channels: 3 (the default), or 1 for the luma.
+        channels: 3 (the default), 1 for the luma, or as many as the files have bands.
 
     Raises:
         UserError: a file is missing, broken, of an unfit size, or of another size than the others.

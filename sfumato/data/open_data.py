@@ -36,25 +36,27 @@ def open_images(
     side: Side = "whole",
     alpha: str = "white",
     ranges: Ranges = (None, None),
+    to_channels: int | None = None,
 ) -> ImageFolder:
     """Pictures of one size, every file decoded; what is left out of them is said.
 
     Args:
         paths: a folder, searched with its subfolders, or a list of files.
         size: side in pixels, or (height, width).
-        channels: 1 or 3.
+        channels: 3, 1, or as many as the files have bands.
         resize: crop, stretch, none or pieces, see `Preparation`.
         upscale: allow pictures to be enlarged.
         strict: refuse what would be left out, instead of saying so.
         side: take only the left or right half of each picture.
         alpha: the colour that transparent pictures are laid on.
         ranges: `range` and `to_range` of a `Preparation`.
+        to_channels: channels of their partners, or of what is made of them.
 
     Raises:
         UserError: no picture can be used, or under `strict` any cannot.
     """
     shape = (size, size) if isinstance(size, int) else size
-    how = Preparation(shape, resize, upscale, channels, side, alpha, *ranges)
+    how = Preparation(shape, resize, upscale, channels, side, alpha, *ranges, to_channels)
     images = ImageFolder(paths, how).decoded(strict)
     for line in images.said():
         warnings.warn(line, stacklevel=2)
@@ -68,6 +70,8 @@ def open_data(
     side_by_side: bool = False,
     range: Stated | None = None,
     to_range: Stated | None = None,
+    channels: int = 3,
+    to_channels: int | None = None,
     **options: Any,
 ) -> Dataset:
     """The pictures a method learns from; test pictures of a data set are left out, and that is said.
@@ -80,7 +84,9 @@ def open_data(
         range: of the sources' values, see `Preparation`; stated, or measured in each folder of two, or in
             all domains together.
         to_range: of the targets' values; by default stated as `range` is, and measured in the targets.
-        options: of `open_images`: size, channels, resize, upscale, strict, alpha.
+        channels: of the sources: 3, 1, or as many as the files have bands.
+        to_channels: of the targets; by default as many.
+        options: of `open_images`: size, resize, upscale, strict, alpha.
 
     Raises:
         UserError: a folder is missing, holds no readable image, or there are more or fewer than two
@@ -113,7 +119,7 @@ def open_data(
         if to_range is not None:
             raise UserError("--to-range is for methods of two folders: domains have one range, --range")
         every = [(file, WHOLE) for folder in roots.values() for file in list_pictures(folder).files]
-        options["ranges"] = (measured_range(range, every),) * 2
+        options |= {"ranges": (measured_range(range, every, channels),) * 2, "channels": channels}
         return Domains({name: open_images(folder, **options) for name, folder in roots.items()})
     if side_by_side and len(roots) == 1:
         places: list[tuple[Path, Side]] = [(next(iter(roots.values())), side) for side in ("left", "right")]
@@ -126,19 +132,29 @@ def open_data(
             f"--side-by-side"
         )
     stated = {"range": range, "to_range": range if to_range is None else to_range}
+    both = (channels, to_channels or channels)
     ends = [
-        measured_range(one, ((file, side) for file in list_pictures(folder).files), name)
-        for (folder, side), (name, one) in zip(places, stated.items(), strict=True)
+        measured_range(one, ((file, side) for file in list_pictures(folder).files), number, name)
+        for (folder, side), number, (name, one) in zip(places, both, stated.items(), strict=True)
     ]
     left, right = (
-        open_images(folder, side=side, ranges=(own, other), **options)
-        for (folder, side), own, other in zip(places, ends, ends[::-1], strict=True)
+        open_images(
+            folder,
+            side=side,
+            channels=number,
+            ranges=(own, other),
+            to_channels=to_channels and back,
+            **options,
+        )
+        for (folder, side), own, other, number, back in zip(
+            places, ends, ends[::-1], both, both[::-1], strict=True
+        )
     )
     return (Pairs if kind == "pairs" else Unpaired)(left, right)
 
 
 def measured_range(
-    stated: Stated | None, pictures: Iterable[tuple[Path, Side]], name: str = "range"
+    stated: Stated | None, pictures: Iterable[tuple[Path, Side]], channels: int = 3, name: str = "range"
 ) -> ValueRange | None:
     """The range that is stated for these files, of which a side is read; measured, if that is stated.
 
@@ -151,7 +167,7 @@ def measured_range(
     def values() -> Iterator[NDArray[Any]]:
         for file, side in pictures:
             with suppress(UserError):  # said where it is read
-                yield Preparation(side=side).values(file)
+                yield Preparation(side=side, channels=channels).values(file)
 
     return measured(rule_of(stated, name), values(), f"the pictures for {name}")
 

@@ -6,10 +6,8 @@ exploring, the studio, masks, truths, partners) takes it from there.
 
 from __future__ import annotations
 
-import contextlib
 import operator
-from collections.abc import Iterator, Mapping
-from contextvars import ContextVar
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self, get_args
@@ -22,7 +20,8 @@ from torch import Tensor
 from sfumato.core.errors import UserError, check_numbers, choose
 from sfumato.data.hashing import version_of
 from sfumato.data.header import LIMITS
-from sfumato.data.read import colour_of, header_of, read_file, read_samples
+from sfumato.data.kept import KEPT, Sample
+from sfumato.data.read import bands_of, colour_of, header_of, read_file, read_samples
 from sfumato.data.resize import Learnt, Resize, centre, fit_image, said_size, sides_of, to_float, to_samples
 from sfumato.data.value_range import ValueRange, rule_of
 
@@ -46,35 +45,6 @@ class Prepared(NamedTuple):
     """What of the file is not in it, see `sfumato.data.header.LOST`."""
 
 
-class Sample(NamedTuple):
-    """A picture's samples (C, H, W), prepared (none where all would fill the memory), and what it was."""
-
-    samples: NDArray[Any]
-    size: tuple[int, int]
-    lost: dict[str, str]
-
-
-class Kept(dict[Any, Sample]):
-    """Pictures by all that decides their samples."""
-
-    most, held = 10**9, 0
-    """Bytes."""
-
-
-_kept: ContextVar[Kept | None] = ContextVar("kept", default=None)
-
-
-@contextlib.contextmanager
-def decoding_once() -> Iterator[Kept]:
-    """Inside, a picture is decoded once for each way of preparing it, as long as a gigabyte suffices."""
-    kept = Kept() if (outer := _kept.get()) is None else outer
-    token = _kept.set(kept)
-    try:
-        yield kept
-    finally:
-        _kept.reset(token)
-
-
 @dataclass(frozen=True)
 class Preparation:
     """How pictures are brought to a network.
@@ -85,11 +55,13 @@ class Preparation:
             (proportions are lost), none (pictures have that size already), or pieces (of that size are
             cut out by who reads them: see `sfumato.data.pieces`).
         upscale: whether pictures smaller than `size` are enlarged, or refused.
-        channels: 3 (gray is repeated) or 1 (the luma of colours).
+        channels: 3 (gray is repeated), 1 (the luma of colours), or as many as the files have bands.
         side: left or right of pictures that hold two side by side, or the whole.
         alpha: the colour that transparent pictures are laid on: a name, or as #ff8800.
         range: the values that become -1 and 1; by default 0 and the largest of 8 or 16 bits.
         to_range: the same of the results' values, or of the partners of these pictures.
+        to_channels: channels of these; by default as many.
+        page: which page of a TIFF is read, from 0 on; by default the first, and others are said to be lost.
 
     Raises:
         UserError: for a size below 1 or other words than these.
@@ -103,6 +75,8 @@ class Preparation:
     alpha: str = "white"
     range: ValueRange | None = None
     to_range: ValueRange | None = None
+    to_channels: int | None = None
+    page: int | None = None
 
     def __post_init__(self) -> None:
         if self.size is not None and not all(isinstance(n, int) for n in self.size):
@@ -113,8 +87,9 @@ class Preparation:
             raise UserError(f"size {said_size(self.size)}: expected at most {LIMITS.pixels:,} pixels in all")
         choose("resize", self.resize, {*get_args(Resize), *get_args(Learnt)})
         choose("side", self.side, get_args(Side))
-        if self.channels not in (1, 3):
-            raise UserError(f"channels {self.channels}: expected 1 or 3")
+        for number in (self.channels, self.to_channels or 1):
+            if not 1 <= number <= 1000:
+                raise UserError(f"channels {number}: expected 3, 1, or as many as files have bands")
         colour_of(self.alpha)
         for name in ("range", "to_range"):
             if (ends := getattr(self, name)) is not None:
@@ -139,10 +114,18 @@ class Preparation:
         Raises:
             UserError: as `read`.
         """
-        kept, frame = _kept.get(), frame if self.resize == "crop" else None
+        kept, frame = KEPT.get(), frame if self.resize == "crop" else None
         if kept is None or not Path(file).is_file():
             return self._decoded(file, frame)
-        of = (*version_of(Path(file)), self.resize, self.channels, self.side, self.alpha, self.range)
+        of = (
+            *version_of(Path(file)),
+            self.resize,
+            self.channels,
+            self.side,
+            self.alpha,
+            self.range,
+            self.page,
+        )
         found = kept.get((of, self.size, frame))
         if found is None or not (self.upscale or all(map(operator.ge, found.size, self.size or (0, 0)))):
             found = self._decoded(file, frame)
@@ -168,7 +151,7 @@ class Preparation:
         Raises:
             UserError: as `read`, but for the size.
         """
-        samples, lost = read_samples(file, self.channels, self.colour, self.range)
+        samples, lost = read_samples(file, self.channels, self.colour, self.range, self.page)
         return self._half(samples, file), lost
 
     def _half(self, samples: NDArray[Any], file: str | Path) -> NDArray[Any]:
@@ -188,8 +171,9 @@ class Preparation:
         Raises:
             UserError: as `read`; or they are not all numbers.
         """
-        samples, _ = read_file(Path(file), ranged=True)
-        samples = samples[..., : samples.shape[2] - (samples.shape[2] in (2, 4))]
+        bands = bands_of(self.channels)
+        samples, _ = read_file(Path(file), ranged=True, bands=bands)
+        samples = samples if bands else samples[..., : samples.shape[2] - (samples.shape[2] in (2, 4))]
         check_numbers({str(file): samples})
         return self._half(samples.transpose(2, 0, 1), file)
 
@@ -199,7 +183,9 @@ class Preparation:
         Raises:
             UserError: as `read`.
         """
-        samples, _ = read_file(Path(file), ranged=self.range is not None)
+        if bands_of(self.channels):
+            return None
+        samples, _ = read_file(Path(file), ranged=self.range is not None, page=self.page)
         if samples.shape[2] not in (2, 4):
             return None
         return self.fit(self._half(samples[..., -1:].transpose(2, 0, 1), file), file)
@@ -254,14 +240,16 @@ class Preparation:
     def other_side(self) -> Self:
         """The same for the partners of side by side pictures."""
         other: dict[Side, Side] = {"left": "right", "right": "left", "whole": "whole"}
-        return replace(self, side=other[self.side], range=self.to_range, to_range=self.range)
+        to = self.to_channels and self.channels
+        there = replace(self, channels=self.to_channels or self.channels, to_channels=to)
+        return replace(there, side=other[self.side], range=self.to_range, to_range=self.range)
 
     def to_json(self) -> dict[str, Any]:
         """Values that JSON has; `from_json` takes them back."""
         values = asdict(self) | {"size": self.size and list(self.size)} | ALWAYS
         values |= {"transparency": f"on {values.pop('alpha')}"}
-        ends = {name: values.pop(name) for name in ("range", "to_range")}
-        return values | {name: list(one) for name, one in ends.items() if one is not None}
+        newer = {name: values.pop(name) for name in ("range", "to_range", "to_channels", "page")}
+        return values | {name: one for name, one in newer.items() if one is not None}
 
     @classmethod
     def from_json(cls, saved: Any) -> Preparation:
@@ -312,6 +300,7 @@ class Preparation:
         parts = [f"{SAID[self.resize]} {said_size(self.size)}" if self.size else "at their own size"]
         parts += [f"{self.side} halves"] * (self.side != "whole")
         parts += ["in gray"] * (self.channels == 1)
+        parts += [f"{self.channels} bands"] * (self.channels not in (1, 3))
         parts += [f"values from {self.range[0]:g} to {self.range[1]:g}"] if self.range else []
         parts += [f"transparency on {self.alpha}"] * (self.alpha != "white")
         return ", ".join(parts)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import stat
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import ImageColor
 
 from sfumato.core.errors import UserError
+from sfumato.data.carried import Carried, carried_by
 from sfumato.data.decode import decode, inspect, plain
 from sfumato.data.hashing import version_of
 from sfumato.data.header import LIMITS, Header, Refused
@@ -28,15 +28,38 @@ def header_of(file: Path) -> Header:
     Raises:
         UserError: it is none that can be read.
     """
+    return _said_by(file)[0]
+
+
+def carried_of(file: Path) -> Carried:
+    """What the result of a file carries, read with its header or its pixels.
+
+    Raises:
+        UserError: it is none that can be read.
+    """
+    return _said_by(file)[1]
+
+
+SAID: dict[Any, tuple[Header, Carried]] = {}
+"""What files say besides their pixels, read once, with these or before."""
+
+
+def _said_by(file: Path) -> tuple[Header, Carried]:
     try:
-        return _header_of(*version_of(file))
+        key = version_of(file)
+        if (said := SAID.get(key)) is None:
+            data = file.read_bytes()
+            said = _say(key, inspect(data), data)
+        return said
     except (Refused, OSError) as error:
         raise UserError(f"{file} {error}") from None
 
 
-@lru_cache(maxsize=2**18)
-def _header_of(file: Path, *version: int) -> Header:
-    return inspect(file.read_bytes())
+def _say(key: Any, header: Header, data: bytes) -> tuple[Header, Carried]:
+    if len(SAID) >= 2**16:
+        SAID.clear()
+    SAID[key] = said = header, carried_by(data)
+    return said
 
 
 def colour_of(name: str) -> tuple[int, int, int]:
@@ -53,19 +76,21 @@ def colour_of(name: str) -> tuple[int, int, int]:
 
 
 def read_samples(
-    path: str | Path, channels: int = 3, colour: tuple[int, int, int] = WHITE, ends: ValueRange | None = None
+    path: str | Path,
+    channels: int = 3,
+    colour: tuple[int, int, int] = WHITE,
+    ends: ValueRange | None = None,
+    page: int | None = None,
 ) -> tuple[NDArray[Any], dict[str, str]]:
     """Upright samples (channels, H, W) of a file, and what of it is lost.
 
     They are uint8 or uint16, or float32 in [-1, 1] if the range of its values is known. Transparent ones
-    are laid on a colour.
+    are laid on a colour. Other channels than 1 and 3 are a file's bands, as they are.
 
     Raises:
         UserError: the file is missing, empty, broken, no image, or of a kind that is not read.
     """
-    if channels not in (1, 3):
-        raise UserError(f"channels {channels}: expected 1 or 3")
-    samples, lost = read_file(Path(path), ranged=ends is not None)
+    samples, lost = read_file(Path(path), ranged=ends is not None, bands=bands_of(channels), page=page)
     made: NDArray[Any]
     if ends is not None:
         try:
@@ -91,7 +116,7 @@ def ranged(
     Raises:
         UserError: a value is not a number.
     """
-    alpha = samples.shape[2] in (2, 4)
+    alpha = samples.shape[2] in (2, 4) and bands_of(channels) is None
     unit, outside = to_unit(samples[..., : samples.shape[2] - alpha], ends)
     if unit.shape[2] != channels or alpha:
         top = 1 if samples.dtype.kind == "f" else np.iinfo(samples.dtype).max
@@ -101,7 +126,14 @@ def ranged(
     return np.ascontiguousarray(unit.transpose(2, 0, 1)), outside
 
 
-def read_file(path: Path, ranged: bool = False) -> tuple[NDArray[Any], dict[str, str]]:
+def bands_of(channels: int) -> int | None:
+    """How many bands files must have for so many channels; None for gray and colours, made of any."""
+    return None if channels in (1, 3) else channels
+
+
+def read_file(
+    path: Path, ranged: bool = False, bands: int | None = None, page: int | None = None
+) -> tuple[NDArray[Any], dict[str, str]]:
     """Upright samples (H, W, 1 to 4) of a file, with alpha, and what of it is lost; see `decode`.
 
     Raises:
@@ -113,7 +145,10 @@ def read_file(path: Path, ranged: bool = False) -> tuple[NDArray[Any], dict[str,
             raise Refused("is not a file")
         if status.st_size > LIMITS.file:
             raise Refused(f"has {status.st_size:,} bytes: expected at most {LIMITS.file:,}")
-        samples, _, lost = decode(path.read_bytes(), ranged=ranged)
+        key, data = version_of(path), path.read_bytes()
+        samples, header, lost = decode(data, ranged=ranged, bands=bands, page=page)
+        if key not in SAID:
+            _say(key, header, data)
         return samples, lost
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None

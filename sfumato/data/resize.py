@@ -74,6 +74,14 @@ def to_samples(images: Tensor | NDArray[Any], dtype: Any = np.uint8) -> NDArray[
     return np.floor((values.clip(-1, 1) + 1) * (top / 2) + 0.5).astype(dtype)
 
 
+def as_many(images: Tensor, channels: int) -> Tensor:
+    """Images (..., C, H, W) to be looked at in other channels: each is the mean of theirs."""
+    if images.shape[-3] == channels:
+        return images
+    shape = (*images.shape[:-3], channels, *images.shape[-2:])
+    return images.mean(-3, keepdim=True).expand(shape)
+
+
 def fit_image(
     image: NDArray[np.float32],
     size: int | tuple[int, int],

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sfumato.data.header import Header, Refused, upright
+from sfumato.data.header import LIMITS, Header, Refused, upright
 
 
 def is_tiff(data: bytes) -> bool:
@@ -27,32 +27,53 @@ def tiff_header(data: bytes) -> Header:
         width, height = page.imagewidth, page.imagelength
         if page.is_tiled:  # whole tiles are unpacked, however small the picture is
             width, height = max(width, page.tilewidth), max(height, page.tilelength)
-        pages = sum(not p.is_reduced for p in itertools.islice(iter(tiff.pages), 1000))  # type: ignore[union-attr]
-        stack = int(np.prod([n for n, a in zip(page.shape, page.axes, strict=True) if a not in "YXS"]))
-        return Header("TIFF", width, height, max(pages, 1) * stack, _dtype(page))
+        return Header("TIFF", width, height, max(len(_whole_pages(tiff)), 1) * _stack(page), _dtype(page))
+
+
+MANY = 1000
+"""Pages of a file that are counted, at most."""
+
+
+def _whole_pages(tiff: Any) -> list[Any]:
+    """Pages that are no smaller copies of others."""
+    return [page for page in itertools.islice(iter(tiff.pages), MANY) if not page.is_reduced]
+
+
+def _stack(page: Any) -> int:
+    """Pictures of a page."""
+    return int(np.prod([n for n, axis in zip(page.shape, page.axes, strict=True) if axis not in "YXS"]))
 
 
 def _dtype(page: Any) -> str:
     return "uint8" if page.dtype is None or page.dtype == np.bool_ else str(page.dtype)
 
 
-def read_tiff(data: bytes, ranged: bool = False) -> tuple[NDArray[Any], dict[str, str]] | None:
+def read_tiff(
+    data: bytes, ranged: bool = False, wanted: int | None = None, number: int | None = None
+) -> tuple[NDArray[Any], dict[str, str]] | None:
     """Samples (H, W, bands) and what is lost; None of ordinary 8-bit files, which Pillow reads.
 
-    Where their range is known (`ranged`), they may be signed, float, or of 32 bits.
+    Where their range is known (`ranged`), they may be signed, float, or of 32 bits. Bands are red, green,
+    blue and alpha, unless so many are `wanted`. Of several pages it reads the first, or that of a `number`.
     """
     import tifffile
 
     with tifffile.TiffFile(io.BytesIO(data)) as tiff:
         page: Any = tiff.pages[0]
+        several = number is not None and (len(found := _whole_pages(tiff)) > 1 or _stack(page) > 1)
+        if several:
+            page = found[(number or 0) // _stack(page)]
         bands, photometric = page.samplesperpixel, int(page.photometric)
         colours = {2: 3, 5: 4, 6: 3, 8: 3}.get(photometric, 1)  # RGB, CMYK, YCbCr, Lab
         alpha = colours < bands and page.extrasamples[:1] in ((1,), (2,))
-        kept = colours + alpha
+        kept = colours + alpha if wanted is None else bands
+        unpacked = bands * page.imagewidth * page.imagelength * (page.dtype or np.dtype(np.uint8)).itemsize
+        if unpacked > LIMITS.file:
+            raise Refused(f"unpacks to {unpacked:,} bytes: expected at most {LIMITS.file:,}")
         if kept < bands and colours == 1:
             raise Refused(
-                f"has {bands} bands and does not say which are red, green and blue: save the three "
-                f"that are meant as RGB"
+                f"has {bands} bands and does not say which are red, green and blue: train with --channels "
+                f"{bands}, or save the three that are meant as RGB"
             )
         lost = {"bands": f"{bands} bands, the first {kept} are read"} if kept < bands else {}
         if any(
@@ -60,7 +81,8 @@ def read_tiff(data: bytes, ranged: bool = False) -> tuple[NDArray[Any], dict[str
         ):
             raise Refused("is broken (a part of its pixels is missing)")
         _check_unpacked(data, page)
-        if (page.dtype is None or page.dtype in (np.uint8, np.bool_)) and not lost:
+        plain = page.dtype is None or page.dtype in (np.uint8, np.bool_)
+        if plain and not lost and wanted is None and not several:
             return None
         known = page.dtype in (np.uint8, np.uint16) or (
             ranged and page.dtype is not None and page.dtype.kind in "iuf" and photometric > 0
@@ -81,7 +103,8 @@ def read_tiff(data: bytes, ranged: bool = False) -> tuple[NDArray[Any], dict[str
             raise
         if page.axes.startswith("S"):  # one plane after the other
             samples = np.moveaxis(samples, 0, -1)
-        samples = samples.reshape(-1, page.imagelength, page.imagewidth, bands)[0, ..., :kept]
+        samples = samples.reshape(-1, page.imagelength, page.imagewidth, bands)
+        samples = samples[(number or 0) % len(samples), ..., :kept]
         if page.tags.get("InterColorProfile"):
             lost |= {"profile": f"{8 * samples.itemsize} bits"}
         if photometric == 0:  # white is zero

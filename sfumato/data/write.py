@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import struct
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -14,8 +15,8 @@ from PIL import Image
 
 from sfumato.core.errors import UserError
 from sfumato.data.carried import KEYS, NODATA, NOTHING, Carried
-from sfumato.data.decode import png_chunk
 from sfumato.data.folders import replacing
+from sfumato.data.png import png_chunk
 from sfumato.data.value_range import HELD
 
 Format = Literal["png", "tiff", "jpeg", "webp"]
@@ -58,34 +59,42 @@ def format_of(file: Path) -> Format:
 
 
 def write_samples(
-    path: str | Path, samples: NDArray[Any], carried: Carried = NOTHING, *, alpha: bool = False
-) -> None:  # fmt: skip
+    path: str | Path,
+    samples: NDArray[Any] | Sequence[NDArray[Any]],
+    carried: Carried = NOTHING,
+    *,
+    alpha: bool = False,
+) -> None:
     """Writes samples (C, H, W) in the format that the name says, atomically; JPEG alone is not lossless.
 
     Args:
         path: the file.
-        samples: gray or RGB, of a type that the format holds.
+        samples: gray, RGB or, of TIFF, any number of bands; of a type that the format holds. A
+            list of them makes pages, of TIFF alone.
         carried: what goes into the file besides.
-        alpha: whether the last channel is alpha.
+        alpha: whether the last channel is alpha; other formats than TIFF have no other use for 2 or 4.
 
     Raises:
         UserError: the format does not hold them.
         OSError: the disk is full or the folder cannot be written; nothing is left behind.
     """
     path = Path(path)
-    format, (c, h, w) = format_of(path), samples.shape
+    pages, format = [samples] if isinstance(samples, np.ndarray) else [*samples], format_of(path)
+    if len(pages) > 1 and format != "tiff":
+        raise UserError(f"{path}: {format} holds one picture, not {len(pages)}: choose --format tiff")
+    (c, h, w), samples = pages[0].shape, pages[0]
     holds = FORMATS[format]
     if samples.dtype.name not in holds.dtypes or (alpha and not holds.alpha):
         what = "transparency" if samples.dtype.name in holds.dtypes else f"samples of {samples.dtype}"
         raise UserError(f"{path}: {format} holds no {what}: choose another format, such as tiff")
     if max(h, w) > holds.side:
         raise UserError(f"{path}: {format} holds at most {holds.side:,} pixels a side, not {w}x{h}")
-    if c - alpha not in (1, 3):
-        raise UserError(f"cannot write shape {samples.shape}: expected (3,H,W) or (1,H,W)")
+    if format != "tiff" and c - alpha not in (1, 3) and not (holds.alpha and c in (2, 4)):
+        raise UserError(f"{path}: {format} holds no {c} bands: choose --format tiff")
     pixels = np.ascontiguousarray(samples.transpose(1, 2, 0))
     with replacing(path) as temporary:
         if format == "tiff":
-            _write_tiff(temporary, pixels, carried, alpha)
+            _write_tiff(temporary, pages, carried, alpha)
         elif samples.dtype == np.uint16:
             temporary.write_bytes(_deep_png(pixels, carried))
         else:
@@ -121,7 +130,7 @@ def _deep_png(pixels: NDArray[np.uint16], carried: Carried) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(map(png_chunk, parts))
 
 
-def _write_tiff(file: Path, pixels: NDArray[Any], carried: Carried, alpha: bool) -> None:
+def _write_tiff(file: Path, pages: Sequence[NDArray[Any]], carried: Carried, alpha: bool) -> None:
     """An uncompressed TIFF, which every reader reads."""
     import tifffile
 
@@ -132,12 +141,15 @@ def _write_tiff(file: Path, pixels: NDArray[Any], carried: Carried, alpha: bool)
         for tag, value in carried.geo.items()
     ]
     resolution: dict[str, Any] = {"resolution": carried.dpi, "resolutionunit": "INCH"} if carried.dpi else {}
-    gray = pixels.shape[2] - alpha == 1
-    tifffile.imwrite(
-        file, pixels.squeeze(2) if pixels.shape[2] == 1 else pixels, metadata=None, software=False,
-        photometric="minisblack" if gray else "rgb", planarconfig=None if pixels.shape[2] == 1 else "contig",
-        extrasamples=["unassalpha"] if alpha else None, extratags=[*texts, *geo], **resolution,
-    )  # fmt: skip
+    with tifffile.TiffWriter(file) as writer:
+        for samples in pages:
+            pixels = np.ascontiguousarray(samples.transpose(1, 2, 0))
+            one, gray = pixels.shape[2] == 1, pixels.shape[2] - alpha != 3
+            writer.write(
+                pixels.squeeze(2) if one else pixels, metadata=None, software=False, contiguous=False,
+                photometric="minisblack" if gray else "rgb", planarconfig=None if one else "contig",
+                extrasamples=["unassalpha"] if alpha else None, extratags=[*texts, *geo], **resolution,
+            )  # fmt: skip
 
 
 TIFF_TEXTS = 270, 271, 272, 305, 306, 315, 33432

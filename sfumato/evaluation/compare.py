@@ -19,8 +19,8 @@ from sfumato.checkpoints.model_folder import ModelFolder
 from sfumato.core.arguments import checked
 from sfumato.core.errors import UserError
 from sfumato.data.folders import for_folder, write_text
+from sfumato.data.kept import decoding_once
 from sfumato.data.pictures import ImageSet
-from sfumato.data.preparation import decoding_once
 from sfumato.evaluation.comparison import Comparison, add_extras, withhold
 from sfumato.evaluation.entries import TAKEN, Entry, distinct, entries_of
 from sfumato.evaluation.equal_faithfulness import at_equal_l2

@@ -245,6 +245,7 @@ def shared(
         alpha=one.alpha,
         range=one.range,
         to_range=one.to_range,
+        to_channels=one.to_channels,
     )
 
 

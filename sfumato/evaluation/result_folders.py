@@ -16,8 +16,8 @@ from sfumato.core.terminal import say
 from sfumato.data.folders import write_text
 from sfumato.data.hashing import hash_of
 from sfumato.data.image_folder import ImageFolder
+from sfumato.data.kept import decoding_once
 from sfumato.data.pictures import ImageSet
-from sfumato.data.preparation import decoding_once
 from sfumato.evaluation.entries import Entry
 from sfumato.evaluation.inputs import as_trained, results_in
 from sfumato.evaluation.memory import peak_memory

@@ -71,7 +71,7 @@ class Controllable(Part):
     Args:
         net: size of each network: tiny, small (1 M parameters), medium, large.
         process: noising process: cosine, vp (the thesis'), ddpm, ve or flow.
-        channels: 3 for colour, 1 for gray.
+        channels: 3 for colour, 1 for gray, or as many as the files have bands.
     """
 
     data: ClassVar[str] = "pairs"

@@ -58,7 +58,7 @@ class CycleGAN(Part):
         init: initialisation of the weights: normal or xavier.
         init_gain: standard deviation of normal, factor of xavier.
         directions: both, or source-to-target for a single generator that was trained elsewhere.
-        channels: 3 for colour, 1 for gray.
+        channels: 3 for colour, 1 for gray, or as many as the files have bands.
     """
 
     data: ClassVar[str] = "unpaired"

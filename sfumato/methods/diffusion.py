@@ -45,7 +45,7 @@ class Diffusion(Part):
         prediction: what the network predicts: v, eps, x0 or edm.
         times: law of the training times: lognormal in sigma/alpha, uniform in t, or log_uniform in
             sigma/alpha, which spends most on little noise.
-        channels: 3 for colour, 1 for gray.
+        channels: 3 for colour, 1 for gray, or as many as the files have bands.
         any_domain: share of training images whose domain is hidden; above 0 the model also
             denoises "any domain", which classifier-free guidance needs.
     """

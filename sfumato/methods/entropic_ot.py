@@ -72,7 +72,7 @@ class EntropicOT(Part):
             noise (`limit`); images in [-1, 1] are at most 2 apart; 0: without limit, as published, where
             it may run away.
         side: side of the training images in pixels; given by the training.
-        channels: 3 for colour, 1 for gray.
+        channels: 3 for colour, 1 for gray, or as many as the files have bands.
     """
 
     data: ClassVar[str] = "unpaired"

@@ -59,7 +59,7 @@ class NeuralOT(Part):
         norm: of T: batch, instance, or affine (instance norm with weights).
         published: size paper to the letter, with T in evaluation mode while f learns; false: as others.
         side: side of the training images in pixels; given by the training.
-        channels: 3 for colour, 1 for gray.
+        channels: 3 for colour, 1 for gray, or as many as the files have bands.
     """
 
     data: ClassVar[str] = "unpaired"

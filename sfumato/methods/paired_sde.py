@@ -32,7 +32,7 @@ import torch
 from torch import Tensor, nn
 
 from sfumato.core.arguments import Seed
-from sfumato.core.ranges import BelowOne, Count, NotNegative
+from sfumato.core.ranges import BelowOne, Count, NotNegative, Whole
 from sfumato.diffusion.denoiser import Denoiser, Prediction, TimeLaw
 from sfumato.diffusion.guidance import Clipped, Conditioned, away_from_none, needs_hidden
 from sfumato.diffusion.integrate import Solver, sample
@@ -53,9 +53,10 @@ class PairedSDE(Part):
         process: noising process: cosine, vp (the thesis'), ddpm, ve or flow.
         prediction: what the networks predict: v, eps (the thesis'), x0 or edm.
         times: law of the training times: lognormal in sigma/alpha, or uniform in t (the thesis').
-        channels: 3 for colour, 1 for gray.
+        channels: 3 for colour, 1 for gray, or as many as the files have bands.
         drop_condition: share of conditioning images that are hidden; above 0 the model can be guided
             without a classifier.
+        to_channels: channels of the targets; 0: as many.
     """
 
     data: ClassVar[str] = "pairs"
@@ -64,18 +65,19 @@ class PairedSDE(Part):
     process: str | Process = "cosine"
     prediction: Prediction = "v"
     times: TimeLaw = "lognormal"
-    channels: int = 3
+    channels: Count = 3
     drop_condition: BelowOne = 0.0
+    to_channels: Whole = 0
 
     def __post_init__(self) -> None:
         process = named_process(self.process)
 
-        def denoiser() -> Denoiser:
-            c = self.channels
-            net = make_net(self.net, conditioning=c, channels=c, copied=True)  # one network each
+        def denoiser(channels: int, shown: int) -> Denoiser:
+            net = make_net(self.net, conditioning=shown, channels=channels, copied=True)  # one network each
             return Denoiser(net=net, process=process, prediction=self.prediction, times=self.times)
 
-        self.denoisers = nn.ModuleDict({"target": denoiser(), "source": denoiser()})
+        own, to = self.channels, self.to_channels or self.channels
+        self.denoisers = nn.ModuleDict({"target": denoiser(to, own), "source": denoiser(own, to)})
 
     def objectives(
         self, batches: Iterator[tuple[Tensor, Tensor]], rng: torch.Generator
@@ -84,10 +86,11 @@ class PairedSDE(Part):
         to_y, to_x = self._denoiser("target"), self._denoiser("source")
         t = to_y.draw_times(len(x), rng)
         z = torch.randn(x.shape, generator=rng).to(x)
+        z_y = z if y.shape == x.shape else torch.randn(y.shape, generator=rng).to(y)
         shown: Any = 1
         if self.drop_condition:
             shown = (torch.rand(len(x), 1, 1, 1, generator=rng) >= self.drop_condition).to(x)
-        yield "denoisers.target", to_y.loss(y, t, z, image=shown * x)
+        yield "denoisers.target", to_y.loss(y, t, z_y, image=shown * x)
         yield "denoisers.source", to_x.loss(x, t, z, image=shown * y)
 
     @torch.no_grad()
@@ -124,7 +127,9 @@ class PairedSDE(Part):
         f = away_from_none(given, source, given, classifier_free)
         f, clean = Clipped(f) if clip else f, solver != "euler_maruyama"
         noise = Noise.of(source, seed)
-        return sample(solver, f, source, noise, steps, spacing, clean=clean, watch=watch)
+        made = self.channels if end(direction) == "source" else self.to_channels or self.channels
+        like = source.new_empty(len(source), made, *source.shape[2:])
+        return sample(solver, f, like, noise, steps, spacing, clean=clean, watch=watch)
 
     def _denoiser(self, which: str) -> Denoiser:
         denoiser = self.denoisers[which]

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from sfumato.core.arguments import Seed
-from sfumato.core.ranges import Count, NotNegative
+from sfumato.core.ranges import Count, NotNegative, Whole
 from sfumato.diffusion.integrate import Draw
 from sfumato.diffusion.noise import Noise
 from sfumato.diffusion.watch import Watch
@@ -49,7 +49,8 @@ class Pix2Pix(Part):
         norm: batch, instance, or affine (instance norm with weights).
         init: initialisation of the weights: normal or xavier.
         init_gain: standard deviation of normal, factor of xavier.
-        channels: 3 for colour, 1 for gray.
+        channels: 3 for colour, 1 for gray, or as many as the files have bands.
+        to_channels: the same of the targets; 0: as many.
     """
 
     data: ClassVar[str] = "pairs"
@@ -65,11 +66,12 @@ class Pix2Pix(Part):
     norm: Norm = "batch"
     init: Init = "normal"
     init_gain: NotNegative = 0.02
-    channels: int = 3
+    channels: Count = 3
+    to_channels: Whole = 0
 
     def __post_init__(self) -> None:
-        how, pair = (self.init, self.init_gain), 2 * self.channels
-        self.generator = gan.make_unet(self.net, self.channels, self.side, self.norm, *how)
+        how, pair = (self.init, self.init_gain), self.channels + (self.to_channels or self.channels)
+        self.generator = gan.make_unet(self.net, self.channels, self.side, self.norm, *how, self.to_channels)
         self.discriminator = gan.make_critic(
             self.net, pair, self.side, self.n_layers_d, self.norm, False, *how
         )

@@ -60,7 +60,7 @@ class UnpairedSDE(Part):
         process: noising process: cosine, vp (the thesis'), ddpm, ve or flow.
         prediction: what the networks predict: v, eps (the thesis'), x0 or edm.
         times: law of the training times: lognormal, uniform (the thesis'), log_uniform or palette.
-        channels: 3 for colour, 1 for gray.
+        channels: 3 for colour, 1 for gray, or as many as the files have bands.
         shared: one network that is told the direction, instead of two.
         loop_steps: solver steps N that make a pair.
         loop_solver: solver that makes pairs; euler_maruyama is the thesis'.

@@ -26,6 +26,7 @@ class UNetGenerator(Part):
         dropout: probability, in evaluation, too.
         dropouts: how many of the inner levels have dropout on the way up.
         stem: channels of a level at full size, whose skip keeps small pictures sharp; 0: none, as published.
+        to_channels: channels of the results; 0: as many.
     """
 
     channels: int = 3
@@ -35,6 +36,7 @@ class UNetGenerator(Part):
     dropout: BelowOne = 0.5
     dropouts: int = 3
     stem: int = 0
+    to_channels: int = 0
 
     def __post_init__(self) -> None:
         if not 2 <= self.downs <= 16:
@@ -47,23 +49,24 @@ class UNetGenerator(Part):
             norm = make_norm(self.norm, width) if normed else nn.Identity()
             return nn.ModuleDict({"conv": conv, "norm": norm})
 
+        made = self.to_channels or self.channels
         outer = self.stem or self.channels
         if self.stem:
             self.first = nn.Conv2d(self.channels, self.stem, 3, 1, 1)
-            self.final = nn.Conv2d(2 * self.stem, self.channels, 3, 1, 1)
+            self.final = nn.Conv2d(2 * self.stem, made, 3, 1, 1)
         self.down, self.up = nn.ModuleList(), nn.ModuleList()  # up begins at the lowest level
         for i, width in enumerate(widths):
             c = widths[i - 1] if i else outer
             conv = nn.Conv2d(c, width, 4, 2, 1, bias=bias)
             self.down.append(level(conv, width, normed=0 < i < last))
         for i in range(last, -1, -1):
-            c, width = widths[i] * (1 if i == last else 2), widths[i - 1] if i else outer
+            c, width = widths[i] * (1 if i == last else 2), widths[i - 1] if i else self.stem or made
             up = nn.ConvTranspose2d(c, width, 4, 2, 1, bias=bias or i == 0)
             self.up.append(level(up, width, normed=i > 0 or self.stem > 0))
 
     def forward(
         self, x: Float[Tensor, "b c h w"], draw: Callable[[Tensor], Tensor] | None = None
-    ) -> Float[Tensor, "b c h w"]:
+    ) -> Float[Tensor, "b made h w"]:
         """`draw` gives the dropout's standard normal numbers of a tensor's shape; None: no dropout."""
         height, width = x.shape[2:]
         x = mirrored(x, 2**self.downs)

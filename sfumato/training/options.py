@@ -170,6 +170,11 @@ class TrainOptions(LoopOptions):
         """Channels of the pictures."""
         return int(getattr(self.method, "channels", (self.options or {}).get("channels", 3)))
 
+    @property
+    def to_channels(self) -> int | None:
+        """Channels of the targets, if these have others."""
+        return getattr(self.method, "to_channels", (self.options or {}).get("to_channels")) or None
+
     def settings(self) -> dict[str, Any]:
         """What run.json records as the settings."""
         known = {f.name: getattr(self, f.name) for f in fields(self) if f.name in SETTINGS}

@@ -14,7 +14,18 @@ from sfumato.methods.registry import info
 from sfumato.module import Part
 from sfumato.training.options import TrainOptions
 
-HOW = "size", "resize", "upscale", "strict", "side_by_side", "channels", "alpha", "range", "to_range"
+HOW = (
+    "size",
+    "resize",
+    "upscale",
+    "strict",
+    "side_by_side",
+    "channels",
+    "to_channels",
+    "alpha",
+    "range",
+    "to_range",
+)
 """Options that say how pictures are read."""
 
 

@@ -14,7 +14,7 @@ from sfumato.core.terminal import one_line
 from sfumato.data import sets, tile
 from sfumato.data.folders import replacing
 from sfumato.data.images import picture
-from sfumato.data.resize import said_size
+from sfumato.data.resize import as_many, said_size
 from sfumato.methods.registry import Trainable, info, name_of
 from sfumato.module import raw
 from sfumato.training import verdict
@@ -180,7 +180,8 @@ def look(
     with state.averaged() as part:
         if info(part).translates:
             y = raw(part)(a.to(device)).float().cpu().clamp(-1, 1)
-            far = verdict.translated(a, y, b, *known, paired=data.kind == "pairs")
+            copies = [as_many(x, b.shape[1]) for x in (a, known[0])]
+            far = verdict.translated(copies[0], y, b, copies[1], known[1], paired=data.kind == "pairs")
             return Look({"source": a, "result": y, "target": b}, far)
         if hasattr(part, "preview"):
             made = [r.float().cpu().clamp(-1, 1) for r in part.preview(a.to(device))]
@@ -196,7 +197,7 @@ def labelled(rows: Mapping[str, Tensor], title: str) -> Image.Image:
     from PIL import Image, ImageDraw, ImageFont
 
     font = ImageFont.load_default(13)
-    sheets = [picture(tile(enlarged_all(r), len(r))).convert("RGB") for r in rows.values()]
+    sheets = [picture(tile(enlarged_all(_shown(r)), len(r))).convert("RGB") for r in rows.values()]
     names = [n if len(n) <= 24 else f"{n[:11]}...{n[-10:]}" for n in map(one_line, rows)]
     left = 12 + round(max(map(font.getlength, names)))
     high = max(s.height for s in sheets) + 2
@@ -208,6 +209,11 @@ def labelled(rows: Mapping[str, Tensor], title: str) -> Image.Image:
         page.paste(sheet, (left, 24 + high * i))
         draw.text((6, 24 + high * i + sheet.height // 2), name, "black", font, anchor="lm")
     return page
+
+
+def _shown(x: Tensor) -> Tensor:
+    """Images (n, C, H, W) as pictures: of more bands than three the first three, of two the first."""
+    return x[:, :3] if x.shape[1] > 3 else x[:, :1] if x.shape[1] == 2 else x
 
 
 def enlarged_all(x: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import json
 import math
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,7 +31,7 @@ from sfumato.data.value_range import Stated, rule_of
 from sfumato.data.write import Format
 from sfumato.diffusion.watch import Watch
 from sfumato.methods.registry import name_of
-from sfumato.module import describe, device_of, in_single
+from sfumato.module import channels_of, describe, device_of, in_single
 from sfumato.training.verdict import FOG
 from sfumato.translation.plan import Plan
 from sfumato.translation.results import Depth, Results
@@ -67,6 +68,7 @@ def translate(
     alpha: str | None = None,
     range: Stated | None = None,
     to_range: Stated | None = None,
+    pages: Literal["first", "all"] = "first",
     strict: bool = False,
     device: str = "auto",
     options: Mapping[str, Any] | None = None,
@@ -97,13 +99,14 @@ def translate(
             default where a picture is more than twice as large.
         resize_back: bring results to the sources' size.
         format: of the results: png, tiff, webp (these lose nothing), or jpeg; by default tiff if the
-            results have a range, and else png.
+            results have a range, other channels than 1 or 3, or pages, and else png.
         depth: bits of a sample of the results, 32 of floats; by default each has its source's type.
         alpha: keep (results take over the sources' transparency), or the colour that transparent pictures
             are laid on, such as black or #ff8800; by default the training's, which is white.
         range: the values that become black and white: two ends such as -1000 3000; auto, the least and the
             largest of the pictures; or percentile 0.1 99.9 of them; by default the training's.
         to_range: two ends of the results' values; by default the training's, or as range.
+        pages: first, or all of TIFFs of several pages, whose results have as many.
         strict: refuse to begin if the folders hold anything that cannot be read, or only in part.
         device: auto (a GPU if there is one), cpu, cuda, cuda:N or mps.
         options: the method's own options.
@@ -132,14 +135,17 @@ def translate(
         raise UserError(
             f"--to-range {to_range}: results cannot be measured: expected two ends, such as 0 4095"
         )
-    how["ranges"] = measured_range(range, ((file, side or "whole") for file in pictures.paths)), to
+    number, sides = channels_of(made.part, how["direction"]), ((p, side or "whole") for p in pictures.paths)
+    how["ranges"] = measured_range(range, sides, number), to
     resize = "none" if scale else "crop" if begun else resize
     prepare, notes = made.preparation(**how, resize=resize, whole=True)
+    prepare = replace(prepare, page=0) if pages == "all" else prepare
     pictures.preparation = prepare
     depth = depth or (None if expect else saved_depth(out))
     if depth == 32 and not prepare.to_range:
         raise UserError("--depth 32 takes the range of the results, too, such as --to-range 0 1")
-    form = Results(format or ("tiff" if prepare.to_range else "png"), depth, alpha == "keep", resize_back)
+    plain = pages == "first" and not prepare.to_range and (prepare.to_channels or prepare.channels) in (1, 3)
+    form = Results(format or ("png" if plain else "tiff"), depth, alpha == "keep", resize_back)
     whole_to = math.inf
     if windows or (windows is None and networks(part) and trained_side(part)):
         whole_to = (trained_side(part) or 0) * (1 if windows else WHOLE)
@@ -196,7 +202,8 @@ def repeat(run: str | Path, out: str | Path, *, device: str | None = None) -> Su
         **{k: how[k] for k in ("resize", "upscale", "side")}, expect=what,
         **{k: what[k] for k in ("windows", "resize_back", "format", "depth")},
         alpha="keep" if what["alpha"] else how.get("transparency", "on white").removeprefix("on "),
-        range=how.get("range"), to_range=how.get("to_range"), batch=origin["batch"],
+        range=how.get("range"), to_range=how.get("to_range"),
+        pages="first" if how.get("page") is None else "all", batch=origin["batch"],
         device=device or origin["device"],
     )  # fmt: skip
 

@@ -9,7 +9,8 @@ import time
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,10 @@ from sfumato.data.header import LOST
 from sfumato.data.image_folder import ImageFolder
 from sfumato.data.masks import mask_for
 from sfumato.data.preparation import Prepared
+from sfumato.data.read import header_of
+from sfumato.data.tiff import MANY
 from sfumato.diffusion.watch import Ended, Watch, end, ending
-from sfumato.translation.results import Results
+from sfumato.translation.results import Made, Results
 from sfumato.translation.run_file import Summary, check, damaged, read_run, there, write_run
 from sfumato.translation.translator import run_translator
 
@@ -103,23 +106,31 @@ class Plan:
         out, done, results = self.out, self.done, self.results
         with locked(out), bar("translate", len(results)) as advance:
             check(out, self.run, expect)
-            here = out.stat()
+            here, spent, made = out.stat(), 0.0, defaultdict[int, list[Made]](list)
             if broken := damaged(out, [file.relative_to(out) for file in results]):
                 warnings.warn(broken, stacklevel=4)
             for rows, read in self._batches(results, advance):
                 began = time.perf_counter()
+                if made.keys() - set(rows):  # a file of which a page could not be read
+                    made.clear()
                 if (translated := self._translate(rows, read)) is None:
                     continue
                 (y, nfe), seconds = translated, time.perf_counter() - began
                 _stands(out, here)
                 if not (out / "run.json").exists():  # not before it is known to work
                     write_run(out, self.run, self.origin, None)
-                written = 0
+                written, spent = 0, spent + seconds
                 for i, one, image in zip(rows, read, y.cpu(), strict=True):
+                    made[i].append((one, image))
+                    if len(made[i]) < self._pages(i):
+                        continue
+                    pages = made.pop(i)
                     if not there(results[i]):
                         _stands(out, here)
-                        written += self._write(i, one, image, results[i])
-                done.add(written, nfe, seconds)
+                        written += self._write(i, pages, results[i])
+                if not made:  # no page waits for others of its file
+                    done.add(written, nfe, spent)
+                    spent = 0.0
             named = zip(results, self.pictures.paths, strict=True)
             _stands(out, here, [name for name, file in named if str(file) not in done.skipped])
             done.kept = len(results) - done.written - len(done.skipped)
@@ -145,19 +156,56 @@ class Plan:
             chunk = range(start, min(len(results), start + batch))
             groups: dict[torch.Size, dict[int, Prepared]] = defaultdict(dict)
             for i in chunk if not all(there(results[i]) for i in chunk) else []:
+                if self._pages(i) > 1:
+                    continue
                 try:
                     picture = self.pictures.read(i)
                 except UserError as error:
                     self._skip([i], error)
                     continue
                 groups[picture.image.shape][i] = picture
-                for kind, detail in picture.lost.items():
-                    text = f"{self.pictures.paths[i]}: {detail}".removesuffix(": ")
-                    self.done.lost[f"that {LOST[kind]}"].append(text)
+                self._lost(i, picture)
+            for i in chunk:
+                if self._pages(i) > 1 and not there(results[i]):
+                    yield from self._stack(i)
             for group in groups.values():
                 if not all(there(results[i]) for i in group):
                     yield list(group), list(group.values())
             advance(len(chunk))
+
+    def _stack(self, i: int) -> Iterator[tuple[list[int], list[Prepared]]]:
+        """Batches of the pages of a file; none of its pages, if one cannot be read."""
+        how, batch, pages = self.pictures.preparation, self.origin["batch"], self._pages(i)
+        file, first = self.pictures.paths[i], None
+        for start in range(0, pages, batch):
+            try:
+                if pages >= MANY:
+                    raise UserError(f"{file} holds {MANY:,} pages or more: split it")
+                numbers = range(start, min(pages, start + batch))
+                read = [replace(how, page=k).read(file) for k in numbers]
+                first = first or read[0].image.shape
+                if any(one.image.shape != first for one in read):
+                    raise UserError(f"{file} holds pages of several sizes: choose a --size")
+            except UserError as error:
+                self._skip([i], error)
+                return
+            self._lost(i, *read)
+            yield [i] * len(read), read
+
+    def _pages(self, i: int) -> int:
+        """Pages of a file that are translated."""
+        if self.pictures.preparation.page is None:
+            return 1
+        with suppress(UserError):  # said where it is read
+            header = header_of(self.pictures.paths[i])
+            return header.pages if header.kind == "TIFF" else 1
+        return 1
+
+    def _lost(self, i: int, *read: Prepared) -> None:
+        for kind, detail in {k: v for one in read for k, v in one.lost.items()}.items():
+            text = f"{self.pictures.paths[i]}: {detail}".removesuffix(": ")
+            if text not in (known := self.done.lost[f"that {LOST[kind]}"]):
+                known.append(text)
 
     def _translate(self, rows: list[int], read: list[Prepared]) -> tuple[Tensor, int] | None:
         """Results and network evaluations of each; None if these pictures cannot be translated."""
@@ -174,15 +222,16 @@ class Plan:
             self._skip(rows, error)
             return None
 
-    def _write(self, i: int, source: Prepared, image: Tensor, result: Path) -> bool:
+    def _write(self, i: int, made: list[Made], result: Path) -> bool:
         """Whether the result of a picture could be written."""
         try:
-            self.form.write(result, image, self.pictures.paths[i], self.pictures.preparation, source)
+            self.form.write(result, made, self.pictures.paths[i], self.pictures.preparation)
         except (UserError, OSError) as error:  # no numbers, or a name that is too long
             if isinstance(error, OSError) and error.errno in FULL:
                 raise
             self._skip([i], error)
             return False
+        source, image = made[0]
         h, w = image.shape[-2:]
         self.done.sizes[str(self.pictures.roots[i])][source.size, (h, w)] += 1
         self.done.by_windows += max(h, w) > self.whole_to

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from sfumato.core.errors import UserError
-from sfumato.data.carried import carried_by
 from sfumato.data.preparation import Preparation, Prepared
-from sfumato.data.read import header_of
+from sfumato.data.read import carried_of, header_of
 from sfumato.data.resize import fit_image, placed, to_float, to_samples
 from sfumato.data.value_range import from_unit, type_for
 from sfumato.data.write import FORMATS, Format, write_samples
 
 Depth = Literal[8, 16, 32]
 """Bits of a sample; 32 are floats."""
+Made = tuple[Prepared, Tensor]
 TYPES: dict[Depth, str] = {8: "uint8", 16: "uint16", 32: "float32"}
 
 
@@ -58,23 +60,43 @@ class Results:
         """The file that a picture of this name becomes."""
         return (out / name).with_suffix(FORMATS[self.format].endings[0])
 
-    def write(self, result: Path, image: Tensor, source: Path, how: Preparation, read: Prepared) -> None:
-        """Writes an image (C, H, W) in [-1, 1].
+    def write(self, result: Path, made: Sequence[Made], source: Path, how: Preparation) -> None:
+        """Writes what was made of a file.
 
         Args:
             result: the file.
-            image: what was made of the source.
+            made: of each of its pages what was read, and the image (C, H, W) in [-1, 1] of it.
             source: its file.
             how: it was prepared.
-            read: what was read of it.
 
         Raises:
-            UserError: the image has values that are not numbers, or is too large for the format.
+            UserError: an image has values that are not numbers, or is too large for the format.
             OSError: it cannot be written.
         """
-        if self.resize_back:
-            image = torch.from_numpy(fit_image(image.numpy(), read.size, "stretch", upscale=True))
-        h, w = image.shape[-2:]
+        pages = [how] if len(made) == 1 else [replace(how, page=k) for k in range(len(made))]
+        images = [self._sized(image, read.size) for read, image in made]
+        found = [self._samples(image, source, page) for image, page in zip(images, pages, strict=True)]
+        carried = carried_of(source)
+        if carried.geo and (self.format != "tiff" or how.side != "whole"):
+            if self.format != "tiff":
+                warnings.warn(
+                    f"results of GeoTIFFs lose their place on Earth, as {self.format} holds none: "
+                    f"--format tiff keeps it",
+                    stacklevel=2,
+                )
+            carried = carried._replace(geo={})
+        read = made[0][0]
+        (a, b), (h, w) = read.image.shape[-2:], images[0].shape[-2:]
+        moved = carried.moved(placed(read.size, (a, b), how.resize, (h, w)))
+        write_samples(result, [samples for samples, _ in found], moved, alpha=found[0][1])
+
+    def _sized(self, image: Tensor, size: tuple[int, int]) -> Tensor:
+        if not self.resize_back:
+            return image
+        return torch.from_numpy(fit_image(image.numpy(), size, "stretch", upscale=True))
+
+    def _samples(self, image: Tensor, source: Path, how: Preparation) -> tuple[NDArray[Any], bool]:
+        """Samples (C, H, W) of an image, and whether the last channel is alpha."""
         dtype = np.dtype(TYPES[self.depth] if self.depth else header_of(source).dtype)
         if ends := how.to_range:
             dtype = type_for(ends, header_of(source).dtype, self.depth)
@@ -87,23 +109,14 @@ class Results:
             dtype = np.dtype(np.uint8)
         opacity, a = how.opacity(source) if self.alpha else None, None
         if opacity is not None:
+            h, w = image.shape[-2:]
             a = torch.from_numpy(fit_image(to_float(opacity), (h, w), "stretch", upscale=True))
             image = _seen_through(image, a / 2 + 0.5, how.colour)
         samples = from_unit(image.float().cpu().numpy(), ends, dtype) if ends else to_samples(image, dtype)
         if a is not None:
             full = (0.0, 1.0 if dtype.kind == "f" else float(np.iinfo(dtype).max))
             samples = np.concatenate([samples, from_unit(a.numpy(), full, dtype)])
-        carried = carried_by(source.read_bytes())
-        if carried.geo and (self.format != "tiff" or how.side != "whole"):
-            if self.format != "tiff":
-                warnings.warn(
-                    f"results of GeoTIFFs lose their place on Earth, as {self.format} holds none: "
-                    f"--format tiff keeps it",
-                    stacklevel=2,
-                )
-            carried = carried._replace(geo={})
-        moved = carried.moved(placed(read.size, (*read.image.shape[-2:],), how.resize, (h, w)))
-        write_samples(result, samples, moved, alpha=a is not None)
+        return samples, a is not None
 
 
 def _seen_through(image: Tensor, opacity: Tensor, colour: tuple[int, int, int]) -> Tensor:

@@ -59,7 +59,8 @@ class Assembled(NamedTuple):
     def preparation(self, **given: Any) -> tuple[Preparation, list[str]]:
         """How pictures are brought to it, see `preparation_of`."""
         trained = {role: model.preparation for role, model in self.models.items()}
-        return preparation_of(trained, channels=channels_of(self.part), **given)
+        number = channels_of(self.part, given.get("direction"))
+        return preparation_of(trained, channels=number, **given)
 
 
 def assembled(

@@ -76,8 +76,9 @@ def make_resnet(
 
 
 def make_unet(
-    net: str | nn.Module, channels: int, side: int, norm: Norm, init: Init, gain: float
-) -> nn.Module:
+    net: str | nn.Module, channels: int, side: int, norm: Norm, init: Init, gain: float,
+    to_channels: int = 0,
+) -> nn.Module:  # fmt: skip
     """A U-Net generator by the name of its size, with no more levels than halve `side`.
 
     As in the published code, the levels below the fourth have dropout, the lowest excepted: three of
@@ -89,7 +90,7 @@ def make_unet(
     downs = max([d for d in range(1, size["downs"] + 1) if side % 2**d == 0], default=0)
     made = UNetGenerator(
         channels=channels, ngf=size["unet"], downs=downs, norm=norm, dropouts=max(0, downs - 5),
-        stem=size["stem"],
+        stem=size["stem"], to_channels=to_channels,
     )  # fmt: skip
     return initialise(made, init, gain)
 

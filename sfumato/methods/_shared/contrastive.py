@@ -50,7 +50,7 @@ class Contrastive(Part):
         antialias: blur with every down- and upsampling.
         init: initialisation of the weights: xavier or normal.
         init_gain: factor of xavier, standard deviation of normal.
-        channels: 3 for colour, 1 for gray.
+        channels: 3 for colour, 1 for gray, or as many as the files have bands.
     """
 
     data: ClassVar[str] = "unpaired"
