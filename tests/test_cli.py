@@ -349,6 +349,7 @@ def test_data(tmp_path, capsys):
         ("train diffusion x --out o --stps 3", "Did you mean --steps"),
         ("train unpaired_sde a b --out o --alone 3", "--alone is called --warmup-batches now"),
         ("translate IN --out o --method ilvr --until=.5", "--until is called --keep-down-to now"),
+        ("translate IN --out o --method ilvr --scale 2", "the weight of guidance is --guidance-scale now"),
         ("translate IN --out o --method egsde --target MODEL:dog --units carried", '"at-256"'),
         ("train diffusion x --out o --steps many", "unable to convert"),
         ("train diffusion x --out o --schedule cosin", 'Did you mean "cosine"'),

@@ -206,6 +206,8 @@ def _translate(words: Sequence[str]) -> Callable[..., None]:
     if _repeats(words):
         return command(again, text, [recorded, *flags(repeat, skip=("run",), keyword=("out",))])
 
+    if (scale := value_of(words, "--scale")) not in (None, "native"):
+        raise UserError(f"--scale {scale}: expected native; the weight of guidance is --guidance-scale now")
     mask = "a picture of black and white: white keeps the source; gray counts as the nearer of both."
     own, more = method_flags(words, "translate", {"mask": (str | None, mask)})
     text += more
