@@ -17,6 +17,7 @@ from sfumato.core.arguments import check_value, checked
 from sfumato.core.errors import UserError, choose, out_of_memory
 from sfumato.module import Part, describe
 
+ENDING = "expected a name that ends in .png, .tif, .jpg, .webp, such as"
 X = torch.linspace(-1, 1, 3 * 8 * 8).reshape(1, 3, 8, 8)
 
 
@@ -149,9 +150,9 @@ def test_every_argument_of_a_public_function_has_its_type(name, part, tmp_path, 
         (lambda: sfumato.read(["x.png", None]), "paths[1] must be a path such as"),
         (lambda: sfumato.read([]), "an empty list was given"),
         (lambda: sfumato.read({"x.png"}), "paths must be a path such as 'folder/name' or a list of paths"),
-        (lambda: sfumato.write(X, ["."]), ".: a PNG is written: expected picture.png"),
-        (lambda: sfumato.write(X, [".."]), "..: a PNG is written: expected ../picture.png"),
-        (lambda: sfumato.write(X, "a/"), "a: a PNG is written: expected a.png"),
+        (lambda: sfumato.write(X, ["."]), f".: {ENDING} picture.png"),
+        (lambda: sfumato.write(X, [".."]), f"..: {ENDING} ../picture.png"),
+        (lambda: sfumato.write(X, "a/"), f"a: {ENDING} a.png"),
         (lambda: sfumato.load(":3"), "':3' names no model folder: expected FOLDER or FOLDER:DOMAIN"),
         (lambda: sfumato.load("a" * 300), "there is no model folder 'aaa"),
         (lambda: sfumato.train("diffusion", [], "run"), "no folders given"),
