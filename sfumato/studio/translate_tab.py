@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sfumato.core.errors import UserError
-from sfumato.data import ImageFolder, read_image
+from sfumato.data import ImageFolder
 from sfumato.data.images import picture
 from sfumato.data.preparation import Preparation
 from sfumato.data.resize import said_size
@@ -57,10 +57,11 @@ Pair = tuple[str, ...]
 def before_and_after(folder: Path) -> list[Pair]:
     """The results in a job's folder, each beside its source as the model saw it."""
     sources = {file.stem: file for file in ImageFolder(folder / "in").paths}
-    pairs: list[Pair] = []
-    for file in sorted((folder / "out").glob("*.png")):
-        before = _as_seen(sources[file.stem], folder)
-        pairs.append(tuple(written([before, picture(read_image(file))], folder, f"pair{len(pairs)}_")))
+    how, pairs = _preparation(folder), list[Pair]()
+    results = ImageFolder(folder / "out", Preparation(range=how.to_range))
+    for i, name in enumerate(results.names):
+        both = how.read(sources[name]).image, results.read(i).image
+        pairs.append(tuple(written([*map(picture, both)], folder, f"pair{i}_")))
     return pairs
 
 
@@ -206,11 +207,10 @@ def as_files(frames: list[Frame], folder: Path) -> list[Frame]:
     return [replace(f, noisy=x, mean=m) for f, x, m in zip(frames, noisy, mean, strict=True)]
 
 
-def _as_seen(file: Path, folder: Path) -> Any:
-    """A picture as the model saw it, by the run of a job's folder."""
-    run = read_run(folder / "out")["run"]
-    return picture(Preparation.from_json(run["preparation"]).read(file).image)
+def _preparation(folder: Path) -> Preparation:
+    """How the model saw the pictures of a job's folder."""
+    return Preparation.from_json(read_run(folder / "out")["run"]["preparation"])
 
 
 def _downloads(folder: Path) -> list[str]:
-    return [*map(str, sorted((folder / "out").glob("*.png"))), str(folder / "out" / "run.json")]
+    return [*map(str, ImageFolder(folder / "out").paths), str(folder / "out" / "run.json")]
