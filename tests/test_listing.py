@@ -13,7 +13,7 @@ from sfumato.core.errors import UserError
 from sfumato.data import find_images, layout, list_pictures, open_data, open_images, open_pairs
 from sfumato.data.listing import said
 from sfumato.training.train import train
-from sfumato.translation import plan
+from sfumato.translation import plan, results
 from sfumato.translation.pictures import translate
 
 QUICK = {
@@ -389,15 +389,15 @@ def test_a_result_without_numbers_or_without_a_file_is_named(tmp_path, model, mo
         y[1:2] = float("nan")
         return y, nfe
 
-    write = plan.write_png
+    write = results.write_samples
 
-    def refusing(path, image):
+    def refusing(path, *given, **how):
         if path.name == "2.png":
             raise OSError(36, "File name too long", str(path))
-        write(path, image)
+        write(path, *given, **how)
 
     monkeypatch.setattr(plan, "run_translator", spoilt)
-    monkeypatch.setattr(plan, "write_png", refusing)
+    monkeypatch.setattr(results, "write_samples", refusing)
     done = translate(tmp_path / "in", tmp_path / "out", target=model, **BACK)
     assert done.written == 2
     whys = {os.path.basename(name): why for name, why in done.skipped.items()}
