@@ -210,6 +210,8 @@ def test_microscopy_comes_back_in_the_truths_range(microscopy, tmp_path):
 
 
 def test_a_training_in_a_range_goes_on_and_is_not_given_another(scanner, tmp_path):
+    import pydantic  # noqa: F401  which cyclopts asks, where it is imported, as by the studio
+
     sfumato.train("diffusion", {"a": scanner / "signed", "b": scanner / "float"}, tmp_path / "run",
                   options={"net": "tiny"}, range="auto", **SMALL)  # fmt: skip
     words = ["train", "--resume", "--out", str(tmp_path / "run"), "--steps", "3", "--device", "cpu"]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from cyclopts import App
 
-from sfumato.cli.flags import command, flag, flags, value_of
+from sfumato.cli.flags import RANGES, command, flag, flags, value_of
 from sfumato.core.errors import UserError, choose
 from sfumato.core.terminal import say
 from sfumato.methods.outline import outlines
@@ -91,7 +91,9 @@ def _trainer(method: str | Part, begun: Mapping[str, Any]) -> Callable[..., None
         begin, skip=("method", "data", "out", "options", "quiet"),
         kinds={"validation": (list[str] | None, "another folder to score it on; repeat for more.")},
     )  # fmt: skip
-    known = defaults(cls) | {k: v for k, v in begun.items() if k != "validation"}
+    known = defaults(cls) | {
+        k: _words(v) if k in RANGES else v for k, v in begun.items() if k != "validation"
+    }
     common = [p.replace(default=known.get(p.name, p.default)) for p in common]
     options = begun.get("options", {})
     typed = {k: v for k, v in options.items() if isinstance(v, str | int | float | tuple | None)}
@@ -122,6 +124,11 @@ def _trainer(method: str | Part, begun: Mapping[str, Any]) -> Callable[..., None
     ]
     summary = outlines()[name].summary if name in outlines() else name
     return command(run, summary, [*places, *own, *common])
+
+
+def _words(stated: Any) -> list[str] | None:
+    """A range as it is typed."""
+    return None if stated is None else [str(w) for w in ([stated] if isinstance(stated, str) else stated)]
 
 
 def _still_there(begun: Mapping[str, Any], given: Mapping[str, Any], out: str) -> None:
