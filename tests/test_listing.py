@@ -11,7 +11,7 @@ from PIL import Image
 import sfumato
 from sfumato.core.errors import UserError
 from sfumato.data import find_images, layout, list_pictures, open_data, open_images, open_pairs
-from sfumato.data.listing import said
+from sfumato.data.listing import natural, said
 from sfumato.training.train import train
 from sfumato.translation import plan, results
 from sfumato.translation.pictures import translate
@@ -340,6 +340,15 @@ def test_folders_in_each_other_are_no_two_domains(tmp_path):
     paint(tmp_path / "a/b/2.png")
     with pytest.raises(UserError, match="lies in"):
         layout(tmp_path / "a", tmp_path / "a/b")
+
+
+def test_a_folder_may_be_named_as_a_picture_without_its_number(tmp_path):
+    for name in ("IMG1.png", "IMG/1.png", "IMG/IMG.png", "IMG/IMG1.png"):
+        paint(tmp_path / name)
+    (tmp_path / "IMG2.txt").write_text("x")
+    read = [file.relative_to(tmp_path).as_posix() for file in list_pictures(tmp_path).files]
+    assert read == ["IMG/1.png", "IMG/IMG1.png", "IMG/IMG.png", "IMG1.png"]
+    assert sorted(["a1", "a", "A", "a10", "a2b"], key=natural) == ["A", "a", "a1", "a2b", "a10"]
 
 
 # ---- one bad picture among many ------------------------------------------------------------------

@@ -5,6 +5,7 @@ SDEdit of strength 0 gives its guide back: what it writes is what a network woul
 
 import functools
 import json
+import os
 import warnings
 from pathlib import Path
 
@@ -331,6 +332,19 @@ def test_results_are_as_large_as_the_training_knows(tmp_path, trained_by, size, 
     assert (tmp_path / "again/0.png").read_bytes() == (tmp_path / "out/0.png").read_bytes()
 
 
+def test_a_model_that_is_saved_again_remembers_how_pictures_are_prepared(tmp_path):
+    for i in range(3):
+        paint(tmp_path / f"data/a/{i}.png", i)
+    train("diffusion", {"a": tmp_path / "data/a"}, tmp_path / "run", options=TINY, size=16, **FEW)
+    made = train("diffusion", {"a": tmp_path / "data/a"}, tmp_path / "two", options=TINY, size=16, **FEW)
+    for part in (made, sfumato.load(tmp_path / "run")):
+        assert part.preparation == Preparation((16, 16))
+        sfumato.save(part, tmp_path / "again")
+        assert sfumato.load(tmp_path / "again").preparation == Preparation((16, 16))
+    sfumato.save(made, tmp_path / "again", info={"size": 8})  # what is said goes before it
+    assert sfumato.load(tmp_path / "again").preparation.size == (8, 8)
+
+
 def test_results_are_brought_back_to_the_sources_size(tmp_path):
     paint(tmp_path / "data/a/0.png", 0, (16, 16))
     model = trained(tmp_path / "run", {"a": tmp_path / "data/a"})
@@ -342,6 +356,20 @@ def test_results_are_brought_back_to_the_sources_size(tmp_path):
     assert done.resized() == [f"{tmp_path}/in: 61x40 -> 24x16, and back"]
     with pytest.raises(UserError, match="--resize-back is for whole pictures: leave out --resize crop"):
         translate(tmp_path / "in", tmp_path / "no", **how, resize="crop")
+
+
+def test_a_preparation_that_is_not_known_is_not_repeated(tmp_path):
+    paint(tmp_path / "in/0.png", 0, (32, 32))
+    how = {"source": "sfumato/digits:2", "target": "sfumato/digits:3"}
+    translate(tmp_path / "in", tmp_path / "out", method="ddib", options={"steps": 2}, **how)
+    file = tmp_path / "out/run.json"
+    file.write_text(file.read_text().replace('"size"', '"sise"'))
+    with pytest.raises(UserError, match="prepared in a way that is not known here"):
+        repeat(file, tmp_path / "again")
+    file.unlink()
+    os.mkfifo(file)  # which never ends
+    with pytest.raises(UserError, match="holds no translation: it has no run.json"):
+        repeat(tmp_path / "out", tmp_path / "again")
 
 
 @pytest.mark.parametrize(

@@ -233,6 +233,11 @@ def test_bad_files(made, tmp_path):
         assert score([one], key) == want
     with pytest.raises(ValueError, match="no key of a study"):
         score([one], one)
+    told = json.loads(key.read_text())
+    for damage in ({"names": ["A"]}, {"items": [told["items"][0] | {"left": "C"}, *told["items"][1:]]}):
+        (tmp_path / "other.json").write_text(json.dumps(told | damage))
+        with pytest.raises(ValueError, match="no key of a study"):
+            score([one], tmp_path / "other.json")
     with pytest.raises(ValueError, match="no answers given"):
         score([], key)
 

@@ -82,7 +82,10 @@ def write_model(
     """Writes a model among whatever else the folder holds; see `save`."""
     if not dtype.is_floating_point:
         raise UserError(f"dtype must be a type of floats such as torch.float16, not {dtype}")
-    description = {"format": FORMAT, "model": describe(part), "info": dict(info or {})}
+    about = dict(info or {})
+    if part.preparation is not None and not about.keys() & {"preparation", "size"}:
+        about = {"preparation": part.preparation.to_json()} | about
+    description = {"format": FORMAT, "model": describe(part), "info": about}
     try:
         said = json.dumps(description, indent=2, allow_nan=False)
     except (TypeError, ValueError) as error:

@@ -24,7 +24,7 @@ from sfumato.cli import studio as cli_studio
 from sfumato.cli import train as cli_train
 from sfumato.cli.flags import at_home, command, convert, flag, flags, method_flags, value_of
 from sfumato.cli.models import import_, info
-from sfumato.core.errors import RENAMED, UserError, choose
+from sfumato.core.errors import RENAMED, UserError, choose, enough_memory
 from sfumato.core.ranges import Count
 from sfumato.core.terminal import count, one_line, open_streams, say, unwritten
 from sfumato.core.versions import version
@@ -166,7 +166,8 @@ def _data(chosen: bool) -> App:
 
 def _said(writer: Callable[..., None]) -> Callable[..., None]:
     def run(out: str, *args: Any, **given: Any) -> None:
-        writer(out, *args, **given)
+        with enough_memory("choose a smaller --size, or fewer copies"):
+            writer(out, *args, **given)
         train, test = (sum(1 for _ in Path(out, p).rglob("*.png")) for p in ("train", "test"))
         say(f"{out} holds {count(train, 'picture')} to train on and {test} to test on")
 

@@ -316,6 +316,6 @@ class ImageFolder:
 
 
 def _hash(path: Path) -> str:
-    with suppress(PermissionError):
+    with suppress(OSError):  # which reading says
         return hash_of(path)
     return ""

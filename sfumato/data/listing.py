@@ -123,10 +123,10 @@ def said(root: str | Path, left_out: Mapping[str, Sequence[str]], named: int = 3
     return f"{root}{': ' if root else ''}left out {'; '.join(parts)}" if parts else ""
 
 
-def natural(name: str) -> list[Any]:
+def natural(name: str) -> tuple[list[Any], str]:
     """Sort key under which 2 comes before 10."""
     parts = re.split(r"([0-9]+)", name.lower())
-    return [*(int(p) if i % 2 else p for i, p in enumerate(parts)), name]
+    return [int(p) if i % 2 else p for i, p in enumerate(parts)], name
 
 
 def stem_of(name: str) -> str:

@@ -152,10 +152,13 @@ def score(
     content = _read(key)
     try:
         study, names, items = content["study"], tuple(content["names"]), content["items"]
-        left = {item["item"]: item["left"] == names[0] for item in items}
+        (ours, theirs), sides = names, {item["item"]: item["left"] for item in items}
+        if not {*sides.values()} <= {ours, theirs}:
+            raise ValueError
+        left = {item: name == ours for item, name in sides.items()}
         pair = {item["item"]: item["name"] for item in items}
         again = {item["item"] for item in items if item["repeat"]}
-    except (KeyError, TypeError):
+    except (KeyError, TypeError, ValueError):
         raise UserError(f"{key} is no key of a study: expected study_key.json") from None
     if not answers:
         raise UserError("no answers given: name the files that the page downloaded")

@@ -89,7 +89,9 @@ def train(asked: TrainOptions) -> Part:
         if start is not None and before is None:
             told.say(start.said(part, asked, pictures))
         Session(asked, state, folder, pictures, accelerator, told).learn()
-    return state.finish()
+    trained = state.finish()
+    trained.preparation = pictures.everything.preparation
+    return trained
 
 
 def _timed(asked: TrainOptions, before: Mapping[str, Any] | None) -> TrainOptions:

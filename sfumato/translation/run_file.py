@@ -19,6 +19,7 @@ from sfumato.core.errors import UserError, existing
 from sfumato.core.terminal import count, say
 from sfumato.data.folders import LOCK, parse_json, write_text
 from sfumato.data.hashing import version_of
+from sfumato.data.preparation import ALWAYS, Preparation
 from sfumato.data.resize import said_size
 from sfumato.data.write import is_whole
 from sfumato.module import short
@@ -84,6 +85,8 @@ def read_run(folder: Path, name: str = "run.json") -> dict[str, Any]:
         UserError: if there is none, or not one of a translation.
     """
     try:
+        if not (folder / name).is_file():  # a pipe may never end
+            raise FileNotFoundError
         saved = parse_json((folder / name).read_text(encoding="utf-8"))
         parts = {key: saved[key] for key in ("run", "from", "result")}
         if not isinstance(parts["run"], dict) or not isinstance(parts["run"].get("options"), dict | None):
@@ -153,6 +156,7 @@ def to_repeat(run: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     for part, key, kind in kinds:
         if not isinstance(part, dict) or not isinstance(part.get(key), kind):
             raise UserError(f"{run} is damaged: it lacks the {key} of its run; translate again")
+    Preparation.from_json({"channels": 3} | ALWAYS | what["preparation"])
     return what, origin | {"mask": origin.get("mask"), "batch": origin.get("batch")}
 
 
