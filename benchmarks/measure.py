@@ -169,6 +169,11 @@ def interval(
 # ---- results ------------------------------------------------------------------------------------
 
 
+def _portable(word: str) -> str:
+    """A word of a command, without the path of this machine: others have their data elsewhere."""
+    return os.path.relpath(word) if os.path.isabs(word) else word
+
+
 def environment() -> dict[str, str | int]:
     """Where and with what a result was measured."""
     cpu = platform.processor() or platform.machine()
@@ -178,8 +183,9 @@ def environment() -> dict[str, str | int]:
         cpu = lines[0].split(":")[1].strip() if lines else cpu
     git = ["git", "-C", str(HERE), "rev-parse", "--short", "HEAD"]
     commit = subprocess.run(git, capture_output=True, text=True).stdout.strip()
+    words = ["python", f"benchmarks/{Path(sys.argv[0]).name}", *map(_portable, sys.argv[1:])]
     return {
-        "command": " ".join(["python", "benchmarks/" + Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": " ".join(words),
         "commit": commit or "unknown", "python": platform.python_version(),
         "torch": torch.__version__, "cpu": cpu, "cores": os.cpu_count() or 1,
         "threads": torch.get_num_threads(), "date": time.strftime("%Y-%m-%d"),

@@ -1,5 +1,6 @@
 """tools/house.py counts what it says it counts."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -54,3 +55,11 @@ def test_rooms_arrows_floors_and_what_is_hidden(tmp_path):
     assert numbers["upward arrows"] == "2  one -> data, one -> two"
     assert numbers["hidden arrows"] == "1  sfumato.top:2 find('ddib')"
     assert "methods 1, one 2, two 2" in text  # a circle shares its floor
+
+
+def test_trips_climb_no_more_than_they_must():
+    """train, translate, evaluate: what is called from a floor below, as tools/trips.py sees it."""
+    done = subprocess.run([sys.executable, "tools/trips.py"], cwd=ROOT, capture_output=True, text=True)
+    climbs = dict(re.findall(r"^(\w+): (\d+) climbs$", done.stdout, re.M))
+    assert climbs.keys() == {"train", "translate", "evaluate"}, done.stderr
+    assert all(int(climbs[trip]) <= most for trip, most in (("train", 3), ("translate", 1), ("evaluate", 4)))

@@ -26,7 +26,7 @@ from sfumato.data.image_folder import ImageFolder
 from sfumato.data.masks import check_mask
 from sfumato.data.open_data import measured_range, outside
 from sfumato.data.preparation import Side
-from sfumato.data.resize import Resize, said_size
+from sfumato.data.resize import Resize, covering, said_size
 from sfumato.data.value_range import Stated, rule_of
 from sfumato.data.write import Format
 from sfumato.diffusion.watch import Watch
@@ -146,10 +146,11 @@ def translate(
         raise UserError("--depth 32 takes the range of the results, too, such as --to-range 0 1")
     plain = pages == "first" and not prepare.to_range and (prepare.to_channels or prepare.channels) in (1, 3)
     form = Results(format or ("png" if plain else "tiff"), depth, alpha == "keep", resize_back)
-    whole_to = math.inf
+    sizes, whole_to = _sizes(pictures), math.inf
     if windows or (windows is None and networks(part) and trained_side(part)):
         whole_to = (trained_side(part) or 0) * (1 if windows else WHOLE)
-        part = windowed(part, whole=whole_to or None)
+        if windows or any(max(size) > whole_to for size in sizes):
+            part = windowed(part, whole=whole_to or None)
     if mask := chosen.get("mask"):
         check_mask(Path(mask))
     run = {
@@ -163,7 +164,8 @@ def translate(
         "sources": [str(Path(p).absolute()) for p in given], "method": method,
         "models": {r: f"{m.folder.absolute()}:{m.domain or ''}".rstrip(":") for r, m in made.models.items()},
         "mask": str(Path(mask).absolute()) if mask else None,
-        "batch": batch or _batch(pictures),
+        # 64 of 64x64 pixels should fit into memory
+        "batch": batch or max(1, min(64, 2**18 // max(map(math.prod, sizes), default=1))),
         "device": str(where),
     }  # fmt: skip
     plan = Plan(part, chosen, pictures, out, json.loads(json.dumps(run)), origin, form, whole_to, watch)
@@ -208,10 +210,9 @@ def repeat(run: str | Path, out: str | Path, *, device: str | None = None) -> Su
     )  # fmt: skip
 
 
-def _batch(pictures: ImageFolder) -> int:
-    """How many pictures should fit into memory: 64 of 64x64 pixels, fewer of more, one of large ones."""
-    if pictures.preparation.size is None:
-        most = max(map(math.prod, pictures.known_sizes()), default=1)
-    else:
-        most = math.prod(pictures.preparation.size)
-    return max(1, min(64, 2**18 // most))
+def _sizes(pictures: ImageFolder) -> set[tuple[int, int]]:
+    """The (height, width) that pictures have when they are prepared, by their headers."""
+    how = pictures.preparation
+    if how.size and how.resize != "short":
+        return {how.size}
+    return {covering(size, how.size) if how.size else size for size in pictures.known_sizes()}
