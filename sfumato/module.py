@@ -57,7 +57,7 @@ GONE = {"channel_order": "noisy, image"}
 """Fields that descriptions had when they could have this value only."""
 
 
-ADDED = {"UNet": {"detail": 0}}
+ADDED: dict[str, dict[str, Any]] = {"UNet": {"detail": 0}, "Denoiser": {"any_domain": True}}
 """Fields that descriptions of these kinds did not have while they could have this value only."""
 
 

@@ -309,3 +309,14 @@ def test_the_middle_is_cut_out():
     np.testing.assert_array_equal(fit_image(tall, 4), tall[:, 4:8])
     wide = np.ascontiguousarray(tall.swapaxes(1, 2))
     np.testing.assert_array_equal(fit_image(wide, 4), wide[..., 4:8])
+
+
+@pytest.mark.parametrize("colour", [0, 2])
+def test_the_transparent_colour_of_a_deep_picture_is_laid_on_white(tmp_path, colour):
+    samples = DEEP[..., : colour + 1].copy()
+    samples[2, 3] = samples[4, 1] = key = np.array([7, 300, 65_000][: colour + 1], np.uint16)
+    body = b"tRNS" + key.astype(">u2").tobytes()
+    chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+    image = read_image(deep_png(tmp_path / "a.png", samples, colour, extra=chunk))
+    samples[2, 3] = samples[4, 1] = 65_535
+    np.testing.assert_allclose(image, floats(samples), atol=1e-6)

@@ -155,6 +155,7 @@ def test_how_it_learns_may_change(folders, tmp_path, begun):  # noqa: F811
     learnt(tmp_path / "m", domains=("red", "green"), any_domain=0.3)
     assert begun("diffusion", folders, tmp_path / "m").any_domain == 0.3
     assert begun("diffusion", folders, tmp_path / "m", options={"any_domain": 0.0}).any_domain == 0.0
+    assert begun("diffusion", folders, tmp_path / "m", options={"times": "uniform"}).times == "uniform"
 
 
 def test_it_is_said_and_recorded_and_the_rate_is_a_tenth(folders, tmp_path, capsys):  # noqa: F811

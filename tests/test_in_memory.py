@@ -348,3 +348,14 @@ def test_a_bright_picture_is_written_as_it_was_read_and_said(tmp_path):
         sfumato.write(picture, tmp_path / "again.png")
     assert told[0].filename == __file__
     assert np.array_equal(np.asarray(Image.open(tmp_path / "again.png")), bright)
+
+
+@pytest.mark.parametrize(
+    "given", [U8, U8.astype(np.uint16) * 257, U8 / 127.5 - 1, torch.zeros(3, 8, 8), Image.fromarray(U8)],
+    ids=lambda x: str(getattr(x, "dtype", "Pillow")),
+)  # fmt: skip
+def test_results_that_are_no_numbers_are_refused_in_every_kind(given):
+    part = sfumato.find("cyclegan")(net="tiny")
+    next(part.parameters()).data.fill_(float("nan"))
+    with pytest.raises(UserError, match="the result has values that are not numbers: the model diverged"):
+        part.eval().translate(given)

@@ -412,3 +412,19 @@ def test_a_result_without_numbers_or_without_a_file_is_named(tmp_path, model, mo
     whys = {os.path.basename(name): why for name, why in done.skipped.items()}
     assert "not numbers" in whys["1.png"]
     assert "too long" in whys["2.png"]
+
+
+def test_a_folder_whose_files_may_not_be_reached_is_named_and_the_rest_read(tmp_path, monkeypatch):
+    paint(tmp_path / "a.png")
+    paint(tmp_path / "closed" / "b.png")
+    real = os.stat
+
+    def refusing(path, *args, **how):
+        if isinstance(path, (str, os.PathLike)) and os.path.dirname(path) == str(tmp_path / "closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path, *args, **how)
+
+    monkeypatch.setattr(os, "stat", refusing)
+    found = list_pictures(tmp_path)
+    assert names(tmp_path) == ["a.png"]
+    assert found.left_out == {"that may not be opened": ["closed/b.png"]}

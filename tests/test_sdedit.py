@@ -6,12 +6,14 @@ import pytest
 import torch
 from truth import Affine, Impulses, f64, gaussian, normal, tiny_denoiser
 
+from sfumato.checkpoints.model_folder import denoiser_of
 from sfumato.core.errors import UserError
 from sfumato.diffusion.guidance import Conditioned
 from sfumato.diffusion.integrate import integrate
 from sfumato.diffusion.noise_and_denoise import check_finite, edit, times_of
 from sfumato.diffusion.process import DDPM, VE, VP, Cosine, Flow
 from sfumato.diffusion.time_grids import chain_time, grid
+from sfumato.methods.registry import find
 from sfumato.methods.sdedit import SDEdit
 
 PICTURES = torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
@@ -228,3 +230,13 @@ def test_a_mask_that_is_none_is_refused(mask):
     with pytest.raises(UserError, match=r"a mask of shape \(.*expected numbers in \[0, 1\] that broadcast"):
         one.translate(pictures, steps=2, mask=mask)
     one.translate(pictures, steps=2, mask=torch.ones(1, 8, 8))
+
+
+@pytest.mark.parametrize("name", ["sdedit", "ilvr", "egsde"])
+def test_a_model_that_never_hid_a_domain_does_not_guide_away_from_any(name):
+    part = find("diffusion")(net="tiny", domains=("a", "b"), any_domain=0.0)
+    translator = find(name)(target=denoiser_of(part, "a"))
+    how = {"steps": 2} | ({"realism": 0.0} if name == "egsde" else {})
+    with pytest.raises(UserError, match="does not know any domain, only each: train it with --any-domain"):
+        translator.translate(PICTURES, classifier_free=2.0, **how)
+    translator.translate(PICTURES, **how)

@@ -11,6 +11,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -877,5 +879,49 @@ def test_wrong_types_in_a_run_are_damages(folders, tmp_path, place):
 
 
 def test_the_trainings_own_pictures_as_held_out_ones_are_said(folders, tmp_path):
-    with pytest.warns(UserWarning, match="--validation names the training's own pictures of"):
+    with pytest.warns(UserWarning, match="24 of 24 pictures of --validation are the training's own, as"):
         train("diffusion", folders, tmp_path / "run", validation=folders, **TINY, steps=1)
+
+
+def test_a_few_of_the_trainings_pictures_under_other_names_are_said(folders, tmp_path):
+    rest = {name: str(pictures(tmp_path / name, 3, 7 + i)) for i, name in enumerate(("red", "green"))}
+    shutil.copy(f"{folders['red']}/5.png", tmp_path / "red" / "copy.png")
+    with pytest.warns(UserWarning, match=r"1 of 7 pictures of --validation .* as .*red/copy.png"):
+        train("diffusion", folders, tmp_path / "run", validation=rest, **TINY, steps=1)
+
+
+def test_pairs_that_share_one_half_are_not_the_trainings_own(tmp_path):
+    same = Image.new("RGB", (16, 16), "white")
+    a, b, c, d = (pictures(tmp_path / name, 4, i) for i, name in enumerate("abcd"))
+    for file in [*b.iterdir(), *d.iterdir()]:
+        same.save(file)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*--validation")
+        train("pix2pix", [a, b], tmp_path / "run", validation=[c, d], **TINY, steps=1)
+    with pytest.warns(UserWarning, match="4 of 4 pictures of --validation are"):
+        train("pix2pix", [a, b], tmp_path / "other", validation=[a, d], **TINY, steps=1)
+
+
+def test_a_share_beside_validation_is_refused_and_old_runs_with_both_go_on(folders, tmp_path):
+    out, rest = tmp_path / "run", {n: str(pictures(tmp_path / n, 3, 7 + len(n))) for n in folders}
+    with pytest.raises(UserError, match=r"say --held-out 0.5 or --validation, not both"):
+        train("diffusion", folders, out, validation=rest, held_out=0.5, **TINY, steps=1)
+    train("diffusion", folders, out, validation=rest, **TINY, steps=1)
+    run = json.loads((out / "run.json").read_text())
+    assert run["settings"]["held_out"] == 0
+    run["settings"]["held_out"] = 0.05  # as runs of before wrote it
+    (out / "run.json").write_text(json.dumps(run))
+    with pytest.raises(SystemExit, match="0"):
+        main(["train", "--resume", "--out", str(out), "--steps", "2"])
+
+
+def test_trainings_in_threads_are_those_of_their_seed(folders, tmp_path):
+    data = [folders["red"], folders["green"]]
+
+    def trained(name):
+        part = train("cyclegan", data, tmp_path / name, **TINY, steps=4, held_out=0)
+        return parameters_to_vector(part.parameters()).tolist()
+
+    alone = trained("alone")
+    with ThreadPoolExecutor(3) as pool:
+        assert all(each == alone for each in pool.map(trained, "abc"))

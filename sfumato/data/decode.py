@@ -280,4 +280,9 @@ def _deep_png(data: bytes) -> tuple[NDArray[np.uint16], dict[str, str]]:
     profile = next((body for kind, body in chunks if kind == b"iCCP"), b"")
     name = profile.partition(b"\0")[0].decode("latin1")
     lost = {"profile": f"{name}, of 16 bits"} if profile and "srgb" not in name.lower() else {}
-    return half(1) * np.uint16(256) + half(2), lost
+    deep = half(1) * np.uint16(256) + half(2)
+    clear = next((body for kind, body in chunks if kind == b"tRNS"), b"")
+    if clear and samples in (1, 3):  # one colour is transparent
+        opaque = (deep != np.frombuffer(clear[: 2 * samples], ">u2")).any(2, keepdims=True)
+        deep = np.concatenate([deep, opaque * np.uint16(65535)], axis=2)
+    return deep, lost

@@ -102,7 +102,9 @@ def translated(
         results = [translated(translate, one, channels, preparation) for one in given]
         return tuple(results) if isinstance(given, tuple) else results
     images, back = take(given, channels, preparation)
-    return back(translate(images))
+    made = translate(images)
+    check_numbers({"the result": made}, ": the model diverged")
+    return back(made)
 
 
 def _floats(x: Tensor, bright: bool) -> tuple[Tensor, Callable[[Tensor], Tensor]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -77,7 +78,7 @@ def list_pictures(folder: str | Path) -> Listing:
             folders[:] = [f for f in folders if f.lower() not in JUNK]
             left[HIDDEN] += [f"{_relative(root, here / f)}/" for f in folders if f.startswith(".")]
             shown = [f for f in folders if not f.startswith(".")]
-            folders[:] = [f for f in shown if not (here / f).is_symlink()]
+            folders[:] = [f for f in shown if not os.path.islink(here / f)]
             ways += sorted(here / f for f in shown if f not in folders)
             for name in names:
                 if name.lower() in JUNK or (here == root and name in OURS):
@@ -147,8 +148,14 @@ def told_apart(one: str | Path, other: str | Path) -> str:
 
 def _why_not(file: Path) -> str | None:
     suffix, picture = file.suffix.lower(), file.suffix.lower() in SUFFIXES
-    if not file.is_file():
-        return LINK if file.is_symlink() else OTHER
+    try:
+        regular = stat.S_ISREG(file.stat().st_mode)
+    except PermissionError:
+        return CLOSED
+    except OSError:
+        regular = False
+    if not regular:
+        return LINK if os.path.islink(file) else OTHER
     if file.name.startswith("."):
         return HIDDEN if picture or suffix in OTHER_PICTURES else OTHER
     if not picture:

@@ -120,6 +120,10 @@ def ask(
     return answered(answer, x_t.shape, who)
 
 
+LEARNING = "times", "lognormal_mean", "lognormal_std", "any_domain"
+"""Fields of a denoiser that say how it learns, not what its network is."""
+
+
 class Denoiser(Part):
     """(x_t, t, domain=, image=) -> E[x | x_t].
 
@@ -135,6 +139,7 @@ class Denoiser(Part):
         lognormal_std: its standard deviation.
         sigma_data: standard deviation of the data, used by edm only.
         domains: names of the domains the network knows by label; empty for a model without labels.
+        any_domain: whether the network has seen pictures whose domain was hidden, and so knows "any domain".
     """
 
     generators_at: ClassVar[tuple[str, ...]] = ("net",)
@@ -147,6 +152,7 @@ class Denoiser(Part):
     lognormal_std: Positive = 1.2
     sigma_data: float = 0.5
     domains: tuple[str, ...] = ()
+    any_domain: bool = True
 
     def forward(
         self,
@@ -248,6 +254,11 @@ class Denoiser(Part):
             return None
         if isinstance(domain, Tensor):
             return domain.to(x.device)
+        if domain is None and not self.any_domain:
+            raise UserError(
+                "the model does not know any domain, only each: train it with --any-domain 0.1, or ask for "
+                "a domain (classifier_free 0, prior domain)"
+            )
         index = len(self.domains) if domain is None else domain_index(domain, self.domains)
         return torch.full((len(x),), index, device=x.device)
 

@@ -65,7 +65,7 @@ class Diffusion(Part):
         net = make_net(self.net, labels=len(self.domains), channels=self.channels)
         self.denoiser = Denoiser(
             net=net, process=process, prediction=self.prediction, times=self.times,
-            domains=tuple(self.domains),
+            domains=tuple(self.domains), any_domain=self.any_domain > 0,
         )  # fmt: skip
 
     def objectives(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass
@@ -244,9 +245,19 @@ WORLD = "WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"
 def _drawing(place: str) -> Iterator[torch.Generator]:
     """A generator for this place in the training; torch's own, too, which dropout draws from."""
     number = stable_hash(place.encode())
-    with torch.random.fork_rng(enabled=True):
-        torch.manual_seed(number)
+    with seeded(number):
         yield torch.Generator().manual_seed(number)
+
+
+@contextmanager
+def seeded(number: int) -> Iterator[None]:
+    """Seeds torch's own generator, and puts it back.  All threads have this one: trainings take turns."""
+    with _TURN, torch.random.fork_rng():
+        torch.manual_seed(number)
+        yield
+
+
+_TURN = threading.RLock()
 
 
 def _losses(losses: Iterator[tuple[str, Tensor]], accelerator: Accelerator) -> Iterator[tuple[str, Tensor]]:

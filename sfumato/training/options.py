@@ -101,7 +101,7 @@ class TrainOptions(LoopOptions):
         to_range: the same of the target images; by default as range says, measured in the targets.
         side_by_side: each image holds a pair: the source in its left half, the target in its right half.
         strict: refuse folders with unreadable images, instead of skipping these images.
-        held_out: share of the images that is kept out of training to score it.
+        held_out: share of the images that is kept out of training to score it; 0.05, or 0 with validation.
         validation: other folders to score the training on, given like data, in place of held_out.
         without: a text file of pictures to leave out, one name or path a line; of a pair both are left
             out.
@@ -140,7 +140,7 @@ class TrainOptions(LoopOptions):
     to_range: Stated | None = option(None, fixed=True)
     side_by_side: bool = False
     strict: bool = False
-    held_out: BelowOne = option(0.05, fixed=True)
+    held_out: BelowOne = option(most=0.05, fixed=True)
     validation: Folders | None = option(recorded=False)
     without: str | Path | None = None
     flip: bool = option(False, fixed=True)
@@ -163,6 +163,8 @@ class TrainOptions(LoopOptions):
         given = defaults(self.method)
         if self.start is not None:
             given["lr"] /= GENTLER
+        if self.validation is not None:
+            given["held_out"] = 0.0
         return given if self.minutes is None else {**given, "steps": None}  # they will be measured
 
     @property

@@ -54,6 +54,8 @@ def read_pictures(asked: TrainOptions) -> Pictures:
     if asked.without is not None:
         everything = leave_out(everything, asked.without)
     if asked.validation is not None:
+        if asked.held_out:
+            raise UserError(f"say --held-out {asked.held_out:g} or --validation, not both")
         first = everything.preparation  # of ranges that were measured
         how |= {"range": first.range} | ({} if kind == "domains" else {"to_range": first.to_range})
         rest = open_data(kind, asked.validation, **how)
@@ -81,12 +83,20 @@ def in_order(data: sets.Dataset, names: Iterable[str], whose: str) -> sets.Datas
 
 
 def _others(training: sets.Dataset, rest: sets.Dataset) -> None:
-    """Says if a whole folder of held-out pictures is one of the training's."""
-    held = rest.describe()["digest"].values()
-    for name, own in training.describe()["digest"].items():
-        if own in held:
-            warnings.warn(
-                f"--validation names the training's own pictures of {name}: their loss does not tell "
-                f"whether it memorises them",
-                stacklevel=4,
-            )
+    """Says how many held-out pictures are the training's own, whatever they are called."""
+    known, held = set(_contents(training).values()), _contents(rest)
+    if own := [name for name, content in held.items() if content in known]:
+        warnings.warn(
+            f"{len(own):,} of {len(held):,} pictures of --validation are the training's own, as {own[0]}: "
+            f"their loss does not tell whether it memorises them",
+            stacklevel=4,
+        )
+
+
+def _contents(data: sets.Dataset) -> dict[str, tuple[str, ...]]:
+    """{file: sha256}; of pairs, whose halves may be alike in many, {file: sha256 of both}."""
+    folders = data.parts.values()
+    if isinstance(data, sets.Pairs):
+        files = zip(*(part.paths for part in folders), *(part.hashes for part in folders), strict=True)
+        return {str(file): tuple(hashes) for file, _, *hashes in files}
+    return {str(file): (sha,) for part in folders for file, sha in zip(part.paths, part.hashes, strict=True)}

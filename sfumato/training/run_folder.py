@@ -178,6 +178,8 @@ def read_run(out: Path) -> dict[str, Any]:
     if not all(isinstance(part, dict) for part in (*needed, *newer)):
         raise UserError(damaged)
     settings, model = parts["settings"], parts["model"]
+    if newer[1].get("validation"):  # runs of before wrote the default beside it
+        settings["held_out"] = 0.0
     names = parts.get("method"), settings.get("without"), model.get("is"), newer[-1].get("model")
     if not all(name is None or isinstance(name, str) for name in names) or not all(
         folders is None or all(isinstance(folder, str) for folder in _each(folders))

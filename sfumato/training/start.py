@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,11 @@ from sfumato.checkpoints.model_folder import ModelFolder, open_model, resolve
 from sfumato.core.arguments import checked_values
 from sfumato.core.errors import UserError, choose
 from sfumato.data import sets
+from sfumato.diffusion.denoiser import LEARNING
 from sfumato.methods.registry import find, info, name_of
 from sfumato.module import Part, build, describe, fields
 from sfumato.nets.sizes import UNet
+from sfumato.training.fit import seeded
 from sfumato.training.options import TrainOptions
 from sfumato.training.pictures import Pictures
 
@@ -29,7 +30,7 @@ OF_DATA = "domains", "side"
 def make(asked: TrainOptions, pictures: Pictures) -> Part:
     """The method with its options and what the pictures decide, with the seed's initial weights."""
     given = _decided(asked, pictures) | _given(asked)
-    with _seeded(asked):
+    with seeded(asked.seed):
         return find(str(asked.method))(**given)
 
 
@@ -106,7 +107,7 @@ class Start:
         """
         part, decided = self.found.part, _decided(asked, pictures)
         kept = {f.name: getattr(part, f.name) for f in fields(part) if f.name != "domains"}
-        with _seeded(asked):
+        with seeded(asked.seed):
             kept |= {k: _again(v, asked, decided) for k, v in kept.items() if isinstance(v, Part)}
             if asked.channels != getattr(part, "channels", asked.channels):
                 kept |= {"channels": asked.channels, "net": _again(self._unet(), asked, decided)}
@@ -220,13 +221,6 @@ def _decided(asked: TrainOptions, pictures: Pictures) -> dict[str, Any]:
     return decided
 
 
-@contextmanager
-def _seeded(asked: TrainOptions) -> Iterator[None]:
-    with torch.random.fork_rng():
-        torch.manual_seed(asked.seed)
-        yield
-
-
 def _again(net: Part, asked: TrainOptions, decided: Mapping[str, Any]) -> Any:
     """A network like this one, of new weights, for the channels and the domains of the training."""
     said, now = describe(net), {"channels": asked.channels, "conditioning": asked.channels}
@@ -236,5 +230,6 @@ def _again(net: Part, asked: TrainOptions, decided: Mapping[str, Any]) -> Any:
 
 
 def _networks(part: Part) -> dict[str, Any]:
-    """What a model's networks are, by their names."""
-    return {name: describe(m) for name, m in part.named_modules() if isinstance(m, Part) and m is not part}
+    """What a model's networks are, by their names, but for how they learn."""
+    parts = {name: m for name, m in part.named_modules() if isinstance(m, Part) and m is not part}
+    return {n: {k: v for k, v in describe(m).items() if k not in LEARNING} for n, m in parts.items()}

@@ -73,7 +73,8 @@ class Sides(nn.Module):
 
         def denoiser() -> Denoiser:
             how: dict[str, Any] = {"conditioning": channels, "channels": channels, "copied": True}
-            return Denoiser(net=make_net(net, labels=len(names), **how), domains=names, **options)
+            made = make_net(net, labels=len(names), **how)
+            return Denoiser(net=made, domains=names, any_domain=False, **options)
 
         self.target = denoiser()
         self.source = self.target if shared else denoiser()
