@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from sfumato.checkpoints.model_folder import load, save
     from sfumato.checkup.report import doctor
     from sfumato.core.errors import UserError
-    from sfumato.data.in_memory import read, write
+    from sfumato.data.files import read, write
     from sfumato.diffusion.denoiser import Denoiser
     from sfumato.diffusion.exact import Gaussian, Mixture
     from sfumato.diffusion.guidance import ClassifierFree, Clipped, Conditioned, Energy, Guided
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 _HOME = {
     "checkpoints.model_folder": ["load", "save"],
     "core.errors": ["UserError"],
-    "data.in_memory": ["read", "write"],
+    "data.files": ["read", "write"],
     "diffusion.denoiser": ["Denoiser"],
     "diffusion.exact": ["Gaussian", "Mixture"],
     "diffusion.guidance": ["ClassifierFree", "Clipped", "Conditioned", "Energy", "Guided"],

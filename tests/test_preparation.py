@@ -354,8 +354,13 @@ def test_results_are_brought_back_to_the_sources_size(tmp_path):
     small = fit_image(source, 16, "short")
     assert close(shown(tmp_path / "out", "0"), fit_image(small, (40, 61), "stretch", upscale=True))
     assert done.resized() == [f"{tmp_path}/in: 61x40 -> 24x16, and back"]
-    with pytest.raises(UserError, match="--resize-back is for whole pictures: leave out --resize crop"):
-        translate(tmp_path / "in", tmp_path / "no", **how, resize="crop")
+    for cut in ({"resize": "crop"}, {"size": "24x16"}):
+        with pytest.raises(UserError, match="--resize-back is for whole pictures, not cut ones: leave out"):
+            translate(tmp_path / "in", tmp_path / "no", **how, **cut)
+    for more in ("upscale", "resize_back"):
+        given = {"target": f"{model}:a", "scale": "native", more: True} | BACK
+        with pytest.raises(UserError, match="--scale native takes pictures as they are: leave out"):
+            translate(tmp_path / "in", tmp_path / "no", **given)
 
 
 def test_a_preparation_that_is_not_known_is_not_repeated(tmp_path):

@@ -1,6 +1,7 @@
 """How results are written: formats, depths, transparency, and what they carry over from their sources."""
 
 import json
+import struct
 
 import numpy as np
 import pytest
@@ -392,3 +393,148 @@ def test_a_broken_page_leaves_its_file_out(stacks, model, tmp_path):
     done = translate(stacks, tmp_path / "out", **model, batch=2, pages="all")
     assert [*done.skipped] == [str(stacks / "flat.tif")]
     assert sorted(contents(tmp_path / "out")) == ["deep.tif", "one.tif"]
+
+
+@pytest.mark.parametrize("format", ["png", "tiff", "jpeg", "webp"])
+@pytest.mark.parametrize("kind", ["tif", "jpg"])
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
+def test_names_with_umlauts_are_carried_over(kind, format, encoding, model, tmp_path):
+    name = "Jürgen Möller"
+    (tmp_path / "in").mkdir()
+    if kind == "tif":
+        texts = [(315, 2, None, name.encode(encoding), True)]
+        tifffile.imwrite(tmp_path / "in/0.tif", DEEP, photometric="rgb", extratags=texts)
+    else:
+        exif = Image.Exif()
+        exif[315] = b"@" * len(name.encode(encoding))
+        block = exif.tobytes().replace(b"@" * len(name.encode(encoding)), name.encode(encoding))
+        Image.fromarray((DEEP >> 8).astype(np.uint8)).save(tmp_path / "in/0.jpg", exif=block)
+    translate(tmp_path / "in", tmp_path / "out", format=format, depth=8, **model)
+    (made,) = (p for p in (tmp_path / "out").iterdir() if p.name != "run.json")
+    assert carried_by(made.read_bytes()).exif[315] == name
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {33550: (12, (1.0, 2.0))}, {33550: (12, (1.0, 1.0, 0.0)), 33922: (12, (0.0, 0, 0, 5, 6))},
+        {34264: (12, tuple(map(float, range(12))))}, {33550: (12, (1.0, 1.0, 0.0)), 34735: (3, (1, 1, 0))},
+    ],
+    ids=["scale", "ties", "matrix", "keys"],
+)  # fmt: skip
+def test_tags_that_say_no_place_end_no_run_and_are_said(odd, model, tmp_path):
+    (tmp_path / "in").mkdir()
+    tags = [(tag, kind, len(values), values, True) for tag, (kind, values) in odd.items()]
+    tifffile.imwrite(tmp_path / "in/0.tif", DEEP, photometric="rgb", extratags=tags)
+    with pytest.warns(UserWarning, match="tags of GeoTIFF that say no place on Earth"):
+        done = translate(tmp_path / "in", tmp_path / "out", format="tiff", **model)
+    assert done.written == 1
+
+
+def test_a_place_is_kept_beside_a_resolution_of_nothing_and_a_number_for_no_data(model, tmp_path):
+    (tmp_path / "in").mkdir()
+    file = tmp_path / "in/0.tif"
+    geo_tiff(file, resolution=(77, 77))
+    file.write_bytes(file.read_bytes().replace(struct.pack("<II", 77, 1), bytes(8)))
+    tags = carried_by(file.read_bytes()).geo
+    more = [(SCALE, 12, 3, tags[SCALE], True), (TIES, 12, 6, tags[TIES], True), (42113, 12, 1, (-9.0,), True)]
+    tifffile.imwrite(tmp_path / "in/1.tif", DEEP, photometric="rgb", extratags=more)
+    translate(tmp_path / "in", tmp_path / "out", format="tiff", scale="native", **model)
+    for name in ("0", "1"):
+        assert carried_by((tmp_path / f"out/{name}.tif").read_bytes()).geo[TIES] == tags[TIES]
+    assert carried_by((tmp_path / "out/1.tif").read_bytes()).geo[42113] == "-9.0"
+
+
+def test_pages_keep_their_own_alpha_depth_and_range(model, tmp_path):
+    deep, small = DEEP, (DEEP >> 8).astype(np.uint8)
+    clear = np.concatenate([deep, RNG.integers(1, 65536, (*deep.shape[:2], 1)).astype(np.uint16)], 2)
+    (tmp_path / "in").mkdir()
+    with tifffile.TiffWriter(tmp_path / "in/0.tif") as tiff:
+        tiff.write(clear, photometric="rgb", extrasamples=["unassalpha"])
+        tiff.write(deep, photometric="rgb")
+        tiff.write(small, photometric="rgb")
+    translate(tmp_path / "in", tmp_path / "out", pages="all", alpha="keep", scale="native", **model)
+    with tifffile.TiffFile(tmp_path / "out/0.tif") as tiff:
+        shapes = [(page.shape[2], page.dtype.name) for page in tiff.pages]
+        assert shapes == [(4, "uint16"), (3, "uint16"), (3, "uint8")]
+        assert np.array_equal(tiff.pages[2].asarray(), small)
+    with tifffile.TiffWriter(tmp_path / "in/0.tif") as tiff:
+        tiff.write(np.full((16, 16), 10, np.uint16))
+        tiff.write(np.full((16, 16), 2000, np.uint16))
+    translate(tmp_path / "in", tmp_path / "auto", pages="all", range="auto", **model)
+    pages = tifffile.imread(tmp_path / "auto/0.tif", key=[0, 1])
+    assert (pages[0] == 10).all()
+    assert (pages[1] == 2000).all()
+
+
+@pytest.mark.parametrize("mode", ["P", "1", "CMYK", "RGB", "lzw"])
+def test_pages_of_every_kind_are_read_as_single_ones_are(mode, model, tmp_path):
+    pictures = [Image.fromarray(np.roll(DEEP >> 8, i, 0).astype(np.uint8)) for i in range(3)]
+    pictures = [p if mode == "lzw" else p.convert(mode) for p in pictures]
+    how = {"compression": "tiff_lzw"} if mode == "lzw" else {}
+    (tmp_path / "in").mkdir()
+    pictures[0].save(tmp_path / "in/0.tif", save_all=True, append_images=pictures[1:], **how)
+    translate(tmp_path / "in", tmp_path / "out", pages="all", scale="native", **model)
+    pages = tifffile.imread(tmp_path / "out/0.tif", key=range(3))
+    for page, picture in zip(pages, pictures, strict=True):
+        assert np.abs(page.astype(int) - np.asarray(picture.convert("RGB"))).max() <= 1
+
+
+def test_a_tile_larger_than_its_picture_is_no_matter(tmp_path):
+    small = (DEEP >> 8).astype(np.uint8)
+    for name, pixels in (("a.tif", small), ("b.tif", DEEP)):
+        tifffile.imwrite(tmp_path / name, pixels, photometric="rgb", tile=(64, 64))
+        assert header_of(tmp_path / name)[1:3] == (24, 20)
+        assert np.array_equal(read_file(tmp_path / name)[0], pixels)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_colours_that_were_multiplied_by_alpha_are_divided_again(dtype, tmp_path):
+    top = np.iinfo(dtype).max
+    alpha = np.full((8, 8, 1), top // 2 + 1, dtype)
+    laid = (0.8 * alpha).astype(dtype).repeat(3, 2)
+    file = tmp_path / "a.tif"
+    pixels = np.concatenate([laid, alpha], 2)
+    tifffile.imwrite(file, pixels, photometric="rgb", extrasamples=["assocalpha"])
+    samples, _ = read_file(file)
+    np.testing.assert_allclose(samples[..., :3] / top, 0.8, atol=1 / 100)
+    assert np.array_equal(samples[..., 3:], alpha)
+
+
+@pytest.mark.parametrize(
+    ("how", "says"),
+    [
+        ({"to_range": (-100, 100), "format": "png"}, "png holds no values from -100 to 100: choose"),
+        ({"to_range": (0, 1000), "format": "jpeg"}, "jpeg holds no values from 0 to 1000: choose"),
+        ({"to_range": (0, 1e6), "depth": 16}, "--depth 16 does not hold values from 0 to 1e"),
+        ({"to_range": "auto"}, "--to-range auto: results cannot be measured"),
+        ({"range": (0, 1e308)}, "range 0 1e.308: expected its two ends"),
+        ({"range": "percentile 0 0.0001"}, "the values of the pictures for range go from"),
+    ],
+    ids=str,
+)
+def test_a_range_that_cannot_be_written_is_refused_before_the_work(how, says, model, tmp_path):
+    (tmp_path / "in").mkdir()
+    write_samples(tmp_path / "in/0.png", np.eye(16, dtype=np.uint8)[None].repeat(3, 0))
+    with pytest.raises(UserError, match=says):
+        translate(tmp_path / "in", tmp_path / "out", **how, **model)
+    assert not (tmp_path / "out").exists() or not [*(tmp_path / "out").iterdir()]
+
+
+def test_written_pictures_keep_alpha_bands_and_values(tmp_path):
+    clear = Image.fromarray(RNG.integers(0, 256, (8, 6, 4), np.uint8))
+    for mode in ("RGBA", "LA"):
+        sfumato.write(clear.convert(mode), tmp_path / "a.png")
+        assert np.array_equal(np.asarray(Image.open(tmp_path / "a.png")), np.asarray(clear.convert(mode)))
+    with pytest.raises(UserError, match="jpeg holds no transparency"):
+        sfumato.write(clear, tmp_path / "a.jpg")
+    bands = RNG.uniform(-1, 1, (5, 8, 6)).astype(np.float32)
+    sfumato.write(torch.from_numpy(bands), tmp_path / "b.tif", range=(-1000, 3000))
+    values = tifffile.imread(tmp_path / "b.tif")
+    np.testing.assert_allclose(values, (1000 + 2000 * bands).transpose(1, 2, 0), atol=1e-3)
+    again = sfumato.read(tmp_path / "b.tif", channels=5, range=(-1000, 3000))
+    torch.testing.assert_close(again, torch.from_numpy(bands), atol=1e-6, rtol=0)
+    with pytest.raises(UserError, match="choose --format tiff|holds no samples of float32"):
+        sfumato.write(bands[:3], tmp_path / "b.png", range=(0, 1))
+    with pytest.raises(UserError, match="channels must be at least 1, not 0"):
+        sfumato.read(tmp_path / "b.tif", channels=0)

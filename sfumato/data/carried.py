@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,9 +29,26 @@ LARGEST = 65_000
 """Bytes of EXIF, as JPEG holds them."""
 SCALE, TIES, MATRIX, KEYS = 33550, 33922, 34264, (34735, 34736, 34737)
 """GeoTIFF's tags: size of a pixel, points of pixel and place, or a matrix of both; and what these mean."""
+COUNTS = {SCALE: 3, TIES: 6, MATRIX: 16, KEYS[0]: 4}
+"""Numbers of which these hold one set, or many."""
 POINT = 2
 """Value of the key 1025 of pictures whose coordinates are those of pixels' centres."""
 NODATA = 42113
+
+
+class Text(str):
+    """A text of a file, in UTF-8; those who write files ask for ASCII, which has no umlauts."""
+
+    def encode(self, *_: str) -> bytes:
+        return super().encode("utf-8")
+
+    @classmethod
+    def of(cls, value: str) -> Text:
+        """What Pillow read, for which all texts are Latin-1."""
+        raw = value.encode("latin-1", "replace")
+        with suppress(UnicodeDecodeError):
+            return cls(raw.decode("utf-8"))
+        return cls(value)
 
 
 class Carried(NamedTuple):
@@ -42,11 +60,13 @@ class Carried(NamedTuple):
     """Pixels per inch along x and y."""
     geo: Mapping[int, Any] = {}
     """Tags of GeoTIFF."""
+    odd: bool = False
+    """Whether there are such tags that say no place."""
 
     def moved(self, placed: Placed) -> Carried:
         """The same for a picture that was scaled and cut."""
         dpi = self.dpi and (self.dpi[0] * placed.scale[1], self.dpi[1] * placed.scale[0])
-        return Carried(self.exif, dpi, _moved(self.geo, placed) if self.geo else {})
+        return Carried(self.exif, dpi, _moved(self.geo, placed) if self.geo else {}, self.odd)
 
     def exif_bytes(self) -> bytes:
         """EXIF as files hold it, after its six first bytes; empty if there is none."""
@@ -77,10 +97,11 @@ def _of_others(data: bytes) -> Carried:
     given, exif = Image.Exif(), dict[int, Any]()
     if 0 < len(block) <= LARGEST:
         given.load(block)
-        exif = {tag: given[tag] for tag in (270, 305, *TEXTS) if isinstance(given.get(tag), str)}
+        texts = {tag: given.get(tag) for tag in (270, 305, *TEXTS)}
+        exif = {tag: Text.of(text) for tag, text in texts.items() if isinstance(text, str)}
         for table in (DETAILS, PLACE):
             if kept := {k: v for k, v in given.get_ifd(table).items() if k not in WRONG}:
-                exif[table] = kept
+                exif[table] = {k: Text.of(v) if isinstance(v, str) else v for k, v in kept.items()}
     turned = given.get(0x0112, 1) in (5, 6, 7, 8)
     return Carried(exif, _dpi(*dpi[:: -1 if turned else 1]) if dpi else None)
 
@@ -90,13 +111,19 @@ def _of_tiff(data: bytes) -> Carried:
 
     with tifffile.TiffFile(io.BytesIO(data)) as tiff:
         tags = tiff.pages[0].tags  # type: ignore[union-attr]
-        exif = {tag: str(tags[tag].value) for tag in TEXTS if tag in tags}
+        exif = {tag: Text(tags[tag].value) for tag in TEXTS if tag in tags}
         unit, turn = (int(tags.valueof(tag, 1)) for tag in ("ResolutionUnit", "Orientation"))
         inch = {2: 1.0, 3: 2.54}.get(unit, 0.0)
         sides = [tags.valueof(name, (0, 1)) for name in ("XResolution", "YResolution")]
-        dpi = _dpi(*(inch * n / d for n, d in sides[:: -1 if turn > 4 else 1]))
+        dpi = _dpi(*(inch * n / d if d else 0.0 for n, d in sides[:: -1 if turn > 4 else 1]))
         geo = {tag: tags[tag].value for tag in (SCALE, TIES, MATRIX, *KEYS, NODATA) if tag in tags}
-        return Carried(exif, dpi, geo if turn == 1 else {})
+        odd = any(tag in geo and np.size(geo[tag]) % n for tag, n in COUNTS.items()) or turn > 1
+        return Carried(exif, dpi, {} if odd else _written(geo), bool(geo) and odd)
+
+
+def _written(geo: Mapping[int, Any]) -> dict[int, Any]:
+    """GeoTIFF's tags as they are written: two of them are texts."""
+    return {tag: Text(value) if tag in (KEYS[2], NODATA) else value for tag, value in geo.items()}
 
 
 def _dpi(x: float, y: float) -> tuple[float, float] | None:
@@ -110,7 +137,7 @@ def _moved(geo: Mapping[int, Any], placed: Placed) -> dict[int, Any]:
     (sy, sx), (top, left) = placed
     moved = dict(geo)
     if SCALE in geo:
-        x, y, z = geo[SCALE]
+        x, y, z = geo[SCALE][:3]
         moved[SCALE] = (x / sx, y / sy, z)
     if TIES in geo:
         ties = np.array(geo[TIES], float).reshape(-1, 6)

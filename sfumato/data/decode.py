@@ -24,7 +24,7 @@ from PIL import Image, UnidentifiedImageError
 from sfumato.core.terminal import count
 from sfumato.data.header import LIMITS, Header, Limits, Refused, upright
 from sfumato.data.png import check_rows, png_chunk, png_chunks
-from sfumato.data.tiff import is_tiff, read_tiff, tiff_header
+from sfumato.data.tiff import frame_of, is_tiff, read_tiff, tiff_header
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "AVIF")
 """What Pillow may take a file for; of its others some start programs, such as Ghostscript."""
@@ -69,10 +69,11 @@ def decode(
     if not data:
         raise Refused("is an empty file")
     with _refusing():
-        header = inspect(data, limits)
+        header = inspect(data, limits, page or 0)
         with _one_at_a_time if header.width * header.height > LARGE else contextlib.nullcontext():
             if header.kind == "TIFF":
-                samples, lost = read_tiff(data, ranged, bands, page) or _pillow(data, header)
+                read = read_tiff(data, ranged, bands, page)
+                samples, lost = read or _pillow(data, header, frame_of(data, page) if page else 0)
             elif header.kind == "PNG" and data[24] == 16:
                 samples, lost = _deep_png(data)
             else:
@@ -86,14 +87,14 @@ def decode(
     return Decoded(samples, header, lost)
 
 
-def inspect(data: bytes, limits: Limits = LIMITS) -> Header:
-    """The header of a file, which is also what `decode` goes by.
+def inspect(data: bytes, limits: Limits = LIMITS, page: int = 0) -> Header:
+    """The header of a file, or of one of its pages if it is a TIFF, which is also what `decode` goes by.
 
     Raises:
         Refused: for a file that is none of the formats, has a broken header, or is beyond the limits.
     """
     with _refusing():
-        header = tiff_header(data) if is_tiff(data) else _pillow_header(data)
+        header = tiff_header(data, page) if is_tiff(data) else _pillow_header(data)
     w, h = header.width, header.height
     if w * h > limits.pixels or max(w, h) > limits.side:
         raise Refused(
@@ -176,8 +177,10 @@ def _pillow_header(data: bytes) -> Header:
         return Header(kind, *image.size, getattr(image, "n_frames", 1), "uint16" if deep else "uint8")
 
 
-def _pillow(data: bytes, header: Header) -> tuple[NDArray[np.uint8], dict[str, str]]:
+def _pillow(data: bytes, header: Header, frame: int = 0) -> tuple[NDArray[np.uint8], dict[str, str]]:
     with open_picture(data) as image:
+        if frame:
+            image.seek(frame)
         image.load()  # orientation may be known only after the pixels
         if sorted(image.size) != sorted((header.width, header.height)):  # a TIFF may be turned already
             raise Refused("is broken (its header says another size)")

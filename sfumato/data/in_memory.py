@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from sfumato.core.arguments import TEXT, checked, described
+from sfumato.core.arguments import TEXT, described
 from sfumato.core.errors import UserError, check_numbers
-from sfumato.core.terminal import count
 from sfumato.data.decode import plain, samples_of
-from sfumato.data.header import LOST, Refused
+from sfumato.data.header import Refused
 from sfumato.data.images import picture
 from sfumato.data.preparation import Preparation
 from sfumato.data.read import DARK, ranged
-from sfumato.data.resize import Resize, to_float, to_samples
-from sfumato.data.write import format_of, write_samples
+from sfumato.data.resize import to_float
 
 KINDS = "a picture of Pillow, an array or tensor of one or many, or a list of them"
 SLACK = 1e-3
@@ -138,7 +133,7 @@ def _check_range(low: float, high: float, bright: bool) -> None:
     check_numbers({"the picture": np.array([low, high])}, ": expected values in [-1, 1]")
     if low >= 0 and low < high <= 1 and bright:
         warnings.warn(
-            "values in [0, 1] are taken for a bright picture of [-1, 1]; else type 2 * x - 1", stacklevel=6
+            "values in [0, 1] are taken for a bright picture of [-1, 1]; else type 2 * x - 1", stacklevel=7
         )
     elif low >= 0 and low < high <= 1:
         raise UserError(
@@ -185,106 +180,3 @@ def _channels(images: Tensor, channels: int) -> Tensor:
     if channels == 3:
         return images.expand(-1, 3, -1, -1)
     return (images * images.new_tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1, keepdim=True)
-
-
-@checked
-def read(
-    paths: str | Path | Sequence[str | Path],
-    *,
-    like: Any = None,
-    size: int | None = None,
-    resize: Resize | None = None,
-    upscale: bool = False,
-    channels: int | None = None,
-) -> Float[Tensor, "*b c h w"]:
-    """Picture files as images in [-1, 1]: (C, H, W) of one, (B, C, H, W) of several.
-
-    What of a file is not in the image, as the further pages of a TIFF, is said by a warning.
-
-    Args:
-        paths: a file, or files that have one size when they are read.
-        like: a loaded model: files are brought to it as its training brought its own, but as a whole, and
-            but for what is given beside it.
-        size: side in pixels; by default every file at its own.
-        resize: how: crop (scale the short side, cut the middle, the default without a model), short (do not
-            cut) or stretch.
-        upscale: enlarge smaller files.
-        channels: 3 (the default), 1 for the luma, or as many as the files have bands.
-
-    Raises:
-        UserError: a file is missing, broken, of an unfit size, or of another size than the others.
-    """
-    how = Preparation() if like is None else getattr(like, "preparation", None)
-    if how is None:
-        raise UserError("like= takes a model of sfumato.load, which knows how its pictures were prepared")
-    how = how.at(size, resize or ("crop" if like is None else None))
-    how = replace(how, upscale=upscale or how.upscale, channels=channels or how.channels)
-    pictures = [how.read(path) for path in _files(paths)]
-    for path, one in zip(_files(paths), pictures, strict=True):
-        for kind, detail in one.lost.items():
-            warnings.warn(f"{path} is of those that {LOST[kind]}: {detail}".removesuffix(": "), stacklevel=3)
-    if len({one.image.shape for one in pictures}) != 1:
-        raise UserError("expected files of one size: give size= and resize='crop'")
-    images = torch.stack([one.image for one in pictures])
-    return images[0] if isinstance(paths, (str, Path)) else images
-
-
-@checked
-def write(pictures: Any, paths: str | Path | Sequence[str | Path]) -> None:
-    """Writes pictures as PNG, TIFF, JPEG or WebP, each whole or not at all.
-
-    Samples of uint16 are written with 16 bits, all others with 8. JPEG alone loses something.
-
-    Args:
-        pictures: a picture of Pillow, or an array, tensor or list of one or many, see `take`.
-        paths: a file for one, or as many files; they end in .png, .tif, .jpg or .webp.
-
-    Raises:
-        UserError: for other endings, more or fewer files, one file twice, values out of range, or 16 bits
-            for JPEG or WebP.
-        OSError: a file cannot be written; nothing is left of it.
-    """
-    files = _files(paths)
-    each = pictures if isinstance(pictures, (list, tuple)) else [pictures]
-    images: list[tuple[Tensor, Any]] = []
-    for one in each:
-        taken = take(one, 1 if _gray(one) else 3, bright=True).images
-        images += [(image, _type_of(one)) for image in taken]
-    if len(files) != len(images):
-        raise UserError(
-            f"{count(len(images), 'picture')} and {count(len(files), 'file')}: expected a file for each"
-        )
-    once: dict[Path, Path] = {}
-    for file in files:
-        place = Path(os.path.realpath(file.parent), file.name)  # a link itself would be replaced
-        if (other := once.setdefault(place, file)) is not file:
-            raise UserError(
-                f"{file} is given twice{f' (as {other})' * (str(other) != str(file))}: "
-                f"expected a file for each picture"
-            )
-        format_of(file)
-    for file, (image, dtype) in zip(files, images, strict=True):
-        write_samples(file, to_samples(image, dtype))
-
-
-def _files(paths: Any) -> list[Path]:
-    """One path or several."""
-    files = [Path(path) for path in ([paths] if isinstance(paths, (str, Path)) else paths)]
-    if not files:
-        raise UserError("an empty list was given: expected the name of a file, or a list of names")
-    return files
-
-
-def _type_of(given: Any) -> Any:
-    """The type that a picture's samples are written in."""
-    kind = given.mode if isinstance(given, Image.Image) else str(getattr(given, "dtype", ""))
-    deep = kind.startswith("I;16") or kind.endswith("uint16")
-    return np.uint16 if deep else np.uint8
-
-
-def _gray(given: Any) -> bool:
-    """Whether a picture has one channel."""
-    if isinstance(given, Image.Image):
-        return given.mode in ("1", "L") or given.mode.startswith("I;16")
-    shape = tuple(getattr(given, "shape", ()))
-    return len(shape) == 2 or (len(shape) > 2 and 3 not in (shape[-1], shape[-3]))

@@ -16,6 +16,7 @@ from sfumato.data.image_folder import ImageFolder
 from sfumato.data.layout import layout, left_over, named, tests_by_name
 from sfumato.data.listing import list_pictures, said
 from sfumato.data.preparation import Preparation, Side
+from sfumato.data.read import pages_of
 from sfumato.data.resize import Learnt
 from sfumato.data.sets import Dataset, Domains, Pairs, Unpaired
 from sfumato.data.value_range import Stated, ValueRange, measured, rule_of
@@ -154,9 +155,11 @@ def open_data(
 
 
 def measured_range(
-    stated: Stated | None, pictures: Iterable[tuple[Path, Side]], channels: int = 3, name: str = "range"
-) -> ValueRange | None:
-    """The range that is stated for these files, of which a side is read; measured, if that is stated.
+    stated: Stated | None, pictures: Iterable[tuple[Path, Side]], channels: int = 3, name: str = "range",
+    every: bool = False,
+) -> ValueRange | None:  # fmt: skip
+    """The range that is stated for these files, of which a side is read; measured, if that is stated, in
+    their first pages, or in every one.
 
     Raises:
         UserError: it is no range, or there is nothing to measure.
@@ -167,7 +170,8 @@ def measured_range(
     def values() -> Iterator[NDArray[Any]]:
         for file, side in pictures:
             with suppress(UserError):  # said where it is read
-                yield Preparation(side=side, channels=channels).values(file)
+                for page in range(pages_of(file)) if every else (None,):
+                    yield Preparation(side=side, channels=channels, page=page).values(file)
 
     return measured(rule_of(stated, name), values(), f"the pictures for {name}")
 

@@ -172,7 +172,7 @@ class Preparation:
             UserError: as `read`; or they are not all numbers.
         """
         bands = bands_of(self.channels)
-        samples, _ = read_file(Path(file), ranged=True, bands=bands)
+        samples, _ = read_file(Path(file), ranged=True, bands=bands, page=self.page)
         samples = samples if bands else samples[..., : samples.shape[2] - (samples.shape[2] in (2, 4))]
         check_numbers({str(file): samples})
         return self._half(samples.transpose(2, 0, 1), file)

@@ -22,13 +22,23 @@ DARK = 2**14
 """16-bit samples that all lie below it are of 10, 12 or 14 bits: they come out dark, with few levels."""
 
 
-def header_of(file: Path) -> Header:
-    """What a file says of itself, read once.
+def header_of(file: Path, page: int = 0) -> Header:
+    """What a file says of one of its pages, read once.
 
     Raises:
         UserError: it is none that can be read.
     """
-    return _said_by(file)[0]
+    return _said_by(file, page)[0]
+
+
+def pages_of(file: Path) -> int:
+    """Pages of a TIFF; pictures of other formats have one.
+
+    Raises:
+        UserError: it is none that can be read.
+    """
+    header = header_of(file)
+    return header.pages if header.kind == "TIFF" else 1
 
 
 def carried_of(file: Path) -> Carried:
@@ -41,15 +51,15 @@ def carried_of(file: Path) -> Carried:
 
 
 SAID: dict[Any, tuple[Header, Carried]] = {}
-"""What files say besides their pixels, read once, with these or before."""
+"""What files say besides their pixels, by version and page, read once, with these or before."""
 
 
-def _said_by(file: Path) -> tuple[Header, Carried]:
+def _said_by(file: Path, page: int = 0) -> tuple[Header, Carried]:
     try:
-        key = version_of(file)
+        key = *version_of(file), page
         if (said := SAID.get(key)) is None:
             data = file.read_bytes()
-            said = _say(key, inspect(data), data)
+            said = _say(key, inspect(data, page=page), data)
         return said
     except (Refused, OSError) as error:
         raise UserError(f"{file} {error}") from None
@@ -145,7 +155,7 @@ def read_file(
             raise Refused("is not a file")
         if status.st_size > LIMITS.file:
             raise Refused(f"has {status.st_size:,} bytes: expected at most {LIMITS.file:,}")
-        key, data = version_of(path), path.read_bytes()
+        key, data = (*version_of(path), page or 0), path.read_bytes()
         samples, header, lost = decode(data, ranged=ranged, bands=bands, page=page)
         if key not in SAID:
             _say(key, header, data)

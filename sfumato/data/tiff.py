@@ -18,16 +18,37 @@ def is_tiff(data: bytes) -> bool:
     return data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
-def tiff_header(data: bytes) -> Header:
-    """Of the first picture, counting all."""
+def tiff_header(data: bytes, number: int = 0) -> Header:
+    """Of one of its pictures, counting all.
+
+    Raises:
+        Refused: there are fewer, or whole tiles of it, which are unpacked, would be too large.
+    """
     import tifffile
 
     with tifffile.TiffFile(io.BytesIO(data)) as tiff:
-        page: Any = tiff.pages[0]
-        width, height = page.imagewidth, page.imagelength
-        if page.is_tiled:  # whole tiles are unpacked, however small the picture is
-            width, height = max(width, page.tilewidth), max(height, page.tilelength)
-        return Header("TIFF", width, height, max(len(_whole_pages(tiff)), 1) * _stack(page), _dtype(page))
+        page, count = _page(tiff, number)
+        if page.is_tiled and page.tilewidth * page.tilelength > LIMITS.pixels:
+            tile = f"{page.tilewidth}x{page.tilelength}"
+            raise Refused(f"has tiles of {tile} pixels: expected at most {LIMITS.pixels:,}")
+        return Header("TIFF", page.imagewidth, page.imagelength, count, _dtype(page))
+
+
+def frame_of(data: bytes, number: int) -> int:
+    """Where the page of this number stands among all, of which some are smaller copies of others."""
+    import tifffile
+
+    with tifffile.TiffFile(io.BytesIO(data)) as tiff:
+        return int(_page(tiff, number)[0].index)
+
+
+def _page(tiff: Any, number: int) -> tuple[Any, int]:
+    """The page that holds the picture of this number, and how many pictures there are."""
+    pages: list[Any] = _whole_pages(tiff) or [tiff.pages[0]]
+    stack = _stack(pages[0])
+    if number >= len(pages) * stack:
+        raise Refused(f"holds {len(pages) * stack} pictures, not {number + 1}")
+    return pages[number // stack], len(pages) * stack
 
 
 MANY = 1000
@@ -59,10 +80,7 @@ def read_tiff(
     import tifffile
 
     with tifffile.TiffFile(io.BytesIO(data)) as tiff:
-        page: Any = tiff.pages[0]
-        several = number is not None and (len(found := _whole_pages(tiff)) > 1 or _stack(page) > 1)
-        if several:
-            page = found[(number or 0) // _stack(page)]
+        page: Any = tiff.pages[0] if number is None else _page(tiff, number)[0]
         bands, photometric = page.samplesperpixel, int(page.photometric)
         colours = {2: 3, 5: 4, 6: 3, 8: 3}.get(photometric, 1)  # RGB, CMYK, YCbCr, Lab
         alpha = colours < bands and page.extrasamples[:1] in ((1,), (2,))
@@ -82,15 +100,16 @@ def read_tiff(
             raise Refused("is broken (a part of its pixels is missing)")
         _check_unpacked(data, page)
         plain = page.dtype is None or page.dtype in (np.uint8, np.bool_)
-        if plain and not lost and wanted is None and not several:
+        if plain and not lost and wanted is None and (number is None or _stack(page) == 1):
             return None
         known = page.dtype in (np.uint8, np.uint16) or (
             ranged and page.dtype is not None and page.dtype.kind in "iuf" and photometric > 0
         )
         if not known or photometric > 2:
+            stated = "" if photometric > 2 or ranged else "state it by --range LOW HIGH, or "
             raise Refused(
                 f"has {page.dtype} samples of kind {page.photometric.name}, whose range is not "
-                f"known: state it by --range LOW HIGH, or save it as gray or RGB of 8 or 16 bits"
+                f"known: {stated}save it as gray or RGB of 8 or 16 bits"
             )
         try:
             samples = page.asarray()
@@ -105,6 +124,8 @@ def read_tiff(
             samples = np.moveaxis(samples, 0, -1)
         samples = samples.reshape(-1, page.imagelength, page.imagewidth, bands)
         samples = samples[(number or 0) % len(samples), ..., :kept]
+        if alpha and wanted is None and page.extrasamples[0] == 1:
+            samples = _straight(samples)
         if page.tags.get("InterColorProfile"):
             lost |= {"profile": f"{8 * samples.itemsize} bits"}
         if photometric == 0:  # white is zero
@@ -125,3 +146,12 @@ def _check_unpacked(data: bytes, page: Any) -> None:
             raise Refused("is broken (it unpacks to more than its size)")
         if not packed.eof:
             raise Refused("is broken (a part of its pixels is missing)")
+
+
+def _straight(samples: NDArray[Any]) -> NDArray[Any]:
+    """Samples (H, W, bands) whose colours were multiplied by their alpha, the last, as they were before."""
+    top = 1.0 if samples.dtype.kind == "f" else float(np.iinfo(samples.dtype).max)
+    colours, alpha = samples[..., :-1], samples[..., -1:]
+    made = (colours * (top / np.maximum(alpha, 1e-9 if top == 1 else 1))).clip(None, top)
+    made = made if samples.dtype.kind == "f" else np.floor(made + 0.5)
+    return np.concatenate([np.where(alpha > 0, made, colours).astype(samples.dtype), alpha], axis=-1)

@@ -44,7 +44,7 @@ def rule_of(stated: Stated, name: str = "range") -> Rule:
                 return Rule(percentiles=(low, high))
         if len(words) == 2:
             low, high = float(words[0]), float(words[1])
-            if low < high and np.isfinite([low, high]).all():
+            if low < high and max(-low, high) <= np.finfo(np.float32).max:
                 return Rule((low, high))
     except (TypeError, ValueError):
         pass
@@ -77,7 +77,7 @@ def measured(rule: Rule, pictures: Iterable[NDArray[Any]], what: str) -> ValueRa
         some = [x.reshape(-1)[:: -(-x.size // SAMPLED)].astype(np.float64) for x in pictures]
         a, b = (float(n) for n in np.percentile(np.concatenate(some or [np.zeros(1)]), [low, high]))
     if not a < b:
-        raise UserError(f"the values of {what} range from {a:g} to {b:g}: state a range by its two ends")
+        raise UserError(f"the values of {what} go from {a:g} to {b:g}: state a range by its two ends")
     return a, b
 
 

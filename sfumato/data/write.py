@@ -63,7 +63,7 @@ def write_samples(
     samples: NDArray[Any] | Sequence[NDArray[Any]],
     carried: Carried = NOTHING,
     *,
-    alpha: bool = False,
+    alpha: bool | Sequence[bool] = False,
 ) -> None:
     """Writes samples (C, H, W) in the format that the name says, atomically; JPEG alone is not lossless.
 
@@ -72,7 +72,8 @@ def write_samples(
         samples: gray, RGB or, of TIFF, any number of bands; of a type that the format holds. A
             list of them makes pages, of TIFF alone.
         carried: what goes into the file besides.
-        alpha: whether the last channel is alpha; other formats than TIFF have no other use for 2 or 4.
+        alpha: whether the last channel is alpha, or of each page; other formats than TIFF have no other use
+            for 2 or 4.
 
     Raises:
         UserError: the format does not hold them.
@@ -83,7 +84,8 @@ def write_samples(
     if len(pages) > 1 and format != "tiff":
         raise UserError(f"{path}: {format} holds one picture, not {len(pages)}: choose --format tiff")
     (c, h, w), samples = pages[0].shape, pages[0]
-    holds = FORMATS[format]
+    clear = [alpha] * len(pages) if isinstance(alpha, bool) else [*alpha]
+    alpha, holds = clear[0], FORMATS[format]
     if samples.dtype.name not in holds.dtypes or (alpha and not holds.alpha):
         what = "transparency" if samples.dtype.name in holds.dtypes else f"samples of {samples.dtype}"
         raise UserError(f"{path}: {format} holds no {what}: choose another format, such as tiff")
@@ -94,7 +96,7 @@ def write_samples(
     pixels = np.ascontiguousarray(samples.transpose(1, 2, 0))
     with replacing(path) as temporary:
         if format == "tiff":
-            _write_tiff(temporary, pages, carried, alpha)
+            _write_tiff(temporary, pages, carried, clear)
         elif samples.dtype == np.uint16:
             temporary.write_bytes(_deep_png(pixels, carried))
         else:
@@ -130,11 +132,11 @@ def _deep_png(pixels: NDArray[np.uint16], carried: Carried) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(map(png_chunk, parts))
 
 
-def _write_tiff(file: Path, pages: Sequence[NDArray[Any]], carried: Carried, alpha: bool) -> None:
+def _write_tiff(file: Path, pages: Sequence[NDArray[Any]], carried: Carried, clear: Sequence[bool]) -> None:
     """An uncompressed TIFF, which every reader reads."""
     import tifffile
 
-    texts = [(tag, 2, None, str(carried.exif[tag]), True) for tag in carried.exif if tag in TIFF_TEXTS]
+    texts = [(tag, 2, None, carried.exif[tag], True) for tag in carried.exif if tag in TIFF_TEXTS]
     kinds = {KEYS[0]: 3, KEYS[2]: 2, NODATA: 2}
     geo = [
         (tag, kinds.get(tag, 12), None if isinstance(value, str) else len(value), value, True)
@@ -142,7 +144,7 @@ def _write_tiff(file: Path, pages: Sequence[NDArray[Any]], carried: Carried, alp
     ]
     resolution: dict[str, Any] = {"resolution": carried.dpi, "resolutionunit": "INCH"} if carried.dpi else {}
     with tifffile.TiffWriter(file) as writer:
-        for samples in pages:
+        for samples, alpha in zip(pages, clear, strict=True):
             pixels = np.ascontiguousarray(samples.transpose(1, 2, 0))
             one, gray = pixels.shape[2] == 1, pixels.shape[2] - alpha != 3
             writer.write(

@@ -56,7 +56,7 @@ def translate(
     classifier: str | Path | None = None,
     seed: int = 0,
     batch: Count | None = None,
-    size: Count | str | None = None,
+    size: str | Count | None = None,
     resize: Resize | None = None,
     upscale: bool = False,
     side: Side | None = None,
@@ -123,29 +123,36 @@ def translate(
     pictures.by_name("rename one, or translate them into two folders")
     made, where = assembled(method, model, source, target, classifier, loaded), device_of(device)
     part, chosen = made.part.to(where), options_of(made.part, options or {})
-    if scale and (size or resize):
-        raise UserError(f"--scale {scale} takes pictures as they are: leave out --size and --resize")
-    if resize_back and resize == "crop":
-        raise UserError("--resize-back is for whole pictures: leave out --resize crop")
+    if scale and (size or resize or upscale or resize_back):
+        raise UserError(
+            f"--scale {scale} takes pictures as they are: leave out --size, --resize, --upscale and "
+            f"--resize-back"
+        )
     begun = {size, resize, scale} == {None} and crops(out)
     how: dict[str, Any] = {"size": size, "upscale": upscale, "side": side, "contradicted": not scale}
     how |= {"direction": chosen.get("direction"), "alpha": None if alpha == "keep" else alpha}
     to = to_range and rule_of(to_range, "to_range").ends
     if to_range is not None and to is None:
-        raise UserError(
-            f"--to-range {to_range}: results cannot be measured: expected two ends, such as 0 4095"
-        )
+        words = to_range if isinstance(to_range, str) else " ".join(map(str, to_range))
+        raise UserError(f"--to-range {words}: results cannot be measured: expected two ends, such as 0 4095")
     number, sides = channels_of(made.part, how["direction"]), ((p, side or "whole") for p in pictures.paths)
-    how["ranges"] = measured_range(range, sides, number), to
+    how["ranges"] = measured_range(range, sides, number, every=pages == "all"), to
     resize = "none" if scale else "crop" if begun else resize
     prepare, notes = made.preparation(**how, resize=resize, whole=True)
     prepare = replace(prepare, page=0) if pages == "all" else prepare
     pictures.preparation = prepare
+    if resize_back and prepare.size and prepare.resize == "crop":
+        raise UserError(
+            f"--resize-back is for whole pictures, not cut ones: leave out --resize crop, or type --resize "
+            f"stretch, or --size {min(prepare.size)}"
+        )
     depth = depth or (None if expect else saved_depth(out))
     if depth == 32 and not prepare.to_range:
         raise UserError("--depth 32 takes the range of the results, too, such as --to-range 0 1")
     plain = pages == "first" and not prepare.to_range and (prepare.to_channels or prepare.channels) in (1, 3)
     form = Results(format or ("png" if plain else "tiff"), depth, alpha == "keep", resize_back)
+    if prepare.to_range:
+        form.check(prepare.to_range)
     sizes, whole_to = _sizes(pictures), math.inf
     if windows or (windows is None and networks(part) and trained_side(part)):
         whole_to = (trained_side(part) or 0) * (1 if windows else WHOLE)

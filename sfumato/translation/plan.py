@@ -24,7 +24,7 @@ from sfumato.data.header import LOST
 from sfumato.data.image_folder import ImageFolder
 from sfumato.data.masks import mask_for
 from sfumato.data.preparation import Prepared
-from sfumato.data.read import header_of
+from sfumato.data.read import pages_of
 from sfumato.data.tiff import MANY
 from sfumato.diffusion.watch import Ended, Watch, end, ending
 from sfumato.translation.results import Made, Results
@@ -197,8 +197,7 @@ class Plan:
         if self.pictures.preparation.page is None:
             return 1
         with suppress(UserError):  # said where it is read
-            header = header_of(self.pictures.paths[i])
-            return header.pages if header.kind == "TIFF" else 1
+            return pages_of(self.pictures.paths[i])
         return 1
 
     def _lost(self, i: int, *read: Prepared) -> None:

@@ -17,7 +17,7 @@ from sfumato.core.errors import UserError
 from sfumato.data.preparation import Preparation, Prepared
 from sfumato.data.read import carried_of, header_of
 from sfumato.data.resize import fit_image, placed, to_float, to_samples
-from sfumato.data.value_range import from_unit, type_for
+from sfumato.data.value_range import HELD, ValueRange, from_unit, type_for
 from sfumato.data.write import FORMATS, Format, write_samples
 
 Depth = Literal[8, 16, 32]
@@ -52,6 +52,19 @@ class Results:
         if self.depth is not None and TYPES[self.depth] not in holds.dtypes:
             raise UserError(f"--depth {self.depth}: {self.format} holds no {self.depth} bits: --format tiff")
 
+    def check(self, ends: ValueRange) -> None:
+        """Sees that results in a range can be written.
+
+        Raises:
+            UserError: the format holds no samples of this range.
+        """
+        holds = FORMATS[self.format].dtypes
+        types = {type_for(ends, given, self.depth).name for given in HELD}
+        if types.isdisjoint(holds):
+            raise UserError(
+                f"{self.format} holds no values from {ends[0]:g} to {ends[1]:g}: choose --format tiff"
+            )
+
     def to_json(self) -> dict[str, Any]:
         """For run.json."""
         return asdict(self)
@@ -85,10 +98,15 @@ class Results:
                     stacklevel=2,
                 )
             carried = carried._replace(geo={})
+        if carried.odd:
+            warnings.warn(
+                f"{source} has tags of GeoTIFF that say no place on Earth, or is turned: its result has none",
+                stacklevel=2,
+            )
         read = made[0][0]
         (a, b), (h, w) = read.image.shape[-2:], images[0].shape[-2:]
         moved = carried.moved(placed(read.size, (a, b), how.resize, (h, w)))
-        write_samples(result, [samples for samples, _ in found], moved, alpha=found[0][1])
+        write_samples(result, [samples for samples, _ in found], moved, alpha=[clear for _, clear in found])
 
     def _sized(self, image: Tensor, size: tuple[int, int]) -> Tensor:
         if not self.resize_back:
@@ -97,9 +115,10 @@ class Results:
 
     def _samples(self, image: Tensor, source: Path, how: Preparation) -> tuple[NDArray[Any], bool]:
         """Samples (C, H, W) of an image, and whether the last channel is alpha."""
-        dtype = np.dtype(TYPES[self.depth] if self.depth else header_of(source).dtype)
+        own = header_of(source, how.page or 0).dtype
+        dtype = np.dtype(TYPES[self.depth] if self.depth else own)
         if ends := how.to_range:
-            dtype = type_for(ends, header_of(source).dtype, self.depth)
+            dtype = type_for(ends, own, self.depth)
         elif dtype.name not in FORMATS[self.format].dtypes:
             warnings.warn(
                 f"results of {8 * dtype.itemsize}-bit pictures have 8 bits, as {self.format} holds no more: "
