@@ -161,3 +161,10 @@ def test_other_methods_have_no_such_flag(bands, capsys):
         cli.main(words)
     assert end.value.code == 2
     assert "--to-channels" in capsys.readouterr().err
+
+
+def test_bands_have_no_alpha_to_keep(bands, tmp_path):
+    model = tmp_path / "model"
+    sfumato.save(sfumato.find("pix2pix")(**FOUR_TO_ONE), model, info={"size": 16})
+    with pytest.raises(UserError, match="--alpha keep: the model takes all 4 bands as they are: leave"):
+        sfumato.translate(bands / "four", tmp_path / "out", model=model, alpha="keep")

@@ -191,3 +191,28 @@ def test_models_of_steps_to_come_and_halves_go_when_a_run_goes_on(folders, tmp_p
     assert kept(out) == ["step-2", "step-4"]
     assert (out / "best/model.json").exists()
     assert not (out / ".best.partial").exists()
+
+
+@pytest.mark.parametrize("name", ["best", "checkpoints", "checkpoints/step-3"])
+def test_a_file_where_kept_models_go_is_said(name, folders, tmp_path):  # noqa: F811
+    out = tmp_path / "run"
+    train("diffusion", folders, out, **HOW | {"steps": 2, "save_every": 1})
+    (out / name).parent.mkdir(exist_ok=True)
+    (out / name).write_text("mine")
+    with pytest.raises(UserError, match=f"{name} is a file, where kept models go: move it away"):
+        train("diffusion", folders, out, **HOW | {"steps": 3, "save_every": 1, "keep": 1, "resume": True})
+    assert (out / name).read_text() == "mine"
+
+
+def test_halves_that_are_files_go_too_and_a_loss_of_no_size_is_none(folders, tmp_path):  # noqa: F811
+    out = tmp_path / "run"
+    train("diffusion", folders, out, **HOW | {"steps": 2, "save_every": 2, "keep": 1})
+    (out / ".best.partial").write_text("half")
+    (out / "checkpoints/.step-3.partial").write_text("half")
+    said = (out / "best/model.json").read_text()
+    found = json.loads(said)
+    found["info"]["held_out_loss"] = 10**400
+    (out / "best/model.json").write_text(json.dumps(found))
+    train("diffusion", folders, out, **HOW | {"steps": 3, "save_every": 1, "keep": 1, "resume": True})
+    assert not [*out.rglob("*.partial")]
+    assert json.loads((out / "best/model.json").read_text())["info"]["held_out_loss"] < 10**9

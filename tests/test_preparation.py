@@ -419,3 +419,24 @@ def test_a_mask_of_the_pictures_size_is_not_said_to_be_enlarged(tmp_path, recwar
     how = Preparation(size=None, resize="none", channels=3)
     assert mask_for(tmp_path / "wide.png", [how.read(tmp_path / "wide.png")], how).shape == (1, 1, 50, 100)
     assert not recwarn.list
+
+
+LARGE = {"range": [0, 10**400], "channels": 10**400}
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("page", [0]), ("page", "x"), ("page", -1), ("page", 0.5), ("range", "auto"), ("size", [0, 16]),
+        ("to_channels", 2.5), ("to_channels", True), ("size", [16, 16, 16]), ("size", "16"),
+        ("transparency", "on "), ("upscale", "yes"), ("resize", "bogus"), ("side", 1),
+        *(pytest.param(key, value, id=f"large {key}") for key, value in LARGE.items()),
+    ],
+)  # fmt: skip
+def test_a_damaged_preparation_is_said_with_its_file(key, value, tmp_path):
+    sfumato.save(sfumato.find("diffusion")(net="tiny", domains=("a",)), tmp_path, info={"size": 16})
+    said = json.loads((tmp_path / "model.json").read_text())
+    said["info"]["preparation"] = Preparation(size=(16, 16)).to_json() | {key: value}
+    (tmp_path / "model.json").write_text(json.dumps(said))
+    with pytest.raises(UserError, match=r"model.json is damaged .*pictures were prepared in a way"):
+        sfumato.load(tmp_path)

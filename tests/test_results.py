@@ -508,6 +508,7 @@ def test_colours_that_were_multiplied_by_alpha_are_divided_again(dtype, tmp_path
         ({"to_range": (0, 1000), "format": "jpeg"}, "jpeg holds no values from 0 to 1000: choose"),
         ({"to_range": (0, 1e6), "depth": 16}, "--depth 16 does not hold values from 0 to 1e"),
         ({"to_range": "auto"}, "--to-range auto: results cannot be measured"),
+        ({"pages": "all", "format": "png"}, "--pages all: png holds one picture: choose"),
         ({"range": (0, 1e308)}, "range 0 1e.308: expected its two ends"),
         ({"range": "percentile 0 0.0001"}, "the values of the pictures for range go from"),
     ],

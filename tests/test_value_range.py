@@ -11,10 +11,10 @@ from PIL import Image
 import sfumato
 from sfumato.cli import main as cli
 from sfumato.core.errors import UserError
-from sfumato.data.open_data import open_data
+from sfumato.data.open_data import measured_range, open_data
 from sfumato.data.preparation import Preparation
 from sfumato.data.read import header_of
-from sfumato.data.value_range import from_unit, rule_of, to_unit, type_for
+from sfumato.data.value_range import from_unit, measured, rule_of, to_unit, type_for
 from sfumato.evaluation.compare import evaluate
 from sfumato.evaluation.protocol import Protocol
 from sfumato.translation.pictures import repeat, translate
@@ -284,3 +284,17 @@ def test_results_in_a_range_are_scored_as_pictures(microscopy, identity, tmp_pat
     seen = [[tifffile.imread(f) / top for f in sorted((microscopy / d).iterdir())] for d, top in SIDES]
     wanted = np.mean([np.sqrt(3 * np.square(a - b).sum()) for a, b in zip(*seen, strict=True)])
     assert abs(scored.rows[0].numbers["truth/l2"].value - wanted) < 0.01 * wanted
+
+
+def test_percentiles_of_many_pictures_take_few_values_of_each(monkeypatch):
+    monkeypatch.setattr("sfumato.data.value_range.IN_ALL", 2000)
+    pictures = (np.random.default_rng(i).uniform(0, 100, (16, 16)) for i in range(100))
+    low, high = measured(rule_of("percentile 10 90"), pictures, "x")
+    assert abs(low - 10) < 3
+    assert abs(high - 90) < 3
+
+
+def test_what_cannot_be_measured_says_the_files_own_mistake(tmp_path):
+    tifffile.imwrite(tmp_path / "x.tif", np.zeros((8, 8), np.uint16))
+    with pytest.raises(UserError, match="x.tif has 1 band, expected 4: see --channels"):
+        measured_range("auto", [(tmp_path / "x.tif", "whole")], 4)

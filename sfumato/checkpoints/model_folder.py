@@ -276,6 +276,10 @@ def describe_folder(folder: str | Path) -> dict[str, Any]:
     size = info.get("size")
     if size is not None and (type(size) is not int or not 0 < size < 2**16):
         raise UserError(f"{foreign}: size must be a number of pixels, not {size!r}")
+    try:
+        Preparation.of(info)
+    except UserError as error:
+        raise UserError(f"{foreign}: {error}") from None
     return {**said, "model": short(model), "info": info}
 
 

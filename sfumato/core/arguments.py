@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
+import sys
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -146,7 +147,7 @@ def fits(value: Any, hint: Any, most: int = MOST) -> bool:
         return all(fits(v, args[-1], most) for v in parts)
     if hint is float:
         number = isinstance(value, Real) and not isinstance(value, bool)
-        return number and abs(float(value)) < math.inf  # no nan
+        return number and -math.inf < value < math.inf and abs(value) <= sys.float_info.max  # no nan
     if hint is int:
         return isinstance(value, Integral) and not isinstance(value, bool) and abs(int(value)) <= most
     try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -167,13 +166,20 @@ def measured_range(
     if stated is None:
         return None
 
+    wrong: list[UserError] = []
+
     def values() -> Iterator[NDArray[Any]]:
         for file, side in pictures:
-            with suppress(UserError):  # said where it is read
+            try:
                 for page in range(pages_of(file)) if every else (None,):
                     yield Preparation(side=side, channels=channels, page=page).values(file)
+            except UserError as error:  # said where it is read
+                wrong.append(error)
 
-    return measured(rule_of(stated, name), values(), f"the pictures for {name}")
+    try:
+        return measured(rule_of(stated, name), values(), f"the pictures for {name}")
+    except UserError as error:
+        raise (wrong or [error])[0] from None
 
 
 def outside(out: Path, folders: Folders) -> None:

@@ -17,7 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sfumato.core.arguments import checked_values
 from sfumato.core.errors import UserError, check_numbers, choose
+from sfumato.core.ranges import Whole
 from sfumato.data.hashing import version_of
 from sfumato.data.header import LIMITS
 from sfumato.data.kept import KEPT, Sample
@@ -76,11 +78,10 @@ class Preparation:
     range: ValueRange | None = None
     to_range: ValueRange | None = None
     to_channels: int | None = None
-    page: int | None = None
+    page: Whole | None = None
 
     def __post_init__(self) -> None:
-        if self.size is not None and not all(isinstance(n, int) for n in self.size):
-            raise UserError(f"size {self.size}: expected whole numbers of pixels")
+        checked_values(type(self), vars(self))
         if self.size is not None and min(self.size) < 1:
             raise UserError(f"size {said_size(self.size)}: expected at least 1 pixel a side")
         if self.size is not None and self.size[0] * self.size[1] > LIMITS.pixels:
@@ -262,20 +263,14 @@ class Preparation:
             values = dict(saved)
             values["alpha"] = values["transparency"].removeprefix("on ")
             always = {key: values.pop(key) for key in ALWAYS} | {"transparency": "on white"}
-            size = values.pop("size")
-            sides = [*(size or ()), values["channels"]]
-            if (
-                always != ALWAYS
-                or not isinstance(values["upscale"], bool)
-                or {type(n) for n in sides} != {int}
-            ):
-                raise ValueError
-            return cls(size=size and (size[0], size[1]), **values)
+            if always != ALWAYS or "channels" not in values:
+                raise ValueError(f"it is prepared {always}")
+            values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+            return cls(**values)
         except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
-            if isinstance(error, UserError):
-                raise
+            why = f"it lacks {error}" if isinstance(error, KeyError) else error
             raise UserError(
-                f"pictures were prepared in a way that is not known here ({saved!r}); "
+                f"pictures were prepared in a way that is not known here ({why}); "
                 f"the file is damaged, or was written by a newer sfumato"
             ) from None
 

@@ -14,8 +14,8 @@ ValueRange = tuple[float, float]
 """What becomes -1, and what becomes 1."""
 Stated = str | Sequence[str | float]
 """A range as people state it: its two ends, auto, or percentile and two shares of 100."""
-SAMPLED = 2**16
-"""Values of a picture that percentiles are taken of, at most."""
+SAMPLED, IN_ALL = 2**16, 2**24
+"""Values that percentiles are taken of, at most: of a picture, and of all."""
 HELD = "uint8", "int8", "uint16", "int16", "uint32", "int32", "float32"
 """Types of samples that results may have."""
 
@@ -74,11 +74,21 @@ def measured(rule: Rule, pictures: Iterable[NDArray[Any]], what: str) -> ValueRa
         ends = [(float(x.min()), float(x.max())) for x in pictures]
         a, b = min((a for a, _ in ends), default=0.0), max((b for _, b in ends), default=0.0)
     else:
-        some = [x.reshape(-1)[:: -(-x.size // SAMPLED)].astype(np.float64) for x in pictures]
-        a, b = (float(n) for n in np.percentile(np.concatenate(some or [np.zeros(1)]), [low, high]))
+        a, b = (float(n) for n in np.percentile(_some(pictures), [low, high]))
     if not a < b:
         raise UserError(f"the values of {what} go from {a:g} to {b:g}: state a range by its two ends")
     return a, b
+
+
+def _some(pictures: Iterable[NDArray[Any]]) -> NDArray[np.float64]:
+    """Values of all pictures, evenly taken, and fewer of each where there are many."""
+    some, each, held = list[NDArray[np.float64]](), 1, 0
+    for x in pictures:
+        some.append(x.reshape(-1)[:: -(-x.size // SAMPLED) * each].astype(np.float64))
+        if (held := held + len(some[-1])) > IN_ALL:
+            some, each = [values[::2] for values in some], 2 * each
+            held = sum(map(len, some))
+    return np.concatenate(some or [np.zeros(1)])
 
 
 def to_unit(samples: NDArray[Any], ends: ValueRange) -> tuple[NDArray[np.float32], str]:

@@ -38,6 +38,8 @@ class Checkpoints:
 
     def __init__(self, out: Path, keep: int, step: int) -> None:
         self.folder, self.best, self.keep = out / "checkpoints", out / "best", keep
+        for place in (self.folder, self.best):
+            _no_file(place)
         self.lowest = self._recorded() if step else math.inf
 
     def add(self, state: State, info: Mapping[str, Any]) -> None:
@@ -61,7 +63,7 @@ class Checkpoints:
             if later > step:
                 self._remove(folder)
         for left in (*self.folder.glob(".step-*.partial"), *self.best.parent.glob(".best.partial")):
-            shutil.rmtree(left)
+            _clear(left)
 
     def _own(self) -> dict[int, Path]:
         """The kept ones by their steps."""
@@ -70,12 +72,13 @@ class Checkpoints:
 
     def _recorded(self) -> float:
         """The held-out loss of the best one; infinite if there is none, or it does not say."""
-        with contextlib.suppress(UserError, TypeError, ValueError):
+        with contextlib.suppress(UserError, TypeError, ValueError, OverflowError):
             return float(describe_folder(self.best)["info"].get("held_out_loss", math.inf))
         return math.inf
 
     @staticmethod
     def _write(folder: Path, state: State, info: Mapping[str, Any]) -> None:
+        _no_file(folder)
         partial = folder if folder.exists() else _beside(folder)
         write_model(state.method, partial, weights=state.ema, info=info)
         if partial != folder:
@@ -90,5 +93,17 @@ class Checkpoints:
 def _beside(folder: Path) -> Path:
     """A hidden name for what is written or removed, which nothing has."""
     partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    _clear(partial)
     return partial
+
+
+def _no_file(place: Path) -> None:
+    if place.exists() and not place.is_dir():
+        raise UserError(f"{place} is a file, where kept models go: move it away")
+
+
+def _clear(place: Path) -> None:
+    if place.is_dir():
+        shutil.rmtree(place, ignore_errors=True)
+    else:
+        place.unlink(missing_ok=True)

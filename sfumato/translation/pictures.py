@@ -141,18 +141,12 @@ def translate(
     prepare, notes = made.preparation(**how, resize=resize, whole=True)
     prepare = replace(prepare, page=0) if pages == "all" else prepare
     pictures.preparation = prepare
-    if resize_back and prepare.size and prepare.resize == "crop":
-        raise UserError(
-            f"--resize-back is for whole pictures, not cut ones: leave out --resize crop, or type --resize "
-            f"stretch, or --size {min(prepare.size)}"
-        )
     depth = depth or (None if expect else saved_depth(out))
-    if depth == 32 and not prepare.to_range:
-        raise UserError("--depth 32 takes the range of the results, too, such as --to-range 0 1")
     plain = pages == "first" and not prepare.to_range and (prepare.to_channels or prepare.channels) in (1, 3)
-    form = Results(format or ("png" if plain else "tiff"), depth, alpha == "keep", resize_back)
-    if prepare.to_range:
-        form.check(prepare.to_range)
+    form = Results(
+        format or ("png" if plain and depth != 32 else "tiff"), depth, alpha == "keep", resize_back
+    )
+    form.check(prepare)
     sizes, whole_to = _sizes(pictures), math.inf
     if windows or (windows is None and networks(part) and trained_side(part)):
         whole_to = (trained_side(part) or 0) * (1 if windows else WHOLE)

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from sfumato.core.errors import UserError
 from sfumato.data.preparation import Preparation, Prepared
-from sfumato.data.read import carried_of, header_of
+from sfumato.data.read import bands_of, carried_of, header_of
 from sfumato.data.resize import fit_image, placed, to_float, to_samples
-from sfumato.data.value_range import HELD, ValueRange, from_unit, type_for
+from sfumato.data.value_range import HELD, from_unit, type_for
 from sfumato.data.write import FORMATS, Format, write_samples
 
 Depth = Literal[8, 16, 32]
@@ -52,18 +52,30 @@ class Results:
         if self.depth is not None and TYPES[self.depth] not in holds.dtypes:
             raise UserError(f"--depth {self.depth}: {self.format} holds no {self.depth} bits: --format tiff")
 
-    def check(self, ends: ValueRange) -> None:
-        """Sees that results in a range can be written.
+    def check(self, how: Preparation) -> None:
+        """Sees that results of pictures that are prepared so can be written so.
 
         Raises:
-            UserError: the format holds no samples of this range.
+            UserError: they cannot.
         """
-        holds = FORMATS[self.format].dtypes
-        types = {type_for(ends, given, self.depth).name for given in HELD}
-        if types.isdisjoint(holds):
+        if self.resize_back and how.size and how.resize == "crop":
             raise UserError(
-                f"{self.format} holds no values from {ends[0]:g} to {ends[1]:g}: choose --format tiff"
+                f"--resize-back is for whole pictures, not cut ones: leave out --resize crop, or type "
+                f"--resize stretch, or --size {min(how.size)}"
             )
+        if self.alpha and bands_of(how.channels):
+            raise UserError(
+                f"--alpha keep: the model takes all {how.channels} bands as they are: leave it out"
+            )
+        if how.page is not None and self.format != "tiff":
+            raise UserError(f"--pages all: {self.format} holds one picture: choose --format tiff")
+        if self.depth == 32 and not how.to_range:
+            raise UserError("--depth 32 takes the range of the results, too, such as --to-range 0 1")
+        if ends := how.to_range:
+            types = {type_for(ends, given, self.depth).name for given in HELD}
+            if types.isdisjoint(FORMATS[self.format].dtypes):
+                said = f"{ends[0]:g} to {ends[1]:g}"
+                raise UserError(f"{self.format} holds no values from {said}: choose --format tiff")
 
     def to_json(self) -> dict[str, Any]:
         """For run.json."""
