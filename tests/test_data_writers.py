@@ -213,6 +213,8 @@ def test_mnist_errors(mnist, tmp_path):
     refuses("30 images .* 50 labels")
     (folder / "t10k-images-idx3-ubyte.gz").unlink()
     refuses("no matching idx files")
+    os.mkfifo(folder / "t10k-images-idx3-ubyte")  # which never ends
+    refuses(r"t10k-images-idx3-ubyte cannot be read .it is not a file.: expected an idx file")
 
 
 def test_writers_by_name():

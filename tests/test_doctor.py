@@ -300,8 +300,8 @@ def test_nothing_readable_and_other_input(tmp_path):
         doctor(a, a)
     with pytest.raises(ValueError, match="lies in"):
         doctor(tmp_path, a)
-    with pytest.raises(ValueError, match="size must be at least 1, not 0"):
-        doctor(a, size=0)
+    with pytest.raises(ValueError, match=r"size must be in \[1, 65535\], not 70000"):
+        doctor(a, size=70000)
     with pytest.raises(ValueError, match="two domains"):
         doctor(a, test_b=a)
 
@@ -503,6 +503,17 @@ def test_pieces_are_named_where_pictures_are_large(side, said, tmp_path):
         write(tmp_path / name, fields(3, side, side, seed=ord(name)))
     plan = doctor(tmp_path / "a", tmp_path / "b", size=64, measure=False).plan
     assert ("add --resize pieces" in plan.reason) == said
+
+
+def test_no_training_is_advised_that_refuses_its_size(tmp_path):
+    a, b = (write(tmp_path / name, fields(5, 14, 14, i)) for i, name in enumerate("ab"))
+    with pytest.raises(UserError, match="--size 15 is refused by cyclegan, which is .* 16 pixels"):
+        doctor(a, b, size=15, measure=False)
+    assert doctor(a, b, size=16, measure=False).plan.size == 16
+    plan = doctor(a, b, measure=False).plan
+    assert (plan.size, plan.commands) == (0, [])
+    assert "Pictures of 14 pixels are too small to train on." in plan.reason
+    assert doctor(a, measure=False).plan.size == 8  # of one domain: a diffusion model
 
 
 def test_flags():

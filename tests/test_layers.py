@@ -35,6 +35,16 @@ PRIVATE = {  # argued for
     # holds device and precision for the whole process, and has no public way to let them go
     ("sfumato.training.fit", "_reset_state"),
 }
+READ = {  # argued for: the package's own files and the system's
+    ("sfumato.core.versions", "(Path(__file__).parents[2] / 'pyproject.toml').read_text('utf-8')"),
+    ("sfumato.methods.outline", "file.read_text(encoding='utf-8')"),
+    ("sfumato.data.earth", "_file('lsmask_2.5min_f.bin').read_bytes()"),
+    ("sfumato.evaluation.memory", "Path('/proc/self/status').read_text()"),
+    ("sfumato.checkup.cost", "status.read_text()"),
+    ("sfumato.checkup.cost", "(group / 'memory.stat').read_text()"),
+    ("sfumato.checkup.cost", "(group / 'memory.current').read_text()"),
+    ("sfumato.checkup.cost", "(group / 'memory.max').read_text()"),
+}
 LONG = {  # argued for
     "unit_ddpm.py": "two players in training, two coupled chains in translation",
     "unpaired_sde.py": "five ways of making pairs, and an option for each choice of the thesis",
@@ -177,6 +187,37 @@ def test_what_is_private(text):
 def test_forbidden_packages(module):
     foreign = {i.split(".")[0] for i in imported(module)}
     assert not foreign & {"torchvision", "lightning", "pytorch_lightning", "hydra", "pickle"}
+
+
+def unguarded(tree):
+    """What reads a file without `regular`, which sees that it is one."""
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call) or "regular(" in ast.unparse(node.func):
+            continue
+        reader = ast.unparse(node.func).split(".")[-1]
+        given = ast.unparse(node)
+        if reader in ("read_bytes", "read_text") and isinstance(node.func, ast.Attribute):
+            yield given
+        elif reader in ("load_file", "safe_open") and "(regular(" not in given:
+            yield given
+        elif reader in ("open", "load") and re.search(r"torch\.load\((?!regular)|open\((?:'r[bt]?')?\)", given):
+            yield given
+
+
+@modules
+def test_every_file_that_is_read_is_seen_to_be_one(module):
+    found = set(unguarded(ast.parse(FILES[module].read_text(encoding="utf-8"))))
+    assert not {(module, call) for call in found} - READ
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["p.read_bytes()", "p().read_text('utf-8')", "safe_open(p)", "torch.load(p)", "p.open('rb')"],
+)
+def test_what_reads_a_file_that_may_be_none(text):
+    assert list(unguarded(ast.parse(text))) == [text]
+    guarded = re.sub(r"(?<=open\()p|(?<=load\()p|^p(\(\))?(?=\.)", "regular(p)", text)
+    assert not list(unguarded(ast.parse(guarded)))
 
 
 @modules

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from sfumato.core.errors import UserError, check_numbers
+from sfumato.data.folders import regular
 from sfumato.methods.registry import find
 from sfumato.module import Part, build, describe
 from sfumato.nets.resnet_generator import ResNet
@@ -191,7 +192,7 @@ def _tensors(file: Path) -> dict[str, Tensor]:
                         f"{file} is damaged: its contents do not have their checksum; copy it again"
                     )
         with warnings.catch_warnings(action="ignore"):  # what is wrong, is said below
-            state = torch.load(file, map_location="cpu", weights_only=True)
+            state = torch.load(regular(file), map_location="cpu", weights_only=True)
     except UserError:
         raise
     except Exception:  # whatever the unpickler says to what is not a state dict: torch advises to run it

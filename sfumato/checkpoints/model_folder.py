@@ -28,7 +28,7 @@ from sfumato.checkpoints.tensors import (
 )
 from sfumato.core.arguments import check_value, checked
 from sfumato.core.errors import UserError, choose
-from sfumato.data.folders import for_folder, made, parse_json, write_text
+from sfumato.data.folders import for_folder, made, parse_json, regular, write_text
 from sfumato.data.hashing import hash_of
 from sfumato.data.preparation import Preparation
 from sfumato.diffusion.denoiser import Denoiser, domain_index
@@ -257,7 +257,7 @@ def describe_folder(folder: str | Path) -> dict[str, Any]:
     try:
         if file.stat().st_size > LARGEST:
             raise ValueError(f"it has more than {LARGEST:,} bytes")
-        said = parse_json(file.read_text(encoding="utf-8-sig"))
+        said = parse_json(regular(file).read_text(encoding="utf-8-sig"))
         form, model = said["format"], said["model"]
         if not isinstance(model["is"], str):
             raise TypeError("the model's kind must be a name")

@@ -17,7 +17,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from sfumato.core.errors import UserError, check_numbers
-from sfumato.data.folders import parse_json, replacing
+from sfumato.data.folders import parse_json, regular, replacing
 
 FLOATS = ("F16", "BF16", "F32", "F64")
 DTYPES = (*FLOATS, "I8", "I16", "I32", "I64", "U8", "BOOL")
@@ -56,7 +56,7 @@ def open_tensors(file: Path) -> Iterator[Any]:
     try:
         if not os.access(file, os.R_OK):  # safetensors would say that there is none
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-        with safe_open(file, framework="pt") as opened:
+        with safe_open(regular(file), framework="pt") as opened:
             for key in opened.keys():
                 if (dtype := opened.get_slice(key).get_dtype()) not in DTYPES:
                     raise UserError(f"{file}: {key} is {dtype}, expected {', '.join(DTYPES)}")

@@ -13,8 +13,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from sfumato.checkup.cost import new
 from sfumato.checkup.inspection import Inspected
 from sfumato.checkup.pairs import Pairing
+from sfumato.core.errors import UserError
 from sfumato.data.layout import Folders
 from sfumato.methods.outline import names
 from sfumato.methods.registry import find, info
@@ -78,10 +80,14 @@ def advise(
         return Plan(0, halved, [], "Nothing can be trained: a domain has no pictures.", [])
     sides = sorted(one.short(halved) for one in good)
     usual = min(s for s in sides if s >= TINY * sides[len(sides) // 20])
-    best = size or max([s for s in SIZES if s <= min(usual, LARGEST[device])], default=0)
+    kind = "pairs" if pair else "unpaired" if len(folders) == 2 else "domains"
+    first, count = RECOMMENDED[kind][0], len(folders)
+    if size and (why_not := _refused(first, size, count)):
+        raise UserError(f"--size {size} is refused by {first}, which is best trained on these pictures: {why_not}")
+    sizes = [s for s in SIZES if s <= min(usual, LARGEST[device]) and not _refused(first, s, count)]
+    best = size or max(sizes, default=0)
     if not best:
         return Plan(0, halved, [], f"Pictures of {usual} pixels are too small to train on.", [])
-    kind = "pairs" if pair else "unpaired" if len(folders) == 2 else "domains"
     why = (
         f"Size {best} is yours." if size else
         f"Size {best} is the largest of {', '.join(map(str, SIZES))} that the pictures reach"
@@ -95,13 +101,25 @@ def advise(
     words = [f"--size {best}"]
     words += ["--channels 1"] * all(one.gray for one in good)
     words += ["--resize stretch"] * bool(pair and pair.stretch)
-    words += [settings(RECOMMENDED[kind][0])] * (best <= SMALL)
+    words += [settings(first)] * (best <= SMALL)
     words += [_line("--without", Path(without))] if without else []
     make = {"pairs": _side_by_side if halved else _paired, "unpaired": _two, "domains": _domains}
     place = _outside([*whole, *(f for splits in folders.values() for f in splits.values())])
     chosen = pair.domains if pair else tuple(folders)[:2]
     reason, commands = make[kind](folders, chosen, " ".join(filter(None, words)), place)
     return Plan(best, halved, list(RECOMMENDED[kind]), f"{reason} {why}", commands)
+
+
+def _refused(method: str, size: int, domains: int) -> str:
+    """Why a method cannot be trained as it is recommended on pictures of so many pixels, if so."""
+    import torch
+
+    try:
+        with torch.device("meta"):
+            new(method, size, domains, options_at(method, size))
+    except UserError as error:
+        return str(error)
+    return ""
 
 
 def trainable(folders: Folders, pairs: Sequence[Pairing]) -> list[str]:
@@ -116,6 +134,11 @@ def settings(method: str) -> str:
     text = sys.modules[find(method).__module__].__doc__ or ""
     known = re.search(r"^For 32 to 64 pixels on a CPU.*:\n(--.+)\.$", text, re.M)
     return known[1] if known else ""
+
+
+def options_at(method: str, size: int) -> dict[str, Any]:
+    """The same for pictures of so many pixels, as {name: value}."""
+    return options(settings(method)) if size <= SMALL else {}
 
 
 def options(flags: str) -> dict[str, Any]:

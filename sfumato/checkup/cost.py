@@ -38,6 +38,20 @@ BUSY = 0.8
 """Share of its threads' time from which others keep a training waiting: alone it gets 0.99."""
 
 
+def new(method: str, side: int, domains: int, options: Mapping[str, Any]) -> Any:
+    """A method as it begins: its networks are made for pictures of so many pixels.
+
+    Raises:
+        UserError: it cannot be made for them.
+    """
+    from sfumato.methods.registry import find
+    from sfumato.module import fields
+
+    cls: Any = find(method)
+    known = {"domains": tuple(map(str, range(domains))), "side": side} | options
+    return cls(**{f.name: known[f.name] for f in fields(cls) if f.name in known})
+
+
 def training_cost(
     method: str, size: int, domains: int, options: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
@@ -151,7 +165,6 @@ def _steps(words: str) -> None:
     from accelerate import Accelerator
 
     from sfumato.methods.registry import find, info
-    from sfumato.module import fields
     from sfumato.training.fit import State, fit
     from sfumato.training.options import defaults
 
@@ -164,8 +177,7 @@ def _steps(words: str) -> None:
     device = accelerator.device
     gpu = device.type == "cuda"
     threads = torch.get_num_threads()
-    known = {"domains": tuple(map(str, range(count))), "side": side} | options
-    part = cls(**{f.name: known[f.name] for f in fields(cls) if f.name in known})
+    part = new(method, side, count, options)
     say(json.dumps({
         "batch": batch, "steps": default["steps"], "threads": 1 if gpu else threads,
         "device": torch.cuda.get_device_name() if gpu else f"cpu, {threads} threads",

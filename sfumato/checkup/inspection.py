@@ -18,6 +18,7 @@ from PIL import Image, UnidentifiedImageError
 
 from sfumato.core.errors import UserError
 from sfumato.data.decode import open_picture
+from sfumato.data.folders import regular
 from sfumato.data.hashing import hash_of
 from sfumato.data.image_folder import ImageFolder
 from sfumato.data.layout import Folders, apart, layout
@@ -151,7 +152,7 @@ def _judge(one: Inspected, full: int) -> None:
 def _inspect(one: Inspected) -> Inspected:
     try:
         samples, _ = read_samples(one.path)
-        data = one.path.read_bytes()
+        data = regular(one.path).read_bytes()
     except (UserError, OSError) as error:
         one.error = str(error)
         return one

@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 
 from sfumato.checkup import findings as checks
-from sfumato.checkup.advice import SMALL, Plan, advise, options, settings, trainable
+from sfumato.checkup.advice import Plan, advise, options_at, trainable
 from sfumato.checkup.cost import BUSY, training_cost
 from sfumato.checkup.findings import Finding, counted, unique
 from sfumato.checkup.inspection import Inspected, folders_of, inspect_folders
 from sfumato.checkup.pairs import Pairing, pairings
 from sfumato.core.arguments import checked
-from sfumato.core.ranges import Count
+from sfumato.core.ranges import TrainingSide
 from sfumato.core.terminal import plain
 from sfumato.data.folders import for_new_file, no_picture, write_text
 from sfumato.data.image_folder import CACHE_BYTES, ImageFolder
@@ -73,7 +73,7 @@ def doctor(
     *,
     test_a: str | Path | None = None,
     test_b: str | Path | None = None,
-    size: Count | None = None,
+    size: TrainingSide | None = None,
     measure: bool = True,
     all_methods: bool = False,
     write_list: str | Path | None = None,
@@ -99,7 +99,8 @@ def doctor(
         progress: is told what takes long.
 
     Raises:
-        UserError: a folder is missing, holds no images, or lies in another one; or the list exists.
+        UserError: a folder is missing, holds no images, or lies in another one; the list exists; or what
+            is recommended cannot be trained at this size.
     """
     if write_list is not None:
         option = "--write-list"
@@ -131,8 +132,7 @@ def doctor(
     pixels = plan.size**2 * sum(map(len, training.values())) * (2 if plan.side_by_side else 1)
     for i, method in enumerate(methods):
         progress(f"measuring {method}, {i + 1} of {len(methods)}: a few steps of training")
-        own = options(settings(method)) if plan.size <= SMALL else {}
-        cost = training_cost(method, plan.size, len(folders), own)
+        cost = training_cost(method, plan.size, len(folders), options_at(method, plan.size))
         cost["data_gb"] = min(3 * pixels, CACHE_BYTES) / 1e9
         report.estimates.append(cost)
         watch(cost_said(cost))

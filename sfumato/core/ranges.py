@@ -61,6 +61,7 @@ NotNegative = Annotated[float, Interval(0)]
 Whole = Annotated[int, Interval(0)]
 Count = Annotated[int, Interval(1)]
 PictureSide = Annotated[int, Interval(8)]
+TrainingSide = Annotated[int, Interval(1, 65_535)]
 Several = Annotated[int, Interval(2)]
 
 

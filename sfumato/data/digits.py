@@ -19,7 +19,7 @@ from torch import Tensor
 from sfumato.core.arguments import checked
 from sfumato.core.errors import UserError, not_installed
 from sfumato.core.ranges import Count, PictureSide, Whole
-from sfumato.data.folders import new_folder, save_pixels
+from sfumato.data.folders import new_folder, regular, save_pixels
 
 
 @checked
@@ -184,7 +184,10 @@ def _idx_sets(folder: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 def _read_idx(path: Path) -> np.ndarray | None:
     """The array in an idx file of bytes; None if `path` is some other kind of file."""
-    data = path.read_bytes()
+    try:
+        data = regular(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): expected an idx file") from None
     try:
         if data[:2] == b"\x1f\x8b":
             data = gzip.decompress(data)

@@ -2,10 +2,12 @@
 
 import codecs
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -99,17 +101,25 @@ def _lock(path: Path, folder: Path) -> Iterator[None]:
             return
 
 
+def regular(file: Path) -> Path:
+    """A file that is going to be read: `regular(file).read_bytes()`.
+
+    Raises:
+        OSError: it is missing, or no file: a folder, or a pipe or device, which may never end.
+    """
+    if not stat.S_ISREG(file.stat().st_mode):
+        raise OSError(errno.EINVAL, "it is not a file", str(file))
+    return file
+
+
 def read_text(file: str | Path) -> str:
     """The text of a file that others wrote: UTF-8, or UTF-16 with its mark, as spreadsheets write it.
 
     Raises:
         UserError: it cannot be read, or is of another encoding.
     """
-    file = Path(file)
-    if file.exists() and not file.is_file():  # a pipe would be waited for
-        raise UserError(f"{file} cannot be read (it is not a file): name a text file")
     try:
-        content = file.read_bytes()
+        content = regular(Path(file)).read_bytes()
     except OSError as error:
         raise UserError(f"{file} cannot be read ({error.strerror}): name a text file") from None
     marked = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))

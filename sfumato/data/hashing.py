@@ -6,12 +6,14 @@ import hashlib
 from functools import lru_cache
 from pathlib import Path
 
+from sfumato.data.folders import regular
+
 
 def sha256(*files: Path) -> str:
     """Hash of the files' contents, one after the other."""
     total = hashlib.sha256()
     for file in files:
-        total.update(file.read_bytes())
+        total.update(regular(file).read_bytes())
     return total.hexdigest()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import stat
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from PIL import ImageColor
 from sfumato.core.errors import UserError
 from sfumato.data.carried import Carried, carried_by
 from sfumato.data.decode import decode, inspect, plain
+from sfumato.data.folders import regular
 from sfumato.data.hashing import version_of
 from sfumato.data.header import LIMITS, Header, Refused
 from sfumato.data.value_range import ValueRange, to_unit
@@ -58,7 +58,7 @@ def _said_by(file: Path, page: int = 0) -> tuple[Header, Carried]:
     try:
         key = *version_of(file), page
         if (said := SAID.get(key)) is None:
-            data = file.read_bytes()
+            data = regular(file).read_bytes()
             said = _say(key, inspect(data, page=page), data)
         return said
     except (Refused, OSError) as error:
@@ -150,12 +150,9 @@ def read_file(
         UserError: as `read_samples`.
     """
     try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):  # a pipe or device may never end
-            raise Refused("is not a file")
-        if status.st_size > LIMITS.file:
-            raise Refused(f"has {status.st_size:,} bytes: expected at most {LIMITS.file:,}")
-        key, data = (*version_of(path), page or 0), path.read_bytes()
+        if (size := path.stat().st_size) > LIMITS.file:
+            raise Refused(f"has {size:,} bytes: expected at most {LIMITS.file:,}")
+        key, data = (*version_of(path), page or 0), regular(path).read_bytes()
         samples, header, lost = decode(data, ranged=ranged, bands=bands, page=page)
         if key not in SAID:
             _say(key, header, data)

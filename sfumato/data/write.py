@@ -15,7 +15,7 @@ from PIL import Image
 
 from sfumato.core.errors import UserError
 from sfumato.data.carried import KEYS, NODATA, NOTHING, Carried
-from sfumato.data.folders import replacing
+from sfumato.data.folders import regular, replacing
 from sfumato.data.png import png_chunk
 from sfumato.data.value_range import HELD
 
@@ -161,7 +161,7 @@ TIFF_TEXTS = 270, 271, 272, 305, 306, 315, 33432
 def is_whole(file: Path) -> bool:
     """Whether a file that was written here is all there: where the power failed, it may be cut or empty."""
     size = file.stat().st_size
-    with file.open("rb") as opened:
+    with regular(file).open("rb") as opened:
         begins = opened.read(12)
         opened.seek(max(0, size - 12))
         ends = opened.read()

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from sfumato.data.folders import write_text
+from sfumato.data.folders import regular, write_text
 from sfumato.data.image_folder import ImageFolder
 from sfumato.data.pictures import ImageSet, chunks
 from sfumato.evaluation import metrics
@@ -72,7 +72,7 @@ def _replaced(file: Path, now: Mapping[str, Any]) -> str:
         now: what it is going to hold.
     """
     try:
-        was = json.loads(file.read_text(encoding="utf-8"))
+        was = json.loads(regular(file).read_text(encoding="utf-8"))
         before, after = (_facts(scores) for scores in (was, json.loads(json.dumps(now))))
         made = time.strftime("%Y-%m-%d %H:%M", time.localtime(file.stat().st_mtime))
     except FileNotFoundError:

@@ -27,7 +27,7 @@ from torch.nn.functional import interpolate
 
 from sfumato.core.errors import UserError, check_numbers, choose, not_installed
 from sfumato.core.terminal import tracked
-from sfumato.data.folders import replacing
+from sfumato.data.folders import regular, replacing
 from sfumato.data.hashing import hash_of
 from sfumato.data.pictures import ImageSet
 from sfumato.evaluation.inception import InceptionV3
@@ -232,7 +232,7 @@ def needed(module: str) -> Any:
 
 def _cached(path: Path, shape: Sequence[int]) -> Tensor | None:
     try:
-        found = load_file(path)["features"]
+        found = load_file(regular(path))["features"]
     except (OSError, SafetensorError, KeyError):
         return None
     return found if found.shape == tuple(shape) and found.isfinite().all() else None
@@ -245,9 +245,9 @@ def _weights(file: str | Path, expected: str) -> dict[str, Tensor]:
         raise UserError(f"{file} does not exist: expected {expected}")
     try:
         if file.suffix == ".safetensors":
-            state = load_file(file)
+            state = load_file(regular(file))
         else:
-            state = torch.load(file, map_location="cpu", weights_only=True)
+            state = torch.load(regular(file), map_location="cpu", weights_only=True)
     except Exception as error:  # unpickling raises almost anything on broken data
         why = str(error).strip().split("\n")[0][:80]
         raise UserError(f"{file} cannot be read ({why}): expected {expected}") from None

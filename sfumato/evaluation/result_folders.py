@@ -13,7 +13,7 @@ from typing import Any
 from sfumato.checkpoints.model_folder import ModelFolder, preparation_in, resolve
 from sfumato.core.errors import UserError
 from sfumato.core.terminal import say
-from sfumato.data.folders import write_text
+from sfumato.data.folders import regular, write_text
 from sfumato.data.hashing import hash_of
 from sfumato.data.image_folder import ImageFolder
 from sfumato.data.kept import decoding_once
@@ -72,7 +72,7 @@ class ResultFolders:
             if done.written and peak():
                 write_text(cost, json.dumps({"megabytes": peak()}))
             result = read_run(folder)["result"]
-            known = json.loads(cost.read_text()) if cost.exists() else {}
+            known = json.loads(regular(cost).read_text()) if cost.exists() else {}
             known |= {"nfe": result["nfe_per_picture"], "seconds": result["seconds_per_picture"]}
             costs.append({k: v for k, v in known.items() if v is not None})
             found.append(results_in(folder))

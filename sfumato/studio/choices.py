@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from sfumato.checkpoints.model_folder import describe_folder, resolve
 from sfumato.core.errors import UserError, choose, existing_folder
 from sfumato.data import ImageFolder
+from sfumato.data.folders import regular
 from sfumato.data.show import evenly
 from sfumato.methods.registry import info, named
 from sfumato.studio.limits import EXAMPLES
@@ -43,7 +44,7 @@ class Model:
         file = folder / "README.md"
         if not _inside(file, folder):
             return "README.md is a link out of the model's folder, and is not shown."
-        return file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
+        return regular(file).read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
 
 
 class Start(NamedTuple):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from sfumato.core.errors import UserError
 from sfumato.data.decode import decode, inspect
+from sfumato.data.folders import regular
 from sfumato.data.header import Limits, Refused
 from sfumato.data.images import SUFFIXES
 from sfumato.studio import limits
@@ -31,7 +32,7 @@ def admit(file: Path) -> tuple[int, int]:
         raise UserError(f"{name} is of a kind that is not read: expected {', '.join(SUFFIXES)}")
     if (size := file.stat().st_size) > limits.BYTES:
         raise UserError(f"{name} has {size:,} bytes: expected at most {limits.BYTES:,}")
-    data, within = file.read_bytes(), Limits(limits.PIXELS, limits.SIDE, limits.SCANS)
+    data, within = regular(file).read_bytes(), Limits(limits.PIXELS, limits.SIDE, limits.SCANS)
     try:
         if (pages := inspect(data, within).pages) > limits.FRAMES:
             raise Refused(f"holds {pages} pictures or more: expected at most {limits.FRAMES}")

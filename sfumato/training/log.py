@@ -14,7 +14,7 @@ from typing import Any
 
 from sfumato.core.errors import Stopped
 from sfumato.core.terminal import count, say, screen
-from sfumato.data.folders import replacing, write_text
+from sfumato.data.folders import regular, replacing, write_text
 from sfumato.training.fit import Update
 from sfumato.training.time_budget import gap, round_number, spoken
 
@@ -109,7 +109,7 @@ class Journal:
 
 def _lines(path: Path) -> list[str]:
     """The lines of a file that may be missing, but for empty ones."""
-    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    text = regular(path).read_text(encoding="utf-8", errors="replace") if path.exists() else ""
     return [line for line in text.splitlines() if line.strip()]
 
 

@@ -11,7 +11,17 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, ParamSpec, TypeVar
 
 from sfumato.core.arguments import Checked, check_value, checked_values, hints_of
-from sfumato.core.ranges import BelowOne, Count, Interval, NotNegative, Positive, Share, Strength, Whole
+from sfumato.core.ranges import (
+    BelowOne,
+    Count,
+    Interval,
+    NotNegative,
+    Positive,
+    Share,
+    Strength,
+    TrainingSide,
+    Whole,
+)
 from sfumato.data.resize import Learnt
 from sfumato.data.value_range import Stated
 from sfumato.methods.outline import args_of
@@ -131,7 +141,7 @@ class TrainOptions(LoopOptions):
     _: KW_ONLY
     options: Mapping[str, Any] | None = option(recorded=False)
     start: str | Path | None = option(recorded=False)
-    size: Annotated[int, Interval(1, 65_535)] = 32
+    size: TrainingSide = 32
     resize: Learnt = "crop"
     scale: Strength = option(1.0, fixed=True)
     upscale: bool = False

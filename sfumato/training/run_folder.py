@@ -25,7 +25,7 @@ from torch import Tensor
 from sfumato.checkpoints.tensors import read_tensors, write_tensors
 from sfumato.core.errors import UserError
 from sfumato.core.terminal import say
-from sfumato.data.folders import for_folder, locked, parse_json, write_text
+from sfumato.data.folders import for_folder, locked, parse_json, regular, write_text
 from sfumato.module import Part, describe, fields, short
 from sfumato.training.fit import State
 from sfumato.training.options import DEFAULTS, FIXED, check
@@ -68,7 +68,7 @@ class RunFolder:
         """
         file, run = self.out / "run.json", json.dumps(self.run, indent=2) + "\n"
         gone = self.begun and not file.exists()
-        if self.begun and not gone and file.read_bytes() != run.encode():
+        if self.begun and not gone and regular(file).read_bytes() != run.encode():
             raise UserError(
                 f"{self.out} was moved away while it trained, and another run began there: this "
                 f"one has stopped; what was moved away can be resumed"
@@ -168,7 +168,7 @@ def read_run(out: Path) -> dict[str, Any]:
     if not file.is_file():
         raise UserError(f"{out} has no run.json, without which nothing resumes: is it a run folder?")
     try:
-        run = parse_json(file.read_text(encoding="utf-8"))
+        run = parse_json(regular(file).read_text(encoding="utf-8"))
     except ValueError:
         run = None
     parts = dict(run) if isinstance(run, dict) else {}

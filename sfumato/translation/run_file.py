@@ -17,7 +17,7 @@ from typing import Any
 
 from sfumato.core.errors import UserError, existing
 from sfumato.core.terminal import count, say
-from sfumato.data.folders import LOCK, parse_json, write_text
+from sfumato.data.folders import LOCK, parse_json, regular, write_text
 from sfumato.data.hashing import version_of
 from sfumato.data.preparation import ALWAYS, Preparation
 from sfumato.data.resize import said_size
@@ -85,9 +85,7 @@ def read_run(folder: Path, name: str = "run.json") -> dict[str, Any]:
         UserError: if there is none, or not one of a translation.
     """
     try:
-        if not (folder / name).is_file():  # a pipe may never end
-            raise FileNotFoundError
-        saved = parse_json((folder / name).read_text(encoding="utf-8"))
+        saved = parse_json(regular(folder / name).read_text(encoding="utf-8"))
         parts = {key: saved[key] for key in ("run", "from", "result")}
         if not isinstance(parts["run"], dict) or not isinstance(parts["run"].get("options"), dict | None):
             raise TypeError
