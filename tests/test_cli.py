@@ -184,17 +184,17 @@ def test_methods_and_cite(capsys):
         ("translate in --model pairs --out ''", "--out is empty"),
         ("translate in --model pairs --out=", "--out is empty"),
         ("translate in --model '' --out out", "--model is empty"),
-        ("translate '' --model pairs --out out", "an empty paths was given: expected pictures"),
+        ("translate '' --model pairs --out out", "an empty text was given for paths: expected pictures"),
         ("translate --repeat-from '' --out out", "--repeat-from is empty"),
         ("train diffusion in --out ''", "--out is empty"),
-        ("train diffusion '' --out out", "an empty data was given"),
+        ("train diffusion '' --out out", "an empty text was given for data"),
         ("compare folder=in --source in --target in --out ''", "--out is empty"),
         ("evaluate in --source '' --target in", "--source is empty"),
-        ("evaluate '' --source in --target in", "an empty results was given"),
+        ("evaluate '' --source in --target in", "an empty text was given for results"),
         ("explore decode z.safetensors --model pairs --out ''", "--out is empty"),
-        ("compare '' --source in --target in --out o", "empty entries was given: expected what to"),
-        ("explore apply z ''  --out o", "an empty chain was given: expected operations, separated"),
-        ("data digits ''", "an empty out was given"),
+        ("compare '' --source in --target in --out o", "empty text was given for entries: expected what to"),
+        ("explore apply z ''  --out o", "an empty text was given for chain: expected operations, separated"),
+        ("data digits ''", "an empty text was given for out"),
         ("demo --out ''", "--out is empty"),
     ],
 )
@@ -673,8 +673,8 @@ def test_ctrl_c_exits_with_130_and_the_run_goes_on(root, tmp_path):
     assert 0 < len(list((tmp_path / "out").glob("*.png"))) < 12
 
 
-@pytest.mark.parametrize("size", [0, -5])
+@pytest.mark.parametrize("size", [0, -5, 70000])
 def test_an_import_has_a_size_of_pixels(size, tmp_path, capsys):
     (tmp_path / "g.pth").touch()
     words = ["import", str(tmp_path / "g.pth"), "--out", str(tmp_path / "m"), f"--size={size}"]
-    assert f"size must be at least 1, not {size}" in said(capsys, *words)
+    assert f"size must be in [1, 65535], not {size}" in said(capsys, *words)

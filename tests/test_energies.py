@@ -512,3 +512,9 @@ def test_odd_answers_of_ones_own_functions_are_named(odd):
         Guided(f, against(similarity(Odd().features), Reference(f.process, x, torch.randn_like)))(x, 0.5)
     with pytest.raises(UserError, match="^the energy .* answered "):
         Guided(f, lambda y, t: odd)(x, 0.5)
+    with pytest.raises(UserError, match="^project= answered "):
+        Guided(f, lambda y, t: y.sum(1), project=lambda g: odd)(x, 0.5)
+    with pytest.raises(UserError, match="^the solver answered "):
+        integrate(lambda f, past, s, noise: odd, f, x, times)
+    with pytest.raises(UserError, match="^noise= answered "):
+        integrate("ancestral", f, x, times, noise=lambda like: odd)

@@ -88,7 +88,7 @@ def test_the_discriminator_is_no_deeper_than_the_images():
         assert PatchGAN(ndf=2, n_layers=n)(torch.zeros(1, 3, least, least)).shape[2:] == (1, 1)
     critic = gan.make_critic("small", 3, 32, 3, "instance", False, "normal", 0.02)
     (said,) = gan.notes(critic, 3, 32)
-    assert "1 layers, not 3" in said
+    assert "1 layer, not 3" in said
     assert "patches of 16, not 70" in said
     assert gan.notes(critic, 1, 32) == []
 

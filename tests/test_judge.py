@@ -235,6 +235,9 @@ def test_a_classifier_and_a_task_of_ones_own(root):
     ):  # fmt: skip
         with pytest.raises(UserError, match="^the classifier answered a.*: expected a tensor of "):
             scored(root, classifier=odd)
+    for odd in (lambda x: None, lambda x: x.numpy(), lambda x: x, lambda x: x[:, 0], lambda x: x[:1]):
+        with pytest.raises(UserError, match="^the task answered .*: expected whole numbers .B, H, W."):
+            scored(root, task=odd)
     with pytest.raises(
         ValueError, match="a task is scored against the truth's labels: give --truth"
     ):

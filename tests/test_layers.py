@@ -200,7 +200,9 @@ def unguarded(tree):
             yield given
         elif reader in ("load_file", "safe_open") and "(regular(" not in given:
             yield given
-        elif reader in ("open", "load") and re.search(r"torch\.load\((?!regular)|open\((?:'r[bt]?')?\)", given):
+        elif reader in ("open", "load") and re.search(
+            r"torch\.load\((?!regular)|open\((?:'r[bt]?')?\)", given
+        ):
             yield given
 
 

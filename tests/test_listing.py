@@ -10,6 +10,7 @@ from PIL import Image
 
 import sfumato
 from sfumato.core.errors import UserError
+from sfumato.core.terminal import count
 from sfumato.data import find_images, layout, list_pictures, open_data, open_images, open_pairs
 from sfumato.data.listing import natural, said
 from sfumato.training.train import train
@@ -79,7 +80,7 @@ def test_everything_left_out_is_counted_and_named(tmp_path):
     assert found.left_out == {
         "of a kind that is not read": ["6.heic", "7.tga"],
         "hidden": ["._8.jpg", ".hidden/"],
-        "links that lead nowhere, or to what is read already": ["11.png", "sub/loop/"],
+        "links to nowhere, or to what is read already": ["11.png", "sub/loop/"],
         "folders made by sfumato": ["results/"],
         "other files": ["notes.txt", "sub/10.txt"],
     }
@@ -90,6 +91,17 @@ def test_everything_left_out_is_counted_and_named(tmp_path):
         "sub/loop/",
     ):
         assert words in said(found.root, found.left_out)
+
+
+def test_one_is_said_as_one():
+    reasons = ("links to nowhere", "folders made by sfumato", "folders without pictures", "hidden")
+    left = {why: ["x"] for why in reasons} | {"other files": ["a.txt"]}
+    assert said("", left) == (
+        "left out 1 link to nowhere (x); 1 folder made by sfumato (x); 1 folder without pictures (x); "
+        "1 hidden (x); 1 other file (.txt 1)"
+    )
+    assert count(1, "step") == count(1.0, "step") == "1 step"
+    assert (count(0.5, "minute"), count(2500, "step")) == ("0.5 minutes", "2,500 steps")
 
 
 @pytest.mark.parametrize("act", ["train", "translate", "encode"])
@@ -126,7 +138,7 @@ def test_strict_refuses_what_would_be_left_out(tmp_path, act, model):
             **how,
         )
 
-    with pytest.warns(UserWarning, match="other files"):
+    with pytest.warns(UserWarning, match="other file"):
         run("fine")
     (tmp_path / "in/2.heic").write_bytes(b"x")
     with pytest.raises(UserError, match=r"left out 1 of a kind that is not read \(2\.heic\)"):

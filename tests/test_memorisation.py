@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from sfumato.core.errors import UserError
 from sfumato.diffusion.exact import Gaussian, Mixture
 from sfumato.evaluation.memorisation import _p, audit
 from sfumato.evaluation.nearest import Vectors, nearest
@@ -190,7 +191,7 @@ def test_what_weakens_it_is_said():
     train = domain(100, 0)
     found = audit(Made(domain(20, 2)), Made(train), Made(torch.cat([train[:7], domain(50, 1)])))
     assert found.leaks == 7
-    assert "7 held-out pictures equal a training picture" in found.text
+    assert "7 held-out pictures found in training, too" in found.text
     found = audit(Made(domain(2, 2)), Made(train), Made(domain(4, 1)))
     assert "Too few pictures to tell" in found.text
 
@@ -213,3 +214,9 @@ def test_errors():
         audit(Made(torch.full((2, 3, 16, 16), torch.nan)), a, b)
     with pytest.raises(ValueError, match="3 groups for 5 pictures"):
         audit(a, b, b, groups=[1, 2, 3])
+
+
+@pytest.mark.parametrize("odd", [None, torch.zeros(3), torch.zeros(2, 4), [0.0] * 3])
+def test_odd_features_of_ones_own_are_named(odd):
+    with pytest.raises(UserError, match=r"^features= answered .* of shape .3, any."):
+        audit(*(Made(domain(3, seed)) for seed in range(3)), lambda images: odd)

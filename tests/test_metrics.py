@@ -386,7 +386,7 @@ def test_one_image_has_no_interval():
         (lambda a: set_distances.kid(a[0, 0] * math.nan, a[0, 0]), "not numbers"),
         (lambda a: intervals.bootstrap_mean([]), "a mean of 0 values"),
         (lambda a: intervals.bootstrap_mean([1.0, math.nan]), "not numbers"),
-        (lambda a: intervals.bootstrap_mean([1.0, 2.0], groups="a"), "1 groups for 2 images"),
+        (lambda a: intervals.bootstrap_mean([1.0, 2.0], groups="a"), "1 group for 2 images"),
     ],
 )
 def test_one_line_says_what_is_wrong(call, said):

@@ -539,3 +539,10 @@ def test_written_pictures_keep_alpha_bands_and_values(tmp_path):
         sfumato.write(bands[:3], tmp_path / "b.png", range=(0, 1))
     with pytest.raises(UserError, match="channels must be at least 1, not 0"):
         sfumato.read(tmp_path / "b.tif", channels=0)
+
+
+def test_a_header_that_cannot_be_read_is_said_in_words(tmp_path):
+    for file, why in ((tmp_path / "none.png", "No such file or directory"), (tmp_path, "it is not a file")):
+        with pytest.raises(UserError) as error:
+            header_of(file)
+        assert str(error.value) == f"cannot read {file}: {why}"

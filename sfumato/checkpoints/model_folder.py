@@ -26,8 +26,9 @@ from sfumato.checkpoints.tensors import (
     unique_state,
     write_tensors,
 )
-from sfumato.core.arguments import check_value, checked
+from sfumato.core.arguments import check_value, checked, fits
 from sfumato.core.errors import UserError, choose
+from sfumato.core.ranges import TrainingSide
 from sfumato.data.folders import for_folder, made, parse_json, regular, write_text
 from sfumato.data.hashing import hash_of
 from sfumato.data.preparation import Preparation
@@ -274,7 +275,7 @@ def describe_folder(folder: str | Path) -> dict[str, Any]:
     if not isinstance(domains, list) or not all(isinstance(d, str) for d in domains):
         raise UserError(f"{foreign}: domains must be a list of names, not {domains!r}")
     size = info.get("size")
-    if size is not None and (type(size) is not int or not 0 < size < 2**16):
+    if not fits(size, TrainingSide | None):
         raise UserError(f"{foreign}: size must be a number of pixels, not {size!r}")
     try:
         Preparation.of(info)

@@ -83,7 +83,9 @@ def advise(
     kind = "pairs" if pair else "unpaired" if len(folders) == 2 else "domains"
     first, count = RECOMMENDED[kind][0], len(folders)
     if size and (why_not := _refused(first, size, count)):
-        raise UserError(f"--size {size} is refused by {first}, which is best trained on these pictures: {why_not}")
+        raise UserError(
+            f"--size {size} is refused by {first}, which is best trained on these pictures: {why_not}"
+        )
     sizes = [s for s in SIZES if s <= min(usual, LARGEST[device]) and not _refused(first, s, count)]
     best = size or max(sizes, default=0)
     if not best:

@@ -48,7 +48,7 @@ def new(method: str, side: int, domains: int, options: Mapping[str, Any]) -> Any
     from sfumato.module import fields
 
     cls: Any = find(method)
-    known = {"domains": tuple(map(str, range(domains))), "side": side} | options
+    known = {"domains": tuple(map(str, range(domains))), "side": side, **options}
     return cls(**{f.name: known[f.name] for f in fields(cls) if f.name in known})
 
 

@@ -24,7 +24,7 @@ from sfumato.checkup.inspection import Inspected, folders_of, inspect_folders
 from sfumato.checkup.pairs import Pairing, pairings
 from sfumato.core.arguments import checked
 from sfumato.core.ranges import TrainingSide
-from sfumato.core.terminal import plain
+from sfumato.core.terminal import count, plain
 from sfumato.data.folders import for_new_file, no_picture, write_text
 from sfumato.data.image_folder import CACHE_BYTES, ImageFolder
 from sfumato.data.layout import Folders
@@ -245,7 +245,7 @@ def _facts_said(facts: Mapping[str, Any]) -> str:
     if facts["sizes"] > 1:
         size = f"{w[0]} to {w[2]} wide (median {w[1]}), {h[0]} to {h[2]} high (median {h[1]})"
     kinds = ", ".join(facts["mode"]) + ", " + " and ".join(facts["bits"]) + " bits"
-    return f"{facts['count']:,} pictures, {size}; {counted(facts['format'])}; {kinds}"
+    return f"{count(facts['count'], 'picture')}, {size}; {counted(facts['format'])}; {kinds}"
 
 
 def cost_said(cost: Mapping[str, Any]) -> str:
@@ -265,14 +265,14 @@ def cost_said(cost: Mapping[str, Any]) -> str:
     gpu = f", {cost['gpu_memory_gb']:.1f} GB on the GPU" if cost["gpu_memory_gb"] else ""
     part = (
         "" if cost["measured"] == cost["batch"] else
-        f" (from steps of {cost['measured']} pictures)"
+        f" (from steps of {count(cost['measured'], 'picture')})"
     )  # fmt: skip
     return (
         f"{what} takes about {_time(cost['hours_alone'] if busy else cost['hours'])}{alone} for its "
-        f"{cost['steps']:,} steps of {cost['batch']} pictures on {cost['device']}{part}{now}"
+        f"{cost['steps']:,} steps of {count(cost['batch'], 'picture')} on {cost['device']}{part}{now}"
         f"{', ' * bool(memory)}{memory}{gpu}."
     )
 
 
 def _time(hours: float) -> str:
-    return f"{hours:.1f} hours" if hours >= 1 else f"{max(1, round(60 * hours))} minutes"
+    return f"{hours:.1f} hours" if hours >= 1 else f"{count(max(1, round(60 * hours)), 'minute')}"

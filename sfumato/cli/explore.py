@@ -137,7 +137,7 @@ def trajectory(words: Sequence[str]) -> Callable[..., None]:
 
     def said(found: Trajectory, out: str) -> str:
         nfe = int(found.curves["nfe"][-1, 0])
-        return f"{len(found.times)} steps ({nfe} NFE) shown in {out}: {', '.join(found.curves)}"
+        return f"{count(len(found.times), 'step')} ({nfe} NFE) shown in {out}: {', '.join(found.curves)}"
 
     return _of_a_picture(run, words, "trajectory", TRAJECTORY, said)
 

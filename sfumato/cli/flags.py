@@ -144,7 +144,7 @@ def convert(hint: Any, tokens: Sequence[cyclopts.Token], what: str = "name", exp
         if not token.value and token.keyword:
             raise cyclopts.CoercionError(msg=f"{token.keyword} is empty: type a name after it.")
         if not token.value:
-            raise cyclopts.CoercionError(msg=f"an empty {what} was given: expected {expected}.")
+            raise cyclopts.CoercionError(msg=f"an empty text was given for {what}: expected {expected}.")
         try:
             if "https://" not in expected:  # sites, such as this one
                 no_address(token.keyword or what, token.value)

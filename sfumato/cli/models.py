@@ -45,10 +45,10 @@ def import_(file: str, back: str | None = None, *, out: Path, size: int | None =
     from sfumato.checkpoints.foreign import read_generator
     from sfumato.checkpoints.model_folder import save
     from sfumato.core.arguments import check_value
-    from sfumato.core.ranges import Count
+    from sfumato.core.ranges import TrainingSide
     from sfumato.data.folders import for_new_folder
 
-    check_value("size", size, Count | None)
+    check_value("size", size, TrainingSide | None)
     for_new_folder(out)
     part, said = read_generator(file, back)
     save(part, out, info={"imported": Path(file).name} | ({"size": size} if size else {}))

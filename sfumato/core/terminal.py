@@ -114,9 +114,9 @@ def unheard() -> Iterator[None]:
         yield
 
 
-def count(number: int, noun: str) -> str:
-    """The number with its noun: 1 picture, 2 pictures."""
-    return f"{number:,} {noun}{'s' * (number != 1)}"
+def count(number: float, noun: str) -> str:
+    """The number with its noun: 1 picture, 2 pictures, 0.5 minutes."""
+    return f"{number:,}".removesuffix(".0") + f" {noun}{'s' * (number != 1)}"
 
 
 @contextlib.contextmanager

@@ -19,6 +19,7 @@ from torch import Tensor
 from sfumato.core.arguments import checked
 from sfumato.core.errors import UserError, not_installed
 from sfumato.core.ranges import Count, PictureSide, Whole
+from sfumato.core.terminal import count
 from sfumato.data.folders import new_folder, regular, save_pixels
 
 
@@ -175,8 +176,8 @@ def _idx_sets(folder: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     for kind, (images, labels) in sets.items():
         if len(images) != len(labels) or images.shape[1:] != (28, 28) or labels.max(initial=0) > 9:
             raise UserError(
-                f"{found[kind][3][0]} does not match its labels: {len(images)} images of "
-                f"{images.shape[1:]} and {len(labels)} labels; expected equal numbers of 28x28 "
+                f"{found[kind][3][0]} does not match its labels: {count(len(images), 'image')} of "
+                f"{images.shape[1:]} and {count(len(labels), 'label')}; expected equal numbers of 28x28 "
                 f"images and labels 0 to 9"
             )
     return sets

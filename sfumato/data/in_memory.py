@@ -176,7 +176,7 @@ def _channels(images: Tensor, channels: int) -> Tensor:
     if images.shape[1] == channels:
         return images
     if channels not in (1, 3) or images.shape[1] not in (1, 3):
-        raise UserError(f"a picture of {images.shape[1]} channels: expected {channels}")
+        raise UserError(f"a picture of {count(images.shape[1], 'channel')}: expected {channels}")
     if channels == 3:
         return images.expand(-1, 3, -1, -1)
     return (images * images.new_tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1, keepdim=True)

@@ -30,7 +30,7 @@ JUNK = (".ds_store", "thumbs.db", "desktop.ini", "__macosx")
 UNREAD, HIDDEN, LINK, CLOSED = (
     "of a kind that is not read",
     "hidden",
-    "links that lead nowhere, or to what is read already",
+    "links to nowhere, or to what is read already",
     "that may not be opened",
 )
 MADE, OTHER = "folders made by sfumato", "other files"
@@ -120,7 +120,8 @@ def said(root: str | Path, left_out: Mapping[str, Sequence[str]], named: int = 3
                 for kind, count in kinds.most_common()
             ]
         more = ", ..." if len(some) > named else ""
-        parts.append(f"{len(names):,} {why} ({', '.join(some[:named])}{more})")
+        what = re.sub(r"^(other file|folder|link)s", r"\1", why) if len(names) == 1 else why
+        parts.append(f"{len(names):,} {what} ({', '.join(some[:named])}{more})")
     return f"{root}{': ' if root else ''}left out {'; '.join(parts)}" if parts else ""
 
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from sfumato.core.errors import UserError
+from sfumato.core.terminal import count
 from sfumato.data.folders import read_text
 from sfumato.data.image_folder import ImageFolder
 from sfumato.data.listing import stem_of
@@ -151,9 +152,9 @@ def read_groups(table: str, names: Sequence[str]) -> list[str]:
             groups = " and ".join(map(repr, sorted(several)))
             raise UserError(f"{file} has {name!r} in two groups, {column} {groups}: keep one row")
     if missing := [n for n in names if not found[n]]:
-        raise UserError(f"{file} has no row for {len(missing)} pictures: {', '.join(missing[:5])}")
+        raise UserError(f"{file} has no row for {count(len(missing), 'picture')}: {', '.join(missing[:5])}")
     if empty := [n for n in names if found[n] == {""}]:
-        raise UserError(f"{file} has no {column} for {len(empty)} pictures: {', '.join(empty[:5])}")
+        raise UserError(f"{file} has no {column} for {count(len(empty), 'picture')}: {', '.join(empty[:5])}")
     own = [next(iter(found[n])) for n in names]
     if len(set(own)) == 1 < len(names):
         warnings.warn(

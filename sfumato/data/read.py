@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,14 +57,12 @@ SAID: dict[Any, tuple[Header, Carried]] = {}
 
 
 def _said_by(file: Path, page: int = 0) -> tuple[Header, Carried]:
-    try:
+    with _reading(file):
         key = *version_of(file), page
         if (said := SAID.get(key)) is None:
             data = regular(file).read_bytes()
             said = _say(key, inspect(data, page=page), data)
         return said
-    except (Refused, OSError) as error:
-        raise UserError(f"{file} {error}") from None
 
 
 def _say(key: Any, header: Header, data: bytes) -> tuple[Header, Carried]:
@@ -149,7 +149,7 @@ def read_file(
     Raises:
         UserError: as `read_samples`.
     """
-    try:
+    with _reading(path):
         if (size := path.stat().st_size) > LIMITS.file:
             raise Refused(f"has {size:,} bytes: expected at most {LIMITS.file:,}")
         key, data = (*version_of(path), page or 0), regular(path).read_bytes()
@@ -157,6 +157,12 @@ def read_file(
         if key not in SAID:
             _say(key, header, data)
         return samples, lost
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
     except ValueError:

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from sfumato.core.errors import UserError, choose
 from sfumato.core.ranges import OneOf
+from sfumato.core.terminal import count
 from sfumato.diffusion.denoiser import Denoises, Trace, Traced, answered
 from sfumato.diffusion.guidance import Energy, Guided, On
 from sfumato.diffusion.integrate import Draw
@@ -197,7 +198,7 @@ def pushed(phi: LowPass, weight: float, reference: Reference, times: Tensor) -> 
     if weight > (most := stable_weight(reference.process, times)):
         warnings.warn(
             f"faithful {weight:g}: its explicit step is unstable above {most:.3g} in "
-            f"{len(times) - 1} steps; take low_pass exponential, or more steps",
+            f"{count(len(times) - 1, 'step')}; take low_pass exponential, or more steps",
             stacklevel=4,
         )
     return weight * against(low_pass_distance(phi, reference.process), reference)

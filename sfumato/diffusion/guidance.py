@@ -207,7 +207,9 @@ class Guided(Traced, nn.Module):
                 "the energy does not depend on its first argument, or has lost its gradient: compute it from "
                 "that with torch functions, without detach(), no_grad() or item()"
             )
-        return energy.detach(), gradient if self.project is None else self.project(gradient)
+        if self.project is not None:
+            gradient = answered(self.project(gradient), tuple(y.shape), "project=")
+        return energy.detach(), gradient
 
 
 def zero_mean(gradient: Tensor) -> Tensor:

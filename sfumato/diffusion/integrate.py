@@ -24,7 +24,7 @@ from torch import Tensor
 from sfumato.core import arguments
 from sfumato.core.errors import UserError, choose
 from sfumato.core.ranges import Count, OneOf
-from sfumato.diffusion.denoiser import Denoises, ask
+from sfumato.diffusion.denoiser import Denoises, answered, ask
 from sfumato.diffusion.noise import Noise
 from sfumato.diffusion.process import Process
 from sfumato.diffusion.steps.dopri5 import dopri5
@@ -168,7 +168,7 @@ def take(
     """One step from x_t: the last points, and x_s."""
     now = f(x, t)
     past = [*(p for p in past if p.t != now.t), now][-PAST:]  # t = 0 and t_min are asked alike
-    return past, step(f, past, s, noise)
+    return past, answered(step(f, past, s, noise), tuple(x.shape), "the solver")
 
 
 def named_step(step: Solver) -> Step:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from sfumato.core.arguments import TEXT, Seed, described
 from sfumato.core.errors import UserError
+from sfumato.core.terminal import count
 
 
 class Noise:
@@ -72,7 +73,7 @@ class Noise:
             what = f"a tensor of {like.dtype}" if isinstance(like, Tensor) else described(like)
             raise UserError(f"noise is drawn like a batch (B, ...) of floats, not like {what}")
         if len(like) != len(self.seeds):
-            raise UserError(f"noise for {len(self.seeds)} images was asked for {len(like)}")
+            raise UserError(f"noise for {count(len(self.seeds), 'image')} was asked for {len(like)}")
         draws = [torch.randn(like.shape[1:], generator=g, dtype=torch.float32) for g in self._generators]
         return torch.stack(draws).to(like)
 

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sfumato.core.errors import UserError, check_numbers
+from sfumato.core.terminal import count
 from sfumato.data.pictures import ImageSet, chunks
 from sfumato.evaluation.intervals import Interval, bootstrap_mean, bootstrap_sums
 
@@ -83,9 +84,9 @@ def calibration(
     if k < 2:
         raise UserError(f"{k} sample an image has no spread: translate with at least 2 seeds")
     if other := {len(s) for s in samples} - {n}:
-        raise UserError(f"samples of {sorted(other)} images for {n} truths: expected one for each")
+        raise UserError(f"samples of {sorted(other)} images for {count(n, 'truth')}: expected one for each")
     if groups is not None and len(groups) != n:
-        raise UserError(f"{len(groups)} groups for {n} images: expected one for each")
+        raise UserError(f"{count(len(groups), 'group')} for {count(n, 'image')}: expected one for each")
     first = np.arange(1, k // 2 + 1)[::-1]  # j of the narrowest interval to that of the widest
     rng = np.random.default_rng(seed)
     inside, variance, error = np.empty((n, len(first))), np.empty(n), np.empty(n)

@@ -18,6 +18,7 @@ from pathlib import Path
 from sfumato.checkpoints.model_folder import ModelFolder
 from sfumato.core.arguments import checked
 from sfumato.core.errors import UserError
+from sfumato.core.terminal import count
 from sfumato.data.folders import for_folder, write_text
 from sfumato.data.kept import decoding_once
 from sfumato.data.pictures import ImageSet
@@ -122,7 +123,7 @@ def _place(out: str | Path) -> Path:
 def _score(c: Comparison) -> None:
     """Scores every row that has pictures, and says how the rows lie to each other."""
     judge, rows = c.judge, [row for row in c.rows if row.results]
-    progress(f"scoring {len(rows)} rows")
+    progress(f"scoring {count(len(rows), 'row')}")
     sets = [(results, row.back if n == 0 else None) for row in rows for n, results in enumerate(row.results)]
     found = iter(_kept(judge, sets, c.folder / "scores"))
     for row in rows:

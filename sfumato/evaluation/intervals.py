@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sfumato.core.errors import UserError, check_numbers
+from sfumato.core.terminal import count
 from sfumato.evaluation.set_distances import check_sets, frechet, frechet_of, mean_and_root, weighted_kid
 
 Groups = Sequence[Hashable] | None
@@ -146,7 +147,7 @@ def _table(
     names: dict[Hashable, int] = {}
     index = [names.setdefault(g, len(names)) for g in (range(n) if groups is None else groups)]
     if len(index) != n:
-        raise UserError(f"{len(index)} groups for {n} images: expected one for each")
+        raise UserError(f"{count(len(index), 'group')} for {count(n, 'image')}: expected one for each")
     resamples = resamples if len(names) > 1 else 0
     rng = np.random.default_rng(seed)
     counts = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from sfumato.core.arguments import described
 from sfumato.core.errors import UserError, check_numbers, choose
-from sfumato.core.terminal import tracked
+from sfumato.core.terminal import count, tracked
 from sfumato.core.versions import version
 from sfumato.data.image_folder import ImageFolder
 from sfumato.data.pictures import ImageSet, chunks, controls, matched, read_groups
@@ -35,7 +35,7 @@ from sfumato.evaluation.intervals import (
     bootstrap_sums,
 )  # fmt: skip
 from sfumato.evaluation.learned import Learned, named_features
-from sfumato.evaluation.measures import TASKS, caveats, measures
+from sfumato.evaluation.measures import TASKS, Task, caveats, measures
 from sfumato.evaluation.metrics import METRICS, l2, label_parts, mean_iou
 from sfumato.evaluation.options import ScoreOptions
 from sfumato.evaluation.probe import crossed
@@ -276,17 +276,30 @@ class Judge:
                 shown = (seen, maps[other]) if metric.of_maps else (y, x)
                 row[f"{other}/{name}"] = metric.function(*shown)
         if self.task is not None:
-            row["labels"], row["true labels"] = (self._by(self.task, x) for x in (y, xs["truth"]))
+            row["labels"], row["true labels"] = (self._labels(self.task, x) for x in (y, xs["truth"]))
         if self.classifier is not None:
             domain = self._by(self.classifier, y)
             fits = isinstance(domain, Tensor) and domain.shape == (len(y),)
             if not fits or not ((domain >= 0) & (domain <= 1)).all():
                 raise UserError(
-                    f"the classifier answered {described(domain)}: expected a tensor of {len(y)} numbers "
-                    f"from 0 to 1, whether each image is of the target, as by net(images).argmax(1) == 3"
+                    f"the classifier answered {described(domain)}: expected a tensor of "
+                    f"{count(len(y), 'number')} from 0 to 1, whether each image is of the target, as by "
+                    f"net(images).argmax(1) == 3"
                 )
             row["domain"] = domain.float()
         return row
+
+    def _labels(self, task: Task, images: Tensor) -> Tensor:
+        """What the task says of images (B, 3, H, W): whole numbers (B, H, W)."""
+        found = self._by(task, images)
+        fits = isinstance(found, Tensor) and found.ndim == 3 and len(found) == len(images)
+        if not fits or found.is_floating_point() or found.is_complex():
+            kind = f" of {found.dtype}" if isinstance(found, Tensor) else ""
+            raise UserError(
+                f"the task answered {described(found)}{kind}: expected whole numbers (B, H, W), the label of "
+                f"every pixel, as by net(images).argmax(1)"
+            )
+        return found
 
     def _by(self, own: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
         """What a function of the user's says of images."""

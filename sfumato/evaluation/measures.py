@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from sfumato.core.terminal import count
 from sfumato.evaluation.features import Features
 from sfumato.evaluation.metrics import METRICS
 
@@ -47,7 +48,7 @@ def measures(kernel: str, frechet: str) -> dict[str, Measure]:
 
 def caveats(n: int, m: int, features: Features, flat: Sequence[str]) -> list[str]:
     """What a reader of n results' scores against m reference pictures must know."""
-    notes, what = [], f"{n} results and {m} reference pictures are"
+    notes, what = [], f"{count(n, 'result')} and {count(m, 'reference picture')} are"
     if min(n, m) <= features.dim:
         notes.append(
             f"{what} not more than the features' {features.dim} dimensions: the covariance is singular and "

@@ -37,7 +37,9 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from sfumato.core.errors import UserError, check_numbers
+from sfumato.core.terminal import count
 from sfumato.data.pictures import ImageSet
+from sfumato.diffusion.denoiser import answered
 from sfumato.evaluation.nearest import Nearest, Vectors, nearest
 from sfumato.module import device_of
 
@@ -122,8 +124,8 @@ class Audit:
             )
         if self.leaks:
             said.append(
-                f"{self.leaks} held-out pictures equal a training picture, which makes this audit weak: "
-                f"`sfumato doctor` lists them."
+                f"{count(self.leaks, 'held-out picture')} found in training, too, which makes this audit "
+                f"weak: `sfumato doctor` lists them."
             )
         return " ".join(said)
 
@@ -176,8 +178,10 @@ def audit(
         UserError: no pictures, sizes that differ, or values that are not numbers.
     """
     if len(train) < 2 or not len(results) or not len(held_out):
-        counts = f"{len(results)} results, {len(train)} training and {len(held_out)} held-out pictures"
-        raise UserError(f"{counts}: the audit needs at least 1, 2 and 1")
+        raise UserError(
+            f"{count(len(results), 'result')}, {len(train)} training and "
+            f"{count(len(held_out), 'held-out picture')}: the audit needs at least 1, 2 and 1"
+        )
     rng = np.random.default_rng(seed)
     where = device_of(device)
     chosen, others = _one_each(groups, results, rng), _one_each(held_out_groups, held_out, rng)
@@ -201,8 +205,8 @@ def audit(
     level = LEVEL if features is None else LEVEL / 2
     spaces = [compare("pixels", level, lambda x: nearest(_pixels(x), _pixels(train), k, where), alike=True)]
     if features is not None:
-        known = _features(features(train))
-        spaces.append(compare("features", level, lambda x: nearest(_features(features(x)), known, k, where)))
+        known = _features(features, train)
+        spaces.append(compare("features", level, lambda x: nearest(_features(features, x), known, k, where)))
     leaks = int((spaces[0].held_out.distance < 0.5 / 255).sum())
     return Audit(results.names, train.names, spaces, leaks)
 
@@ -233,7 +237,8 @@ def _likeness(
     return np.array(out)
 
 
-def _features(found: Tensor) -> Vectors:
+def _features(features: Callable[[ImageSet], Tensor], images: ImageSet) -> Vectors:
+    found = answered(features(images), (len(images), None), "features=")
     return Vectors(len(found), lambda rows: found[torch.as_tensor(rows)])
 
 
@@ -244,7 +249,9 @@ def _one_each(
     if groups is None:
         return np.arange(len(images))
     if len(groups) != len(images):
-        raise UserError(f"{len(groups)} groups for {len(images)} pictures: expected one for each")
+        raise UserError(
+            f"{count(len(groups), 'group')} for {count(len(images), 'picture')}: expected one for each"
+        )
     order = rng.permutation(len(groups))
     return np.sort(np.array(list({groups[i]: i for i in order}.values())))
 

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from sfumato.core.arguments import checked
 from sfumato.core.errors import UserError
 from sfumato.core.ranges import Count, Whole
+from sfumato.core.terminal import count
 from sfumato.data import base64_png
 from sfumato.data.folders import for_folder, parse_json, read_text, write_text
 from sfumato.data.image_folder import ImageFolder
@@ -117,10 +118,9 @@ class Preference:
     @property
     def text(self) -> str:
         """The result in plain words."""
-        who = "1 rater" if self.raters == 1 else f"{self.raters} raters"
         said = (
             f"{self.names[0]} was preferred to {self.names[1]} in {self.rate:.1%} of {self.n} answers by "
-            f"{who} (95 % interval {self.low:.1%} to {self.high:.1%})"
+            f"{count(self.raters, 'rater')} (95 % interval {self.low:.1%} to {self.high:.1%})"
         )
         if self.low <= 0.5 <= self.high:
             said += ": no clear preference"

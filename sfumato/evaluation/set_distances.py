@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sfumato.core.errors import UserError, check_numbers
+from sfumato.core.terminal import count
 
 
 def frechet(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> float:
@@ -101,5 +102,5 @@ def check_sets(x: Tensor, y: Tensor) -> None:
         shapes = f"{tuple(x.shape)} and {tuple(y.shape)}"
         raise UserError(f"features {shapes}: expected (N,d) and (M,d) of one network")
     if min(len(x), len(y)) < 2:
-        raise UserError(f"{len(x)} and {len(y)} images: a distance of sets needs two or more each")
+        raise UserError(f"{len(x)} and {count(len(y), 'image')}: a distance of sets needs two or more each")
     check_numbers({"features": x, "the others'": y}, ": look at the images")

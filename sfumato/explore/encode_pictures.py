@@ -14,6 +14,7 @@ from sfumato.checkpoints.model_folder import open_model, resolve
 from sfumato.core.arguments import checked
 from sfumato.core.errors import UserError, check_numbers
 from sfumato.core.ranges import Count
+from sfumato.core.terminal import count
 from sfumato.core.versions import version
 from sfumato.data.folders import for_new_folder
 from sfumato.data.image_folder import ImageFolder
@@ -117,7 +118,7 @@ def decode_latents(
     f, facts, prepare = _denoiser(model)
     if (channels := channels_of(f)) != latents.latents.shape[1]:
         raise UserError(
-            f"the latents have {latents.latents.shape[1]} channels, {model} has {channels}; "
+            f"the latents have {count(latents.latents.shape[1], 'channel')}, {model} has {channels}; "
             f"choose one with as many"
         )
     h, w = latents.latents.shape[-2:]

@@ -22,6 +22,7 @@ from torch.utils.checkpoint import checkpoint
 
 from sfumato.core.errors import UserError
 from sfumato.core.ranges import BelowOne, Whole
+from sfumato.core.terminal import count
 from sfumato.module import Part
 from sfumato.nets.layers import BlurUp, mirrored
 
@@ -115,7 +116,7 @@ class UNet(Part):
         self, x: Float[Tensor, "b c h w"], log_sigma: Float[Tensor, " b"], label: Tensor | None = None
     ) -> Float[Tensor, "b features height width"]:
         if x.shape[1] != (wanted := self.channels + self.conditioning):
-            raise UserError(f"this network takes {wanted} channels, not {x.shape[1]}")
+            raise UserError(f"this network takes {count(wanted, 'channel')}, not {x.shape[1]}")
         height, width = x.shape[2:]
         x = mirrored(x, self.patch * 2 ** (len(self.multipliers) - 1))
         e = self.embed(fourier(log_sigma, self.width).to(x))

@@ -6,6 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sfumato.core.errors import UserError
+from sfumato.core.terminal import count
 from sfumato.module import Part
 from sfumato.nets.layers import BlurDown, make_norm
 
@@ -47,7 +48,8 @@ class PatchGAN(Part):
         if min(x.shape[2:]) < least:
             raise UserError(
                 f"images of {x.shape[2]}x{x.shape[3]} are too small for a discriminator of "
-                f"{self.n_layers} layers, which needs {least}: use --n-layers-d 1, or a larger --size"
+                f"{count(self.n_layers, 'layer')}, which needs {least}: use --n-layers-d 1, or a larger "
+                f"--size"
             )
         return self.model(x)
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from sfumato.core.errors import UserError
+from sfumato.core.terminal import count
 from sfumato.studio.choices import Given
 from sfumato.studio.controls import Control
 from sfumato.studio.jobs import CURVES, Frame, Shelf
@@ -51,7 +52,7 @@ def show_step(frames: list[Frame], step: int) -> Shown:
     frame = frames[max(0, min(len(frames), int(step)) - 1)]
     if not Path(frame.noisy).exists():
         raise UserError("the way is no longer kept: translate the picture again")
-    text = f"step {frame.step}, t = {frame.t:.3f}, {frame.nfe} network evaluations so far"
+    text = f"step {frame.step}, t = {frame.t:.3f}, {count(frame.nfe, 'network evaluation')} so far"
     return Shown(frame.noisy, frame.mean, text)
 
 

@@ -15,6 +15,7 @@ from PIL import Image
 from sfumato.core.arguments import hints_of
 from sfumato.core.errors import UserError, choose
 from sfumato.core.ranges import with_range
+from sfumato.core.terminal import count
 from sfumato.data import read_image
 from sfumato.data.images import SUFFIXES, picture
 from sfumato.methods.outline import args_of
@@ -65,7 +66,7 @@ def progress(preview: Preview, steps: int | None) -> str:
     """How far a job is; `steps` in all, if that is known."""
     of = f" of {steps}" if steps else ""
     how = f' value="{min(preview.step, steps)}" max="{steps}"' if steps else ""
-    words = f"step {preview.step}{of}, t = {preview.t:.2f}, {preview.nfe} network evaluations"
+    words = f"step {preview.step}{of}, t = {preview.t:.2f}, {count(preview.nfe, 'network evaluation')}"
     return f'<div role="status"><progress aria-label="steps"{how}></progress> {words}</div>'
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sfumato.checkpoints.model_folder import write_model
 from sfumato.core.errors import Stopped, UserError
+from sfumato.core.terminal import count
 from sfumato.methods.registry import info
 from sfumato.training.checkpoints import Checkpoints
 from sfumato.training.fit import Diverged, State, Update, check_losses, fit
@@ -94,10 +95,10 @@ class Session:
         """Says what begins, and measures how many steps fit into the minutes if they are not known yet."""
         asked = self.asked
         if asked.steps is not None:
-            self.observer.begin(f"{asked.steps} steps")
+            self.observer.begin(count(asked.steps, "step"))
         else:
             assert asked.minutes is not None
-            self.observer.begin(f"{asked.minutes:g} minutes")
+            self.observer.begin(count(asked.minutes, "minute"))
             with self.told.waiting("measuring how long a step takes"):
                 steps = steps_for(
                     asked.minutes, self.state, self.batches(0), self.observer.look, self.observer.score,
@@ -106,7 +107,7 @@ class Session:
                 )  # fmt: skip
             self.asked = replace(asked, steps=steps)
             self.folder.run["settings"] = self.asked.settings()
-            self.told.say(f"{steps} steps fit into {asked.minutes:g} minutes")
+            self.told.say(f"{count(steps, 'step')} fit into {count(asked.minutes, 'minute')}")
         if self.kept and self.unranked:
             self.told.say(f"no best model is kept, for want of a held-out loss: {self.unranked}")
         self.observer.start(self.asked.steps)

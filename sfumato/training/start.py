@@ -14,6 +14,7 @@ from torch import Tensor
 from sfumato.checkpoints.model_folder import ModelFolder, open_model, resolve
 from sfumato.core.arguments import checked_values
 from sfumato.core.errors import UserError, choose
+from sfumato.core.terminal import count
 from sfumato.data import sets
 from sfumato.diffusion.denoiser import LEARNING
 from sfumato.methods.registry import find, info, name_of
@@ -161,7 +162,7 @@ class Start:
         words += [f"{way}: {', '.join(names)}" for way, names in self._domains(part).items() if names]
         if (channels := getattr(self.found.part, "channels", asked.channels)) != asked.channels:
             words.append(
-                f"its first and last layers are adapted from {channels} channels to {asked.channels}"
+                f"its first and last layers are adapted from {count(channels, 'channel')} to {asked.channels}"
             )
         before, now = self.found.preparation, pictures.everything.preparation
         if before.size is not None and str(before) != str(now):
@@ -196,8 +197,8 @@ class Start:
     def _keeps(self) -> UserError:
         part = self.found.part
         return UserError(
-            f"a {name_of(part)} model keeps its {part.channels} channels: leave out --channels, and its "
-            f"pictures are read with as many"
+            f"a {name_of(part)} model keeps its {count(part.channels, 'channel')}: leave out --channels, and "
+            f"its pictures are read with as many"
         )
 
 

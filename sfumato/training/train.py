@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sfumato.core.errors import UserError, enough_memory
-from sfumato.core.terminal import say, unheard
+from sfumato.core.terminal import count, say, unheard
 from sfumato.data.open_data import outside
 from sfumato.methods._shared.memory import Replay
 from sfumato.methods.registry import find, info, name_of, named
@@ -103,8 +103,8 @@ def _timed(asked: TrainOptions, before: Mapping[str, Any] | None) -> TrainOption
         raise UserError(f"say --steps {asked.steps} or --minutes {asked.minutes:g}, not both")
     if before and before.get("minutes") != asked.minutes:
         raise UserError(
-            f"{asked.out} was planned as {planned} steps: a run that goes on takes --steps, all in all; "
-            f"--minutes is for a new one"
+            f"{asked.out} was planned as {count(planned, 'step')}: a run that goes on takes --steps, all in "
+            f"all; --minutes is for a new one"
         )
     return asked if planned is None else replace(asked, steps=planned)
 
@@ -135,8 +135,8 @@ def _check_steps(asked: TrainOptions, state: State, accelerator: Accelerator) ->
         raise UserError(f"{asked.out} has other saves for other processes: expected one folder of all")
     if asked.steps is not None and asked.steps < state.step:
         raise UserError(
-            f"{asked.out} has trained {state.step:,} steps already, and {asked.steps:,} are asked for: "
-            f"give more --steps"
+            f"{asked.out} has trained {count(state.step, 'step')} already, and {asked.steps:,} are asked "
+            f"for: give more --steps"
         )
 
 

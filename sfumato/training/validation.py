@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from sfumato.core.terminal import one_line
+from sfumato.core.terminal import count, one_line
 from sfumato.data import sets, tile
 from sfumato.data.folders import replacing
 from sfumato.data.images import picture
@@ -103,7 +103,7 @@ class Observer:
         self.told.say(
             f"{name_of(self.state.method)} learns from {counted(training)} pictures of "
             f"{said_size(size)} pixels, {counted(rest) if rest else 'none'} held out; {long}, "
-            f"{self.log.images} pictures a step, on {self.device}; writes to {self.asked.out}"
+            f"{count(self.log.images, 'picture')} a step, on {self.device}; writes to {self.asked.out}"
         )
         for note in getattr(self.state.method, "notes", []):
             self.told.say(note)

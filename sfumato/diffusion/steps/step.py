@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sfumato.core.errors import UserError
-from sfumato.diffusion.denoiser import Denoises, Trace, ask, eps_of
+from sfumato.diffusion.denoiser import Denoises, Trace, answered, ask, eps_of
 
 Draw = Callable[[Tensor], Tensor]
 Step = Callable[["Counted", "list[Point]", Tensor, "Draw | None"], Tensor]
@@ -93,4 +93,4 @@ def draw(noise: Draw | None, now: Point) -> Tensor:
     """Noise like the state."""
     if noise is None:
         raise UserError("a stochastic solver needs noise=, for instance Noise(seeds)")
-    return noise(now.x)
+    return answered(noise(now.x), tuple(now.x.shape), "noise=")

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sfumato.core.errors import choose
+from sfumato.core.terminal import count
 from sfumato.diffusion.watch import Watch
 from sfumato.nets.layers import Init, Norm, initialise
 from sfumato.nets.patch_discriminator import PatchGAN, layers_for, patch_size
@@ -114,8 +115,8 @@ def notes(critic: PatchGAN, n_layers: int, side: int) -> list[str]:
     if critic.n_layers == n_layers:
         return []
     return [
-        f"the discriminator has {critic.n_layers} layers, not {n_layers}: for images of {side} pixels "
-        f"it judges patches of {patch_size(critic.n_layers)}, not {patch_size(n_layers)}"
+        f"the discriminator has {count(critic.n_layers, 'layer')}, not {n_layers}: for images of {side} "
+        f"pixels it judges patches of {patch_size(critic.n_layers)}, not {patch_size(n_layers)}"
     ]
 
 
