@@ -43,6 +43,7 @@ from sfumato.studio import latents_tab as latents
 from sfumato.studio import translate_tab as translating
 from sfumato.studio import uploads as intake
 from sfumato.studio.controls import NONE, controls
+from sfumato.studio.guard import check_sites
 
 
 def png(size=(32, 32), **how):
@@ -778,6 +779,24 @@ def test_where_it_cannot_listen_is_said_at_once(where, says, monkeypatch):
     unlaunched(monkeypatch)
     with pytest.raises(UserError, match=re.escape(says)):
         sfumato.studio.studio(**where)
+
+
+@pytest.mark.parametrize(
+    "site",
+    ["https://a\r\nX: y", "https://a\n", "javascript:alert(1)", "https://a; script-src *", "https://a b",
+     "a.org", "https://a/b", "https://a:b", "*", "'self'", "https://", "https://a,b", "ftp://a", ""],
+)  # fmt: skip
+def test_what_is_no_site_frames_nothing(site, monkeypatch):
+    unlaunched(monkeypatch)
+    with pytest.raises(UserError, match="--framed-by .* is no site: expected its scheme and host"):
+        sfumato.studio.studio(framed_by=[site])
+    with pytest.raises(UserError, match="--names .* is no name of a host"):
+        sfumato.studio.studio(names=["https://a.org"])
+
+
+@pytest.mark.parametrize("site", ["https://huggingface.co", "http://127.0.0.1:8000", "http://[::1]:80"])
+def test_sites_are_schemes_hosts_and_ports(site):
+    check_sites(["studio.example.org", "localhost", "10.0.0.1", "::1"], [site])
 
 
 def test_a_port_that_is_taken_is_said_with_another(monkeypatch):

@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from sfumato.core.arguments import checked
 from sfumato.core.errors import UserError, not_installed
 from sfumato.core.terminal import say
 from sfumato.studio.room import Room, ended_by_signals
@@ -31,6 +32,7 @@ WRONG = 1.0
 """Seconds that a wrong password takes."""
 
 
+@checked
 def studio(
     folders: Sequence[str | Path] = (),
     *,
@@ -57,15 +59,17 @@ def studio(
 
     Raises:
         UserError: if gradio is missing, the password is empty, or a folder is missing or holds neither a
-            model nor pictures; if the address is none of this machine, or the port is none or taken.
+            model nor pictures; if the address is none of this machine, or the port is none or taken; or if a
+            name is none, or a site.
     """
     if find_spec("gradio") is None:
         raise not_installed("gradio", "studio")
     password = os.environ.get("SFUMATO_STUDIO_PASSWORD") if password is None else password
     if password == "":
         raise UserError("the password is empty: expected a word, or none at all")
-    from sfumato.studio.guard import beyond
+    from sfumato.studio.guard import beyond, check_sites
 
+    check_sites(names or [], framed_by or [])
     say("starting the studio, which takes some seconds")
     with ended_by_signals() if wait else contextlib.nullcontext():
         room = Room()

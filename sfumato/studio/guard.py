@@ -7,6 +7,7 @@ A page of another site can make a browser send requests here, and can have its o
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from ipaddress import ip_address
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from sfumato.core.errors import UserError
 from sfumato.studio import limits
 
 Message = MutableMapping[str, Any]
@@ -107,6 +109,27 @@ class Guard:
                 f"{limits.UPLOADS:,}; wait until they are removed, two hours at most, or start it anew"
             )
         return None
+
+
+NAME = r"[\w-]+(\.[\w-]+)*"
+SITE = rf"https?://({NAME}|\[[0-9a-fA-F:.]+\])(:[0-9]{{1,5}})?"
+
+
+def check_sites(names: Sequence[str], framed_by: Sequence[str]) -> None:
+    """Sees that these are names of hosts, and sites: what they are put into is a header.
+
+    Raises:
+        UserError: one is not.
+    """
+    for name in names:
+        if not (re.fullmatch(NAME, name, re.ASCII) or _is_number(name)):
+            raise UserError(f"--names {name!r} is no name of a host: expected one such as studio.example.org")
+    for site in framed_by:
+        if not re.fullmatch(SITE, site, re.ASCII):
+            raise UserError(
+                f"--framed-by {site!r} is no site: expected its scheme and host, and a port if it has one of "
+                f"its own, such as https://huggingface.co or http://127.0.0.1:8000"
+            )
 
 
 def beyond(host: str) -> bool:
