@@ -23,8 +23,10 @@ from torch import Tensor, nn
 from torch.nn.modules import module as registry
 
 from sfumato.core.arguments import Checked, Seed, check_value, checked_values, described, hints_of
+from sfumato.core.devices import with_torch_defaults
 from sfumato.core.errors import RENAMED, UserError, choose
-from sfumato.data.in_memory import translated
+from sfumato.core.terminal import count
+from sfumato.data.in_memory import check_tensor, translated
 from sfumato.data.preparation import Preparation
 from sfumato.windows import for_pictures
 
@@ -140,56 +142,52 @@ def of_any_kind(translate: Callable[..., Tensor]) -> Callable[..., Any]:
         options = checked_values(translate, options, seed=Seed)
         check_value("as_is", as_is, bool)
         pictures = any(hasattr(m, "channels") for m in self.modules())
-        if as_is and pictures and not (isinstance(source, Tensor) and source.ndim in (2, 4)):
-            raise UserError(
-                f"as_is=True takes a tensor (B, C, H, W), or points (B, D), not {described(source)}: "
-                f"leave it out, or make such a tensor, as by torch.from_numpy"
-            )
+        channels = channels_of(self, options.get("direction"))
+        like = next(self.parameters(), None)  # of the networks' device and type
+        if pictures:
+            _check_given(source, as_is, channels, like)
         if as_is or not pictures:  # exact denoisers take anything
             return translate(self, source, **options)
-        like = next(self.parameters(), None)  # of the networks' device and type
 
         def run(images: Tensor) -> Tensor:
             part = for_pictures(self, (images.shape[2], images.shape[3]))
             with torch.set_grad_enabled(images.requires_grad):
                 return translate(part, images if like is None else images.to(like), **options)
 
-        return translated(run, source, channels_of(self, options.get("direction")), self.preparation)
+        return translated(run, source, channels, self.preparation)
 
-    return in_single(checked)
+    return with_torch_defaults(checked)
+
+
+def _check_given(source: Any, as_is: bool, channels: int, like: Tensor | None) -> None:
+    """Sees that networks, whose values are `like` this one, can be given a source.
+
+    Raises:
+        UserError: they have no values, or it is none as it is.
+    """
+    if like is not None and like.is_meta:
+        raise UserError(
+            "the model is on the meta device, without values: expected one of sfumato.load, or .to_empty("
+            "device='cpu') and its weights loaded"
+        )
+    if not as_is:
+        return  # `take` says
+    if not isinstance(source, Tensor) or source.ndim not in (2, 4):
+        raise UserError(
+            f"as_is=True takes a tensor (B, C, H, W), or points (B, D), not {described(source)}: "
+            f"leave it out, or make such a tensor, as by torch.from_numpy"
+        )
+    check_tensor(source, "what as_is=True takes")
+    if source.ndim == 4 and source.shape[1] != channels:
+        raise UserError(
+            f"as_is=True takes a tensor of {count(channels, 'channel')}, as the model's pictures have, not "
+            f"{described(source)}"
+        )
 
 
 def raw(part: Any) -> Callable[..., Tensor]:
     """A translator's `translate` of tensors, unchecked and unclamped: what metrics and maps are made of."""
     return functools.partial(part.translate, as_is=True) if isinstance(part, Part) else part.translate
-
-
-def in_single(function: Callable[P, R]) -> Callable[P, R]:
-    """`function` with float32 as torch's default, whatever a notebook has set: its results are the same."""
-
-    @functools.wraps(function)
-    def call(*args: P.args, **given: P.kwargs) -> R:
-        before = torch.get_default_dtype()
-        torch.set_default_dtype(torch.float32)
-        try:
-            return function(*args, **given)
-        finally:
-            torch.set_default_dtype(before)
-
-    return call
-
-
-def device_of(name: str | torch.device) -> torch.device:
-    """The device of this name; auto is a GPU if there is one, of whatever maker."""
-    if name == "auto":
-        found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-        name = found or "cpu"
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError):
-        raise UserError(f"there is no device {name!r} here: use auto, cpu, cuda or mps") from None
-    return device
 
 
 def channels_of(part: nn.Module, direction: Any = None) -> int:

@@ -3,6 +3,7 @@
 import json
 import math
 import warnings
+from functools import reduce
 from inspect import signature
 from pathlib import Path
 from typing import Literal
@@ -186,6 +187,10 @@ def test_what_cannot_be_saved_leaves_nothing(part, tmp_path):
     (tmp_path / "file").write_text("x")
     for how, says in (
         ({"dtype": torch.int8}, "dtype must be a type of floats"),
+        ({"dtype": torch.float8_e4m3fn}, "dtype must be a type of floats of 16 to 64 bits"),
+        ({"info": {"name": "\udcff"}}, "info must be what JSON holds.* surrogates not allowed"),
+        ({"info": {"in": {1: "a", "1": "b"}}}, "info must be what JSON holds.* '1' is there twice"),
+        ({"info": reduce(lambda x, _: {"in": x}, range(3000), {})}, "info must be .* nested too deep"),
         ({"dtype": "float16"}, "dtype must be a dtype, not 'float16'"),
         ({"info": {"of": {1, 2}}}, "info must be what JSON holds"),
     ):
@@ -220,8 +225,8 @@ def test_a_checked_function_is_what_it_was():
         power(3, "2")
 
 
-def test_results_do_not_hang_on_torchs_default_type(tmp_path):
-    """A notebook may have set it; the same pictures, files and scores are made."""
+def test_results_do_not_hang_on_torchs_defaults(tmp_path):
+    """A notebook may have set its type and its device; the same pictures, files and scores are made."""
     picture = torch.linspace(-1, 1, 3 * 16 * 16).reshape(3, 16, 16)
     for name, k in (("a", 0), ("b", 3)):
         (tmp_path / name).mkdir()
@@ -234,9 +239,21 @@ def test_results_do_not_hang_on_torchs_default_type(tmp_path):
         sfumato.train("diffusion", data, out / "run", **small)
         sfumato.translate(tmp_path / "a", out / "made", method="sdedit", target=f"{out}/run:b",
                           options={"steps": 2})  # fmt: skip
-        return [(out / "run/weights.safetensors").read_bytes(), (out / "made/0.png").read_bytes()]
+        model = sfumato.translator("sdedit", target=f"{out}/run:b")
+        with torch.device("cpu"):
+            made = model.translate(picture, steps=2).tolist()
+        sfumato.save(model, out / "saved")
+        assert sfumato.load(out / "saved").translate(np.zeros((16, 16, 3), np.uint8), steps=2).any()
+        files = [out / name for name in ("run/weights.safetensors", "made/0.png")]
+        return [made, sfumato.read(files[1]).tolist(), *(file.read_bytes() for file in files)]
 
     want = run(tmp_path / "single")
+    torch.set_default_device("meta")  # which has no values
+    try:
+        assert run(tmp_path / "moved") == want
+        assert torch.get_default_device().type == "meta"
+    finally:
+        torch.set_default_device("cpu")
     torch.set_default_dtype(torch.float64)
     try:
         assert run(tmp_path / "double") == want

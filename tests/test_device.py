@@ -126,6 +126,8 @@ class Fetched(NoDoubles):
 @pytest.mark.parametrize("features", ["lite0", "classifier"])
 def test_an_evaluation_runs_on_its_device(tmp_path, monkeypatch, features):
     """Networks, pixels and nearest neighbours; sets of numbers and intervals are computed on the CPU."""
+    for where in "judge", "memorisation":
+        monkeypatch.setattr(f"sfumato.evaluation.{where}.device_of", torch.device)
     monkeypatch.setenv("SFUMATO_CACHE", str(tmp_path / "cache"))
     rng = np.random.default_rng(0)
     for role in ("source", "target", "train", "truth", "results"):
@@ -154,7 +156,7 @@ def test_an_evaluation_runs_on_its_device(tmp_path, monkeypatch, features):
 
 
 def test_auto_is_whatever_accelerator_there_is(monkeypatch):
-    from sfumato.module import device_of
+    from sfumato.core.devices import device_of
 
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("meta"))

@@ -1,5 +1,6 @@
 """Pictures as people hold them in Python, in and out."""
 
+import copy
 import warnings
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from PIL import Image
 
 import sfumato
 from sfumato.checkpoints.model_folder import denoiser_of
+from sfumato.core.devices import device_of
 from sfumato.core.errors import UserError
 from sfumato.data.header import LOST
 
@@ -165,12 +167,48 @@ def test_files_are_read_as_a_model_takes_them(tmp_path):
     assert sfumato.read(tmp_path / "x.png", like=sfumato.load(tmp_path / "m")).shape == (3, 16, 16)
 
 
+ODD = {
+    "sparse": torch.zeros(1, 3, 8, 8).to_sparse(), "meta device": torch.zeros(1, 3, 8, 8, device="meta"),
+    "nested": torch.nested.nested_tensor([torch.zeros(3, 8, 8)]),
+    "of torch.float8_e4m3fn": torch.zeros(1, 3, 8, 8).to(torch.float8_e4m3fn),
+    "quantised": torch.quantize_per_tensor(torch.zeros(1, 3, 8, 8), 1.0, 0, torch.quint8),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", ODD)
+@pytest.mark.parametrize("as_is", [False, True])
+def test_odd_tensors_are_named(model, what, as_is, tmp_path):
+    with pytest.raises(UserError, match=f"is a tensor that is .*{what}.*: expected a dense one"):
+        model.translate(ODD[what], strength=0.0, as_is=as_is)
+    name, own = next(iter(model.state_dict().items()))
+    odd = {"sparse": own.to_sparse(), "meta device": own.to("meta")}.get(what, own.to(torch.float8_e5m2))
+    with pytest.raises(UserError, match=f"^{name} is a tensor that is .*: expected a dense one"):
+        sfumato.save(model, tmp_path, weights={name: odd})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_without_values_is_named(model, tmp_path):
+    without = copy.deepcopy(model).to("meta")
+    for how in ({"given": U8}, {"given": torch.zeros(1, 3, 8, 8), "as_is": True}):
+        with pytest.raises(UserError, match="the model is on the meta device, without values"):
+            without.translate(how.pop("given"), **how)
+    with pytest.raises(UserError, match="is a tensor that is on the meta device"):
+        sfumato.save(without, tmp_path)
+    with pytest.raises(UserError, match="there is no device 'meta' here"):
+        device_of("meta")
+
+
+def test_channels_are_counted_as_they_are_given(model):
+    with pytest.raises(UserError, match=r"takes a tensor of 3 channels, .* of shape .2, 5, 8, 8."):
+        model.translate(torch.zeros(2, 5, 8, 8), as_is=True)
+
+
 @pytest.mark.parametrize(
     ("given", "says"),
     [
         (Image.new("RGB", (0, 0)), "empty"),
         (torch.zeros(3, 8, 8).to_sparse(), "sparse"),
-        (torch.zeros(3, 8, 8, device="meta"), "meta tensor"),
+        (torch.zeros(3, 8, 8, device="meta"), "meta device"),
         (np.array([["a"]], object), "an array of object"),
         (np.ma.masked_array(U8), "a masked array"),
     ],

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from sfumato.core.errors import UserError, check_numbers
 from sfumato.data.folders import regular
+from sfumato.data.in_memory import FLOATS
 from sfumato.methods.registry import find
 from sfumato.module import Part, build, describe
 from sfumato.nets.resnet_generator import ResNet
@@ -36,7 +37,6 @@ Names = dict[str, str]
 LEFT_OUT = ("running_mean", "running_var", "num_batches_tracked", "filt")
 """What files may hold besides: statistics of instance norms that are not used, blurs that are constant."""
 
-FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 COUNTER, COUNTS = "num_batches_tracked", (torch.int64,)
 
 DEEPEST = 64

@@ -27,10 +27,12 @@ from sfumato.checkpoints.tensors import (
     write_tensors,
 )
 from sfumato.core.arguments import check_value, checked, fits
+from sfumato.core.devices import with_torch_defaults
 from sfumato.core.errors import UserError, choose
 from sfumato.core.ranges import TrainingSide
 from sfumato.data.folders import for_folder, made, parse_json, regular, write_text
 from sfumato.data.hashing import hash_of
+from sfumato.data.in_memory import FLOATS
 from sfumato.data.preparation import Preparation
 from sfumato.diffusion.denoiser import Denoiser, domain_index
 from sfumato.diffusion.guidance import Conditioned
@@ -49,6 +51,7 @@ LARGEST = 2**24
 
 
 @checked
+@with_torch_defaults
 def save(
     part: Part,
     folder: str | Path,
@@ -81,17 +84,21 @@ def write_model(
     info: Mapping[str, Any] | None = None, dtype: torch.dtype = torch.float32,
 ) -> None:  # fmt: skip
     """Writes a model among whatever else the folder holds; see `save`."""
-    if not dtype.is_floating_point:
-        raise UserError(f"dtype must be a type of floats such as torch.float16, not {dtype}")
+    if dtype not in FLOATS:
+        raise UserError(f"dtype must be a type of floats of 16 to 64 bits such as torch.float16, not {dtype}")
     about = dict(info or {})
     if part.preparation is not None and not about.keys() & {"preparation", "size"}:
         about = {"preparation": part.preparation.to_json()} | about
     description = {"format": FORMAT, "model": describe(part), "info": about}
     try:
         said = json.dumps(description, indent=2, allow_nan=False)
+        json.dumps(description, ensure_ascii=False).encode()  # the card has its words as they are
+        about = parse_json(said)["info"]
+    except RecursionError:
+        raise UserError("info must be what JSON holds: it is nested too deep") from None
     except (TypeError, ValueError) as error:
         raise UserError(f"info must be what JSON holds, names and numbers: {error}") from None
-    stored, about = to_store(unique_state(part), weights or {}, dtype), json.loads(said)["info"]
+    stored = to_store(unique_state(part), weights or {}, dtype)
     text = card(part, about)
     write_tensors(made(folder) / "weights.safetensors", stored)
     write_text(folder / "model.json", said + "\n")
@@ -144,6 +151,7 @@ class ModelFolder:
 
 
 @checked
+@with_torch_defaults
 def load(folder: str | Path, *, allow: tuple[str, ...] = ("sfumato",)) -> Part:
     """The model of a folder, in evaluation mode on the CPU; "FOLDER:DOMAIN" binds a domain.
 

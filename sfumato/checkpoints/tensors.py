@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from sfumato.core.errors import UserError, check_numbers
 from sfumato.data.folders import parse_json, regular, replacing
+from sfumato.data.in_memory import check_tensor
 
 FLOATS = ("F16", "BF16", "F32", "F64")
 DTYPES = (*FLOATS, "I8", "I16", "I32", "I64", "U8", "BOOL")
@@ -110,6 +111,8 @@ def to_store(
             was, wanted = ((tuple(v.shape), v.dtype) for v in (value, own))
             raise UserError("weights: {} is {} of {}, expected {} of {}".format(key, *was, *wanted))
     given = {**state, **weights}
+    for key, value in given.items():
+        check_tensor(value, key)
     stored = {k: v.to(dtype) if v.is_floating_point() else v for k, v in given.items()}
     if wrong := [k for k, v in stored.items() if not v.isfinite().all()]:
         large = given[wrong[0]].isfinite().all()

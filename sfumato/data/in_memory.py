@@ -22,6 +22,8 @@ from sfumato.data.read import DARK, ranged
 from sfumato.data.resize import to_float
 
 KINDS = "a picture of Pillow, an array or tensor of one or many, or a list of them"
+FLOATS = torch.float16, torch.bfloat16, torch.float32, torch.float64
+"""Types of floats that all functions compute with; those of 8 bits are for storage."""
 SLACK = 1e-3
 """How far values may lie outside of [-1, 1]: what rounding does."""
 
@@ -72,8 +74,7 @@ def take(given: Any, channels: int, preparation: Preparation | None = None, brig
         images, restore = _floats(x, bright)
         return Taken(_channels(images, channels), lambda y: arrange(restore(y)).numpy())
     if isinstance(given, Tensor):
-        if given.layout != torch.strided or given.is_meta or given.is_quantized:
-            raise UserError("a sparse, quantised or meta tensor: expected a dense one with values")
+        check_tensor(given)
         if given.ndim not in (3, 4) or given.shape[-3] not in (1, 3, channels):
             raise UserError(
                 f"a tensor of shape {tuple(given.shape)}: expected (C, H, W) or (B, C, H, W) with C "
@@ -87,6 +88,25 @@ def take(given: Any, channels: int, preparation: Preparation | None = None, brig
             f"sfumato.translate(paths, out, ...) files and folders"
         )
     raise UserError(f"{described(given)} is not a picture: expected {KINDS}")
+
+
+def check_tensor(x: Tensor, name: str = "the picture") -> None:
+    """Sees that a tensor is one that all functions compute with: dense, with values, of no odd type.
+
+    Raises:
+        UserError: it is not.
+    """
+    odd = {
+        "nested": x.is_nested, "sparse": x.layout != torch.strided, "quantised": x.is_quantized,
+        "on the meta device, without values": x.is_meta,
+        f"of {x.dtype}": x.is_floating_point() and x.dtype not in FLOATS,
+    }  # fmt: skip
+    for what, is_so in odd.items():
+        if is_so:
+            raise UserError(
+                f"{name} is a tensor that is {what}: expected a dense one with values, its floats of 16 to "
+                f"64 bits, as of x.to_dense() or x.float()"
+            )
 
 
 def translated(

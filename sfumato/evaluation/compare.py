@@ -17,6 +17,7 @@ from pathlib import Path
 
 from sfumato.checkpoints.model_folder import ModelFolder
 from sfumato.core.arguments import checked
+from sfumato.core.devices import with_torch_defaults
 from sfumato.core.errors import UserError
 from sfumato.core.terminal import count
 from sfumato.data.folders import for_folder, write_text
@@ -31,13 +32,12 @@ from sfumato.evaluation.options import CompareOptions, EvaluateOptions
 from sfumato.evaluation.page import render
 from sfumato.evaluation.result_folders import ResultFolders, progress
 from sfumato.evaluation.scores import Scores
-from sfumato.module import in_single
 from sfumato.training.options import told_by
 
 
 @checked
 @told_by(CompareOptions)
-@in_single
+@with_torch_defaults
 @decoding_once()
 def compare(told: CompareOptions) -> Comparison:
     """Translates the same pictures by several methods, scores them, and writes OUT/index.html.

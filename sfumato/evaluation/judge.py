@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from sfumato.core.arguments import described
+from sfumato.core.devices import device_of
 from sfumato.core.errors import UserError, check_numbers, choose
 from sfumato.core.terminal import count, tracked
 from sfumato.core.versions import version
@@ -41,7 +42,6 @@ from sfumato.evaluation.options import ScoreOptions
 from sfumato.evaluation.probe import crossed
 from sfumato.evaluation.protocol import Views
 from sfumato.evaluation.scores import Scores
-from sfumato.module import device_of
 
 
 class Judge:

@@ -36,12 +36,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from sfumato.core.devices import device_of
 from sfumato.core.errors import UserError, check_numbers
 from sfumato.core.terminal import count
 from sfumato.data.pictures import ImageSet
 from sfumato.diffusion.denoiser import answered
 from sfumato.evaluation.nearest import Nearest, Vectors, nearest
-from sfumato.module import device_of
 
 LEVEL, QUANTILE, FACTOR, LIKENESS = 0.001, 0.01, 5, 0.9
 SIDE = 64

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sfumato.checkpoints.model_folder import open_model, resolve
 from sfumato.core.arguments import checked
+from sfumato.core.devices import device_of
 from sfumato.core.errors import UserError, check_numbers
 from sfumato.core.ranges import Count
 from sfumato.core.terminal import count
@@ -27,7 +28,7 @@ from sfumato.diffusion.time_grids import Spacing
 from sfumato.diffusion.watch import Evaluations
 from sfumato.explore.chain import apply
 from sfumato.explore.latents import Latents
-from sfumato.module import channels_of, device_of
+from sfumato.module import channels_of
 from sfumato.translation.run_file import write_run
 from sfumato.translation.translator import preparation_of
 

@@ -17,12 +17,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sfumato.core.devices import with_torch_defaults
 from sfumato.core.errors import UserError, enough_memory
 from sfumato.core.terminal import count, say, unheard
 from sfumato.data.open_data import outside
 from sfumato.methods._shared.memory import Replay
 from sfumato.methods.registry import find, info, name_of, named
-from sfumato.module import Part, build, describe, in_single
+from sfumato.module import Part, build, describe
 from sfumato.training.fit import State, machine
 from sfumato.training.log import Progress
 from sfumato.training.options import SETTINGS, TrainOptions, told_by
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
 
 @told_by(TrainOptions)
-@in_single
+@with_torch_defaults
 @enough_memory("use a smaller --batch or --size")
 def train(asked: TrainOptions) -> Part:
     """Trains a method and returns it with its averaged weights, in evaluation mode.

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from sfumato.core.devices import device_of
 from sfumato.core.errors import UserError
 from sfumato.core.versions import version
 from sfumato.data.image_folder import ImageFolder
 from sfumato.methods.registry import name_of
-from sfumato.module import device_of
 from sfumato.translation.translator import assembled, options_of
 
 

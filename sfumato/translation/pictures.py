@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from sfumato.checkpoints.model_folder import ModelFolder
 from sfumato.core.arguments import checked
+from sfumato.core.devices import device_of, with_torch_defaults
 from sfumato.core.errors import UserError
 from sfumato.core.ranges import Count
 from sfumato.core.versions import version
@@ -31,7 +32,7 @@ from sfumato.data.value_range import Stated, rule_of
 from sfumato.data.write import Format
 from sfumato.diffusion.watch import Watch
 from sfumato.methods.registry import name_of
-from sfumato.module import channels_of, describe, device_of, in_single
+from sfumato.module import channels_of, describe
 from sfumato.training.verdict import FOG
 from sfumato.translation.plan import Plan
 from sfumato.translation.results import Depth, Results
@@ -44,7 +45,7 @@ Scale = Literal["native"]
 
 
 @checked
-@in_single
+@with_torch_defaults
 def translate(
     paths: Paths,
     out: str | Path,
@@ -184,7 +185,7 @@ def translate(
 
 
 @checked
-@in_single
+@with_torch_defaults
 def repeat(run: str | Path, out: str | Path, *, device: str | None = None) -> Summary:
     """Does a recorded run again, into another folder; the same machine gives the same bytes.
 

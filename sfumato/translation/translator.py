@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sfumato.checkpoints.model_folder import ModelFolder, describe_folder, open_model, resolve
 from sfumato.core.arguments import check_value, checked, hints_of, plain
+from sfumato.core.devices import with_torch_defaults
 from sfumato.core.errors import UserError, choose, out_of_memory
 from sfumato.data.preparation import Preparation, Side
 from sfumato.data.resize import Resize, said_size
@@ -23,6 +24,7 @@ from sfumato.module import Part, channels_of, raw
 
 
 @checked
+@with_torch_defaults
 def translator(
     method: str | None = None,
     model: str | Path | None = None,
