@@ -451,6 +451,33 @@ def test_names_are_plain_text_in_the_terminal(tmp_path, monkeypatch, capsys):
     assert warned.count("\n") == 1
 
 
+def test_a_line_break_in_a_name_begins_no_line(root, tmp_path, capsys):
+    odd = tmp_path / "in" / "a\nsfumato: all\tis well.png"
+    odd.parent.mkdir()
+    odd.write_bytes(b"no picture")
+    shown = "a\\nsfumato: all\\tis well.png"
+    Image.new("RGB", (16, 16)).save(tmp_path / "in/1.png")
+    (tmp_path / "in/b\nc.heic").touch()
+    with warnings.catch_warnings(record=True) as warned:
+        run("translate", tmp_path / "in", "--model", root / "pairs", "--out", tmp_path / "out", ok=1)
+    err = capsys.readouterr().err + "".join(f"{one.message}\n" for one in warned)
+    assert f"skipped: {tmp_path}/in/{shown} is not an image" in err
+    assert "of a kind that is not read (b\\nc.heic)" in err
+    run("doctor", tmp_path / "in", "--no-measure")
+    out = capsys.readouterr().out
+    assert f"{tmp_path}/in/{shown} is not an image" in out
+    for line in (out + err).splitlines():
+        assert not line.startswith(("sfumato: all", "c.heic"))
+
+
+def test_a_name_that_no_line_holds_is_not_listed(tmp_path):
+    (tmp_path / "in").mkdir()
+    for name in ("1", "2", "a\nb"):
+        Image.linear_gradient("L").resize((32, 32)).save(tmp_path / f"in/{name}.png")
+    run("doctor", tmp_path / "in", "--no-measure", "--write-list", tmp_path / "list.txt")
+    assert [Path(line).name for line in (tmp_path / "list.txt").read_text().splitlines()] == ["2.png"]
+
+
 def test_a_terminal_of_another_encoding_gets_every_line():
     out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     terminal.say("größe", ESCAPES, file=out)

@@ -24,7 +24,7 @@ from sfumato.checkup.inspection import Inspected, folders_of, inspect_folders
 from sfumato.checkup.pairs import Pairing, pairings
 from sfumato.core.arguments import checked
 from sfumato.core.ranges import TrainingSide
-from sfumato.core.terminal import count, plain
+from sfumato.core.terminal import count, escaped
 from sfumato.data.folders import for_new_file, no_picture, write_text
 from sfumato.data.image_folder import CACHE_BYTES, ImageFolder
 from sfumato.data.layout import Folders
@@ -141,7 +141,7 @@ def doctor(
 
 def _write(file: Path, names: Sequence[str]) -> str:
     """Writes the names as absolute paths, one a line; says how many, and which are no lines."""
-    listed = [name for name in names if plain(name) == name]
+    listed = [name for name in names if escaped(name) == name]
     write_text(file, "".join(f"{Path(name).absolute()}\n" for name in listed))
     odd = f"; {len(names) - len(listed)} have names that no line can hold: rename them"
     said = f"{file} lists what a training should do without: {len(listed):,} of the pictures"
@@ -181,7 +181,7 @@ def findings_said(findings: Sequence[Finding]) -> str:
     lines = []
     for one in findings:
         lines += [_wrapped(f"{SAID[one.severity]}  {one.text}", "      ")]
-        lines += [f"        {name}" for name in one.named[:NAMED]]
+        lines += [f"        {escaped(name)}" for name in one.named[:NAMED]]
         if len(one.named) > NAMED:
             lines.append(f"        and {len(one.named) - NAMED:,} more, see --json")
         lines += [_wrapped(f"      {one.fix}", "      ")] if one.fix else []
@@ -193,7 +193,7 @@ def findings_said(findings: Sequence[Finding]) -> str:
 def pictures_said(domains: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
     """What the pictures of each folder are."""
     lines = [
-        f"{name} ({split}): {_facts_said(facts)}"
+        f"{escaped(name)} ({split}): {_facts_said(facts)}"
         for name, splits in domains.items() for split, facts in splits.items()
     ]  # fmt: skip
     return "\n".join([*lines, ""])

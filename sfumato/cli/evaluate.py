@@ -93,10 +93,10 @@ def doctor() -> Callable[..., None]:
         as_json = given.pop("json", False)
         given["progress"] = partial(say, file=sys.stderr)
         if not as_json:
-            given["watch"] = say  # each part as soon as it is known
+            given["watch"] = partial(say, lines=True)  # each part as soon as it is known
         found = doctor(*places, **given)
         if as_json:
-            say(json.dumps(found.to_json(), indent=2))
+            say(json.dumps(found.to_json(), indent=2), lines=True)
 
     shown = flag("json", bool, Parameter.KEYWORD_ONLY, "print JSON instead of text.", False)
     return command(run, DOCTOR, [*flags(doctor), shown])

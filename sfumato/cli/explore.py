@@ -9,7 +9,7 @@ from typing import Any
 from cyclopts import App
 
 from sfumato.cli.flags import command, flag, flags, method_flags
-from sfumato.core.terminal import count, say
+from sfumato.core.terminal import count, escaped, say
 
 EXPLORE = "Look inside: latents, operations on them, trajectories, and what a result depends on."
 ENCODE = "Encode pictures by a model's ODE into a file of latents."
@@ -80,15 +80,15 @@ def report(words: Sequence[str]) -> Callable[..., None]:
         reports = dict(zip(loaded.names, judged, strict=True))
         if qq is not None:
             qq_plot(loaded.latents, qq)
-        say(_json(reports) if json else _text(reports, full))
+        say(_json(reports) if json else _text(reports, full), lines=True)
 
     def _json(reports: Mapping[str, Any]) -> str:
         return json.dumps({name: r.to_json() for name, r in reports.items()}, indent=2)
 
     def _text(reports: Mapping[str, Any], full: bool) -> str:
-        lines = [f"{name}: {r.verdict()}" for name, r in reports.items()]
+        lines = [f"{escaped(name)}: {r.verdict()}" for name, r in reports.items()]
         if full or len(reports) == 1:
-            lines = [f"{name}\n{r.text()}\n" for name, r in reports.items()]
+            lines = [f"{escaped(name)}\n{r.text()}\n" for name, r in reports.items()]
         elif len(lines) > SHOWN:
             lines = [*lines[:SHOWN], f"... and {len(lines) - SHOWN} more: --full or --json has them all"]
         accepted = sum(r.accepts for r in reports.values())

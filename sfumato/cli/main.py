@@ -26,7 +26,7 @@ from sfumato.cli.flags import at_home, command, convert, flag, flags, method_fla
 from sfumato.cli.models import import_, info
 from sfumato.core.errors import RENAMED, UserError, choose, enough_memory
 from sfumato.core.ranges import Count
-from sfumato.core.terminal import count, one_line, open_streams, say, unwritten
+from sfumato.core.terminal import count, escaped, one_line, open_streams, say, unwritten
 from sfumato.core.versions import version
 from sfumato.methods.outline import outlines
 
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     words = [at_home(word) for word in (sys.argv[1:] if argv is None else argv)]
     open_streams()
     warnings.formatwarning = lambda message, *_, **__: f"sfumato: {one_line(str(message))}\n"
-    sys.excepthook = lambda *bug: say(*traceback.format_exception(*bug), file=sys.stderr)
+    sys.excepthook = lambda *bug: say(*traceback.format_exception(*bug), file=sys.stderr, lines=True)
     code = _run(words)
     if why := unwritten():
         say(f"sfumato: all is done, but not all that it said is written: {why}", file=sys.stderr)
@@ -67,9 +67,10 @@ def _run(words: list[str]) -> int:
     except OSError as error:
         if error.filename is None:  # the system refuses a file that it names: a full disk, no permission
             raise
-        return _fail(f"{error.strerror}: {error.filename}")
+        return _fail(f"{error.strerror}: {escaped(error.filename)}")
     except KeyboardInterrupt as error:
-        say(f"\n{str(error) or 'stopped; the same command goes on'}", file=sys.stderr)
+        say("", file=sys.stderr)  # the terminal shows ^C
+        say(str(error) or "stopped; the same command goes on", file=sys.stderr)
         return 128 + getattr(error, "number", signal.SIGINT)
     except SystemExit as end:
         return int(end.code or 0)
@@ -187,7 +188,7 @@ def _translate(words: Sequence[str]) -> Callable[..., None]:
         if summary.lost:
             say(said("", summary.lost).replace("left out", "not read whole:", 1), file=sys.stderr)
         for name, why in summary.skipped.items():
-            say(f"skipped: {why if name in why else f'{name}: {why}'}", file=sys.stderr)
+            say(f"skipped: {why if escaped(name) in why else f'{name}: {why}'}", file=sys.stderr)
         n = summary.written
         cost = f" ({summary.nfe:g} NFE, {summary.seconds:.2g} s each)" if n else ""
         cost += f", {summary.by_windows} of them by windows" * (summary.by_windows > 0)
@@ -238,7 +239,8 @@ def _repeats(words: Sequence[str]) -> bool:
 def methods() -> None:
     """List the methods: what each is, what it is trained on, and what it translates with."""
     for name, outline in outlines().items():
-        say(f"{name}\n  {outline.summary}")
+        say(name)
+        say(f"  {outline.summary}")
         if outline.trains_on:
             say(f"  trained on: {cli_train.DATA[outline.trains_on]}")
         if outline.translates:
@@ -256,4 +258,4 @@ def cite(method: str) -> None:
     """
     from sfumato.methods.registry import cite as bibtex
 
-    say(bibtex(method))
+    say(bibtex(method), lines=True)

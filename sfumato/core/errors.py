@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from sfumato.core.terminal import one_line
+from sfumato.core.terminal import escaped, one_line
 
 ADDRESS = re.compile(r"(?:^|=)(?:https?|s?ftps?|file|s3|gs):/", re.IGNORECASE)
 """What no path begins with; a `Path` holds one of its two slashes."""
@@ -24,7 +24,7 @@ class UserError(ValueError):
     """
 
     def __init__(self, text: str) -> None:
-        super().__init__(one_line(text))
+        super().__init__(one_line(escaped(text.strip())))
 
 
 class Stopped(KeyboardInterrupt):

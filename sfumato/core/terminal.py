@@ -1,7 +1,8 @@
-"""What reaches the terminal: every printed line goes through `plain`, to a stream that is `steady`.
+"""What reaches the terminal: every printed line goes through `escaped`, to a stream that is `steady`.
 
 Names of files, folders and domains come from anywhere.  A terminal obeys the escape sequences in them,
-and lone surrogates (bytes of a name that are no UTF-8) cannot be encoded: both are shown as `repr` does.
+line breaks in them look like lines of ours, and lone surrogates (bytes of a name that are no UTF-8) cannot
+be encoded: all are shown as `repr` does.
 """
 
 from __future__ import annotations
@@ -27,8 +28,13 @@ LONGEST = 2000
 """Characters of a line that says what is wrong; what is cut out of longer ones is somebody's data."""
 
 
+def escaped(name: object) -> str:
+    r"""A name in a line: its control characters and lone surrogates as \n, \x1b, \u202e, \udcff."""
+    return plain(str(name)).replace("\n", "\\n").replace("\t", "\\t")
+
+
 def plain(text: str) -> str:
-    r"""The text with its control characters and lone surrogates as \x1b, \u202e, \udcff."""
+    """The same of a text, whose tabs and ends of lines stay."""
     return _HIDDEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
@@ -39,10 +45,16 @@ def one_line(text: str) -> str:
     return line if len(line) <= LONGEST else f"{line[: half - 5]} ... {line[-half:]}"
 
 
-def say(*values: object, file: TextIO | None = None) -> None:
-    """Prints at once, as `print` does, whatever the values hold and whoever reads it, see `Steady`."""
-    out = steady(sys.stdout if file is None else file)
-    print(plain(" ".join(map(str, values))), file=out, flush=True)
+def say(*values: object, file: TextIO | None = None, lines: bool = False) -> None:
+    """Prints a line at once, as `print` does, whatever the values hold and whoever reads it, see `Steady`.
+
+    Args:
+        values: what to print; names in it may hold anything.
+        file: where to, by default stdout.
+        lines: it is a text of several lines, whose names are `escaped`.
+    """
+    out, text = steady(sys.stdout if file is None else file), " ".join(map(str, values))
+    print(plain(text) if lines else escaped(text), file=out, flush=True)
 
 
 class Steady:
@@ -147,7 +159,7 @@ def screen(**given: Any) -> Console:
 
     class Plain(Console):
         def render_str(self, text: str, **given: Any) -> Any:
-            return super().render_str(plain(text), **given)
+            return super().render_str(escaped(text), **given)
 
     given.setdefault("file", steady(sys.stderr if given.get("stderr") else sys.stdout))
     return Plain(markup=False, emoji=False, **given)

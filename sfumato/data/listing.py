@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sfumato.core.errors import UserError, existing_folder
+from sfumato.core.terminal import escaped
 
 SUFFIXES = (
     ".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif",
@@ -121,8 +122,8 @@ def said(root: str | Path, left_out: Mapping[str, Sequence[str]], named: int = 3
             ]
         more = ", ..." if len(some) > named else ""
         what = re.sub(r"^(other file|folder|link)s", r"\1", why) if len(names) == 1 else why
-        parts.append(f"{len(names):,} {what} ({', '.join(some[:named])}{more})")
-    return f"{root}{': ' if root else ''}left out {'; '.join(parts)}" if parts else ""
+        parts.append(f"{len(names):,} {what} ({', '.join(map(escaped, some[:named]))}{more})")
+    return f"{escaped(root)}{': ' if root else ''}left out {'; '.join(parts)}" if parts else ""
 
 
 def natural(name: str) -> tuple[list[Any], str]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sfumato.checkpoints.model_folder import open_model, resolve
 from sfumato.core.arguments import checked
-from sfumato.core.devices import device_of
+from sfumato.core.devices import device_of, with_torch_defaults
 from sfumato.core.errors import UserError, check_numbers
 from sfumato.core.ranges import Count
 from sfumato.core.terminal import count
@@ -36,6 +36,7 @@ BATCH = 64
 
 
 @checked
+@with_torch_defaults
 def encode_pictures(
     paths: str | Path | Sequence[str | Path],
     model: str | Path,
@@ -91,6 +92,7 @@ def encode_pictures(
 
 
 @checked
+@with_torch_defaults
 def decode_latents(
     latents: Latents,
     model: str | Path,

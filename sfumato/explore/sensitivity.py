@@ -18,6 +18,7 @@ from torch import Tensor
 
 from sfumato.checkpoints.tensors import write_tensors
 from sfumato.core.arguments import checked
+from sfumato.core.devices import with_torch_defaults
 from sfumato.core.errors import UserError
 from sfumato.core.ranges import Count, Interval, Several
 from sfumato.data.folders import new_folder
@@ -78,6 +79,7 @@ def mean_and_spread(samples: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @checked
+@with_torch_defaults
 def samples(
     part: Any, source: Tensor, seeds: Count, *, seed: int = 0, options: Mapping[str, Any] | None = None
 ) -> Tensor:
@@ -87,6 +89,7 @@ def samples(
 
 
 @checked
+@with_torch_defaults
 def occlusion(
     part: Any,
     source: Tensor,
@@ -129,6 +132,7 @@ def occlusion(
 
 
 @checked
+@with_torch_defaults
 def show_sensitivity(
     given: OnePicture,
     out: str | Path,

@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sfumato.core.devices import with_torch_defaults
 from sfumato.core.errors import UserError
 from sfumato.data.folders import new_folder
 from sfumato.data.images import picture, write_png
@@ -69,6 +70,7 @@ class Trajectory:
         return {"t": self.times, "curves": curves}
 
 
+@with_torch_defaults
 def record(
     part: Any, source: Tensor, *, seed: int = 0, options: Mapping[str, Any] | None = None
 ) -> Trajectory:

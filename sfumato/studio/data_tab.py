@@ -10,7 +10,7 @@ from typing import Any
 from sfumato.checkup import Report
 from sfumato.checkup.report import cost_said, doctor
 from sfumato.core.errors import UserError
-from sfumato.core.terminal import count
+from sfumato.core.terminal import count, escaped
 from sfumato.studio.choices import Given
 from sfumato.studio.controls import NONE, controls
 from sfumato.studio.page import Form, alert, bar, choice, helps, message, plain, said
@@ -50,14 +50,14 @@ def told(report: Report) -> str:
     lines = []
     for one in report.findings:
         lines.append(f"{MARKS[one.severity]}  {one.text}")
-        lines += [f"        {name}" for name in one.named[:NAMED]]
+        lines += [f"        {escaped(name)}" for name in one.named[:NAMED]]
         more = len(one.named) - NAMED
         lines += [f"        and {more:,} more"] if more > 0 else []
     if all(one.severity == "note" for one in report.findings):
         lines.append("No fault found in these pictures.")
     lines.append("")
     for name, splits in report.domains.items():
-        lines += [f"{name} ({split}): {_facts(facts)}" for split, facts in splits.items()]
+        lines += [f"{escaped(name)} ({split}): {_facts(facts)}" for split, facts in splits.items()]
     lines += [one.text for one in report.pairs]
     fixes = dict.fromkeys(one.fix for one in report.findings if one.fix)
     typed = [*fixes, report.plan.reason, *(f"  {line}" for line in report.plan.commands)]
