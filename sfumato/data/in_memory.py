@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sfumato.core.arguments import TEXT, described
 from sfumato.core.errors import UserError, check_numbers
+from sfumato.core.terminal import count
 from sfumato.data.decode import plain, samples_of
 from sfumato.data.header import Refused
 from sfumato.data.images import picture

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sfumato.core.terminal import count
 from sfumato.data.header import LIMITS, Header, Refused, upright
 
 
@@ -47,7 +48,7 @@ def _page(tiff: Any, number: int) -> tuple[Any, int]:
     pages: list[Any] = _whole_pages(tiff) or [tiff.pages[0]]
     stack = _stack(pages[0])
     if number >= len(pages) * stack:
-        raise Refused(f"holds {len(pages) * stack} pictures, not {number + 1}")
+        raise Refused(f"holds {count(len(pages) * stack, 'picture')}, not {number + 1}")
     return pages[number // stack], len(pages) * stack
 
 
