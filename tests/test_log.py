@@ -390,3 +390,44 @@ def test_a_loss_of_players_says_whose_it_is(capsys):
     told = Progress(steps=1)
     told.show({"step": 1, "loss": {"f": 1.0, "nets.g": 2.0}, "images_per_s": 1.0})
     assert "loss f 1.0000 g 2.0000" in capsys.readouterr().err
+
+
+# ---- watched by the caller ------------------------------------------------------------------------
+
+
+def test_a_callback_gets_the_lines_of_the_log_as_they_are_written(folders, tmp_path):  # noqa: F811
+    seen = []
+
+    def watch(line):
+        seen.append(dict(line))
+        line["loss"].clear()  # of its own copy
+
+    train("diffusion", folders, tmp_path / "run", **TINY, steps=5, held_out=0.25, watch=watch)
+    written = [json.loads(s) for s in (tmp_path / "run/log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in seen] == [1, 2, 5]
+    assert [line | {"loss": {}} for line in written] == seen
+    assert all(line["loss"] for line in written)
+    assert {"lr", "images_per_s", "held_out"} <= set(seen[-1])
+
+
+def test_what_a_callback_raises_ends_the_training_which_is_saved(folders, tmp_path):  # noqa: F811
+    def watch(line):
+        if line["step"] == 5:
+            raise ZeroDivisionError("of the caller's own")
+
+    how = TINY | {"steps": 10, "held_out": 0.25}
+    with pytest.raises(ZeroDivisionError, match="the caller's own") as caught:
+        train("diffusion", folders, tmp_path / "run", **how, watch=watch)
+    assert caught.traceback[-1].name == "watch"
+    assert json.loads((tmp_path / "run/model.json").read_text())["info"]["step"] == 5
+    train("diffusion", folders, tmp_path / "run", **how, resume=True)
+    train("diffusion", folders, tmp_path / "straight", **how)
+    for name in ("training.safetensors", "weights.safetensors"):
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "straight" / name).read_bytes()
+    both = [(tmp_path / one / "log.jsonl").read_text().splitlines() for one in ("run", "straight")]
+    assert [json.loads(s)["step"] for s in both[0]] == [json.loads(s)["step"] for s in both[1]]
+
+
+def test_a_callback_is_a_function(folders, tmp_path):  # noqa: F811
+    with pytest.raises(UserError, match="watch must be a function or None"):
+        train("diffusion", folders, tmp_path / "run", **TINY, watch="wandb")

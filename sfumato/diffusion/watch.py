@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ParamSpec
 
 from torch import Tensor
 
+P = ParamSpec("P")
 Watch = Callable[[float, Tensor, Tensor, dict[str, Any]], None]
 
 
@@ -31,12 +32,12 @@ def end(*_: Any) -> None:
     raise Ended
 
 
-def ending(watch: Watch | None) -> Watch | None:
-    """A `watch` whose exceptions are told from those of the translation."""
+def ending(watch: Callable[P, Any] | None) -> Callable[P, None] | None:
+    """A `watch` whose exceptions are told from those of what it watches."""
 
-    def watched(t: float, x_t: Tensor, mean: Tensor, extras: dict[str, Any]) -> None:
+    def watched(*args: P.args, **given: P.kwargs) -> None:
         try:
-            watch(t, x_t, mean, extras)  # type: ignore[misc]
+            watch(*args, **given)  # type: ignore[misc]
         except Exception as error:
             raise Ended from error
 

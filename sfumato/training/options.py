@@ -133,6 +133,8 @@ class TrainOptions(LoopOptions):
         preview_every: steps between previews; 0 makes none.
         resume: go on with the run in `out`.
         quiet: say nothing.
+        watch: called with each line of log.jsonl, a dict: step, loss, lr and so on.  What it raises ends the
+            training, which is saved first.
     """
 
     method: str | Part = field(metadata={"recorded": False})
@@ -168,6 +170,7 @@ class TrainOptions(LoopOptions):
     preview_every: Whole = 1000
     resume: bool = option(False, recorded=False)
     quiet: bool = option(False, recorded=False)
+    watch: Callable[[dict[str, Any]], Any] | None = option(recorded=False)
 
     def unsaid(self) -> dict[str, Any]:
         given = defaults(self.method)

@@ -13,6 +13,7 @@ from torch import Tensor
 from sfumato.checkpoints.model_folder import write_model
 from sfumato.core.errors import Stopped, UserError
 from sfumato.core.terminal import count
+from sfumato.diffusion.watch import Ended
 from sfumato.methods.registry import info
 from sfumato.training.checkpoints import Checkpoints
 from sfumato.training.fit import Diverged, State, Update, check_losses, fit
@@ -145,7 +146,11 @@ class Session:
             due |= self.main and self.folder.stand()
             if stopped and self.main:  # before a word is said: the terminal may be gone
                 self.store()
-            line = self.observer(update)
+            try:
+                line = self.observer(update)
+            except Ended as ended:
+                self.store()
+                raise ended.__cause__ or ended from None
             self.rank(line)
             if due and self.main and not stopped:
                 self.store()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from time import perf_counter
@@ -15,6 +16,7 @@ from sfumato.data import sets, tile
 from sfumato.data.folders import replacing
 from sfumato.data.images import picture
 from sfumato.data.resize import as_many, said_size
+from sfumato.diffusion.watch import ending
 from sfumato.methods.registry import Trainable, info, name_of
 from sfumato.module import raw
 from sfumato.training import verdict
@@ -115,7 +117,11 @@ class Observer:
         self.clock = Doubling(self.told.began)
 
     def __call__(self, update: Update) -> dict[str, Any]:
-        """After a step; its line of the log."""
+        """After a step; its line of the log.
+
+        Raises:
+            Ended: from what the caller's `watch` raised.
+        """
         line, step, done = self.log.add(update), update.step, update.step == self.steps
         if done or step % scored_every(self.steps, self.asked.save_every) == 0:
             line |= self.score(self.state)
@@ -124,6 +130,8 @@ class Observer:
                 line |= self.preview()
         if self.main and (done or logged(step) or "held_out" in line or "pictures" in line):
             self.log.write(line)
+            if watched := ending(self.asked.watch):
+                watched(copy.deepcopy(line))
         self.told.show(line)
         return line
 
