@@ -137,6 +137,7 @@ def _still_there(begun: Mapping[str, Any], given: Mapping[str, Any], out: str) -
     Raises:
         UserError: one is not, and the words name no other.
     """
+    from sfumato.data.own import GIVEN
     from sfumato.training.run_folder import typed_resume
 
     for key, before in (("data", ""), ("validation", "--validation ")):
@@ -145,6 +146,11 @@ def _still_there(begun: Mapping[str, Any], given: Mapping[str, Any], out: str) -
             continue
         named = folders if isinstance(folders, Mapping) else None
         paths = named.values() if named else [folders] if isinstance(folders, str) else folders
+        if GIVEN in paths:
+            raise UserError(
+                f"{out} learns from pictures that were given in Python, where it goes on, too: "
+                f"{typed_resume(out, {'folders': {key: folders}})}"
+            )
         if gone := [path for path in paths if not Path(path).is_dir()]:
             again = [f"{before}{shlex.quote(name)}=FOLDER" for name in named or ()]
             words = " ".join(again or [f"{before}FOLDER"] * len(list(paths)))

@@ -21,9 +21,10 @@ from sfumato.core.errors import UserError, existing
 from sfumato.data.hashing import hash_of
 from sfumato.data.header import LOST, WHOLE
 from sfumato.data.kept import Sample
-from sfumato.data.listing import OTHER, list_pictures, said, stem_of, told_apart
+from sfumato.data.listing import OTHER, list_pictures, none_twice, said, stem_of, told_apart
 from sfumato.data.pieces import Cut, piece
 from sfumato.data.preparation import Preparation, Prepared
+from sfumato.data.read import Unfiled
 from sfumato.data.resize import as_many, to_float
 
 CACHE_BYTES = 2 * 10**9
@@ -51,18 +52,21 @@ class ImageFolder:
         UserError: a path that does not exist, a folder without pictures, none at all, or one twice.
     """
 
+    each: tuple[str, ...] = ("paths", "roots", "file_names", "names", "_kept", "_hashes")  # of a picture
+    threads = os.cpu_count()  # that decode
+    frame: tuple[int, int] | None = None
+    to_rgb = False
+    _kept: list[Sample] | None = None
+    _hashes: list[str] | None = None
+
     def __init__(
         self,
         paths: str | Path | Sequence[str | Path],
         preparation: Preparation = Preparation(),  # noqa: B008
     ) -> None:
         self.preparation = preparation
-        self.frame: tuple[int, int] | None = None
-        self.to_rgb = False
         self.paths, self.roots, self.skipped = list[Path](), list[Path](), dict[str, str]()
         self.left_out: dict[Path, dict[str, list[str]]] = {}
-        self._kept: list[Sample] | None = None
-        self._hashes: list[str] | None = None
         given = [Path(paths)] if isinstance(paths, str | Path) else [Path(p) for p in paths]
         if not given:
             raise UserError("no pictures given: name some, or a folder of them")
@@ -75,13 +79,8 @@ class ImageFolder:
                 raise UserError(f"{path} is not a file: expected {PICTURES}")
             self.paths += files
             self.roots += [root] * len(files)
-        seen = set[Path]()
-        for file in self.paths if len(given) > 1 else ():
-            if (real := file.resolve()) in seen:
-                raise UserError(f"{file} is given twice: name it once")
-            seen.add(real)
-        below = map(Path.relative_to, self.paths, self.roots)
-        self.file_names = [place.as_posix() for place in below]
+        none_twice(self.paths if len(given) > 1 else ())
+        self.file_names = [*map(Path.as_posix, map(Path.relative_to, self.paths, self.roots))]
         self.names = [stem_of(name) for name in self.file_names]
 
     @property
@@ -103,16 +102,15 @@ class ImageFolder:
         at: dict[str, int] = {}
         for i, name in enumerate(self.names):
             if (other := at.setdefault(name, i)) != i:
-                both = told_apart(self.paths[other], self.paths[i])
-                raise UserError(f"{both} have one name: {advice}")
+                raise UserError(f"{told_apart(self.paths[other], self.paths[i])} have one name: {advice}")
         return at
 
     def subset(self, indices: Sequence[int]) -> Self:
         """The pictures at `indices`; what is decoded of them is shared."""
         other = copy.copy(self)
-        for each in ("paths", "roots", "file_names", "names", "_kept", "_hashes"):
-            if (values := getattr(self, each)) is not None:
-                setattr(other, each, [values[i] for i in indices])
+        for one in self.each:
+            if (values := getattr(self, one)) is not None:
+                setattr(other, one, [values[i] for i in indices])
         return other
 
     def only(self, names: Sequence[str], what: str = "picture", others: str = "names") -> Self:
@@ -134,7 +132,7 @@ class ImageFolder:
     def hashes(self) -> list[str]:
         """sha256 of every file, taken once; "" of one that may not be read, which reading says."""
         if self._hashes is None:
-            self._hashes = [_hash(path) for path in self.paths]
+            self._hashes = [self._hash(i) for i in range(len(self))]
         return self._hashes
 
     def _digest(self, names: Sequence[str], how: str = "") -> str:
@@ -184,9 +182,10 @@ class ImageFolder:
             UserError: no picture can be used, or under `strict` any cannot.
         """
 
-        def attempt(path: Path) -> tuple[Sample | UserError, str]:
+        def attempt(i: int) -> tuple[Sample | UserError, str]:
+            picture = self._picture(i)
             try:
-                return self.preparation.fitted(path, self.frame), hash_of(path)  # of what was read
+                return self.preparation.fitted(picture, self.frame), self._hash(i)  # of what was read
             except UserError as error:
                 return error, ""
 
@@ -194,8 +193,8 @@ class ImageFolder:
             self._check_whole()
         left = {folder: dict(reasons) for folder, reasons in self.left_out.items()}
         read, skipped, used = dict[int, tuple[Sample, str]](), dict[str, str](), 0
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            for i, (found, hashed) in enumerate(pool.map(attempt, self.paths)):
+        with ThreadPoolExecutor(self.threads) as pool:
+            for i, (found, hashed) in enumerate(pool.map(attempt, range(len(self)))):
                 name, reasons = self.file_names[i], left.setdefault(self.roots[i], {})
                 if isinstance(found, UserError):
                     skipped[name] = str(found)
@@ -207,13 +206,12 @@ class ImageFolder:
                 used += found.samples.nbytes
                 samples = found.samples if used <= CACHE_BYTES else found.samples[:0].copy()
                 read[i] = found._replace(samples=samples), hashed
-        why = "; ".join([*skipped.values()][:3])
-        why += f"; and {more:,} more" if (more := len(skipped) - 3) > 0 else ""
+        n = len(skipped)
+        why = "; ".join([*skipped.values()][:3] + [f"and {n - 3:,} more"] * (n > 3))
         if not read:
             raise UserError(f"no image could be read in {self.folder}: {why}")
         if strict and skipped:
-            few = f"{len(skipped)} of {len(self)} images cannot be used"
-            raise UserError(f"{few}: {why}: mend or delete them")
+            raise UserError(f"{n} of {len(self)} images cannot be used: {why}: mend or delete them")
         other = self.subset([*read])
         other.left_out, other.skipped = left, skipped
         other._kept, other._hashes = map(list, zip(*read.values(), strict=True))
@@ -229,6 +227,15 @@ class ImageFolder:
 
     # ---- images ----------------------------------------------------------------------------------
 
+    def _picture(self, index: int) -> Path | Unfiled:
+        """What is read."""
+        return self.paths[index]
+
+    def _hash(self, index: int) -> str:
+        with suppress(OSError):  # which reading says
+            return hash_of(self.paths[index])
+        return ""
+
     def read(self, index: int) -> Prepared:
         """A picture, and what it was.
 
@@ -241,7 +248,9 @@ class ImageFolder:
 
     def _samples(self, index: int) -> Sample:
         kept = self._kept and self._kept[index]
-        return kept if kept and kept.samples.size else self.preparation.fitted(self.paths[index], self.frame)
+        if kept and kept.samples.size:
+            return kept
+        return self.preparation.fitted(self._picture(index), self.frame)
 
     def _image(self, samples: NDArray[Any], cut: Cut = Cut()) -> NDArray[Any]:  # noqa: B008
         how = self.preparation
@@ -271,15 +280,14 @@ class ImageFolder:
         """(height, width) of every picture before it is prepared, see `Preparation.size_of`."""
         if self._kept is not None:
             return dict(zip(self.names, (one.size for one in self._kept), strict=True))
-        named = zip(self.names, self.paths, strict=True)
-        return {name: self.preparation.size_of(file) for name, file in named}
+        return {name: self.preparation.size_of(self._picture(i)) for i, name in enumerate(self.names)}
 
     def known_sizes(self) -> set[tuple[int, int]]:
         """The (height, width) of all pictures that can be read."""
         seen = set()
-        for file in self.paths:
+        for i in range(len(self)):
             with suppress(UserError):  # said where it is read
-                seen.add(self.preparation.size_of(file))
+                seen.add(self.preparation.size_of(self._picture(i)))
         return seen
 
     # ---- the same pictures, prepared otherwise ---------------------------------------------------
@@ -313,9 +321,3 @@ class ImageFolder:
         other = copy.copy(self)
         vars(other).update(changed, _kept=None)  # what was decoded was prepared otherwise
         return other
-
-
-def _hash(path: Path) -> str:
-    with suppress(OSError):  # which reading says
-        return hash_of(path)
-    return ""

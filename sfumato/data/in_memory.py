@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -65,24 +66,10 @@ def take(given: Any, channels: int, preparation: Preparation | None = None, brig
             raise UserError(f"the picture {error}") from None
         image = torch.from_numpy(to_float(how.fit(np.ascontiguousarray(samples))))
         return Taken(image[None], lambda y: picture(y[0]))
-    if isinstance(given, np.ndarray):
-        given = given.astype(given.dtype.newbyteorder("="), copy=False)
-        odd = given.dtype.kind not in "uif" or given.dtype.itemsize > 8
-        if odd or isinstance(given, np.ma.MaskedArray):
-            what = "a masked array" if isinstance(given, np.ma.MaskedArray) else f"an array of {given.dtype}"
-            raise UserError(f"{what}: expected whole numbers or floats of up to 64 bits, none of them masked")
-        x, arrange = _arranged(torch.from_numpy(np.array(given, order="C")), given.ndim, channels)
+    if isinstance(given, (np.ndarray, Tensor)):
+        x, arrange = arranged(given, channels)
         images, restore = _floats(x, bright)
-        return Taken(_channels(images, channels), lambda y: arrange(restore(y)).numpy())
-    if isinstance(given, Tensor):
-        check_tensor(given)
-        if given.ndim not in (3, 4) or given.shape[-3] not in (1, 3, channels):
-            raise UserError(
-                f"a tensor of shape {tuple(given.shape)}: expected (C, H, W) or (B, C, H, W) with C "
-                f"{_said(channels)}"
-            )
-        images, restore = _floats(given if given.ndim == 4 else given[None], bright)
-        return Taken(_channels(images, channels), lambda y: restore(y if given.ndim == 4 else y[0]))
+        return Taken(_channels(images, channels), lambda y: arrange(restore(y)))
     if isinstance(given, (str, Path)):
         raise UserError(
             f"{str(given)!r} is a path: translate(sfumato.read(path)) translates one picture, "
@@ -127,16 +114,13 @@ def _floats(x: Tensor, bright: bool) -> tuple[Tensor, Callable[[Tensor], Tensor]
     """A tensor of samples or of values in [-1, 1] as float32, and the way back to its type and device."""
     if not x.numel():
         raise UserError(f"a picture of shape {tuple(x.shape)} is empty")
-    if x.is_complex() or x.dtype in (torch.bool, torch.int8):
-        raise UserError(f"values of type {x.dtype}: expected numbers: samples, or floats in [-1, 1]")
+    check_type(x.dtype)
     values = x.detach() if x.is_floating_point() else x.to(torch.int64)  # uint16 has few operations
     low, high = float(values.min()), float(values.max())
     if x.is_floating_point():
         _check_range(low, high, bright)
         return x.float(), lambda y: y.clamp(-1, 1).to(x)
-    top = 65535 if x.dtype == torch.uint16 else 255
-    if low < 0 or high > top:
-        raise UserError(f"integers from {low:g} to {high:g}: expected samples from 0 to 255, or uint16")
+    top = top_of(x.dtype == torch.uint16, low, high)
     if top == 65535 and high < DARK:
         warnings.warn(
             f"16-bit samples reach {high:g} of 65,535 and come out dark: multiply them, or type "
@@ -148,6 +132,28 @@ def _floats(x: Tensor, bright: bool) -> tuple[Tensor, Callable[[Tensor], Tensor]
         return rounded.to(torch.int32).to(x.device, x.dtype)
 
     return values.float() * (2 / top) - 1, samples
+
+
+def check_type(dtype: torch.dtype) -> None:
+    """Sees that samples or floats may be of a type.
+
+    Raises:
+        UserError: they may not.
+    """
+    if dtype.is_complex or dtype in (torch.bool, torch.int8):
+        raise UserError(f"values of type {dtype}: expected numbers: samples, or floats in [-1, 1]")
+
+
+def top_of(deep: bool, low: float, high: float) -> int:
+    """The largest sample of uint16, or of other whole numbers; they lie between low and high.
+
+    Raises:
+        UserError: these are no samples.
+    """
+    top = 65535 if deep else 255
+    if low < 0 or high > top:
+        raise UserError(f"integers from {low:g} to {high:g}: expected samples from 0 to 255, or uint16")
+    return top
 
 
 def _check_range(low: float, high: float, bright: bool) -> None:
@@ -174,19 +180,36 @@ def _said(channels: int) -> str:
     return "1 or 3" if channels in (1, 3) else str(channels)
 
 
-def _arranged(x: Tensor, dims: int, channels: int) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """An array as (B, C, H, W), and the way back to its own arrangement."""
-    last = dims in (3, 4) and x.shape[-1] in (1, 3, channels)
-    first = dims in (3, 4) and x.shape[-3] in (1, 3, channels)
+def arranged(given: NDArray[Any] | Tensor, channels: int) -> tuple[Tensor, Callable[[Tensor], Any]]:
+    """An array or tensor of one or many pictures as (B, C, H, W), and the way back to its arrangement.
+
+    Raises:
+        UserError: it has another shape, or samples that are none.
+    """
+    known, dims = (1, 3, channels), given.ndim
+    if isinstance(given, Tensor):
+        check_tensor(given)
+        if dims not in (3, 4) or given.shape[-3] not in known:
+            raise UserError(
+                f"a tensor of shape {tuple(given.shape)}: expected (C, H, W) or (B, C, H, W) with C "
+                f"{_said(channels)}"
+            )
+        return (given, lambda y: y) if dims == 4 else (given[None], lambda y: y[0])
+    given = given.astype(given.dtype.newbyteorder("="), copy=False)
+    odd = given.dtype.kind not in "uif" or given.dtype.itemsize > 8
+    if odd or isinstance(given, np.ma.MaskedArray):
+        what = "a masked array" if isinstance(given, np.ma.MaskedArray) else f"an array of {given.dtype}"
+        raise UserError(f"{what}: expected whole numbers or floats of up to 64 bits, none of them masked")
+    x = torch.from_numpy(np.array(given, order="C"))
     if dims == 2:
-        return x[None, None], lambda y: y[0, 0] if y.shape[1] == 1 else y[0].permute(1, 2, 0)
+        return x[None, None], lambda y: (y[0, 0] if y.shape[1] == 1 else y[0].permute(1, 2, 0)).numpy()
+    first, last = (dims in (3, 4) and x.shape[axis] in known for axis in (-3, -1))
+    many = x if dims == 4 else x[None]
+    one = slice(None) if dims == 4 else 0
     if last and not (first and dims == 4):
-        many = x if dims == 4 else x[None]
-        return many.permute(
-            0, 3, 1, 2
-        ), lambda y: y.permute(0, 2, 3, 1) if dims == 4 else y[0].permute(1, 2, 0)
+        return many.permute(0, 3, 1, 2), lambda y: y.permute(0, 2, 3, 1)[one].numpy()
     if first:
-        return (x if dims == 4 else x[None]), lambda y: y if dims == 4 else y[0]
+        return many, lambda y: y[one].numpy()
     raise UserError(
         f"an array of shape {tuple(x.shape)}: expected (H, W), (H, W, C) or (C, H, W) with C "
         f"{_said(channels)}, or N of them"

@@ -103,6 +103,19 @@ def find_images(folder: str | Path) -> list[Path]:
     return list_pictures(folder).files
 
 
+def none_twice(files: Sequence[Path]) -> None:
+    """Sees that no file is among them twice, under whatever names.
+
+    Raises:
+        UserError: one is.
+    """
+    seen = set[Path]()
+    for file in files:
+        if (real := file.resolve()) in seen:
+            raise UserError(f"{file} is given twice: name it once")
+        seen.add(real)
+
+
 def said(root: str | Path, left_out: Mapping[str, Sequence[str]], named: int = 3) -> str:
     """One line: "photos: left out 2 of a kind that is not read (a.heic, b.heic)"; empty for nothing.
 

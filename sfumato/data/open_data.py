@@ -14,8 +14,9 @@ from sfumato.core.errors import UserError
 from sfumato.data.image_folder import ImageFolder
 from sfumato.data.layout import layout, left_over, named, tests_by_name
 from sfumato.data.listing import list_pictures, said
+from sfumato.data.own import Own, OwnPictures, folders_of, in_python, parts_of
 from sfumato.data.preparation import Preparation, Side
-from sfumato.data.read import pages_of
+from sfumato.data.read import Readable, pages_of
 from sfumato.data.resize import Learnt
 from sfumato.data.sets import Dataset, Domains, Pairs, Unpaired
 from sfumato.data.value_range import Stated, ValueRange, measured, rule_of
@@ -27,7 +28,7 @@ WHOLE: Side = "whole"
 
 
 def open_images(
-    paths: Folder | Sequence[Folder],
+    paths: Folder | Sequence[Folder] | Own,
     size: int | tuple[int, int],
     channels: int = 3,
     resize: Learnt = "crop",
@@ -41,7 +42,7 @@ def open_images(
     """Pictures of one size, every file decoded; what is left out of them is said.
 
     Args:
-        paths: a folder, searched with its subfolders, or a list of files.
+        paths: a folder, searched with its subfolders, a list of files, or what is held in Python.
         size: side in pixels, or (height, width).
         channels: 3, 1, or as many as the files have bands.
         resize: crop, stretch, none or pieces, see `Preparation`.
@@ -57,7 +58,8 @@ def open_images(
     """
     shape = (size, size) if isinstance(size, int) else size
     how = Preparation(shape, resize, upscale, channels, side, alpha, *ranges, to_channels)
-    images = ImageFolder(paths, how).decoded(strict)
+    images = OwnPictures(paths, how) if isinstance(paths, Own) else ImageFolder(paths, how)
+    images = images.decoded(strict)
     for line in images.said():
         warnings.warn(line, stacklevel=2)
     return images
@@ -65,38 +67,45 @@ def open_images(
 
 def open_data(
     kind: str,
-    folders: Folders,
+    data: Folders | Any,
     *,
     side_by_side: bool = False,
     range: Stated | None = None,
     to_range: Stated | None = None,
     channels: int = 3,
     to_channels: int | None = None,
+    whose: str = "data",
     **options: Any,
 ) -> Dataset:
     """The pictures a method learns from; test pictures of a data set are left out, and that is said.
 
     Args:
         kind: "domains", "pairs" or "unpaired", as the method's `data` says.
-        folders: {name: folder}, a folder for each domain (source first), or one folder of them in one of
-            the layouts of `sfumato.data.layout.layout`.
+        data: {name: folder}, a folder for each domain (source first), or one folder of them in one of
+            the layouts of `sfumato.data.layout.layout`; or what is held in Python, see `sfumato.data.own`.
         side_by_side: one folder, whose pictures hold a source in their left half, its target in the right.
         range: of the sources' values, see `Preparation`; stated, or measured in each folder of two, or in
             all domains together.
         to_range: of the targets' values; by default stated as `range` is, and measured in the targets.
         channels: of the sources: 3, 1, or as many as the files have bands.
         to_channels: of the targets; by default as many.
+        whose: what errors call the data.
         options: of `open_images`: size, resize, upscale, strict, alpha.
 
     Raises:
         UserError: a folder is missing, holds no readable image, or there are more or fewer than two
             domains for a method of two.
     """
-    given = _each(folders)
-    if not given:
+    given = folders_of(data)
+    if in_python(data):
+        parts = parts_of(data, kind, side_by_side, whose)
+        found = named({name: one for name, one in parts.items() if not isinstance(one, Own)})
+    elif not given:
         raise UserError("no folders given: name the folders of the pictures to train on")
-    found = named(folders) if isinstance(folders, Mapping) else layout(*given)
-    for name in found:
+    else:
+        found = named(data) if isinstance(data, Mapping) else layout(*given)
+        parts = {name: splits["train"] for name, splits in found.items()}
+    for name in parts:
         if not str(name).strip() or re.search(r"[\x00-\x1f\x7f-\x9f/]", str(name)):
             raise UserError(
                 f"{name!r} cannot name a domain: expected NAME=FOLDER, a name without / and line breaks"
@@ -107,8 +116,8 @@ def open_data(
     for name, splits in found.items():
         if tests := [str(folder) for split, folder in splits.items() if split != "train"]:
             warnings.warn(f"{name}: trained on {splits['train']}; not on {', '.join(tests)}", stacklevel=2)
-    roots = {name: splits["train"] for name, splits in found.items()}
-    for root in roots.values():
+    roots = {name: found[name]["train"] if name in found else one for name, one in parts.items()}
+    for root in (splits["train"] for splits in found.values()):
         inside = [p for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")]
         if (root not in given and tests_by_name(root)) or (inside and all(map(tests_by_name, inside))):
             raise UserError(
@@ -118,11 +127,11 @@ def open_data(
     if kind == "domains":
         if to_range is not None:
             raise UserError("--to-range is for methods of two folders: domains have one range, --range")
-        every = [(file, WHOLE) for folder in roots.values() for file in list_pictures(folder).files]
+        every = ((one, WHOLE) for root in roots.values() for one in _pictures(root, channels))
         options |= {"ranges": (measured_range(range, every, channels),) * 2, "channels": channels}
         return Domains({name: open_images(folder, **options) for name, folder in roots.items()})
     if side_by_side and len(roots) == 1:
-        places: list[tuple[Path, Side]] = [(next(iter(roots.values())), side) for side in ("left", "right")]
+        places: list[tuple[Any, Side]] = [(next(iter(roots.values())), side) for side in ("left", "right")]
     elif len(roots) == 2:
         places = [(folder, WHOLE) for folder in roots.values()]
     else:
@@ -134,7 +143,7 @@ def open_data(
     stated = {"range": range, "to_range": range if to_range is None else to_range}
     both = (channels, to_channels or channels)
     ends = [
-        measured_range(one, ((file, side) for file in list_pictures(folder).files), number, name)
+        measured_range(one, ((file, side) for file in _pictures(folder, number)), number, name)
         for (folder, side), number, (name, one) in zip(places, both, stated.items(), strict=True)
     ]
     left, right = (
@@ -153,8 +162,12 @@ def open_data(
     return (Pairs if kind == "pairs" else Unpaired)(left, right)
 
 
+def _pictures(root: Any, channels: int) -> Iterable[Readable]:
+    return root.raw(channels) if isinstance(root, Own) else list_pictures(root).files
+
+
 def measured_range(
-    stated: Stated | None, pictures: Iterable[tuple[Path, Side]], channels: int = 3, name: str = "range",
+    stated: Stated | None, pictures: Iterable[tuple[Readable, Side]], channels: int = 3, name: str = "range",
     every: bool = False,
 ) -> ValueRange | None:  # fmt: skip
     """The range that is stated for these files, of which a side is read; measured, if that is stated, in
@@ -182,21 +195,15 @@ def measured_range(
         raise (wrong or [error])[0] from None
 
 
-def outside(out: Path, folders: Folders) -> None:
+def outside(out: Path, data: Any) -> None:
     """Sees that what is written is not among the pictures that it is made of.
 
     Raises:
         UserError: `out` lies in one of the folders.
     """
-    for folder in _each(folders):
+    for folder in folders_of(data):
         if folder.is_dir() and out.resolve().is_relative_to(folder.resolve()):
             raise UserError(f"{out} lies inside {folder}, which it is made of: choose another --out")
-
-
-def _each(folders: Folders) -> list[Path]:
-    if isinstance(folders, str | Path):
-        return [Path(folders)]
-    return [Path(f) for f in (folders.values() if isinstance(folders, Mapping) else folders)]
 
 
 def open_domains(folders: Folders, size: int | tuple[int, int], **options: Any) -> Domains:

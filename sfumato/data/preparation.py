@@ -23,7 +23,7 @@ from sfumato.core.ranges import Whole
 from sfumato.data.hashing import version_of
 from sfumato.data.header import LIMITS
 from sfumato.data.kept import KEPT, Sample
-from sfumato.data.read import bands_of, colour_of, header_of, read_file, read_samples
+from sfumato.data.read import Readable, Unfiled, bands_of, colour_of, header_of, read_file, read_samples
 from sfumato.data.resize import Learnt, Resize, centre, fit_image, said_size, sides_of, to_float, to_samples
 from sfumato.data.value_range import ValueRange, rule_of
 
@@ -96,7 +96,7 @@ class Preparation:
             if (ends := getattr(self, name)) is not None:
                 object.__setattr__(self, name, rule_of([*ends], name).ends)
 
-    def read(self, file: str | Path) -> Prepared:
+    def read(self, file: Readable) -> Prepared:
         """A picture, prepared.
 
         Raises:
@@ -105,7 +105,7 @@ class Preparation:
         samples, size, lost = self.fitted(file)
         return Prepared(torch.from_numpy(to_float(samples)), size, lost)
 
-    def fitted(self, file: str | Path, frame: tuple[int, int] | None = None) -> Sample:
+    def fitted(self, file: Readable, frame: tuple[int, int] | None = None) -> Sample:
         """Samples of a file at this size, decoded again only if they are not kept: see `decoding_once`.
 
         Args:
@@ -116,7 +116,7 @@ class Preparation:
             UserError: as `read`.
         """
         kept, frame = KEPT.get(), frame if self.resize == "crop" else None
-        if kept is None or not Path(file).is_file():
+        if kept is None or isinstance(file, Unfiled) or not Path(file).is_file():
             return self._decoded(file, frame)
         of = (
             *version_of(Path(file)),
@@ -137,7 +137,7 @@ class Preparation:
                 kept |= {(of, *way): found for way in ways}
         return found
 
-    def _decoded(self, file: str | Path, frame: tuple[int, int] | None) -> Sample:
+    def _decoded(self, file: Readable, frame: tuple[int, int] | None) -> Sample:
         samples, lost = self.samples(file)
         size = h, w = samples.shape[1], samples.shape[2]
         if frame is not None:
@@ -146,7 +146,7 @@ class Preparation:
             samples = centre(samples, a, b)
         return Sample(self.fit(samples, file), size, lost)
 
-    def samples(self, file: str | Path) -> tuple[NDArray[Any], dict[str, str]]:
+    def samples(self, file: Readable) -> tuple[NDArray[Any], dict[str, str]]:
         """Samples (channels, H, W) of a file, of the side that is read, and what is lost; see `read_samples`.
 
         Raises:
@@ -155,7 +155,7 @@ class Preparation:
         samples, lost = read_samples(file, self.channels, self.colour, self.range, self.page)
         return self._half(samples, file), lost
 
-    def _half(self, samples: NDArray[Any], file: str | Path) -> NDArray[Any]:
+    def _half(self, samples: NDArray[Any], file: Readable) -> NDArray[Any]:
         if self.side == "whole":
             return samples
         h, w = samples.shape[1:]
@@ -166,14 +166,14 @@ class Preparation:
             )
         return samples[..., : w // 2] if self.side == "left" else samples[..., -(w // 2) :]
 
-    def values(self, file: str | Path) -> NDArray[Any]:
+    def values(self, file: Readable) -> NDArray[Any]:
         """Samples (channels, H, W) of a file as they are, of the side that is read, without alpha.
 
         Raises:
             UserError: as `read`; or they are not all numbers.
         """
         bands = bands_of(self.channels)
-        samples, _ = read_file(Path(file), ranged=True, bands=bands, page=self.page)
+        samples, _ = read_file(file, ranged=True, bands=bands, page=self.page)
         samples = samples if bands else samples[..., : samples.shape[2] - (samples.shape[2] in (2, 4))]
         check_numbers({str(file): samples})
         return self._half(samples.transpose(2, 0, 1), file)
@@ -186,7 +186,7 @@ class Preparation:
         """
         if bands_of(self.channels):
             return None
-        samples, _ = read_file(Path(file), ranged=self.range is not None, page=self.page)
+        samples, _ = read_file(file, ranged=self.range is not None, page=self.page)
         if samples.shape[2] not in (2, 4):
             return None
         return self.fit(self._half(samples[..., -1:].transpose(2, 0, 1), file), file)
@@ -196,7 +196,7 @@ class Preparation:
         """What transparent pictures are laid on, of 255."""
         return colour_of(self.alpha)
 
-    def size_of(self, file: Path) -> tuple[int, int]:
+    def size_of(self, file: Path | Unfiled) -> tuple[int, int]:
         """(height, width) of a file, or of its half, by its header: quick, before anything is read.
 
         Raises:
@@ -205,7 +205,7 @@ class Preparation:
         header = header_of(file)
         return header.height, header.width // (1 if self.side == "whole" else 2)
 
-    def fit(self, samples: NDArray[Any], name: str | Path = "the picture") -> NDArray[Any]:
+    def fit(self, samples: NDArray[Any], name: Readable = "the picture") -> NDArray[Any]:
         """Samples (C, H, W) at this size, in their own depth.
 
         Raises:
@@ -216,7 +216,7 @@ class Preparation:
         if self.resize == "pieces" and all(map(operator.ge, samples.shape[1:], self.size)):
             return np.ascontiguousarray(samples)
         how = "short" if self.resize == "pieces" else self.resize
-        image = fit_image(to_float(samples), self.size, how, self.upscale, name)
+        image = fit_image(to_float(samples), self.size, how, self.upscale, str(name))
         return to_samples(image, samples.dtype)
 
     def at(self, size: int | str | None = None, resize: Resize | None = None, whole: bool = True) -> Self:

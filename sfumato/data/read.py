@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,26 +20,46 @@ from sfumato.data.header import LIMITS, Header, Refused
 from sfumato.data.value_range import ValueRange, to_unit
 
 WHITE = 255, 255, 255
+UNIT = -1.0, 1.0
 DARK = 2**14
 """16-bit samples that all lie below it are of 10, 12 or 14 bits: they come out dark, with few levels."""
 
 
-def header_of(file: Path, page: int = 0) -> Header:
+class Unfiled(NamedTuple):
+    """A picture that lies in no file, in the place of one."""
+
+    name: str
+    samples: NDArray[Any]
+    """(H, W, channels), upright, with alpha; floats lie in [-1, 1] unless the range of values is stated."""
+    sha: str = ""
+    """sha256 of what was given."""
+
+    def __str__(self) -> str:
+        return self.name
+
+
+Readable = str | Path | Unfiled
+
+
+def header_of(file: Path | Unfiled, page: int = 0) -> Header:
     """What a file says of one of its pages, read once.
 
     Raises:
         UserError: it is none that can be read.
     """
+    if isinstance(file, Unfiled):
+        h, w, _ = file.samples.shape
+        return Header("", w, h, 1, str(file.samples.dtype))
     return _said_by(file, page)[0]
 
 
-def pages_of(file: Path) -> int:
+def pages_of(file: Readable) -> int:
     """Pages of a TIFF; pictures of other formats have one.
 
     Raises:
         UserError: it is none that can be read.
     """
-    header = header_of(file)
+    header = header_of(file if isinstance(file, Unfiled) else Path(file))
     return header.pages if header.kind == "TIFF" else 1
 
 
@@ -86,7 +106,7 @@ def colour_of(name: str) -> tuple[int, int, int]:
 
 
 def read_samples(
-    path: str | Path,
+    path: Readable,
     channels: int = 3,
     colour: tuple[int, int, int] = WHITE,
     ends: ValueRange | None = None,
@@ -100,7 +120,9 @@ def read_samples(
     Raises:
         UserError: the file is missing, empty, broken, no image, or of a kind that is not read.
     """
-    samples, lost = read_file(Path(path), ranged=ends is not None, bands=bands_of(channels), page=page)
+    samples, lost = read_file(path, ranged=ends is not None, bands=bands_of(channels), page=page)
+    if ends is None and samples.dtype.kind == "f":
+        ends = UNIT
     made: NDArray[Any]
     if ends is not None:
         try:
@@ -142,13 +164,16 @@ def bands_of(channels: int) -> int | None:
 
 
 def read_file(
-    path: Path, ranged: bool = False, bands: int | None = None, page: int | None = None
+    path: Readable, ranged: bool = False, bands: int | None = None, page: int | None = None
 ) -> tuple[NDArray[Any], dict[str, str]]:
     """Upright samples (H, W, 1 to 4) of a file, with alpha, and what of it is lost; see `decode`.
 
     Raises:
         UserError: as `read_samples`.
     """
+    if isinstance(path, Unfiled):
+        return path.samples, {}
+    path = Path(path)
     with _reading(path):
         if (size := path.stat().st_size) > LIMITS.file:
             raise Refused(f"has {size:,} bytes: expected at most {LIMITS.file:,}")

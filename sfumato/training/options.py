@@ -22,6 +22,7 @@ from sfumato.core.ranges import (
     TrainingSide,
     Whole,
 )
+from sfumato.data.own import check_data
 from sfumato.data.resize import Learnt
 from sfumato.data.value_range import Stated
 from sfumato.methods.outline import args_of
@@ -32,6 +33,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 R = TypeVar("R")
 Folders = str | Path | Sequence[str | Path] | Mapping[str, str | Path]
+Data = Folders | Any
+"""Folders, or pictures that are held in Python, see `sfumato.data.own`."""
 
 
 def option(default: Any = None, **said: Any) -> Any:
@@ -93,7 +96,10 @@ class TrainOptions(LoopOptions):
     Args:
         method: a method's name, or a method.
         data: for models of domains {name: folder}, or one folder with a folder for each domain; for
-            methods of pairs and of unpaired pictures two folders, or one with side_by_side.
+            methods of pairs and of unpaired pictures two folders, or one with side_by_side.  In the place
+            of a folder may stand pictures of Pillow, arrays or tensors: a list, an array, a torch Dataset,
+            a Hugging Face dataset, a generator that ends; of domains also one with labels, of pairs one of
+            (source, target).
         out: the run folder.
         options: the method's own fields; none if `method` is an instance.
         start: a model folder, or sfumato/NAME, with whose weights it begins. The network is the model's,
@@ -138,7 +144,7 @@ class TrainOptions(LoopOptions):
     """
 
     method: str | Part = field(metadata={"recorded": False})
-    data: Folders = field(metadata={"recorded": False})
+    data: Data = field(metadata={"recorded": False})
     out: str | Path = field(metadata={"recorded": False})
     _: KW_ONLY
     options: Mapping[str, Any] | None = option(recorded=False)
@@ -153,7 +159,7 @@ class TrainOptions(LoopOptions):
     side_by_side: bool = False
     strict: bool = False
     held_out: BelowOne = option(most=0.05, fixed=True)
-    validation: Folders | None = option(recorded=False)
+    validation: Data | None = option(recorded=False)
     without: str | Path | None = None
     flip: bool = option(False, fixed=True)
     jitter: Share = option(0.0, fixed=True)
@@ -171,6 +177,12 @@ class TrainOptions(LoopOptions):
     resume: bool = option(False, recorded=False)
     quiet: bool = option(False, recorded=False)
     watch: Callable[[dict[str, Any]], Any] | None = option(recorded=False)
+
+    def __post_init__(self) -> None:
+        check_data("data", self.data)
+        if self.validation is not None:
+            check_data("validation", self.validation)
+        super().__post_init__()
 
     def unsaid(self) -> dict[str, Any]:
         given = defaults(self.method)

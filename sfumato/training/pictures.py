@@ -58,7 +58,7 @@ def read_pictures(asked: TrainOptions) -> Pictures:
             raise UserError(f"say --held-out {asked.held_out:g} or --validation, not both")
         first = everything.preparation  # of ranges that were measured
         how |= {"range": first.range} | ({} if kind == "domains" else {"to_range": first.to_range})
-        rest = open_data(kind, asked.validation, **how)
+        rest = open_data(kind, asked.validation, whose="validation", **how)
         _others(everything, rest)
         return Pictures(everything, everything, in_order(rest, everything.parts, "the training"))
     if asked.held_out:

@@ -26,6 +26,7 @@ from sfumato.checkpoints.tensors import read_tensors, write_tensors
 from sfumato.core.errors import UserError
 from sfumato.core.terminal import say
 from sfumato.data.folders import for_folder, locked, parse_json, regular, write_text
+from sfumato.data.own import GIVEN, folders_of
 from sfumato.module import Part, describe, fields, short
 from sfumato.training.fit import State
 from sfumato.training.options import DEFAULTS, FIXED, check
@@ -200,9 +201,13 @@ def _each(folders: Any) -> Iterable[Any]:
     return folders if isinstance(folders, list) else [folders]
 
 
-def typed_resume(out: str | Path) -> str:
-    """The command that goes on with a run as it was begun."""
-    return f"sfumato train --resume --out {shlex.quote(str(out))}"
+def typed_resume(out: str | Path, run: Mapping[str, Any] | None = None, lr: float | None = None) -> str:
+    """What goes on with a run: a command, or a call if by its run.json its pictures are given in Python."""
+    if any(GIVEN in _each(folders) for folders in (run or {}).get("folders", {}).values()):
+        more = "" if lr is None else f", lr={lr:g}"
+        return f"sfumato.train(method, data, {str(out)!r}, resume=True{more})"
+    more = "" if lr is None else f" --lr {lr:g}"
+    return f"sfumato train --resume --out {shlex.quote(str(out))}{more}"
 
 
 def compare(before: Mapping[str, Any], run: Mapping[str, Any], part: Part, out: Path) -> list[str]:
@@ -217,7 +222,7 @@ def compare(before: Mapping[str, Any], run: Mapping[str, Any], part: Part, out: 
     Raises:
         UserError: that says what differs.
     """
-    run, go = json.loads(json.dumps(run)), f"{typed_resume(out)} goes on as before"
+    run, go = json.loads(json.dumps(run)), f"{typed_resume(out, before)} goes on as before"
     was, now = (one.get("start", {}).get("model", "new weights") for one in (before, run))
     if was != now:
         raise UserError(f"{out} began with {was}, not with {now}: {go}")
@@ -269,9 +274,9 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any], path: str = "
 
 
 def absolute(data: Any) -> Any:
-    """Paths as they can be found from anywhere, for JSON."""
+    """Paths as they can be found from anywhere, for JSON, and `GIVEN` for what has none."""
     if isinstance(data, Mapping):
         return {name: absolute(folder) for name, folder in data.items()}
     if data is None or isinstance(data, (str, Path)):
         return data and str(Path(data).absolute())
-    return [absolute(folder) for folder in data]
+    return [absolute(folder) for folder in data] if folders_of(data) else GIVEN

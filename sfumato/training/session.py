@@ -160,9 +160,9 @@ class Session:
             if stopped:
                 self.told.say(self.observer.verdict())
         if stopped:  # all are, and the main process has saved
+            again = typed_resume(self.folder.out, self.folder.run)
             raise Stopped(
-                f"stopped at step {step}, saved in {self.folder.out}; {typed_resume(self.folder.out)} "
-                f"goes on",
+                f"stopped at step {step}, saved in {self.folder.out}; {again} goes on",
                 interrupted() or signal.SIGINT,  # another process was told
             )
 
@@ -207,8 +207,9 @@ class Session:
         if folder.saved == self.state.step and folder.step_back(self.state):
             self.follow()  # a save counts when the loss after it was finite
         good = f"{folder.out} holds step {folder.saved}, the last good save" if folder.saved else "no save"
-        again = typed_resume(folder.out) if folder.begun else "the same command with"
+        lr = asked.lr / 10
+        begun = typed_resume(folder.out, folder.run, lr)
+        again = begun if folder.begun else f"the same command with --lr {lr:g}"
         return UserError(
-            f"{error}; {good}. Lower --lr (it was {asked.lr:g}) or --clip (it was {asked.clip:g}): "
-            f"{again} --lr {asked.lr / 10:g}"
+            f"{error}; {good}. Lower --lr (it was {asked.lr:g}) or --clip (it was {asked.clip:g}): {again}"
         )
