@@ -164,6 +164,7 @@ def translate(
     }  # fmt: skip
     origin = {
         "sources": [str(Path(p).absolute()) for p in given], "method": method,
+        "roots": sorted({str(root.absolute()) for root in pictures.roots}),
         "models": {r: f"{m.folder.absolute()}:{m.domain or ''}".rstrip(":") for r, m in made.models.items()},
         "mask": str(Path(mask).absolute()) if mask else None,
         # 64 of 64x64 pixels should fit into memory

@@ -28,7 +28,7 @@ from sfumato.data.read import pages_of
 from sfumato.data.tiff import MANY
 from sfumato.diffusion.watch import Ended, Watch, end, ending
 from sfumato.translation.results import Made, Results
-from sfumato.translation.run_file import Summary, check, damaged, read_run, there, write_run
+from sfumato.translation.run_file import SHOWN, Summary, check, damaged, read_run, there, write_run
 from sfumato.translation.translator import run_translator
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -69,7 +69,7 @@ class Plan:
     @property
     def results(self) -> list[Path]:
         """The file that each picture becomes."""
-        return [self.form.place(self.out, name) for name in self.pictures.file_names]
+        return [self._result(i) for i in range(len(self.pictures))]
 
     def rehearse(self) -> None:
         """Translates a ramp up to its first step: so mistakes show that no picture causes.
@@ -105,7 +105,7 @@ class Plan:
         """
         out, done, results = self.out, self.done, self.results
         with locked(out), bar("translate", len(results)) as advance:
-            check(out, self.run, expect)
+            self._grow(check(out, self.run, self.origin, expect))
             here, spent, made = out.stat(), 0.0, defaultdict[int, list[Made]](list)
             if broken := damaged(out, [file.relative_to(out) for file in results]):
                 warnings.warn(broken, stacklevel=4)
@@ -117,15 +117,15 @@ class Plan:
                     continue
                 (y, nfe), seconds = translated, time.perf_counter() - began
                 _stands(out, here)
-                if not (out / "run.json").exists():  # not before it is known to work
-                    write_run(out, self.run, self.origin, None)
+                if not self.recorded:  # not before it is known to work
+                    self._record(None)
                 written, spent = 0, spent + seconds
                 for i, one, image in zip(rows, read, y.cpu(), strict=True):
                     made[i].append((one, image))
                     if len(made[i]) < self._pages(i):
                         continue
                     pages = made.pop(i)
-                    if not there(results[i]):
+                    if not self._made(i):
                         _stands(out, here)
                         written += self._write(i, pages, results[i])
                 if not made:  # no page waits for others of its file
@@ -138,14 +138,46 @@ class Plan:
                 why = next(iter(done.skipped.values()))
                 many = f"none of {len(results)} can be translated: " if len(results) > 1 else ""
                 raise UserError(many + why)
-            if done.written or read_run(out)["result"] is None:
-                write_run(out, self.run, self.origin, {
+            before = read_run(out)["result"] or {}
+            if done.written or not self.recorded or not before:
+                self._record({
                     "pictures": done.written + done.kept, "skipped": done.skipped, "lost": done.lost,
                     "sizes": done.resized(),
-                    "nfe_per_picture": done.nfe if done.written else None,
-                    "seconds_per_picture": done.seconds if done.written else None,
+                    "nfe_per_picture": done.nfe if done.written else before.get("nfe_per_picture"),
+                    "seconds_per_picture": done.seconds if done.written else before.get("seconds_per_picture"),
                 })  # fmt: skip
         return done
+
+    def _grow(self, known: Mapping[str, str]) -> None:
+        """Finds what is to be done beside results that are there, made of {name: sha256}."""
+        names, hashes = self.pictures.file_names, self.pictures.hashes
+        changed = [i for i, name in enumerate(names) if known.get(name, hashes[i]) != hashes[i]]
+        self.stale = {i for i in changed if there(self._result(i))}
+        gone = {name: sha for name, sha in known.items() if there(self.form.place(self.out, name))}
+        self.made_of = gone | {
+            name: sha for i, (name, sha) in enumerate(zip(names, hashes, strict=True)) if i not in self.stale
+        }
+        self.recorded = (self.out / "run.json").exists() and known in ({}, self.made_of)
+        if self.stale:
+            some = [names[i] for i in sorted(self.stale)]
+            warnings.warn(
+                f"{count(len(some), 'picture')} changed since the last time, and translated again: "
+                f"{', '.join(some[:SHOWN])}{', ...' * (len(some) > SHOWN)}",
+                stacklevel=5,
+            )
+
+    def _record(self, result: Mapping[str, Any] | None) -> None:
+        """Writes run.json."""
+        write_run(self.out, self.run, self.origin | {"made_of": self.made_of}, result)
+        self.recorded = True
+
+    def _result(self, i: int) -> Path:
+        """The file that a picture becomes."""
+        return self.form.place(self.out, self.pictures.file_names[i])
+
+    def _made(self, i: int) -> bool:
+        """Whether the result of a picture, as it is now, is there."""
+        return i not in self.stale and there(self._result(i))
 
     def _batches(
         self, results: list[Path], advance: Callable[[int], None]
@@ -155,7 +187,7 @@ class Plan:
         for start in range(0, len(results), batch):
             chunk = range(start, min(len(results), start + batch))
             groups: dict[torch.Size, dict[int, Prepared]] = defaultdict(dict)
-            for i in chunk if not all(there(results[i]) for i in chunk) else []:
+            for i in chunk if not all(map(self._made, chunk)) else []:
                 if self._pages(i) > 1:
                     continue
                 try:
@@ -166,10 +198,10 @@ class Plan:
                 groups[picture.image.shape][i] = picture
                 self._lost(i, picture)
             for i in chunk:
-                if self._pages(i) > 1 and not there(results[i]):
+                if self._pages(i) > 1 and not self._made(i):
                     yield from self._stack(i)
             for group in groups.values():
-                if not all(there(results[i]) for i in group):
+                if not all(map(self._made, group)):
                     yield list(group), list(group.values())
             advance(len(chunk))
 
@@ -233,6 +265,8 @@ class Plan:
         source, image = made[0]
         h, w = image.shape[-2:]
         self.done.sizes[str(self.pictures.roots[i])][source.size, (h, w)] += 1
+        self.stale.discard(i)
+        self.made_of[self.pictures.file_names[i]] = self.pictures.hashes[i]
         self.done.by_windows += max(h, w) > self.whole_to
         return True
 

@@ -1,7 +1,8 @@
 """run.json: what a folder of translated pictures is, compared when the run is restarted.
 
 It has three parts: "run" is all that defines the pictures, "from" what else is needed to do the run
-again, "result" counts, NFE and seconds, null until the run is complete.
+again, and of which picture each result was made ("made_of": {picture: sha256}), so that a folder can grow;
+"result" has counts, NFE and seconds, null until the run is complete.
 """
 
 from __future__ import annotations
@@ -158,8 +159,13 @@ def to_repeat(run: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return what, origin | {"mask": origin.get("mask"), "batch": origin.get("batch")}
 
 
-def check(out: Path, run: dict[str, Any], expect: Mapping[str, Any] | None) -> None:
-    """Sees that the folder `out` is empty or holds this very run.
+def check(
+    out: Path, run: dict[str, Any], origin: Mapping[str, Any], expect: Mapping[str, Any] | None
+) -> dict[str, str]:
+    """Sees that the folder `out` is empty or holds this very run, of more or fewer pictures of its folders.
+
+    Returns:
+        {picture: sha256} of what its results were made of.
 
     Raises:
         UserError: if it holds anything else, or if `run` is not the expected one.
@@ -180,11 +186,16 @@ def check(out: Path, run: dict[str, Any], expect: Mapping[str, Any] | None) -> N
     elif changed:
         raise UserError(f"the run cannot be repeated: {', '.join(changed)} changed since")
     if set(out.iterdir()) <= {out / LOCK}:
-        return
-    if changed := differences(read_run(out)["run"]):
+        return {}
+    held = read_run(out)
+    before = held["from"] if isinstance(held["from"], dict) else {}
+    made_of = before.get("made_of") if before.get("roots") == origin["roots"] else None
+    grows = isinstance(made_of, dict) and all(isinstance(sha, str) for sha in made_of.values())
+    if changed := [key for key in differences(held["run"]) if key != "pictures" or not grows]:
         raise UserError(
             f"{out} holds another run ({', '.join(changed)} differ): choose another --out or delete it"
         )
+    return made_of if grows else {}  # type: ignore[return-value]
 
 
 def _modern(run: dict[str, Any]) -> dict[str, Any]:
