@@ -29,7 +29,8 @@ import sfumato
 from sfumato.cli import main as cli
 from sfumato.cli.flags import at_home, flags
 from sfumato.core import terminal, versions
-from sfumato.methods.outline import args_of, outlines
+from sfumato.core.options import args_of
+from sfumato.methods.outline import outlines
 from sfumato.methods.registry import info
 from sfumato.module import fields
 from sfumato.translation.translator import USES

@@ -15,8 +15,8 @@ from torch import Tensor
 import sfumato
 from sfumato.core.arguments import check_value, checked, hints_of
 from sfumato.core.errors import UserError
+from sfumato.core.options import args_of
 from sfumato.core.ranges import Count, Interval, OneOf, Share, Whole, interval_of, with_range, without
-from sfumato.methods.outline import args_of
 from sfumato.module import Part, build, describe
 
 MODULES = [

@@ -30,10 +30,11 @@ from visitor import Visitor, gallery
 import sfumato
 from sfumato.core.arguments import hints_of
 from sfumato.core.errors import UserError
+from sfumato.core.options import args_of
 from sfumato.core.ranges import with_range
 from sfumato.diffusion.energies import ENERGIES
 from sfumato.diffusion.integrate import ODE, STEPS
-from sfumato.methods.outline import args_of, names
+from sfumato.methods.outline import names
 from sfumato.methods.registry import find
 from sfumato.studio import app as serve
 from sfumato.studio import choices as rooms

@@ -522,7 +522,7 @@ def test_an_output_folder_that_holds_something_else_is_refused(root, ends, tmp_p
         translate(root / "pictures", tmp_path / "mine", **DDIB, **ends)
     with pytest.raises(ValueError, match="lies inside .*, which it is made of"):
         translate(tmp_path / "mine", tmp_path / "mine/out", **DDIB, **ends)
-    with pytest.raises(ValueError, match="is a file"):
+    with pytest.raises(ValueError, match="x.png exists already: give --out a new file"):
         translate(root / "pictures", tmp_path / "mine/x.png", **DDIB, **ends)
 
 

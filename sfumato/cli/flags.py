@@ -19,8 +19,8 @@ from typing import Annotated, Any
 import cyclopts
 
 from sfumato.core.errors import UserError, no_address
+from sfumato.core.options import args_of
 from sfumato.core.ranges import with_range, without
-from sfumato.methods.outline import args_of
 
 SPELLED = {"source_folder": "--from", "start": "--from", "score_key": "--score"}
 """Flags that are no Python names."""

@@ -183,8 +183,9 @@ def _translate(words: Sequence[str]) -> Callable[..., None]:
     from sfumato.data.listing import said
     from sfumato.translation.pictures import repeat, translate
     from sfumato.translation.run_file import Summary
+    from sfumato.translation.watch_folder import watch_folder as watching
 
-    def report(summary: Summary, out: str, hint: str = "") -> None:
+    def report(summary: Summary, out: str, hint: str = "", ends: bool = True) -> None:
         if summary.lost:
             say(said("", summary.lost).replace("left out", "not read whole:", 1), file=sys.stderr)
         for name, why in summary.skipped.items():
@@ -197,7 +198,7 @@ def _translate(words: Sequence[str]) -> Callable[..., None]:
         say(f"{count(n, 'picture')} written to {out}{cost}{kept}{skipped}")
         for line in summary.resized():
             say(line + hint)
-        if summary.skipped:
+        if summary.skipped and ends:
             sys.exit(1)
 
     def again(*, repeat_from: str, out: str, **given: Any) -> None:
@@ -210,15 +211,22 @@ def _translate(words: Sequence[str]) -> Callable[..., None]:
 
     if (scale := value_of(words, "--scale")) not in (None, "native"):
         raise UserError(f"--scale {scale}: expected native; the weight of guidance is --guidance-scale now")
-    mask = "a picture of black and white: white keeps the source; gray counts as the nearer of both."
+    mask = (
+        "a picture of black and white, or a folder with one for each picture, of its name: white keeps the "
+        "source; gray counts as the nearer of both."
+    )
     own, more = method_flags(words, "translate", {"mask": (str | None, mask)})
     text += more
     options = {p.name for p in own}
 
-    def run(*paths: str, out: str, **given: Any) -> None:
+    def run(*paths: str, out: str, watch_folder: bool = False, **given: Any) -> None:
         chosen = {k: given.pop(k) for k in list(given) if k in options}
         as_trained = not any(given.get(k) for k in ("size", "resize", "scale", "resize_back"))
         hint = ", as in training; --scale native works at full size by windows" * as_trained
+        if watch_folder:
+            say(f"watching {', '.join(paths)} until it is stopped (Ctrl-C)", file=sys.stderr)
+            for summary in watching(paths, out, options=chosen, **given):
+                report(summary, out, hint, ends=False)
         report(translate(paths, out, options=chosen, **given), out, hint)
 
     common = flags(translate, skip=("options", "expect", "paths", "loaded"), keyword=("out",))
@@ -228,8 +236,10 @@ def _translate(words: Sequence[str]) -> Callable[..., None]:
         Parameter.VAR_POSITIONAL,
         "pictures, or folders of pictures, whose trees and names are kept.",
     )
+    grows = "go on with pictures that come into the folders, or change, until it is stopped."
+    goes_on = flag("watch_folder", bool, Parameter.KEYWORD_ONLY, grows, False)
     shown = recorded.replace(annotation=Annotated[str | None, recorded.annotation.__metadata__[0]])
-    return command(run, text, [paths, *common, *own, shown.replace(default=None)])
+    return command(run, text, [paths, *common, goes_on, *own, shown.replace(default=None)])
 
 
 def _repeats(words: Sequence[str]) -> bool:

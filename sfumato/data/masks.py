@@ -10,6 +10,8 @@ from pathlib import Path
 from torch import Tensor
 
 from sfumato.core.errors import UserError
+from sfumato.data.hashing import hash_of
+from sfumato.data.image_folder import ImageFolder
 from sfumato.data.preparation import Preparation, Prepared
 from sfumato.data.resize import alike, said_size
 
@@ -42,23 +44,45 @@ def check_mask(file: Path) -> None:
         )
 
 
-def mask_for(file: Path, pictures: Sequence[Prepared], prepare: Preparation) -> Tensor:
-    """1 where the picture `file` is white, else 0: prepared as the pictures are, unless it has their size.
+def masks_of(path: Path, names: Sequence[str]) -> list[Path]:
+    """The mask of each of these pictures, of a folder the one of its name, without suffixes.
 
     Raises:
-        UserError: its proportions are others than a picture's.
+        UserError: a picture has none, or a mask that is one for all is none.
     """
-    h, w = pictures[0].image.shape[-2:]
+    if not path.is_dir():
+        check_mask(path)
+        return [path] * len(names)
+    masks = ImageFolder(path)
+    masks.by_name()
+    return masks.only(names, "mask", "pictures").paths
+
+
+def mask_record(path: Path) -> str:
+    """What a run records of masks: the file's sha256; those of a folder belong to its pictures."""
+    return EACH if path.is_dir() else hash_of(path)
+
+
+EACH = "one for each picture"
+
+
+def mask_for(file: Path, picture: Prepared, prepare: Preparation) -> Tensor:
+    """1 where the picture `file` is white, else 0, (1, 1, H, W): prepared as the picture is, unless it has
+    its size.
+
+    Raises:
+        UserError: its proportions are others than the picture's.
+    """
+    h, w = picture.image.shape[-2:]
     how = replace(prepare, size=(h, w), channels=1, upscale=True, side="whole", range=None)
     if how.resize in ("none", "short"):
         how = replace(how, resize="crop")  # of the same proportions: nothing is cut
     mask = how.read(file)
-    for picture in pictures:
-        if mask.size != (h, w) and not alike(mask.size, picture.size):
-            raise UserError(
-                f"the mask {file} is {said_size(mask.size)} pixels, a picture {said_size(picture.size)}: "
-                f"expected the same proportions"
-            )
+    if mask.size != (h, w) and not alike(mask.size, picture.size):
+        raise UserError(
+            f"the mask {file} is {said_size(mask.size)} pixels, a picture {said_size(picture.size)}: "
+            f"expected the same proportions"
+        )
     if mask.size[0] < h or mask.size[1] < w:
         warnings.warn(
             f"the mask {file} is {said_size(mask.size)} pixels and is enlarged to {said_size((h, w))}",

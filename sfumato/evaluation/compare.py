@@ -19,6 +19,7 @@ from sfumato.checkpoints.model_folder import ModelFolder
 from sfumato.core.arguments import checked
 from sfumato.core.devices import with_torch_defaults
 from sfumato.core.errors import UserError
+from sfumato.core.options import told_by
 from sfumato.core.terminal import count
 from sfumato.data.folders import for_folder, write_text
 from sfumato.data.kept import decoding_once
@@ -32,7 +33,6 @@ from sfumato.evaluation.options import CompareOptions, EvaluateOptions
 from sfumato.evaluation.page import render
 from sfumato.evaluation.result_folders import ResultFolders, progress
 from sfumato.evaluation.scores import Scores
-from sfumato.training.options import told_by
 
 
 @checked

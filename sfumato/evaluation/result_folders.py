@@ -17,6 +17,7 @@ from sfumato.data.folders import regular, write_text
 from sfumato.data.hashing import hash_of
 from sfumato.data.image_folder import ImageFolder
 from sfumato.data.kept import decoding_once
+from sfumato.data.masks import mask_record
 from sfumato.data.pictures import ImageSet
 from sfumato.evaluation.entries import Entry
 from sfumato.evaluation.inputs import as_trained, results_in
@@ -47,7 +48,7 @@ class ResultFolders:
         """Where these results lie: named after contents, so that all of it can be moved."""
         models = {role: resolve(name) for role, name in e.roles.items()}
         weights = {r: (hash_of(f / "weights.safetensors"), d) for r, (f, d) in models.items()}
-        options = {k: hash_of(Path(v)) if k == "mask" and v else v for k, v in e.options.items()}
+        options = {k: mask_record(Path(v)) if k == "mask" and v else v for k, v in e.options.items()}
         trained = {role: preparation_in(name).to_json() for role, name in e.roles.items()}
         sources, prepared = ImageFolder(self.source).digest, dict(self.prepared)
         what = [sources, e.method, weights, options, seed, trained, prepared]

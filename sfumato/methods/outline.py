@@ -3,18 +3,8 @@
 from __future__ import annotations
 
 import ast
-import re
 from dataclasses import dataclass
-from inspect import cleandoc
 from pathlib import Path
-
-
-def args_of(doc: str) -> dict[str, str]:
-    """The `Args:` of a Google docstring: {name: text in one line}."""
-    section = re.search(r"^Args:\n(.*?)(?=^\S|\Z)", cleandoc(doc), re.M | re.S)
-    entries = re.findall(r"^    (\w+): (.*?)(?=^    \w|\Z)", section[1] if section else "", re.M | re.S)
-    return {name: " ".join(text.split()) for name, text in entries}
-
 
 METHODS = Path(__file__).parent
 NO_METHODS = {"outline", "registry"}

@@ -13,8 +13,8 @@ from typing import Any, Literal, get_args, get_origin
 from torch import Tensor
 
 from sfumato.core.errors import UserError
+from sfumato.core.options import args_of
 from sfumato.core.ranges import Interval, interval_of, names_of, with_range, without
-from sfumato.methods.outline import args_of
 from sfumato.studio import limits
 
 NONE, DEFAULT = "(none)", "(by default)"

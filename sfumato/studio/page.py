@@ -14,11 +14,11 @@ from PIL import Image
 
 from sfumato.core.arguments import hints_of
 from sfumato.core.errors import UserError, choose
+from sfumato.core.options import args_of
 from sfumato.core.ranges import with_range
 from sfumato.core.terminal import count
 from sfumato.data import read_image
 from sfumato.data.images import SUFFIXES, picture
-from sfumato.methods.outline import args_of
 from sfumato.studio import limits
 from sfumato.studio.choices import Given
 from sfumato.studio.controls import NONE

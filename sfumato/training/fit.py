@@ -21,11 +21,12 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from sfumato.checkpoints.tensors import unique_state
 from sfumato.core.errors import UserError
+from sfumato.core.options import told_by
 from sfumato.diffusion.noise import stable_hash
 from sfumato.methods._shared.memory import acting
 from sfumato.methods.registry import Diverged as Diverged
 from sfumato.module import Part
-from sfumato.training.options import LoopOptions, told_by
+from sfumato.training.options import LoopOptions
 from sfumato.training.processes import mean, together
 
 if TYPE_CHECKING:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import functools
-import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, fields
-from inspect import Signature, cleandoc, signature
 from pathlib import Path
 from typing import Annotated, Any, Literal, ParamSpec, TypeVar
 
@@ -25,7 +22,6 @@ from sfumato.core.ranges import (
 from sfumato.data.own import check_data
 from sfumato.data.resize import Learnt
 from sfumato.data.value_range import Stated
-from sfumato.methods.outline import args_of
 from sfumato.methods.registry import info
 from sfumato.module import Part
 
@@ -232,27 +228,3 @@ def check(settings: Mapping[str, Any]) -> None:
     hints = hints_of(TrainOptions)
     for name in settings.keys() & hints.keys():
         check_value(name, settings[name], hints[name])
-
-
-def told_by(options: Callable[P, T]) -> Callable[[Callable[[T], R]], Callable[P, R]]:
-    """Makes of a function of options one of all that they are made of, with their signature and help."""
-    hints, parameters = hints_of(options), signature(options).parameters
-    helps: dict[str, str] = {}
-    for cls in options.__mro__:  # type: ignore[attr-defined]
-        helps |= args_of(cls.__doc__ or "")
-    lines = [f"    {name}: {helps[name]}" for name in parameters]
-    said = "\n".join(textwrap.fill(s, 100, subsequent_indent=" " * 8) for s in lines)
-
-    def decorate(function: Callable[[T], R]) -> Callable[P, R]:
-        @functools.wraps(function)
-        def call(*args: P.args, **given: P.kwargs) -> R:
-            return function(options(*args, **given))
-
-        head, raises, rest = cleandoc(function.__doc__ or "").partition("\n\nRaises:")
-        call.__doc__ = f"{head}\n\nArgs:\n{said}{raises}{rest}"
-        call.__annotations__ = hints | {"return": hints_of(function)["return"]}
-        typed = [p.replace(annotation=hints[name]) for name, p in parameters.items()]
-        call.__signature__ = Signature(typed, return_annotation=call.__annotations__["return"])  # type: ignore[attr-defined]
-        return call
-
-    return decorate

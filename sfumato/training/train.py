@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from sfumato.core.devices import with_torch_defaults
 from sfumato.core.errors import UserError, enough_memory
+from sfumato.core.options import told_by
 from sfumato.core.terminal import count, say, unheard
 from sfumato.data.open_data import outside
 from sfumato.methods._shared.memory import Replay
@@ -26,7 +27,7 @@ from sfumato.methods.registry import find, info, name_of, named
 from sfumato.module import Part, build, describe
 from sfumato.training.fit import State, machine
 from sfumato.training.log import Progress
-from sfumato.training.options import SETTINGS, TrainOptions, told_by
+from sfumato.training.options import SETTINGS, TrainOptions
 from sfumato.training.pictures import Pictures, read_pictures
 from sfumato.training.processes import mean, together
 from sfumato.training.run_folder import SAVES, RunFolder, absolute, compare, earlier, read_run

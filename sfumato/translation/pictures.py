@@ -1,188 +1,160 @@
 """Pictures to pictures: what `sfumato translate` does.
 
 Results keep the sources' names and tree, beside a run.json from which the run can be repeated.
-Pictures are written one by one and whole.  A run that was stopped goes on where
-it was, with the batches it would have had: a picture's last bits depend on its batch.
+Pictures are written one by one and whole.  A run that was stopped goes on where it was, with the batches
+it would have had: a picture's last bits depend on its batch.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import os
 import warnings
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from tempfile import TemporaryDirectory
 
-from sfumato.checkpoints.model_folder import ModelFolder
 from sfumato.core.arguments import checked
 from sfumato.core.devices import device_of, with_torch_defaults
 from sfumato.core.errors import UserError
-from sfumato.core.ranges import Count
+from sfumato.core.options import told_by
+from sfumato.core.terminal import count
 from sfumato.core.versions import version
-from sfumato.data.folders import for_folder
-from sfumato.data.hashing import sha256
+from sfumato.data.folders import for_folder, for_new_file
+from sfumato.data.folders import made as made_folder
 from sfumato.data.image_folder import ImageFolder
-from sfumato.data.masks import check_mask
+from sfumato.data.listing import SUFFIXES
+from sfumato.data.masks import mask_record, masks_of
 from sfumato.data.open_data import measured_range, outside
-from sfumato.data.preparation import Side
-from sfumato.data.resize import Resize, covering, said_size
-from sfumato.data.value_range import Stated, rule_of
-from sfumato.data.write import Format
-from sfumato.diffusion.watch import Watch
+from sfumato.data.preparation import Preparation
+from sfumato.data.resize import covering, said_size
+from sfumato.data.value_range import rule_of
+from sfumato.data.write import Format, format_of
 from sfumato.methods.registry import name_of
 from sfumato.module import channels_of, describe
 from sfumato.training.verdict import FOG
+from sfumato.translation.options import TranslateOptions
 from sfumato.translation.plan import Plan
-from sfumato.translation.results import Depth, Results
+from sfumato.translation.results import Results
 from sfumato.translation.run_file import Summary, crops, saved_depth, saved_digest, there, to_repeat
-from sfumato.translation.translator import assembled, options_of
+from sfumato.translation.translator import Assembled, assembled, options_of
 from sfumato.windows import WHOLE, networks, trained_side, windowed
 
-Paths = str | Path | Sequence[str | Path]
-Scale = Literal["native"]
 
-
-@checked
+@told_by(TranslateOptions)
 @with_torch_defaults
-def translate(
-    paths: Paths,
-    out: str | Path,
-    *,
-    method: str | None = None,
-    model: str | Path | None = None,
-    source: str | Path | None = None,
-    target: str | Path | None = None,
-    classifier: str | Path | None = None,
-    seed: int = 0,
-    batch: Count | None = None,
-    size: str | Count | None = None,
-    resize: Resize | None = None,
-    upscale: bool = False,
-    side: Side | None = None,
-    scale: Scale | None = None,
-    windows: bool | None = None,
-    resize_back: bool = False,
-    format: Format | None = None,
-    depth: Depth | None = None,
-    alpha: str | None = None,
-    range: Stated | None = None,
-    to_range: Stated | None = None,
-    pages: Literal["first", "all"] = "first",
-    strict: bool = False,
-    device: str = "auto",
-    options: Mapping[str, Any] | None = None,
-    expect: Mapping[str, Any] | None = None,
-    watch: Watch | None = None,
-    loaded: dict[Path, ModelFolder] | None = None,
-) -> Summary:
-    """Translates pictures and folders of pictures into a folder of results.
+def translate(asked: TranslateOptions) -> Summary:
+    """Translates pictures and folders of pictures into a folder of results, or one picture into a file.
 
-    Args:
-        paths: pictures, or folders whose trees and names are kept.
-        out: folder for the results; after a stop, the same command goes on.
-        method: the method to translate by, see `sfumato methods`; not needed with model.
-        model: folder of a trained translator.
-        source: model of the source domain, FOLDER:DOMAIN.
-        target: model of the target domain, FOLDER:DOMAIN.
-        classifier: folder of a domain classifier, for methods that are guided by one.
-        seed: seed of the noise; a picture's result depends on the seed and the picture alone.
-        batch: pictures translated at a time; by default as many as should fit into memory.
-        size: short side of the pictures in pixels, or WIDTHxHEIGHT, as in 96x64; by default as in the
-            model's training, which also decides the next three.
-        resize: how pictures get that size: short (scale the short side, keep the whole picture), crop (cut
-            out its middle), stretch, or none (pictures have it already).
-        upscale: enlarge pictures that are smaller than size, instead of leaving them out.
-        side: which half of a picture is read: left, right, or whole (it is one picture).
-        scale: native takes every picture at its own size, also where training had made them smaller.
-        windows: whether networks see overlapping windows of the training's size, see `sfumato.windowed`; by
-            default where a picture is more than twice as large.
-        resize_back: bring results to the sources' size.
-        format: of the results: png, tiff, webp (these lose nothing), or jpeg; by default tiff if the
-            results have a range, other channels than 1 or 3, or pages, and else png.
-        depth: bits of a sample of the results, 32 of floats; by default each has its source's type.
-        alpha: keep (results take over the sources' transparency), or the colour that transparent pictures
-            are laid on, such as black or #ff8800; by default the training's, which is white.
-        range: the values that become black and white: two ends such as -1000 3000; auto, the least and the
-            largest of the pictures; or percentile 0.1 99.9 of them; by default the training's.
-        to_range: two ends of the results' values; by default the training's, or as range.
-        pages: first, or all of TIFFs of several pages, whose results have as many.
-        strict: refuse to begin if the folders hold anything that cannot be read, or only in part.
-        device: auto (a GPU if there is one), cpu, cuda, cuda:N or mps.
-        options: the method's own options.
-        expect: refuse to begin unless run.json's "run" is this one; used by `repeat`.
-        watch: called for each step of each batch, see `integrate`; what it raises ends the run.
-        loaded: models that are read already, see `assembled`.
+    A folder that holds results of these folders already gets those that are missing, or whose pictures have
+    changed since.
 
     Raises:
         UserError: for anything wrong with the pictures, models or options, in one line.
     """
-    given = [paths] if isinstance(paths, (str, Path)) else paths
-    out, pictures = for_folder(out), ImageFolder(given)
-    outside(out, given)
+    if Path(asked.out).suffix.lower() in SUFFIXES and not Path(asked.out).is_dir():
+        return _into_a_file(asked, Path(asked.out))
+    out, pictures = for_folder(asked.out), ImageFolder(asked.given)
+    outside(out, asked.given)
     pictures.by_name("rename one, or translate them into two folders")
-    made, where = assembled(method, model, source, target, classifier, loaded), device_of(device)
-    part, chosen = made.part.to(where), options_of(made.part, options or {})
-    if scale and (size or resize or upscale or resize_back):
-        raise UserError(
-            f"--scale {scale} takes pictures as they are: leave out --size, --resize, --upscale and "
-            f"--resize-back"
-        )
-    begun = {size, resize, scale} == {None} and crops(out)
-    how: dict[str, Any] = {"size": size, "upscale": upscale, "side": side, "contradicted": not scale}
-    how |= {"direction": chosen.get("direction"), "alpha": None if alpha == "keep" else alpha}
-    to = to_range and rule_of(to_range, "to_range").ends
-    if to_range is not None and to is None:
-        words = to_range if isinstance(to_range, str) else " ".join(map(str, to_range))
-        raise UserError(f"--to-range {words}: results cannot be measured: expected two ends, such as 0 4095")
-    number, sides = channels_of(made.part, how["direction"]), ((p, side or "whole") for p in pictures.paths)
-    how["ranges"] = measured_range(range, sides, number, every=pages == "all"), to
-    resize = "none" if scale else "crop" if begun else resize
-    prepare, notes = made.preparation(**how, resize=resize, whole=True)
-    prepare = replace(prepare, page=0) if pages == "all" else prepare
-    pictures.preparation = prepare
-    depth = depth or (None if expect else saved_depth(out))
-    plain = pages == "first" and not prepare.to_range and (prepare.to_channels or prepare.channels) in (1, 3)
-    form = Results(
-        format or ("png" if plain and depth != 32 else "tiff"), depth, alpha == "keep", resize_back
-    )
-    form.check(prepare)
+    made, where = assembled(**asked.roles), device_of(asked.device)
+    part, chosen = made.part.to(where), options_of(made.part, asked.options or {})
+    pictures.preparation, notes = _preparation(asked, made, chosen.get("direction"), pictures)
+    form = _form(asked, pictures.preparation)
     sizes, whole_to = _sizes(pictures), math.inf
-    if windows or (windows is None and networks(part) and trained_side(part)):
-        whole_to = (trained_side(part) or 0) * (1 if windows else WHOLE)
-        if windows or any(max(size) > whole_to for size in sizes):
+    if asked.windows or (asked.windows is None and networks(part) and trained_side(part)):
+        whole_to = (trained_side(part) or 0) * (1 if asked.windows else WHOLE)
+        if asked.windows or any(max(size) > whole_to for size in sizes):
             part = windowed(part, whole=whole_to or None)
-    if mask := chosen.get("mask"):
-        check_mask(Path(mask))
+    masks = masks_of(Path(mask), pictures.names) if (mask := chosen.get("mask")) else []
+    found = {"count": len(pictures), "sha256": pictures.digest_as(saved_digest(out, asked.expect))}
+    if mask and Path(mask).is_dir():
+        found["masks"] = ImageFolder(masks).digest
     run = {
-        "method": name_of(part), "translator": describe(made.part), "seed": seed,
-        "preparation": prepare.to_json(), "windows": windows, **form.to_json(),
-        "options": chosen | ({"mask": sha256(Path(mask))} if mask else {}), "weights": made.weights,
-        "pictures": {"count": len(pictures), "sha256": pictures.digest_as(saved_digest(out, expect))},
+        "method": name_of(part), "translator": describe(made.part), "seed": asked.seed,
+        "preparation": pictures.preparation.to_json(), "windows": asked.windows, **form.to_json(),
+        "options": chosen | ({"mask": mask_record(Path(mask))} if mask else {}), "weights": made.weights,
+        "pictures": found,
         "versions": {name: version(name) for name in ("sfumato", "torch")},
     }  # fmt: skip
     origin = {
-        "sources": [str(Path(p).absolute()) for p in given], "method": method,
+        "sources": [str(Path(p).absolute()) for p in asked.given], "method": asked.method,
         "roots": sorted({str(root.absolute()) for root in pictures.roots}),
         "models": {r: f"{m.folder.absolute()}:{m.domain or ''}".rstrip(":") for r, m in made.models.items()},
         "mask": str(Path(mask).absolute()) if mask else None,
         # 64 of 64x64 pixels should fit into memory
-        "batch": batch or max(1, min(64, 2**18 // max(map(math.prod, sizes), default=1))),
+        "batch": asked.batch or max(1, min(64, 2**18 // max(map(math.prod, sizes), default=1))),
         "device": str(where),
     }  # fmt: skip
-    plan = Plan(part, chosen, pictures, out, json.loads(json.dumps(run)), origin, form, whole_to, watch)
+    run = json.loads(json.dumps(run))
+    plan = Plan(part, chosen, pictures, out, run, origin, form, masks, whole_to, asked.watch)
     told = {str(m.folder): str(m.info.get("verdict")) for m in made.models.values()}
     notes += [f"{folder}: {text}" for folder, text in told.items() if FOG in text]
     for text in notes:
         warnings.warn(text, stacklevel=3)
     if not all(map(there, plan.results)):
         plan.rehearse()
-    if strict:
+    if asked.strict:
         plan.pictures = pictures.decoded(strict=True)
     for text in plan.pictures.said():
         warnings.warn(text, stacklevel=3)
-    return plan.carry_out(expect)
+    return plan.carry_out(asked.expect)
+
+
+def _preparation(
+    asked: TranslateOptions, made: Assembled, direction: str | None, pictures: ImageFolder
+) -> tuple[Preparation, list[str]]:
+    """How the pictures are prepared, and what contradicts the models' training, in words."""
+    if asked.scale and (asked.size or asked.resize or asked.upscale or asked.resize_back):
+        raise UserError(
+            f"--scale {asked.scale} takes pictures as they are: leave out --size, --resize, --upscale and "
+            f"--resize-back"
+        )
+    to = asked.to_range and rule_of(asked.to_range, "to_range").ends
+    if asked.to_range is not None and to is None:
+        words = asked.to_range if isinstance(asked.to_range, str) else " ".join(map(str, asked.to_range))
+        raise UserError(f"--to-range {words}: results cannot be measured: expected two ends, such as 0 4095")
+    begun = {asked.size, asked.resize, asked.scale} == {None} and crops(Path(asked.out))
+    sides = ((path, asked.side or "whole") for path in pictures.paths)
+    own = measured_range(asked.range, sides, channels_of(made.part, direction), every=asked.pages == "all")
+    prepare, notes = made.preparation(
+        size=asked.size, resize="none" if asked.scale else "crop" if begun else asked.resize, whole=True,
+        upscale=asked.upscale, side=asked.side, contradicted=not asked.scale, direction=direction,
+        alpha=None if asked.alpha == "keep" else asked.alpha, ranges=(own, to),
+    )  # fmt: skip
+    return replace(prepare, page=0) if asked.pages == "all" else prepare, notes
+
+
+def _form(asked: TranslateOptions, how: Preparation) -> Results:
+    """How the results of pictures that are prepared so are written."""
+    depth = asked.depth or (None if asked.expect else saved_depth(Path(asked.out)))
+    plain = how.page is None and not how.to_range and (how.to_channels or how.channels) in (1, 3)
+    fits: Format = "png" if plain and depth != 32 else "tiff"
+    form = Results(asked.format or fits, depth, asked.alpha == "keep", asked.resize_back)
+    form.check(how)
+    return form
+
+
+def _into_a_file(asked: TranslateOptions, file: Path) -> Summary:
+    """Translates one picture into a file; of a folder of results, nothing but this stays.
+
+    Raises:
+        UserError: there are more pictures, the file is there already, or is of another format.
+    """
+    format, many = format_of(for_new_file(file, "--out")), len(ImageFolder(asked.given))
+    if many > 1 or any(map(os.path.isdir, asked.given)):
+        raise UserError(
+            f"--out {file} is the name of one picture: give one, not {count(many, 'picture')} of a folder, "
+            f"or name a folder, such as --out {file.with_suffix('')}"
+        )
+    if asked.format not in (None, format):
+        raise UserError(f"--out {file} is no {asked.format}: leave out --format")
+    with TemporaryDirectory(dir=made_folder(file.parent), prefix=".", suffix=".partial") as place:
+        done = translate(**vars(asked) | {"out": place, "format": format})
+        (result,) = (path for path in Path(place).iterdir() if path.name != "run.json")
+        os.replace(result, file)
+    return done
 
 
 @checked

@@ -20,15 +20,25 @@ from torch import Tensor
 from sfumato.core.errors import UserError
 from sfumato.core.terminal import bar, count
 from sfumato.data.folders import locked
+from sfumato.data.hashing import hash_of
 from sfumato.data.header import LOST
 from sfumato.data.image_folder import ImageFolder
-from sfumato.data.masks import mask_for
+from sfumato.data.masks import EACH, check_mask, mask_for
 from sfumato.data.preparation import Prepared
 from sfumato.data.read import pages_of
 from sfumato.data.tiff import MANY
 from sfumato.diffusion.watch import Ended, Watch, end, ending
 from sfumato.translation.results import Made, Results
-from sfumato.translation.run_file import SHOWN, Summary, check, damaged, read_run, there, write_run
+from sfumato.translation.run_file import (
+    SHOWN,
+    NothingTranslated,
+    Summary,
+    check,
+    damaged,
+    read_run,
+    there,
+    write_run,
+)
 from sfumato.translation.translator import run_translator
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -47,6 +57,7 @@ class Plan:
         run: all that defines the results, see `sfumato.translation.run_file`.
         origin: what else is needed to repeat the run.
         form: how results are written.
+        masks: the mask of each picture, if there are any.
         whole_to: longer side in pixels up to which networks see pictures whole, and not by windows.
         watch: called for each step of each batch, see `integrate`; what it raises ends the run.
         done: what was done so far.
@@ -59,12 +70,17 @@ class Plan:
     run: dict[str, Any]
     origin: dict[str, Any]
     form: Results
+    masks: list[Path] = field(default_factory=list)
     whole_to: float = math.inf
     watch: Watch | None = None
     done: Summary = field(default_factory=Summary)
 
     def __post_init__(self) -> None:
         self.done.back = self.form.resize_back
+        self.held: dict[int, torch.Tensor] = {}
+        self._hashes = self.pictures.hashes
+        if self.masks and self.run["options"]["mask"] == EACH:
+            self._hashes = [f"{own} {hash_of(m)}" for own, m in zip(self._hashes, self.masks, strict=True)]
 
     @property
     def results(self) -> list[Path]:
@@ -82,7 +98,7 @@ class Plan:
         how, mistake = self.pictures.preparation, None
         for h, w in [how.size] if how.size else sorted(self.pictures.known_sizes(), key=math.prod):
             ramp = torch.linspace(-1, 1, how.channels * h * w).view(1, how.channels, h, w)
-            mask = {"mask": torch.ones(1, 1, h, w)} if self.origin["mask"] else {}
+            mask = {"mask": torch.ones(1, 1, h, w)} if self.masks else {}
             x, options = ramp.to(self.origin["device"]), self.options | mask
             try:
                 run_translator(self.part, x, options=options, watch=end)
@@ -135,22 +151,20 @@ class Plan:
             _stands(out, here, [name for name, file in named if str(file) not in done.skipped])
             done.kept = len(results) - done.written - len(done.skipped)
             if len(done.skipped) == len(results):
-                why = next(iter(done.skipped.values()))
-                many = f"none of {len(results)} can be translated: " if len(results) > 1 else ""
-                raise UserError(many + why)
-            before = read_run(out)["result"] or {}
-            if done.written or not self.recorded or not before:
+                raise NothingTranslated(done)
+            before = read_run(out)["result"]
+            if done.written or not self.recorded or before is None:
+                costs: dict[str, Any] = {"nfe_per_picture": done.nfe, "seconds_per_picture": done.seconds}
+                costs = costs if done.written else {k: (before or {}).get(k) for k in costs}
                 self._record({
                     "pictures": done.written + done.kept, "skipped": done.skipped, "lost": done.lost,
-                    "sizes": done.resized(),
-                    "nfe_per_picture": done.nfe if done.written else before.get("nfe_per_picture"),
-                    "seconds_per_picture": done.seconds if done.written else before.get("seconds_per_picture"),
+                    "sizes": done.resized(), **costs,
                 })  # fmt: skip
         return done
 
     def _grow(self, known: Mapping[str, str]) -> None:
         """Finds what is to be done beside results that are there, made of {name: sha256}."""
-        names, hashes = self.pictures.file_names, self.pictures.hashes
+        names, hashes = self.pictures.file_names, self._hashes
         changed = [i for i, name in enumerate(names) if known.get(name, hashes[i]) != hashes[i]]
         self.stale = {i for i in changed if there(self._result(i))}
         gone = {name: sha for name, sha in known.items() if there(self.form.place(self.out, name))}
@@ -192,6 +206,7 @@ class Plan:
                     continue
                 try:
                     picture = self.pictures.read(i)
+                    self._hold(i, picture)
                 except UserError as error:
                     self._skip([i], error)
                     continue
@@ -218,11 +233,19 @@ class Plan:
                 first = first or read[0].image.shape
                 if any(one.image.shape != first for one in read):
                     raise UserError(f"{file} holds pages of several sizes: choose a --size")
+                self._hold(i, read[0])
             except UserError as error:
                 self._skip([i], error)
                 return
             self._lost(i, *read)
             yield [i] * len(read), read
+
+    def _hold(self, i: int, picture: Prepared) -> None:
+        """Reads the mask of a picture, if there are any."""
+        if self.masks:
+            if self.run["options"]["mask"] == EACH:  # one for all was seen at the beginning
+                check_mask(self.masks[i])
+            self.held[i] = mask_for(self.masks[i], picture, self.pictures.preparation)
 
     def _pages(self, i: int) -> int:
         """Pages of a file that are translated."""
@@ -242,9 +265,8 @@ class Plan:
         """Results and network evaluations of each; None if these pictures cannot be translated."""
         x = torch.stack([one.image for one in read]).to(self.origin["device"])
         try:
-            options = dict(self.options)
-            if mask := self.origin["mask"]:
-                options["mask"] = mask_for(Path(mask), read, self.pictures.preparation)
+            masks = {"mask": torch.cat([self.held[i] for i in rows])} if self.masks else {}
+            options = self.options | masks
             how, watch = {"seed": self.run["seed"], "options": options}, ending(self.watch)
             return run_translator(self.part, x, **how, watch=watch)
         except Ended as ended:
@@ -266,7 +288,8 @@ class Plan:
         h, w = image.shape[-2:]
         self.done.sizes[str(self.pictures.roots[i])][source.size, (h, w)] += 1
         self.stale.discard(i)
-        self.made_of[self.pictures.file_names[i]] = self.pictures.hashes[i]
+        self.held.pop(i, None)
+        self.made_of[self.pictures.file_names[i]] = self._hashes[i]
         self.done.by_windows += max(h, w) > self.whole_to
         return True
 

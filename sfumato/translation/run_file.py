@@ -73,6 +73,15 @@ class Summary:
         return lines
 
 
+class NothingTranslated(UserError):
+    """None of the pictures could be translated."""
+
+    def __init__(self, summary: Summary) -> None:
+        self.summary, why = summary, next(iter(summary.skipped.values()))
+        many = len(summary.skipped)
+        super().__init__(f"none of {many} can be translated: {why}" if many > 1 else why)
+
+
 def write_run(out: Path, run: Any, origin: Any, result: Any) -> None:
     """Writes run.json, atomically."""
     parts = {"run": run, "from": origin, "result": result}

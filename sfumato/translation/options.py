@@ -1,0 +1,105 @@
+"""The options of a translation, each with its help, once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from sfumato.checkpoints.model_folder import ModelFolder
+from sfumato.core.arguments import Checked
+from sfumato.core.ranges import Count
+from sfumato.data.preparation import Side
+from sfumato.data.resize import Resize
+from sfumato.data.value_range import Stated
+from sfumato.data.write import Format
+from sfumato.diffusion.watch import Watch
+from sfumato.translation.results import Depth
+
+Paths = str | Path | Sequence[str | Path]
+Scale = Literal["native"]
+
+
+@dataclass(frozen=True, eq=False)
+class TranslateOptions(Checked):
+    """What `translate` is told.
+
+    Args:
+        paths: pictures, or folders whose trees and names are kept.
+        out: folder for the results; after a stop, the same command goes on. Or, of one picture, the name of
+            its result, such as result.png.
+        method: the method to translate by, see `sfumato methods`; not needed with model.
+        model: folder of a trained translator.
+        source: model of the source domain, FOLDER:DOMAIN.
+        target: model of the target domain, FOLDER:DOMAIN.
+        classifier: folder of a domain classifier, for methods that are guided by one.
+        seed: seed of the noise; a picture's result depends on the seed and the picture alone.
+        batch: pictures translated at a time; by default as many as should fit into memory.
+        size: short side of the pictures in pixels, or WIDTHxHEIGHT, as in 96x64; by default as in the
+            model's training, which also decides the next three.
+        resize: how pictures get that size: short (scale the short side, keep the whole picture), crop (cut
+            out its middle), stretch, or none (pictures have it already).
+        upscale: enlarge pictures that are smaller than size, instead of leaving them out.
+        side: which half of a picture is read: left, right, or whole (it is one picture).
+        scale: native takes every picture at its own size, also where training had made them smaller.
+        windows: whether networks see overlapping windows of the training's size, see `sfumato.windowed`; by
+            default where a picture is more than twice as large.
+        resize_back: bring results to the sources' size.
+        format: of the results: png, tiff, webp (these lose nothing), or jpeg; by default tiff if the
+            results have a range, other channels than 1 or 3, or pages, and else png.
+        depth: bits of a sample of the results, 32 of floats; by default each has its source's type.
+        alpha: keep (results take over the sources' transparency), or the colour that transparent pictures
+            are laid on, such as black or #ff8800; by default the training's, which is white.
+        range: the values that become black and white: two ends such as -1000 3000; auto, the least and the
+            largest of the pictures; or percentile 0.1 99.9 of them; by default the training's.
+        to_range: two ends of the results' values; by default the training's, or as range.
+        pages: first, or all of TIFFs of several pages, whose results have as many.
+        strict: refuse to begin if the folders hold anything that cannot be read, or only in part.
+        device: auto (a GPU if there is one), cpu, cuda, cuda:N or mps.
+        options: the method's own options.
+        expect: refuse to begin unless run.json's "run" is this one; used by `repeat`.
+        watch: called for each step of each batch, see `integrate`; what it raises ends the run.
+        loaded: models that are read already, see `assembled`.
+    """
+
+    paths: Paths
+    out: str | Path
+    _: KW_ONLY
+    method: str | None = None
+    model: str | Path | None = None
+    source: str | Path | None = None
+    target: str | Path | None = None
+    classifier: str | Path | None = None
+    seed: int = 0
+    batch: Count | None = None
+    size: str | Count | None = None
+    resize: Resize | None = None
+    upscale: bool = False
+    side: Side | None = None
+    scale: Scale | None = None
+    windows: bool | None = None
+    resize_back: bool = False
+    format: Format | None = None
+    depth: Depth | None = None
+    alpha: str | None = None
+    range: Stated | None = None
+    to_range: Stated | None = None
+    pages: Literal["first", "all"] = "first"
+    strict: bool = False
+    device: str = "auto"
+    options: Mapping[str, Any] | None = None
+    expect: Mapping[str, Any] | None = None
+    watch: Watch | None = None
+    loaded: dict[Path, ModelFolder] | None = None
+
+    @property
+    def given(self) -> Sequence[str | Path]:
+        """The paths as a list."""
+        return [self.paths] if isinstance(self.paths, (str, Path)) else self.paths
+
+    @property
+    def roles(self) -> dict[str, Any]:
+        """What `assembled` is told."""
+        names = ("method", "model", "source", "target", "classifier", "loaded")
+        return {name: getattr(self, name) for name in names}

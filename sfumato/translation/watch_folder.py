@@ -1,0 +1,78 @@
+"""Folders that grow: pictures are translated as they come."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from sfumato.core.errors import UserError
+from sfumato.core.options import told_by
+from sfumato.core.ranges import Positive
+from sfumato.data.hashing import version_of
+from sfumato.data.listing import list_pictures
+from sfumato.data.value_range import rule_of
+from sfumato.translation.options import TranslateOptions
+from sfumato.translation.pictures import translate
+from sfumato.translation.run_file import NothingTranslated, Summary
+
+
+@dataclass(frozen=True, eq=False)
+class WatchOptions(TranslateOptions):
+    """What `watch_folder` is told.
+
+    Args:
+        every: seconds between two looks; a picture is taken when it did not change between them.
+    """
+
+    every: Positive = 2.0
+
+
+@told_by(WatchOptions)
+def watch_folder(asked: WatchOptions) -> Iterator[Summary]:
+    """Translates folders of pictures, and goes on with what comes into them or changes, without end.
+
+    Models are loaded once. A picture that cannot be read is tried again when it changes.
+
+    Yields:
+        What was done, each time that anything was: see `translate`.
+
+    Raises:
+        UserError: for anything wrong with the folders, models or options, in one line.
+    """
+    if files := [path for path in asked.given if not Path(path).is_dir()]:
+        raise UserError(f"{files[0]} is no folder: expected folders, which pictures come into")
+    if asked.range is not None and rule_of(asked.range).ends is None:
+        raise UserError("the range of pictures that are to come cannot be measured: state its two ends")
+    return _goes_on(replace(asked, loaded={} if asked.loaded is None else asked.loaded))
+
+
+def _goes_on(asked: WatchOptions) -> Iterator[Summary]:
+    told: dict[str, Any] = {f.name: getattr(asked, f.name) for f in fields(TranslateOptions)}
+    before: set[Any] | None = None
+    done: set[Any] = set()
+    while True:
+        now = {version for folder in asked.given for version in _versions(folder)}
+        if now and now == before and now != done:  # nobody is writing any more
+            try:
+                summary = translate(**told)
+            except NothingTranslated as error:
+                summary = error.summary
+            if summary.written or summary.skipped or not done:
+                yield summary
+            done = now
+        before = now
+        time.sleep(asked.every)
+
+
+def _versions(folder: str | Path) -> list[Any]:
+    """What is known of the pictures of a folder; nothing, as long as there are none."""
+    found = list[Any]()
+    with suppress(UserError):
+        for file in list_pictures(folder).files:
+            with suppress(OSError):  # it went meanwhile
+                found.append(version_of(file))
+    return found

@@ -1,0 +1,180 @@
+"""Folders of results that grow with their pictures, masks beside them, and one picture into one file."""
+
+import json
+import warnings
+from importlib import import_module
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_translate import DDIB, contents, ends, picture, root  # noqa: F401
+
+import sfumato
+from sfumato.core.errors import UserError
+from sfumato.data.hashing import sha256
+from sfumato.translation.pictures import repeat, translate
+
+module = import_module("sfumato.translation.plan")
+
+
+def made_of(out):
+    return json.loads((out / "run.json").read_text())["from"]["made_of"]
+
+
+def test_a_folder_of_results_grows_with_its_pictures(root, ends, tmp_path, monkeypatch):  # noqa: F811
+    for i in range(3):
+        picture(tmp_path / f"in/{i}.png", i)
+    translate(tmp_path / "in", tmp_path / "out", **DDIB, **ends)
+    before = contents(tmp_path / "out")
+    picture(tmp_path / "in/sub/9.png", 9)
+    (tmp_path / "in/0.png").unlink()
+    asked = []
+    run = module.run_translator
+    told = lambda part, x, **how: asked.append(len(x)) or run(part, x, **how)
+    monkeypatch.setattr(module, "run_translator", told)
+    done = translate(tmp_path / "in", tmp_path / "out", **DDIB, **ends, batch=1)
+    assert (done.written, done.kept, asked[1:]) == (1, 2, [1])  # the first is the rehearsal
+    after = contents(tmp_path / "out")
+    assert after.items() > before.items()
+    assert after.keys() - before.keys() == {"sub/9.png"}
+    assert made_of(tmp_path / "out").keys() == {"0.png", "1.png", "2.png", "sub/9.png"}
+    whole = translate(tmp_path / "in", tmp_path / "whole", **DDIB, **ends)
+    assert whole.written == 3
+    assert contents(tmp_path / "whole").items() < after.items()
+    repeat(tmp_path / "out", tmp_path / "again")
+    assert contents(tmp_path / "again") == contents(tmp_path / "whole")
+    (tmp_path / "out/0.png").unlink()
+    translate(tmp_path / "in", tmp_path / "out", **DDIB, **ends)
+    assert made_of(tmp_path / "out").keys() == {"1.png", "2.png", "sub/9.png"}
+    result = json.loads((tmp_path / "out/run.json").read_text())["result"]
+    assert (result["pictures"], result["nfe_per_picture"]) == (3, done.nfe)
+
+
+def test_a_picture_that_changed_is_translated_again_and_said(root, ends, tmp_path, monkeypatch):  # noqa: F811
+    for i in range(3):
+        picture(tmp_path / f"in/{i}.png", i)
+    translate(tmp_path / "in", tmp_path / "out", **DDIB, **ends)
+    before, old = contents(tmp_path / "out"), made_of(tmp_path / "out")
+    picture(tmp_path / "in/1.png", 7)
+    with monkeypatch.context() as m:  # as if it was killed before it was written
+        m.setattr(module.Plan, "_write", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        said = "1 picture changed since the last time, and translated again: 1.png"
+        with pytest.warns(UserWarning, match=said), pytest.raises(KeyboardInterrupt):
+            translate(tmp_path / "in", tmp_path / "out", **DDIB, **ends)
+    assert (contents(tmp_path / "out"), made_of(tmp_path / "out")) == (before, old)
+    with pytest.warns(UserWarning, match="1 picture changed since the last time"):
+        done = translate(tmp_path / "in", tmp_path / "out", **DDIB, **ends)
+    assert (done.written, done.kept) == (1, 2)
+    after = contents(tmp_path / "out")
+    assert [k for k in after if after[k] != before[k]] == ["1.png"]
+    assert made_of(tmp_path / "out")["1.png"] == sha256(tmp_path / "in/1.png")
+    (tmp_path / "in/2.png").write_bytes(b"broken")
+    with pytest.warns(UserWarning, match="2.png"):
+        done = translate(tmp_path / "in", tmp_path / "out", **DDIB, **ends)
+    assert len(done.skipped) == 1
+    assert contents(tmp_path / "out") == after  # what was made of it before stays
+    assert made_of(tmp_path / "out")["2.png"] == old["2.png"]
+
+
+def test_pictures_of_another_folder_are_another_run(root, ends, tmp_path):  # noqa: F811
+    for place in ("one", "two"):
+        picture(tmp_path / place / "0.png", len(place))
+    picture(tmp_path / "two" / "0.png", 5)
+    translate(tmp_path / "one", tmp_path / "out", **DDIB, **ends)
+    with pytest.raises(UserError, match=r"holds another run \(pictures differ\)"):
+        translate(tmp_path / "two", tmp_path / "out", **DDIB, **ends)
+
+
+def test_each_picture_may_have_its_mask(root, ends, tmp_path):  # noqa: F811
+    how = {"method": "sdedit", "target": ends["target"]}
+    rng = np.random.default_rng(0)
+    masks = {}
+    for i, side in enumerate((16, 16, 24)):
+        picture(tmp_path / f"in/a/{i}.png", i, side=side)
+        masks[i] = (rng.random((side, side + 4)) < 0.5) * np.uint8(255)
+        (tmp_path / "masks/a").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(masks[i]).save(tmp_path / f"masks/a/{i}.tif")
+    options = {"steps": 2, "mask": str(tmp_path / "masks")}
+    native = {"scale": "native", "windows": False}
+    translate(tmp_path / "in", tmp_path / "out", **how, **native, options=options)
+    for i, mask in masks.items():
+        out, own = (np.asarray(Image.open(tmp_path / f"{f}/a/{i}.png")) for f in ("out", "in"))
+        assert (out[mask > 0] == own[mask > 0]).all()
+        assert (out[mask == 0] != own[mask == 0]).any()
+    repeat(tmp_path / "out", tmp_path / "again")
+    assert contents(tmp_path / "out") == contents(tmp_path / "again")
+    Image.fromarray(255 - masks[1]).save(tmp_path / "masks/a/1.tif")
+    with pytest.raises(UserError, match="the run cannot be repeated: pictures changed since"):
+        repeat(tmp_path / "out", tmp_path / "third")
+    with pytest.warns(UserWarning, match=r"1 picture changed since .* again: a/1.png"):
+        translate(tmp_path / "in", tmp_path / "out", **how, **native, options=options)
+    Image.fromarray(masks[0][:, :9]).save(tmp_path / "masks/a/0.tif")
+    with pytest.warns(UserWarning, match="a/0.png"):
+        done = translate(tmp_path / "in", tmp_path / "out", **how, **native, options=options)
+    assert list(done.skipped) == [str(tmp_path / "in/a/0.png")]  # the others are done
+    (tmp_path / "masks/a/2.tif").unlink()
+    with pytest.raises(UserError, match="1 of 3 pictures have no mask of their name in .*masks: a/2"):
+        translate(tmp_path / "in", tmp_path / "out", **how, **native, options=options)
+
+
+def test_one_picture_becomes_one_file(root, ends, tmp_path):  # noqa: F811
+    file = picture(tmp_path / "in/a.png", 3)
+    folder = tmp_path / "in"
+    for name in ("new/b.png", "b.tif", "b.JPG", "b.webp"):
+        done = translate(file, tmp_path / name, **DDIB, **ends)
+        assert done.written == 1
+        Image.open(tmp_path / name).load()
+    translate(folder, tmp_path / "out", **DDIB, **ends)
+    assert (tmp_path / "new/b.png").read_bytes() == (tmp_path / "out/a.png").read_bytes()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["b.JPG", "b.tif", "b.webp", "in", "new", "out"]
+    picture(folder / "c.png", 4)
+    for asked, says in (
+        ((file, "b.tif"), "b.tif exists already: give --out a new file"),
+        ((folder, "x.png"), "x.png is the name of one picture: give one, not 2 pictures of a folder"),
+        ((file, "x.gif"), "x.gif: expected a name that ends in .png"),
+    ):
+        with pytest.raises(UserError, match=says):
+            translate(asked[0], tmp_path / asked[1], **DDIB, **ends)
+    with pytest.raises(UserError, match="x.png is no tiff: leave out --format"):
+        translate(file, tmp_path / "x.png", **DDIB, **ends, format="tiff")
+    (folder / "c.png").write_bytes(b"broken")
+    with pytest.raises(UserError, match="c.png"):
+        translate(folder / "c.png", tmp_path / "x.png", **DDIB, **ends)
+    assert not (tmp_path / "x.png").exists()
+
+
+def test_a_folder_that_is_watched_is_translated_as_it_grows(root, ends, tmp_path, monkeypatch):  # noqa: F811
+    inbox, out = tmp_path / "in", tmp_path / "out"
+    inbox.mkdir()
+    events = iter([
+        lambda: None,  # nothing there
+        lambda: picture(inbox / "0.png", 0),
+        lambda: None,
+        lambda: (inbox / "1.png").write_bytes((inbox / "0.png").read_bytes()[:50]),  # still being written
+        lambda: picture(inbox / "1.png", 1),
+        lambda: None,
+        lambda: (inbox / "2.png").write_bytes(b"broken"),
+        lambda: None,
+        lambda: None,
+        lambda: picture(inbox / "0.png", 5),
+        lambda: None,
+    ])  # fmt: skip
+    monkeypatch.setattr("sfumato.translation.watch_folder.time.sleep", lambda _: next(events)())
+    opened = []
+    load = import_module("sfumato.translation.translator").open_model
+    monkeypatch.setattr(
+        "sfumato.translation.translator.open_model", lambda *a: opened.append(a) or load(*a)
+    )
+    watched = sfumato.watch_folder(inbox, out, **DDIB, **ends)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        four = [next(watched) for _ in range(4)]
+        found = [(done.written, done.kept, len(done.skipped)) for done in four]
+    assert found == [(1, 0, 0), (1, 1, 0), (0, 2, 1), (1, 1, 1)]
+    assert len(opened) == 1
+    translate(inbox / "0.png", tmp_path / "0.png", **DDIB, **ends)
+    assert (out / "0.png").read_bytes() == (tmp_path / "0.png").read_bytes()
+    with pytest.raises(UserError, match="0.png is no folder: expected folders"):
+        sfumato.watch_folder(inbox / "0.png", out, **DDIB, **ends)
+    with pytest.raises(UserError, match="cannot be measured: state its two ends"):
+        sfumato.watch_folder(inbox, out, **DDIB, **ends, range="auto")
