@@ -102,7 +102,7 @@ def test_moments_of_the_exponential_step(monkeypatch, faithful, repeats, report)
     m, S, steps, process = 0.7, 0.3, 6, DDPM()
     noise = Impulses(1, 2 * steps * repeats)
     monkeypatch.setattr("sfumato.methods.egsde.Noise", noise)
-    part = EGSDE(target=gaussian([m], [S], process), classifier=classifier(process))
+    part = EGSDE(target=gaussian([m], [S], process), classifier=classifier(process, channels=1))
     y = Affine(part.translate(
         noise.start().reshape(-1, 1, 1, 1), strength=0.5, steps=steps, realism=0, faithful=faithful,
         factor=1, repeats=repeats, as_is=True,
@@ -303,7 +303,7 @@ def test_an_energy_by_its_name():
         ({"faithful": float("inf")}, "faithful must be a finite number, not inf"),
         ({"faithful": -0.1}, "faithful must be at least 0"),
         ({"factor": 0}, "factor must be at least 1, not 0"),
-        ({"factor": 3}, "factor 3 does not divide the size 16"),
+        ({"factor": 17}, "factor 17 is larger than the images' side of 16"),
         ({"units": "papers"}, "unknown units 'papers': did you mean 'paper'"),
         ({"noise": "none"}, "unknown noise 'none'"),
         ({"low_pass": "exact"}, "unknown low_pass 'exact'"),

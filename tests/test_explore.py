@@ -292,7 +292,7 @@ def test_log():
         ("blend w=2", "in \\[0, 1\\]"),
         ("slerp t=0.3", "slerp needs other=FILE"),
         ("slerp other=nowhere.safetensors", "nowhere.safetensors does not exist"),
-        ("swap factor=5", "does not divide"),
+        ("swap factor=50", "is larger than"),
         ('blur "sigma', "No closing quotation"),
     ],
 )

@@ -99,10 +99,10 @@ def test_seed():
 
 
 def test_bad_options():
-    with pytest.raises(ValueError, match="factor 3 does not divide the size 8; choose one of 1, 2"):
-        tiny().translate(PICTURES, as_is=True, factor=3)
-    with pytest.raises(ValueError, match="factor 3 does not divide the size 8"):
-        tiny().translate(PICTURES, as_is=True, factor=3, keep_down_to=1, steps=2)
+    with pytest.raises(ValueError, match="factor 9 is larger than the images' side of 8"):
+        tiny().translate(PICTURES, as_is=True, factor=9)
+    with pytest.raises(ValueError, match="factor 9 is larger than the images' side of 8"):
+        tiny().translate(PICTURES, as_is=True, factor=9, keep_down_to=1, steps=2)
     with pytest.raises(ValueError, match=r"keep_down_to must be in \[0, 1\], not 2"):
         tiny().translate(PICTURES, as_is=True, keep_down_to=2)
     with pytest.raises(ValueError, match="unknown kernel 'lanczos'"):

@@ -116,6 +116,9 @@ def test_results_have_a_type_that_holds_their_range():
     assert type_for((0, 1e6), "uint8", None) == np.float32
     assert type_for((0, 1), "float64", None) == np.float32
     assert type_for((0, 255), "uint16", 8) == np.uint8
+    assert type_for((0, 1), "uint8", 8) == np.uint8  # as it is asked for
+    for coarse in ((0, 1), (-1, 1), (0, 100)):
+        assert type_for(coarse, "uint8", None) == np.float32
     assert type_for((-5, 255), "uint16", 16) == np.int16
     assert type_for((0, 1), "uint16", 32) == np.float32
     with pytest.raises(UserError, match="--depth 8 does not hold values from -1000 to 3000: --depth 32"):

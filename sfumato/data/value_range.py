@@ -122,24 +122,27 @@ def from_unit(values: NDArray[np.float32], ends: ValueRange, dtype: np.dtype[Any
 
 
 def type_for(ends: ValueRange, given: str, depth: int | None) -> np.dtype[Any]:
-    """The type of results in a range: that of the sources, or the next one that holds the range.
+    """The type of results in a range: that of the sources, or the next one that holds the range finely.
 
     Args:
         ends: the range.
         given: type of the source's samples.
-        depth: bits, if others are asked for.
+        depth: bits, if they are asked for; else whole numbers are taken only where the range has 255 or more.
 
     Raises:
         UserError: no type of this depth holds the range.
     """
     kinds = [given if given in HELD else "float32", "uint16", "int16", "float32"]
     if depth is not None:
-        kinds = [
-            kind
-            for kind in HELD
-            if (np.dtype(kind).itemsize * 8 == depth and depth < 32) or (kind == "float32" and depth == 32)
-        ]
+        bits = {kind: 8 * np.dtype(kind).itemsize for kind in HELD if kind != "float32"}
+        kinds = ["float32"] if depth == 32 else [kind for kind, own in bits.items() if own == depth]
+    elif ends[1] - ends[0] < FINE:
+        kinds = ["float32"]
     for kind in map(np.dtype, kinds):
         if kind.kind == "f" or (np.iinfo(kind).min <= ends[0] and ends[1] <= np.iinfo(kind).max):
             return kind
     raise UserError(f"--depth {depth} does not hold values from {ends[0]:g} to {ends[1]:g}: --depth 32 does")
+
+
+FINE = 255
+"""Steps that a picture of 8 bits has."""

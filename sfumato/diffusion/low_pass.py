@@ -4,9 +4,10 @@ With the interpolation weights U (n, n/N) of a kernel k of width N, rows of whic
 
     phi = U U^T / N         along each axis; images are mirrored at their borders.
 
-Down-scaling is antialiased with the kernel that scales up again.  phi is symmetric and keeps constant
-images.  It is a projection for "box" only: elsewhere phi phi is not phi, and a low-pass that was
-replaced (ILVR) is not quite the one that is then measured.
+Where N does not divide n, the small image has round(n / N) pixels, and phi = U diag(1 / U^T 1) U^T, which
+is the same where it does.  Down-scaling is antialiased with the kernel that scales up again.  phi is
+symmetric and keeps constant images.  It is a projection for "box" only: elsewhere phi phi is not phi, and
+a low-pass that was replaced (ILVR) is not quite the one that is then measured.
 
 The chroma alone, colour without brightness, is kept by one more projection, x - (mean over channels of x).
 """
@@ -30,7 +31,7 @@ Content = Literal["colour", "chroma"]
 
 
 class LowPass:
-    """phi of one factor and kernel, for images of every size that the factor divides.
+    """phi of one factor and kernel, for images of every size from the factor on.
 
     Args:
         factor: N; 1 keeps everything.
@@ -46,7 +47,7 @@ class LowPass:
         """Phi along an axis of n pixels, float64.
 
         Raises:
-            UserError: if the factor does not divide n.
+            UserError: if the factor is larger than n.
         """
         return _matrix(n, self.factor, self.kernel)
 
@@ -87,9 +88,9 @@ def eighth(h: int, w: int) -> int:
 
 def _kernel(x: Tensor, kernel: Kernel) -> Tensor:
     """k(x), x in pixels of the small image; its translates by whole pixels sum to 1."""
-    x = x.abs()
     if kernel == "box":
-        return (x < 0.5).to(x)
+        return ((x >= -0.5) & (x < 0.5)).to(x)
+    x = x.abs()
     if kernel == "linear":
         return (1 - x).clamp(min=0)
     near = (1.5 * x - 2.5) * x**2 + 1
@@ -99,18 +100,15 @@ def _kernel(x: Tensor, kernel: Kernel) -> Tensor:
 
 @lru_cache(maxsize=32)
 def _matrix(n: int, factor: int, kernel: Kernel) -> Tensor:
-    if n % factor:
-        near = [d for d in range(1, n + 1) if n % d == 0]
-        raise UserError(
-            f"factor {factor} does not divide the size {n}; choose one of {', '.join(map(str, near))}"
-        )
-    small = n // factor
-    i = (torch.arange(n, dtype=torch.float64)[:, None] + 0.5) / factor - 0.5
+    if factor > n:
+        raise UserError(f"factor {factor} is larger than the images' side of {n}: choose at most {n}")
+    small = round(n / factor)
+    i = (torch.arange(n, dtype=torch.float64)[:, None] + 0.5) * small / n - 0.5
     u = torch.zeros(n, small, dtype=torch.float64)
     for j in range(-2, small + 2):  # beyond the border the small image is mirrored, too
         k = j % (2 * small)
         u[:, min(k, 2 * small - 1 - k)] += _kernel(i - j, kernel)[:, 0]
-    return u @ u.T / factor
+    return u @ u.T / factor if n % factor == 0 else (u / u.sum(0)) @ u.T
 
 
 @lru_cache(maxsize=32)

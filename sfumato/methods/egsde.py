@@ -108,7 +108,7 @@ class EGSDE(Part):
             units: units of realism: at-256 (counted at 3x256x256, for all sizes) or paper.
             similarity: to the source: cosine of features, or logits, the target's log-odds alone.
             on: where the classifier looks: at the noisy sample, or at E[x | x_t] (mean).
-            factor: N of the low-pass, a divisor of both sides; by default an eighth of the shorter.
+            factor: N of the low-pass; by default a divisor of both sides, up to an eighth of the shorter.
             kernel: kernel of the low-pass: box, linear (the paper's) or cubic.
             content: what is faithful: colour, or chroma, which leaves brightness to the model.
             low_pass: exponential (exact, any weight) or explicit (the paper's, in the gradient).

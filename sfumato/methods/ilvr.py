@@ -67,7 +67,7 @@ class ILVR(Part):
             source: reference images in [-1, 1].
             seed: seed of the noise; the same image and seed give the same result in any batch.
             watch: see `integrate`.
-            factor: N of the low-pass; must divide the images' size. 1 returns the reference.
+            factor: N of the low-pass, which keeps an N-th of the pixels a side. 1 returns the reference.
             kernel: kernel of the low-pass: cubic (the paper's), linear (EGSDE's) or box (a projection).
             content: what is kept of the reference: colour, or chroma, which leaves brightness to the model.
             keep_down_to: the noise level, as a share of the DDPM chain, down to which the

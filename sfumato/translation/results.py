@@ -74,8 +74,10 @@ class Results:
         if ends := how.to_range:
             types = {type_for(ends, given, self.depth).name for given in HELD}
             if types.isdisjoint(FORMATS[self.format].dtypes):
-                said = f"{ends[0]:g} to {ends[1]:g}"
-                raise UserError(f"{self.format} holds no values from {said}: choose --format tiff")
+                raise UserError(
+                    f"{self.format} holds no values from {ends[0]:g} to {ends[1]:g}, or too coarsely: choose "
+                    f"--format tiff"
+                )
 
     def to_json(self) -> dict[str, Any]:
         """For run.json."""
