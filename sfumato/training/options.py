@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal, ParamSpec, TypeVar
+from typing import Annotated, Any, Literal
 
 from sfumato.core.arguments import Checked, check_value, checked_values, hints_of
 from sfumato.core.ranges import (
@@ -25,9 +25,6 @@ from sfumato.data.value_range import Stated
 from sfumato.methods.registry import info
 from sfumato.module import Part
 
-P = ParamSpec("P")
-T = TypeVar("T")
-R = TypeVar("R")
 Folders = str | Path | Sequence[str | Path] | Mapping[str, str | Path]
 Data = Folders | Any
 """Folders, or pictures that are held in Python, see `sfumato.data.own`."""
