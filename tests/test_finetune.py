@@ -1,8 +1,10 @@
 """Trainings that begin with the weights of a model: names, channels, options, records, resuming."""
 
+import dataclasses
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from test_train import TINY, folders, pictures  # noqa: F401
@@ -10,6 +12,7 @@ from test_train import TINY, folders, pictures  # noqa: F401
 from sfumato.checkpoints.model_folder import load, save
 from sfumato.cli.main import main
 from sfumato.core.errors import UserError
+from sfumato.data.write import write_samples
 from sfumato.methods.registry import find, info, names
 from sfumato.nets.resnet_generator import ResNet
 from sfumato.nets.sizes import UNet
@@ -131,6 +134,12 @@ def test_a_network_of_its_own_learns_other_domains(folders, tmp_path, begun):  #
         ("diffusion", {"domains": ("red",)}, "m", "unknown option"),
         ("cut", {"channels": 1}, "cut", "a cut model keeps its 3 channels: leave out --channels"),
         ("unpaired_sde", {"channels": 1}, "unpaired", "an? unpaired_sde model keeps its 3 channels"),
+        ("entropic_ot", {"channels": 1}, "ot", "a entropic_ot model keeps its 3 channels: leave"),
+        ("cut", {"net": "small"}, "cut", "--net small is not for .* with --net tiny: leave --net out"),
+        ("cut", {"nce_layers": (99,)}, "cut", "the encoder has layers 0 to 13, not 99"),
+        ("pix2pix", {"to_channels": 1}, "pix", "keeps its 3 channels and the 3 of its targets: leave out"),
+        ("paired_sde", {"channels": 1, "to_channels": 3}, "paired", "keeps its 3 channels and the 3 of"),
+        ("paired_sde", {"channels": 1}, "bands", "keeps its 4 channels and the 1 of its targets: leave out"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_one_line_and_writes_nothing(
@@ -139,6 +148,10 @@ def test_what_does_not_fit_is_one_line_and_writes_nothing(
     learnt(tmp_path / "m", domains=("red", "green"))
     learnt(tmp_path / "cut", "cut", side=16)
     learnt(tmp_path / "unpaired", "unpaired_sde")
+    learnt(tmp_path / "ot", "entropic_ot", side=16)
+    learnt(tmp_path / "pix", "pix2pix", side=16)
+    learnt(tmp_path / "paired", "paired_sde")
+    learnt(tmp_path / "bands", "paired_sde", channels=4, to_channels=1)
     data = folders if method == "diffusion" else list(folders.values())
     with pytest.raises(UserError, match=message):
         train(method, data, tmp_path / "run", start=tmp_path / start, options=options, **HOW)
@@ -156,6 +169,37 @@ def test_how_it_learns_may_change(folders, tmp_path, begun):  # noqa: F811
     assert begun("diffusion", folders, tmp_path / "m").any_domain == 0.3
     assert begun("diffusion", folders, tmp_path / "m", options={"any_domain": 0.0}).any_domain == 0.0
     assert begun("diffusion", folders, tmp_path / "m", options={"times": "uniform"}).times == "uniform"
+
+
+@pytest.mark.parametrize("method", ["paired_sde", "pix2pix"])
+def test_pictures_are_read_as_the_model_s_were(method, tmp_path, monkeypatch):
+    """Channels, ranges and the colour under transparent pictures; typed ones are other."""
+    for name, value in (("four", 4000), ("index", 0.5)):
+        (tmp_path / name).mkdir()
+        for i in range(3):
+            x = np.full((4, 16, 16) if name == "four" else (1, 16, 16), value * i / 2, np.float32)
+            write_samples(tmp_path / name / f"{i}.tif", x)
+    data, how = [tmp_path / "four", tmp_path / "index"], HOW | {"flip": False}
+    given = {"range": [-9000, 9000], "to_range": [-1, 1], "alpha": "red"}
+    given |= {"options": {"net": "tiny", "channels": 4, "to_channels": 1}}
+    was = train(method, data, tmp_path / "m", **how | given)
+    how["start"] = tmp_path / "m"
+    new = train(method, data, tmp_path / "new", **how)
+    assert new.preparation == was.preparation
+    assert (new.channels, new.to_channels) == (4, 1)
+    train(method, data, tmp_path / "new", **how | {"steps": 2, "resume": True})
+    how |= {"range": [0, 9000], "alpha": "white"}
+    other = train(method, data, tmp_path / "other", **how)
+    assert other.preparation == dataclasses.replace(was.preparation, range=(0, 9000), alpha="white")
+    train(method, data, tmp_path / "other", **how | {"steps": 2, "resume": True})
+
+
+def test_domains_are_read_as_the_model_s_were(folders, tmp_path):  # noqa: F811
+    how = HOW | {"options": {"net": "tiny"}}
+    was = train("diffusion", folders, tmp_path / "m", range=[0, 200], **how)
+    new = train("diffusion", folders, tmp_path / "new", start=tmp_path / "m", **HOW)
+    assert new.preparation == was.preparation
+    assert new.preparation.range == (0, 200)
 
 
 def test_it_is_said_and_recorded_and_the_rate_is_a_tenth(folders, tmp_path, capsys):  # noqa: F811

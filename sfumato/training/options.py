@@ -146,7 +146,7 @@ class TrainOptions(LoopOptions):
     resize: Learnt = "crop"
     scale: Strength = option(1.0, fixed=True)
     upscale: bool = False
-    alpha: str = option("white", fixed=True)
+    alpha: str = option(most="white", fixed=True)
     range: Stated | None = option(None, fixed=True)
     to_range: Stated | None = option(None, fixed=True)
     side_by_side: bool = False
@@ -180,7 +180,7 @@ class TrainOptions(LoopOptions):
     def unsaid(self) -> dict[str, Any]:
         given = defaults(self.method)
         if self.start is not None:
-            given["lr"] /= GENTLER
+            given |= {"lr": given["lr"] / GENTLER, "alpha": None}  # the model's
         if self.validation is not None:
             given["held_out"] = 0.0
         return given if self.minutes is None else {**given, "steps": None}  # they will be measured

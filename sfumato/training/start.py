@@ -21,11 +21,13 @@ from sfumato.methods.registry import find, info, name_of
 from sfumato.module import Part, build, describe, fields
 from sfumato.nets.sizes import UNet
 from sfumato.training.fit import seeded
-from sfumato.training.options import TrainOptions
+from sfumato.training.options import DEFAULTS, TrainOptions
 from sfumato.training.pictures import Pictures
 
 OF_DATA = "domains", "side"
 """Fields of methods that the pictures decide."""
+READ = "range", "to_range", "alpha"
+"""Options by which pictures are read as a model's were, if they are not given."""
 
 
 def make(asked: TrainOptions, pictures: Pictures) -> Part:
@@ -54,15 +56,25 @@ def check_part(part: Part, asked: TrainOptions) -> None:
 def begun(asked: TrainOptions, before: Mapping[str, Any] | None) -> tuple[Start | None, TrainOptions]:
     """The model whose weights a training begins with, and the options by which its pictures are read.
 
-    A run that goes on needs it no more: run.json has its options.
+    Channels, ranges and the colour under transparent pictures are the model's where none are given.  A run
+    that goes on needs it no more: run.json has its options.
     """
     if asked.start is None:
         return None, asked
     start = Start.of(asked) if before is None else None
-    known = build(before.get("options", {})) if before is not None else {}
-    if start is not None and hasattr(start.found.part, "channels"):
-        known["channels"] = start.found.part.channels
-    return start, replace(asked, options=known | dict(asked.options or {}))
+    if start is None:
+        assert before is not None
+        known, how = build(before.get("options", {})), before["settings"]
+    else:
+        own, to = _channels(start.found.part)
+        known, how = (
+            {"channels": own} | ({"to_channels": to} if to != own else {}),
+            vars(start.found.preparation),
+        )
+    known = known | dict(asked.options or {})
+    ways = [w for w in READ if w != "to_range" or info(asked.method).trains_on != "domains"]
+    read = {w: how.get(w, DEFAULTS.get(w)) for w in ways if getattr(asked, w) is None}
+    return start, replace(asked, options=known, **read)
 
 
 def recorded_name(start: str | Path) -> str:
@@ -107,17 +119,25 @@ class Start:
             UserError: one that is given makes another network of it.
         """
         part, decided = self.found.part, _decided(asked, pictures)
+        was, now = _channels(part), _channels(asked)
         kept = {f.name: getattr(part, f.name) for f in fields(part) if f.name != "domains"}
         with seeded(asked.seed):
             kept |= {k: _again(v, asked, decided) for k, v in kept.items() if isinstance(v, Part)}
-            if asked.channels != getattr(part, "channels", asked.channels):
-                kept |= {"channels": asked.channels, "net": _again(self._unet(), asked, decided)}
+            if now != was:
+                if len({*was}) + len({*now}) > 2:  # networks that are not alike
+                    raise self._keeps()
+                kept |= {"channels": now[0], "net": _again(self._unet(), asked, decided)}
+                kept |= {"to_channels": 0} if "to_channels" in kept else {}
         other = {k: v for k, v in _given(asked).items() if describe(v) != describe(getattr(part, k))}
         other.pop("channels", None)
         with torch.device("meta"):
+            if now != was and _made(type(part), decided | kept) is None:
+                raise self._keeps()
             networks = _networks(type(part)(**(decided | kept)))
             for name, value in other.items():
-                if _networks(type(part)(**(decided | kept | {name: value}))) != networks:
+                if (made := _made(type(part), decided | kept | {name: value})) is None:
+                    type(part)(**(decided | {name: value}))  # says what is wrong with the value itself
+                if made != networks:
                     flag, own = f"--{name.replace('_', '-')}", getattr(part, name)
                     was = f"{flag} {own}" if isinstance(own, str | int | float) else "another"
                     raise UserError(
@@ -133,9 +153,9 @@ class Start:
             UserError: a network of other channels cannot have them.
         """
         was, state = self.found.part, dict(self.found.part.state_dict())
-        own, before = part.state_dict(keep_vars=True), getattr(was, "channels", 0)
+        own, modules = part.state_dict(keep_vars=True), dict(was.named_modules(remove_duplicate=False))
         for path, module in part.named_modules(remove_duplicate=False):
-            inside = f"{path}." if path else ""
+            inside, before = f"{path}." if path else "", getattr(modules.get(path), "channels", 0)
             if isinstance(module, UNet) and f"{inside}stem.weight" in state and module.channels != before:
                 theirs = {k.removeprefix(inside): v for k, v in state.items() if k.startswith(inside)}
                 state |= {inside + k: v for k, v in module.adapted(theirs, before).items()}
@@ -195,10 +215,15 @@ class Start:
         return found
 
     def _keeps(self) -> UserError:
-        part = self.found.part
+        part, (own, to) = self.found.part, _channels(self.found.part)
+        more = (
+            (f" and the {to} of its targets", " and --to-channels")
+            if hasattr(part, "to_channels")
+            else ("", "")
+        )
         return UserError(
-            f"a {name_of(part)} model keeps its {count(part.channels, 'channel')}: leave out --channels, and "
-            f"its pictures are read with as many"
+            f"a {name_of(part)} model keeps its {count(own, 'channel')}{more[0]}: leave out --channels"
+            f"{more[1]}, and its pictures are read with as many"
         )
 
 
@@ -228,6 +253,20 @@ def _again(net: Part, asked: TrainOptions, decided: Mapping[str, Any]) -> Any:
     now |= {"labels": len(decided["domains"])} if "domains" in decided else {}
     detail = {"detail": net.detail or 4 * net.channels} if isinstance(net, UNet) else {}
     return build(said | {k: v for k, v in now.items() if said.get(k)} | detail)
+
+
+def _channels(of: Any) -> tuple[int, int]:
+    """Those of the sources and of the targets, of a model or as options ask for them."""
+    own = getattr(of, "channels", 3)
+    return own, getattr(of, "to_channels", None) or own
+
+
+def _made(cls: type[Part], given: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What the networks of a model are that is made so; None if there is no such model."""
+    try:
+        return _networks(cls(**given))
+    except UserError:
+        return None
 
 
 def _networks(part: Part) -> dict[str, Any]:
