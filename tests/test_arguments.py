@@ -281,6 +281,12 @@ def test_old_names_of_options_are_refused_with_todays(model):
         check_value("units", "carried", Literal["at-256", "paper"])
 
 
+def test_a_text_in_place_of_one_of_some_numbers_is_refused():
+    for text in ("8", "9"):
+        with pytest.raises(UserError, match=f"^depth must be one of 8, 16 or None, not '{text}'$"):
+            check_value("depth", text, Literal[8, 16] | None)
+
+
 def test_a_method_that_is_called_names_translate(model):
     with pytest.raises(UserError, match=r"^a SDEdit is not called: use .translate\(pictures\)$"):
         model(X)

@@ -12,7 +12,7 @@ import sfumato
 from sfumato.core.errors import UserError
 from sfumato.core.terminal import count
 from sfumato.data import find_images, layout, list_pictures, open_data, open_images, open_pairs
-from sfumato.data.listing import natural, said
+from sfumato.data.listing import IN_PART, natural, said
 from sfumato.training.train import train
 from sfumato.translation import plan, results
 from sfumato.translation.pictures import translate
@@ -102,6 +102,16 @@ def test_one_is_said_as_one():
     )
     assert count(1, "step") == count(1.0, "step") == "1 step"
     assert (count(0.5, "minute"), count(2500, "step")) == ("0.5 minutes", "2,500 steps")
+
+
+def test_what_is_read_in_part_is_not_said_to_be_left_out():
+    left = {IN_PART["colour"]: ["a.png"], "hidden": [".b"], IN_PART["range"]: ["c.tif: 2% below 0"]}
+    assert said("p", left) == (
+        "p: left out 1 hidden (.b); not read whole: 1 that are in colour, which a model of one channel does "
+        "not see (a.png); 1 that hold values outside of the stated range, which become its ends "
+        "(c.tif: 2% below 0)"
+    )
+    assert said("", {IN_PART["colour"]: ["a.png"]}).startswith("not read whole: 1 that are in colour")
 
 
 @pytest.mark.parametrize("act", ["train", "translate", "encode"])

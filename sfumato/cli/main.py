@@ -187,7 +187,7 @@ def _translate(words: Sequence[str]) -> Callable[..., None]:
 
     def report(summary: Summary, out: str, hint: str = "", ends: bool = True) -> None:
         if summary.lost:
-            say(said("", summary.lost).replace("left out", "not read whole:", 1), file=sys.stderr)
+            say(said("", summary.lost), file=sys.stderr)
         for name, why in summary.skipped.items():
             say(f"skipped: {why if escaped(name) in why else f'{name}: {why}'}", file=sys.stderr)
         n = summary.written

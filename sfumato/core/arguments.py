@@ -103,7 +103,7 @@ def check_value(name: str, value: Any, hint: Any, most: int = MOST) -> None:
         no_address(name, value)
     for member in members:
         kind, args = typing.get_origin(member), typing.get_args(member)
-        if kind is typing.Literal and isinstance(value, str):
+        if kind is typing.Literal and isinstance(value, str) and all(isinstance(a, str) for a in args):
             choose(name, value, args)
         if kind is tuple and args[1:] == (...,):
             kind, args = Sequence, args[:1]

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from sfumato.core.errors import UserError, existing
 from sfumato.data.hashing import hash_of
-from sfumato.data.header import LOST, WHOLE
+from sfumato.data.header import WHOLE
 from sfumato.data.kept import Sample
-from sfumato.data.listing import OTHER, list_pictures, none_twice, said, stem_of, told_apart
+from sfumato.data.listing import IN_PART, OTHER, list_pictures, none_twice, said, stem_of, told_apart
 from sfumato.data.pieces import Cut, piece
 from sfumato.data.preparation import Preparation, Prepared
 from sfumato.data.read import Unfiled
@@ -202,7 +202,7 @@ class ImageFolder:
                     continue
                 for kind, detail in found.lost.items():
                     text = f"{name}: {detail}".removesuffix(": ")
-                    reasons.setdefault(f"that {LOST[kind]}", []).append(text)
+                    reasons.setdefault(IN_PART[kind], []).append(text)
                 used += found.samples.nbytes
                 samples = found.samples if used <= CACHE_BYTES else found.samples[:0].copy()
                 read[i] = found._replace(samples=samples), hashed
@@ -220,7 +220,7 @@ class ImageFolder:
         return other
 
     def _check_whole(self) -> None:
-        allowed = {OTHER, *(f"that {LOST[kind]}" for kind in WHOLE)}
+        allowed = {OTHER, *map(IN_PART.get, WHOLE)}
         for folder, reasons in self.left_out.items():
             if some := {why: names for why, names in reasons.items() if why not in allowed}:
                 raise UserError(f"{said(folder, some)}; without --strict the rest is read")

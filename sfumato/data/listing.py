@@ -14,6 +14,7 @@ from typing import Any
 
 from sfumato.core.errors import UserError, existing_folder
 from sfumato.core.terminal import escaped
+from sfumato.data.header import LOST
 
 SUFFIXES = (
     ".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif",
@@ -35,6 +36,8 @@ UNREAD, HIDDEN, LINK, CLOSED = (
     "that may not be opened",
 )
 MADE, OTHER = "folders made by sfumato", "other files"
+IN_PART = {kind: f"that {why}" for kind, why in LOST.items()}
+"""What is said of pictures that are read, and not whole."""
 
 
 @dataclass(frozen=True)
@@ -119,12 +122,14 @@ def none_twice(files: Sequence[Path]) -> None:
 def said(root: str | Path, left_out: Mapping[str, Sequence[str]], named: int = 3) -> str:
     """One line: "photos: left out 2 of a kind that is not read (a.heic, b.heic)"; empty for nothing.
 
+    What is read in part follows: "; not read whole: 1 that hold several pictures, of which ... (c.tif)".
+
     Args:
         root: whose they are.
-        left_out: {reason: names}.
+        left_out: {reason: names}, also of those that are not read whole.
         named: how many are named for each reason.
     """
-    parts = []
+    parts: dict[str, list[str]] = {"left out ": [], "not read whole: ": []}
     for why, names in left_out.items():
         some = names
         if why == OTHER:  # captions beside each picture, say: their endings are enough
@@ -135,8 +140,10 @@ def said(root: str | Path, left_out: Mapping[str, Sequence[str]], named: int = 3
             ]
         more = ", ..." if len(some) > named else ""
         what = re.sub(r"^(other file|folder|link)s", r"\1", why) if len(names) == 1 else why
-        parts.append(f"{len(names):,} {what} ({', '.join(map(escaped, some[:named]))}{more})")
-    return f"{escaped(root)}{': ' if root else ''}left out {'; '.join(parts)}" if parts else ""
+        text = f"{len(names):,} {what} ({', '.join(map(escaped, some[:named]))}{more})"
+        parts["not read whole: " if why in IN_PART.values() else "left out "].append(text)
+    texts = [way + "; ".join(some) for way, some in parts.items() if some]
+    return f"{escaped(root)}{': ' if root else ''}{'; '.join(texts)}" if texts else ""
 
 
 def natural(name: str) -> tuple[list[Any], str]:

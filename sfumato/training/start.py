@@ -139,10 +139,10 @@ class Start:
                     type(part)(**(decided | {name: value}))  # says what is wrong with the value itself
                 if made != networks:
                     flag, own = f"--{name.replace('_', '-')}", getattr(part, name)
-                    was = f"{flag} {own}" if isinstance(own, str | int | float) else "another"
+                    before = f"{flag} {own}" if isinstance(own, str | int | float) else "another"
                     raise UserError(
                         f"{flag} {value} is not for the weights of {asked.start}, which were trained with "
-                        f"{was}: leave {flag} out"
+                        f"{before}: leave {flag} out"
                     )
         return replace(asked, options=kept | {k: v for k, v in other.items() if not isinstance(v, Part)})
 

@@ -21,8 +21,8 @@ from sfumato.core.errors import UserError
 from sfumato.core.terminal import bar, count
 from sfumato.data.folders import locked
 from sfumato.data.hashing import hash_of
-from sfumato.data.header import LOST
 from sfumato.data.image_folder import ImageFolder
+from sfumato.data.listing import IN_PART
 from sfumato.data.masks import EACH, check_mask, mask_for
 from sfumato.data.preparation import Prepared
 from sfumato.data.read import pages_of
@@ -258,7 +258,7 @@ class Plan:
     def _lost(self, i: int, *read: Prepared) -> None:
         for kind, detail in {k: v for one in read for k, v in one.lost.items()}.items():
             text = f"{self.pictures.paths[i]}: {detail}".removesuffix(": ")
-            if text not in (known := self.done.lost[f"that {LOST[kind]}"]):
+            if text not in (known := self.done.lost[IN_PART[kind]]):
                 known.append(text)
 
     def _translate(self, rows: list[int], read: list[Prepared]) -> tuple[Tensor, int] | None:
