@@ -67,10 +67,8 @@ def begun(asked: TrainOptions, before: Mapping[str, Any] | None) -> tuple[Start 
         known, how = build(before.get("options", {})), before["settings"]
     else:
         own, to = _channels(start.found.part)
-        known, how = (
-            {"channels": own} | ({"to_channels": to} if to != own else {}),
-            vars(start.found.preparation),
-        )
+        known = {"channels": own} | ({"to_channels": to} if to != own else {})
+        how = vars(start.found.preparation)
     known = known | dict(asked.options or {})
     ways = [w for w in READ if w != "to_range" or info(asked.method).trains_on != "domains"]
     read = {w: how.get(w, DEFAULTS.get(w)) for w in ways if getattr(asked, w) is None}
