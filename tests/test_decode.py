@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import logging
 import os
 import struct
 import threading
@@ -16,12 +17,13 @@ from PIL import Image, ImageCms
 from test_data_images import DEEP, RGB, deep_png, floats
 
 from sfumato.checkpoints.model_folder import save
+from sfumato.checkup import doctor
 from sfumato.core.errors import UserError
 from sfumato.data import decode as decoding
 from sfumato.data import open_images, read_image
 from sfumato.data.decode import decode, inspect
 from sfumato.data.header import Limits, Refused
-from sfumato.data.read import read_samples
+from sfumato.data.read import carried_of, read_samples
 from sfumato.methods.registry import find
 from sfumato.translation.pictures import translate
 
@@ -44,6 +46,19 @@ def saved(image, kind="PNG", **how):
 
 
 # ---- nothing is lost without a word --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("turn", [0, 9, 65535])
+@pytest.mark.parametrize("kind", ["uint8", "uint16"])
+def test_an_orientation_of_no_meaning_is_upright_and_no_noise(turn, kind, tmp_path):
+    """tifffile speaks of it through `logging`, which prints where nobody has asked for its words."""
+    tags = [(274, 3, 1, turn, True)]
+    tifffile.imwrite(tmp_path / "a.tif", RGB.astype(kind), photometric="rgb", extratags=tags, metadata=None,
+                     resolution=(100, 50), resolutionunit=2)  # fmt: skip
+    assert np.array_equal(read_samples(tmp_path / "a.tif")[0], RGB.transpose(2, 0, 1))
+    assert "rotated" not in {one.kind for one in doctor(tmp_path, measure=False).findings}
+    assert carried_of(tmp_path / "a.tif").dpi == (100, 50)
+    assert any(isinstance(h, logging.NullHandler) for h in logging.getLogger("tifffile").handlers)
 
 
 def test_twelve_bits_in_sixteen_are_said(tmp_path):

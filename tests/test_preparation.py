@@ -414,6 +414,13 @@ def test_a_mask_of_labels_0_and_1_is_refused(tmp_path):
     check_mask(tmp_path / "black.png")  # keeps nothing, as it says
 
 
+def test_further_pages_of_a_mask_are_said(tmp_path):
+    page = Image.fromarray(np.full((16, 16), 255, np.uint8))
+    page.save(tmp_path / "mask.tif", save_all=True, append_images=[page])
+    with pytest.warns(UserWarning, match=r"the mask .*mask.tif is of those that hold several pictures.*: 2 pict"):
+        check_mask(tmp_path / "mask.tif")
+
+
 def test_a_mask_of_the_pictures_size_is_not_said_to_be_enlarged(tmp_path, recwarn):
     Image.fromarray(np.full((50, 100), 255, np.uint8)).save(tmp_path / "wide.png")
     how = Preparation(size=None, resize="none", channels=3)

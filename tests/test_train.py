@@ -27,6 +27,8 @@ from sfumato.checkpoints.tensors import read_tensors, write_tensors
 from sfumato.cli.main import main
 from sfumato.core.errors import UserError
 from sfumato.data.folders import locked
+from sfumato.data.open_data import open_data
+from sfumato.data.without import leave_out
 from sfumato.methods.registry import find
 from sfumato.module import build
 from sfumato.training.fit import Update
@@ -718,7 +720,7 @@ def test_a_listed_picture_of_a_pair_takes_its_partner_along(folders, tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("99.png", "lists '99.png', and there is no such picture"),
+        ("99.png", "lists '99.png', and there is no such picture in the training$"),
         ("3.png", "lists '3.png', which is in red and green: give its path"),
         ("".join(f"RED/{i}.png\n" for i in range(12)), "leaves no picture of red"),
         (None, "cannot be read"),
@@ -730,6 +732,16 @@ def test_a_list_that_cannot_be_followed_is_refused(folders, tmp_path, text, mess
         listed.write_text(text.replace("RED", folders["red"]))
     with pytest.raises(UserError, match=message):
         train("diffusion", folders, tmp_path / "run", **TINY, steps=1, without=listed)
+
+
+def test_a_bare_name_of_a_picture_in_a_subfolder_is_answered_with_its_path(folders, tmp_path):
+    shutil.copytree(folders["red"], tmp_path / "in/sub")
+    (tmp_path / "list").write_text("3.png\n")
+    data = open_data("domains", {"red": tmp_path / "in"}, size=16)
+    with pytest.raises(UserError, match="expected its path below its folder, such as sub/3.png$"):
+        leave_out(data, tmp_path / "list")
+    (tmp_path / "list").write_text("sub/3.png\n")
+    assert "3.png" not in map(os.path.basename, leave_out(data, tmp_path / "list").parts["red"].file_names)
 
 
 @pytest.mark.parametrize("resume", [False, True])

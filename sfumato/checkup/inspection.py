@@ -20,6 +20,7 @@ from sfumato.core.errors import UserError
 from sfumato.data.decode import open_picture
 from sfumato.data.folders import regular
 from sfumato.data.hashing import hash_of
+from sfumato.data.header import orientation
 from sfumato.data.image_folder import ImageFolder
 from sfumato.data.layout import Folders, apart, layout
 from sfumato.data.read import DARK, read_samples
@@ -193,12 +194,12 @@ def _header(data: bytes) -> tuple[str, str, int, bool]:
     """Format, mode, EXIF orientation and whether it may be transparent; nothing is decoded."""
     try:
         with open_picture(data) as image:
-            turn = int(image.getexif().get(0x0112, 1))
+            turn = orientation(image.getexif().get(0x0112))
             return str(image.format), image.mode, turn, image.has_transparency_data
     except UnidentifiedImageError:  # a TIFF of 16-bit colours, which Pillow does not know
         import tifffile
 
         with tifffile.TiffFile(io.BytesIO(data)) as tiff:
             page: Any = tiff.pages[0]
-            turn = int(page.tags.valueof("Orientation", 1))
+            turn = orientation(page.tags.valueof("Orientation", 1))
             return "TIFF", page.photometric.name, turn, 2 in page.extrasamples

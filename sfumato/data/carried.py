@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from sfumato.data.decode import open_picture
+from sfumato.data.header import orientation
 from sfumato.data.png import png_chunks
 from sfumato.data.resize import Placed
 from sfumato.data.tiff import is_tiff
@@ -102,8 +103,8 @@ def _of_others(data: bytes) -> Carried:
         for table in (DETAILS, PLACE):
             if kept := {k: v for k, v in given.get_ifd(table).items() if k not in WRONG}:
                 exif[table] = {k: Text.of(v) if isinstance(v, str) else v for k, v in kept.items()}
-    turned = given.get(0x0112, 1) in (5, 6, 7, 8)
-    return Carried(exif, _dpi(*dpi[:: -1 if turned else 1]) if dpi else None)
+    turn = orientation(given.get(0x0112))
+    return Carried(exif, _dpi(*dpi[:: -1 if turn > 4 else 1]) if dpi else None)
 
 
 def _of_tiff(data: bytes) -> Carried:
@@ -112,7 +113,7 @@ def _of_tiff(data: bytes) -> Carried:
     with tifffile.TiffFile(io.BytesIO(data)) as tiff:
         tags = tiff.pages[0].tags  # type: ignore[union-attr]
         exif = {tag: Text(tags[tag].value) for tag in TEXTS if tag in tags}
-        unit, turn = (int(tags.valueof(tag, 1)) for tag in ("ResolutionUnit", "Orientation"))
+        unit, turn = int(tags.valueof("ResolutionUnit", 1)), orientation(tags.valueof("Orientation", 1))
         inch = {2: 1.0, 3: 2.54}.get(unit, 0.0)
         sides = [tags.valueof(name, (0, 1)) for name in ("XResolution", "YResolution")]
         dpi = _dpi(*(inch * n / d if d else 0.0 for n, d in sides[:: -1 if turn > 4 else 1]))

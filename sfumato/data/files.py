@@ -21,7 +21,7 @@ from sfumato.core.errors import UserError
 from sfumato.core.ranges import Count
 from sfumato.core.terminal import count
 from sfumato.data.decode import samples_of
-from sfumato.data.header import LOST, Refused
+from sfumato.data.header import Refused, said_lost
 from sfumato.data.in_memory import take
 from sfumato.data.preparation import Preparation
 from sfumato.data.resize import Resize, to_samples
@@ -68,8 +68,8 @@ def read(
     how = how if range is None else replace(how, range=_ends(range))
     pictures = [how.read(path) for path in _files(paths)]
     for path, one in zip(_files(paths), pictures, strict=True):
-        for kind, detail in one.lost.items():
-            warnings.warn(f"{path} is of those that {LOST[kind]}: {detail}".removesuffix(": "), stacklevel=3)
+        for line in said_lost(path, one.lost):
+            warnings.warn(line, stacklevel=3)
     if len({one.image.shape for one in pictures}) != 1:
         raise UserError("expected files of one size: give size= and resize='crop'")
     images = torch.stack([one.image for one in pictures])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
@@ -56,6 +58,18 @@ the first.
 
 class Refused(Exception):
     """A file that is not read; the text follows its name."""
+
+
+def said_lost(what: str | Path, lost: Mapping[str, str]) -> list[str]:
+    """A line for everything that is lost of a picture."""
+    return [
+        f"{what} is of those that {LOST[kind]}: {detail}".removesuffix(": ") for kind, detail in lost.items()
+    ]
+
+
+def orientation(tag: Any) -> int:
+    """What an EXIF tag says of it, 1 to 8; 1, which is upright, if it says anything else."""
+    return int(tag) if tag in range(1, 9) else 1
 
 
 def upright(samples: NDArray[Any], turn: int) -> NDArray[Any]:

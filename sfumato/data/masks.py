@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sfumato.core.errors import UserError
 from sfumato.data.hashing import hash_of
+from sfumato.data.header import said_lost
 from sfumato.data.image_folder import ImageFolder
 from sfumato.data.preparation import Preparation, Prepared
 from sfumato.data.resize import alike, said_size
@@ -27,7 +28,8 @@ def check_mask(file: Path) -> None:
     """
     if not file.is_file():
         raise UserError(f"the mask {file} is not a file: expected a picture, white where pixels are kept")
-    image = Preparation(size=None, resize="none", channels=3).read(file).image
+    picture = Preparation(size=None, resize="none", channels=3).read(file)
+    image = picture.image
     if (image.amax(0) - image.amin(0) > FAINT).any():
         raise UserError(f"the mask {file} is coloured: expected black and white, white where pixels are kept")
     if -1 < image.amax() < FAINT - 1:
@@ -35,6 +37,8 @@ def check_mask(file: Path) -> None:
             f"the mask {file} has no level above {(image.amax().item() + 1) * 127.5:.0f} of 255, which is "
             f"black: expected white where pixels are kept; multiply labels of 0 and 1 by 255"
         )
+    for line in said_lost(f"the mask {file}", picture.lost):
+        warnings.warn(line, stacklevel=3)
     soft = (image.abs() < 1 - FAINT).float().mean().item()
     if soft:
         warnings.warn(

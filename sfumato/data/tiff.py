@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import logging
 import zlib
 from typing import Any
 
@@ -11,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfumato.core.terminal import count
-from sfumato.data.header import LIMITS, Header, Refused, upright
+from sfumato.data.header import LIMITS, Header, Refused, orientation, upright
+
+logging.getLogger("tifffile").addHandler(logging.NullHandler())  # what is wrong, is said by `decode`
 
 
 def is_tiff(data: bytes) -> bool:
@@ -131,7 +134,7 @@ def read_tiff(
             lost |= {"profile": f"{8 * samples.itemsize} bits"}
         if photometric == 0:  # white is zero
             samples = np.iinfo(samples.dtype).max - samples
-        return upright(samples, int(page.tags.valueof("Orientation", 1))), lost
+        return upright(samples, orientation(page.tags.valueof("Orientation", 1))), lost
 
 
 def _check_unpacked(data: bytes, page: Any) -> None:

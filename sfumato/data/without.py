@@ -35,7 +35,9 @@ def leave_out(data: Dataset, file: str | Path) -> Dataset:
         real = str(Path(line).resolve())
         found = places.get(line) or places.get(real, [])
         if not found and not {line, real} & broken:
-            raise UserError(f"{file} lists {line!r}, and there is no such picture in the training")
+            ends = [name for images in data.parts.values() for name in images.file_names if _ends(name, line)]
+            so = f": expected its path below its folder, such as {ends[0]}" if ends else ""
+            raise UserError(f"{file} lists {line!r}, and there is no such picture in the training{so}")
         if len(found) > 1 and not isinstance(data, Pairs):
             both = " and ".join(part for part, _ in found)
             raise UserError(f"{file} lists {line!r}, which is in {both}: give its path")
@@ -51,3 +53,7 @@ def leave_out(data: Dataset, file: str | Path) -> Dataset:
         kept[part] = images.subset(rows)
     say(f"left out {count(gone_now, 'picture')}, as {file} says", file=sys.stderr)
     return data.with_parts(kept)
+
+
+def _ends(name: str, line: str) -> bool:
+    return bool(line) and f"/{name}".endswith(f"/{line}")
