@@ -452,6 +452,37 @@ def test_names_are_plain_text_in_the_terminal(tmp_path, monkeypatch, capsys):
     assert warned.count("\n") == 1
 
 
+def test_ctrl_c_while_the_command_line_is_imported_is_one_line():
+    code = """if True:
+        import sys
+        class Pressed:
+            def find_spec(self, name, *_):
+                if name == "cyclopts":
+                    raise KeyboardInterrupt
+        sys.meta_path.insert(0, Pressed())
+        import runpy
+        runpy.run_module("sfumato", run_name="__main__")
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "\nstopped\n")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["scripts"]["sfumato"] == "sfumato.__main__:main"
+
+
+def test_ctrl_c_that_an_import_makes_another_error_of_is_ctrl_c_still(monkeypatch, capsys):
+    def swallowed():
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(1)
+        except KeyboardInterrupt:
+            raise ImportError("cannot load module more than once per process") from None
+
+    monkeypatch.setattr(cli, "outlines", swallowed)
+    run("methods", ok=130)
+    assert capsys.readouterr().err == "\nstopped; the same command goes on\n"
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 def test_a_line_break_in_a_name_begins_no_line(root, tmp_path, capsys):
     odd = tmp_path / "in" / "a\nsfumato: all\tis well.png"
     odd.parent.mkdir()

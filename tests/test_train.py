@@ -144,6 +144,37 @@ def test_ctrl_c_saves_and_says_how_to_go_on(folders, tmp_path, monkeypatch):
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+@pytest.mark.parametrize(
+    ("step", "good"), [(1, "there is no save$"), (3, "holds step 2, the last good save$")]
+)
+def test_a_second_ctrl_c_says_which_save_is_good(step, good, folders, tmp_path, monkeypatch):
+    add = Journal.add
+
+    def press(self, update):
+        for _ in range(2 * (update.step == step)):
+            os.kill(os.getpid(), signal.SIGINT)
+        return add(self, update)
+
+    monkeypatch.setattr(Journal, "add", press)
+    with pytest.raises(KeyboardInterrupt, match=f"^stopped at once; .*{good}"):
+        train("diffusion", folders, tmp_path / "run", **TINY, steps=9, save_every=1)
+
+
+def test_of_two_damaged_saves_none_is_advised(folders, tmp_path):
+    out, how = tmp_path / "run", TINY | {"held_out": 0, "steps": 1}
+    train("diffusion", folders, out, **how)
+    whole = (out / "training.safetensors").read_bytes()
+    advised = {whole: "without it the run goes on from", whole[:-9]: "is damaged, too: nothing"}
+    for before, advice in advised.items():
+        (out / "training.safetensors").write_bytes(whole[:-9])
+        (out / "training.before.safetensors").write_bytes(before)
+        with pytest.raises(UserError, match=rf"training.safetensors is damaged .*; .*{advice}"):
+            train("diffusion", folders, out, **how | {"steps": 2}, resume=True)
+    (out / "training.safetensors").unlink()
+    with pytest.raises(UserError, match="training.before.safetensors is damaged .*copy it again$"):
+        train("diffusion", folders, out, **how | {"steps": 2}, resume=True)
+
+
 def test_resuming_says_that_pictures_changed_moved_or_are_of_another_method(
     folders, tmp_path, capsys
 ):

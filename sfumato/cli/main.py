@@ -5,12 +5,14 @@ Nothing heavy is imported before it is needed: `sfumato --help` answers without 
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import signal
 import sys
+import threading
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from inspect import Parameter, cleandoc, signature
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -59,7 +61,8 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 def _run(words: list[str]) -> int:
     """Runs a command; its exit code."""
     try:
-        make_app(words)(words)
+        with _ctrl_c():
+            make_app(words)(words)
     except cyclopts.CycloptsError as error:
         return _fail(_wrong(error, words))
     except UserError as error:
@@ -75,6 +78,29 @@ def _run(words: list[str]) -> int:
     except SystemExit as end:
         return int(end.code or 0)
     return 0
+
+
+@contextlib.contextmanager
+def _ctrl_c() -> Iterator[None]:
+    """Ctrl-C stays a KeyboardInterrupt where an import that it broke off raises something else."""
+    before, came = signal.getsignal(signal.SIGINT), list[int]()
+
+    def handler(number: int, _: Any) -> None:
+        came.append(number)
+        raise KeyboardInterrupt
+
+    own = before is signal.default_int_handler and threading.current_thread() is threading.main_thread()
+    if own:
+        signal.signal(signal.SIGINT, handler)
+    try:
+        yield
+    except Exception:
+        if came:
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        if own:
+            signal.signal(signal.SIGINT, before)
 
 
 def _fail(text: str) -> int:

@@ -228,16 +228,19 @@ def _named(losses: dict[str, float]) -> str:
 
 
 @contextlib.contextmanager
-def interrupts() -> Iterator[Callable[[], int]]:
+def interrupts(good: Callable[[], str]) -> Iterator[Callable[[], int]]:
     """Ctrl-C, SIGTERM and SIGHUP end training after the step in hand; a second one ends it at once.
 
     A signal that is ignored stays so: `nohup` means it.  Hands out what tells which signal came, 0 if none.
+
+    Args:
+        good: says in words which save is good.
     """
     hit: list[int] = []
 
     def handler(number: int, _: Any) -> None:
         if hit:
-            raise Stopped("stopped at once; the last save is good", hit[0])
+            raise Stopped(f"stopped at once; {good()}", hit[0])
         hit.append(number)
 
     names = [n for n in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, n)]  # Windows lacks one

@@ -99,13 +99,27 @@ class RunFolder:
             if step.numel() != 1 or step.is_floating_point() or step < 0:
                 raise UserError(f"{file} is not a saved training: choose another --out")
         except UserError as error:
-            more = f"; without it the run goes on from {self.before.name}"
-            raise UserError(f"{error}{more if self.before.exists() else ''}") from None
+            raise UserError(f"{error}{self._beside(file)}") from None
         if not _fits(state, tensors):
             raise UserError("the saved training is of another model; choose another --out")
         state.restore(tensors, int(step))
         self.saved = state.step
         return True
+
+    def _beside(self, damaged: Path) -> str:
+        """What the save before can do for a save that is damaged, in words."""
+        if damaged == self.before or not self.before.exists():
+            return ""
+        try:
+            read_tensors(self.before)
+        except UserError:
+            return f"; {self.before.name} is damaged, too: nothing resumes, choose another --out"
+        return f"; without it the run goes on from {self.before.name}"
+
+    @property
+    def good(self) -> str:
+        """Which save is good, in words."""
+        return f"{self.out} holds step {self.saved}, the last good save" if self.saved else "there is no save"
 
     def keep(self, state: State) -> None:
         """Saves the state, and keeps the save before."""

@@ -78,7 +78,7 @@ class Session:
         start = self.state.step * self.asked.accumulate
         updates = fit(self.state, self.batches(start), accelerator=self.accelerator, **self.asked.loop())
         self.saved_at = time.monotonic()
-        with self.told, interrupts() as interrupted:
+        with self.told, interrupts(lambda: self.folder.good) as interrupted:
             try:
                 for update in updates:
                     self.after(update, interrupted)
@@ -206,10 +206,10 @@ class Session:
         folder, asked = self.folder, self.asked
         if folder.saved == self.state.step and folder.step_back(self.state):
             self.follow()  # a save counts when the loss after it was finite
-        good = f"{folder.out} holds step {folder.saved}, the last good save" if folder.saved else "no save"
         lr = asked.lr / 10
         begun = typed_resume(folder.out, folder.run, lr)
         again = begun if folder.begun else f"the same command with --lr {lr:g}"
         return UserError(
-            f"{error}; {good}. Lower --lr (it was {asked.lr:g}) or --clip (it was {asked.clip:g}): {again}"
+            f"{error}; {folder.good}. Lower --lr (it was {asked.lr:g}) or --clip (it was {asked.clip:g}): "
+            f"{again}"
         )
