@@ -3,6 +3,7 @@
 import signal
 
 import pytest
+import tifffile
 import torch
 from hypothesis import settings
 
@@ -23,6 +24,22 @@ def report(record_property):
         record_property("measured", (what, text))
 
     return row
+
+
+@pytest.fixture(scope="session")
+def tiffs(tmp_path_factory):
+    """tiffs(a=[samples, ...], ...): a folder that holds a folder of TIFFs for each name, bands first."""
+
+    def write(**folders):
+        root = tmp_path_factory.mktemp("tiffs")
+        for name, pictures in folders.items():
+            (root / name).mkdir()
+            for i, x in enumerate(pictures):
+                how = {"photometric": "minisblack", "planarconfig": "separate"} if x.ndim == 3 else {}
+                tifffile.imwrite(root / name / f"{i}.tif", x, **how)
+        return root
+
+    return write
 
 
 @pytest.fixture

@@ -24,18 +24,12 @@ FOUR_TO_ONE = {"net": "tiny", "channels": 4, "to_channels": 1}
 
 
 @pytest.fixture(scope="module")
-def bands(tmp_path_factory):
+def bands(tiffs):
     """Four bands, and one that follows from them: (b - a) / (b + a)."""
-    root = tmp_path_factory.mktemp("bands")
-    for name in ("four", "index"):
-        (root / name).mkdir()
-    for i in range(4):
-        coarse = RNG.integers(1000, 9000, (4, 4, 4)).astype(np.uint16)
-        four = coarse.repeat(4, 1).repeat(4, 2)
-        a, b = four[0].astype(np.float32), four[3].astype(np.float32)
-        tifffile.imwrite(root / f"four/{i}.tif", four, photometric="minisblack", planarconfig="separate")
-        tifffile.imwrite(root / f"index/{i}.tif", (b - a) / (b + a))
-    return root
+    coarse = RNG.integers(1000, 9000, (4, 4, 4, 4)).astype(np.uint16)
+    four = coarse.repeat(4, 2).repeat(4, 3)
+    a, b = four[:, 0].astype(np.float32), four[:, 3].astype(np.float32)
+    return tiffs(four=four, index=(b - a) / (b + a))
 
 
 @pytest.mark.parametrize("planar", ["contig", "separate"])

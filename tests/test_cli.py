@@ -30,9 +30,15 @@ from sfumato.cli import main as cli
 from sfumato.cli.flags import at_home, flags
 from sfumato.core import terminal, versions
 from sfumato.core.options import args_of
+from sfumato.explore.sensitivity import show_sensitivity
+from sfumato.explore.trajectory import show_trajectory
 from sfumato.methods.outline import outlines
-from sfumato.methods.registry import info
+from sfumato.methods.registry import find, info
 from sfumato.module import fields
+from sfumato.training.start import OF_DATA
+from sfumato.training.train import train
+from sfumato.translation.one_picture import OnePicture
+from sfumato.translation.pictures import translate
 from sfumato.translation.translator import USES
 
 ROOT = Path(__file__).parents[1]
@@ -481,6 +487,17 @@ def test_ctrl_c_that_an_import_makes_another_error_of_is_ctrl_c_still(monkeypatc
     run("methods", ok=130)
     assert capsys.readouterr().err == "\nstopped; the same command goes on\n"
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize("name", sorted(outlines()))
+def test_no_option_of_a_method_is_a_flag_of_a_command(name):
+    """Their names would be one flag; the source, seed and watch of a method are the command's own."""
+    method, given = find(name), ("self", "source", "seed", "watch")
+    options = {p.name for p in flags(method.translate, skip=given)} if info(method).translates else set()
+    commands = translate, OnePicture.read, show_trajectory, show_sensitivity
+    assert not options & {"repeat_from", "out", *(p.name for c in commands for p in flags(c))}
+    if info(method).trains_on:
+        assert not {p.name for p in flags(method, skip=("self", *OF_DATA))} & {p.name for p in flags(train)}
 
 
 def test_a_line_break_in_a_name_begins_no_line(root, tmp_path, capsys):

@@ -8,6 +8,7 @@ import torch
 from truth import Affine, Impulses, f64, gaussian, lively, normal, tiny_denoiser
 
 from sfumato.checkpoints.model_folder import save
+from sfumato.core.errors import UserError
 from sfumato.data import write_png
 from sfumato.diffusion import energies as en
 from sfumato.diffusion.energies import spent, stable_weight
@@ -277,6 +278,13 @@ def test_other_ways_to_look():
         for on in ("sample", "mean")
     )
     assert (sample - mean).abs().max() > 1e-4
+
+
+def test_a_weight_of_no_energy_is_refused():
+    part = EGSDE(target=target())
+    with pytest.raises(UserError, match="energy_weight 5 is that of a third energy, and none.*--energy"):
+        part.translate(PICTURES, as_is=True, realism=0, steps=2, energy_weight=5)
+    part.translate(PICTURES, as_is=True, realism=0, steps=2, energy_weight=1.0)
 
 
 def test_an_energy_by_its_name():

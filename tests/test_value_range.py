@@ -31,31 +31,18 @@ def scene(i):
 
 
 @pytest.fixture(scope="module")
-def microscopy(tmp_path_factory):
+def microscopy(tiffs):
     """Pairs of 12 bits in files of 16: few photons on an offset, and the truth in other units."""
-    root = tmp_path_factory.mktemp("microscopy")
-    for name in ("noisy", "clean"):
-        (root / name).mkdir()
-    for i in range(6):
-        photons = 200 * scene(i)
-        noisy = (100 + RNG.poisson(photons) * 12).clip(0, 4095).astype(np.uint16)
-        clean = (500 + 3000 * scene(i)).round().astype(np.uint16)
-        tifffile.imwrite(root / f"noisy/{i}.tif", noisy)
-        tifffile.imwrite(root / f"clean/{i}.tif", clean)
-    return root
+    scenes = np.stack([scene(i) for i in range(6)])
+    noisy = (100 + RNG.poisson(200 * scenes) * 12).clip(0, 4095)
+    return tiffs(noisy=noisy.astype(np.uint16), clean=(500 + 3000 * scenes).round().astype(np.uint16))
 
 
 @pytest.fixture(scope="module")
-def scanner(tmp_path_factory):
+def scanner(tiffs):
     """Signed 16-bit and float pictures of densities from -1000 to 3000."""
-    root = tmp_path_factory.mktemp("scanner")
-    for i in range(4):
-        values = -1000 + 4000 * scene(i)
-        (root / "signed").mkdir(exist_ok=True)
-        (root / "float").mkdir(exist_ok=True)
-        tifffile.imwrite(root / f"signed/{i}.tif", values.round().astype(np.int16))
-        tifffile.imwrite(root / f"float/{i}.tif", values.astype(np.float32))
-    return root
+    values = np.stack([-1000 + 4000 * scene(i) for i in range(4)])
+    return tiffs(signed=values.round().astype(np.int16), float=values.astype(np.float32))
 
 
 @pytest.fixture(scope="module")

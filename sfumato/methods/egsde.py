@@ -36,6 +36,7 @@ import torch
 from torch import Tensor
 
 from sfumato.core.arguments import Seed
+from sfumato.core.errors import UserError
 from sfumato.core.ranges import Count, NotNegative, Strength
 from sfumato.diffusion import energies as en
 from sfumato.diffusion import realism as real
@@ -52,6 +53,8 @@ from sfumato.module import Part
 Units = Literal["at-256", "paper"]
 LowPassStep = Literal["exponential", "explicit"]
 Draws = Literal["fresh", "shared"]
+WEIGHT = 1.0
+"""Of a third energy."""
 
 
 class EGSDE(Part):
@@ -88,7 +91,7 @@ class EGSDE(Part):
         low_pass: LowPassStep = "exponential",
         noise: Draws = "fresh",
         energy: en.EnergyName | en.Compares | None = None,
-        energy_weight: NotNegative = 1.0,
+        energy_weight: NotNegative = WEIGHT,
         every: Count = 1,
         steps: Count = 20,
         repeats: Count = 1,
@@ -124,6 +127,11 @@ class EGSDE(Part):
             solver: what takes the steps.
             spacing: spacing of the solver's times: karras, log_snr, time or chain.
         """
+        if energy is None and energy_weight != WEIGHT:
+            raise UserError(
+                f"energy_weight {energy_weight:g} is that of a third energy, and none is given: choose one "
+                f"by --energy, such as {next(iter(en.ENERGIES))}, or leave it out"
+            )
         process, draws = self.target.process, Noise.of(source, seed)
         times = times_of(process, strength, steps, spacing)
         reference = en.Reference(process, source, draws.stream("energy"))
