@@ -1,5 +1,6 @@
 """Ruff and mypy find nothing, where they are installed."""
 
+import ast
 import re
 import shutil
 import subprocess
@@ -26,3 +27,27 @@ def test_no_result_of_a_benchmark_names_a_path_of_its_machine():
     path = re.compile(r"(?<![\w.)/])/(?:home|root|tmp|work|Users)/\S*")
     named = {f.name: path.findall(f.read_text()) for f in results}
     assert not {name: paths for name, paths in named.items() if paths}
+
+
+BEYOND_A_LIMIT = "studio/latents_tab.py", "studio/page.py", "studio/uploads.py"
+"""What refuses a number that is larger than one."""
+
+
+def test_a_number_of_things_is_said_by_count():
+    """`{len(x)} pictures` says "1 pictures" of one; "2 of 1 pictures" is for all there are."""
+    found = []
+    for file in sorted((ROOT / "sfumato").rglob("*.py")):
+        name = file.relative_to(ROOT / "sfumato").as_posix()
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            parts = node.values if isinstance(node, ast.JoinedStr) else []
+            for before, number, after in zip([None, *parts], parts, parts[1:], strict=False):
+                said = [getattr(part, "value", "") for part in (before, after)]
+                if (
+                    isinstance(number, ast.FormattedValue)
+                    and "len(" in ast.unparse(number.value)[:4]
+                    and re.match(r" \w+s\b", str(said[1]))
+                    and not str(said[0]).endswith((" of ", " and "))
+                    and not str(said[1]).startswith(" has ")
+                ):
+                    found.append((name, ast.unparse(number) + str(said[1])))
+    assert not [one for one in found if one[0] not in BEYOND_A_LIMIT]

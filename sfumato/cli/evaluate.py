@@ -8,7 +8,7 @@ from typing import Any
 
 from sfumato.cli.flags import command, flag, flags
 from sfumato.core.errors import UserError
-from sfumato.core.terminal import say
+from sfumato.core.terminal import count, say
 
 EVALUATE = "Score a folder of results: a table, JSON and a page, with intervals and controls."
 COMPARE = "Translate the same pictures by several methods and write one page that compares them."
@@ -114,7 +114,7 @@ def study() -> Callable[..., None]:
             return
         if len(paths) != 3 or out is None:
             raise UserError(
-                f"a study needs --out and the folders SOURCE OURS THEIRS, not {len(paths)} paths; its "
+                f"a study needs --out and the folders SOURCE OURS THEIRS, not {count(len(paths), 'path')}; its "
                 f"answers are counted by `sfumato study --score study_key.json ANSWERS.json ...`"
             )
         page = study(*paths, out, **given)

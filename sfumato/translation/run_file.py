@@ -68,7 +68,7 @@ class Summary:
                 of = sorted({a for a, b in changed if b == to}, key=lambda a: (a[0] * a[1], a))
                 before = said_size(of[0])
                 if len(of) > 1:
-                    before = f"{len(of)} sizes from {before} to {said_size(of[-1])}"
+                    before = f"{count(len(of), 'size')} from {before} to {said_size(of[-1])}"
                 lines.append(f"{folder}: {before} -> {said_size(to)}" + ", and back" * self.back)
         return lines
 
