@@ -114,8 +114,8 @@ def study() -> Callable[..., None]:
             return
         if len(paths) != 3 or out is None:
             raise UserError(
-                f"a study needs --out and the folders SOURCE OURS THEIRS, not {count(len(paths), 'path')}; its "
-                f"answers are counted by `sfumato study --score study_key.json ANSWERS.json ...`"
+                f"a study needs --out and the folders SOURCE OURS THEIRS, not {count(len(paths), 'path')}; "
+                f"its answers are counted by `sfumato study --score study_key.json ANSWERS.json ...`"
             )
         page = study(*paths, out, **given)
         say(f"{page} is for the raters; do not show them study_key.json, which lies beside it")
