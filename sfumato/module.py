@@ -92,6 +92,8 @@ class Part(Described, nn.Module):
 
     before: ClassVar[Mapping[str, Any]] = {}
     """Fields that are newer than descriptions without them, with what those descriptions meant."""
+    only_with: ClassVar[Mapping[str, tuple[str, str]]] = {}
+    """Fields that act only where another has a certain value: {field: (the other, its value)}."""
     by_domain: ClassVar[tuple[str, ...]] = ()
     """Tensors of its state with a row for each domain, in their order; rows behind them are of none."""
     generators_at: ClassVar[tuple[str, ...]] = ()

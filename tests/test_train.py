@@ -29,8 +29,9 @@ from sfumato.core.errors import UserError
 from sfumato.data.folders import locked
 from sfumato.data.open_data import open_data
 from sfumato.data.without import leave_out
+from sfumato.methods.outline import names
 from sfumato.methods.registry import find
-from sfumato.module import build
+from sfumato.module import build, fields
 from sfumato.training.fit import Update
 from sfumato.training.log import Journal, Progress
 from sfumato.training.run_folder import RunFolder, read_run
@@ -773,6 +774,21 @@ def test_a_bare_name_of_a_picture_in_a_subfolder_is_answered_with_its_path(folde
         leave_out(data, tmp_path / "list")
     (tmp_path / "list").write_text("sub/3.png\n")
     assert "3.png" not in map(os.path.basename, leave_out(data, tmp_path / "list").parts["red"].file_names)
+
+
+ACTS = [(m, *row) for m in names() for row in getattr(find(m), "only_with", {}).items()]
+
+
+@pytest.mark.parametrize(("method", "name", "needed"), ACTS)
+def test_an_option_that_does_not_act_is_refused(method, name, needed, folders, tmp_path):
+    default = {f.name: f.default for f in fields(find(method))}
+    assert needed[0] in default
+    data, other = [folders["red"], folders["green"]], {"cost": "strong", "first": "unconditional"}
+    options = {name: default[name], needed[0]: other.get(needed[0], "image")}
+    words = rf"^--{name.replace('_', '-')} .* acts only with --.* {needed[1]}, and {needed[0]} is "
+    with pytest.raises(UserError, match=words):
+        train(method, data, tmp_path / "run", **TINY | {"options": options}, steps=1)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("resume", [False, True])

@@ -67,6 +67,9 @@ class NeuralOT(Part):
     before: ClassVar[dict[str, Any]] = {"published": False}
     settings: ClassVar[dict[str, Any]] = SETTINGS
     steady: ClassVar[bool] = False
+    only_with: ClassVar[dict[str, tuple[str, str]]] = dict.fromkeys(
+        ("gamma", "gamma_warmup", "z_size", "z_std"), ("cost", "weak")
+    )
 
     net: str | nn.Module = "small"
     critic: str | nn.Module = "same"

@@ -78,6 +78,7 @@ class UnitDDPM(Part):
     data: ClassVar[str] = "unpaired"
     settings: ClassVar[dict[str, Any]] = {"batch": 16, "lr": 2e-3}
     steady: ClassVar[bool] = False
+    only_with: ClassVar[dict[str, tuple[str, str]]] = {"coarse_cells": ("translators_start_as", "coarse")}
     phases: ClassVar[tuple[str, ...]] = ("warmup_batches",)
     net: str | nn.Module = "small"
     process: str | Process = "ddpm"

@@ -85,6 +85,9 @@ class UnpairedSDE(Part):
     data: ClassVar[str] = "unpaired"
     settings: ClassVar[dict[str, Any]] = {"batch": 16, "lr": 2e-3}
     steady: ClassVar[bool] = False
+    only_with: ClassVar[dict[str, tuple[str, str]]] = dict.fromkeys(
+        ("coarse_cells", "coarse_noise", "content"), ("first", "coarse")
+    )
     phases: ClassVar[tuple[str, ...]] = ("warmup_batches", "distil_batches")
     pairing: Pairing = "buffer"
     net: str | nn.Module = "small"

@@ -60,6 +60,8 @@ def begun(asked: TrainOptions, before: Mapping[str, Any] | None) -> tuple[Start 
     that goes on needs it no more: run.json has its options.
     """
     if asked.start is None:
+        if before is None and isinstance(asked.method, str):
+            _check_acting(asked)
         return None, asked
     start = Start.of(asked) if before is None else None
     if start is None:
@@ -73,6 +75,23 @@ def begun(asked: TrainOptions, before: Mapping[str, Any] | None) -> tuple[Start 
     ways = [w for w in READ if w != "to_range" or info(asked.method).trains_on != "domains"]
     read = {w: how.get(w, DEFAULTS.get(w)) for w in ways if getattr(asked, w) is None}
     return start, replace(asked, options=known, **read)
+
+
+def _check_acting(asked: TrainOptions) -> None:
+    """Sees that every option that is given acts with the others.
+
+    Raises:
+        UserError: one does not; says with what it does.
+    """
+    cls: Any = find(str(asked.method))
+    values = {f.name: f.default for f in fields(cls)} | dict(asked.options or {})
+    for name, (other, value) in cls.only_with.items():
+        if name in (asked.options or {}) and values[other] != value:
+            flag, needed = (n.replace("_", "-") for n in (name, other))
+            raise UserError(
+                f"--{flag} {values[name]} acts only with --{needed} {value}, and {other} is {values[other]}: "
+                f"add it, or leave out --{flag}"
+            )
 
 
 def recorded_name(start: str | Path) -> str:
