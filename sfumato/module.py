@@ -147,7 +147,8 @@ def of_any_kind(translate: Callable[..., Tensor]) -> Callable[..., Any]:
         channels = channels_of(self, options.get("direction"))
         like = next(self.parameters(), None)  # of the networks' device and type
         if pictures:
-            _check_given(source, as_is, channels, like)
+            networks = any(hasattr(m, "channels") for m in self.modules() if m is not self)  # not one's own
+            _check_given(source, as_is, channels if networks else None, like)
         if as_is or not pictures:  # exact denoisers take anything
             return translate(self, source, **options)
 
@@ -161,7 +162,7 @@ def of_any_kind(translate: Callable[..., Tensor]) -> Callable[..., Any]:
     return with_torch_defaults(checked)
 
 
-def _check_given(source: Any, as_is: bool, channels: int, like: Tensor | None) -> None:
+def _check_given(source: Any, as_is: bool, channels: int | None, like: Tensor | None) -> None:
     """Sees that networks, whose values are `like` this one, can be given a source.
 
     Raises:
@@ -180,7 +181,7 @@ def _check_given(source: Any, as_is: bool, channels: int, like: Tensor | None) -
             f"leave it out, or make such a tensor, as by torch.from_numpy"
         )
     check_tensor(source, "what as_is=True takes")
-    if source.ndim == 4 and source.shape[1] != channels:
+    if source.ndim == 4 and channels is not None and source.shape[1] != channels:
         raise UserError(
             f"as_is=True takes a tensor of {count(channels, 'channel')}, as the model's pictures have, not "
             f"{described(source)}"
