@@ -25,7 +25,6 @@ from torch.nn.modules import module as registry
 from sfumato.core.arguments import Checked, Seed, check_value, checked_values, described, hints_of
 from sfumato.core.devices import with_torch_defaults
 from sfumato.core.errors import RENAMED, UserError, choose
-from sfumato.core.terminal import count
 from sfumato.data.in_memory import check_tensor, translated
 from sfumato.data.preparation import Preparation
 from sfumato.windows import for_pictures
@@ -144,11 +143,9 @@ def of_any_kind(translate: Callable[..., Tensor]) -> Callable[..., Any]:
         options = checked_values(translate, options, seed=Seed)
         check_value("as_is", as_is, bool)
         pictures = any(hasattr(m, "channels") for m in self.modules())
-        channels = channels_of(self, options.get("direction"))
         like = next(self.parameters(), None)  # of the networks' device and type
         if pictures:
-            networks = any(hasattr(m, "channels") for m in self.modules() if m is not self)  # not one's own
-            _check_given(source, as_is, channels if networks else None, like)
+            _check_given(source, as_is, like)
         if as_is or not pictures:  # exact denoisers take anything
             return translate(self, source, **options)
 
@@ -157,12 +154,12 @@ def of_any_kind(translate: Callable[..., Tensor]) -> Callable[..., Any]:
             with torch.set_grad_enabled(images.requires_grad):
                 return translate(part, images if like is None else images.to(like), **options)
 
-        return translated(run, source, channels, self.preparation)
+        return translated(run, source, channels_of(self, options.get("direction")), self.preparation)
 
     return with_torch_defaults(checked)
 
 
-def _check_given(source: Any, as_is: bool, channels: int | None, like: Tensor | None) -> None:
+def _check_given(source: Any, as_is: bool, like: Tensor | None) -> None:
     """Sees that networks, whose values are `like` this one, can be given a source.
 
     Raises:
@@ -181,11 +178,6 @@ def _check_given(source: Any, as_is: bool, channels: int | None, like: Tensor | 
             f"leave it out, or make such a tensor, as by torch.from_numpy"
         )
     check_tensor(source, "what as_is=True takes")
-    if source.ndim == 4 and channels is not None and source.shape[1] != channels:
-        raise UserError(
-            f"as_is=True takes a tensor of {count(channels, 'channel')}, as the model's pictures have, not "
-            f"{described(source)}"
-        )
 
 
 def raw(part: Any) -> Callable[..., Tensor]:

@@ -219,5 +219,5 @@ def test_a_network_and_a_state_may_have_different_types():
 @pytest.mark.parametrize("shape", [(3, 8, 8), (8, 8)])
 def test_what_is_no_batch_is_said_to_be_none(shape):
     f = tiny_denoiser()
-    with pytest.raises(UserError, match=r"a batch \(B, C, H, W\), not a tensor of shape"):
+    with pytest.raises(UserError, match=r"a batch \(B, 3, H, W\), not a tensor of shape"):
         integrate("ddim", f, torch.zeros(shape), grid(f.process, 2))

@@ -199,8 +199,10 @@ def test_a_model_without_values_is_named(model, tmp_path):
 
 
 def test_channels_are_counted_as_they_are_given(model):
-    with pytest.raises(UserError, match=r"takes a tensor of 3 channels, .* of shape .2, 5, 8, 8."):
-        model.translate(torch.zeros(2, 5, 8, 8), as_is=True)
+    pairs = sfumato.find("paired_sde")(net="tiny").eval()
+    for part in (model, pairs):
+        with pytest.raises(UserError, match=r"network takes a batch \(B, 3, H, W\), not .* \(2, 5, 8, 8\)$"):
+            part.translate(torch.zeros(2, 5, 8, 8), as_is=True, steps=2)
 
 
 @pytest.mark.parametrize(

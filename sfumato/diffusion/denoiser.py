@@ -225,10 +225,13 @@ class Denoiser(Part):
     def _predict(
         self, x_t: Tensor, alpha: Tensor, sigma: Tensor, label: Tensor | None, image: Tensor | None
     ) -> Tensor:
-        if hasattr(self.net, "channels") and x_t.ndim != 4:
-            raise UserError(
-                f"this network takes a batch (B, C, H, W), not a tensor of shape {tuple(x_t.shape)}"
-            )
+        given = {"channels": x_t} | ({} if image is None else {"conditioning": image})
+        for name, x in given.items():
+            wanted = getattr(self.net, name, None)
+            if wanted is not None and (x.ndim != 4 or x.shape[1] != wanted):
+                raise UserError(
+                    f"this network takes a batch (B, {wanted}, H, W), not a tensor of shape {tuple(x.shape)}"
+                )
         if self.prediction == "edm":
             x = self._edm(sigma / alpha)[2] * x_t / alpha
         else:
