@@ -154,7 +154,9 @@ def of_any_kind(translate: Callable[..., Tensor]) -> Callable[..., Any]:
             with torch.set_grad_enabled(images.requires_grad):
                 return translate(part, images if like is None else images.to(like), **options)
 
-        return translated(run, source, channels_of(self, options.get("direction")), self.preparation)
+        how, direction = self.preparation, options.get("direction")
+        how = how.other_side if how and direction == "target-to-source" else how
+        return translated(run, source, channels_of(self, direction), how)
 
     return with_torch_defaults(checked)
 

@@ -317,7 +317,7 @@ def test_folders_and_models_are_given_by_name(tmp_path):
         (U8, {}, "paths must be a path .* not a ndarray"),
         ([None], {}, r"paths\[0\] must be"),
         (tmp_path / "x.png", {"out": ""}, "out must be"),
-        (tmp_path / "x.png", {"model": model}, "model must be .* not a Pix2Pix"),
+        (tmp_path / "x.png", {"model": model}, "model .*must be .* not a Pix2Pix"),
     ):
         with pytest.raises(UserError, match=says):
             sfumato.translate(

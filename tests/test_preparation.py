@@ -424,7 +424,7 @@ def test_further_pages_of_a_mask_are_said(tmp_path):
 def test_a_mask_of_the_pictures_size_is_not_said_to_be_enlarged(tmp_path, recwarn):
     Image.fromarray(np.full((50, 100), 255, np.uint8)).save(tmp_path / "wide.png")
     how = Preparation(size=None, resize="none", channels=3)
-    assert mask_for(tmp_path / "wide.png", [how.read(tmp_path / "wide.png")], how).shape == (1, 1, 50, 100)
+    assert mask_for(tmp_path / "wide.png", how.read(tmp_path / "wide.png"), how).shape == (1, 1, 50, 100)
     assert not recwarn.list
 
 

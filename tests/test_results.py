@@ -13,6 +13,8 @@ from PIL.TiffImagePlugin import IFDRational
 import sfumato
 from sfumato.core.errors import UserError
 from sfumato.data.carried import MATRIX, SCALE, TIES, Carried, carried_by
+from sfumato.data.open_data import measured_range
+from sfumato.data.preparation import Preparation
 from sfumato.data.read import header_of, read_file
 from sfumato.data.resize import placed
 from sfumato.data.write import FORMATS, is_whole, write_samples
@@ -439,10 +441,12 @@ def test_a_place_is_kept_beside_a_resolution_of_nothing_and_a_number_for_no_data
     tags = carried_by(file.read_bytes()).geo
     more = [(SCALE, 12, 3, tags[SCALE], True), (TIES, 12, 6, tags[TIES], True), (42113, 12, 1, (-9.0,), True)]
     tifffile.imwrite(tmp_path / "in/1.tif", DEEP, photometric="rgb", extratags=more)
-    translate(tmp_path / "in", tmp_path / "out", format="tiff", scale="native", **model)
+    with pytest.warns(UserWarning, match="results have no pixels without data: those of their GeoTIFFs"):
+        translate(tmp_path / "in", tmp_path / "out", format="tiff", scale="native", **model)
     for name in ("0", "1"):
         assert carried_by((tmp_path / f"out/{name}.tif").read_bytes()).geo[TIES] == tags[TIES]
-    assert carried_by((tmp_path / "out/1.tif").read_bytes()).geo[42113] == "-9.0"
+    assert carried_by((tmp_path / "in/1.tif").read_bytes()).geo[42113] == "-9.0"
+    assert 42113 not in carried_by((tmp_path / "out/1.tif").read_bytes()).geo
 
 
 def test_pages_keep_their_own_alpha_depth_and_range(model, tmp_path):
@@ -546,3 +550,64 @@ def test_a_header_that_cannot_be_read_is_said_in_words(tmp_path):
         with pytest.raises(UserError) as error:
             header_of(file)
         assert str(error.value) == f"cannot read {file}: {why}"
+
+
+def test_pages_are_found_once(model, tmp_path, monkeypatch):
+    (tmp_path / "in").mkdir()
+    with tifffile.TiffWriter(tmp_path / "in/0.tif") as tiff:
+        for i in range(12):
+            tiff.write(np.roll(DEEP, i, 0), photometric="rgb", contiguous=False)
+    opened = []
+    real = tifffile.TiffFile
+    monkeypatch.setattr(tifffile, "TiffFile", lambda *a, **how: opened.append(1) or real(*a, **how))
+    translate(tmp_path / "in", tmp_path / "few", pages="all", scale="native", **model)
+    few = len(opened)
+    with tifffile.TiffWriter(tmp_path / "in/0.tif") as tiff:
+        for i in range(36):
+            tiff.write(np.roll(DEEP, i, 0), photometric="rgb", contiguous=False)
+    translate(tmp_path / "in", tmp_path / "many", pages="all", scale="native", **model)
+    assert len(opened) - few < few + 5
+    many = tifffile.imread(tmp_path / "many/0.tif", key=range(36))
+    assert all(np.array_equal(page, np.roll(DEEP, i, 0)) for i, page in enumerate(many))
+
+
+@pytest.mark.parametrize("top", [1, 255, 65535])
+def test_alpha_of_floats_ends_where_it_does(top, tmp_path):
+    values = RNG.uniform(0, 255, (8, 8, 3)).astype(np.float32)
+    alpha = np.full((8, 8, 1), top, np.float32)
+    alpha[:4] = 0
+    file = tmp_path / "a.tif"
+    tifffile.imwrite(file, np.concatenate([values, alpha], 2), photometric="rgb", extrasamples=["unassalpha"])
+    how = Preparation(range=(0, 255))
+    image = how.read(file).image.numpy()
+    np.testing.assert_allclose(image[:, 4:], values[4:].transpose(2, 0, 1) / 127.5 - 1, atol=1e-5)
+    np.testing.assert_allclose(image[:, :4], 1, atol=1e-5)  # white
+    np.testing.assert_allclose(how.opacity(file), 2 * (alpha.transpose(2, 0, 1) > 0) - 1)
+
+
+def test_pixels_without_data_are_not_measured(tmp_path):
+    values = np.full((8, 8), 300.0, np.float32)
+    values[0], values[1, 1], values[2, 2] = -9999, 100, 900
+    tifffile.imwrite(tmp_path / "a.tif", values, extratags=[(42113, 2, None, "-9999", True)])
+    assert measured_range("auto", [(tmp_path / "a.tif", "whole")], 1) == (100, 900)
+
+
+def test_a_resolution_that_jpeg_does_not_hold_is_not_written(tmp_path):
+    write_samples(tmp_path / "a.jpg", np.zeros((3, 8, 8), np.uint8), Carried(dpi=(100_000.0, 100_000.0)))
+    assert "dpi" not in Image.open(tmp_path / "a.jpg").info
+    write_samples(tmp_path / "b.jpg", np.zeros((3, 8, 8), np.uint8), Carried(dpi=(300.0, 300.0)))
+    assert Image.open(tmp_path / "b.jpg").info["dpi"] == (300, 300)
+
+
+def test_edges_of_gray_sprites_on_a_colour_are_taken_apart_by_its_luma(tmp_path):
+    gray = np.full((16, 16, 2), 60, np.uint8)
+    gray[..., 1] = 128
+    (tmp_path / "in").mkdir()
+    Image.fromarray(gray).save(tmp_path / "in/a.png")
+    part = sfumato.find("diffusion")(net="tiny", domains=("a",), channels=1)
+    how = Preparation(size=(16, 16), channels=1, alpha="#ff0000")
+    sfumato.save(part, tmp_path / "m", info={"size": 16, "preparation": how.to_json()})
+    told = {"method": "sdedit", "target": f"{tmp_path}/m:a", "options": {"strength": 0.0}}
+    translate(tmp_path / "in", tmp_path / "out", alpha="keep", **told)
+    made = np.asarray(Image.open(tmp_path / "out/a.png"))
+    assert np.abs(made.astype(int) - gray).max() <= 2

@@ -288,3 +288,22 @@ def test_what_cannot_be_measured_says_the_files_own_mistake(tmp_path):
     tifffile.imwrite(tmp_path / "x.tif", np.zeros((8, 8), np.uint16))
     with pytest.raises(UserError, match="x.tif has 1 band, expected 4: see --channels"):
         measured_range("auto", [(tmp_path / "x.tif", "whole")], 4)
+
+
+@pytest.mark.parametrize("kind", ["uint16", "int16", "int32"])
+def test_arrays_are_numbers_of_the_models_range(kind, tmp_path):
+    part = sfumato.find("diffusion")(net="tiny", domains=("a",))
+    how = Preparation(size=(16, 16), range=(10, 4000), to_range=(0, 8000))
+    sfumato.save(part, tmp_path, info={"size": 16, "preparation": how.to_json()})
+    model = sfumato.find("sdedit")(target=sfumato.load(f"{tmp_path}:a"))
+    model.preparation = how
+    given = np.random.default_rng(0).integers(10, 4001, (16, 16, 3)).astype(kind)
+    for one in (given, torch.from_numpy(given.transpose(2, 0, 1).copy())):
+        made = model.translate(one, strength=0.0)
+        assert made.dtype == one.dtype
+        wanted = (np.asarray(one, dtype=float) - 10) / 3990 * 8000
+        assert np.abs(np.asarray(made, dtype=float) - wanted).max() <= 1
+    with pytest.raises(UserError, match=r"expected \[-1, 1\], or whole numbers in the model's range from 10"):
+        model.translate(given.astype(np.float32), strength=0.0)
+    with pytest.warns(UserWarning, match="values outside of the model's range become its ends"):
+        model.translate(given + np.array(3000, kind), strength=0.0)

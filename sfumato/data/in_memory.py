@@ -22,6 +22,7 @@ from sfumato.data.images import picture
 from sfumato.data.preparation import Preparation
 from sfumato.data.read import DARK, ranged
 from sfumato.data.resize import to_float
+from sfumato.data.value_range import ValueRange, from_unit, to_unit
 
 KINDS = "a picture of Pillow, an array or tensor of one or many, or a list of them"
 FLOATS = torch.float16, torch.bfloat16, torch.float32, torch.float64
@@ -68,7 +69,8 @@ def take(given: Any, channels: int, preparation: Preparation | None = None, brig
         return Taken(image[None], lambda y: picture(y[0]))
     if isinstance(given, (np.ndarray, Tensor)):
         x, arrange = arranged(given, channels)
-        images, restore = _floats(x, bright)
+        ends, to = (preparation.range, preparation.to_range) if preparation else (None, None)
+        images, restore = _in_range(x, ends, to or ends) if ends else _floats(x, bright)
         return Taken(_channels(images, channels), lambda y: arrange(restore(y)))
     if isinstance(given, (str, Path)):
         raise UserError(
@@ -132,6 +134,30 @@ def _floats(x: Tensor, bright: bool) -> tuple[Tensor, Callable[[Tensor], Tensor]
         return rounded.to(torch.int32).to(x.device, x.dtype)
 
     return values.float() * (2 / top) - 1, samples
+
+
+def _in_range(x: Tensor, ends: ValueRange, to: ValueRange) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """Whole numbers of a model's range, and back to that of its results; floats lie in [-1, 1]."""
+    if x.is_floating_point():
+        low, high = float(x.min()), float(x.max())
+        if not -1 - SLACK <= low <= high <= 1 + SLACK:
+            raise UserError(
+                f"values in [{low:.6g}, {high:.6g}]: expected [-1, 1], or whole numbers in the model's range "
+                f"from {ends[0]:g} to {ends[1]:g}; sfumato.read(paths, like=model) reads files in it"
+            )
+        return _floats(x, bright=True)
+    check_type(x.dtype)
+    unit, outside = to_unit(x.to(torch.int64).cpu().numpy(), ends)
+    if outside:
+        warnings.warn(f"values outside of the model's range become its ends: {outside}", stacklevel=4)
+    kind = np.dtype(str(x.dtype).removeprefix("torch."))
+
+    def back(y: Tensor) -> Tensor:
+        low, high = np.iinfo(kind).min, np.iinfo(kind).max
+        values = from_unit(y.detach().float().cpu().numpy(), to, np.dtype(np.float64)).clip(low, high)
+        return torch.from_numpy(np.floor(values + 0.5).astype(kind)).to(x.device)
+
+    return torch.from_numpy(unit).to(x.device), back
 
 
 def check_type(dtype: torch.dtype) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self, get_args
@@ -20,10 +21,21 @@ from torch import Tensor
 from sfumato.core.arguments import checked_values
 from sfumato.core.errors import UserError, check_numbers, choose
 from sfumato.core.ranges import Whole
+from sfumato.data.carried import NODATA
 from sfumato.data.hashing import version_of
 from sfumato.data.header import LIMITS
 from sfumato.data.kept import KEPT, Sample
-from sfumato.data.read import Readable, Unfiled, bands_of, colour_of, header_of, read_file, read_samples
+from sfumato.data.read import (
+    Readable,
+    Unfiled,
+    bands_of,
+    carried_of,
+    colour_of,
+    header_of,
+    opacity_of,
+    read_file,
+    read_samples,
+)
 from sfumato.data.resize import Learnt, Resize, centre, fit_image, said_size, sides_of, to_float, to_samples
 from sfumato.data.value_range import ValueRange, rule_of
 
@@ -167,7 +179,7 @@ class Preparation:
         return samples[..., : w // 2] if self.side == "left" else samples[..., -(w // 2) :]
 
     def values(self, file: Readable) -> NDArray[Any]:
-        """Samples (channels, H, W) of a file as they are, of the side that is read, without alpha.
+        """Samples of a file as they are, of the side that is read, without alpha and pixels without data.
 
         Raises:
             UserError: as `read`; or they are not all numbers.
@@ -175,11 +187,15 @@ class Preparation:
         bands = bands_of(self.channels)
         samples, _ = read_file(file, ranged=True, bands=bands, page=self.page)
         samples = samples if bands else samples[..., : samples.shape[2] - (samples.shape[2] in (2, 4))]
-        check_numbers({str(file): samples})
-        return self._half(samples.transpose(2, 0, 1), file)
+        half = self._half(samples.transpose(2, 0, 1), file)
+        if isinstance(file, Path) and (void := carried_of(file).geo.get(NODATA)):
+            with suppress(ValueError):
+                half = half[half != float(void)]
+        check_numbers({str(file): half})
+        return half
 
     def opacity(self, file: str | Path) -> NDArray[Any] | None:
-        """Alpha (1, h, w) of a file at this size, in the file's depth; None if it has none.
+        """Alpha (1, h, w) of a file at this size, clear at -1 and opaque at 1; None if it has none.
 
         Raises:
             UserError: as `read`.
@@ -189,7 +205,7 @@ class Preparation:
         samples, _ = read_file(file, ranged=self.range is not None, page=self.page)
         if samples.shape[2] not in (2, 4):
             return None
-        return self.fit(self._half(samples[..., -1:].transpose(2, 0, 1), file), file)
+        return self.fit(self._half(2 * opacity_of(samples).transpose(2, 0, 1) - 1, file), file)
 
     @property
     def colour(self) -> tuple[int, int, int]:

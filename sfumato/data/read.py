@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import ImageColor
 
 from sfumato.core.errors import UserError
-from sfumato.data.carried import Carried, carried_by
+from sfumato.data.carried import NOTHING, Carried, carried_by
 from sfumato.data.decode import decode, inspect, plain
 from sfumato.data.folders import regular
 from sfumato.data.hashing import version_of
@@ -80,15 +81,25 @@ def _said_by(file: Path, page: int = 0) -> tuple[Header, Carried]:
     with _reading(file):
         key = *version_of(file), page
         if (said := SAID.get(key)) is None:
-            data = regular(file).read_bytes()
+            data = _bytes_of(file, page)
             said = _say(key, inspect(data, page=page), data)
         return said
+
+
+def _bytes_of(file: Path, page: int = 0) -> bytes:
+    """What a file holds; read once for all its further pages, which are read one after the other."""
+    return _kept(*version_of(file)) if page else regular(file).read_bytes()
+
+
+@lru_cache(maxsize=1)
+def _kept(file: Path, *version: int) -> bytes:
+    return regular(file).read_bytes()
 
 
 def _say(key: Any, header: Header, data: bytes) -> tuple[Header, Carried]:
     if len(SAID) >= 2**16:
         SAID.clear()
-    SAID[key] = said = header, carried_by(data)
+    SAID[key] = said = header, NOTHING if key[-1] else carried_by(data)  # of the first page
     return said
 
 
@@ -151,11 +162,23 @@ def ranged(
     alpha = samples.shape[2] in (2, 4) and bands_of(channels) is None
     unit, outside = to_unit(samples[..., : samples.shape[2] - alpha], ends)
     if unit.shape[2] != channels or alpha:
-        top = 1 if samples.dtype.kind == "f" else np.iinfo(samples.dtype).max
-        opacity = (samples[..., -1:] / top).astype(np.float32)
         light = (unit + 1) / 2
-        unit = 2 * plain(np.concatenate([light, opacity], 2) if alpha else light, channels, colour) - 1
+        light = np.concatenate([light, opacity_of(samples)], 2) if alpha else light
+        unit = 2 * plain(light, channels, colour) - 1
     return np.ascontiguousarray(unit.transpose(2, 0, 1)), outside
+
+
+def opacity_of(samples: NDArray[Any]) -> NDArray[np.float32]:
+    """The last channel of samples (H, W, C) as alpha (H, W, 1) in [0, 1]; that of floats ends at 1, 255 or
+    65,535.
+    """
+    alpha = samples[..., -1:].astype(np.float32)
+    if samples.dtype.kind == "f":
+        most = alpha.max(initial=0.0)
+        top = next((top for top in (1, 255, 65_535) if most <= top), most)
+    else:
+        top = np.iinfo(samples.dtype).max
+    return (alpha / np.float32(top)).clip(0, 1)
 
 
 def bands_of(channels: int) -> int | None:
@@ -177,7 +200,7 @@ def read_file(
     with _reading(path):
         if (size := path.stat().st_size) > LIMITS.file:
             raise Refused(f"has {size:,} bytes: expected at most {LIMITS.file:,}")
-        key, data = (*version_of(path), page or 0), regular(path).read_bytes()
+        key, data = (*version_of(path), page or 0), _bytes_of(path, page or 0)
         samples, header, lost = decode(data, ranged=ranged, bands=bands, page=page)
         if key not in SAID:
             _say(key, header, data)

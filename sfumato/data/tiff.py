@@ -6,12 +6,12 @@ import io
 import itertools
 import logging
 import zlib
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sfumato.core.terminal import count
 from sfumato.data.header import LIMITS, Header, Refused, orientation, upright
 
 logging.getLogger("tifffile").addHandler(logging.NullHandler())  # what is wrong, is said by `decode`
@@ -28,33 +28,37 @@ def tiff_header(data: bytes, number: int = 0) -> Header:
     Raises:
         Refused: there are fewer, or whole tiles of it, which are unpacked, would be too large.
     """
-    import tifffile
-
-    with tifffile.TiffFile(io.BytesIO(data)) as tiff:
-        page, count = _page(tiff, number)
-        if page.is_tiled and page.tilewidth * page.tilelength > LIMITS.pixels:
-            tile = f"{page.tilewidth}x{page.tilelength}"
-            raise Refused(f"has tiles of {tile} pixels: expected at most {LIMITS.pixels:,}")
-        return Header("TIFF", page.imagewidth, page.imagelength, count, _dtype(page))
+    page, count = _page(data, number)
+    if page.is_tiled and page.tilewidth * page.tilelength > LIMITS.pixels:
+        tile = f"{page.tilewidth}x{page.tilelength}"
+        raise Refused(f"has tiles of {tile} pixels: expected at most {LIMITS.pixels:,}")
+    return Header("TIFF", page.imagewidth, page.imagelength, count, _dtype(page))
 
 
 def frame_of(data: bytes, number: int) -> int:
     """Where the page of this number stands among all, of which some are smaller copies of others."""
-    import tifffile
-
-    with tifffile.TiffFile(io.BytesIO(data)) as tiff:
-        return int(_page(tiff, number)[0].index)
+    return int(_page(data, number)[0].index)
 
 
-def _page(tiff: Any, number: int) -> tuple[Any, int]:
+def _page(data: bytes, number: int) -> tuple[Any, int]:
     """The page that holds the picture of this number, and how many pictures there are."""
-    pages: list[Any] = _whole_pages(tiff) or [tiff.pages[0]]
+    pages = _kept(data) if number else _opened(data)
     stack = _stack(pages[0])
     if number >= len(pages) * stack:
-        raise Refused(f"holds {count(len(pages) * stack, 'picture')}, not {number + 1}")
+        raise Refused(f"holds {len(pages) * stack} pictures, not {number + 1}")
     return pages[number // stack], len(pages) * stack
 
 
+def _opened(data: bytes) -> list[Any]:
+    """The pages of a file."""
+    import tifffile
+
+    tiff = tifffile.TiffFile(io.BytesIO(data))
+    return _whole_pages(tiff) or [tiff.pages[0]]
+
+
+_kept = lru_cache(maxsize=1)(_opened)
+"""The same, found once for all further pages of a file, which are read one after the other."""
 MANY = 1000
 """Pages of a file that are counted, at most."""
 
@@ -83,58 +87,56 @@ def read_tiff(
     """
     import tifffile
 
-    with tifffile.TiffFile(io.BytesIO(data)) as tiff:
-        page: Any = tiff.pages[0] if number is None else _page(tiff, number)[0]
-        bands, photometric = page.samplesperpixel, int(page.photometric)
-        colours = {2: 3, 5: 4, 6: 3, 8: 3}.get(photometric, 1)  # RGB, CMYK, YCbCr, Lab
-        alpha = colours < bands and page.extrasamples[:1] in ((1,), (2,))
-        kept = colours + alpha if wanted is None else bands
-        unpacked = bands * page.imagewidth * page.imagelength * (page.dtype or np.dtype(np.uint8)).itemsize
-        if unpacked > LIMITS.file:
-            raise Refused(f"unpacks to {unpacked:,} bytes: expected at most {LIMITS.file:,}")
-        if kept < bands and colours == 1:
-            raise Refused(
-                f"has {bands} bands and does not say which are red, green and blue: train with --channels "
-                f"{bands}, or save the three that are meant as RGB"
-            )
-        lost = {"bands": f"{bands} bands, the first {kept} are read"} if kept < bands else {}
-        if any(
-            n == 0 or at + n > len(data) for at, n in zip(page.dataoffsets, page.databytecounts, strict=True)
-        ):
-            raise Refused("is broken (a part of its pixels is missing)")
-        _check_unpacked(data, page)
-        plain = page.dtype is None or page.dtype in (np.uint8, np.bool_)
-        if plain and not lost and wanted is None and (number is None or _stack(page) == 1):
-            return None
-        known = page.dtype in (np.uint8, np.uint16) or (
-            ranged and page.dtype is not None and page.dtype.kind in "iuf" and photometric > 0
+    first = number is None  # as training reads it, in many threads
+    page: Any = tifffile.TiffFile(io.BytesIO(data)).pages[0] if first else _page(data, number or 0)[0]
+    bands, photometric = page.samplesperpixel, int(page.photometric)
+    colours = {2: 3, 5: 4, 6: 3, 8: 3}.get(photometric, 1)  # RGB, CMYK, YCbCr, Lab
+    alpha = colours < bands and page.extrasamples[:1] in ((1,), (2,))
+    kept = colours + alpha if wanted is None else bands
+    unpacked = bands * page.imagewidth * page.imagelength * (page.dtype or np.dtype(np.uint8)).itemsize
+    if unpacked > LIMITS.file:
+        raise Refused(f"unpacks to {unpacked:,} bytes: expected at most {LIMITS.file:,}")
+    if kept < bands and colours == 1:
+        raise Refused(
+            f"has {bands} bands and does not say which are red, green and blue: train with --channels "
+            f"{bands}, or save the three that are meant as RGB"
         )
-        if not known or photometric > 2:
-            stated = "" if photometric > 2 or ranged else "state it by --range LOW HIGH, or "
+    lost = {"bands": f"{bands} bands, the first {kept} are read"} if kept < bands else {}
+    if any(n == 0 or at + n > len(data) for at, n in zip(page.dataoffsets, page.databytecounts, strict=True)):
+        raise Refused("is broken (a part of its pixels is missing)")
+    _check_unpacked(data, page)
+    plain = page.dtype is None or page.dtype in (np.uint8, np.bool_)
+    if plain and not lost and wanted is None and (number is None or _stack(page) == 1):
+        return None
+    known = page.dtype in (np.uint8, np.uint16) or (
+        ranged and page.dtype is not None and page.dtype.kind in "iuf" and photometric > 0
+    )
+    if not known or photometric > 2:
+        stated = "" if photometric > 2 or ranged else "state it by --range LOW HIGH, or "
+        raise Refused(
+            f"has {page.dtype} samples of kind {page.photometric.name}, whose range is not "
+            f"known: {stated}save it as gray or RGB of 8 or 16 bits"
+        )
+    try:
+        samples = page.asarray()
+    except ValueError as error:
+        if "imagecodecs" in str(error):
             raise Refused(
-                f"has {page.dtype} samples of kind {page.photometric.name}, whose range is not "
-                f"known: {stated}save it as gray or RGB of 8 or 16 bits"
-            )
-        try:
-            samples = page.asarray()
-        except ValueError as error:
-            if "imagecodecs" in str(error):
-                raise Refused(
-                    f"is compressed by {page.compression.name}, which takes one more package to read: "
-                    f"pip install imagecodecs, or save it uncompressed or as PNG"
-                ) from None
-            raise
-        if page.axes.startswith("S"):  # one plane after the other
-            samples = np.moveaxis(samples, 0, -1)
-        samples = samples.reshape(-1, page.imagelength, page.imagewidth, bands)
-        samples = samples[(number or 0) % len(samples), ..., :kept]
-        if alpha and wanted is None and page.extrasamples[0] == 1:
-            samples = _straight(samples)
-        if page.tags.get("InterColorProfile"):
-            lost |= {"profile": f"{8 * samples.itemsize} bits"}
-        if photometric == 0:  # white is zero
-            samples = np.iinfo(samples.dtype).max - samples
-        return upright(samples, orientation(page.tags.valueof("Orientation", 1))), lost
+                f"is compressed by {page.compression.name}, which takes one more package to read: "
+                f"pip install imagecodecs, or save it uncompressed or as PNG"
+            ) from None
+        raise
+    if page.axes.startswith("S"):  # one plane after the other
+        samples = np.moveaxis(samples, 0, -1)
+    samples = samples.reshape(-1, page.imagelength, page.imagewidth, bands)
+    samples = samples[(number or 0) % len(samples), ..., :kept]
+    if alpha and wanted is None and page.extrasamples[0] == 1:
+        samples = _straight(samples)
+    if page.tags.get("InterColorProfile"):
+        lost |= {"profile": f"{8 * samples.itemsize} bits"}
+    if photometric == 0:  # white is zero
+        samples = np.iinfo(samples.dtype).max - samples
+    return upright(samples, orientation(page.tags.valueof("Orientation", 1))), lost
 
 
 def _check_unpacked(data: bytes, page: Any) -> None:

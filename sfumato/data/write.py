@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sfumato.core.errors import UserError
-from sfumato.data.carried import KEYS, NODATA, NOTHING, Carried
+from sfumato.data.carried import KEYS, NOTHING, Carried
 from sfumato.data.folders import regular, replacing
 from sfumato.data.png import png_chunk
 from sfumato.data.value_range import HELD
@@ -105,6 +105,8 @@ def write_samples(
 
 def _write_by_pillow(file: Path, format: Format, pixels: NDArray[np.uint8], carried: Carried) -> None:
     how = dict(BEST.get(format, {}))
+    if carried.dpi and format == "jpeg" and max(carried.dpi) >= 2**16:  # more than it holds
+        carried = carried._replace(dpi=None)
     if carried.dpi and format != "webp":
         how["dpi"] = carried.dpi
     elif carried.dpi:
@@ -137,7 +139,7 @@ def _write_tiff(file: Path, pages: Sequence[NDArray[Any]], carried: Carried, cle
     import tifffile
 
     texts = [(tag, 2, None, carried.exif[tag], True) for tag in carried.exif if tag in TIFF_TEXTS]
-    kinds = {KEYS[0]: 3, KEYS[2]: 2, NODATA: 2}
+    kinds = {KEYS[0]: 3, KEYS[2]: 2}
     geo = [
         (tag, kinds.get(tag, 12), None if isinstance(value, str) else len(value), value, True)
         for tag, value in carried.geo.items()

@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sfumato.core.errors import UserError
+from sfumato.data.carried import NODATA
+from sfumato.data.decode import LUMA
 from sfumato.data.preparation import Preparation, Prepared
 from sfumato.data.read import bands_of, carried_of, header_of
-from sfumato.data.resize import fit_image, placed, to_float, to_samples
+from sfumato.data.resize import fit_image, placed, to_samples
 from sfumato.data.value_range import HELD, from_unit, type_for
 from sfumato.data.write import FORMATS, Format, write_samples
 
@@ -112,6 +114,11 @@ class Results:
                     stacklevel=2,
                 )
             carried = carried._replace(geo={})
+        if NODATA in carried.geo:
+            warnings.warn(
+                "results have no pixels without data: those of their GeoTIFFs become values", stacklevel=2
+            )
+            carried = carried._replace(geo={k: v for k, v in carried.geo.items() if k != NODATA})
         if carried.odd:
             warnings.warn(
                 f"{source} has tags of GeoTIFF that say no place on Earth, or is turned: its result has none",
@@ -143,7 +150,7 @@ class Results:
         opacity, a = how.opacity(source) if self.alpha else None, None
         if opacity is not None:
             h, w = image.shape[-2:]
-            a = torch.from_numpy(fit_image(to_float(opacity), (h, w), "stretch", upscale=True))
+            a = torch.from_numpy(fit_image(opacity, (h, w), "stretch", upscale=True))
             image = _seen_through(image, a / 2 + 0.5, how.colour)
         samples = from_unit(image.float().cpu().numpy(), ends, dtype) if ends else to_samples(image, dtype)
         if a is not None:
@@ -158,5 +165,5 @@ def _seen_through(image: Tensor, opacity: Tensor, colour: tuple[int, int, int]) 
     Its edges have that colour mixed in, which would be seen on any other.
     """
     on = torch.tensor(colour).float()[:, None, None] / 127.5 - 1
-    on = on if len(image) == 3 else on.mean(0, keepdim=True)
+    on = on if len(image) == 3 else (on * torch.from_numpy(LUMA)[:, None, None]).sum(0, keepdim=True)
     return torch.where(opacity > 0, on + (image - on) / opacity.clamp(min=1 / 255), image)
