@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sfumato.core.terminal import count
 from sfumato.data.header import LIMITS, Header, Refused, orientation, upright
 
 logging.getLogger("tifffile").addHandler(logging.NullHandler())  # what is wrong, is said by `decode`
@@ -45,7 +46,7 @@ def _page(data: bytes, number: int) -> tuple[Any, int]:
     pages = _kept(data) if number else _opened(data)
     stack = _stack(pages[0])
     if number >= len(pages) * stack:
-        raise Refused(f"holds {len(pages) * stack} pictures, not {number + 1}")
+        raise Refused(f"has no page {number + 1}, but {count(len(pages) * stack, 'page')}")
     return pages[number // stack], len(pages) * stack
 
 
