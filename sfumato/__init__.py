@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from sfumato.training.fit import fit
     from sfumato.training.train import train
     from sfumato.translation.pictures import repeat, translate
+    from sfumato.translation.stream import stream
     from sfumato.translation.translator import translator
     from sfumato.translation.watch_folder import watch_folder
     from sfumato.windows import windowed
@@ -60,6 +61,7 @@ _HOME = {
     "training.train": ["train"],
     "translation.pictures": ["repeat", "translate"],
     "translation.watch_folder": ["watch_folder"],
+    "translation.stream": ["stream"],
     "translation.translator": ["translator"],
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
@@ -68,7 +70,7 @@ __all__ = [
     "DDPM", "VE", "VP", "ClassifierFree", "Clipped", "Conditioned", "Cosine", "Denoiser", "Energy",
     "Flow", "Gaussian", "Guided", "Mixture", "Noise", "Part", "Process", "UserError", "__version__",
     "cite", "compare", "doctor", "evaluate", "find", "fit", "grid", "integrate", "load", "names",
-    "read", "repeat", "save", "study", "train", "translate", "translator", "watch_folder",
+    "read", "repeat", "save", "stream", "study", "train", "translate", "translator", "watch_folder",
     "windowed", "write",
 ]  # fmt: skip
 

@@ -117,6 +117,7 @@ PATHS = {
     "doctor": {"a": "pictures"},
     "load": {"folder": "m"},
     "save": {"part": None, "folder": "m"},
+    "stream": {"pictures": X},
     "translator": {},
     "read": {"paths": "x.png"},
     "write": {"pictures": X, "paths": "x.png"},

@@ -79,8 +79,8 @@ class Items:
         try:
             item = self.given[i]
         except Exception as error:
-            raise self._broken(i, error) from error
-        return item if isinstance(item, Row) else self._row(i, item)
+            raise broken(i, self.name, error) from error
+        return item if isinstance(item, Row) else row_of(item, i, self.name, self.pairs)
 
     def read(self, i: int, side: int, channels: int, ranged: bool) -> Unfiled:
         """A picture of an item.
@@ -131,53 +131,15 @@ class Items:
         order = {name: k for k, name in enumerate(self.classes)}
         return {n: found[n] for n in sorted(found, key=lambda n: (order.get(n, len(order)), natural(n)))}
 
-    def _row(self, i: int, item: Any) -> Row:
-        """The pictures that an item holds, and its label.
-
-        Raises:
-            UserError: it does not hold as many as there should be.
-        """
-        pictures, labels = [item], []
-        if isinstance(item, Mapping):
-            shown = {key: value for key, value in item.items() if _is_picture(value)}
-            names = ("source", "target") if self.pairs else ("image",)
-            shown = {name: shown[name] for name in names} if shown.keys() >= {*names} else shown
-            pictures = list(shown.values())
-            labels = [item["label"]] if "label" in item else [v for v in item.values() if _is_label(v)]
-        elif isinstance(item, tuple):
-            pictures, labels = list(item[: 1 + self.pairs]), list(item[1:2])
-        wanted = "a source and its target" if self.pairs else "one picture"
-        if len(pictures) != 1 + self.pairs:
-            of = f" ({', '.join(map(str, item))})" if isinstance(item, Mapping) else ""
-            has = f"{count(len(pictures), 'picture')}{of}"
-            raise UserError(f"item {i} of {self.name} holds {has}: expected {wanted}")
-        for picture in pictures:
-            if not _is_picture(picture):
-                raise UserError(
-                    f"item {i} of {self.name} is {described(picture)}: expected {wanted}, of Pillow, an "
-                    f"array or a tensor"
-                )
-        return Row(pictures, labels[0] if len(labels) == 1 else None)
-
     def _checked(self, samples: NDArray[Any], side: int, ranged: bool) -> NDArray[Any]:
-        """Samples as files have them: uint8, uint16, or float32 in [-1, 1]; of a stated range as they are."""
         floats = samples.dtype.kind == "f"
         if self.floats.setdefault(side, floats) != floats:
             kinds = ("floats", "whole numbers")[:: 1 if floats else -1]
             raise UserError(f"{kinds[0]}, where others have {kinds[1]}: expected one kind")
-        low, high = float(samples.min()), float(samples.max())
-        check_numbers({"the picture": np.array([low, high])})
-        if ranged:
-            return samples
-        if not floats:
-            deep = samples.dtype == np.uint16
-            return samples.astype(np.uint16 if top_of(deep, low, high) > 255 else np.uint8, copy=False)
-        if max(-low, high) > 1 + SLACK:
-            raise UserError(
-                f"values in [{low:.6g}, {high:.6g}]: expected [-1, 1], or their range, such as range=(0, 255)"
-            )
-        self.lowest[side] = min(low, self.lowest.get(side, low))
-        return samples.clip(-1, 1).astype(np.float32)
+        checked = as_files_have(samples, ranged)
+        if floats and not ranged:
+            self.lowest[side] = min(float(checked.min()), self.lowest.get(side, 1.0))
+        return checked
 
     def _to_the_end(self, given: Iterator[Any]) -> list[Row]:
         """All items, as long as half of the free memory holds their pictures."""
@@ -190,8 +152,8 @@ class Items:
             except StopIteration:
                 return rows
             except Exception as error:
-                raise self._broken(len(rows), error) from error
-            row = self._row(len(rows), item)
+                raise broken(len(rows), self.name, error) from error
+            row = row_of(item, len(rows), self.name, self.pairs)
             try:
                 rows.append(Row([_copy(picture) for picture in row.pictures], row.label))
             except UserError as error:
@@ -203,14 +165,65 @@ class Items:
                     f"memory: give what has a length and is read by an index, or fewer pictures"
                 )
 
-    def _broken(self, i: int, error: Exception) -> UserError:
-        return UserError(f"item {i} of {self.name} cannot be read: {type(error).__name__}: {error}")
+
+def broken(i: int, name: str, error: Exception) -> UserError:
+    """What to say of an item that raises."""
+    return UserError(f"item {i} of {name} cannot be read: {type(error).__name__}: {error}")
 
 
 def is_indexed(given: Any) -> bool:
     """Whether items are read by an index."""
     both = hasattr(given, "__getitem__") and hasattr(given, "__len__")
     return both and not isinstance(given, IterableDataset)
+
+
+def row_of(item: Any, i: int, name: str, pairs: bool = False) -> Row:
+    """The pictures that an item holds, and its label.
+
+    Raises:
+        UserError: it does not hold as many as there should be.
+    """
+    pictures, labels = [item], []
+    if isinstance(item, Mapping):
+        shown = {key: value for key, value in item.items() if _is_picture(value)}
+        names = ("source", "target") if pairs else ("image",)
+        shown = {one: shown[one] for one in names} if shown.keys() >= {*names} else shown
+        pictures = list(shown.values())
+        labels = [item["label"]] if "label" in item else [v for v in item.values() if _is_label(v)]
+    elif isinstance(item, tuple):
+        pictures, labels = list(item[: 1 + pairs]), list(item[1:2])
+    wanted = "a source and its target" if pairs else "one picture"
+    if len(pictures) != 1 + pairs:
+        of = f" ({', '.join(map(str, item))})" if isinstance(item, Mapping) else ""
+        has = f"{count(len(pictures), 'picture')}{of}"
+        raise UserError(f"item {i} of {name} holds {has}: expected {wanted}")
+    for picture in pictures:
+        if not _is_picture(picture):
+            raise UserError(
+                f"item {i} of {name} is {described(picture)}: expected {wanted}, of Pillow, an array or a "
+                f"tensor"
+            )
+    return Row(pictures, labels[0] if len(labels) == 1 else None)
+
+
+def as_files_have(samples: NDArray[Any], ranged: bool) -> NDArray[Any]:
+    """Samples as files have them: uint8, uint16, or float32 in [-1, 1]; of a stated range as they are.
+
+    Raises:
+        UserError: they lie beyond these.
+    """
+    low, high = float(samples.min()), float(samples.max())
+    check_numbers({"the picture": np.array([low, high])})
+    if ranged:
+        return samples
+    if samples.dtype.kind != "f":
+        deep = samples.dtype == np.uint16
+        return samples.astype(np.uint16 if top_of(deep, low, high) > 255 else np.uint8, copy=False)
+    if max(-low, high) > 1 + SLACK:
+        raise UserError(
+            f"values in [{low:.6g}, {high:.6g}]: expected [-1, 1], or their range, such as range=(0, 255)"
+        )
+    return samples.clip(-1, 1).astype(np.float32)
 
 
 def samples_from(picture: Any, channels: int) -> NDArray[Any]:

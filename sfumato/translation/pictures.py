@@ -33,7 +33,6 @@ from sfumato.data.value_range import rule_of
 from sfumato.data.write import Format, format_of
 from sfumato.methods.registry import name_of
 from sfumato.module import channels_of, describe
-from sfumato.training.verdict import FOG
 from sfumato.translation.options import TranslateOptions
 from sfumato.translation.plan import Plan
 from sfumato.translation.results import Results
@@ -89,9 +88,7 @@ def translate(asked: TranslateOptions) -> Summary:
     }  # fmt: skip
     run = json.loads(json.dumps(run))
     plan = Plan(part, chosen, pictures, out, run, origin, form, masks, whole_to, asked.watch)
-    told = {str(m.folder): str(m.info.get("verdict")) for m in made.models.values()}
-    notes += [f"{folder}: {text}" for folder, text in told.items() if FOG in text]
-    for text in notes:
+    for text in notes + made.foggy:
         warnings.warn(text, stacklevel=3)
     if not all(map(there, plan.results)):
         plan.rehearse()

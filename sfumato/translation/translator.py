@@ -21,6 +21,7 @@ from sfumato.data.value_range import ValueRange
 from sfumato.diffusion.watch import Evaluations, Watch
 from sfumato.methods.registry import find, info, name_of, named
 from sfumato.module import Part, channels_of, raw
+from sfumato.training.verdict import FOG
 
 
 @checked
@@ -57,6 +58,12 @@ class Assembled(NamedTuple):
     def weights(self) -> dict[str, str]:
         """sha256 of each role's weights."""
         return {role: model.sha256 for role, model in self.models.items()}
+
+    @property
+    def foggy(self) -> list[str]:
+        """What the trainings say of models whose results are no pictures yet."""
+        told = {str(model.folder): str(model.info.get("verdict")) for model in self.models.values()}
+        return [f"{folder}: {text}" for folder, text in told.items() if FOG in text]
 
     def preparation(self, **given: Any) -> tuple[Preparation, list[str]]:
         """How pictures are brought to it, see `preparation_of`."""
