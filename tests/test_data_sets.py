@@ -127,6 +127,14 @@ def test_domains_are_balanced(folders):
     assert len(data.first(99)[0]) == len(data) == 17
 
 
+def test_a_batch_may_be_smaller_than_the_number_of_domains(folders):
+    data = open_domains(dict(zip("abc", folders, strict=True)), 4)
+    labels = [next(data.batches(2, seed=0, start=n))[1].tolist() for n in range(3)]
+    assert labels == [[0, 1], [2, 0], [1, 2]]
+    whole = next(data.batches(6, seed=0))[0]
+    assert torch.equal(whole[:2], next(data.batches(2, seed=0))[0])
+
+
 def test_split_is_disjoint_stable_and_keeps_twins_together(every):
     for data in every:
         train, held = data.split(0.3, seed=5)

@@ -187,7 +187,8 @@ class Domains(Dataset):
         how = next(iter(self.parts.values())).preparation
         images: Float[Tensor, "b c h w"] = torch.empty(len(labels), how.channels, *(how.size or ()))
         for k, part in enumerate(self.parts.values()):
-            rows = np.flatnonzero(labels == k)
+            if not len(rows := np.flatnonzero(labels == k)):
+                continue  # of more domains than pictures in a batch
             own = None if cuts is None else [cuts[0][row] for row in rows.tolist()]
             images[torch.from_numpy(rows)] = _draw(part, k, places[rows], seed, own)
         return images, torch.from_numpy(labels)
