@@ -754,3 +754,9 @@ def test_an_import_has_a_size_of_pixels(size, tmp_path, capsys):
     (tmp_path / "g.pth").touch()
     words = ["import", str(tmp_path / "g.pth"), "--out", str(tmp_path / "m"), f"--size={size}"]
     assert f"size must be in [1, 65535], not {size}" in said(capsys, *words)
+
+
+def test_without_docstrings_everything_works_but_help(tmp_path):
+    words = "import sfumato; sfumato.train, sfumato.translate, sfumato.compare, sfumato.evaluate, sfumato.fit"
+    done = subprocess.run([sys.executable, "-OO", "-c", words], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -312,7 +312,8 @@ def test_limit_round_trip_and_folders(root, entries, tmp_path):
     assert saved["names"] == ["1", "3", "6", "8"]  # evenly through the folder
     assert saved["protocol"]["pictures"]["source"]["count"] == 4
     rows = by_label(out)
-    assert [k for k in rows if "cycle" in rows[k]["numbers"]] == ["ddib"]
+    assert [k for k in rows if "cycle" in rows[k]["numbers"]] == ["ddib", "pairs"]  # which knows both ways
+    assert not [note for note in saved["notes"] if "No round trip" in note]
     (back,) = (
         p for p in (out / "cells").iterdir() if p.name.startswith("ddib-back") and p.is_dir()
     )
@@ -1072,3 +1073,37 @@ def test_scores_go_by_the_label_of_their_entry(root, entries, tmp_path):
     assert [*by_label(tmp_path / "b")][:2] == ["ddib", "mine"]
     with pytest.raises(UserError, match="^2 rows are called 'ddib': give each a label=NAME$"):
         run(root, tmp_path / "c", [entries["ddib"], there])
+
+
+def test_what_has_no_way_back_is_said(root, tmp_path):
+    entries = [f"sdedit target={root}/model:dog steps=1"]
+    run(root, tmp_path / "out", entries, round_trip=True)
+    notes = json.loads((tmp_path / "out/scores.json").read_text())["notes"]
+    assert "No round trip of sdedit: they translate one way alone." in notes
+
+
+def test_another_grouping_of_as_many_groups_is_another_protocol(root, tmp_path):
+    names = sorted({p.stem for role in ("source", "target") for p in (root / role).iterdir()})
+    ways = {"a": lambda i: i % 2, "b": lambda i: i // 2 % 2, "c": lambda i: 7 - i % 2}
+    found = {}
+    for file, group in ways.items():
+        rows = [f"{name},g{group(i)}" for i, name in enumerate(names)]
+        (tmp_path / f"{file}.csv").write_text("\n".join(["name,g", *rows]))
+        how = {"groups": f"{tmp_path}/{file}.csv:g"}
+        run(root, tmp_path / file, [f"sdedit target={root}/model:dog steps=1"], **how)
+        found[file] = json.loads((tmp_path / file / "scores.json").read_text())["protocol"]["groups"]
+    assert found["a"]["count"] == found["b"]["count"] == 2
+    assert found["a"] == found["c"] != found["b"]
+
+
+@pytest.mark.parametrize(
+    "damage", ["", "{", "[1]", '{"numbers":{},"images":{},"names":[],"notes":[],"protocol":{}}']
+)
+def test_damaged_scores_and_costs_are_made_again(damage, root, tmp_path):
+    entries = [f"sdedit target={root}/model:dog steps=1"]
+    run(root, tmp_path / "out", entries)
+    before = by_label(tmp_path / "out")["sdedit"]["numbers"]
+    for file in [*(tmp_path / "out/scores").iterdir(), *(tmp_path / "out/cells").glob("*.json")]:
+        file.write_text(damage)
+    run(root, tmp_path / "out", entries)
+    assert by_label(tmp_path / "out")["sdedit"]["numbers"] == before

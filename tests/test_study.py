@@ -206,6 +206,9 @@ def test_score_of_several(made):
         (lambda c: json.dumps(c | {"answers": [{"item": 99, "choice": "left"}]}), "is damaged"),
         (lambda c: json.dumps(c | {"answers": [{"item": 1, "choice": "up"}]}), "is damaged"),
         (lambda c: json.dumps(c | {"answers": None}), "is damaged"),
+        (lambda c: json.dumps(c | {"answers": [{"item": True, "choice": "left"}]}), "is damaged"),
+        (lambda c: json.dumps(c | {"answers": [{"item": 1.0, "choice": "left"}]}), "is damaged"),
+        (lambda c: json.dumps(c | {"rater": None}), "is damaged"),
         (lambda c: json.dumps(c | {"answers": []}), "holds no answers: leave it out"),
     ],
 )

@@ -984,3 +984,16 @@ def test_trainings_in_threads_are_those_of_their_seed(folders, tmp_path):
     alone = trained("alone")
     with ThreadPoolExecutor(3) as pool:
         assert all(each == alone for each in pool.map(trained, "abc"))
+
+
+@pytest.mark.parametrize("name", ["previews", "README.md", "model.json", "log.jsonl", "best"])
+def test_what_stands_in_the_place_of_a_trainings_files_is_said_at_once(name, folders, tmp_path):
+    out = tmp_path / "run"
+    train("diffusion", folders, out, **TINY, steps=1)
+    is_folder = name in ("previews", "best")
+    if (out / name).exists():
+        (out / name).rename(tmp_path / "away")
+    (out / name).write_text("") if is_folder else (out / name).mkdir()
+    is_one = "file" if is_folder else "folder"
+    with pytest.raises(UserError, match=f"{name} is a {is_one}, where the training writes"):
+        train("diffusion", folders, out, **TINY, steps=2, resume=True)

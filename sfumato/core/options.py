@@ -29,7 +29,7 @@ def told_by(options: Callable[P, T]) -> Callable[[Callable[[T], R]], Callable[P,
     helps: dict[str, str] = {}
     for cls in options.__mro__:  # type: ignore[attr-defined]
         helps |= args_of(cls.__doc__ or "")
-    lines = [f"    {name}: {helps[name]}" for name in parameters]
+    lines = [f"    {name}: {helps.get(name, '')}" for name in parameters]
     said = "\n".join(textwrap.fill(s, 100, subsequent_indent=" " * 8) for s in lines)
 
     def decorate(function: Callable[[T], R]) -> Callable[P, R]:

@@ -60,6 +60,8 @@ Positive = Annotated[float, Interval(0, ends="(]")]
 NotNegative = Annotated[float, Interval(0)]
 Whole = Annotated[int, Interval(0)]
 Count = Annotated[int, Interval(1)]
+Steps = Annotated[int, Interval(1, 1_000_000)]
+"""Of a solver; more than anybody waits for, and than is good for a table of them."""
 PictureSide = Annotated[int, Interval(8)]
 TrainingSide = Annotated[int, Interval(1, 65_535)]
 Several = Annotated[int, Interval(2)]

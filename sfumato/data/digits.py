@@ -33,7 +33,7 @@ def write_digits(out: str | Path, size: PictureSide = 32, seed: Whole = 0, copie
 
     Args:
         out: Folder to make; it must not exist or be empty.
-        size: PictureSide of an image in pixels.
+        size: side of an image in pixels.
         seed: Seed of the split, the distortions and the colours.
         copies: Copies of each source image in train; 7 make about 1,000 per digit.
 
@@ -65,7 +65,7 @@ def write_mnist(out: str | Path, source_folder: str | Path, size: PictureSide = 
     Args:
         out: Folder to make; it must not exist or be empty.
         source_folder: Folder with idx files of images and labels, plain or .gz.
-        size: PictureSide of an image in pixels; 32 pads the 28 pixels without resampling.
+        size: side of an image in pixels; 32 pads the 28 pixels without resampling.
         seed: Seed of the split and of the colours.
 
     Raises:

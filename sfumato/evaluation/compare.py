@@ -21,7 +21,7 @@ from sfumato.core.devices import with_torch_defaults
 from sfumato.core.errors import UserError
 from sfumato.core.options import told_by
 from sfumato.core.terminal import count
-from sfumato.data.folders import for_folder, write_text
+from sfumato.data.folders import for_folder, regular, write_text
 from sfumato.data.kept import decoding_once
 from sfumato.data.pictures import ImageSet
 from sfumato.evaluation.comparison import Comparison, add_extras, withhold
@@ -80,6 +80,10 @@ def compare(told: CompareOptions) -> Comparison:
         row.results = there.compared(row.results)
         rows += others if e.scores else [row]
     loaded.clear()
+    translated = {e.label for e in chosen if e.translates}
+    lone = [row.label for row in rows if row.label in translated and row.back is None]
+    if told.round_trip and lone:
+        notes.append(f"No round trip of {', '.join(lone)}: they translate one way alone.")
     rows += judge.controls()
     comparison = Comparison(rows, judge, notes, seed, out)
     _score(comparison)
@@ -150,12 +154,21 @@ def _kept(judge: Judge, sets: Sequence[tuple[ImageSet, ImageSet | None]], folder
     found: list[Scores | None] = [None] * len(files)
     for i, file in enumerate(files):
         with contextlib.suppress(UserError):  # a function of one's own may have changed since
-            found[i] = None if own else Scores.read(file)
+            found[i] = None if own or not _intact(file) else Scores.read(file)
     missing = [i for i, scores in enumerate(found) if scores is None]
     fresh = judge.scores(*zip(*(sets[i] for i in missing), strict=True)) if missing else []
     for i, scores in zip(missing, fresh, strict=True):
-        write_text(files[i], json.dumps(scores.to_json()))
+        text = json.dumps(scores.to_json())
+        write_text(files[i], text[:-1] + f', "sha256": "{hashlib.sha256(text.encode()).hexdigest()}"}}')
     return [scores or Scores.read(file) for scores, file in zip(found, files, strict=True)]
+
+
+def _intact(file: Path) -> bool:
+    """Whether kept scores are as they were written."""
+    with contextlib.suppress(OSError, ValueError):
+        body, _, rest = regular(file).read_text(encoding="utf-8").rpartition(', "sha256": "')
+        return rest == hashlib.sha256(f"{body}}}".encode()).hexdigest() + '"}'
+    return False
 
 
 @checked

@@ -258,10 +258,13 @@ def _choices(file: Path, study: str, known: set[int]) -> tuple[str, dict[int, st
     try:
         for answer in content["answers"]:
             item, side = answer["item"], answer["choice"]
-            if item not in known or side not in ("left", "right") or item in choices:
+            odd = type(item) is not int or item not in known or item in choices
+            if odd or side not in ("left", "right"):
                 raise ValueError
             choices[item] = side
-        return str(content["rater"]), choices
+        if not isinstance(rater := content["rater"], str) or not rater:
+            raise ValueError
+        return rater, choices
     except (KeyError, TypeError, ValueError):
         raise UserError(f"{file} is damaged: download the answers from the page again") from None
 

@@ -6,14 +6,16 @@ import hashlib
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 from sfumato.checkpoints.model_folder import ModelFolder, preparation_in, resolve
 from sfumato.core.errors import UserError
 from sfumato.core.terminal import say
-from sfumato.data.folders import regular, write_text
+from sfumato.data.folders import parse_json, regular, write_text
 from sfumato.data.hashing import hash_of
 from sfumato.data.image_folder import ImageFolder
 from sfumato.data.kept import decoding_once
@@ -73,7 +75,7 @@ class ResultFolders:
             if done.written and peak():
                 write_text(cost, json.dumps({"megabytes": peak()}))
             result = read_run(folder)["result"]
-            known = json.loads(regular(cost).read_text()) if cost.exists() else {}
+            known = _megabytes(cost)
             known |= {"nfe": result["nfe_per_picture"], "seconds": result["seconds_per_picture"]}
             costs.append({k: v for k, v in known.items() if v is not None})
             found.append(results_in(folder))
@@ -92,13 +94,31 @@ class ResultFolders:
         return sum(x.nbytes for part in others for x in part.state_dict().values())
 
     def back(self, e: Entry, seed: int) -> ImageSet | None:
-        """The results of a seed, translated back; None where the entry has no two models."""
-        if not {"source", "target"} <= e.roles.keys():
+        """The results of a seed, translated back; None where the entry translates one way alone."""
+        back = replace(e, label=f"{e.label} back")
+        if {"source", "target"} <= e.roles.keys():
+            swapped = {"source": e.roles["target"], "target": e.roles["source"]}
+            back = replace(back, roles=dict(e.roles) | swapped)
+        elif self._directed(e):
+            back = replace(back, options=dict(e.options) | {"direction": "target-to-source"})
+        else:
             return None
-        swapped = dict(e.roles) | {"source": e.roles["target"], "target": e.roles["source"]}
         prepared = {**self.prepared, "side": "whole"}
         there = ResultFolders(self.folder(e, seed), self.out, prepared, self.loaded, **self.how)
-        return there.translated(replace(e, label=f"{e.label} back", roles=swapped), [seed])[0][0]
+        return there.translated(back, [seed])[0][0]
+
+    def _directed(self, e: Entry) -> bool:
+        """Whether an entry's model translates in both directions, and is asked for the first."""
+        part = self.loaded[resolve(e.roles["model"])[0]].part if "model" in e.roles else None
+        both = part is not None and "direction" in signature(part.translate).parameters
+        return both and e.options.get("direction", "source-to-target") == "source-to-target"
+
+
+def _megabytes(file: Path) -> dict[str, float]:
+    """What was measured when the results were made; nothing, if that is lost."""
+    with suppress(OSError, ValueError, TypeError, LookupError):
+        return {"megabytes": float(parse_json(regular(file).read_text())["megabytes"])}
+    return {}
 
 
 def progress(text: str) -> None:

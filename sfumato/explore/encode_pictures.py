@@ -14,7 +14,7 @@ from sfumato.checkpoints.model_folder import open_model, resolve
 from sfumato.core.arguments import checked
 from sfumato.core.devices import device_of, with_torch_defaults
 from sfumato.core.errors import UserError, check_numbers
-from sfumato.core.ranges import Count
+from sfumato.core.ranges import Count, Steps
 from sfumato.core.terminal import count
 from sfumato.core.versions import version
 from sfumato.data.folders import for_new_folder
@@ -41,7 +41,7 @@ def encode_pictures(
     paths: str | Path | Sequence[str | Path],
     model: str | Path,
     *,
-    steps: Count = 12,
+    steps: Steps = 12,
     solver: OdeName = "ab3",
     spacing: Spacing = "karras",
     first: str = "",
@@ -98,7 +98,7 @@ def decode_latents(
     model: str | Path,
     out: str | Path,
     *,
-    steps: Count = 10,
+    steps: Steps = 10,
     solver: OdeName = "ab3",
     spacing: Spacing = "karras",
     device: str = "auto",

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from sfumato.core.arguments import Seed
 from sfumato.core.errors import UserError
-from sfumato.core.ranges import Count, NotNegative, Strength
+from sfumato.core.ranges import Count, NotNegative, Steps, Strength
 from sfumato.diffusion.denoiser import Denoises
 from sfumato.diffusion.energies import (
     Classifies,
@@ -75,7 +75,7 @@ class ClassifierGuidance(Part):
         prior: Prior = "any",
         weight: Weight = "score",
         every: Count = 1,
-        steps: Count = 20,
+        steps: Steps = 20,
         repeats: Count = 1,
         solver: Solver = "ancestral",
         spacing: Spacing = "karras",

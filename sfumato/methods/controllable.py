@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.distributions import Normal
 
 from sfumato.core.arguments import Seed
-from sfumato.core.ranges import Count, NotNegative
+from sfumato.core.ranges import Count, NotNegative, Steps
 from sfumato.diffusion.denoiser import Denoiser, Denoises
 from sfumato.diffusion.energies import strong_weight, surprise
 from sfumato.diffusion.guidance import Guided
@@ -107,7 +107,7 @@ class Controllable(Part):
         watch: Watch | None = None,
         guidance_scale: NotNegative = 0.1,
         every: Count = 1,
-        steps: Count = 25,
+        steps: Steps = 25,
         solver: Solver = "ancestral",
         spacing: Spacing = "karras",
     ) -> Tensor:

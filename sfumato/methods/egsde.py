@@ -37,7 +37,7 @@ from torch import Tensor
 
 from sfumato.core.arguments import Seed
 from sfumato.core.errors import UserError
-from sfumato.core.ranges import Count, NotNegative, Strength
+from sfumato.core.ranges import Count, NotNegative, Steps, Strength
 from sfumato.diffusion import energies as en
 from sfumato.diffusion import realism as real
 from sfumato.diffusion.denoiser import Denoises
@@ -93,7 +93,7 @@ class EGSDE(Part):
         energy: en.EnergyName | en.Compares | None = None,
         energy_weight: NotNegative = WEIGHT,
         every: Count = 1,
-        steps: Count = 20,
+        steps: Steps = 20,
         repeats: Count = 1,
         classifier_free: NotNegative = 0.0,
         solver: Solver = "ancestral",

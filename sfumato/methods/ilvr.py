@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from sfumato.core.arguments import Seed
-from sfumato.core.ranges import Count, NotNegative, Share
+from sfumato.core.ranges import Count, NotNegative, Share, Steps
 from sfumato.diffusion.denoiser import Denoises
 from sfumato.diffusion.guidance import Clipped, away_from_any
 from sfumato.diffusion.integrate import Solver, sample
@@ -55,7 +55,7 @@ class ILVR(Part):
         kernel: Kernel = "cubic",
         content: Content = "colour",
         keep_down_to: Share = 0.25,
-        steps: Count = 20,
+        steps: Steps = 20,
         clip: bool = True,
         classifier_free: NotNegative = 0.0,
         solver: Solver = "ancestral",

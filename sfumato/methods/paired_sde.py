@@ -32,7 +32,7 @@ import torch
 from torch import Tensor, nn
 
 from sfumato.core.arguments import Seed
-from sfumato.core.ranges import BelowOne, Count, NotNegative, Whole
+from sfumato.core.ranges import BelowOne, Count, NotNegative, Steps, Whole
 from sfumato.diffusion.denoiser import Denoiser, Prediction, TimeLaw
 from sfumato.diffusion.guidance import Clipped, Conditioned, away_from_none, needs_hidden
 from sfumato.diffusion.integrate import Solver, sample
@@ -101,7 +101,7 @@ class PairedSDE(Part):
         seed: Seed = 0,
         watch: Watch | None = None,
         direction: Direction = "source-to-target",
-        steps: Count = 18,
+        steps: Steps = 18,
         solver: Solver = "dpm2m",
         spacing: Spacing = "karras",
         clip: bool = False,

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from sfumato.core.arguments import Seed
 from sfumato.core.errors import UserError
-from sfumato.core.ranges import Count, NotNegative, Share
+from sfumato.core.ranges import Count, NotNegative, Share, Steps
 from sfumato.diffusion.denoiser import Denoises
 from sfumato.diffusion.guidance import away_from_any
 from sfumato.diffusion.integrate import Solver
@@ -51,7 +51,7 @@ class SDEdit(Part):
         seed: Seed = 0,
         watch: Watch | None = None,
         strength: Share = 0.5,
-        steps: Count = 20,
+        steps: Steps = 20,
         repeats: Count = 1,
         mask: Tensor | None = None,
         classifier_free: NotNegative = 0.0,

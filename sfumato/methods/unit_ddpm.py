@@ -37,7 +37,7 @@ from torch import Tensor, nn
 
 from sfumato.core.arguments import Seed, checked
 from sfumato.core.errors import UserError
-from sfumato.core.ranges import Count, NotNegative, OneOf, Whole
+from sfumato.core.ranges import Count, NotNegative, OneOf, Steps, Whole
 from sfumato.diffusion.denoiser import Denoiser, Prediction, TimeLaw
 from sfumato.diffusion.integrate import Step
 from sfumato.diffusion.noise import Noise
@@ -130,7 +130,7 @@ class UnitDDPM(Part):
         seed: Seed = 0,
         watch: Watch | None = None,
         direction: Direction = "source-to-target",
-        steps: Count = 50,
+        steps: Steps = 50,
         release_steps: Whole = 1,
         solver: Annotated[str | Step, OneOf(("ancestral", "sde_dpm2m"), others=True)] = "ancestral",
         spacing: Spacing = "chain",
@@ -161,7 +161,7 @@ class UnitDDPM(Part):
     @checked
     def chains(
         self, source: Tensor, *, seed: Seed = 0, direction: Direction = "source-to-target",
-        steps: Count = 50, release_steps: Whole = 1, spacing: Spacing = "chain",
+        steps: Steps = 50, release_steps: Whole = 1, spacing: Spacing = "chain",
     ) -> Chains:  # fmt: skip
         """Both chains, at their beginning; see `translate`.  Half way they can be looked at and changed."""
         if release_steps > steps:

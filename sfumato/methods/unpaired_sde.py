@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from sfumato.core.arguments import Seed
-from sfumato.core.ranges import BelowOne, Count, NotNegative, OneOf, Share, Whole
+from sfumato.core.ranges import BelowOne, Count, NotNegative, OneOf, Share, Steps, Whole
 from sfumato.diffusion.denoiser import Prediction, TimeLaw
 from sfumato.diffusion.guidance import needs_hidden
 from sfumato.diffusion.integrate import Step
@@ -170,7 +170,7 @@ class UnpairedSDE(Part):
         seed: Seed = 0,
         watch: Watch | None = None,
         direction: Direction = "source-to-target",
-        steps: Count = 18,
+        steps: Steps = 18,
         solver: Annotated[str | Step, OFFERED] = "ancestral",
         spacing: Spacing = "karras",
         clip: bool = False,

@@ -15,7 +15,7 @@ from torch import Tensor
 from sfumato.checkpoints.model_folder import load, preparation_in, resolve
 from sfumato.core.arguments import checked
 from sfumato.core.errors import UserError, check_numbers, choose
-from sfumato.core.ranges import Count
+from sfumato.core.ranges import Steps
 from sfumato.data.images import picture
 from sfumato.diffusion import encode_decode as bridge
 from sfumato.explore import OPERATIONS, Operation, apply, parse, report
@@ -62,7 +62,7 @@ class Changed:
 
 
 @checked
-def encode(pictures: list[str], source: str, steps: Count, shelf: Shelf) -> Encoded:
+def encode(pictures: list[str], source: str, steps: Steps, shelf: Shelf) -> Encoded:
     """The latent of a picture.
 
     Args:

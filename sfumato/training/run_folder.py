@@ -31,6 +31,11 @@ from sfumato.module import Part, describe, fields, short
 from sfumato.training.fit import State
 from sfumato.training.options import DEFAULTS, FIXED, check
 
+PLACES = {
+    "previews": True, "checkpoints": True, "best": True, "README.md": False, "model.json": False,
+    "weights.safetensors": False, "log.jsonl": False, "split.json": False, "training.safetensors": False,
+}  # fmt: skip
+"""What a training writes, and whether it is a folder."""
 SAVES = "training.safetensors", "training.before.safetensors"
 
 OF_PICTURES = "count", "skipped", "digest"
@@ -58,8 +63,16 @@ class RunFolder:
         """The step of the last save."""
 
     def take(self) -> None:
-        """Locks the folder."""
+        """Locks the folder.
+
+        Raises:
+            UserError: another process has it, or what will be written there has no place.
+        """
         self.lock.enter_context(locked(self.out))
+        for name, folder in PLACES.items():
+            if (place := self.out / name).exists() and place.is_dir() != folder:
+                is_one = "a file" if folder else "a folder"
+                raise UserError(f"{place} is {is_one}, where the training writes another: move it away")
 
     def stand(self) -> bool:
         """Is there with its run.json when this returns; True if it was gone and is written anew.
