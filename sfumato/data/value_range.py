@@ -127,7 +127,7 @@ def type_for(ends: ValueRange, given: str, depth: int | None) -> np.dtype[Any]:
     Args:
         ends: the range.
         given: type of the source's samples.
-        depth: bits, if they are asked for; else whole numbers are taken only where the range has 255 or more.
+        depth: bits, if they are asked for; else whole numbers are taken only where they are fine enough.
 
     Raises:
         UserError: no type of this depth holds the range.
