@@ -7,8 +7,6 @@ pictures they are compared with.  Its `record` is written beside every score.
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -43,7 +41,7 @@ from sfumato.evaluation.metrics import METRICS, l2, label_parts, mean_iou
 from sfumato.evaluation.options import ScoreOptions
 from sfumato.evaluation.probe import crossed
 from sfumato.evaluation.protocol import Views
-from sfumato.evaluation.scores import Scores
+from sfumato.evaluation.scores import Scores, grouping
 
 
 class Judge:
@@ -165,8 +163,8 @@ class Judge:
             "preparation": prepared if self.views.known or self.protocol.size is None else None,
             "pictures": {k: {"count": len(s), "sha256": s.digest} for k, s in sets.items() if s},
             "features": self.features.describe(),
-            "task": self.task_name, "groups": _grouping(self.groups),
-            "reference_groups": _grouping(self.target_groups),
+            "task": self.task_name, "groups": grouping(self.groups),
+            "reference_groups": grouping(self.target_groups),
             "domain": "own classifier" if self.classifier else self.features.prober,
             "bootstrap": {"resamples": self.resamples, "level": 0.95, "seed": 0},
             "versions": {n: version(n) for n in ("sfumato", "torch", "pillow")},
@@ -328,12 +326,3 @@ class Judge:
             return None
         a, b, y = (self.embed(s, self.eyes) for s in (self.source, self.target, results))
         return crossed(a, b, y, self.groups)
-
-
-def _grouping(groups: Sequence[str] | None) -> dict[str, Any] | None:
-    """How many groups there are, and which pictures are of one, whatever the groups are called."""
-    if not groups:
-        return None
-    first = dict(zip(reversed(groups), reversed(range(len(groups))), strict=True))
-    numbers = [first[group] for group in groups]
-    return {"count": len(first), "sha256": hashlib.sha256(json.dumps(numbers).encode()).hexdigest()}

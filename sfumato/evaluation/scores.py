@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -152,3 +154,12 @@ def _numbers(saved: Mapping[str, Any]) -> dict[str, Interval]:
 def differences(one: Mapping[str, Any], two: Mapping[str, Any]) -> list[str]:
     """The entries of two records that differ; numbers may share a column only if there are none."""
     return [key for key in one.keys() | two.keys() if one.get(key) != two.get(key)]
+
+
+def grouping(groups: Sequence[str] | None) -> dict[str, Any] | None:
+    """How many groups there are, and which pictures are of one, whatever the groups are called."""
+    if not groups:
+        return None
+    first = dict(zip(reversed(groups), reversed(range(len(groups))), strict=True))
+    numbers = [first[group] for group in groups]
+    return {"count": len(first), "sha256": hashlib.sha256(json.dumps(numbers).encode()).hexdigest()}
