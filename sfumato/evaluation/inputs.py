@@ -21,6 +21,7 @@ from sfumato.data.image_folder import ImageFolder
 from sfumato.data.layout import layout
 from sfumato.data.pictures import ImageSet, matched
 from sfumato.data.preparation import ALWAYS, Preparation, Side
+from sfumato.data.read import bands_of
 from sfumato.data.resize import ToOneSize, said_size
 from sfumato.data.show import evenly
 from sfumato.evaluation.entries import Entry
@@ -192,9 +193,12 @@ def made_by(results: Path) -> Preparation | None:
 
 
 def results_in(folder: str | Path) -> ImageFolder:
-    """Translated pictures as they are compared, in the range that they were written in."""
-    made = made_by(Path(folder))
-    return ImageFolder.to_compare(folder, Preparation(range=made.to_range) if made else None)
+    """Translated pictures as they are compared, in the range and channels that they were written in."""
+    if (made := made_by(Path(folder))) is None:
+        return ImageFolder.to_compare(folder)
+    own = made.to_channels or made.channels
+    bands: dict[str, Any] = {"channels": own, "to_channels": made.channels} if bands_of(own) else {}
+    return ImageFolder.to_compare(folder, Preparation(range=made.to_range, **bands))
 
 
 def as_trained(e: Entry, prepared: Mapping[str, Any]) -> dict[str, Any]:
@@ -220,7 +224,10 @@ def shared(
         label: replace(p, resize="crop") if p.resize == "short" else p
         for label, p in made.items() if p is not None
     }  # fmt: skip
-    rest = ((key, None) for key in ("alpha", "range", "to_range"))
+    ways = ["alpha", "range", "to_range"]
+    if any(bands_of(p.channels) or bands_of(p.to_channels or 1) for p in told.values()):
+        ways += ["channels", "to_channels"]
+    rest = ((key, None) for key in ways)
     for key, given in (("resize", resize), ("side", side), *rest):
         known = {label: str(getattr(p, key)) for label, p in told.items()}
         known = {label: how for label, how in known.items() if (key, how) != ("resize", "none")}

@@ -24,7 +24,8 @@ from sfumato.core.versions import version
 from sfumato.data.image_folder import ImageFolder
 from sfumato.data.pictures import ImageSet, chunks, controls, matched, read_groups
 from sfumato.data.preparation import Preparation
-from sfumato.data.resize import said_size
+from sfumato.data.read import bands_of
+from sfumato.data.resize import as_many, said_size
 from sfumato.data.show import evenly
 from sfumato.evaluation.features import Features, Inception, cache_folder, extract
 from sfumato.evaluation.inputs import enlarged, partners, shared
@@ -85,10 +86,12 @@ class Judge:
             raise UserError(f"{small.folder} holds one picture: a comparison needs 2 or more")
         h, w = like if isinstance(like, tuple) else like.get([0]).shape[-2:]
         self.size = (h, w)
-        self.views = Views(self.protocol, self.size, known=prepare is not None)
+        bands, known = not self.source.to_rgb, prepare is not None
+        self.views = Views(self.protocol, self.size, known, bands)
         asked = {name: METRICS[name] for name in self.protocol.metrics}
-        self.metrics = {k: m for k, m in asked.items() if m.least <= min(self.views.shown)}
-        self.too_small = [m for k, m in asked.items() if k not in self.metrics]
+        self.too_small = [m for m in asked.values() if m.least > min(self.views.shown)]
+        self.not_rgb = [m for m in asked.values() if m.of_rgb and bands]
+        self.metrics = {k: m for k, m in asked.items() if m not in [*self.too_small, *self.not_rgb]}
         self._seen: dict[str, Tensor] = {}
         self.groups = read_groups(groups, self.source.names) if groups else None
         self.target_groups = None
@@ -107,6 +110,13 @@ class Judge:
             f"compared at {said_size(self.views.shown)}"
             for m in self.too_small
         ]
+        left += [f"{m.label} is left out: it is of red, green and blue" for m in self.not_rgb]
+        how = self.source.preparation
+        if self.views.bands:
+            left.append(f"{how.channels} bands: pixels are compared in each, features see their mean")
+        elif bands_of(how.channels) or bands_of(how.to_channels or 1):
+            numbers = f"sources have {count(how.channels, 'band')} and results {how.to_channels}"
+            left.append(f"{numbers}: the mean of their bands is compared")
         return left + enlarged(sets, self.views.shown)
 
     @property
@@ -250,10 +260,10 @@ class Judge:
         rows: list[list[dict[str, Tensor]]] = [[] for _ in many]
         for indices in tracked("measuring", list(chunks(len(self.source)))):
             xs = {key: view.get(indices).to(self.device) for key, view in others.items()}
-            maps = {key: self.eyes.maps(x) if see else [] for key, x in xs.items()}
+            maps = {key: self.eyes.maps(as_many(x, 3)) if see else [] for key, x in xs.items()}
             for n, (view, back) in enumerate(zip(shown, returned, strict=True)):
                 y = self._checked(view, indices, xs["source"])
-                row = self._against(y, self.eyes.maps(y) if see else [], xs, maps)
+                row = self._against(y, self.eyes.maps(as_many(y, 3)) if see else [], xs, maps)
                 if back is not None:
                     row["cycle"] = l2(back.get(indices).to(self.device), xs["source"])
                 rows[n].append({key: values.cpu() for key, values in row.items()})
@@ -267,7 +277,7 @@ class Judge:
     def _against(
         self, y: Tensor, seen: list[Tensor], xs: dict[str, Tensor], maps: dict[str, list[Tensor]]
     ) -> dict[str, Tensor]:
-        """Measures of results y (b, 3, H, W), whose maps are `seen`, against their sources and truths."""
+        """Measures of results y (b, C, H, W), whose maps are `seen`, against their sources and truths."""
         row = {"std": y.flatten(1).std(1)}
         if seen:
             row["features"] = seen[-1].mean((2, 3))

@@ -51,9 +51,13 @@ class Learned(Features):
                 f"`sfumato train domain_classifier`"
             )
         assert isinstance(found, nn.Module)
+        if (channels := getattr(found, "channels", 3)) not in (1, 3):
+            raise UserError(
+                f"{folder} sees {channels} bands: expected a classifier of 1 or 3 channels, or lite0"
+            )
         self.net = found.eval().requires_grad_(False)
         self.t = found.process.t_min
-        self.gray = getattr(found, "channels", 3) == 1
+        self.gray = channels == 1
         kind = f"{path.name} ({', '.join(found.domains)})"
         self.name, self.kernel_name = f"FD-{kind}", f"KID-{kind}"
         self.preparation, self.prober = "[-1,1]", f"what {kind} sees most of the reference as"

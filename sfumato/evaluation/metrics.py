@@ -193,6 +193,7 @@ class Metric:
         about: what it is.
         least: side in pixels that it needs; the column of smaller pictures is left out.
         of_maps: the function is given what Lite0's `maps` makes of the batches.
+        of_rgb: it is of red, green and blue; the column of pictures of other bands is left out.
     """
 
     function: Callable[[Any, Any], Tensor]
@@ -201,6 +202,7 @@ class Metric:
     about: str
     least: int = 1
     of_maps: bool = False
+    of_rgb: bool = False
 
 
 METRICS = {
@@ -214,6 +216,6 @@ METRICS = {
         of_maps=True,
     ),
     "colour": Metric(colour, "colour", -1, "distance of mean RGB, channels in [0, 1]"),
-    "hue": Metric(hue, "hue", -1, "difference of the chroma-weighted mean hue, degrees"),
+    "hue": Metric(hue, "hue", -1, "difference of the chroma-weighted mean hue, degrees", of_rgb=True),
 }  # fmt: skip
 """Every one that a protocol may name."""

@@ -23,6 +23,7 @@ from sfumato.core.ranges import Count
 from sfumato.data.folders import parse_json, read_text
 from sfumato.data.image_folder import ImageFolder
 from sfumato.data.pictures import Derived, ImageSet
+from sfumato.data.resize import as_many
 from sfumato.evaluation.metrics import METRICS
 
 Filter = Literal["bilinear", "bicubic", "lanczos"]
@@ -163,9 +164,9 @@ def stretched(images: Tensor, side: int | None, filter: Filter) -> Tensor:
     how = Image.Resampling[filter.upper()]
     whole = images.isfinite().flatten(1).all(1)
     samples = ((images.nan_to_num().clamp(-1, 1) + 1) * 127.5).round().byte()
-    pixels = samples.permute(0, 2, 3, 1).numpy()
-    out = np.stack([np.asarray(Image.fromarray(p).resize((side, side), how)) for p in pixels])
-    small = torch.from_numpy(out).permute(0, 3, 1, 2).float() / 127.5 - 1
+    bands = samples.flatten(0, 1).numpy()
+    out = np.stack([np.asarray(Image.fromarray(band).resize((side, side), how)) for band in bands])
+    small = torch.from_numpy(out).reshape(*samples.shape[:2], side, side).float() / 127.5 - 1
     small[~whole] = torch.nan  # 8 bits would hide it
     return small
 
@@ -179,11 +180,13 @@ class Views:
         size: (height, width) of the results.
         known: how their sources were prepared is known; then a protocol with a size of its own begins
             with pictures that are cut as the sources were. Otherwise with whole ones, as the papers'.
+        bands: they are of other bands than 1 or 3, of which a network of features sees the mean.
     """
 
     protocol: Protocol
     size: tuple[int, int]
     known: bool
+    bands: bool = False
 
     @property
     def shown(self) -> tuple[int, int]:
@@ -200,6 +203,10 @@ class Views:
 
     def featured(self, images: ImageSet) -> ImageSet:
         """What the network of the features is shown."""
+        view = self._featured(images)
+        return Derived(view, lambda x: as_many(x, 3), "mean of bands") if self.bands else view
+
+    def _featured(self, images: ImageSet) -> ImageSet:
         p = self.protocol
         if (side := p.feature_size) is not None:
             what = f"{side} {p.feature_filter}"

@@ -22,6 +22,7 @@ from sfumato.data.image_folder import ImageFolder
 from sfumato.data.images import write_png
 from sfumato.data.preparation import Preparation
 from sfumato.data.resize import ToOneSize, said_size
+from sfumato.data.show import shown
 from sfumato.diffusion.encode_decode import decode, encode
 from sfumato.diffusion.integrate import OdeName
 from sfumato.diffusion.time_grids import Spacing
@@ -134,7 +135,7 @@ def decode_latents(
     images, nfe = _batched(decode, f, latents.latents, device, how)
     check_numbers({f"what {model} makes of these": images}, "; use smaller coefficients")
     for name, image in zip(latents.names, images, strict=True):
-        write_png(out / name, image)
+        write_png(out / name, shown(image))
     run = {"protocol": latents.protocol, "decoded": facts | how | {"nfe": nfe}}
     write_run(out, run, None, {"pictures": len(images)})
     return images

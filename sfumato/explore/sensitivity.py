@@ -23,7 +23,8 @@ from sfumato.core.errors import UserError
 from sfumato.core.ranges import Count, Interval, Several
 from sfumato.data.folders import new_folder
 from sfumato.data.images import write_png
-from sfumato.data.show import enlarged, heat, tile
+from sfumato.data.resize import as_many
+from sfumato.data.show import enlarged, heat, shown, tile
 from sfumato.diffusion.integrate import rms
 from sfumato.diffusion.noise import Noise
 from sfumato.module import raw
@@ -58,7 +59,7 @@ class Sensitivity:
         h, w = self.source.shape[1:]
         large = self.depends.repeat_interleave(self.cell, 0).repeat_interleave(self.cell, 1)[:h, :w]
         maps = [heat((m / m.max().clamp(min=1e-6))[None])[0] for m in (self.spread, large)]
-        pictures = [x.clamp(-1, 1).expand(3, -1, -1) for x in (self.source, self.result, self.mean)]
+        pictures = [as_many(shown(x), 3).clamp(-1, 1) for x in (self.source, self.result, self.mean)]
         return tile(torch.stack([*pictures, *maps]), 5)
 
 

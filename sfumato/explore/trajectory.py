@@ -29,7 +29,8 @@ from sfumato.core.devices import with_torch_defaults
 from sfumato.core.errors import UserError
 from sfumato.data.folders import new_folder
 from sfumato.data.images import picture, write_png
-from sfumato.data.show import enlarged, tile
+from sfumato.data.resize import as_many
+from sfumato.data.show import enlarged, shown, tile
 from sfumato.diffusion.denoiser import score_of
 from sfumato.diffusion.integrate import rms
 from sfumato.methods.registry import name_of
@@ -92,7 +93,7 @@ def record(
         last = means[-1] if means else torch.full_like(mean, torch.nan)
         told = told_of(x_t, mean, extras)
         row = {"score": told.pop("score"), "change": rms(mean - last),
-               "from source": rms(mean - source), **told}  # fmt: skip
+               "from source": rms(as_many(mean, source.shape[1]) - source), **told}  # fmt: skip
         nfe = rows[-1]["nfe"] if rows else torch.zeros(len(x_t))
         rows.append({k: v.detach().cpu() for k, v in row.items()} | {"nfe": nfe + extras["nfe"]})
         times.append(t)
@@ -141,7 +142,7 @@ def show_trajectory(given: OnePicture, out: str | Path, *, seed: int = 0) -> Tra
         found = record(given.part, given.image, seed=seed, options=given.options)
         facts = {"run": given.facts | {"seed": seed}, **found.to_json()}
         (folder / "curves.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-        write_png(folder / "result.png", found.result[0])
+        write_png(folder / "result.png", shown(found.result[0]))
         strip(found, folder / "strip.png")
         film(found, folder / "film.webp")
         plot(found, folder / "curves.png")
@@ -153,14 +154,14 @@ def strip(found: Trajectory, file: str | Path) -> None:
     from matplotlib.figure import Figure
 
     n = len(found.times)
-    shown = sorted({round(i * (n - 1) / max(1, COLUMNS - 1)) for i in range(COLUMNS)})
-    figure = Figure(figsize=(1.05 * (len(shown) + 1), 2.5), layout="constrained")
-    panels = figure.subplots(2, len(shown) + 1, squeeze=False)
-    cells = [(found.states[i, 0], found.means[i, 0], f"t {found.times[i]:.2f}") for i in shown]
+    steps = sorted({round(i * (n - 1) / max(1, COLUMNS - 1)) for i in range(COLUMNS)})
+    figure = Figure(figsize=(1.05 * (len(steps) + 1), 2.5), layout="constrained")
+    panels = figure.subplots(2, len(steps) + 1, squeeze=False)
+    cells = [(found.states[i, 0], found.means[i, 0], f"t {found.times[i]:.2f}") for i in steps]
     cells.append((found.source[0], found.result[0], ""))
     for column, (above, below, title) in zip(panels.T, cells, strict=True):
         for panel, x in zip(column, (above, below), strict=True):
-            panel.imshow(picture(x.clamp(-1, 1)), cmap="gray", interpolation="nearest")
+            panel.imshow(picture(shown(x).clamp(-1, 1)), cmap="gray", interpolation="nearest")
             panel.set(xticks=[], yticks=[], frame_on=False)
         column[0].set_title(title or "source", fontsize=8)
         if not title:
@@ -175,7 +176,8 @@ def film(found: Trajectory, file: str | Path) -> None:
     pairs = [*zip(found.states, found.means, strict=True), (found.source, found.result)]
     frames = []
     for left, right in pairs:
-        rows = torch.stack([left, right], 1).flatten(0, 1).clamp(-1, 1)
+        seen = [as_many(shown(x), 3) for x in (left, right)]
+        rows = torch.stack(seen, 1).flatten(0, 1).clamp(-1, 1)
         frames.append(picture(enlarged(tile(rows, 2))))
     lasting = [MILLISECONDS] * (len(frames) - 1) + [1500]
     first, *rest = frames

@@ -18,6 +18,7 @@ from PIL import Image
 from sfumato.core.errors import UserError
 from sfumato.data import tile
 from sfumato.data.images import picture
+from sfumato.data.show import shown
 from sfumato.diffusion.watch import Watch
 from sfumato.explore.normality import summary
 from sfumato.explore.trajectory import told_of
@@ -150,8 +151,9 @@ class _Job:
             self.keep(t, x_t[:1], mean[:1], told_of(x_t, mean, extras))
         if (now := time.monotonic()) - self.last >= OFTEN:
             self.last = now
-            shown = mean[0] if len(mean) == 1 else tile(mean[:, :3], min(4, len(mean)))
-            self.preview = Preview(self.step, t, self.nfe, picture(shown))
+            seen = shown(mean)
+            seen = seen[0] if len(mean) == 1 else tile(seen, min(4, len(mean)))
+            self.preview = Preview(self.step, t, self.nfe, picture(seen))
             self.news.set()
 
     def keep(self, t: float, x_t: Any, mean: Any, told: dict[str, Any]) -> None:
@@ -164,7 +166,7 @@ class _Job:
             kind, _, of = name.partition("/")
             if kind in curves and math.isfinite(value := float(values[0])):
                 curves[kind][of or "x_t"] = value
-        small = [picture(one[0]) for one in (x_t, mean)]
+        small = [picture(shown(one[0])) for one in (x_t, mean)]
         for one in small:
             one.thumbnail((limits.FRAME_SIDE, limits.FRAME_SIDE))
         self.frames.append(Frame(self.step, t, small[0], small[1], self.nfe, curves))

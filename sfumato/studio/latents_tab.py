@@ -17,6 +17,7 @@ from sfumato.core.arguments import checked
 from sfumato.core.errors import UserError, check_numbers, choose
 from sfumato.core.ranges import Steps
 from sfumato.data.images import picture
+from sfumato.data.show import shown
 from sfumato.diffusion import encode_decode as bridge
 from sfumato.explore import OPERATIONS, Operation, apply, parse, report
 from sfumato.explore.chain import parameters
@@ -141,7 +142,7 @@ def change(
     seen, _ = apply(f"scale c={1 / 3}", latent)
     before, after = log[0]["before"], log[-1]["after"]
     rows = [[name, f"{before[name]:.4g}", f"{after[name]:.4g}"] for name in before]
-    return Changed([picture(x[0]) for x in (seen, *decoded)], rows, report(latent[0]).verdict())
+    return Changed([picture(shown(x[0])) for x in (seen, *decoded)], rows, report(latent[0]).verdict())
 
 
 def operations() -> dict[str, str]:

@@ -13,6 +13,7 @@ from sfumato.data import ImageFolder
 from sfumato.data.images import picture
 from sfumato.data.preparation import Preparation
 from sfumato.data.resize import said_size
+from sfumato.data.show import shown
 from sfumato.methods.outline import names
 from sfumato.methods.registry import info
 from sfumato.studio import jobs
@@ -197,7 +198,7 @@ def _first(folder: Path, prepare: Preparation) -> str | None:
     pictures = ImageFolder(folder / "in", prepare)
     if len(pictures) > 1:
         return None
-    return written([picture(pictures.read(0).image)], folder, "before")[0]
+    return written([picture(shown(pictures.read(0).image))], folder, "before")[0]
 
 
 def as_files(frames: list[Frame], folder: Path) -> list[Frame]:

@@ -16,6 +16,7 @@ from sfumato.data import sets, tile
 from sfumato.data.folders import replacing
 from sfumato.data.images import picture
 from sfumato.data.resize import as_many, said_size
+from sfumato.data.show import shown
 from sfumato.diffusion.watch import ending
 from sfumato.methods.registry import Trainable, info, name_of
 from sfumato.module import raw
@@ -205,7 +206,7 @@ def labelled(rows: Mapping[str, Tensor], title: str) -> Image.Image:
     from PIL import Image, ImageDraw, ImageFont
 
     font = ImageFont.load_default(13)
-    sheets = [picture(tile(enlarged_all(_shown(r)), len(r))).convert("RGB") for r in rows.values()]
+    sheets = [picture(tile(enlarged_all(shown(r)), len(r))).convert("RGB") for r in rows.values()]
     names = [n if len(n) <= 24 else f"{n[:11]}...{n[-10:]}" for n in map(one_line, rows)]
     left = 12 + round(max(map(font.getlength, names)))
     high = max(s.height for s in sheets) + 2
@@ -217,11 +218,6 @@ def labelled(rows: Mapping[str, Tensor], title: str) -> Image.Image:
         page.paste(sheet, (left, 24 + high * i))
         draw.text((6, 24 + high * i + sheet.height // 2), name, "black", font, anchor="lm")
     return page
-
-
-def _shown(x: Tensor) -> Tensor:
-    """Images (n, C, H, W) as pictures: of more bands than three the first three, of two the first."""
-    return x[:, :3] if x.shape[1] > 3 else x[:, :1] if x.shape[1] == 2 else x
 
 
 def enlarged_all(x: Tensor) -> Tensor:
