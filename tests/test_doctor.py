@@ -522,3 +522,54 @@ def test_flags():
         "a", "b", "test_a", "test_b", "size", "measure", "all_methods", "write_list",
     ]  # fmt: skip
     assert got["size"] == Parameter.KEYWORD_ONLY
+
+
+@pytest.fixture
+def floats_and_bands(tmp_path):
+    """Pictures of values around 5000 and of four bands, in 16 bits, which are of the same things."""
+    for name in ("values", "bands"):
+        (tmp_path / name).mkdir()
+    for i, one in enumerate(fields(20, 32, 32)):
+        tifffile.imwrite(tmp_path / f"values/{i}.tif", 20.0 * one[..., 0].astype(np.float32))
+        four = np.stack([one[..., 0], *one.transpose(2, 0, 1)]).astype(np.uint16) * 5
+        how = {"photometric": "minisblack", "planarconfig": "separate"}
+        tifffile.imwrite(tmp_path / f"bands/{i}.tif", four, **how)
+    return tmp_path / "bands", tmp_path / "values"
+
+
+def test_what_needs_an_option_is_told_which(floats_and_bands):
+    report = doctor(*floats_and_bands, measure=False)
+    needs = [one for one in report.findings if one.kind == "option"]
+    assert [len(one.named) for one in needs] == [20, 20]
+    assert "--range auto, or its two ends" in needs[0].fix
+    assert "--channels 4; and" in needs[1].fix
+    assert "unreadable" not in found(report)
+    assert report.plan.reason.endswith("Nothing can be trained: no picture of bands can be read.")
+
+
+def test_ranges_and_channels_are_read_and_typed(floats_and_bands):
+    stated = {"channels": 4, "to_channels": 1, "range": ["0", "1300"], "to_range": "auto"}
+    report = doctor(*floats_and_bands, **stated, measure=False)
+    kinds = found(report)
+    assert not {"option", "unreadable", "range", "flat", "depth"} & set(kinds)
+    typed = "--channels 4 --to-channels 1 --range 0 1300 --to-range auto"
+    assert typed in report.plan.commands[0]
+    facts = [report.domains[name]["train"] for name in ("bands", "values")]
+    assert [(one["count"], [*one["bits"]]) for one in facts] == [(20, ["16"]), (20, ["32"])]
+    with pytest.raises(UserError, match="--to-channels and --to-range are of the second folder of two"):
+        doctor(floats_and_bands[0], channels=4, to_channels=1, measure=False)
+
+
+def test_a_cost_is_that_of_the_channels():
+    cost = training_cost("pix2pix", 16, 2, {"net": "tiny", "batch": 2, "channels": 4, "to_channels": 1})
+    assert cost["hours"] > 0
+
+
+def test_the_commands_that_are_typed_for_bands_train(floats_and_bands, monkeypatch):
+    bands, values = floats_and_bands
+    monkeypatch.chdir(bands.parent)
+    report = doctor("bands", "values", channels=4, to_channels=1, range="auto", size=16, measure=False)
+    words = shlex.split(report.plan.commands[0])
+    more = ["--net", "tiny", "--steps", "1", "--batch", "2"]
+    done = subprocess.run([sys.executable, "-m", *words, *more], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

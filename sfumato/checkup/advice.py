@@ -60,6 +60,7 @@ def advise(
     size: int | None = None,
     whole: Sequence[Path] = (),
     without: str | Path | None = None,
+    told: Mapping[str, Any] | None = None,
 ) -> Plan:
     """The plan for the pictures that can be read.
 
@@ -70,23 +71,31 @@ def advise(
         size: the user's, or None.
         whole: the folders that were given: nothing is written in them.
         without: a list of pictures for training to leave out.
+        told: options of the training that are stated.
+
+    Raises:
+        UserError: what is recommended does not take them.
     """
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    pair = next((one for one in pairs if one.plausible), None)
+    told = told or {}
+    meant = "name" if told.get("to_channels") else ""  # of pairs alone: then equal names are enough
+    pair = next((one for one in pairs if one.plausible or one.by == meant), None)
     halved = pair is not None and pair.by == "side"
-    if {one.domain for one in good if one.split == "train"} != set(folders):
-        return Plan(0, halved, [], "Nothing can be trained: a domain has no pictures.", [])
+    if empty := [name for name in folders if name not in {x.domain for x in good if x.split == "train"}]:
+        return Plan(0, halved, [], f"Nothing can be trained: no picture of {empty[0]} can be read.", [])
     sides = sorted(one.short(halved) for one in good)
     usual = min(s for s in sides if s >= TINY * sides[len(sides) // 20])
     kind = "pairs" if pair else "unpaired" if len(folders) == 2 else "domains"
     first, count = RECOMMENDED[kind][0], len(folders)
-    if size and (why_not := _refused(first, size, count)):
+    if meant and pair is None:
+        raise UserError("--to-channels is for pairs, and no names in these folders are equal: leave it out")
+    if size and (why_not := _refused(first, size, count, told)):
         raise UserError(
             f"--size {size} is refused by {first}, which is best trained on these pictures: {why_not}"
         )
-    sizes = [s for s in SIZES if s <= min(usual, LARGEST[device]) and not _refused(first, s, count)]
+    sizes = [s for s in SIZES if s <= min(usual, LARGEST[device]) and not _refused(first, s, count, told)]
     best = size or max(sizes, default=0)
     if not best:
         return Plan(0, halved, [], f"Pictures of {usual} pixels are too small to train on.", [])
@@ -101,7 +110,8 @@ def advise(
             f"--resize pieces: it learns from pieces at full size, and results are as large as their sources."
         )
     words = [f"--size {best}"]
-    words += ["--channels 1"] * all(one.gray for one in good)
+    words += ["--channels 1"] * (told.get("channels") is None and all(one.gray for one in good))
+    words += [_stated(name, value) for name, value in told.items() if value is not None]
     words += ["--resize stretch"] * bool(pair and pair.stretch)
     words += [settings(first)] * (best <= SMALL)
     words += [_line("--without", Path(without))] if without else []
@@ -112,13 +122,19 @@ def advise(
     return Plan(best, halved, list(RECOMMENDED[kind]), f"{reason} {why}", commands)
 
 
-def _refused(method: str, size: int, domains: int) -> str:
+def _stated(name: str, value: Any) -> str:
+    """An option as it is typed; ranges have two or three words."""
+    words = value if isinstance(value, str | int) else " ".join(f"{w}" for w in value)
+    return f"--{name.replace('_', '-')} {words}"
+
+
+def _refused(method: str, size: int, domains: int, told: Mapping[str, Any]) -> str:
     """Why a method cannot be trained as it is recommended on pictures of so many pixels, if so."""
     import torch
 
     try:
         with torch.device("meta"):
-            new(method, size, domains, options_at(method, size))
+            new(method, size, domains, options_at(method, size, told))
     except UserError as error:
         return str(error)
     return ""
@@ -138,9 +154,10 @@ def settings(method: str) -> str:
     return known[1] if known else ""
 
 
-def options_at(method: str, size: int) -> dict[str, Any]:
-    """The same for pictures of so many pixels, as {name: value}."""
-    return options(settings(method)) if size <= SMALL else {}
+def options_at(method: str, size: int, told: Mapping[str, Any]) -> dict[str, Any]:
+    """The same for pictures of so many pixels, as {name: value}, and the channels that are stated."""
+    channels = {k: told[k] for k in ("channels", "to_channels") if told.get(k)}
+    return (options(settings(method)) if size <= SMALL else {}) | channels
 
 
 def options(flags: str) -> dict[str, Any]:

@@ -172,7 +172,8 @@ def _steps(words: str) -> None:
     cls: Any = find(method)
     kind = info(cls).trains_on
     default = defaults(cls)
-    batch = int(options.get("batch", default["batch"]))
+    batch, own = int(options.get("batch", default["batch"])), options.get("channels", 3)
+    channels = own, options.get("to_channels", own)
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
     device = accelerator.device
     gpu = device.type == "cuda"
@@ -189,8 +190,8 @@ def _steps(words: str) -> None:
 
     def batches() -> Iterator[tuple[Any, Any]]:
         for b in sizes:
-            x = torch.rand(b, 3, side, side, device=device) * 2 - 1
-            yield x, torch.arange(b, device=device) % count if kind == "domains" else x.flip(0)
+            x, y = (torch.rand(b, n, side, side, device=device) * 2 - 1 for n in channels)
+            yield x, torch.arange(b, device=device) % count if kind == "domains" else y
 
     updates = fit(
         State(part.to(device), default["optimiser"]), batches(), steps=len(sizes),

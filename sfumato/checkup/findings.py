@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +27,14 @@ CROPPED = 1.5
 """Aspect ratio from which the square crop leaves out a third of a picture."""
 
 LISTED = "train without them: --write-list FILE lists them for `sfumato train ... --without FILE`"
+
+NEEDED = {
+    "--range": "say which values are black and white, here and to `sfumato train`: --range auto, or its two "
+    "ends as in --range 0 4095",
+    "--channels": "say how many bands are to be read, here and to `sfumato train`: --channels {0}; and "
+    "--to-channels, if a second folder has others",
+}
+"""Options without which sound files are not read, which say so, and what to do."""
 
 Severity = Literal["error", "warning", "note"]
 
@@ -53,7 +62,14 @@ class Finding:
 
 def unreadable(pictures: Sequence[Inspected], folders: Sequence[ImageFolder]) -> Iterator[Finding]:
     """Broken files, and what was left out: pictures of kinds that are not read, say."""
-    bad = [one for one in pictures if one.error]
+    for option, fix in NEEDED.items():
+        if sound := [one for one in pictures if option in one.error]:
+            numbers = set(re.findall(r"--channels (\d+)", " ".join(one.error for one in sound)))
+            yield Finding(
+                "error", "option", f"{len(sound)} of {len(pictures):,} files cannot be read as they are",
+                fix.format(" or ".join(sorted(numbers)) or "N"), [one.error for one in sound],
+            )  # fmt: skip
+    bad = [one for one in pictures if one.error and not any(option in one.error for option in NEEDED)]
     if bad:
         yield Finding(
             "warning", "unreadable", f"{len(bad)} of {len(pictures):,} files cannot be read",
@@ -128,7 +144,7 @@ def odd(where: str, part: Sequence[Inspected]) -> Iterator[Finding]:
             "warning", "gray", f"{where}: {of(few, part)} {kinds}",
             "some results will be so, too", paths(few),
         )  # fmt: skip
-    deep = [one for one in part if one.bits == 16]
+    deep = [one for one in part if one.deep]
     if 0 < len(deep) < len(part):
         yield Finding(
             "warning", "depth", f"{where}: {of(deep, part)} of 16 bits, the others of 8",

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
@@ -23,8 +24,13 @@ from sfumato.data.hashing import hash_of
 from sfumato.data.header import orientation
 from sfumato.data.image_folder import ImageFolder
 from sfumato.data.layout import Folders, apart, layout
-from sfumato.data.read import DARK, read_samples
-from sfumato.data.resize import alike
+from sfumato.data.listing import list_pictures
+from sfumato.data.open_data import WHOLE, measured_range
+from sfumato.data.preparation import Preparation
+from sfumato.data.read import DARK, bands_of, header_of, read_samples
+from sfumato.data.resize import alike, to_samples
+from sfumato.data.show import shown
+from sfumato.data.value_range import Stated
 
 THUMB = 32
 """Side of the thumbnails in pixels: enough for structure, 3 KB a picture."""
@@ -45,8 +51,9 @@ class Inspected:
 
     `width` and `height` are those of the upright picture; `thumb` is uint8 (32,32,3) of all of it,
     `square` of the square in its middle, as training cuts it, `halves` (2,32,32,3) of its left and
-    right half if it is twice as wide as high. `top` is the largest sample, `full` what is white: the
-    largest that the bits allow which the 16-bit files of a domain use, as 4095.
+    right half if it is twice as wide as high; of more bands than three they show the first three. `top` is
+    the largest sample, `full` what is white: the largest that the bits allow which the 16-bit files of a
+    domain use, as 4095; or 255 of 255 where the `ranged` values are known.
     """
 
     path: Path
@@ -61,6 +68,7 @@ class Inspected:
     width: int = 0
     height: int = 0
     bits: int = 8
+    ranged: bool = False
     turned: bool = False
     transparent: bool = False
     top: int = 255
@@ -71,6 +79,11 @@ class Inspected:
     thumb: NDArray[np.uint8] = field(default_factory=lambda: np.zeros((THUMB, THUMB, 3), np.uint8))
     square: NDArray[np.uint8] = field(default_factory=lambda: np.zeros((THUMB, THUMB, 3), np.uint8))
     halves: NDArray[np.uint8] | None = None
+
+    @property
+    def deep(self) -> bool:
+        """Whether samples have 16 bits, and nothing says which values are black and white."""
+        return self.bits == 16 and not self.ranged
 
     @property
     def size(self) -> tuple[int, int]:
@@ -100,14 +113,42 @@ def folders_of(
     return out
 
 
+def ways(
+    folders: Folders, channels: int | None, to_channels: int | None, range: Stated | None,
+    to_range: Stated | None,
+) -> dict[str, Preparation]:  # fmt: skip
+    """How the pictures of every domain are read, ranges measured as training measures them.
+
+    Raises:
+        UserError: one is no range, or there is nothing to measure; or something is stated of the second of
+            two folders, and there are more or fewer.
+    """
+    if len(folders) != 2 and (to_channels or to_range):
+        raise UserError("--to-channels and --to-range are of the second folder of two: leave them out")
+    own, files = (
+        channels or 3,
+        [[(f, WHOLE) for f in list_pictures(s["train"]).files] for s in folders.values()],
+    )
+    if len(folders) != 2:
+        every = [one for some in files for one in some]
+        return dict.fromkeys(folders, Preparation(channels=own, range=measured_range(range, every, own)))
+    there, name = (to_range, "to_range") if to_range else (range, "range")
+    ends = measured_range(range, files[0], own), measured_range(there, files[1], to_channels or own, name)
+    made = [Preparation(channels=n, range=r) for n, r in zip((own, to_channels or own), ends, strict=True)]
+    return dict(zip(folders, made, strict=True))
+
+
 def inspect_folders(
-    folders: Mapping[str, Mapping[str, Path]], progress: Callable[[str], Any] = lambda _: None
+    folders: Mapping[str, Mapping[str, Path]],
+    progress: Callable[[str], Any] = lambda _: None,
+    how: Mapping[str, Preparation] | None = None,
 ) -> tuple[list[Inspected], list[ImageFolder]]:
     """Every picture below the folders, training splits first; and these folders.
 
     Args:
         folders: of every domain and split.
         progress: is told every `EVERY` seconds how many are done.
+        how: of every domain the channels and the range of its pictures, where they are stated.
 
     Raises:
         UserError: a folder is missing or holds no image file.
@@ -121,15 +162,16 @@ def inspect_folders(
     todo.sort(key=lambda one: one.split != "train")  # stable
     said = time.monotonic()
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for i, _ in enumerate(pool.map(_inspect, todo)):
+        ways = [(how or {}).get(one.domain, Preparation()) for one in todo]
+        for i, _ in enumerate(pool.map(_inspect, todo, ways)):
             if time.monotonic() - said > EVERY:
                 said = time.monotonic()
                 progress(f"looked at {i + 1:,} of {len(todo):,} pictures")
     for domain in folders:
         part = [one for one in todo if one.domain == domain and not one.error]
-        used = max((one.top for one in part if one.bits == 16), default=0)
+        used = max((one.top for one in part if one.deep), default=0)
         for one in part:
-            _judge(one, 255 if one.bits == 8 else 65535 if used >= DARK else _power(used))
+            _judge(one, 255 if not one.deep else 65535 if used >= DARK else _power(used))
     return todo, read
 
 
@@ -141,7 +183,7 @@ def _power(used: int) -> int:
 def _judge(one: Inspected, full: int) -> None:
     """What a picture shows, when `full` is white; its thumbnails become 8-bit ones."""
     one.full = full
-    if one.bits == 16:
+    if one.deep:
         one.thumb, one.square = _shown(one.thumb, full), _shown(one.square, full)
         one.halves = None if one.halves is None else _shown(one.halves, full)
     colours = one.thumb.max(2).astype(int) - one.thumb.min(2)
@@ -150,9 +192,9 @@ def _judge(one: Inspected, full: int) -> None:
     one.flat = bool(one.thumb.std((0, 1)).max() < 255 * FLAT and one.spread < full * FLAT)
 
 
-def _inspect(one: Inspected) -> Inspected:
+def _inspect(one: Inspected, how: Preparation) -> Inspected:
     try:
-        samples, _ = read_samples(one.path)
+        samples, _ = read_samples(one.path, bands_of(how.channels) or 3, ends=how.range)
         data = regular(one.path).read_bytes()
     except (UserError, OSError) as error:
         one.error = str(error)
@@ -162,7 +204,10 @@ def _inspect(one: Inspected) -> Inspected:
     one.format, one.mode, turn, one.transparent = _header(data)
     one.turned = turn != 1
     _, one.height, one.width = samples.shape
-    one.bits = 8 * samples.itemsize
+    one.ranged, one.bits = how.range is not None, 8 * samples.itemsize
+    if one.ranged:
+        one.bits, samples = 8 * np.dtype(header_of(one.path).dtype).itemsize, to_samples(samples)
+    samples = np.broadcast_to(shown(torch.from_numpy(samples)).numpy(), (3, *samples.shape[1:]))
     one.top, one.spread = int(samples.max()), float(samples.std((1, 2)).max())
     one.thumb = one.square = _thumb(samples)
     short = min(one.width, one.height)

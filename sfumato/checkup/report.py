@@ -20,14 +20,15 @@ from sfumato.checkup import findings as checks
 from sfumato.checkup.advice import Plan, advise, options_at, trainable
 from sfumato.checkup.cost import BUSY, training_cost
 from sfumato.checkup.findings import Finding, counted, unique
-from sfumato.checkup.inspection import Inspected, folders_of, inspect_folders
+from sfumato.checkup.inspection import Inspected, folders_of, inspect_folders, ways
 from sfumato.checkup.pairs import Pairing, pairings
 from sfumato.core.arguments import checked
-from sfumato.core.ranges import TrainingSide
+from sfumato.core.ranges import Count, TrainingSide
 from sfumato.core.terminal import count, escaped
 from sfumato.data.folders import for_new_file, no_picture, write_text
 from sfumato.data.image_folder import CACHE_BYTES, ImageFolder
 from sfumato.data.layout import Folders
+from sfumato.data.value_range import Stated
 
 SAID = {"error": "MEND", "warning": "LOOK", "note": "note"}
 WIDTH = 110
@@ -74,6 +75,10 @@ def doctor(
     test_a: str | Path | None = None,
     test_b: str | Path | None = None,
     size: TrainingSide | None = None,
+    channels: Count | None = None,
+    to_channels: Count | None = None,
+    range: Stated | None = None,
+    to_range: Stated | None = None,
     measure: bool = True,
     all_methods: bool = False,
     write_list: str | Path | None = None,
@@ -90,6 +95,11 @@ def doctor(
         test_a: test pictures of the first domain, none of which may be in the training.
         test_b: test pictures of the second domain.
         size: side in pixels at which you mean to train; by default one is recommended.
+        channels: as `sfumato train --channels` is to be told: 3, 1, or as many as the files have bands.
+        to_channels: the same of the second folder, for methods of pairs; by default as many.
+        range: the values that become black and white, as of `sfumato train`: two ends such as -1000 3000;
+            auto; or percentile 0.1 99.9. It comes after the folders.
+        to_range: the same of the second folder; by default as range says, measured in that folder.
         measure: run a few training steps, to say how long a training takes on this machine.
         all_methods: measure all methods that can be trained on these pictures, not only those that
             are recommended.
@@ -106,7 +116,8 @@ def doctor(
         option = "--write-list"
         for_new_file(no_picture(write_list, "a text file", ".txt", option), option)
     folders = folders_of(a, b, test_a, test_b)
-    pictures, read = inspect_folders(folders, progress)
+    how = ways(folders, channels, to_channels, range, to_range)
+    pictures, read = inspect_folders(folders, progress, how)
     good = [one for one in pictures if not one.error]
     facts = {
         name: {split: _facts([x for x in pictures if (x.domain, x.split) == (name, split)])
@@ -117,7 +128,8 @@ def doctor(
     training = {k: [x for x in good if (x.domain, x.split) == (k, "train")] for k in folders}
     pairs = pairings(training, {(one.domain, one.stem) for one in pictures if one.error})
     given = [Path(folder) for folder in (a, b, test_a, test_b) if folder is not None]
-    plan = advise(folders, good, pairs, size, given, write_list)
+    told = {"channels": channels, "to_channels": to_channels, "range": range, "to_range": to_range}
+    plan = advise(folders, good, pairs, size, given, write_list, told)
     findings = _findings(folders, pictures, read, pairs, plan)
     if write_list is not None:
         progress(_write(Path(write_list), unique(x for one in findings for x in one.without)))
@@ -132,7 +144,7 @@ def doctor(
     pixels = plan.size**2 * sum(map(len, training.values())) * (2 if plan.side_by_side else 1)
     for i, method in enumerate(methods):
         progress(f"measuring {method}, {i + 1} of {len(methods)}: a few steps of training")
-        cost = training_cost(method, plan.size, len(folders), options_at(method, plan.size))
+        cost = training_cost(method, plan.size, len(folders), options_at(method, plan.size, told))
         cost["data_gb"] = min(3 * pixels, CACHE_BYTES) / 1e9
         report.estimates.append(cost)
         watch(cost_said(cost))
