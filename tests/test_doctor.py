@@ -566,7 +566,7 @@ def test_a_cost_is_that_of_the_channels():
 
 
 def test_the_commands_that_are_typed_for_bands_train(floats_and_bands, monkeypatch):
-    bands, values = floats_and_bands
+    bands, _ = floats_and_bands
     monkeypatch.chdir(bands.parent)
     report = doctor("bands", "values", channels=4, to_channels=1, range="auto", size=16, measure=False)
     words = shlex.split(report.plan.commands[0])

@@ -92,8 +92,9 @@ def record(
     def watch(t: float, x_t: Tensor, mean: Tensor, extras: dict[str, Any]) -> None:
         last = means[-1] if means else torch.full_like(mean, torch.nan)
         told = told_of(x_t, mean, extras)
+        like = mean if mean.shape == source.shape else as_many(mean, source.shape[1])
         row = {"score": told.pop("score"), "change": rms(mean - last),
-               "from source": rms(as_many(mean, source.shape[1]) - source), **told}  # fmt: skip
+               "from source": rms(like - source), **told}  # fmt: skip
         nfe = rows[-1]["nfe"] if rows else torch.zeros(len(x_t))
         rows.append({k: v.detach().cpu() for k, v in row.items()} | {"nfe": nfe + extras["nfe"]})
         times.append(t)
