@@ -296,7 +296,6 @@ class ImageFolder:
     def to_compare(cls, folder: str | Path, how: Preparation | None = None) -> Self:
         """The pictures of a folder as they are compared: at any size, in three channels, by name.
 
-        Bands stay bands where results have as many as their sources; else their mean is compared.
         `how` their sources were prepared may be given, but for size and upscale.
 
         Raises:
@@ -307,7 +306,7 @@ class ImageFolder:
         return found.prepared(how or Preparation())
 
     def prepared(self, how: Preparation) -> Self:
-        """The same pictures, as `to_compare` prepares them."""
+        """The same, as `to_compare` prepares them; bands stay, where results have as many as sources."""
         bands = bands_of(how.channels) and how.to_channels in (None, how.channels)
         return self._with(preparation=replace(how, size=None, upscale=True), to_rgb=not bands)
 

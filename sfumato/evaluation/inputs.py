@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from sfumato.checkpoints.model_folder import ModelFolder, preparation_in
 from sfumato.core.errors import UserError
+from sfumato.core.terminal import count
 from sfumato.data.folders import replacing
 from sfumato.data.image_folder import ImageFolder
 from sfumato.data.layout import layout
@@ -267,6 +268,17 @@ def partners(folder: str | Path, source: ImageFolder) -> ImageFolder:
         (h, w), (a, b) = (next(iter(s.sizes().values())) for s in (ImageFolder(source.folder), others))
         own = own if abs(b * h / (a * w) - 1) < 0.25 else replace(own, side="whole")
     return others.prepared(own)
+
+
+def banded(source: ImageFolder) -> list[str]:
+    """How pictures of other bands than 1 or 3 are compared, in words."""
+    how = source.preparation
+    if not source.to_rgb:
+        return [f"{how.channels} bands: pixels are compared in each, features see their mean"]
+    if bands_of(how.channels) or bands_of(how.to_channels or 1):
+        numbers = f"sources have {count(how.channels, 'band')} and results {how.to_channels}"
+        return [f"{numbers}: the mean of their bands is compared"]
+    return []
 
 
 def enlarged(sets: Mapping[str, ImageFolder], size: tuple[int, int]) -> list[str]:

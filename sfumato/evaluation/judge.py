@@ -24,11 +24,10 @@ from sfumato.core.versions import version
 from sfumato.data.image_folder import ImageFolder
 from sfumato.data.pictures import ImageSet, chunks, controls, matched, read_groups
 from sfumato.data.preparation import Preparation
-from sfumato.data.read import bands_of
 from sfumato.data.resize import as_many, said_size
 from sfumato.data.show import evenly
 from sfumato.evaluation.features import Features, Inception, cache_folder, extract
-from sfumato.evaluation.inputs import enlarged, partners, shared
+from sfumato.evaluation.inputs import banded, enlarged, partners, shared
 from sfumato.evaluation.intervals import (
     Interval,
     bootstrap_frechet,
@@ -86,11 +85,10 @@ class Judge:
             raise UserError(f"{small.folder} holds one picture: a comparison needs 2 or more")
         h, w = like if isinstance(like, tuple) else like.get([0]).shape[-2:]
         self.size = (h, w)
-        bands, known = not self.source.to_rgb, prepare is not None
-        self.views = Views(self.protocol, self.size, known, bands)
+        self.views = Views(self.protocol, self.size, prepare is not None, not self.source.to_rgb)
         asked = {name: METRICS[name] for name in self.protocol.metrics}
         self.too_small = [m for m in asked.values() if m.least > min(self.views.shown)]
-        self.not_rgb = [m for m in asked.values() if m.of_rgb and bands]
+        self.not_rgb = [m for m in asked.values() if m.of_rgb and self.views.bands]
         self.metrics = {k: m for k, m in asked.items() if m not in [*self.too_small, *self.not_rgb]}
         self._seen: dict[str, Tensor] = {}
         self.groups = read_groups(groups, self.source.names) if groups else None
@@ -111,13 +109,7 @@ class Judge:
             for m in self.too_small
         ]
         left += [f"{m.label} is left out: it is of red, green and blue" for m in self.not_rgb]
-        how = self.source.preparation
-        if self.views.bands:
-            left.append(f"{how.channels} bands: pixels are compared in each, features see their mean")
-        elif bands_of(how.channels) or bands_of(how.to_channels or 1):
-            numbers = f"sources have {count(how.channels, 'band')} and results {how.to_channels}"
-            left.append(f"{numbers}: the mean of their bands is compared")
-        return left + enlarged(sets, self.views.shown)
+        return left + banded(self.source) + enlarged(sets, self.views.shown)
 
     @property
     def sets(self) -> dict[str, ImageFolder]:
