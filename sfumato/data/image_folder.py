@@ -24,7 +24,7 @@ from sfumato.data.kept import Sample
 from sfumato.data.listing import IN_PART, OTHER, list_pictures, none_twice, said, stem_of, told_apart
 from sfumato.data.pieces import Cut, piece
 from sfumato.data.preparation import Preparation, Prepared
-from sfumato.data.read import Unfiled, bands_of
+from sfumato.data.read import Unfiled
 from sfumato.data.resize import as_many, to_float
 
 CACHE_BYTES = 2 * 10**9
@@ -307,8 +307,7 @@ class ImageFolder:
 
     def prepared(self, how: Preparation) -> Self:
         """The same, as `to_compare` prepares them; bands stay, where results have as many as sources."""
-        bands = bands_of(how.channels) and how.to_channels in (None, how.channels)
-        return self._with(preparation=replace(how, size=None, upscale=True), to_rgb=not bands)
+        return self._with(preparation=replace(how, size=None, upscale=True), to_rgb=not how.in_bands)
 
     def fitted(self, size: tuple[int, int] | None) -> Self:
         """The same pictures at another size (height, width)."""

@@ -208,6 +208,11 @@ class Preparation:
         return self.fit(self._half(2 * opacity_of(samples).transpose(2, 0, 1) - 1, file), file)
 
     @property
+    def in_bands(self) -> bool:
+        """Whether pictures are of other bands than 1 or 3, and their partners of as many."""
+        return bands_of(self.channels) is not None and self.to_channels in (None, self.channels)
+
+    @property
     def colour(self) -> tuple[int, int, int]:
         """What transparent pictures are laid on, of 255."""
         return colour_of(self.alpha)
