@@ -12,7 +12,7 @@ from PIL import Image
 
 from sfumato.cli.main import main
 from sfumato.core.errors import UserError
-from sfumato.data import image_folder, open_data
+from sfumato.data import image_folder, items, open_data
 from sfumato.training.train import train
 
 TINY = {
@@ -258,7 +258,7 @@ WRONG = [
     ("unpaired", [U8, []], "target is empty"),
     ("unpaired", [U8, iter([])], "target is empty"),
     ("unpaired", [U8, [*U8, None]], r"item 6 of target is a NoneType: expected one picture"),
-    ("unpaired", [[*U8, "cat.jpg"], U8], r"item 6 of source is a str"),
+    ("unpaired", [[*U8, "cat.jpg"], U8], r"item 6 of source is a str: .*Image.open, or name its folder"),
     ("unpaired", [[list(U8)], U8], r"item 0 of source is a list"),
     ("unpaired", [[{"label": 3}], U8], r"item 0 of source holds 0 pictures \(label\): expected one"),
     ("unpaired", [[{"a": U8[0], "b": U8[1]}], U8], r"item 0 of source holds 2 pictures \(a, b\)"),
@@ -275,7 +275,8 @@ WRONG = [
     ("unpaired", [U8, Torch([U8[0], broken(TypeError)])], "item 1 of target cannot be read: TypeError"),
     ("unpaired", [U8, (f() if callable(f) else f for f in (U8[0], broken()))], "item 1 of target cannot"),
     ("unpaired", [U8, Torch([noisy])], "item 0 of target is another picture each time it is read"),
-    ("unpaired", [U8, endless()], "target has not ended after .* pictures"),
+    ("unpaired", [U8, endless()], "target has not ended after 348 pictures of 0.0005 GB"),
+    ("unpaired", [U8, endless()], "target has not ended after 21 pictures"),
     ("unpaired", U8, r"data must be folders, or \[sources, targets\], not a ndarray"),
     ("unpaired", None, "data must be folders, or"),
     ("unpaired", [U8, U8, U8], "data must be folders, or .*, not a list"),
@@ -310,6 +311,8 @@ def test_what_cannot_hold_pictures_is_refused_before_anything_is_read(given, pla
 def test_what_is_wrong_is_one_line_that_names_the_item(kind, given, says, monkeypatch):
     if "ended" in says:
         monkeypatch.setattr("psutil.virtual_memory", lambda: type("", (), {"available": 10**6})())
+    if "ended after 21" in says:
+        monkeypatch.setattr(items, "MOST", 20)
     with pytest.raises(UserError, match=says) as caught:
         open_data(kind, given, **HOW)
     assert "\n" not in str(caught.value)

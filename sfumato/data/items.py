@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,7 +28,7 @@ from sfumato.data.in_memory import SLACK, arranged, check_type, top_of
 from sfumato.data.listing import natural
 from sfumato.data.read import Unfiled, bands_of
 
-MOST = 10**7
+MOST = 10**6
 """Pictures that are read out of what has no length, at most."""
 LABELLED = "{name: pictures or folder}, or one collection of (picture, label)"
 """What domains are given as."""
@@ -161,8 +162,8 @@ class Items:
             held += sum(map(_bytes, rows[-1].pictures))
             if held > most or len(rows) > MOST:
                 raise UserError(
-                    f"{self.name} has not ended after {len(rows):,} pictures, which fill half of the free "
-                    f"memory: give what has a length and is read by an index, or fewer pictures"
+                    f"{self.name} has not ended after {len(rows):,} pictures of {held / 1e9:.2g} GB: give "
+                    f"what has a length and is read by an index, or fewer pictures"
                 )
 
 
@@ -199,9 +200,11 @@ def row_of(item: Any, i: int, name: str, pairs: bool = False) -> Row:
         raise UserError(f"item {i} of {name} holds {has}: expected {wanted}")
     for picture in pictures:
         if not _is_picture(picture):
+            path = isinstance(picture, (str, Path))
+            more = "; open it by PIL.Image.open, or name its folder" if path else ""
             raise UserError(
                 f"item {i} of {name} is {described(picture)}: expected {wanted}, of Pillow, an array or a "
-                f"tensor"
+                f"tensor{more}"
             )
     return Row(pictures, labels[0] if len(labels) == 1 else None)
 
