@@ -519,7 +519,8 @@ def test_no_training_is_advised_that_refuses_its_size(tmp_path):
 def test_flags():
     got = {p.name: p.kind for p in flags(doctor)}
     assert list(got) == [
-        "a", "b", "test_a", "test_b", "size", "measure", "all_methods", "write_list",
+        "a", "b", "test_a", "test_b", "size", "channels", "to_channels", "range", "to_range", "measure",
+        "all_methods", "write_list",
     ]  # fmt: skip
     assert got["size"] == Parameter.KEYWORD_ONLY
 
