@@ -334,6 +334,20 @@ def test_groups_widen_intervals(root, tmp_path):
     assert "groups" in differences(alone.record, grouped.record)
 
 
+def test_a_table_that_lacks_few_of_the_reference_says_so(root, tmp_path):
+    sources, targets = (sorted(p.stem for p in (root / role).iterdir()) for role in ("source", "target"))
+    table = tmp_path / "g.csv"
+    names = dict.fromkeys([*sources, *targets])
+    table.write_text("name,map\n" + "".join(f"{n},{i % 4}\n" for i, n in enumerate(names)))
+    assert judge(root, groups=f"{table}:map").record["reference_groups"]["count"] == 4
+    (root / "target" / "another.png").write_bytes((root / "target" / f"{targets[0]}.png").read_bytes())
+    try:
+        with pytest.warns(UserWarning, match="the reference pictures are taken one by one: .* no row for 1 pict"):
+            assert judge(root, groups=f"{table}:map").record["reference_groups"] is None
+    finally:
+        (root / "target" / "another.png").unlink()
+
+
 def test_one_group_has_no_interval_and_no_probe(root, tmp_path):
     table = tmp_path / "g.csv"
     table.write_text("name,map\n" + "".join(f"p{i},x\n" for i in range(N)))

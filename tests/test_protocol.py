@@ -299,3 +299,9 @@ def test_the_better_a_copy_the_less_it_is_taken_for_the_target():
     shares = [crossed(a, b, (1 - t) * a + t * b).mean().item() for t in (0, 0.3, 0.6, 1)]
     assert shares == sorted(shares)
     assert shares[0] < 0.1 < 0.9 < shares[-1]
+
+
+def test_other_features_are_another_protocol_however_it_is_given():
+    named = named_protocol("standard", "inception")
+    assert named_protocol(PROTOCOLS["standard"], "inception") == named
+    assert named != PROTOCOLS["standard"] == named_protocol(PROTOCOLS["standard"])

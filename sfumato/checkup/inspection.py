@@ -104,11 +104,12 @@ def folders_of(
         UserError: see `layout`; or tests are named that belong to no domain.
     """
     out = layout(a) if b is None else layout(a, b)
-    tests = [test for test in (test_a, test_b) if test is not None]
-    if tests and (len(out) > 2 or len(out) < len(tests) or test_a is None):
+    tests = [test_a] if test_b is None else [test_a, test_b]
+    if any(tests) and not len(tests) <= len(out) <= 2:
         raise UserError(f"--test-a, --test-b belong to two domains; found {', '.join(out)}")
     for splits, test in zip(out.values(), tests, strict=False):
-        splits["test"] = Path(test)
+        if test is not None:
+            splits["test"] = Path(test)
     apart([folder for splits in out.values() for folder in splits.values()])
     return out
 

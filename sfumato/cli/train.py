@@ -116,7 +116,7 @@ def _trainer(method: str | Part, begun: Mapping[str, Any]) -> Callable[..., None
             raise UserError(f"no pictures to train on: expected {DATA[kind]}")
         begin(**{**begun, "method": method, "options": chosen, **given}, out=out)
         if PartialState().is_main_process:  # one of several processes speaks for all
-            say(f"{out} holds the trained {name} model; `sfumato info {out}` describes it")
+            say(f"{out} holds the trained {name} model; `sfumato info {shlex.quote(str(out))}` describes it")
 
     places = [
         flag("data", str, Parameter.VAR_POSITIONAL, DATA[kind]),

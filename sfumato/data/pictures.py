@@ -118,8 +118,8 @@ def matched(results: ImageSet, names: Sequence[str]) -> ImageSet:
     return results.only(names, "result", "sources")
 
 
-def read_groups(table: str, names: Sequence[str]) -> list[str]:
-    """The group of every name, from FILE.csv:COLUMN.
+def read_groups(table: str, names: Sequence[str], needed: bool = True) -> list[str]:
+    """The group of every name, from FILE.csv:COLUMN; none, if they are not `needed` and it knows no name.
 
     Raises:
         UserError: no such file or column, a table that contradicts itself, or a name that is not in it.
@@ -151,6 +151,8 @@ def read_groups(table: str, names: Sequence[str]) -> list[str]:
         if len(several) > 1:
             groups = " and ".join(map(repr, sorted(several)))
             raise UserError(f"{file} has {name!r} in two groups, {column} {groups}: keep one row")
+    if not needed and not any(found.values()):
+        return []
     if missing := [n for n in names if not found[n]]:
         raise UserError(f"{file} has no row for {count(len(missing), 'picture')}: {', '.join(missing[:5])}")
     if empty := [n for n in names if found[n] == {""}]:

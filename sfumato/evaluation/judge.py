@@ -6,7 +6,7 @@ pictures they are compared with.  Its `record` is written beside every score.
 
 from __future__ import annotations
 
-import contextlib
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -80,9 +80,9 @@ class Judge:
         answers = partners(truth, self.source) if truth else None
         self.truth = answers and answers.only(self.source.names, "truth", "sources")
         self.train = partners(train, self.source) if train else None
-        if min(len(self.source), len(self.target)) < 2:
-            small = self.source if len(self.source) < 2 else self.target
-            raise UserError(f"{small.folder} holds one picture: a comparison needs 2 or more")
+        for part in filter(None, (self.source, self.target, self.train)):
+            if len(part) < 2:
+                raise UserError(f"{part.folder} holds one picture: a comparison needs 2 or more")
         h, w = like if isinstance(like, tuple) else like.get([0]).shape[-2:]
         self.size = (h, w)
         self.views = Views(self.protocol, self.size, prepare is not None, not self.source.to_rgb)
@@ -93,8 +93,10 @@ class Judge:
         self._seen: dict[str, Tensor] = {}
         self.groups = read_groups(groups, self.source.names) if groups else None
         self.target_groups = None
-        with contextlib.suppress(UserError):  # a table of the sources alone
-            self.target_groups = read_groups(groups, self.target.names) if groups else None
+        try:  # a table may be of the sources alone
+            self.target_groups = read_groups(groups, self.target.names, False) or None if groups else None
+        except UserError as error:
+            warnings.warn(f"the reference pictures are taken one by one: {error}", stacklevel=2)
 
     # ---- what is compared, at which size --------------------------------------------------------
 

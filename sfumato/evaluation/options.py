@@ -55,8 +55,7 @@ class ScoreOptions(Checked):
     @property
     def rules(self) -> Protocol:
         """The protocol that is meant."""
-        p = self.protocol
-        return p if isinstance(p, Protocol) else named_protocol(p, self.features)
+        return named_protocol(self.protocol, self.features)
 
     def scoring(self) -> dict[str, Any]:
         """These alone, without those of a comparison or an evaluation."""

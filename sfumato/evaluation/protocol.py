@@ -66,7 +66,7 @@ class Protocol(Checked):
             network, without antialiasing) or "clean" (clean-fid: Pillow's bicubic on floats).
         imagenet: normalise by ImageNet's mean and deviation before the network's own scaling.
         reference: what the target folder must be: "test" or "train" pictures of the target domain.
-        checkpoint: which weights of a training are scored.
+        checkpoint: which weights of a training are to be scored; stated with the numbers, and not acted on.
     """
 
     name: str
@@ -141,13 +141,14 @@ PROTOCOLS = {
 }  # fmt: skip
 
 
-def named_protocol(name: str | Path, features: str | None = None) -> Protocol:
-    """A protocol by name or JSON file; with other features it is another protocol, and says so."""
-    protocol = (
-        Protocol.read(name)
-        if str(name).endswith(".json")
-        else PROTOCOLS[choose("protocol", str(name), [*PROTOCOLS])]
-    )
+def named_protocol(name: Protocol | str | Path, features: str | None = None) -> Protocol:
+    """A protocol, or one by name or JSON file; with other features it is another one, and says so."""
+    if isinstance(name, Protocol):
+        protocol = name
+    elif str(name).endswith(".json"):
+        protocol = Protocol.read(name)
+    else:
+        protocol = PROTOCOLS[choose("protocol", str(name), [*PROTOCOLS])]
     if features is None or features == protocol.features:
         return protocol
     name = Path(check_features(features)).name

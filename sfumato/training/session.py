@@ -209,7 +209,5 @@ class Session:
         lr = asked.lr / 10
         begun = typed_resume(folder.out, folder.run, lr)
         again = begun if folder.begun else f"the same command with --lr {lr:g}"
-        return UserError(
-            f"{error}; {folder.good}. Lower --lr (it was {asked.lr:g}) or --clip (it was {asked.clip:g}): "
-            f"{again}"
-        )
+        clip = f" or --clip (it was {asked.clip:g})" if asked.clip else ", or clip by --clip 1"
+        return UserError(f"{error}; {folder.good}. Lower --lr (it was {asked.lr:g}){clip}: {again}")
