@@ -22,6 +22,7 @@ from kills import die, moments
 from PIL import Image
 from torch.nn.utils import parameters_to_vector
 
+import sfumato
 from sfumato.checkpoints.model_folder import load
 from sfumato.checkpoints.tensors import read_tensors, write_tensors
 from sfumato.cli.main import main
@@ -29,7 +30,7 @@ from sfumato.core.errors import UserError
 from sfumato.data.folders import locked
 from sfumato.data.open_data import open_data
 from sfumato.data.without import leave_out
-from sfumato.methods.outline import names
+from sfumato.methods.outline import names, outlines
 from sfumato.methods.registry import find
 from sfumato.module import build, fields
 from sfumato.training.fit import Update
@@ -997,3 +998,31 @@ def test_what_stands_in_the_place_of_a_trainings_files_is_said_at_once(name, fol
     is_one = "file" if is_folder else "folder"
     with pytest.raises(UserError, match=f"{name} is a {is_one}, where the training writes"):
         train("diffusion", folders, out, **TINY, steps=2, resume=True)
+
+
+@pytest.mark.parametrize("method", sorted(name for name, one in outlines().items() if one.trains_on))
+def test_every_method_learns_from_rectangles(method, folders, tmp_path):
+    data = folders if outlines()[method].trains_on == "domains" else list(folders.values())
+    how = TINY | {"size": "24x16", "upscale": True, "steps": 2, "preview_every": 2, "jitter": 0.2}
+    if "side" in [f.name for f in fields(find(method))]:
+        with pytest.raises(UserError, match=f"{method} learns from squares: --size 16, not 24x16"):
+            train(method, data, tmp_path / "run", **how)
+        return
+    part = train(method, data, tmp_path / "run", **how)
+    assert str(part.preparation) == "cropped to 24x16"
+    assert json.loads((tmp_path / "run/run.json").read_text())["settings"]["size"] == "24x16"
+    train(method, data, tmp_path / "run", **how | {"steps": 3}, resume=True)
+    again = sfumato.load(tmp_path / "run")
+    if outlines()[method].translates:
+        photo = Image.open(f"{folders['red']}/0.png").resize((60, 40))
+        assert again.translate(photo).size == (24, 16)
+
+
+def test_sizes_of_a_training_are_typed_as_those_of_a_translation(folders, tmp_path):
+    data = list(folders.values())
+    for size, says in (("24x", "expected a number of pixels, or WIDTHxHEIGHT"), ("0x16", "size must be in"),
+                       ("70000", "size must be in"), ("16x70000", "size must be in")):  # fmt: skip
+        with pytest.raises(UserError, match=says):
+            train("cyclegan", data, tmp_path / "run", **TINY | {"size": size}, steps=1)
+    train("cyclegan", data, tmp_path / "run", **TINY | {"size": "16x16"}, steps=1)
+    assert json.loads((tmp_path / "run/run.json").read_text())["settings"]["size"] == 16

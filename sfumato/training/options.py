@@ -20,7 +20,7 @@ from sfumato.core.ranges import (
     Whole,
 )
 from sfumato.data.own import check_data
-from sfumato.data.resize import Learnt
+from sfumato.data.resize import Learnt, sides_of
 from sfumato.data.value_range import Stated
 from sfumato.methods.registry import info
 from sfumato.module import Part
@@ -97,7 +97,7 @@ class TrainOptions(LoopOptions):
         options: the method's own fields; none if `method` is an instance.
         start: a model folder, or sfumato/NAME, with whose weights it begins. The network is the model's,
             domains are matched by name, and the default of lr is a tenth of the method's.
-        size: side of the images in pixels.
+        size: side of the images in pixels, or WIDTHxHEIGHT, as in 96x64.
         resize: how images get that size: crop (scale the short side, cut out the middle), stretch, none
             (refuse other sizes), or pieces (cut at random out of larger images at their own scale, so that
             results can be as large as their sources).
@@ -142,7 +142,7 @@ class TrainOptions(LoopOptions):
     _: KW_ONLY
     options: Mapping[str, Any] | None = option(recorded=False)
     start: str | Path | None = option(recorded=False)
-    size: TrainingSide = 32
+    size: str | TrainingSide = 32
     resize: Learnt = "crop"
     scale: Strength = option(1.0, fixed=True)
     upscale: bool = False
@@ -176,6 +176,10 @@ class TrainOptions(LoopOptions):
         if self.validation is not None:
             check_data("validation", self.validation)
         super().__post_init__()
+        h, w = self.sides
+        for side in (h, w):
+            check_value("size", side, TrainingSide)
+        object.__setattr__(self, "size", h if h == w else f"{w}x{h}")
 
     def unsaid(self) -> dict[str, Any]:
         given = defaults(self.method)
@@ -184,6 +188,11 @@ class TrainOptions(LoopOptions):
         if self.validation is not None:
             given["held_out"] = 0.0
         return given if self.minutes is None else {**given, "steps": None}  # they will be measured
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """(height, width) of the images."""
+        return sides_of(self.size)
 
     @property
     def channels(self) -> int:

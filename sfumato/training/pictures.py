@@ -14,18 +14,7 @@ from sfumato.methods.registry import info
 from sfumato.module import Part
 from sfumato.training.options import TrainOptions
 
-HOW = (
-    "size",
-    "resize",
-    "upscale",
-    "strict",
-    "side_by_side",
-    "channels",
-    "to_channels",
-    "alpha",
-    "range",
-    "to_range",
-)
+HOW = ("resize", "upscale", "strict", "side_by_side", "channels", "to_channels", "alpha", "range", "to_range")
 """Options that say how pictures are read."""
 
 
@@ -47,7 +36,7 @@ def read_pictures(asked: TrainOptions) -> Pictures:
     if asked.scale != 1 and asked.resize != "pieces":
         raise UserError(f"--scale {asked.scale:g} is of pieces: add --resize pieces")
     kind, part = info(asked.method).trains_on or "", asked.method
-    how = {k: getattr(asked, k) for k in HOW}
+    how = {k: getattr(asked, k) for k in HOW} | {"size": asked.sides}
     everything = open_data(kind, asked.data, **how)
     if isinstance(part, Part):
         everything = in_order(everything, getattr(part, "domains", ()), "the model")

@@ -260,7 +260,10 @@ def _decided(asked: TrainOptions, pictures: Pictures) -> dict[str, Any]:
     if isinstance(pictures.everything, sets.Domains):
         decided["domains"] = tuple(pictures.everything.parts)
     if "side" in [f.name for f in fields(find(str(asked.method)))]:
-        decided["side"] = asked.size
+        h, w = asked.sides
+        if h != w:
+            raise UserError(f"{asked.method} learns from squares: --size {min(h, w)}, not {asked.size}")
+        decided["side"] = h
     return decided
 
 
