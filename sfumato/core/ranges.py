@@ -55,6 +55,8 @@ class OneOf:
 
 Share = Annotated[float, Interval(0, 1)]
 Strength = Annotated[float, Interval(0, 1, "(]")]
+Time = Strength
+"""Of noising processes, of which 0 is clean."""
 BelowOne = Annotated[float, Interval(0, 1, "[)")]
 Positive = Annotated[float, Interval(0, ends="(]")]
 NotNegative = Annotated[float, Interval(0)]

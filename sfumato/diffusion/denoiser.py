@@ -22,10 +22,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sfumato.core.arguments import described
 from sfumato.core.errors import UserError, choose
 from sfumato.core.ranges import Positive
-from sfumato.diffusion.process import DDPM, Cosine, Process, norm
+from sfumato.diffusion.process import DDPM, Cosine, Process, floats, named_process, norm
 from sfumato.module import Part
 
 Prediction = Literal["eps", "x0", "v", "edm"]
@@ -60,14 +59,7 @@ def answered(value: Any, shape: tuple[int | None, ...], who: str) -> Tensor:
     Raises:
         UserError: it is anything else.
     """
-    if isinstance(value, Tensor) and value.is_floating_point() and len(value.shape) == len(shape):
-        if all(want in (None, n) for n, want in zip(value.shape, shape, strict=True)):
-            return value
-    wanted = ", ".join("any" if n is None else str(n) for n in shape)
-    kind = f" of {value.dtype}" if isinstance(value, Tensor) else ""
-    raise UserError(
-        f"{who} answered {described(value)}{kind}: expected a tensor of floats of shape ({wanted})"
-    )
+    return floats(value, shape, f"{who} answered")
 
 
 @runtime_checkable
@@ -80,6 +72,20 @@ class Denoises(Protocol):
 
     def __call__(self, x_t: Tensor, t: Tensor | float, /) -> Tensor:
         """E[x | x_t]."""
+
+
+def process_of(denoiser: Denoises) -> Process:
+    """Its process.
+
+    Raises:
+        UserError: it has none, as a model of several domains, which is not a denoiser itself.
+    """
+    if not isinstance(denoiser.process, Process):
+        raise UserError(
+            f"a denoiser whose process is {denoiser.process!r}: a model of several domains is bound to "
+            f"one by load('FOLDER:DOMAIN')"
+        )
+    return denoiser.process
 
 
 @dataclass(eq=False)
@@ -150,9 +156,12 @@ class Denoiser(Part):
     times: TimeLaw = "lognormal"
     lognormal_mean: float = 0.0
     lognormal_std: Positive = 1.2
-    sigma_data: float = 0.5
+    sigma_data: Positive = 0.5
     domains: tuple[str, ...] = ()
     any_domain: bool = True
+
+    def __post_init__(self) -> None:
+        self.process, self.domains = named_process(self.process), distinct(self.domains)
 
     def forward(
         self,
@@ -165,11 +174,14 @@ class Denoiser(Part):
 
         Args:
             x_t: noisy images.
-            t: time in [0, 1].
+            t: time in [0, 1]; outside the process's [t_min, t_max] the answer is that at the nearest end.
             domain: a domain's name, labels (B,) that index `domains`, or None for any domain.
             image: conditioning images in [-1, 1], spatially of x_t's size.
+
+        Raises:
+            UserError: one of them is of another kind, shape or range, or the domain is not known.
         """
-        alpha, sigma = self.process.at(t, x_t)
+        alpha, sigma = self.process.seen(t, x_t)
         out = self._predict(x_t, alpha, sigma, self._label(domain, x_t), image)
         if self.prediction == "edm":
             c_skip, c_out, _ = self._edm(sigma / alpha)
@@ -192,7 +204,8 @@ class Denoiser(Part):
 
         For eps this is the score-matching loss with lambda(t) = sigma^2: mean |sigma score + z|^2.
         """
-        alpha, sigma = self.process.at(t, x)
+        alpha, sigma = self.process.seen(t, x)
+        z = floats(z, x.shape, "z, the noise of x, is")
         out = self._predict(alpha * x + sigma * z, alpha, sigma, self._label(domain, x), image)
         if self.prediction == "edm":
             c_skip, c_out, _ = self._edm(sigma / alpha)
@@ -238,7 +251,10 @@ class Denoiser(Part):
             x = x_t / norm(alpha, sigma)
         if image is not None:
             x = torch.cat([x, image], dim=1)  # the one order: noisy first, then conditioning
-        own = next(self.net.parameters(), x).dtype  # a network may have another type than the state
+        weight = next(self.net.parameters(), x)
+        if weight.device != x.device:
+            raise UserError(f"the network is on {weight.device}, x_t on {x.device}: move one by .to('cpu')")
+        own = weight.dtype  # a network may have another type than the state
         noise = (sigma / alpha).log().flatten()
         if len(noise) == 1:  # a number of the CPU: filling does not wait for the device
             noise = x.new_full((len(x),), noise.item())
@@ -256,7 +272,7 @@ class Denoiser(Part):
                 raise UserError(f"the model has no domains, {domain!r} was asked for")
             return None
         if isinstance(domain, Tensor):
-            return domain.to(x.device)
+            return self._checked_labels(domain, len(x)).to(x.device)
         if domain is None and not self.any_domain:
             raise UserError(
                 "the model does not know any domain, only each: train it with --any-domain 0.1, or ask for "
@@ -264,6 +280,29 @@ class Denoiser(Part):
             )
         index = len(self.domains) if domain is None else domain_index(domain, self.domains)
         return torch.full((len(x),), index, device=x.device)
+
+    def _checked_labels(self, labels: Tensor, n: int) -> Tensor:
+        """The labels; those on a device are not looked at, which it would wait for."""
+        if labels.dtype not in (torch.uint8, torch.int32, torch.int64) or labels.shape != (n,):
+            raise UserError(
+                f"domain= must be a name or whole numbers of shape ({n},), one an image, not a tensor of "
+                f"{labels.dtype} of shape {tuple(labels.shape)}"
+            )
+        most = len(self.domains)
+        if labels.device.type == "cpu" and not ((labels >= 0) & (labels <= most)).all():
+            raise UserError(f"labels must be in [0, {most}], {most} for any domain, not {labels.tolist()}")
+        return labels.long()
+
+
+def distinct(domains: tuple[str, ...]) -> tuple[str, ...]:
+    """Names of domains, no two the same.
+
+    Raises:
+        UserError: two of them are.
+    """
+    if len(set(domains)) < len(domains):
+        raise UserError(f"domains must have different names, not {', '.join(map(str, domains))}")
+    return domains
 
 
 def domain_index(domain: str, domains: tuple[str, ...]) -> int:

@@ -12,8 +12,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sfumato.diffusion.denoiser import domain_index
-from sfumato.diffusion.process import Cosine, Process
+from sfumato.core.errors import UserError, check_numbers
+from sfumato.diffusion.denoiser import distinct, domain_index
+from sfumato.diffusion.process import Cosine, Process, floats, named_process
 
 
 class Mixture(nn.Module):
@@ -21,27 +22,41 @@ class Mixture(nn.Module):
 
     Args:
         means: (K, D).
-        covariances: (K, D, D), symmetric positive definite.
+        covariances: (K, D, D), symmetric, without negative eigenvalues.
         weights: (K,), positive; normalised here. Equal by default.
-        process: the noising process.
+        process: the noising process, or its name.
         domains: names of the components; `domain="name"` denoises that component alone.
+
+    Raises:
+        UserError: one of them is of another kind, shape or range.
     """
 
     def __init__(
         self,
-        means: Float[Tensor, "k d"],
-        covariances: Float[Tensor, "k d d"],
-        weights: Float[Tensor, " k"] | None = None,
-        process: Process = Cosine(),  # noqa: B008
+        means: Tensor,
+        covariances: Tensor,
+        weights: Tensor | None = None,
+        process: Process | str = Cosine(),  # noqa: B008
         domains: tuple[str, ...] = (),
     ) -> None:
         super().__init__()
-        self.process, self.domains = process, domains
-        weights = torch.ones(len(means)).to(means) if weights is None else weights
+        self.process, self.domains = named_process(process), distinct(domains)
+        k, d = floats(means, (None, None), "means are").shape
+        floats(covariances, (k, d, d), "covariances are")
+        weights = torch.ones(k).to(means) if weights is None else floats(weights, (k,), "weights are")
+        check_numbers({"means": means, "covariances": covariances, "weights": weights})
         # S = Q diag(l) Q^T makes alpha^2 S + sigma^2 I diagonal at every t
         eigenvalues, vectors = torch.linalg.eigh(covariances)
+        least, size = eigenvalues.min(), eigenvalues.abs().max()
+        if not torch.allclose(covariances, covariances.mT) or least < -1e-5 * size:
+            raise UserError(
+                f"covariances must be symmetric, with variances (eigenvalues) from 0 on, such as A @ A.T: "
+                f"the least is {least:g}"
+            )
+        if not (weights > 0).all():
+            raise UserError(f"weights must be above 0, not {weights.tolist()}")
         self.register_buffer("means", means)
-        self.register_buffer("eigenvalues", eigenvalues)
+        self.register_buffer("eigenvalues", eigenvalues.clamp(min=0))
         self.register_buffer("vectors", vectors)
         self.register_buffer("weights", weights / weights.sum())
         self.means: Tensor
@@ -59,7 +74,7 @@ class Mixture(nn.Module):
             mean = means[:, domain_index(domain, self.domains)]
         else:
             mean = (self.responsibilities(x_t, t)[..., None] * means).sum(1)
-        return mean.reshape(x_t.shape)
+        return mean.reshape(x_t.shape).to(x_t.dtype)
 
     def responsibilities(self, x_t: Float[Tensor, "b ..."], t: Tensor | float) -> Float[Tensor, "b k"]:
         """p_t(component | x_t)."""
@@ -72,22 +87,28 @@ class Mixture(nn.Module):
 
     def _rotated(self, x_t: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """alpha, sigma, and per component x_t - alpha m in S's eigenbasis with its variances."""
-        x = x_t.flatten(1)[:, None]
-        alpha, sigma = self.process.at(t, x)
+        d = self.means.shape[1]
+        if x_t.ndim < 2 or x_t.shape[1:].numel() != d:
+            raise UserError(f"this model takes a batch (B, {d}) of vectors, not a tensor {tuple(x_t.shape)}")
+        x = x_t.flatten(1)[:, None].to(self.means.dtype)  # a state may have another type
+        alpha, sigma = self.process.seen(t, x)
         y = torch.einsum("kde,bkd->bke", self.vectors, x - alpha * self.means)
         return alpha, sigma, y, alpha**2 * self.eigenvalues + sigma**2
 
 
 class Gaussian(Mixture):
-    """Denoiser of N(mean, covariance): mean (D,), covariance (D, D) or variances (D,)."""
+    """Denoiser of N(mean, covariance): mean (D,), covariance (D, D) or variances (D,); see `Mixture`."""
 
     def __init__(
         self,
-        mean: Float[Tensor, " d"],
+        mean: Tensor,
         covariance: Tensor,
-        process: Process = Cosine(),  # noqa: B008
+        process: Process | str = Cosine(),  # noqa: B008
     ) -> None:
-        covariance = torch.diag(covariance) if covariance.ndim == 1 else covariance
+        d = len(floats(mean, (None,), "mean is"))
+        variances = isinstance(covariance, Tensor) and covariance.ndim == 1
+        floats(covariance, (d,) if variances else (d, d), "covariance is")
+        covariance = torch.diag(covariance) if variances else covariance
         super().__init__(mean[None], covariance[None], process=process)
 
     def flow(self, x: Float[Tensor, "b d"], t: float, s: float) -> Float[Tensor, "b d"]:
@@ -96,6 +117,6 @@ class Gaussian(Mixture):
         x_s = alpha_s m + R_s R_t^{-1} (x_t - alpha_t m),  R_t = (alpha_t^2 S + sigma_t^2 I)^{1/2}
         """
         _, _, y, var_t = self._rotated(x, t)
-        alpha, sigma = self.process.at(s, x)
+        alpha, sigma = self.process.at(s, y)
         y = y * ((alpha**2 * self.eigenvalues + sigma**2) / var_t).sqrt()
-        return alpha * self.means[0] + torch.einsum("kde,bke->bkd", self.vectors, y)[:, 0]
+        return alpha * self.means[0] + torch.einsum("kde,bke->bkd", self.vectors, y)[:, 0].to(x.dtype)

@@ -12,10 +12,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from sfumato.core.arguments import checked
+from sfumato.core.arguments import check_value, checked
 from sfumato.core.errors import UserError
 from sfumato.core.ranges import Count
-from sfumato.diffusion.denoiser import Denoises, Trace, Traced, answered, ask
+from sfumato.diffusion.denoiser import Denoises, Trace, Traced, answered, ask, process_of
 from sfumato.diffusion.integrate import rms
 from sfumato.diffusion.process import Process, norm
 from sfumato.module import Part
@@ -24,23 +24,46 @@ On = Literal["sample", "mean"]
 
 
 class Energy:
-    """A callable (x_t (B, ...), t) -> energies (B,).  Energies add and scale: a * E1 + b * E2.
+    """A callable (x_t (B, ...), t) -> energies (B,).  Energies add and scale: a * E1 - E2 / b, sum([E1, E2]).
 
     Args:
         function: the energy; the source image, if any, is bound when it is made.
+
+    Raises:
+        UserError: it is no function, or a weight no finite number (or tensor).
     """
 
+    __array_ufunc__ = None  # of NumPy: its numbers are weights
+
+    @checked
     def __init__(self, function: Callable[[Tensor, Any], Tensor]) -> None:
         self.function = function
 
     def __call__(self, x_t: Tensor, t: Tensor | float) -> Tensor:
         return self.function(x_t, t)
 
-    def __add__(self, other: Energy) -> Energy:
+    def __add__(self, other: Any) -> Energy:
+        other = Energy(other)
         return Energy(lambda x, t: self(x, t) + other(x, t))
 
-    def __rmul__(self, weight: float | int) -> Energy:
+    def __radd__(self, other: Any) -> Energy:
+        return self if other == 0 else Energy(other) + self  # with 0 sum() begins
+
+    def __mul__(self, weight: Any) -> Energy:
+        check_value("the weight of an energy", weight, float | Tensor)
         return Energy(lambda x, t: weight * self(x, t))
+
+    __rmul__ = __mul__
+
+    def __neg__(self) -> Energy:
+        return -1 * self
+
+    def __sub__(self, other: Any) -> Energy:
+        return self + -Energy(other)
+
+    def __truediv__(self, divisor: Any) -> Energy:
+        check_value("what an energy is divided by", divisor, float | Tensor)
+        return 1 / divisor * self
 
 
 class Conditioned(Part):
@@ -83,9 +106,10 @@ class Given(nn.Module):
 class Clipped(Traced, nn.Module):
     """Clips E[x | x_t] to [-1, 1].  Breaks invertibility: never for encoding."""
 
+    @checked
     def __init__(self, denoiser: Denoises) -> None:
         super().__init__()
-        self.denoiser, self.process = denoiser, denoiser.process
+        self.denoiser, self.process = denoiser, process_of(denoiser)
 
     def forward(self, x_t: Tensor, t: Tensor | float, trace: Trace | None = None) -> Tensor:
         return ask(self.denoiser, x_t, t, trace).clamp(-1, 1)
@@ -100,10 +124,11 @@ class ClassifierFree(Traced, nn.Module):
         scale: 0 is no guidance.
     """
 
+    @checked
     def __init__(self, denoiser: Denoises, unconditional: Denoises, scale: float) -> None:
         super().__init__()
         self.denoiser, self.unconditional, self.scale = denoiser, unconditional, scale
-        self.process = denoiser.process
+        self.process = process_of(denoiser)
 
     def forward(self, x_t: Tensor, t: Tensor | float, trace: Trace | None = None) -> Tensor:
         mean = ask(self.denoiser, x_t, t, trace)
@@ -177,7 +202,7 @@ class Guided(Traced, nn.Module):
         name: str = "energy",
     ) -> None:
         super().__init__()
-        self.on, self.denoiser, self.energy, self.process = on, denoiser, energy, denoiser.process
+        self.on, self.denoiser, self.energy, self.process = on, denoiser, energy, process_of(denoiser)
         self.project, self.every, self.name = project, every, name
 
     def forward(self, x_t: Tensor, t: Tensor | float, trace: Trace | None = None) -> Tensor:

@@ -24,9 +24,9 @@ from torch import Tensor
 from sfumato.core import arguments
 from sfumato.core.errors import UserError, choose
 from sfumato.core.ranges import Count, OneOf
-from sfumato.diffusion.denoiser import Denoises, answered, ask
+from sfumato.diffusion.denoiser import Denoises, answered, ask, process_of
 from sfumato.diffusion.noise import Noise
-from sfumato.diffusion.process import Process
+from sfumato.diffusion.process import Process, numbers
 from sfumato.diffusion.steps.dopri5 import dopri5
 from sfumato.diffusion.steps.ode import ab2, ab3, ddim, dpm2m, heun
 from sfumato.diffusion.steps.sde import ancestral, euler_maruyama, predictor_corrector, sde_dpm2m, sde_heun
@@ -88,9 +88,11 @@ def integrate(
         UserError: for unknown steps, times that are not monotone or not the process's, or missing noise.
     """
     step = named_step(step)
-    times = checked(times, denoiser.process)
+    times = checked(times, process_of(denoiser))
     if not x.is_floating_point():
         raise UserError(f"states of {x.dtype}: expected floating-point numbers, as of x.float()")
+    if not x.ndim or not x.numel():
+        raise UserError(f"states of shape {tuple(x.shape)}: expected a batch (B, ...) of one or more")
     f = Counted(denoiser)
     past: list[Point] = []
     for t, s in pairwise(times):
@@ -142,23 +144,18 @@ def rms(x: Tensor) -> Tensor:
     return x.flatten(1).square().mean(1).sqrt()
 
 
-def checked(times: Tensor, process: Any) -> Tensor:
+def checked(times: Tensor, process: Process) -> Tensor:
     """The times, float64 and on the CPU, if they are some to step along (see `integrate`)."""
-    if not isinstance(process, Process):
-        raise UserError(
-            f"a denoiser whose process is {process!r}: a model of several domains is bound to one by "
-            f"load('FOLDER:DOMAIN')"
-        )
-    times = torch.as_tensor(times, dtype=torch.float64, device="cpu")
+    times = numbers(times, "cpu")
     low, high = process.t_min, process.t_max
     within = times.clamp(low, high).where(times != 0, times)  # moves by the rounding of float32 only
     if (outside := times[~torch.isclose(times, within, rtol=1e-6, atol=0)]).numel():
         raise UserError(
             f"times must be 0 or within [t_min, t_max] = [{low:g}, {high:g}], not {outside[0]:g}; see grid()"
         )
-    jumps = within.diff()
-    if len(times) < 2 or not ((jumps > 0).all() or (jumps < 0).all()):
-        raise UserError("times must be at least two, strictly increasing or strictly decreasing")
+    jumps = within.flatten().diff()
+    if times.ndim != 1 or len(times) < 2 or not ((jumps > 0).all() or (jumps < 0).all()):
+        raise UserError("times must be at least two in a row, strictly increasing or strictly decreasing")
     return within
 
 

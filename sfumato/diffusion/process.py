@@ -16,14 +16,57 @@ from __future__ import annotations
 import abc
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from sfumato.core.errors import choose
+from sfumato.core.arguments import check_value, described
+from sfumato.core.errors import UserError, choose
+from sfumato.core.ranges import BelowOne, Count, NotNegative, Positive, Time
 from sfumato.module import Described
+
+
+def numbers(t: Any, device: str | None = None) -> Tensor:
+    """A number, or many, float64 and on this device.
+
+    Raises:
+        UserError: they are none.
+    """
+    try:
+        found = torch.as_tensor(t, dtype=torch.float64, device=device)
+    except (TypeError, ValueError, NotImplementedError):  # the last of tensors without values
+        raise UserError(f"times must be numbers, one or a tensor of them, not {described(t)}") from None
+    return found
+
+
+def as_times(t: Any, device: str | None = None) -> Tensor:
+    """Times in [0, 1], float64; what is outside by the rounding of float32 only is brought inside.
+
+    Raises:
+        UserError: they are none.
+    """
+    t = numbers(t, device)
+    within = t.clamp(0, 1)
+    if not (good := torch.isclose(t, within, rtol=0, atol=1e-6)).all():
+        raise UserError(f"times must be in [0, 1], 0 clean and 1 noise, not {t[~good][0]:g}")
+    return within
+
+
+def floats(value: Any, wanted: tuple[int | None, ...], told: str) -> Tensor:
+    """The value, if it is a tensor of floats of this shape, in which None is any size.
+
+    Raises:
+        UserError: it is anything else; begins with what is `told` of it, as "z is".
+    """
+    if isinstance(value, Tensor) and value.is_floating_point() and len(value.shape) == len(wanted):
+        if all(want in (None, n) for n, want in zip(value.shape, wanted, strict=True)):
+            return value
+    shape = ", ".join("any" if n is None else str(n) for n in wanted)
+    kind = f" of {value.dtype}" if isinstance(value, Tensor) else ""
+    raise UserError(f"{told} {described(value)}{kind}: expected a tensor of floats of shape ({shape})")
 
 
 def norm(alpha: Tensor, sigma: Tensor) -> Tensor:
@@ -33,7 +76,15 @@ def norm(alpha: Tensor, sigma: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Process(Described, abc.ABC):
-    """t -> (alpha, sigma).  Frozen: a value, not a state.  Arithmetic is float64."""
+    """t -> (alpha, sigma).  Frozen: a value, not a state.  Arithmetic is float64.
+
+    Raises:
+        UserError: made with numbers by which noise does not grow; asked at times outside [0, 1].
+    """
+
+    def __post_init__(self) -> None:
+        if self.t_min >= self.t_max:
+            raise UserError(f"t_min must be below t_max, not {self.t_min:g} and {self.t_max:g}")
 
     @property
     @abc.abstractmethod
@@ -46,16 +97,16 @@ class Process(Described, abc.ABC):
         """The time at which sampling starts: almost pure noise."""
 
     @abc.abstractmethod
-    def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """(alpha, sigma) at the times `t`, float64, of t's shape."""
+    def __call__(self, t: Tensor | float) -> tuple[Tensor, Tensor]:
+        """(alpha, sigma) at the times `t` in [0, 1], float64, of t's shape."""
 
     @abc.abstractmethod
-    def time(self, log_snr: Tensor) -> Tensor:
+    def time(self, log_snr: Tensor | float) -> Tensor:
         """The inverse of `log_snr`: the time at which log(alpha^2 / sigma^2) has this value."""
 
-    def log_snr(self, t: Tensor) -> Tensor:
+    def log_snr(self, t: Tensor | float) -> Tensor:
         """log(alpha^2 / sigma^2) at the times `t`; decreasing in t."""
-        alpha, sigma = self(t.double())
+        alpha, sigma = self(t)
         return 2 * (alpha / sigma).log()
 
     def at(self, t: Tensor | float, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -63,28 +114,38 @@ class Process(Described, abc.ABC):
 
         Times are numbers of the CPU, and so are the levels of a single one: the device is asked nothing,
         and need not know float64.
+
+        Raises:
+            UserError: x is no batch of floats, or `t` neither a time in [0, 1] nor one for each image.
         """
-        t = torch.as_tensor(t, dtype=torch.float64, device="cpu")
+        if not (isinstance(x, Tensor) and x.is_floating_point() and x.ndim):
+            kind = f" of {x.dtype}" if isinstance(x, Tensor) else ""
+            raise UserError(f"expected a tensor (B, ...) of floats, not {described(x)}{kind}: x.float()?")
+        t = as_times(t, "cpu")
+        if t.numel() not in (1, len(x)):
+            raise UserError(f"times must be one, or one for each of {len(x)}, not {t.numel()}")
         levels = [level.to(x.dtype) for level in self(t)]
         if not t.ndim:
             return levels[0], levels[1]
         alpha, sigma = (v.to(x.device).reshape(-1, *[1] * (x.ndim - 1)) for v in levels)
         return alpha, sigma
 
-    def perturb(
-        self, x: Float[Tensor, "b ..."], t: Tensor | float, z: Float[Tensor, "b ..."]
-    ) -> Float[Tensor, "b ..."]:
+    def seen(self, t: Tensor | float, x: Tensor) -> tuple[Tensor, Tensor]:
+        """`at` of what a network is asked, which knows times in [t_min, t_max]: at the nearest one."""
+        return self.at(as_times(t, "cpu").clamp(self.t_min, self.t_max), x)
+
+    def perturb(self, x: Float[Tensor, "b ..."], t: Tensor | float, z: Tensor) -> Float[Tensor, "b ..."]:
         """x_t = alpha x + sigma z for images x in [-1, 1] and standard normal z of the same shape."""
         alpha, sigma = self.at(t, x)
-        return alpha * x + sigma * z
+        return alpha * x + sigma * floats(z, x.shape, "z, the noise of x, is")
 
     def preserving(self, x_t: Float[Tensor, "b ..."], t: Tensor | float) -> Float[Tensor, "b ..."]:
         """x_t in variance-preserving coordinates: over sqrt(alpha^2 + sigma^2)."""
         return x_t / norm(*self.at(t, x_t))
 
-    def sde(self, t: Tensor) -> tuple[Tensor, Tensor]:
+    def sde(self, t: Tensor | float) -> tuple[Tensor, Tensor]:
         """(f, g^2) of the forward SDE dx = f x dt + g dw (Song et al. 2021, eq. 5), float64."""
-        t = t.double()
+        t = as_times(t)
         (alpha, sigma), (d_alpha, d_sigma) = torch.func.jvp(self, (t,), (torch.ones_like(t),))  # type: ignore[misc]
         f = d_alpha / alpha
         return f, 2 * sigma * (d_sigma - f * sigma)
@@ -97,18 +158,18 @@ class VP(Process):
     The score-SDE of Song et al. 2021, eq. 33, and of the paired translator.
     """
 
-    beta_min: float = 0.1
-    beta_max: float = 20.0
-    t_min: float = 1e-3
-    t_max: float = 1.0
+    beta_min: NotNegative = 0.1
+    beta_max: Positive = 20.0
+    t_min: Time = 1e-3
+    t_max: Time = 1.0
 
-    def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        t = t.double()
+    def __call__(self, t: Tensor | float) -> tuple[Tensor, Tensor]:
+        t = as_times(t)
         B = self.beta_min * t + (self.beta_max - self.beta_min) * t**2 / 2
         return (-B / 2).exp(), (-torch.expm1(-B)).sqrt()
 
-    def time(self, log_snr: Tensor) -> Tensor:
-        B = softplus(-log_snr.double())  # alpha^2 = sigmoid(log_snr) = exp(-B)
+    def time(self, log_snr: Tensor | float) -> Tensor:
+        B = softplus(-numbers(log_snr))  # alpha^2 = sigmoid(log_snr) = exp(-B)
         slope = self.beta_max - self.beta_min
         return 2 * B / (self.beta_min + (self.beta_min**2 + 2 * slope * B).sqrt())
 
@@ -122,9 +183,17 @@ class DDPM(Process):
     betas are scaled by 1000/T ("improved" schedule, Nichol & Dhariwal 2021).
     """
 
-    steps: int = 1000
-    beta_start: float = 1e-4
-    beta_end: float = 0.02
+    steps: Count = 1000
+    beta_start: Positive = 1e-4
+    beta_end: Positive = 0.02
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (largest := max(self.beta_start, self.beta_end) * 1000 / self.steps) >= 1:
+            raise UserError(
+                f"the betas of a chain of {self.steps} reach {largest:g}, scaled by 1000/steps: expected "
+                f"below 1, as by a smaller beta_end; for few steps of a solver take grid(DDPM(), {self.steps})"
+            )
 
     @property
     def t_min(self) -> float:
@@ -142,15 +211,16 @@ class DDPM(Process):
         )
         return torch.cat([torch.zeros(1, dtype=torch.float64), -torch.log1p(-betas).cumsum(0)])
 
-    def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        level = t.double() * self.steps
+    def __call__(self, t: Tensor | float) -> tuple[Tensor, Tensor]:
+        level = as_times(t) * self.steps
         below = level.detach().floor().clamp(0, self.steps - 1).long()
         table = self._B().to(level.device)
         B = table[below] + (level - below) * (table[below + 1] - table[below])
         return (-B / 2).exp(), (-torch.expm1(-B)).sqrt()
 
-    def time(self, log_snr: Tensor) -> Tensor:
-        B, table = softplus(-log_snr.double()), self._B().to(log_snr.device)
+    def time(self, log_snr: Tensor | float) -> Tensor:
+        B = softplus(-numbers(log_snr))
+        table = self._B().to(B.device)
         below = (torch.searchsorted(table, B.contiguous()) - 1).clamp(0, self.steps - 1)
         return (below + (B - table[below]) / (table[below + 1] - table[below])) / self.steps
 
@@ -162,33 +232,38 @@ class Cosine(Process):
     sigma/alpha from 0.005 to 40.
     """
 
-    t_min: float = 0.0032
-    t_max: float = 0.984
+    t_min: Time = 0.0032
+    t_max: Time = 0.984
 
-    def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        angle = t.double() * (math.pi / 2)
+    def __call__(self, t: Tensor | float) -> tuple[Tensor, Tensor]:
+        angle = as_times(t) * (math.pi / 2)
         return angle.cos(), angle.sin()
 
-    def time(self, log_snr: Tensor) -> Tensor:
-        return (-log_snr.double() / 2).exp().atan() * (2 / math.pi)
+    def time(self, log_snr: Tensor | float) -> Tensor:
+        return (-numbers(log_snr) / 2).exp().atan() * (2 / math.pi)
 
 
 @dataclass(frozen=True)
 class VE(Process):
     """Variance exploding: alpha = 1, sigma = sigma_min (sigma_max/sigma_min)^t for t > 0."""
 
-    sigma_min: float = 0.005
-    sigma_max: float = 80.0
-    t_min: float = 1e-5
-    t_max: float = 1.0
+    sigma_min: Positive = 0.005
+    sigma_max: Positive = 80.0
+    t_min: Time = 1e-5
+    t_max: Time = 1.0
 
-    def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        t = t.double()
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.sigma_min >= self.sigma_max:
+            raise UserError(f"sigma_min must be below sigma_max, not {self.sigma_min:g}")
+
+    def __call__(self, t: Tensor | float) -> tuple[Tensor, Tensor]:
+        t = as_times(t)
         sigma = self.sigma_min * (t * math.log(self.sigma_max / self.sigma_min)).exp()
         return torch.ones_like(t), torch.where(t > 0, sigma, torch.zeros_like(t))
 
-    def time(self, log_snr: Tensor) -> Tensor:
-        log_sigma = -log_snr.double() / 2
+    def time(self, log_snr: Tensor | float) -> Tensor:
+        log_sigma = -numbers(log_snr) / 2
         return (log_sigma - math.log(self.sigma_min)) / math.log(self.sigma_max / self.sigma_min)
 
 
@@ -196,15 +271,15 @@ class VE(Process):
 class Flow(Process):
     """Rectified flow: alpha = 1 - t, sigma = t, straight lines from image to noise."""
 
-    t_min: float = 0.005
-    t_max: float = 0.976
+    t_min: Time = 0.005
+    t_max: BelowOne = 0.976
 
-    def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        t = t.double()
+    def __call__(self, t: Tensor | float) -> tuple[Tensor, Tensor]:
+        t = as_times(t)
         return 1 - t, t
 
-    def time(self, log_snr: Tensor) -> Tensor:
-        return torch.sigmoid(-log_snr.double() / 2)
+    def time(self, log_snr: Tensor | float) -> Tensor:
+        return torch.sigmoid(-numbers(log_snr) / 2)
 
 
 PROCESSES: dict[str, type[Process]] = {
@@ -213,5 +288,14 @@ PROCESSES: dict[str, type[Process]] = {
 
 
 def named_process(process: str | Process) -> Process:
-    """The process of this name with its defaults; processes are returned as they are."""
-    return PROCESSES[choose("process", process, PROCESSES)]() if isinstance(process, str) else process
+    """The process of this name with its defaults; processes are returned as they are.
+
+    Raises:
+        UserError: it is neither.
+    """
+    if isinstance(process, str):
+        return PROCESSES[choose("process", process, PROCESSES)]()
+    if isinstance(process, type):
+        raise UserError(f"process must be a process, not its class: type {process.__name__}()")
+    check_value("process", process, Process)
+    return process

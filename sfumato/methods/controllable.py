@@ -58,7 +58,7 @@ class Regressor(Part):
         self.spread = nn.Sequential(nn.Linear(1, 32), nn.Tanh(), nn.Linear(32, self.channels))
 
     def forward(self, x_t: Float[Tensor, "b c h w"], t: Tensor | float) -> Normal:
-        alpha, sigma = self.process.at(t, x_t)
+        alpha, sigma = self.process.seen(t, x_t)
         level = (sigma / alpha).log().flatten().expand(len(x_t))
         mean = self.net(self.process.preserving(x_t, t), level)
         std = self.spread(level[:, None].to(mean)).clamp(-5, 2).exp()[:, :, None, None]

@@ -79,7 +79,7 @@ class DomainClassifier(Part):
 
     def features(self, x_t: Float[Tensor, "b c h w"], t: Tensor | float) -> Float[Tensor, "b ..."]:
         """The middle block (B, C, h, w)."""
-        alpha, sigma = self._process.at(t, x_t)
+        alpha, sigma = self._process.seen(t, x_t)
         log_sigma = (sigma / alpha).log().flatten().expand(len(x_t))
         return self.classifier["encoder"](self._process.preserving(x_t, t), log_sigma)
 
