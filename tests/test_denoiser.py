@@ -221,3 +221,49 @@ def test_what_is_no_batch_is_said_to_be_none(shape):
     f = tiny_denoiser()
     with pytest.raises(UserError, match=r"a batch \(B, 3, H, W\), not a tensor of shape"):
         integrate("ddim", f, torch.zeros(shape), grid(f.process, 2))
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("process", PROCESSES, ids=lambda p: type(p).__name__)
+def test_beyond_the_trained_times_the_answer_is_that_at_the_nearest(process, prediction):
+    f, x = Denoiser(net=Linear(), process=process, prediction=prediction), normal(2, 3)
+    for t, end in ((0.0, process.t_min), (1.0, process.t_max)):
+        assert torch.equal(f(x, t), f(x, end))
+        assert f(x, t).isfinite().all()
+        assert f.loss(x, f64([t, t]), x).isfinite()
+
+
+@pytest.mark.parametrize("t", [-1.0, 2.0, float("nan"), "a", None], ids=str)
+def test_a_denoiser_refuses_what_is_no_time(t):
+    with pytest.raises(Exception, match=r"times must be|Type-check error.*seen"):  # the latter of beartype
+        tiny_denoiser()(torch.zeros(1, 3, 8, 8), t)
+
+
+@pytest.mark.parametrize(
+    ("labels", "says"),
+    [
+        ([0, 9], r"labels must be in \[0, 2\], 2 for any domain, not \[0, 9\]"),
+        ([-1, 0], r"labels must be in \[0, 2\]"),
+        ([0.0, 1.0], r"a name or whole numbers of shape \(2,\), one an image, not a tensor of torch.float32"),
+        ([0, 1, 1], r"whole numbers of shape \(2,\)"),
+    ],
+)
+def test_labels_of_no_domain_are_refused(labels, says):
+    with pytest.raises(UserError, match=says):
+        tiny_denoiser()(torch.zeros(2, 3, 8, 8), 0.5, torch.tensor(labels))
+
+
+def test_what_no_denoiser_is_made_of_or_learns_from():
+    for fields, says in (
+        ({"domains": ("a", "a")}, "domains must have different names, not a, a"),
+        ({"process": Cosine}, r"not its class: type Cosine\(\)"),
+        ({"sigma_data": 0.0}, "sigma_data must be above 0"),
+    ):
+        with pytest.raises(UserError, match=says):
+            Denoiser(net=nn.Identity(), **fields)
+    f, x = tiny_denoiser(), torch.zeros(2, 3, 8, 8)
+    for z in (None, x[:1]):
+        with pytest.raises(UserError, match="z, the noise of x, is"):
+            f.loss(x, f64([0.5, 0.5]), z)
+    with pytest.raises(UserError, match=r"the network is on cpu, x_t on meta: .*\.to\("):
+        f(x.to("meta"), 0.5)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from truth import f64, gaussian, normal, rotation
 
+from sfumato.core.errors import UserError
 from sfumato.diffusion.denoiser import score_of
 from sfumato.diffusion.exact import Gaussian, Mixture
 from sfumato.diffusion.process import VP, Cosine, Flow
@@ -97,3 +98,46 @@ def test_one_time_per_image_and_images():
     want = torch.cat([f(x[i : i + 1], t[i].item()) for i in range(3)])
     torch.testing.assert_close(f(x, t), want)
     torch.testing.assert_close(f(x.reshape(3, 2, 1, 1), t), want.reshape(3, 2, 1, 1))
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"covariances": COVARIANCES.triu()}, "covariances must be symmetric"),
+        ({"covariances": -COVARIANCES}, r"variances \(eigenvalues\) from 0 on.* the least is -2"),
+        ({"covariances": COVARIANCES * float("nan")}, "covariances has values that are not numbers"),
+        ({"covariances": COVARIANCES[:2]}, r"covariances are .*expected a tensor of floats .*\(3, 2, 2\)"),
+        ({"means": MEANS.long()}, "means are .*of torch.int64: expected a tensor of floats"),
+        ({"weights": f64([-1.0, 1.0, 2.0])}, "weights must be above 0, not"),
+        ({"weights": f64([0.0, 0.0, 0.0])}, "weights must be above 0, not"),
+        ({"weights": f64([1.0, 1.0])}, r"weights are .*expected a tensor of floats of shape \(3\)"),
+        ({"domains": ("a", "b", "a")}, "domains must have different names"),
+        ({"process": "cosin"}, "unknown process 'cosin': did you mean 'cosine'"),
+    ],
+)
+def test_what_is_no_mixture_is_refused(given, says):
+    with pytest.raises(UserError, match=says):
+        Mixture(**{"means": MEANS, "covariances": COVARIANCES} | given)
+
+
+def test_a_gaussian_has_as_many_variances_as_means():
+    for covariance in (torch.ones(3), torch.eye(3)):
+        with pytest.raises(UserError, match="covariance is .*expected a tensor of floats of shape"):
+            Gaussian(torch.zeros(4), covariance)
+
+
+@every
+def test_clean_points_are_points_of_the_least_noise(process):
+    for f in (gaussian([0.3, 0.0], [0.5, 0.0], process), mixture(process)):  # one without width
+        x = normal(3, 2)
+        assert torch.equal(f(x, 0.0), f(x, process.t_min))
+        assert f(x, 0.0).isfinite().all()
+
+
+def test_states_of_another_type_and_of_another_size():
+    f, x = Gaussian(torch.zeros(2), torch.ones(2)), normal(3, 2)
+    assert f(x, 0.5).dtype == f.flow(x, 0.5, 0.1).dtype == torch.float64
+    torch.testing.assert_close(f(x, 0.5).float(), f(x.float(), 0.5))
+    for y in (normal(3, 5), normal(2)):
+        with pytest.raises(UserError, match=r"takes a batch \(B, 2\)"):
+            f(y, 0.5)

@@ -1,5 +1,6 @@
 """Guidance: wrappers give the denoisers of the densities that they claim to give."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -196,3 +197,37 @@ def test_a_share_of_the_conditions_is_hidden_in_the_training_of_pairs(monkeypatc
     list(part.objectives(iter([batch]), torch.Generator().manual_seed(0)))
     assert torch.equal(*shown)
     assert shown[0].float().mean().item() == pytest.approx(0.75, abs=0.03)
+
+
+def test_energies_are_what_people_type():
+    one, two = Energy(lambda x, t: x.sum(-1)), Energy(lambda x, t: t * x.square().sum(-1))
+    x, t = normal(4, 3), 0.3
+    a, b = one(x, t), two(x, t)
+    for energy, want in (
+        (sum([one, two]), a + b), (one * 2, 2 * a), (np.float64(2) * one, 2 * a), (-one, -a),
+        (one - two, a - b), (one / 2, a / 2), (one + two.function, a + b), (two.function + one, a + b),
+    ):  # fmt: skip
+        assert isinstance(energy, Energy)
+        torch.testing.assert_close(energy(x, t), want)
+    for make in (
+        lambda: Energy(3), lambda: one + 1, lambda: 1 + one, lambda: one - "a", lambda: "a" * one,
+        lambda: float("nan") * one, lambda: np.ones(3) * one, lambda: one / "2",
+    ):  # fmt: skip
+        with pytest.raises(UserError, match="must be a (function|finite number)"):
+            make()
+
+
+def test_wrappers_take_denoisers_only():
+    f = gaussian([0.0], [1.0], VP())
+    for make, says in (
+        (lambda: Clipped(None), "denoiser must be a Denoises, not None"),
+        (lambda: ClassifierFree(f, None, 2.0), "unconditional must be a Denoises, not None"),
+        (lambda: ClassifierFree(f, f, "2"), "scale must be a finite number, not '2'"),
+        (lambda: ClassifierFree(f, f, float("nan")), "scale must be a finite number, not nan"),
+    ):
+        with pytest.raises(UserError, match=says):
+            make()
+    f.process = "vp"  # as a model of several domains has it
+    for wrap in (Clipped, lambda f: ClassifierFree(f, f, 1.0), lambda f: Guided(f, lambda y, t: y.sum(1))):
+        with pytest.raises(UserError, match=r"process is 'vp': .* load\('FOLDER:DOMAIN'\)"):
+            wrap(f)

@@ -229,6 +229,14 @@ def test_what_is_no_state_and_what_is_no_denoiser_is_refused():
     times = grid(f.process, 3)
     with pytest.raises(UserError, match=r"states of torch.uint8: expected floating-point"):
         integrate("ddim", f, (x > 0).to(torch.uint8), times)
+    for none in (x[:0], x.sum()):
+        with pytest.raises(UserError, match=r"expected a batch \(B, ...\) of one or more"):
+            integrate("ddim", f, none, times)
+    for odd in (times[None], times[0]):
+        with pytest.raises(UserError, match="times must be at least two in a row"):
+            integrate("ddim", f, x, odd)
+    with pytest.raises(UserError, match="times must be numbers"):
+        integrate("ddim", f, x, times.to("meta"))
     f.process = "vp"  # as a model of several domains has it
     with pytest.raises(UserError, match=r"process is 'vp': .* load\('FOLDER:DOMAIN'\)"):
         integrate("ddim", f, x, times)

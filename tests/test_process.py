@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from truth import f64
 
-from sfumato.diffusion.process import DDPM, PROCESSES, VE, VP, Cosine, Flow
+from sfumato.core.errors import UserError
+from sfumato.diffusion.process import DDPM, PROCESSES, VE, VP, Cosine, Flow, as_times
 
 ALL = [*(cls() for cls in PROCESSES.values()), DDPM(steps=250), VP(beta_min=0.5, beta_max=8.0)]
 ids = [str(p) for p in ALL]
@@ -117,3 +118,49 @@ def test_one_time_or_one_per_image():
     both = p.perturb(x, f64([0.25, 0.5]), z)
     assert both.dtype == torch.float32
     assert torch.equal(both[:, 0, 0, 0], torch.tensor([1.25, 1.5]))
+
+
+@pytest.mark.parametrize("t", [-0.1, 1.1, float("nan"), float("inf"), "a", None, [0.5, 2.0]], ids=str)
+def test_times_that_are_none_are_refused(t):
+    with pytest.raises(UserError, match=r"times must be (in \[0, 1\]|numbers)"):
+        as_times(t)
+
+
+@every
+def test_every_door_of_a_process_sees_its_times(p):
+    x = torch.ones(2, 3)
+    assert p(0.5)[0] == p(f64(0.5))[0]
+    assert 0 <= p(f64(1 + 1e-7))[0] < 1.1  # beyond by the rounding of float32
+    perturb, at, seen = (lambda t: p.perturb(x, t, x)), (lambda t: p.at(t, x)), (lambda t: p.seen(t, x))
+    for ask in (p, p.log_snr, p.sde, perturb, at, seen):
+        with pytest.raises(UserError, match=r"times must be in \[0, 1\].* not 2"):
+            ask(f64(2.0))
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "says"),
+    [
+        (DDPM, {"steps": 10}, r"betas of a chain of 10 reach 2.*grid\(DDPM\(\), 10\)"),
+        (DDPM, {"steps": 0}, "steps must be at least 1, not 0"),
+        (DDPM, {"beta_end": 2.0}, "betas of a chain of 1000 reach 2"),
+        (VE, {"sigma_min": 0.0}, "sigma_min must be above 0"),
+        (VE, {"sigma_min": 100.0}, "sigma_min must be below sigma_max"),
+        (VP, {"t_min": 0.0}, r"t_min must be in \(0, 1\]"),
+        (Cosine, {"t_min": 0.9, "t_max": 0.1}, "t_min must be below t_max, not 0.9 and 0.1"),
+        (Flow, {"t_max": 1.0}, r"t_max must be in \[0, 1\)"),
+    ],
+)  # fmt: skip
+def test_a_process_whose_noise_does_not_grow_is_refused(kind, fields, says):
+    with pytest.raises(UserError, match=says):
+        kind(**fields)
+
+
+def test_what_a_process_perturbs_is_a_batch_and_noise_of_its_shape():
+    p, x = Cosine(), torch.ones(2, 3)
+    for z in (torch.ones(1), torch.ones(2, 3).int()):
+        with pytest.raises(UserError, match=r"z, the noise of x, is .*expected a tensor of floats of shape"):
+            p.perturb(x, 0.5, z)
+    with pytest.raises(UserError, match="one for each of 2, not 3"):
+        p.perturb(x, f64([0.1, 0.2, 0.3]), x)
+    with pytest.raises(UserError, match=r"of floats, not a Tensor of shape \(2, 3\) of torch.int64: x.float"):
+        p.at(0.5, x.long())

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from sfumato.core.errors import UserError, check_numbers
 from sfumato.diffusion.denoiser import distinct, domain_index
-from sfumato.diffusion.process import Cosine, Process, floats, named_process
+from sfumato.diffusion.process import Cosine, Process, as_times, floats, named_process
 
 
 class Mixture(nn.Module):
@@ -91,7 +91,8 @@ class Mixture(nn.Module):
         if x_t.ndim < 2 or x_t.shape[1:].numel() != d:
             raise UserError(f"this model takes a batch (B, {d}) of vectors, not a tensor {tuple(x_t.shape)}")
         x = x_t.flatten(1)[:, None].to(self.means.dtype)  # a state may have another type
-        alpha, sigma = self.process.seen(t, x)
+        t = as_times(t, "cpu").clamp(min=self.process.t_min)  # clean points have no widths
+        alpha, sigma = self.process.at(t, x)
         y = torch.einsum("kde,bkd->bke", self.vectors, x - alpha * self.means)
         return alpha, sigma, y, alpha**2 * self.eigenvalues + sigma**2
 

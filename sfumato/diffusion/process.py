@@ -192,7 +192,7 @@ class DDPM(Process):
         if (largest := max(self.beta_start, self.beta_end) * 1000 / self.steps) >= 1:
             raise UserError(
                 f"the betas of a chain of {self.steps} reach {largest:g}, scaled by 1000/steps: expected "
-                f"below 1, as by a smaller beta_end; for few steps of a solver take grid(DDPM(), {self.steps})"
+                f"below 1, as by a smaller beta_end; for a solver of few steps grid(DDPM(), {self.steps})"
             )
 
     @property
@@ -287,7 +287,7 @@ PROCESSES: dict[str, type[Process]] = {
 }  # fmt: skip
 
 
-def named_process(process: str | Process) -> Process:
+def named_process(process: Any) -> Process:
     """The process of this name with its defaults; processes are returned as they are.
 
     Raises:
