@@ -58,7 +58,7 @@ def test_build_inverts_describe(part):
 def test_processes_are_values(cls):
     assert build(describe(cls())) == cls()
     assert build(describe(VP(beta_max=7.0))) == VP(beta_max=7.0)
-    assert build(describe(DDPM(steps=10))) != DDPM()
+    assert build(describe(DDPM(steps=100))) != DDPM()
 
 
 @settings(max_examples=12)

@@ -22,8 +22,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sfumato.core.errors import UserError, choose
+from sfumato.core.errors import UserError
 from sfumato.core.ranges import Positive
+from sfumato.diffusion.domains import checked_labels, distinct, domain_index
 from sfumato.diffusion.process import DDPM, Cosine, Process, floats, named_process, norm
 from sfumato.module import Part
 
@@ -272,7 +273,7 @@ class Denoiser(Part):
                 raise UserError(f"the model has no domains, {domain!r} was asked for")
             return None
         if isinstance(domain, Tensor):
-            return self._checked_labels(domain, len(x)).to(x.device)
+            return checked_labels(domain, len(x), len(self.domains)).to(x.device)
         if domain is None and not self.any_domain:
             raise UserError(
                 "the model does not know any domain, only each: train it with --any-domain 0.1, or ask for "
@@ -280,35 +281,3 @@ class Denoiser(Part):
             )
         index = len(self.domains) if domain is None else domain_index(domain, self.domains)
         return torch.full((len(x),), index, device=x.device)
-
-    def _checked_labels(self, labels: Tensor, n: int) -> Tensor:
-        """The labels; those on a device are not looked at, which it would wait for."""
-        if labels.dtype not in (torch.uint8, torch.int32, torch.int64) or labels.shape != (n,):
-            raise UserError(
-                f"domain= must be a name or whole numbers of shape ({n},), one an image, not a tensor of "
-                f"{labels.dtype} of shape {tuple(labels.shape)}"
-            )
-        most = len(self.domains)
-        if labels.device.type == "cpu" and not ((labels >= 0) & (labels <= most)).all():
-            raise UserError(f"labels must be in [0, {most}], {most} for any domain, not {labels.tolist()}")
-        return labels.long()
-
-
-def distinct(domains: tuple[str, ...]) -> tuple[str, ...]:
-    """Names of domains, no two the same.
-
-    Raises:
-        UserError: two of them are.
-    """
-    if len(set(domains)) < len(domains):
-        raise UserError(f"domains must have different names, not {', '.join(map(str, domains))}")
-    return domains
-
-
-def domain_index(domain: str, domains: tuple[str, ...]) -> int:
-    """The label of a named domain.
-
-    Raises:
-        UserError: naming the nearest and all known domains.
-    """
-    return domains.index(choose("domain", domain, domains))

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sfumato.core.errors import UserError, check_numbers
-from sfumato.diffusion.denoiser import distinct, domain_index
+from sfumato.diffusion.domains import distinct, domain_index
 from sfumato.diffusion.process import Cosine, Process, as_times, floats, named_process
 
 
