@@ -301,6 +301,28 @@ def test_an_energy_by_its_name():
     torch.testing.assert_close(by_hand, by_name, rtol=0, atol=1e-4)
 
 
+def test_a_named_energy_is_stable_by_default_and_warned_of_beyond():
+    """`gentle` is held, without the pictures' range being left; where the weight is 1, it is left."""
+    process, x = DDPM(), normal(4, 1, 8, 8).clamp(-1, 1)
+    part = EGSDE(target=gaussian([0.0] * 64, [1.0] * 64, process))
+    how = {"strength": 0.5, "steps": 20, "spacing": "time", **NONE}
+    most = stable_weight(process, grid(process, 20, "time", start=0.5, clean=True)) / 8
+    slope = lambda **options: (
+        (part.translate(x, as_is=True, **how, **options) - x).diff(dim=-1).norm().item()
+    )
+    free = slope()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        gentle, half = slope(energy="edges"), slope(energy="edges", energy_weight=most / 2)
+    assert gentle == half < free / 2
+    with pytest.warns(UserWarning, match=f"weight 3 of edges: .* above {most:.3g} in 20 steps; take a sm"):
+        assert slope(energy="edges", energy_weight=3) > 10 * free
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # the bound of one's own is not known
+        own = slope(energy=lambda y, x, t: 0.1 * en.edges(process)(y, x, t))
+    assert own < free
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -10,6 +10,8 @@ from truth import f64, gaussian, normal, rotation
 from sfumato.core.errors import UserError
 from sfumato.diffusion.denoiser import Trace, score_of
 from sfumato.diffusion.energies import (
+    ENERGIES,
+    STEEPEST,
     Pulled,
     Reference,
     Terms,
@@ -18,6 +20,7 @@ from sfumato.diffusion.energies import (
     edges,
     low_pass_distance,
     masked,
+    named,
     similarity,
     spent,
     stable_weight,
@@ -518,3 +521,14 @@ def test_odd_answers_of_ones_own_functions_are_named(odd):
         integrate(lambda f, past, s, noise: odd, f, x, times)
     with pytest.raises(UserError, match="^noise= answered "):
         integrate("ancestral", f, x, times, noise=lambda like: odd)
+
+
+@pytest.mark.parametrize("kernel", ["box", "linear", "cubic"])
+@pytest.mark.parametrize("name", ENERGIES)
+def test_the_steepest_change_of_an_energy_is_what_its_row_says(name, kernel):
+    """By power iteration: the gradient of |A d|^2 is 2 A^T A d."""
+    function, d = named(name, LowPass(4, kernel), Cosine()), normal(1, 1, 16, 16)
+    for _ in range(200):
+        d = (d / d.norm()).requires_grad_()
+        (d,) = torch.autograd.grad(function(d, torch.zeros_like(d), f64(0.5)).sum() / 2, d)
+    assert 0.95 * STEEPEST[name] < d.norm().item() < 1.01 * STEEPEST[name]

@@ -34,7 +34,8 @@ from sfumato.data.folders import for_folder, made, parse_json, regular, write_te
 from sfumato.data.hashing import hash_of
 from sfumato.data.in_memory import FLOATS
 from sfumato.data.preparation import Preparation
-from sfumato.diffusion.denoiser import Denoiser, domain_index
+from sfumato.diffusion.denoiser import Denoiser
+from sfumato.diffusion.domains import domain_index
 from sfumato.diffusion.guidance import Conditioned
 from sfumato.methods.registry import name_of
 from sfumato.module import Part, at_most, build, describe, short

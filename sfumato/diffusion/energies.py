@@ -188,6 +188,35 @@ def named(energy: EnergyName | Compares, phi: LowPass, process: Process) -> Comp
     return ENERGIES[choose("energy", energy, ENERGIES)](phi, process)
 
 
+STEEPEST = {"edges": 8.0, "high_pass": 1.0}
+"""Of the energies by name, |A (y - x)|^2 in variance-preserving coordinates, the norm of A^T A."""
+
+
+def weighed(energy: EnergyName | Compares, weight: float | None, process: Process, times: Tensor) -> float:
+    """The weight of an energy; warns of one that is too large for the steps of an energy of `ENERGIES`.
+
+    None is half of what is stable there, at which differences that change most from pixel to pixel end
+    in the largest step and nothing overshoots, and at most 1; of one's own energy it is 1.
+    """
+    if not isinstance(energy, str):
+        return 1.0 if weight is None else weight
+    most = stable_weight(process, times) / STEEPEST[energy]
+    if weight is None:
+        return min(1.0, most / 2)
+    warn_unstable(f"the weight {weight:g} of {energy}", weight, most, times, "a smaller one")
+    return weight
+
+
+def warn_unstable(said: str, weight: float, most: float, times: Tensor, instead: str) -> None:
+    """Warns of a weight beyond what is stable in the steps of `times`."""
+    if weight > most:
+        warnings.warn(
+            f"{said}: its explicit step is unstable above {most:.3g} in {count(len(times) - 1, 'step')}; "
+            f"take {instead}, or more steps",
+            stacklevel=5,
+        )
+
+
 def masked(function: Compares, mask: Tensor) -> Compares:
     """`function` of what the mask (1 inside, 0 outside; broadcasts against images) lets through."""
     return lambda y, x, t: function(y * mask.to(y), x * mask.to(x), t)
@@ -195,12 +224,8 @@ def masked(function: Compares, mask: Tensor) -> Compares:
 
 def pushed(phi: LowPass, weight: float, reference: Reference, times: Tensor) -> Energy:
     """weight * `low_pass_distance`, as a gradient; warns of a weight that is too large for the steps."""
-    if weight > (most := stable_weight(reference.process, times)):
-        warnings.warn(
-            f"faithful {weight:g}: its explicit step is unstable above {most:.3g} in "
-            f"{count(len(times) - 1, 'step')}; take low_pass exponential, or more steps",
-            stacklevel=4,
-        )
+    most = stable_weight(reference.process, times)
+    warn_unstable(f"faithful {weight:g}", weight, most, times, "low_pass exponential")
     return weight * against(low_pass_distance(phi, reference.process), reference)
 
 

@@ -53,8 +53,6 @@ from sfumato.module import Part
 Units = Literal["at-256", "paper"]
 LowPassStep = Literal["exponential", "explicit"]
 Draws = Literal["fresh", "shared"]
-WEIGHT = 1.0
-"""Of a third energy."""
 
 
 class EGSDE(Part):
@@ -91,7 +89,7 @@ class EGSDE(Part):
         low_pass: LowPassStep = "exponential",
         noise: Draws = "fresh",
         energy: en.EnergyName | en.Compares | None = None,
-        energy_weight: NotNegative = WEIGHT,
+        energy_weight: NotNegative | None = None,
         every: Count = 1,
         steps: Steps = 20,
         repeats: Count = 1,
@@ -117,7 +115,8 @@ class EGSDE(Part):
             low_pass: exponential (exact, any weight) or explicit (the paper's, in the gradient).
             noise: noise of x_t: fresh at each step (alg. 1), or shared: that of the start (its code).
             energy: a third energy, by its name or your own function (y, x_t, t) -> (B,).
-            energy_weight: weight of the third energy.
+            energy_weight: weight of the third energy; by default half of what is stable for one by its
+                name, at most 1, and 1 for your own.
             every: steps after which the guidance is computed anew; it then costs 1/every.
             steps: solver steps for each repeat.
             repeats: K: each repeat starts from the last result, x_0 stays.
@@ -127,7 +126,7 @@ class EGSDE(Part):
             solver: what takes the steps.
             spacing: spacing of the solver's times: karras, log_snr, time or chain.
         """
-        if energy is None and energy_weight != WEIGHT:
+        if energy is None and energy_weight not in (None, 1):  # 1 was the default
             raise UserError(
                 f"energy_weight {energy_weight:g} is that of a third energy, and none is given: choose one "
                 f"by --energy, such as {next(iter(en.ENERGIES))}, or leave it out"
@@ -141,9 +140,10 @@ class EGSDE(Part):
         if weight:
             e = real.realism(self.classifier, self.target, reference, similarity, on)
             terms["realism"] = realism, weight, e, on
-        if energy is not None and energy_weight:
+        if energy is not None and energy_weight != 0:
             e = en.against(en.named(energy, LowPass(n, kernel), process), reference)
-            terms["energy_weight"] = energy_weight, energy_weight, e, "sample"
+            weight = en.weighed(energy, energy_weight, process, times)
+            terms["energy_weight"] = weight, weight, e, "sample"
         f = terms.guide(f, every)
         phi = LowPass(n, kernel, content)
         if faithful and low_pass == "exponential":

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sfumato.core.errors import choose
-from sfumato.diffusion.denoiser import Denoiser, domain_index
+from sfumato.diffusion.denoiser import Denoiser
+from sfumato.diffusion.domains import domain_index
 from sfumato.diffusion.encode_decode import ENCODING, decode, encode
 from sfumato.diffusion.guidance import Clipped, Conditioned, away_from_none
 from sfumato.diffusion.integrate import Solver, sample
