@@ -11,11 +11,11 @@ from sfumato.checkpoints.model_folder import save
 from sfumato.core.errors import UserError
 from sfumato.data import write_png
 from sfumato.diffusion import energies as en
-from sfumato.diffusion.energies import spent, stable_weight
 from sfumato.diffusion.guidance import Conditioned
 from sfumato.diffusion.low_pass import LowPass
 from sfumato.diffusion.noise import Noise
 from sfumato.diffusion.process import DDPM, VP, Cosine
+from sfumato.diffusion.stability import spent, stable_weight
 from sfumato.diffusion.time_grids import chain_time, grid
 from sfumato.methods.diffusion import Diffusion
 from sfumato.methods.domain_classifier import DomainClassifier
@@ -317,6 +317,8 @@ def test_a_named_energy_is_stable_by_default_and_warned_of_beyond():
     assert gentle == half < free / 2
     with pytest.warns(UserWarning, match=f"weight 3 of edges: .* above {most:.3g} in 20 steps; take a sm"):
         assert slope(energy="edges", energy_weight=3) > 10 * free
+    with pytest.warns(UserWarning, match="of edges: .* unstable above"):
+        slope(energy="edges", energy_weight=1.1 * most)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # the bound of one's own is not known
         own = slope(energy=lambda y, x, t: 0.1 * en.edges(process)(y, x, t))

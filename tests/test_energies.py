@@ -22,8 +22,6 @@ from sfumato.diffusion.energies import (
     masked,
     named,
     similarity,
-    spent,
-    stable_weight,
     strong_weight,
     surprise,
 )
@@ -33,6 +31,7 @@ from sfumato.diffusion.integrate import STEPS, integrate
 from sfumato.diffusion.low_pass import LowPass
 from sfumato.diffusion.noise import Noise
 from sfumato.diffusion.process import DDPM, VE, VP, Cosine, Flow
+from sfumato.diffusion.stability import spent, stable_weight
 from sfumato.diffusion.time_grids import grid
 
 PROCESSES = pytest.mark.parametrize("process", [VP(), DDPM(), Cosine(), VE(), Flow()], ids=str)

@@ -9,7 +9,6 @@ One's own is any such function that is differentiable in y, as `edges` makes; in
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import Annotated, Protocol, runtime_checkable
 
@@ -21,12 +20,12 @@ from torch.nn import functional as F
 
 from sfumato.core.errors import UserError, choose
 from sfumato.core.ranges import OneOf
-from sfumato.core.terminal import count
 from sfumato.diffusion.denoiser import Denoises, Trace, Traced, answered
 from sfumato.diffusion.guidance import Energy, Guided, On
 from sfumato.diffusion.integrate import Draw
 from sfumato.diffusion.low_pass import LowPass
 from sfumato.diffusion.process import Process
+from sfumato.diffusion.stability import spent, stable_weight, warn_unstable
 
 Compares = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(y, x, t) -> (B,): the sample at noise level t against the source noised to the same level."""
@@ -207,16 +206,6 @@ def weighed(energy: EnergyName | Compares, weight: float | None, process: Proces
     return weight
 
 
-def warn_unstable(said: str, weight: float, most: float, times: Tensor, instead: str) -> None:
-    """Warns of a weight beyond what is stable in the steps of `times`."""
-    if weight > most:
-        warnings.warn(
-            f"{said}: its explicit step is unstable above {most:.3g} in {count(len(times) - 1, 'step')}; "
-            f"take {instead}, or more steps",
-            stacklevel=5,
-        )
-
-
 def masked(function: Compares, mask: Tensor) -> Compares:
     """`function` of what the mask (1 inside, 0 outside; broadcasts against images) lets through."""
     return lambda y, x, t: function(y * mask.to(y), x * mask.to(x), t)
@@ -227,18 +216,6 @@ def pushed(phi: LowPass, weight: float, reference: Reference, times: Tensor) -> 
     most = stable_weight(reference.process, times)
     warn_unstable(f"faithful {weight:g}", weight, most, times, "low_pass exponential")
     return weight * against(low_pass_distance(phi, reference.process), reference)
-
-
-def stable_weight(process: Process, times: Tensor) -> float:
-    """Up to which weight of `low_pass_distance` the ancestral steps of `times` are stable.
-
-    The gradient 2 phi^2 d enters a step with beta / sqrt(1 - beta), where 1 - beta is the step's ratio
-    of alpha^2 (in variance-preserving coordinates; 1000 steps: beta < 0.02, hence about 50). On data
-    of unit variance a step multiplies d by sqrt(1 - beta) - 2 weight beta / sqrt(1 - beta); beyond
-    the bound this is below -1 in one of the steps, and d grows instead of falling.
-    """
-    kept = (spent(process, times).diff() / 2).exp()  # sqrt(1 - beta)
-    return float(((1 + kept) * kept / (2 * (1 - kept**2))).min())
 
 
 class Pulled(Traced):
@@ -260,11 +237,6 @@ class Pulled(Traced):
         if trace is not None:
             trace.told["energy/faithful"] = self.energy(y, s)
         return y - self.phi.relax(y - self.reference(s), rate)
-
-
-def spent(process: Process, t: Tensor) -> Tensor:
-    """B(t) = integral of beta from 0 to t = log(1 + sigma^2 / alpha^2), float64; 0 where clean."""
-    return F.softplus(-process.log_snr(t))
 
 
 def strong_weight(

@@ -46,6 +46,7 @@ from sfumato.diffusion.integrate import Solver
 from sfumato.diffusion.low_pass import Content, Kernel, LowPass, eighth
 from sfumato.diffusion.noise import Noise
 from sfumato.diffusion.noise_and_denoise import check_finite, edit, times_of
+from sfumato.diffusion.stability import stable_weight
 from sfumato.diffusion.time_grids import Spacing
 from sfumato.diffusion.watch import Watch
 from sfumato.module import Part
@@ -157,7 +158,7 @@ class EGSDE(Part):
 
         def bounds() -> dict[str, tuple[float, float]]:
             x = process.perturb(source, times[0], draws(source))
-            most = en.stable_weight(process, times) if low_pass == "explicit" else math.inf
+            most = stable_weight(process, times) if low_pass == "explicit" else math.inf
             return {"faithful": (faithful, most), **terms.bounds(self.target, x, times[0])}
 
         return check_finite(y, bounds)
