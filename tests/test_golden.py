@@ -53,7 +53,9 @@ SOLVERS = (
 OPTIONS = {
     "sdedit": [{"strength": 0.9, "repeats": 2}],
     "ilvr": [{"factor": 4, "keep_down_to": 0.5}],
-    "egsde": [{"factor": 4, "every": 2, "repeats": 2}, {"realism": 0.0}, {"energy": "edges", "energy_weight": 1.0}],
+    "egsde": [
+        {"factor": 4, "every": 2, "repeats": 2}, {"realism": 0.0}, {"energy": "edges", "energy_weight": 1.0},
+    ],
     "classifier_guidance": [{"strength": 0.9, "guidance_scale": 4.0, "every": 2}],
     "controllable": [{"guidance_scale": 1.0, "every": 2}],
     "unit_ddpm": [{"release_steps": 2, "steps": 5}],
