@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from sfumato.core.errors import UserError
+from sfumato.data.arrays import kind_of
 from sfumato.data.decode import open_picture
 from sfumato.data.folders import regular
 from sfumato.data.hashing import hash_of
@@ -238,6 +239,8 @@ def _thumb(samples: NDArray[Any]) -> NDArray[Any]:
 
 def _header(data: bytes) -> tuple[str, str, int, bool]:
     """Format, mode, EXIF orientation and whether it may be transparent; nothing is decoded."""
+    if kind := kind_of(data):
+        return kind, "", 1, False
     try:
         with open_picture(data) as image:
             turn = orientation(image.getexif().get(0x0112))

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from sfumato.data.arrays import kind_of
 from sfumato.data.decode import open_picture
 from sfumato.data.header import orientation
 from sfumato.data.png import png_chunks
@@ -82,6 +83,8 @@ NOTHING = Carried()
 
 def carried_by(data: bytes) -> Carried:
     """What a picture file holds that its result carries; what is broken of it is not carried."""
+    if kind_of(data):  # a patient's name and dates are not for results
+        return NOTHING
     try:
         found = _of_tiff(data) if is_tiff(data) else _of_others(data)
         return found if len(found.exif_bytes()) <= LARGEST else found._replace(exif={})

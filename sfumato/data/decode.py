@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from sfumato.core.terminal import count
-from sfumato.data.header import LIMITS, Header, Limits, Refused, upright
+from sfumato.data.arrays import array_header, kind_of, read_array
+from sfumato.data.header import LIMITS, PAGED, Header, Limits, Refused, upright
 from sfumato.data.png import check_rows, png_chunk, png_chunks
 from sfumato.data.tiff import frame_of, is_tiff, read_tiff, tiff_header
 
@@ -59,19 +60,21 @@ def decode(
     Args:
         data: the file.
         limits: what it may ask of the machine.
-        ranged: whether the range of its values is known: then TIFFs may have samples of any type.
+        ranged: whether the range of its values is known: then TIFFs and arrays may have samples of any type.
         bands: how many it must have, which are taken as they are.
-        page: of a TIFF, from 0 on; by default the first.
+        page: of a format that has pages, from 0 on; by default the first.
 
     Raises:
-        Refused: for anything else than a sound file of `FORMATS` inside the limits.
+        Refused: for anything else than a sound file of `FORMATS`, or an array, inside the limits.
     """
     if not data:
         raise Refused("is an empty file")
     with _refusing():
         header = inspect(data, limits, page or 0)
         with _one_at_a_time if header.width * header.height > LARGE else contextlib.nullcontext():
-            if header.kind == "TIFF":
+            if kind := kind_of(data):
+                samples, lost = read_array(data, kind, ranged, bands, page), {}
+            elif header.kind == "TIFF":
                 read = read_tiff(data, ranged, bands, page)
                 samples, lost = read or _pillow(data, header, frame_of(data, page) if page else 0)
             elif header.kind == "PNG" and data[24] == 16:
@@ -82,19 +85,22 @@ def decode(
                 samples, lost = _pillow(data, header)
         if bands is not None and samples.shape[2] != bands:
             raise Refused(f"has {count(samples.shape[2], 'band')}, expected {bands}: see --channels")
-        if header.pages > 1 and (page is None or header.kind != "TIFF"):
+        if header.pages > 1 and (page is None or header.kind not in PAGED):
             lost = {"beside" if header.kind == "JPEG" else "pages": f"{header.pages} pictures"} | lost
     return Decoded(samples, header, lost)
 
 
 def inspect(data: bytes, limits: Limits = LIMITS, page: int = 0) -> Header:
-    """The header of a file, or of one of its pages if it is a TIFF, which is also what `decode` goes by.
+    """The header of a file, or of one of its pages, which is also what `decode` goes by.
 
     Raises:
         Refused: for a file that is none of the formats, has a broken header, or is beyond the limits.
     """
     with _refusing():
-        header = tiff_header(data, page) if is_tiff(data) else _pillow_header(data)
+        if kind := kind_of(data):
+            header = array_header(data, kind, page)
+        else:
+            header = tiff_header(data, page) if is_tiff(data) else _pillow_header(data)
     w, h = header.width, header.height
     if w * h > limits.pixels or max(w, h) > limits.side:
         raise Refused(

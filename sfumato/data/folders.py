@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from sfumato.core.errors import UserError
-from sfumato.data.listing import SUFFIXES
+from sfumato.data.listing import SUFFIXES, suffix_of
 
 
 @contextlib.contextmanager
@@ -230,7 +230,7 @@ def no_picture(out: str | Path, expected: str, suffix: str = "", option: str = "
         UserError: it reads as a picture's name: "expected EXPECTED, such as --out NAME.SUFFIX".
     """
     out = Path(out)
-    if out.suffix.lower() in SUFFIXES:
+    if suffix_of(out) in SUFFIXES:
         raise UserError(
             f"{option} {out} reads as a picture; expected {expected}, such as {option} "
             f"{out.with_suffix(suffix)}"

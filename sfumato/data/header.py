@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
+from sfumato.core.terminal import count
+
 
 class Limits(NamedTuple):
     """What a file may ask of the machine."""
@@ -29,7 +31,7 @@ class Header(NamedTuple):
     """What a file says of itself before any pixel is decoded."""
 
     kind: str
-    """The format: PNG, JPEG, WEBP, BMP, TIFF, GIF or AVIF."""
+    """The format: PNG, JPEG, WEBP, BMP, TIFF, GIF, AVIF, NPY, DICOM or NIFTI."""
     width: int
     height: int
     pages: int
@@ -38,6 +40,8 @@ class Header(NamedTuple):
     """NumPy's name of the type of its samples; bits and palettes are read as uint8."""
 
 
+PAGED = "TIFF", "DICOM", "NIFTI"
+"""Formats whose further pictures are pages, which can be read."""
 LOST = {
     "pages": "hold several pictures, of which the first is read",
     "bands": "hold bands that are not read",
@@ -58,6 +62,30 @@ the first.
 
 class Refused(Exception):
     """A file that is not read; the text follows its name."""
+
+
+def of_unknown_range(samples: str, stated: bool = False) -> Refused:
+    """Samples such as "int16 samples" have no range, stated or not."""
+    state = "" if stated else "state it by --range LOW HIGH, or "
+    return Refused(f"has {samples}, whose range is not known: {state}save it as gray or RGB of 8 or 16 bits")
+
+
+def of_unknown_bands(bands: int) -> Refused:
+    """So many bands are no colours."""
+    return Refused(
+        f"has {bands} bands and does not say which are red, green and blue: train with --channels "
+        f"{bands}, or save the three that are meant as RGB"
+    )
+
+
+def check_page(number: int, pages: int) -> None:
+    """Sees that a file has a page of this number, from 0 on.
+
+    Raises:
+        Refused: it has not.
+    """
+    if number >= pages:
+        raise Refused(f"has no page {number + 1}, but {count(pages, 'page')}")
 
 
 def said_lost(what: str | Path, lost: Mapping[str, str]) -> list[str]:

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from sfumato.core.errors import UserError
 from sfumato.data.folders import replacing
-from sfumato.data.listing import SUFFIXES, find_images, list_pictures, natural
+from sfumato.data.listing import find_images, list_pictures, natural
 from sfumato.data.read import read_samples
 from sfumato.data.resize import Resize, fit_image, to_float, to_samples
 
 __all__ = [
-    "SUFFIXES", "Resize", "find_images", "fit_image", "list_pictures", "natural", "picture", "read_image",
-    "to_float", "to_samples", "write_png",
+    "Resize", "find_images", "fit_image", "list_pictures", "natural", "picture", "read_image", "to_float",
+    "to_samples", "write_png",
 ]  # fmt: skip
 
 

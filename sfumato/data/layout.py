@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sfumato.core.errors import UserError, existing_folder
-from sfumato.data.listing import HIDDEN, JUNK, MADE, OURS, SUFFIXES, natural
+from sfumato.data.listing import HIDDEN, JUNK, MADE, OURS, SUFFIXES, natural, suffix_of
 
 Folders = dict[str, dict[str, Path]]
 """{domain: {split: folder}}; "train" is always there and first."""
@@ -143,7 +143,7 @@ def _alone(folder: Path) -> Folders:
 
 def _loose(folder: Path) -> bool:
     """Whether pictures lie in the folder itself."""
-    return any(p.suffix.lower() in SUFFIXES and not p.name.startswith(".") for p in folder.iterdir())
+    return any(suffix_of(p) in SUFFIXES and not p.name.startswith(".") for p in folder.iterdir())
 
 
 def _subfolders(folder: Path) -> list[Path]:

@@ -16,13 +16,15 @@ from sfumato.core.errors import UserError, existing_folder
 from sfumato.core.terminal import escaped
 from sfumato.data.header import LOST
 
-SUFFIXES = (
+PHOTOS = (
     ".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif",
 )  # fmt: skip
+"""Endings of the pictures that visitors of the studio may upload."""
+SUFFIXES = (*PHOTOS, ".npy", ".dcm", ".nii", ".nii.gz")
 """Endings, in small letters, of the files that are taken for pictures."""
 OTHER_PICTURES = (
-    ".heic", ".heif", ".jp2", ".j2k", ".jxl", ".tga", ".exr", ".hdr", ".npy", ".npz", ".mat", ".ppm", ".pgm",
-    ".pnm", ".psd", ".svg", ".dng", ".cr2", ".nef", ".arw", ".dcm", ".nii", ".mp4", ".mov",
+    ".heic", ".heif", ".jp2", ".j2k", ".jxl", ".tga", ".exr", ".hdr", ".npz", ".mat", ".ppm", ".pgm",
+    ".pnm", ".psd", ".svg", ".dng", ".cr2", ".nef", ".arw", ".mp4", ".mov",
 )  # fmt: skip
 """Endings of pictures that are not read."""
 OURS = ("model.json", "run.json", "training.safetensors", "protocol.json")
@@ -152,12 +154,23 @@ def natural(name: str) -> tuple[list[Any], str]:
     return [int(p) if i % 2 else p for i, p in enumerate(parts)], name
 
 
+def suffix_of(name: str | Path) -> str:
+    """The ending of a file's name, in small letters; that of `x.nii.gz` has two parts."""
+    suffix = Path(name).suffix.lower()
+    return ".nii.gz" if suffix == ".gz" and str(name).lower().endswith(".nii.gz") else suffix
+
+
+def bare(name: str) -> str:
+    """A file name, with its folders, without its suffix."""
+    return name[: len(name) - len(suffix_of(name))]
+
+
 def stem_of(name: str) -> str:
     """A file name, with its folders, without its suffix: what pairs are matched by.
 
     Names that look the same are the same, however their accents are stored (Unicode's form C).
     """
-    return unicodedata.normalize("NFC", os.path.splitext(name)[0])
+    return unicodedata.normalize("NFC", bare(name))
 
 
 def told_apart(one: str | Path, other: str | Path) -> str:
@@ -169,7 +182,7 @@ def told_apart(one: str | Path, other: str | Path) -> str:
 
 
 def _why_not(file: Path) -> str | None:
-    suffix, picture = file.suffix.lower(), file.suffix.lower() in SUFFIXES
+    suffix, picture = file.suffix.lower(), suffix_of(file) in SUFFIXES
     try:
         regular = stat.S_ISREG(file.stat().st_mode)
     except PermissionError:

@@ -17,7 +17,7 @@ from sfumato.data.carried import NOTHING, Carried, carried_by
 from sfumato.data.decode import decode, inspect, plain
 from sfumato.data.folders import regular
 from sfumato.data.hashing import version_of
-from sfumato.data.header import LIMITS, Header, Refused
+from sfumato.data.header import LIMITS, PAGED, Header, Refused
 from sfumato.data.value_range import ValueRange, to_unit
 
 WHITE = 255, 255, 255
@@ -55,13 +55,13 @@ def header_of(file: Path | Unfiled, page: int = 0) -> Header:
 
 
 def pages_of(file: Readable) -> int:
-    """Pages of a TIFF; pictures of other formats have one.
+    """Pages of a TIFF, DICOM or NIfTI; pictures of other formats have one.
 
     Raises:
         UserError: it is none that can be read.
     """
     header = header_of(file if isinstance(file, Unfiled) else Path(file))
-    return header.pages if header.kind == "TIFF" else 1
+    return header.pages if header.kind in PAGED else 1
 
 
 def carried_of(file: Path) -> Carried:

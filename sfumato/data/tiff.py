@@ -12,8 +12,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sfumato.core.terminal import count
-from sfumato.data.header import LIMITS, Header, Refused, orientation, upright
+from sfumato.data.header import (
+    LIMITS,
+    Header,
+    Refused,
+    check_page,
+    of_unknown_bands,
+    of_unknown_range,
+    orientation,
+    upright,
+)
 
 logging.getLogger("tifffile").addHandler(logging.NullHandler())  # what is wrong, is said by `decode`
 
@@ -45,8 +53,7 @@ def _page(data: bytes, number: int) -> tuple[Any, int]:
     """The page that holds the picture of this number, and how many pictures there are."""
     pages = _kept(data) if number else _opened(data)
     stack = _stack(pages[0])
-    if number >= len(pages) * stack:
-        raise Refused(f"has no page {number + 1}, but {count(len(pages) * stack, 'page')}")
+    check_page(number, len(pages) * stack)
     return pages[number // stack], len(pages) * stack
 
 
@@ -98,10 +105,7 @@ def read_tiff(
     if unpacked > LIMITS.file:
         raise Refused(f"unpacks to {unpacked:,} bytes: expected at most {LIMITS.file:,}")
     if kept < bands and colours == 1:
-        raise Refused(
-            f"has {bands} bands and does not say which are red, green and blue: train with --channels "
-            f"{bands}, or save the three that are meant as RGB"
-        )
+        raise of_unknown_bands(bands)
     lost = {"bands": f"{bands} bands, the first {kept} are read"} if kept < bands else {}
     if any(n == 0 or at + n > len(data) for at, n in zip(page.dataoffsets, page.databytecounts, strict=True)):
         raise Refused("is broken (a part of its pixels is missing)")
@@ -113,11 +117,8 @@ def read_tiff(
         ranged and page.dtype is not None and page.dtype.kind in "iuf" and photometric > 0
     )
     if not known or photometric > 2:
-        stated = "" if photometric > 2 or ranged else "state it by --range LOW HIGH, or "
-        raise Refused(
-            f"has {page.dtype} samples of kind {page.photometric.name}, whose range is not "
-            f"known: {stated}save it as gray or RGB of 8 or 16 bits"
-        )
+        what = f"{page.dtype} samples of kind {page.photometric.name}"
+        raise of_unknown_range(what, stated=photometric > 2 or ranged)
     try:
         samples = page.asarray()
     except ValueError as error:

@@ -20,6 +20,7 @@ from sfumato.core.versions import version
 from sfumato.data.folders import for_new_folder
 from sfumato.data.image_folder import ImageFolder
 from sfumato.data.images import write_png
+from sfumato.data.listing import bare
 from sfumato.data.preparation import Preparation
 from sfumato.data.resize import ToOneSize, said_size
 from sfumato.data.show import shown
@@ -86,7 +87,7 @@ def encode_pictures(
         images, log = apply(first, images, seed=seed)
     how: dict[str, Any] = {"steps": steps, "solver": solver, "spacing": spacing}
     latents, nfe = _batched(encode, f, images, device, how)
-    names = [Path(name).with_suffix(".png").as_posix() for name in pictures.file_names]
+    names = [f"{bare(name)}.png" for name in pictures.file_names]
     facts |= how | {"nfe": nfe, "preparation": pictures.preparation.to_json()}
     facts |= {"pictures": pictures.digest, "first": log}
     return Latents(latents, images, names, {"encoded": facts, "operations": []})

@@ -17,7 +17,7 @@ from torch import Tensor
 from sfumato.checkpoints.tensors import read_protocol, write_tensors
 from sfumato.core.errors import UserError
 from sfumato.data.folders import for_new_file, no_picture
-from sfumato.data.listing import SUFFIXES
+from sfumato.data.listing import SUFFIXES, suffix_of
 from sfumato.diffusion.denoiser import Denoises
 from sfumato.diffusion.encode_decode import decode, encode
 
@@ -55,7 +55,7 @@ class Latents:
             UserError: if it is missing, damaged, no file of latents, or of a future format.
         """
         file = Path(file)
-        picture = file.suffix.lower() in SUFFIXES and "is a picture"
+        picture = suffix_of(file) in SUFFIXES and "is a picture"
         other = "is a folder" if file.is_dir() else "is not a file" if file.exists() else "does not exist"
         if what := picture if file.is_file() else other:
             raise UserError(f"{file} {what}: expected latents, made by `sfumato explore encode`")

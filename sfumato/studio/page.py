@@ -18,7 +18,8 @@ from sfumato.core.options import args_of
 from sfumato.core.ranges import with_range
 from sfumato.core.terminal import count
 from sfumato.data import read_image
-from sfumato.data.images import SUFFIXES, picture
+from sfumato.data.images import picture
+from sfumato.data.listing import PHOTOS
 from sfumato.studio import limits
 from sfumato.studio.choices import Given
 from sfumato.studio.controls import NONE
@@ -160,7 +161,7 @@ class Picker:
         self.given = given
         # not among the results, which would lose their places to picks
         self.shelf = Shelf(shelf.root / label.replace(" ", "_"), limits.PICKS_KEPT)
-        kinds = [k for s in SUFFIXES for k in (s, s.upper())]
+        kinds = [k for s in PHOTOS for k in (s, s.upper())]
         self.pictures = gr.Gallery(
             label=label, type="filepath", file_types=kinds, columns=5, height=190, interactive=True,
             object_fit="contain", buttons=[],

@@ -12,10 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sfumato.core.errors import UserError
+from sfumato.data.arrays import kind_of
 from sfumato.data.decode import decode, inspect
 from sfumato.data.folders import regular
 from sfumato.data.header import Limits, Refused
-from sfumato.data.images import SUFFIXES
+from sfumato.data.listing import PHOTOS
 from sfumato.studio import limits
 
 FOREIGN = re.compile(rb"<script|<!doctype html|<html|<\?php|%PDF-1|%PDF-2", re.IGNORECASE)
@@ -28,12 +29,14 @@ def admit(file: Path) -> tuple[int, int]:
         UserError: saying in one line what is wrong with it.
     """
     name = file.name
-    if file.suffix.lower() not in SUFFIXES:
-        raise UserError(f"{name} is of a kind that is not read: expected {', '.join(SUFFIXES)}")
+    if file.suffix.lower() not in PHOTOS:
+        raise UserError(f"{name} is of a kind that is not read: expected {', '.join(PHOTOS)}")
     if (size := file.stat().st_size) > limits.BYTES:
         raise UserError(f"{name} has {size:,} bytes: expected at most {limits.BYTES:,}")
     data, within = regular(file).read_bytes(), Limits(limits.PIXELS, limits.SIDE, limits.SCANS)
     try:
+        if kind := kind_of(data):
+            raise Refused(f"is {kind} by its content: expected a picture as browsers show")
         if (pages := inspect(data, within).pages) > limits.FRAMES:
             raise Refused(f"holds {pages} pictures or more: expected at most {limits.FRAMES}")
         if _more_than_a_picture(data):

@@ -24,7 +24,7 @@ from sfumato.core.versions import version
 from sfumato.data.folders import for_folder, for_new_file
 from sfumato.data.folders import made as made_folder
 from sfumato.data.image_folder import ImageFolder
-from sfumato.data.listing import SUFFIXES
+from sfumato.data.listing import SUFFIXES, suffix_of
 from sfumato.data.masks import mask_record, masks_of
 from sfumato.data.open_data import measured_range, outside
 from sfumato.data.preparation import Preparation
@@ -52,7 +52,7 @@ def translate(asked: TranslateOptions) -> Summary:
     Raises:
         UserError: for anything wrong with the pictures, models or options, in one line.
     """
-    if Path(asked.out).suffix.lower() in SUFFIXES and not Path(asked.out).is_dir():
+    if suffix_of(asked.out) in SUFFIXES and not Path(asked.out).is_dir():
         return _into_a_file(asked, Path(asked.out))
     out, pictures = for_folder(asked.out), ImageFolder(asked.given)
     outside(out, asked.given)

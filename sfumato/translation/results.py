@@ -16,6 +16,7 @@ from torch import Tensor
 from sfumato.core.errors import UserError
 from sfumato.data.carried import NODATA
 from sfumato.data.decode import LUMA
+from sfumato.data.listing import bare
 from sfumato.data.preparation import Preparation, Prepared
 from sfumato.data.read import bands_of, carried_of, header_of
 from sfumato.data.resize import fit_image, placed, to_samples
@@ -87,7 +88,7 @@ class Results:
 
     def place(self, out: Path, name: str) -> Path:
         """The file that a picture of this name becomes."""
-        return (out / name).with_suffix(FORMATS[self.format].endings[0])
+        return out / f"{bare(name)}{FORMATS[self.format].endings[0]}"
 
     def write(self, result: Path, made: Sequence[Made], source: Path, how: Preparation) -> None:
         """Writes what was made of a file.
