@@ -84,6 +84,7 @@ def test_values_of_npy_are_those_of_numpy(dtype, order):
     many = (RNG.random((9, 7, 6)) * 250).astype(dtype)
     for x, wanted, made in (
         (gray, gray[..., None], None), (colour, colour, None), (colour.transpose(2, 0, 1), colour, None),
+        (colour[:2], colour[:2], None),
         (many, many, 6), (many[..., :5].transpose(2, 0, 1), many[..., :5], 5),
     ):  # fmt: skip
         data = npy(np.array(x, order=order))

@@ -44,7 +44,7 @@ def read(
 ) -> Float[Tensor, "*b c h w"]:
     """Picture files as images in [-1, 1]: (C, H, W) of one, (B, C, H, W) of several.
 
-    What of a file is not in the image, as the further pages of a TIFF, is said by a warning.
+    What of a file is not in the image, as the further pages of a stack, is said by a warning.
 
     Args:
         paths: a file, or files that have one size when they are read.

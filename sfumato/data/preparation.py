@@ -75,7 +75,7 @@ class Preparation:
         range: the values that become -1 and 1; by default 0 and the largest of 8 or 16 bits.
         to_range: the same of the results' values, or of the partners of these pictures.
         to_channels: channels of these; by default as many.
-        page: which page of a TIFF is read, from 0 on; by default the first, and others are said to be lost.
+        page: which page of a file is read, from 0 on; by default the first, and others are said to be lost.
 
     Raises:
         UserError: for a size below 1 or other words than these.

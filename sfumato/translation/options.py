@@ -54,7 +54,7 @@ class TranslateOptions(Checked):
         range: the values that become black and white: two ends such as -1000 3000; auto, the least and the
             largest of the pictures; or percentile 0.1 99.9 of them; by default the training's.
         to_range: two ends of the results' values; by default the training's, or as range.
-        pages: first, or all of TIFFs of several pages, whose results have as many.
+        pages: first, or all of stacks (TIFF, DICOM, NIfTI), whose results have as many.
         strict: refuse to begin if the folders hold anything that cannot be read, or only in part.
         device: auto (a GPU if there is one), cpu, cuda, cuda:N or mps.
         options: the method's own options.
