@@ -190,7 +190,6 @@ def test_a_file_that_is_there_is_not_overwritten(words, says, root, tmp_path, mo
         "explore decode z.safetensors --model model:cat", "train diffusion a=in", "demo",
         "explore trajectory in/1.png --method sdedit --target model:dog", "data digits",
         "import in/1.png", "compare folder=in --source in --target in", "study in in in",
-        "translate in --method sdedit --target model:dog",
     ],
 )  # fmt: skip
 def test_what_is_no_picture_is_not_called_like_one(words, root, monkeypatch, capsys):

@@ -213,7 +213,7 @@ def test_hidden_labels_are_the_share_asked_for():
     assert (label == 2).float().mean().item() == pytest.approx(0.25, abs=0.03)
     shown = label != 2
     assert torch.equal(label[shown], (torch.arange(4000) % 2)[shown])
-    with pytest.raises(ValueError, match=r"any_domain must be in \[0, 1\], not 1.5"):
+    with pytest.raises(ValueError, match=r"any_domain must be in \[0, 1\), not 1.5"):
         method.find("diffusion")(domains=("a",), any_domain=1.5)
 
 

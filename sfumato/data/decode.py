@@ -100,7 +100,7 @@ def inspect(data: bytes, limits: Limits = LIMITS, page: int = 0) -> Header:
         if kind := kind_of(data):
             header = array_header(data, kind, page)
         else:
-            header = tiff_header(data, page) if is_tiff(data) else _pillow_header(data)
+            header = tiff_header(data, page, limits) if is_tiff(data) else _pillow_header(data)
     w, h = header.width, header.height
     if w * h > limits.pixels or max(w, h) > limits.side:
         raise Refused(

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from sfumato.data.header import (
     LIMITS,
     Header,
+    Limits,
     Refused,
     check_page,
     of_unknown_bands,
@@ -31,16 +32,16 @@ def is_tiff(data: bytes) -> bool:
     return data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
-def tiff_header(data: bytes, number: int = 0) -> Header:
+def tiff_header(data: bytes, number: int = 0, limits: Limits = LIMITS) -> Header:
     """Of one of its pictures, counting all.
 
     Raises:
         Refused: there are fewer, or whole tiles of it, which are unpacked, would be too large.
     """
     page, count = _page(data, number)
-    if page.is_tiled and page.tilewidth * page.tilelength > LIMITS.pixels:
+    if page.is_tiled and page.tilewidth * page.tilelength > limits.pixels:
         tile = f"{page.tilewidth}x{page.tilelength}"
-        raise Refused(f"has tiles of {tile} pixels: expected at most {LIMITS.pixels:,}")
+        raise Refused(f"has tiles of {tile} pixels: expected at most {limits.pixels:,}")
     return Header("TIFF", page.imagewidth, page.imagelength, count, _dtype(page))
 
 

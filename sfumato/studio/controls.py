@@ -7,7 +7,7 @@ import typing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from inspect import Parameter, signature
-from math import isfinite
+from math import inf, isfinite
 from typing import Any, Literal, get_args, get_origin
 
 from torch import Tensor
@@ -127,7 +127,7 @@ def _control(name: str, hint: Any, default: Any, text: str) -> Control | None:
         low, high = _ends(interval, 1 if int in kinds else 0.01)
         if int in kinds:
             low = 1.0 if low is None and optional else low
-            most = float(limits.STEPS) if high is None and low is not None else high
+            most = high if low is None else min(float(limits.STEPS), inf if high is None else high)
             return Control(name, "number", default, text, (), low, most, True, optional)
         kind: Literal["slider", "number"] = "number" if low is None or high is None else "slider"
         return Control(name, kind, default, text, (), low, high, False, optional)
