@@ -611,3 +611,14 @@ def test_edges_of_gray_sprites_on_a_colour_are_taken_apart_by_its_luma(tmp_path)
     translate(tmp_path / "in", tmp_path / "out", alpha="keep", **told)
     made = np.asarray(Image.open(tmp_path / "out/a.png"))
     assert np.abs(made.astype(int) - gray).max() <= 2
+
+
+def test_half_a_geotiff_has_no_place_and_that_is_said(model, tmp_path):
+    (tmp_path / "in").mkdir()
+    geo_tiff(tmp_path / "in/x.tif")
+    wide = np.concatenate([DEEP, DEEP], 1)
+    with tifffile.TiffFile(tmp_path / "in/x.tif") as tiff:
+        tags = [(t.code, 12, t.count, t.value, True) for t in tiff.pages[0].tags if t.code in (SCALE, TIES)]
+    tifffile.imwrite(tmp_path / "in/x.tif", wide, photometric="rgb", extratags=tags)
+    with pytest.warns(UserWarning, match="lose their place on Earth, as half of a picture has none"):
+        translate(tmp_path / "in", tmp_path / "out", **model, side="left", format="tiff", scale="native")

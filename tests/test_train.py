@@ -913,7 +913,7 @@ def test_a_part_that_is_the_same_as_nothing_is_refused():
 
 
 DAMAGES = {
-    ("method",): 3, ("settings", "size"): "x", ("settings", "steps"): [], ("settings", "flip"): "no",
+    ("method",): 3, ("settings", "size"): [], ("settings", "steps"): [], ("settings", "flip"): "no",
     ("settings", "without"): 3, ("settings", "batch"): {}, ("folders", "data"): 5,
     ("folders", "validation"): [3], ("model", "is"): [], ("minutes",): "long",
     ("model",): "x", ("data",): [], ("settings",): 3, ("options",): [], ("folders",): "x",

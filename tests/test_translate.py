@@ -134,7 +134,7 @@ def test_a_picture_does_not_depend_on_its_neighbours(method, root, ends, tmp_pat
     ("options", "says"),
     [
         ({"energy": "edgse"}, "did you mean 'edges'"), ({"solver": "ancestrl"}, "did you mean 'ancestral'"),
-        ({"factor": 11}, "factor"), ({"realism": 1.0}, "needs --classifier"),
+        ({"factor": 99}, "factor 99 is larger than"), ({"realism": 1.0}, "needs --classifier"),
     ],
 )  # fmt: skip
 def test_what_no_picture_causes_is_said_before_one_is_read(
@@ -142,7 +142,7 @@ def test_what_no_picture_causes_is_said_before_one_is_read(
 ):
     where, read = import_module("sfumato.data.read"), []
     real = where.decode
-    monkeypatch.setattr(where, "decode", lambda data: read.append(1) or real(data))
+    monkeypatch.setattr(where, "decode", lambda data, **how: read.append(1) or real(data, **how))
     options = {"realism": 0.0, "steps": 2} | options
     how = {"method": "egsde", "target": ends["target"], "resize": resize, "options": options}
     with pytest.raises(UserError, match=says) as error:
@@ -681,3 +681,35 @@ def test_large_pictures_are_translated_by_windows(root, ends, tmp_path):
     assert Image.open(tmp_path / "sized/a.png").size == (26, 24)
     with pytest.raises(UserError, match="holds another run"):
         translate(tmp_path / "in", tmp_path / "out", **how, scale="native", windows=True)
+
+
+@pytest.mark.parametrize(("key", "value"), [("preparation", None), ("preparation", []), ("options", None)])
+def test_a_record_of_odd_kinds_is_damaged(key, value, root, ends, tmp_path):
+    translate(root / "pictures", tmp_path / "out", **DDIB, **ends)
+    file = tmp_path / "out/run.json"
+    saved = json.loads(file.read_text())
+    saved["run"][key] = value
+    file.write_text(json.dumps(saved))
+    with pytest.raises(UserError, match="run.json is damaged, or not of a translation"):
+        translate(root / "pictures", tmp_path / "out", **DDIB, **ends)
+
+
+def test_a_result_of_which_a_byte_changed_is_made_again(root, ends, tmp_path):
+    translate(root / "pictures", tmp_path / "out", **DDIB, **ends)
+    before = contents(tmp_path / "out")
+    data = bytearray(before["10.png"])
+    data[len(data) // 2] ^= 1
+    (tmp_path / "out/10.png").write_bytes(bytes(data))
+    with pytest.warns(UserWarning, match="1 damaged result in .* made again: 10.png"):
+        translate(root / "pictures", tmp_path / "out", **DDIB, **ends)
+    assert contents(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize("how", [{"side": "left"}, {"side": "right", "resize_back": True}])
+def test_a_picture_that_has_no_halves_is_left_out(how, ends, tmp_path):
+    picture(tmp_path / "in/a.png", 1, side=60)
+    Image.new("RGB", (1, 40)).save(tmp_path / "in/thin.png")
+    Image.new("RGB", (80, 40)).save(tmp_path / "in/wide.png")
+    done = translate(tmp_path / "in", tmp_path / "out", method="sdedit", target=ends["target"], **how)
+    assert [Path(name).name for name in done.skipped] == ["thin.png"]
+    assert "is 1x40 pixels, not two pictures side by side" in next(iter(done.skipped.values()))

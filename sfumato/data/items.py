@@ -62,7 +62,7 @@ class Items:
             if isinstance(given, (*TEXT, Mapping)):
                 raise TypeError
             items = range(len(given)) if is_indexed(given) else iter(given)
-        except TypeError:
+        except (TypeError, ValueError):  # or a length below 0
             raise UserError(f"{name} must be a collection of pictures, not {described(given)}") from None
         self.given: Sequence[Any] = given if isinstance(items, range) else self._to_the_end(items)
         if not len(self.given):

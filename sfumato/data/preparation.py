@@ -171,12 +171,17 @@ class Preparation:
         if self.side == "whole":
             return samples
         h, w = samples.shape[1:]
+        half = self._half_of(h, w, file)
+        return samples[..., :half] if self.side == "left" else samples[..., -half:]
+
+    def _half_of(self, h: int, w: int, file: Readable) -> int:
+        """Pixels of each of two pictures side by side."""
         if w < 2 or w <= h:
             raise UserError(
                 f"{file} is {w}x{h} pixels, not two pictures side by side: sfumato translate takes it whole "
                 f"by --side whole, sfumato train without --side-by-side"
             )
-        return samples[..., : w // 2] if self.side == "left" else samples[..., -(w // 2) :]
+        return w // 2
 
     def values(self, file: Readable) -> NDArray[Any]:
         """Samples of a file as they are, of the side that is read, without alpha and pixels without data.
@@ -224,7 +229,8 @@ class Preparation:
             UserError: the file is none that can be read.
         """
         header = header_of(file)
-        return header.height, header.width // (1 if self.side == "whole" else 2)
+        h, w = header.height, header.width
+        return h, w if self.side == "whole" else self._half_of(h, w, file)
 
     def fit(self, samples: NDArray[Any], name: Readable = "the picture") -> NDArray[Any]:
         """Samples (C, H, W) at this size, in their own depth.

@@ -16,7 +16,7 @@ from PIL import Image
 from sfumato.core.errors import UserError
 from sfumato.data.carried import KEYS, NOTHING, Carried
 from sfumato.data.folders import regular, replacing
-from sfumato.data.png import png_chunk
+from sfumato.data.png import png_chunk, sound
 from sfumato.data.value_range import HELD
 
 Format = Literal["png", "tiff", "jpeg", "webp"]
@@ -169,7 +169,7 @@ def is_whole(file: Path) -> bool:
         ends = opened.read()
     format = format_of(file)
     if format == "png":
-        return begins.startswith(b"\x89PNG\r\n\x1a\n") and ends == b"\0\0\0\0IEND\xaeB`\x82"
+        return ends == b"\0\0\0\0IEND\xaeB`\x82" and sound(file.read_bytes())
     if format == "jpeg":
         return begins.startswith(b"\xff\xd8") and ends.endswith(b"\xff\xd9")
     if format == "webp":

@@ -232,7 +232,7 @@ def typed_resume(out: str | Path, run: Mapping[str, Any] | None = None, lr: floa
     """What goes on with a run: a command, or a call if by its run.json its pictures are given in Python."""
     if any(GIVEN in _each(folders) for folders in (run or {}).get("folders", {}).values()):
         more = "" if lr is None else f", lr={lr:g}"
-        return f"sfumato.train(method, data, {str(out)!r}, resume=True{more})"
+        return f"the call of before, sfumato.train(method, data, {str(out)!r}, ..., resume=True{more}),"
     more = "" if lr is None else f" --lr {lr:g}"
     return f"sfumato train --resume --out {shlex.quote(str(out))}{more}"
 

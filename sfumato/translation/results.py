@@ -108,12 +108,10 @@ class Results:
         found = [self._samples(image, source, page) for image, page in zip(images, pages, strict=True)]
         carried = carried_of(source)
         if carried.geo and (self.format != "tiff" or how.side != "whole"):
-            if self.format != "tiff":
-                warnings.warn(
-                    f"results of GeoTIFFs lose their place on Earth, as {self.format} holds none: "
-                    f"--format tiff keeps it",
-                    stacklevel=2,
-                )
+            why = f"{self.format} holds none: --format tiff keeps it" if self.format != "tiff" else (
+                "half of a picture has none of its own: --side whole keeps it"
+            )  # fmt: skip
+            warnings.warn(f"results of GeoTIFFs lose their place on Earth, as {why}", stacklevel=2)
             carried = carried._replace(geo={})
         if NODATA in carried.geo:
             warnings.warn(

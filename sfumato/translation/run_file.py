@@ -97,9 +97,10 @@ def read_run(folder: Path, name: str = "run.json") -> dict[str, Any]:
     try:
         saved = parse_json(regular(folder / name).read_text(encoding="utf-8"))
         parts = {key: saved[key] for key in ("run", "from", "result")}
-        if not isinstance(parts["run"], dict) or not isinstance(parts["run"].get("options"), dict | None):
+        run = _modern({"options": {}} | parts["run"])
+        if not all(isinstance(run[key], dict) for key in ("options", "preparation")):
             raise TypeError
-        return parts | {"run": _modern(parts["run"]), "earlier": "format" not in parts["run"]}
+        return parts | {"run": run, "earlier": "format" not in parts["run"]}
     except OSError:
         raise UserError(f"{folder} holds no translation: it has no {name}; choose another folder") from None
     except (ValueError, KeyError, TypeError):
