@@ -210,15 +210,6 @@ def test_pairs_match_however_accents_are_stored(tmp_path):
     assert len(open_pairs(tmp_path / "a", tmp_path / "b", 16).source) == 1
 
 
-def test_an_output_that_reads_as_a_picture_is_refused(tmp_path, model):
-    paint(tmp_path / "x.png")
-    with pytest.raises(
-        UserError, match=r"reads as a picture; expected a folder, such as --out .*result"
-    ):
-        translate(tmp_path / "x.png", tmp_path / "result.png", target=model, **BACK)
-    assert not (tmp_path / "result.png").exists()
-
-
 # ---- layouts -------------------------------------------------------------------------------------
 
 LAYOUTS = {

@@ -169,7 +169,7 @@ def is_whole(file: Path) -> bool:
         ends = opened.read()
     format = format_of(file)
     if format == "png":
-        return ends == b"\0\0\0\0IEND\xaeB`\x82" and sound(file.read_bytes())
+        return ends == b"\0\0\0\0IEND\xaeB`\x82" and sound(regular(file).read_bytes())
     if format == "jpeg":
         return begins.startswith(b"\xff\xd8") and ends.endswith(b"\xff\xd9")
     if format == "webp":
