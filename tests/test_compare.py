@@ -30,7 +30,7 @@ from sfumato.core.errors import UserError
 from sfumato.data import Preparation, base64_png, read_image, write_png
 from sfumato.data.hashing import sha256
 from sfumato.evaluation import compare, evaluate
-from sfumato.evaluation.entries import Entry
+from sfumato.evaluation.entries import Entry, entries_of
 from sfumato.evaluation.features import Lite0
 from sfumato.evaluation.intervals import Interval
 from sfumato.evaluation.learned import named_features
@@ -1107,3 +1107,9 @@ def test_damaged_scores_and_costs_are_made_again(damage, root, tmp_path):
         file.write_text(damage)
     run(root, tmp_path / "out", entries)
     assert by_label(tmp_path / "out")["sdedit"]["numbers"] == before
+
+
+@pytest.mark.parametrize("text", ["target=m:dog", "source=m:cat target=m:dog strength=0.5", "classifier=m"])
+def test_an_entry_of_models_without_a_method_is_refused(text):
+    with pytest.raises(UserError, match="says neither a METHOD nor model=, folder= or scores="):
+        entries_of([text])

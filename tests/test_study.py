@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from sfumato.core.errors import UserError
 from sfumato.data import Preparation, write_png
 from sfumato.evaluation.preference_study import score, study, wilson
 
@@ -305,3 +306,11 @@ def test_the_guide_is_prepared_as_the_results_were(tmp_path):
     items = data_of(page)["items"]
     assert len(items) > 2
     assert all(len(set(shown)) == 1 for shown in items)
+
+
+def test_a_seed_below_0_is_refused(folders, made, tmp_path):
+    with pytest.raises(UserError, match="seed must be at least 0, not -1"):
+        study(*folders, tmp_path / "no", seed=-1)
+    _, key, write = made
+    with pytest.raises(UserError, match="seed must be at least 0, not -1"):
+        score([write("a", lambda i: "new")], key, seed=-1)

@@ -108,7 +108,7 @@ def _parse(text: str) -> list[Entry]:
         raise UserError(f"{text!r}: pictures that are there already take no method and no options")
     if folder and scores:
         raise UserError(f"{text!r}: expected folder= or scores=, not both")
-    if not (method or roles or folder or scores):
+    if not (method or "model" in roles or folder or scores):
         raise UserError(f"{text!r} says neither a METHOD nor model=, folder= or scores=")
     name = label or method or Path(folder or scores or roles["model"]).name
     swept = {k: [_value(v) for v in values.split(",")] for k, values in given.items()}

@@ -46,7 +46,7 @@ def study(
     *,
     count: Count = 50,
     repeats: Whole = 5,
-    seed: int = 0,
+    seed: Whole = 0,
     question: str = QUESTION,
     names: tuple[str, str] = ("A", "B"),
 ) -> Path:
@@ -129,8 +129,9 @@ class Preference:
         return said + "."
 
 
+@checked
 def score(
-    answers: Sequence[str | Path], key: str | Path, *, resamples: int = 2000, seed: int = 0
+    answers: Sequence[str | Path], key: str | Path, *, resamples: Count = 2000, seed: Whole = 0
 ) -> Preference:
     """Counts the answers that the page downloaded.
 
