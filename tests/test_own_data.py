@@ -399,7 +399,7 @@ def test_a_run_says_what_it_was_given_and_goes_on_in_python_alone(tmp_path, caps
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert "given in Python" in said
-    assert f"sfumato.train(method, data, '{out}', ..., resume=True)" in said
+    assert f"sfumato.train(method, data, '{out}', resume=True)" in said
 
 
 def test_domains_of_python_and_folders_go_on(wanted, tmp_path, capsys):

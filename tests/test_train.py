@@ -1026,3 +1026,20 @@ def test_sizes_of_a_training_are_typed_as_those_of_a_translation(folders, tmp_pa
             train("cyclegan", data, tmp_path / "run", **TINY | {"size": size}, steps=1)
     train("cyclegan", data, tmp_path / "run", **TINY | {"size": "16x16"}, steps=1)
     assert json.loads((tmp_path / "run/run.json").read_text())["settings"]["size"] == 16
+
+
+@pytest.mark.parametrize("python", [False, True])
+def test_what_a_resumed_call_leaves_out_is_as_it_was(python, folders, tmp_path):
+    data = [folders["red"], folders["green"]]
+    if python:
+        data = [[Image.open(f) for f in sorted(Path(folder).iterdir())] for folder in data]
+    begun = {"options": {"net": "tiny"}, "size": 16, "batch": 3, "lr": 1e-3, "seed": 4, "held_out": 0.25}
+    how = begun | {"preview_every": 0, "quiet": True, "save_every": 2, "flip": True}
+    train("cyclegan", data, tmp_path / "run", **how | {"schedule": "constant"}, steps=4)
+    part = train("cyclegan", data, tmp_path / "run", steps=6, resume=True)
+    want = train("cyclegan", data, tmp_path / "other", **how | {"schedule": "constant"}, steps=6)
+    assert torch.equal(parameters_to_vector(part.parameters()), parameters_to_vector(want.parameters()))
+    run = json.loads((tmp_path / "run/run.json").read_text())
+    assert run["settings"] == json.loads((tmp_path / "other/run.json").read_text())["settings"]
+    with pytest.raises(UserError, match="was trained with batch 3, not 5"):
+        train("cyclegan", data, tmp_path / "run", steps=7, batch=5, resume=True)

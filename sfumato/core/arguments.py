@@ -68,7 +68,10 @@ class Checked:
         names = [f.name for f in fields(cls) if not f.kw_only]  # type: ignore[arg-type]
         named = zip(names, args, strict=False)
         checked_values(cls, {k: v for k, v in (dict(named) | given).items() if not callable(v)})
-        return super().__new__(cls)
+        self = super().__new__(cls)
+        if hasattr(cls, "said"):  # who wants to know what was left out
+            object.__setattr__(self, "said", frozenset(given))
+        return self
 
 
 def checked_values(function: Any, given: Mapping[str, Any], **types: Any) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from sfumato.core.arguments import Checked, check_value, checked_values, hints_of
 from sfumato.core.ranges import (
@@ -135,6 +135,9 @@ class TrainOptions(LoopOptions):
         watch: called with each line of log.jsonl, a dict: step, loss, lr and so on.  What it raises ends the
             training, which is saved first.
     """
+
+    said: ClassVar[frozenset[str]] = frozenset()
+    """Names of the options that are not left out."""
 
     method: str | Part = field(metadata={"recorded": False})
     data: Data = field(metadata={"recorded": False})

@@ -210,7 +210,7 @@ def read_run(out: Path) -> dict[str, Any]:
         settings["held_out"] = 0.0
     names = parts.get("method"), settings.get("without"), model.get("is"), newer[-1].get("model")
     if not all(name is None or isinstance(name, str) for name in names) or not all(
-        folders is None or all(isinstance(folder, str) for folder in _each(folders))
+        folders is None or all(isinstance(folder, str) for folder in folders_in(folders))
         for folders in parts.get("folders", {}).values()
     ):
         raise UserError(damaged)
@@ -222,7 +222,8 @@ def read_run(out: Path) -> dict[str, Any]:
     return parts | short({key: parts[key] for key in ("model", "options") if key in parts})
 
 
-def _each(folders: Any) -> Iterable[Any]:
+def folders_in(folders: Any) -> Iterable[Any]:
+    """The folders that run.json names by domains, in a list, or alone."""
     if isinstance(folders, dict):
         return folders.values()
     return folders if isinstance(folders, list) else [folders]
@@ -230,9 +231,9 @@ def _each(folders: Any) -> Iterable[Any]:
 
 def typed_resume(out: str | Path, run: Mapping[str, Any] | None = None, lr: float | None = None) -> str:
     """What goes on with a run: a command, or a call if by its run.json its pictures are given in Python."""
-    if any(GIVEN in _each(folders) for folders in (run or {}).get("folders", {}).values()):
+    if any(GIVEN in folders_in(folders) for folders in (run or {}).get("folders", {}).values()):
         more = "" if lr is None else f", lr={lr:g}"
-        return f"the call of before, sfumato.train(method, data, {str(out)!r}, ..., resume=True{more}),"
+        return f"sfumato.train(method, data, {str(out)!r}, resume=True{more})"
     more = "" if lr is None else f" --lr {lr:g}"
     return f"sfumato train --resume --out {shlex.quote(str(out))}{more}"
 

@@ -22,6 +22,7 @@ from sfumato.core.errors import UserError, enough_memory
 from sfumato.core.options import told_by
 from sfumato.core.terminal import count, say, unheard
 from sfumato.data.open_data import outside
+from sfumato.data.own import GIVEN
 from sfumato.methods._shared.memory import Replay
 from sfumato.methods.registry import find, info, name_of, named
 from sfumato.module import Part, build, describe
@@ -30,7 +31,7 @@ from sfumato.training.log import Progress
 from sfumato.training.options import SETTINGS, TrainOptions
 from sfumato.training.pictures import Pictures, read_pictures
 from sfumato.training.processes import mean, together
-from sfumato.training.run_folder import SAVES, RunFolder, absolute, compare, earlier, read_run
+from sfumato.training.run_folder import SAVES, RunFolder, absolute, compare, earlier, folders_in, read_run
 from sfumato.training.session import Session
 from sfumato.training.start import OF_DATA, Start, begun, check_part, make, recorded_name
 
@@ -60,7 +61,7 @@ def train(asked: TrainOptions) -> Part:
     with nullcontext() if main else unheard(), ExitStack() as lock:
         told = Progress(quiet=asked.quiet or not main)
         before = earlier(out, asked.resume)
-        asked = _timed(asked, before)
+        asked = _timed(asked if before is None else _as_it_began(asked, out), before)
         outside(out, asked.data)
         start, asked = begun(asked, before)
         with told.waiting("reading the pictures"):
@@ -140,6 +141,16 @@ def _check_steps(asked: TrainOptions, state: State, accelerator: Accelerator) ->
             f"{asked.out} has trained {count(state.step, 'step')} already, and {asked.steps:,} are asked "
             f"for: give more --steps"
         )
+
+
+def _as_it_began(asked: TrainOptions, out: Path) -> TrainOptions:
+    """What a run that goes on is not told anew is as it was when it began; its pictures are given again."""
+    run = {k: v for k, v in recorded(out).items() if k not in ("method", "data")}
+    if GIVEN in folders_in(run.get("validation")):
+        del run["validation"]
+    options = run.pop("options", {}) | dict(asked.options or {})
+    run = {k: v for k, v in run.items() if k not in asked.said}
+    return replace(asked, **run, options=options if isinstance(asked.method, str) else asked.options)
 
 
 def recorded(out: Path) -> dict[str, Any]:
