@@ -387,6 +387,7 @@ def test_stacks_of_slices_are_translated_page_by_page(tmp_path):
         ("x.dcm", "pydicom", bytes(128) + b"DICM" + bytes(99)),
         ("x.nii.gz", "nibabel", gzip.compress(bytes(344) + b"n+1\0" + bytes(99))),
     ],
+    ids=["dicom", "nifti"],  # what is packed holds the time
 )
 def test_without_its_package_a_file_is_left_out_in_one_line(name, package, data, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
