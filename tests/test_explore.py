@@ -464,3 +464,10 @@ def test_latents_that_do_not_fit_the_model(root, tmp_path):
     with pytest.raises(ValueError, match="not numbers"):
         decode_latents(z, f"{root}/model:cat", tmp_path / "out", steps=1)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("chain", ["blend", "checkerboard"])
+def test_images_of_another_shape_are_refused(chain):
+    z = torch.zeros(2, 3, 8, 8)
+    with pytest.raises(UserError, match=r"the images have shape \(2, 3, 4, 4\): expected \(2, 3, 8, 8\)"):
+        apply(chain, z, torch.zeros(2, 3, 4, 4))

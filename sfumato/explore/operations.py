@@ -31,15 +31,15 @@ class Given(NamedTuple):
     images: Tensor | None
     seed: int
 
-    def image(self) -> Tensor:
-        """The images.
+    def image(self, z: Tensor) -> Tensor:
+        """The images, one or as many as these latents, and of their shape.
 
         Raises:
-            UserError: if there are none.
+            UserError: if there are none, or others.
         """
         if self.images is None:
             raise UserError("there are no images to mix with here: take noise, or latents of images")
-        return self.images
+        return _alike(self.images, z, "images")
 
     def fixed(self, z: Tensor) -> Tensor:
         """The fixed noise (1, C, H, W)."""
@@ -95,7 +95,7 @@ def blend(z: Tensor, given: Given, *, w: Share = 0.5, preserve_variance: bool = 
         preserve_variance: take the square roots of both weights.
     """
     one, other = (math.sqrt(w), math.sqrt(1 - w)) if preserve_variance else (w, 1 - w)
-    return one * given.image() + other * z
+    return one * given.image(z) + other * z
 
 
 @checked
@@ -110,7 +110,7 @@ def checkerboard(
     """
     i, j = (torch.arange(n, device=z.device) // cell for n in z.shape[-2:])
     odd = (i[:, None] + j) % 2 == 1
-    return torch.where(odd, given.image() if other == "image" else given.fixed(z), z)
+    return torch.where(odd, given.image(z) if other == "image" else given.fixed(z), z)
 
 
 @checked
@@ -242,11 +242,11 @@ def _positive(divisor: Tensor, mode: str) -> Tensor:
     return divisor
 
 
-def _alike(other: Tensor, z: Tensor) -> Tensor:
-    """Other latents, one or as many as these."""
+def _alike(other: Tensor, z: Tensor, what: str = "other latents") -> Tensor:
+    """Other latents or images, one or as many as these."""
     if other.shape[1:] != z.shape[1:] or len(other) not in (1, len(z)):
         raise UserError(
-            f"the other latents have shape {tuple(other.shape)}: expected {tuple(z.shape)}, or one of them"
+            f"the {what} have shape {tuple(other.shape)}: expected {tuple(z.shape)}, or one of them"
         )
     return other.to(z)
 
