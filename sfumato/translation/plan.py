@@ -232,7 +232,9 @@ class Plan:
                 read = [replace(how, page=k).read(file) for k in numbers]
                 first = first or read[0].image.shape
                 if any(one.image.shape != first for one in read):
-                    raise UserError(f"{file} holds pages of several sizes: add --size with --resize crop or stretch")
+                    raise UserError(
+                        f"{file} holds pages of several sizes: add --size with --resize crop or stretch"
+                    )
                 self._hold(i, read[0])
             except UserError as error:
                 self._skip([i], error)
