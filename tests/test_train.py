@@ -270,6 +270,7 @@ def test_divergence_names_the_last_good_save_and_what_to_do(folders, tmp_path, m
         ({"steps": 1.5}, "steps must be a whole number, not 1.5"),
         ({"batch": 10**9}, "batch must be in .1, 1000000., not 1000000000"),
         ({"size": 10**6}, "size must be in .1, 65535."),
+        ({"lr": 1e38}, "lr must be in .0, 1000000."),
         ({"seed": 2**64}, "seed must be at most"),
         ({"batch": True}, "batch must be a whole number, not True"),
         ({"strict": "no"}, "strict must be true or false, not 'no'"),

@@ -57,7 +57,7 @@ class LoopOptions(Checked):
     """
 
     steps: Count = option(most=5000)
-    lr: Positive = option(most=1e-3)
+    lr: Annotated[float, Interval(0, 1_000_000, "(]")] = option(most=1e-3)
     schedule: Literal["cosine", "linear", "constant"] = option(most="cosine")
     hold: BelowOne = option(most=0.0)
     warmup: Whole = option(most=100)
