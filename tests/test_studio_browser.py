@@ -233,9 +233,9 @@ def test_cancel_preview_and_one_line_errors(visit):
     page.get_by_label("method", exact=True).filter(visible=True).click()
     page.get_by_role("option", name="ilvr", exact=True).click()
     expect(page.get_by_label("source").filter(visible=True)).to_have_count(0)
-    number(page, "factor", 7)
+    number(page, "factor", 777)
     press(page, "Translate")
-    alerts(page, "factor 7")
+    alerts(page, "factor 777")
 
 
 def test_closing_the_page_stops_the_work(visit):

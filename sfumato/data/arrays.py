@@ -249,7 +249,7 @@ def _rescale(said: Any, page: int) -> tuple[float, float]:
 def _frame(data: bytes, page: int) -> NDArray[Any]:
     """Samples of a frame, colours in RGB."""
     from pydicom import dcmread
-    from pydicom.pixels import pixel_array
+    from pydicom.pixels.utils import pixel_array
 
     try:
         return pixel_array(io.BytesIO(data), index=page)

@@ -20,8 +20,11 @@ def png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def sound(data: bytes) -> bool:
-    """Whether a file is a PNG whose parts have the checksums that stand beside them."""
-    return data.startswith(b"\x89PNG\r\n\x1a\n") and data[8:] == b"".join(map(png_chunk, png_chunks(data)))
+    """Whether a file is a whole PNG, whose parts have the checksums that stand beside them."""
+    begins, ends = b"\x89PNG\r\n\x1a\n", png_chunk((b"IEND", b""))
+    if not (data.startswith(begins) and data.endswith(ends)):
+        return False
+    return data[8:] == b"".join(map(png_chunk, png_chunks(data)))
 
 
 def png_chunk(part: tuple[bytes, bytes]) -> bytes:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from sfumato.core.errors import UserError
 from sfumato.data.carried import KEYS, NOTHING, Carried
-from sfumato.data.folders import regular, replacing
+from sfumato.data.folders import replacing
 from sfumato.data.png import png_chunk, sound
 from sfumato.data.value_range import HELD
 
@@ -162,14 +162,13 @@ TIFF_TEXTS = 270, 271, 272, 305, 306, 315, 33432
 
 def is_whole(file: Path) -> bool:
     """Whether a file that was written here is all there: where the power failed, it may be cut or empty."""
-    size = file.stat().st_size
-    with regular(file).open("rb") as opened:
+    size, format = file.stat().st_size, format_of(file)
+    with file.open("rb") as opened:
+        if format == "png":
+            return sound(opened.read())
         begins = opened.read(12)
         opened.seek(max(0, size - 12))
         ends = opened.read()
-    format = format_of(file)
-    if format == "png":
-        return ends == b"\0\0\0\0IEND\xaeB`\x82" and sound(regular(file).read_bytes())
     if format == "jpeg":
         return begins.startswith(b"\xff\xd8") and ends.endswith(b"\xff\xd9")
     if format == "webp":

@@ -38,8 +38,6 @@ class Checkpoints:
 
     def __init__(self, out: Path, keep: int, step: int) -> None:
         self.folder, self.best, self.keep = out / "checkpoints", out / "best", keep
-        for place in (self.folder, self.best):
-            _no_file(place)
         self.lowest = self._recorded() if step else math.inf
 
     def add(self, state: State, info: Mapping[str, Any]) -> None:
