@@ -15,7 +15,7 @@ from PIL import Image
 
 from sfumato.core.errors import UserError
 from sfumato.data.carried import KEYS, NOTHING, Carried
-from sfumato.data.folders import replacing
+from sfumato.data.folders import regular, replacing
 from sfumato.data.png import png_chunk, sound
 from sfumato.data.value_range import HELD
 
@@ -163,7 +163,7 @@ TIFF_TEXTS = 270, 271, 272, 305, 306, 315, 33432
 def is_whole(file: Path) -> bool:
     """Whether a file that was written here is all there: where the power failed, it may be cut or empty."""
     size, format = file.stat().st_size, format_of(file)
-    with file.open("rb") as opened:
+    with regular(file).open("rb") as opened:
         if format == "png":
             return sound(opened.read())
         begins = opened.read(12)
