@@ -253,7 +253,7 @@ def test_divergence_names_the_last_good_save_and_what_to_do(folders, tmp_path, m
         ({"data": "/nowhere"}, "/nowhere"),
         ({"size": 64}, "upscale"),
         ({"steps": 0}, "steps must be at least 1"),
-        ({"lr": -1.0}, "lr must be above 0"),
+        ({"lr": -1.0}, "lr must be in"),
         ({"held_out": 1.0}, "held_out"),
         ({"options": {"nett": "tiny"}}, "did you mean 'net'"),
         ({"options": {"net": "smal"}}, "did you mean 'small'"),
