@@ -11,6 +11,7 @@ the encoding of DDIB work as ever, and no seams appear: tiles have them for they
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from itertools import product
 from typing import Annotated, Any, TypeVar
@@ -85,15 +86,32 @@ def networks(part: nn.Module) -> list[str]:
 
 def for_pictures(part: P, size: tuple[int, int]) -> P:
     """The model as it sees pictures of a (height, width): by windows if they are far larger than it knows."""
-    trained, places = trained_side(part), networks(part)
     told = any(isinstance(m, Windowed) for m in part.modules())
-    return part if told or not trained or max(size) <= WHOLE * trained or not places else windowed(part)
+    return part if told or max(size) <= seen_whole(part, None) else windowed(part)
 
 
 def trained_side(part: nn.Module) -> int | None:
     """The longer side in pixels of the training's pictures, if it is known."""
     how: Any = getattr(part, "preparation", None)
     return max(how.size) if how and how.size else None
+
+
+def seen_whole(part: nn.Module, windows: bool | None) -> float:
+    """The longer side up to which networks see pictures whole: without limit if they see no windows.
+
+    Args:
+        part: a model.
+        windows: whether they are asked for or refused; by default they see far larger ones than training's.
+    """
+    trained = trained_side(part) or 0
+    if windows is None:
+        return WHOLE * trained if trained and networks(part) else math.inf
+    return trained if windows else math.inf
+
+
+def by_windows(part: P, whole_to: float) -> P:
+    """A model that sees larger pictures than that by windows."""
+    return windowed(part, whole=int(whole_to) or None)
 
 
 @checked

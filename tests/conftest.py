@@ -6,6 +6,7 @@ import pytest
 import tifffile
 import torch
 from hypothesis import settings
+from PIL import Image
 
 signal.signal(
     signal.SIGINT, signal.default_int_handler
@@ -37,6 +38,20 @@ def tiffs(tmp_path_factory):
             for i, x in enumerate(pictures):
                 how = {"photometric": "minisblack", "planarconfig": "separate"} if x.ndim == 3 else {}
                 tifffile.imwrite(root / name / f"{i}.tif", x, **how)
+        return root
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def pngs(tmp_path_factory):
+    """pngs(pictures): a folder 0.png, 1.png, ... of arrays."""
+
+    def write(pictures):
+        root = tmp_path_factory.mktemp("pngs") / "pictures"
+        root.mkdir()
+        for i, x in enumerate(pictures):
+            Image.fromarray(x).save(root / f"{i}.png")
         return root
 
     return write

@@ -146,12 +146,8 @@ FORMS = {
 
 
 @pytest.fixture(scope="module")
-def wanted(tmp_path_factory):
-    root = tmp_path_factory.mktemp("forms") / "pictures"
-    root.mkdir()
-    for i, x in enumerate(U8):
-        Image.fromarray(x).save(root / f"{i}.png")
-    return root
+def wanted(pngs):
+    return pngs(U8)
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -24,12 +24,8 @@ def read(folder):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    root = tmp_path_factory.mktemp("stream") / "pictures"
-    root.mkdir()
-    for i, x in enumerate(U8):
-        Image.fromarray(x).save(root / f"{i}.png")
-    return root
+def folder(pngs):
+    return pngs(U8)
 
 
 @pytest.fixture(scope="module")

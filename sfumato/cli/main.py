@@ -253,7 +253,8 @@ def _translate(words: Sequence[str]) -> Callable[..., None]:
             say(f"watching {', '.join(paths)} until it is stopped (Ctrl-C)", file=sys.stderr)
             for summary in watching(paths, out, options=chosen, **given):
                 report(summary, out, hint, ends=False)
-        report(translate(paths, out, options=chosen, **given), out, hint)
+        else:
+            report(translate(paths, out, options=chosen, **given), out, hint)
 
     common = flags(translate, skip=("options", "expect", "paths", "loaded"), keyword=("out",))
     paths = flag(

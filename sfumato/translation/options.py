@@ -21,14 +21,11 @@ Paths = str | Path | Sequence[str | Path]
 Scale = Literal["native"]
 
 
-@dataclass(frozen=True, eq=False)
-class TranslateOptions(Checked):
-    """What `translate` is told.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ModelOptions(Checked):
+    """By which models pictures are translated, and how they are brought to them.
 
     Args:
-        paths: pictures, or folders whose trees and names are kept.
-        out: folder for the results; after a stop, the same command goes on. Or, of one picture, the name of
-            its result, such as result.png.
         method: the method to translate by, see `sfumato methods`; not needed with model.
         model: folder of a trained translator.
         source: model of the source domain, FOLDER:DOMAIN.
@@ -40,32 +37,15 @@ class TranslateOptions(Checked):
             model's training, which also decides the next three.
         resize: how pictures get that size: short (scale the short side, keep the whole picture), crop (cut
             out its middle), stretch, or none (pictures have it already).
-        upscale: enlarge pictures that are smaller than size, instead of leaving them out.
+        upscale: enlarge pictures that are smaller than size, which are not translated otherwise.
         side: which half of a picture is read: left, right, or whole (it is one picture).
-        scale: native takes every picture at its own size, also where training had made them smaller.
         windows: whether networks see overlapping windows of the training's size, see `sfumato.windowed`; by
             default where a picture is more than twice as large.
-        resize_back: bring results to the sources' size.
-        format: of the results: png, tiff, webp (these lose nothing), or jpeg; by default tiff if the
-            results have a range, other channels than 1 or 3, or pages, and else png.
-        depth: bits of a sample of the results, 32 of floats; by default each has its source's type.
-        alpha: keep (results take over the sources' transparency), or the colour that transparent pictures
-            are laid on, such as black or #ff8800; by default the training's, which is white.
-        range: the values that become black and white: two ends such as -1000 3000; auto, the least and the
-            largest of the pictures; or percentile 0.1 99.9 of them; by default the training's.
-        to_range: two ends of the results' values; by default the training's, or as range.
-        pages: first, or all of stacks (TIFF, DICOM, NIfTI), whose results have as many.
-        strict: refuse to begin if the folders hold anything that cannot be read, or only in part.
         device: auto (a GPU if there is one), cpu, cuda, cuda:N or mps.
         options: the method's own options.
-        expect: refuse to begin unless run.json's "run" is this one; used by `repeat`.
         watch: called for each step of each batch, see `integrate`; what it raises ends the run.
-        loaded: models that are read already, see `assembled`.
     """
 
-    paths: Paths
-    out: str | Path
-    _: KW_ONLY
     method: str | None = None
     model: str | Path | None = None
     source: str | Path | None = None
@@ -77,8 +57,45 @@ class TranslateOptions(Checked):
     resize: Resize | None = None
     upscale: bool = False
     side: Side | None = None
-    scale: Scale | None = None
     windows: bool | None = None
+    device: str = "auto"
+    options: Mapping[str, Any] | None = None
+    watch: Watch | None = None
+
+    @property
+    def roles(self) -> dict[str, Any]:
+        """What `assembled` is told."""
+        return {name: getattr(self, name) for name in ("method", "model", "source", "target", "classifier")}
+
+
+@dataclass(frozen=True, eq=False)
+class TranslateOptions(ModelOptions):
+    """What `translate` is told.
+
+    Args:
+        paths: pictures, or folders whose trees and names are kept.
+        out: folder for the results; after a stop, the same command goes on. Or, of one picture, the name of
+            its result, such as result.png.
+        scale: native takes every picture at its own size, also where training had made them smaller.
+        resize_back: bring results to the sources' size.
+        format: of the results: png, tiff, webp (these lose nothing), or jpeg; by default tiff if the
+            results have a range, other channels than 1 or 3, or pages, and else png.
+        depth: bits of a sample of the results, 32 of floats; by default each has its source's type.
+        alpha: keep (results take over the sources' transparency), or the colour that transparent pictures
+            are laid on, such as black or #ff8800; by default the training's, which is white.
+        range: the values that become black and white: two ends such as -1000 3000; auto, the least and the
+            largest of the pictures; or percentile 0.1 99.9 of them; by default the training's.
+        to_range: two ends of the results' values; by default the training's, or as range.
+        pages: first, or all of stacks (TIFF, DICOM, NIfTI), whose results have as many.
+        strict: refuse to begin if the folders hold anything that cannot be read, or only in part.
+        expect: refuse to begin unless run.json's "run" is this one; used by `repeat`.
+        loaded: models that are read already, see `assembled`.
+    """
+
+    paths: Paths
+    out: str | Path
+    _: KW_ONLY
+    scale: Scale | None = None
     resize_back: bool = False
     format: Format | None = None
     depth: Depth | None = None
@@ -87,10 +104,7 @@ class TranslateOptions(Checked):
     to_range: Stated | None = None
     pages: Literal["first", "all"] = "first"
     strict: bool = False
-    device: str = "auto"
-    options: Mapping[str, Any] | None = None
     expect: Mapping[str, Any] | None = None
-    watch: Watch | None = None
     loaded: dict[Path, ModelFolder] | None = None
 
     @property
@@ -98,8 +112,17 @@ class TranslateOptions(Checked):
         """The paths as a list."""
         return [self.paths] if isinstance(self.paths, (str, Path)) else self.paths
 
-    @property
-    def roles(self) -> dict[str, Any]:
-        """What `assembled` is told."""
-        names = ("method", "model", "source", "target", "classifier", "loaded")
-        return {name: getattr(self, name) for name in names}
+
+@dataclass(frozen=True, eq=False)
+class StreamOptions(ModelOptions):
+    """What `stream` is told.
+
+    Args:
+        pictures: of Pillow, arrays or tensors: a list, an array, a torch Dataset, a generator; an item may
+            be a tuple that begins with its picture, or a dict that holds one.
+        alpha: the colour that transparent pictures are laid on; by default the training's, which is white.
+    """
+
+    pictures: Any
+    _: KW_ONLY
+    alpha: str | None = None

@@ -38,7 +38,7 @@ from sfumato.translation.plan import Plan
 from sfumato.translation.results import Results
 from sfumato.translation.run_file import Summary, crops, saved_depth, saved_digest, there, to_repeat
 from sfumato.translation.translator import Assembled, assembled, options_of
-from sfumato.windows import WHOLE, networks, trained_side, windowed
+from sfumato.windows import by_windows, seen_whole
 
 
 @told_by(TranslateOptions)
@@ -57,15 +57,13 @@ def translate(asked: TranslateOptions) -> Summary:
     out, pictures = for_folder(asked.out), ImageFolder(asked.given)
     outside(out, asked.given)
     pictures.by_name("rename one, or translate them into two folders")
-    made, where = assembled(**asked.roles), device_of(asked.device)
+    made, where = assembled(**asked.roles, loaded=asked.loaded), device_of(asked.device)
     part, chosen = made.part.to(where), options_of(made.part, asked.options or {})
     pictures.preparation, notes = _preparation(asked, made, chosen.get("direction"), pictures)
     form = _form(asked, pictures.preparation)
-    sizes, whole_to = _sizes(pictures), math.inf
-    if asked.windows or (asked.windows is None and networks(part) and trained_side(part)):
-        whole_to = (trained_side(part) or 0) * (1 if asked.windows else WHOLE)
-        if asked.windows or any(max(size) > whole_to for size in sizes):
-            part = windowed(part, whole=whole_to or None)
+    sizes, whole_to = _sizes(pictures), seen_whole(part, asked.windows)
+    if asked.windows or any(max(size) > whole_to for size in sizes):
+        part = by_windows(part, whole_to)
     masks = masks_of(Path(mask), pictures.names) if (mask := chosen.get("mask")) else []
     found = {"count": len(pictures), "sha256": pictures.digest_as(saved_digest(out, asked.expect))}
     if mask and Path(mask).is_dir():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -17,95 +17,55 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from sfumato.core.arguments import TEXT, checked, described
+from sfumato.core.arguments import TEXT, described
 from sfumato.core.devices import device_of, with_torch_defaults
 from sfumato.core.errors import UserError
-from sfumato.core.ranges import Count
+from sfumato.core.options import told_by
 from sfumato.data.header import said_lost
 from sfumato.data.images import picture as to_picture
 from sfumato.data.in_memory import arranged
 from sfumato.data.items import as_files_have, broken, is_indexed, row_of, samples_from
 from sfumato.data.masks import check_mask, mask_for
-from sfumato.data.preparation import Preparation, Prepared, Side
+from sfumato.data.preparation import Preparation, Prepared
 from sfumato.data.read import Unfiled
-from sfumato.data.resize import Resize, to_samples
+from sfumato.data.resize import to_samples
 from sfumato.data.value_range import from_unit, type_for
 from sfumato.diffusion.watch import Watch
+from sfumato.translation.options import StreamOptions
 from sfumato.translation.translator import assembled, options_of, run_translator
-from sfumato.windows import WHOLE, networks, trained_side, windowed
+from sfumato.windows import by_windows, seen_whole
 
 NAME = "pictures"
 
 
-@checked
-def stream(
-    pictures: Any,
-    *,
-    method: str | None = None,
-    model: str | Path | None = None,
-    source: str | Path | None = None,
-    target: str | Path | None = None,
-    classifier: str | Path | None = None,
-    seed: int = 0,
-    batch: Count | None = None,
-    size: str | Count | None = None,
-    resize: Resize | None = None,
-    upscale: bool = False,
-    side: Side | None = None,
-    windows: bool | None = None,
-    alpha: str | None = None,
-    device: str = "auto",
-    options: Mapping[str, Any] | None = None,
-    watch: Watch | None = None,
-) -> Iterator[Any]:
+@told_by(StreamOptions)
+def stream(asked: StreamOptions) -> Iterator[Any]:
     """Translates pictures as they come, and hands out their results in order, a batch at a time.
 
     Results are those of `translate` for files of the same pictures, and of the kind that was given: pictures
     of Pillow (8 bits), arrays or tensors.  Pictures may have no end.
 
-    Args:
-        pictures: of Pillow, arrays or tensors: a list, an array, a torch Dataset, a generator; an item may
-            be a tuple that begins with its picture, or a dict that holds one.
-        method: the method to translate by, see `sfumato methods`; not needed with model.
-        model: folder of a trained translator.
-        source: model of the source domain, FOLDER:DOMAIN.
-        target: model of the target domain, FOLDER:DOMAIN.
-        classifier: folder of a domain classifier, for methods that are guided by one.
-        seed: seed of the noise; a picture's result depends on the seed and the picture alone.
-        batch: pictures translated at a time; by default as many of the first one's size as should fit into
-            memory.
-        size: short side of the pictures in pixels, or WIDTHxHEIGHT; by default as in the model's training,
-            which also decides the next three.
-        resize: how pictures get that size: short, crop, stretch, or none, which without a size takes each
-            at its own.
-        upscale: enlarge pictures that are smaller than size, instead of refusing them.
-        side: which half of a picture is read: left, right, or whole (it is one picture).
-        windows: whether networks see overlapping windows of the training's size; by default where a picture
-            is more than twice as large.
-        alpha: the colour that transparent pictures are laid on; by default the training's, which is white.
-        device: auto (a GPU if there is one), cpu, cuda, cuda:N or mps.
-        options: the method's own options.
-        watch: called for each step of each batch, see `integrate`; what it raises ends the run.
-
     Raises:
         UserError: for anything wrong with the models or options at once, with a picture when its turn comes.
     """
+    pictures = asked.pictures
     if isinstance(pictures, (*TEXT, Path)) or not (is_indexed(pictures) or hasattr(pictures, "__iter__")):
         raise UserError(
             f"pictures must be a collection of pictures, not {described(pictures)}: files and folders are "
             f"for sfumato.translate(paths, out, ...)"
         )
-    made, where = assembled(method, model, source, target, classifier), device_of(device)
-    part, chosen = made.part.to(where), options_of(made.part, options or {})
+    made, where = assembled(**asked.roles), device_of(asked.device)
+    part, chosen = made.part.to(where), options_of(made.part, asked.options or {})
     prepare, notes = made.preparation(
-        size=size, resize=resize, upscale=upscale, side=side, alpha=alpha,
+        size=asked.size, resize=asked.resize, upscale=asked.upscale, side=asked.side, alpha=asked.alpha,
         direction=chosen.get("direction"), whole=True,
     )  # fmt: skip
     for text in notes + made.foggy:
         warnings.warn(text, stacklevel=3)
     if mask := chosen.get("mask"):
         check_mask(Path(mask))
-    return _Stream(part, prepare, chosen, where, seed, windows, watch).results(pictures, batch)
+    told = part, prepare, chosen, where, asked.seed, asked.windows, asked.watch
+    return _Stream(*told).results(pictures, asked.batch)
 
 
 @dataclass
@@ -121,10 +81,8 @@ class _Stream:
     """Has a picture had values below 0?"""
 
     def __post_init__(self) -> None:
-        known, self.by_windows, self.whole_to = trained_side(self.part) or 0, None, math.inf
-        if self.windows or (self.windows is None and networks(self.part) and known):
-            self.whole_to = known * (1 if self.windows else WHOLE)
-            self.by_windows = windowed(self.part, whole=self.whole_to or None)
+        self.whole_to = seen_whole(self.part, self.windows)
+        self.by_windows = by_windows(self.part, self.whole_to) if self.whole_to < math.inf else None
 
     def results(self, pictures: Any, batch: int | None) -> Iterator[Any]:
         items = enumerate(_items(pictures))
