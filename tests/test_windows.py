@@ -1,5 +1,7 @@
 """Windows: exact where networks look at single pixels, one field for all, and seams that are none."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -7,13 +9,14 @@ from truth import normal
 
 import sfumato
 from sfumato.core.errors import UserError
+from sfumato.data.preparation import Preparation
 from sfumato.diffusion.denoiser import Denoiser
 from sfumato.diffusion.integrate import STEPS, integrate
 from sfumato.diffusion.noise import Noise
 from sfumato.diffusion.process import Cosine
 from sfumato.diffusion.time_grids import grid
 from sfumato.nets.unet_generator import UNetGenerator
-from sfumato.windows import Windowed, networks, windowed
+from sfumato.windows import Windowed, for_pictures, networks, seen_whole, windowed
 
 
 class Near(nn.Module):
@@ -156,3 +159,14 @@ def test_windows_are_not_saved_and_not_seen_through_windows(tmp_path):
     again = [m for m in windowed(windowed(model, size=16)).modules() if isinstance(m, Windowed)]
     assert {m.size for m in again} == {32}
     assert not any(isinstance(m.net, Windowed) for m in again)
+
+
+def test_pictures_up_to_twice_the_trainings_are_seen_whole():
+    part = sfumato.find("diffusion")(net=Near(0), domains=("a",))
+    part.preparation = Preparation(size=(16, 12))
+    assert [seen_whole(part, windows) for windows in (None, True, False)] == [32, 16, math.inf]
+    for side, by in ((32, False), (33, True)):
+        seen = for_pictures(part, (side, side))
+        assert any(isinstance(m, Windowed) for m in seen.modules()) == by
+    part.preparation = None
+    assert [seen_whole(part, windows) for windows in (None, False)] == [math.inf, math.inf]
