@@ -79,7 +79,7 @@ def _repeated(given: Sequence[Any], batch: int, times: int) -> list[Any]:
 
 def networks(part: nn.Module) -> list[str]:
     """Where the networks of a model lie that see the pictures it translates: as its parts say."""
-    found = dict(part.named_modules())
+    found = dict(part.named_modules(remove_duplicate=False))  # a network may be a field, too
     places = [(name, at) for name, m in found.items() for at in getattr(m, "generators_at", ())]
     return [place for name, at in places if (place := f"{name}.{at}".lstrip(".")) in found]
 
