@@ -39,7 +39,12 @@ class Windowed(nn.Module):
         stride: distance of windows, at most.
         batch: windows that the network sees at a time, at most.
         whole: side in pixels up to which it sees pictures whole; by default a window's.
+
+    Attributes:
+        anywhere: pictures need not lie where the weights are.
     """
+
+    anywhere = True
 
     def __init__(self, net: nn.Module, size: int, stride: int, batch: int, whole: int | None = None) -> None:
         super().__init__()
@@ -48,7 +53,7 @@ class Windowed(nn.Module):
     def forward(self, x: Tensor, *given: Any) -> Tensor:
         h, w = x.shape[-2:]
         if max(h, w) <= self.whole:
-            return self.net(x, *given)
+            return self._ask(x, *given)
         x = F.pad(x, (0, max(0, self.size - w), 0, max(0, self.size - h)), mode="replicate")
         k = torch.arange(self.size, device=x.device).add(0.5).mul(torch.pi / self.size).sin() ** 2
         k = (k[:, None] * k).clamp(min=1e-3).to(x)
@@ -58,17 +63,21 @@ class Windowed(nn.Module):
         many = 1 if one_by_one else max(1, self.batch // len(x))
         for i in range(0, len(corners), many):
             at = [(..., slice(r, r + self.size), slice(c, c + self.size)) for r, c in corners[i : i + many]]
-            made = self.net(torch.cat([x[place] for place in at]), *_repeated(given, len(x), len(at)))
+            made = self._ask(torch.cat([x[place] for place in at]), *_repeated(given, len(x), len(at)))
             out = out if len(out) else x.new_zeros(len(x), made.shape[1], *x.shape[-2:])
-            for place, one in zip(at, made.split(len(x)), strict=True):
+            for place, one in zip(at, made.chunk(len(at)), strict=True):
                 out[place] += k * one
                 total[place] += k
         return (out / total)[..., :h, :w]
 
+    def _ask(self, *given: Any) -> Tensor:
+        """What the network says, where its weights are; x_t may lie elsewhere."""
+        x, home = given[0], next(self.net.parameters(), given[0]).device
+        return self.net(*(g.to(home) if isinstance(g, Tensor) else g for g in given)).to(x.device)
+
     def places(self, n: int) -> list[int]:
-        """Where windows begin along a side of n pixels: evenly, from its beginning to its end."""
-        steps = -(-(n - self.size) // self.stride)
-        return [round(i * (n - self.size) / max(1, steps)) for i in range(steps + 1)]
+        """Where windows begin along a side of n pixels: a function of the place, but for the last."""
+        return [*range(0, n - self.size, self.stride), n - self.size]
 
 
 def _repeated(given: Sequence[Any], batch: int, times: int) -> list[Any]:
@@ -112,6 +121,17 @@ def seen_whole(part: nn.Module, windows: bool | None) -> float:
 def by_windows(part: P, whole_to: float) -> P:
     """A model that sees larger pictures than that by windows."""
     return windowed(part, whole=int(whole_to) or None)
+
+
+def placed(part: P, device: torch.device) -> tuple[P, torch.device]:
+    """The model on a device, and where its pictures belong.
+
+    By windows they stay in the host's memory, which is larger, and a batch of windows travels at a time;
+    but where the model has more than networks that see windows, such as a classifier, all is on the device.
+    """
+    seeing = nn.ModuleList(m for m in part.modules() if isinstance(m, Windowed))
+    inside, every = ({*map(id, m.state_dict(keep_vars=True).values())} for m in (seeing, part))
+    return part.to(device), torch.device("cpu") if seeing and every <= inside else device
 
 
 @checked

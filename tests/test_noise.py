@@ -78,3 +78,36 @@ def test_zero_meets_the_same_noise_with_either_sign():
     assert torch.equal(draws(-x), draws(x))
     steps = torch.arange(12.0).reshape(1, 3, 2, 2) / 12 - 0.5
     assert Noise.of(steps, 0).seeds == [92243469235362427]  # of a picture without -0.0 as ever
+
+
+LARGE = torch.randn(2, 3, 150, 200, generator=torch.Generator().manual_seed(2))
+
+
+def test_the_noise_of_a_region_is_a_function_of_its_content_and_place():
+    z, part = draws(LARGE), draws(LARGE[..., :140, :130])
+    assert torch.equal(z[..., :128, :128], part[..., :128, :128])  # whole blocks
+    assert not torch.equal(z[..., :140, :130], part)
+    moved = LARGE.roll(64, 3)
+    assert not torch.equal(draws(moved)[..., :64, 64:128], z[..., :64, :64])
+    other = LARGE.clone()
+    other[..., :64, :64] += 0.1
+    changed = (draws(other) != z).float().mean((0, 1, 2))
+    assert changed[:64, :64].min() > 0.9
+    assert changed[64:].max() == changed[:, 64:].max() == 0
+
+
+def test_blocks_of_equal_content_are_independent():
+    z = draws(torch.zeros(1, 3, 128, 192), n=2)[0]
+    blocks = z.unfold(2, 64, 64).unfold(3, 64, 64).permute(0, 2, 3, 1, 4, 5).reshape(12, -1)
+    correlation = torch.corrcoef(blocks).fill_diagonal_(0)
+    assert correlation.abs().max() < 5 / blocks.shape[1] ** 0.5
+    assert stats.kstest(z.flatten().numpy(), "norm").pvalue > 1e-3
+
+
+def test_clones_of_large_noise_go_on_alike():
+    noise = Noise.of(LARGE, 3)
+    noise(LARGE)
+    twin = noise.clone()
+    assert torch.equal(twin(LARGE), noise(LARGE))
+    assert torch.equal(Noise(noise.seeds)(LARGE), Noise.of(LARGE, 3)(LARGE))  # as of a list of seeds
+    assert Noise([4])(LARGE[:1]).shape == LARGE[:1].shape

@@ -1,5 +1,6 @@
 """Windows: exact where networks look at single pixels, one field for all, and seams that are none."""
 
+import copy
 import math
 
 import pytest
@@ -16,7 +17,7 @@ from sfumato.diffusion.noise import Noise
 from sfumato.diffusion.process import Cosine
 from sfumato.diffusion.time_grids import grid
 from sfumato.nets.unet_generator import UNetGenerator
-from sfumato.windows import Windowed, for_pictures, networks, seen_whole, windowed
+from sfumato.windows import Windowed, for_pictures, networks, placed, seen_whole, windowed
 
 
 class Near(nn.Module):
@@ -67,10 +68,52 @@ def test_a_part_with_its_field_is_that_part_of_the_whole():
     """Windows 24 and more apart know nothing of each other in three steps of one evaluation each."""
     x, times = normal(1, 1, 16, 160), grid(Cosine(), 3, clean=True)
     whole = integrate("ddim", large(reach=2), x, times)
-    part = integrate("ddim", large(reach=2), x[..., :88], times)  # begins with the same windows
+    part = integrate("ddim", large(reach=2), x[..., :83], times)
     reach = 3 * 16  # of a step: a window's width
-    assert torch.equal(whole[..., : 88 - reach], part[..., : 88 - reach])
-    assert not torch.equal(whole[..., :88], part)
+    assert torch.equal(whole[..., : 83 - reach], part[..., : 83 - reach])
+    assert not torch.equal(whole[..., :83], part)
+
+
+def test_a_map_that_grows_keeps_what_was_made_of_it():
+    """Noise and windows are functions of the place, so far from the new part nothing changes."""
+    model = windowed(sfumato.load("sfumato/earth_pairs"), size=16)
+    x = normal(1, 3, 16, 200).float().clamp(-1, 1)
+    whole, part = (model.translate(each, steps=2, solver="ancestral") for each in (x, x[..., :150]))
+    reach = 64 + 2 * 16  # the last block of noise is another, and a window's width for each step
+    torch.testing.assert_close(whole[..., : 150 - reach], part[..., : 150 - reach])
+    assert (whole[..., :150] - part).abs().max() > 0.1
+
+
+class Away(Near):
+    """Weights on a device of their own, which stands for a GPU: what is seen there must lie there."""
+
+    def __init__(self):
+        super().__init__(0)
+        self.weight = nn.Parameter(torch.zeros(1, device="meta"))
+
+    def forward(self, x, *given):
+        assert {t.device.type for t in (x, *given) if t is not None} == {"meta"}
+        self.seen.append(x.shape)
+        return torch.zeros(x.shape)
+
+
+def test_a_large_state_stays_on_the_host_and_windows_travel():
+    net = Away()
+    f = Denoiser(net=Windowed(net, 16, 12, 5), process=Cosine(), prediction="x0")
+    x = normal(1, 1, 16, 40).float()
+    assert torch.equal(f(x, 0.5), torch.zeros_like(x))  # a mean of zeros
+    assert {shape[2:] for shape in net.seen} == {(16, 16)}
+    with pytest.raises(UserError, match="the network is on meta, x_t on cpu"):
+        Denoiser(net=net, process=Cosine(), prediction="x0")(x, 0.5)
+
+
+@pytest.mark.parametrize("method", ["paired_sde", "cut"])
+def test_pictures_stay_on_the_host_if_all_that_a_model_has_sees_windows(method):
+    part, there = sfumato.find(method)(net="tiny"), torch.device("meta")
+    assert placed(copy.deepcopy(part), there)[1] == there
+    joint, home = placed(windowed(part, size=8), there)
+    assert home == torch.device("cpu" if method == "paired_sde" else "meta")  # one has a discriminator
+    assert {p.device for p in joint.parameters()} == {there}
 
 
 def test_windows_blend_without_seams():

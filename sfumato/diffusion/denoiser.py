@@ -253,7 +253,7 @@ class Denoiser(Part):
         if image is not None:
             x = torch.cat([x, image], dim=1)  # the one order: noisy first, then conditioning
         weight = next(self.net.parameters(), x)
-        if weight.device != x.device:
+        if weight.device != x.device and not getattr(self.net, "anywhere", False):
             raise UserError(f"the network is on {weight.device}, x_t on {x.device}: move one by .to('cpu')")
         own = weight.dtype  # a network may have another type than the state
         noise = (sigma / alpha).log().flatten()

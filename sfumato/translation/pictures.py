@@ -38,7 +38,7 @@ from sfumato.translation.plan import Plan
 from sfumato.translation.results import Results
 from sfumato.translation.run_file import Summary, crops, saved_depth, saved_digest, there, to_repeat
 from sfumato.translation.translator import Assembled, assembled, options_of
-from sfumato.windows import by_windows, seen_whole
+from sfumato.windows import by_windows, placed, seen_whole
 
 
 @told_by(TranslateOptions)
@@ -58,12 +58,13 @@ def translate(asked: TranslateOptions) -> Summary:
     outside(out, asked.given)
     pictures.by_name("rename one, or translate them into two folders")
     made, where = assembled(**asked.roles, loaded=asked.loaded), device_of(asked.device)
-    part, chosen = made.part.to(where), options_of(made.part, asked.options or {})
+    part, chosen = made.part, options_of(made.part, asked.options or {})
     pictures.preparation, notes = _preparation(asked, made, chosen.get("direction"), pictures)
     form = _form(asked, pictures.preparation)
     sizes, whole_to = _sizes(pictures), seen_whole(part, asked.windows)
     if asked.windows or any(max(size) > whole_to for size in sizes):
         part = by_windows(part, whole_to)
+    part, home = placed(part, where)
     masks = masks_of(Path(mask), pictures.names) if (mask := chosen.get("mask")) else []
     found = {"count": len(pictures), "sha256": pictures.digest_as(saved_digest(out, asked.expect))}
     if mask and Path(mask).is_dir():
@@ -85,7 +86,7 @@ def translate(asked: TranslateOptions) -> Summary:
         "device": str(where),
     }  # fmt: skip
     run = json.loads(json.dumps(run))
-    plan = Plan(part, chosen, pictures, out, run, origin, form, masks, whole_to, asked.watch)
+    plan = Plan(part, home, chosen, pictures, out, run, origin, form, masks, whole_to, asked.watch)
     for text in notes + made.foggy:
         warnings.warn(text, stacklevel=3)
     if not all(map(there, plan.results)):

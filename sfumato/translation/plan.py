@@ -51,6 +51,7 @@ class Plan:
 
     Attributes:
         part: the translator, on its device.
+        home: where pictures are brought for it.
         options: all of the method's; a mask is a path.
         pictures: the sources.
         out: folder of the results.
@@ -64,6 +65,7 @@ class Plan:
     """
 
     part: Any
+    home: torch.device
     options: dict[str, Any]
     pictures: ImageFolder
     out: Path
@@ -99,7 +101,7 @@ class Plan:
         for h, w in [how.size] if how.size else sorted(self.pictures.known_sizes(), key=math.prod):
             ramp = torch.linspace(-1, 1, how.channels * h * w).view(1, how.channels, h, w)
             mask = {"mask": torch.ones(1, 1, h, w)} if self.masks else {}
-            x, options = ramp.to(self.origin["device"]), self.options | mask
+            x, options = ramp.to(self.home), self.options | mask
             try:
                 run_translator(self.part, x, options=options, watch=end)
                 return
@@ -265,7 +267,7 @@ class Plan:
 
     def _translate(self, rows: list[int], read: list[Prepared]) -> tuple[Tensor, int] | None:
         """Results and network evaluations of each; None if these pictures cannot be translated."""
-        x = torch.stack([one.image for one in read]).to(self.origin["device"])
+        x = torch.stack([one.image for one in read]).to(self.home)
         try:
             masks = {"mask": torch.cat([self.held[i] for i in rows])} if self.masks else {}
             options = self.options | masks

@@ -33,7 +33,7 @@ from sfumato.data.value_range import from_unit, type_for
 from sfumato.diffusion.watch import Watch
 from sfumato.translation.options import StreamOptions
 from sfumato.translation.translator import assembled, options_of, run_translator
-from sfumato.windows import by_windows, seen_whole
+from sfumato.windows import by_windows, placed, seen_whole
 
 NAME = "pictures"
 
@@ -55,7 +55,7 @@ def stream(asked: StreamOptions) -> Iterator[Any]:
             f"for sfumato.translate(paths, out, ...)"
         )
     made, where = assembled(**asked.roles), device_of(asked.device)
-    part, chosen = made.part.to(where), options_of(made.part, asked.options or {})
+    chosen = options_of(made.part, asked.options or {})
     prepare, notes = made.preparation(
         size=asked.size, resize=asked.resize, upscale=asked.upscale, side=asked.side, alpha=asked.alpha,
         direction=chosen.get("direction"), whole=True,
@@ -64,7 +64,7 @@ def stream(asked: StreamOptions) -> Iterator[Any]:
         warnings.warn(text, stacklevel=3)
     if mask := chosen.get("mask"):
         check_mask(Path(mask))
-    told = part, prepare, chosen, where, asked.seed, asked.windows, asked.watch
+    told = made.part, prepare, chosen, where, asked.seed, asked.windows, asked.watch
     return _Stream(*told).results(pictures, asked.batch)
 
 
@@ -82,7 +82,9 @@ class _Stream:
 
     def __post_init__(self) -> None:
         self.whole_to = seen_whole(self.part, self.windows)
-        self.by_windows = by_windows(self.part, self.whole_to) if self.whole_to < math.inf else None
+        large = by_windows(self.part, self.whole_to) if self.whole_to < math.inf else self.part
+        self.large, self.home = placed(large, self.device)
+        self.part.to(self.device)
 
     def results(self, pictures: Any, batch: int | None) -> Iterator[Any]:
         items = enumerate(_items(pictures))
@@ -101,12 +103,13 @@ class _Stream:
 
     @with_torch_defaults
     def _translate(self, read: list[Prepared]) -> Tensor:
-        x, options = torch.stack([one.image for one in read]).to(self.device), dict(self.options)
+        x, options = torch.stack([one.image for one in read]), dict(self.options)
         if mask := options.get("mask"):
             options["mask"] = torch.cat([mask_for(Path(mask), one, self.prepare) for one in read])
-        large = self.by_windows is not None and max(x.shape[-2:]) > self.whole_to
-        part = self.by_windows if large else self.part
-        return run_translator(part, x, seed=self.seed, options=options, watch=self.watch)[0].float().cpu()
+        large = max(x.shape[-2:]) > self.whole_to
+        part, home = (self.large, self.home) if large else (self.part, self.device)
+        y, _ = run_translator(part, x.to(home), seed=self.seed, options=options, watch=self.watch)
+        return y.float().cpu()
 
     def _read(self, i: int, item: Any) -> tuple[Prepared, Callable[[Tensor], Any]]:
         """A picture, prepared, and the way of its result back to its kind."""
