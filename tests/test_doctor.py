@@ -211,7 +211,7 @@ def test_no_near_copy_is_lost():
         same = duplicates.missed(thumbs[i], colours) <= duplicates.APART
         assert 0 < same.sum() < len(same)
         brute = set(zip(i[same], j[same], strict=True))
-        assert {link[:2] for link in near_copies(thumbs) if link.how == how} == brute
+        assert {link[:2] for link in near_copies(thumbs, range(len(thumbs))) if link.how == how} == brute
 
 
 def test_agreement_of_strangers_is_chance():
@@ -388,7 +388,7 @@ def test_a_chain_of_copies_loses_no_more_than_it_must():
         duplicates.Link(1, 2, "nearly the same", 0.999),
     ]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(findings, "near_copies", lambda _: links)
+        patch.setattr(findings, "near_copies", lambda *_: links)
         (twice,) = findings.copies([a, b, c])
     assert twice.without == ["b"]
 
@@ -519,8 +519,8 @@ def test_no_training_is_advised_that_refuses_its_size(tmp_path):
 def test_flags():
     got = {p.name: p.kind for p in flags(doctor)}
     assert list(got) == [
-        "a", "b", "test_a", "test_b", "size", "channels", "to_channels", "range", "to_range", "measure",
-        "all_methods", "write_list",
+        "a", "b", "test_a", "test_b", "size", "channels", "to_channels", "range", "to_range", "pages",
+        "measure", "all_methods", "write_list",
     ]  # fmt: skip
     assert got["size"] == Parameter.KEYWORD_ONLY
 

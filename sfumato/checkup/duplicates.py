@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfumato.checkup.inspection import THUMB, Inspected
+from sfumato.data.read import file_in
 
 NEAR = 0.985
 """Correlation of near copies. In 3,000 earth tiles each, 3,000 digits and 224 photographs no two
@@ -66,16 +67,18 @@ class Link(NamedTuple):
 
 
 def exact_copies(pictures: Sequence[Inspected]) -> Iterator[Link]:
-    """Each later picture of equal pixels (or bytes), linked to the first."""
+    """Each later picture of equal pixels (or bytes) in another file, linked to the first."""
     first: dict[str, int] = {}
     for i, one in enumerate(pictures):
         k = first.setdefault(one.pixels, i)
-        if k != i:
+        if file_in(pictures[k].path) != file_in(one.path):
             yield Link(k, i, "same file" if pictures[k].file == one.file else "same pixels", 1.0)
 
 
-def near_copies(thumbs: NDArray[np.uint8]) -> list[Link]:
-    """Pairs of nearly equal thumbnails (N,32,32,3), upright or mirrored; at most `MAX_LINKS`."""
+def near_copies(thumbs: NDArray[np.uint8], files: Sequence[Any]) -> list[Link]:
+    """Pairs of nearly equal thumbnails (N,32,32,3), upright or mirrored, of several files; at most
+    `MAX_LINKS`.  Neighbouring pages of one file are alike, and always on one side of a split.
+    """
     upright, kept = _details(thumbs)
     if len(kept) < 2:
         return []
@@ -85,7 +88,7 @@ def near_copies(thumbs: NDArray[np.uint8]) -> list[Link]:
     plane = vectors[:, -COMPONENTS:]
     p, q = upright @ plane, mirrored @ plane
     length = np.square(p).sum(1)  # the plane is its own mirror image: q has the same
-    found: list[Link] = []
+    found, stacks = list[Link](), np.unique(list(map(str, files)), return_inverse=True)[1][kept]
     for start in range(0, len(p), 512):
         rows = slice(start, start + 512)
         for how, other, whole, side in (
@@ -94,6 +97,7 @@ def near_copies(thumbs: NDArray[np.uint8]) -> list[Link]:
             bound = length[rows, None] + length[start:] - 2 * p[rows] @ other[start:].T
             i, j = np.nonzero(bound < 2 - 2 * NEAR)
             i, j = i[i < j] + start, j[i < j] + start
+            i, j = i[stacks[i] != stacks[j]], j[stacks[i] != stacks[j]]
             for part in np.array_split(np.arange(len(i)), len(i) // 10_000 + 1):
                 c = np.einsum("nd,nd->n", upright[i[part]], whole[j[part]])
                 near = np.flatnonzero(c > NEAR)

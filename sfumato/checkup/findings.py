@@ -17,6 +17,7 @@ from sfumato.checkup.pairs import Pairing
 from sfumato.core.terminal import count
 from sfumato.data.image_folder import ImageFolder
 from sfumato.data.listing import UNREAD
+from sfumato.data.read import file_in
 
 TOO_FEW, FEW = 16, 300
 """Training pictures a domain. Below the first a model can only memorise them; below the second
@@ -86,7 +87,8 @@ def copies(good: Sequence[Inspected]) -> Iterator[Finding]:
     exact = list(exact_copies(good))
     again = {link.second for link in exact}
     kept = [i for i, one in enumerate(good) if i not in again and not one.flat]
-    near = near_copies(np.stack([good[i].thumb for i in kept])) if kept else []
+    files = [file_in(good[i].path) for i in kept]
+    near = near_copies(np.stack([good[i].thumb for i in kept]), files) if kept else []
     found: dict[str, list[tuple[int, int, Link]]] = defaultdict(list)
     kinds: dict[tuple[int, int], str] = {}
     for link in [*exact, *(Link(kept[x.first], kept[x.second], *x[2:]) for x in near)]:

@@ -28,9 +28,10 @@ from sfumato.data.layout import Folders, apart, layout
 from sfumato.data.listing import list_pictures
 from sfumato.data.open_data import WHOLE, measured_range
 from sfumato.data.preparation import Preparation
-from sfumato.data.read import DARK, bands_of, header_of, read_samples
+from sfumato.data.read import DARK, Readable, bands_of, file_in, header_of, read_samples
 from sfumato.data.resize import alike, to_samples
 from sfumato.data.show import shown
+from sfumato.data.stacks import Pages
 from sfumato.data.value_range import Stated
 
 THUMB = 32
@@ -48,7 +49,7 @@ EVERY = 10.0
 
 @dataclass(slots=True)
 class Inspected:
-    """One file: where it is, what is wrong with it (`error`), or what it shows.
+    """One picture: where it is, what is wrong with it (`error`), or what it shows.
 
     `width` and `height` are those of the upright picture; `thumb` is uint8 (32,32,3) of all of it,
     `square` of the square in its middle, as training cuts it, `halves` (2,32,32,3) of its left and
@@ -57,7 +58,7 @@ class Inspected:
     domain use, as 4095; or 255 of 255 where the `ranged` values are known.
     """
 
-    path: Path
+    path: Readable
     domain: str
     split: str
     stem: str
@@ -117,7 +118,7 @@ def folders_of(
 
 def ways(
     folders: Folders, channels: int | None, to_channels: int | None, range: Stated | None,
-    to_range: Stated | None,
+    to_range: Stated | None, pages: str = "first",
 ) -> dict[str, Preparation]:  # fmt: skip
     """How the pictures of every domain are read, ranges measured as training measures them.
 
@@ -133,10 +134,12 @@ def ways(
     )
     if len(folders) != 2:
         every = [one for some in files for one in some]
-        return dict.fromkeys(folders, Preparation(channels=own, range=measured_range(range, every, own)))
+        ends = measured_range(range, every, own, every=pages == "all")
+        return dict.fromkeys(folders, Preparation(channels=own, range=ends))
     there, name = (to_range, "to_range") if to_range else (range, "range")
-    ends = measured_range(range, files[0], own), measured_range(there, files[1], to_channels or own, name)
-    made = [Preparation(channels=n, range=r) for n, r in zip((own, to_channels or own), ends, strict=True)]
+    stated = zip((range, there), files, (own, to_channels or own), ("range", name), strict=True)
+    both = [measured_range(*one, every=pages == "all") for one in stated]
+    made = [Preparation(channels=n, range=r) for n, r in zip((own, to_channels or own), both, strict=True)]
     return dict(zip(folders, made, strict=True))
 
 
@@ -144,6 +147,7 @@ def inspect_folders(
     folders: Mapping[str, Mapping[str, Path]],
     progress: Callable[[str], Any] = lambda _: None,
     how: Mapping[str, Preparation] | None = None,
+    pages: str = "first",
 ) -> tuple[list[Inspected], list[ImageFolder]]:
     """Every picture below the folders, training splits first; and these folders.
 
@@ -151,6 +155,7 @@ def inspect_folders(
         folders: of every domain and split.
         progress: is told every `EVERY` seconds how many are done.
         how: of every domain the channels and the range of its pictures, where they are stated.
+        pages: first, or all of stacks, each a picture.
 
     Raises:
         UserError: a folder is missing or holds no image file.
@@ -158,9 +163,8 @@ def inspect_folders(
     todo, read = list[Inspected](), list[ImageFolder]()
     for domain, splits in folders.items():
         for split, folder in splits.items():
-            read.append(ImageFolder(folder))
-            named = zip(read[-1].paths, read[-1].names, strict=True)
-            todo += [Inspected(file, domain, split, name) for file, name in named]
+            read.append(found := (Pages if pages == "all" else ImageFolder)(folder))
+            todo += [Inspected(found.picture(i), domain, split, name) for i, name in enumerate(found.names)]
     todo.sort(key=lambda one: one.split != "train")  # stable
     said = time.monotonic()
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -197,11 +201,11 @@ def _judge(one: Inspected, full: int) -> None:
 def _inspect(one: Inspected, how: Preparation) -> Inspected:
     try:
         samples, _ = read_samples(one.path, bands_of(how.channels) or 3, ends=how.range)
-        data = regular(one.path).read_bytes()
+        data = regular(file_in(one.path)).read_bytes()
     except (UserError, OSError) as error:
         one.error = str(error)
         return one
-    one.file = hash_of(one.path)
+    one.file = hash_of(file_in(one.path))
     one.pixels = hashlib.sha256(repr(samples.shape).encode() + samples.tobytes()).hexdigest()
     one.format, one.mode, turn, one.transparent = _header(data)
     one.turned = turn != 1

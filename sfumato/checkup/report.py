@@ -12,7 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -79,6 +79,7 @@ def doctor(
     to_channels: Count | None = None,
     range: Stated | None = None,
     to_range: Stated | None = None,
+    pages: Literal["first", "all"] = "first",
     measure: bool = True,
     all_methods: bool = False,
     write_list: str | Path | None = None,
@@ -100,6 +101,7 @@ def doctor(
         range: the values that become black and white, as of `sfumato train`: two ends such as -1000 3000;
             auto; or percentile 0.1 99.9. It comes after the folders.
         to_range: the same of the second folder; by default as range says, measured in that folder.
+        pages: first, or all of stacks (TIFF, DICOM, NIfTI): every page is a picture.
         measure: run a few training steps, to say how long a training takes on this machine.
         all_methods: measure all methods that can be trained on these pictures, not only those that
             are recommended.
@@ -116,8 +118,8 @@ def doctor(
         option = "--write-list"
         for_new_file(no_picture(write_list, "a text file", ".txt", option), option)
     folders = folders_of(a, b, test_a, test_b)
-    how = ways(folders, channels, to_channels, range, to_range)
-    pictures, read = inspect_folders(folders, progress, how)
+    how = ways(folders, channels, to_channels, range, to_range, pages)
+    pictures, read = inspect_folders(folders, progress, how, pages)
     good = [one for one in pictures if not one.error]
     facts = {
         name: {split: _facts([x for x in pictures if (x.domain, x.split) == (name, split)])
@@ -129,6 +131,7 @@ def doctor(
     pairs = pairings(training, {(one.domain, one.stem) for one in pictures if one.error})
     given = [Path(folder) for folder in (a, b, test_a, test_b) if folder is not None]
     told = {"channels": channels, "to_channels": to_channels, "range": range, "to_range": to_range}
+    told |= {"pages": pages} if pages != "first" else {}
     plan = advise(folders, good, pairs, size, given, write_list, told)
     findings = _findings(folders, pictures, read, pairs, plan)
     if write_list is not None:

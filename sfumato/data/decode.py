@@ -35,7 +35,7 @@ QUIET = "ignore", re.compile(EXIF, re.IGNORECASE), UserWarning, re.compile(PILLO
 """Pillow's warnings of an EXIF block that is broken, which name no file."""
 LARGE = 16_000_000
 """Pixels from which on files are decoded one at a time, whatever the number of cores."""
-_one_at_a_time = threading.Lock()
+_one_at_a_time = threading.RLock()
 
 
 class Decoded(NamedTuple):
@@ -75,7 +75,8 @@ def decode(
             if kind := kind_of(data):
                 samples, lost = read_array(data, kind, ranged, bands, page), {}
             elif header.kind == "TIFF":
-                read = read_tiff(data, ranged, bands, page)
+                with _one_at_a_time if page else contextlib.nullcontext():  # further pages have one reader
+                    read = read_tiff(data, ranged, bands, page)
                 samples, lost = read or _pillow(data, header, frame_of(data, page) if page else 0)
             elif header.kind == "PNG" and data[24] == 16:
                 samples, lost = _deep_png(data)

@@ -24,7 +24,7 @@ from sfumato.data.kept import Sample
 from sfumato.data.listing import IN_PART, OTHER, list_pictures, none_twice, said, stem_of, told_apart
 from sfumato.data.pieces import Cut, piece
 from sfumato.data.preparation import Preparation, Prepared
-from sfumato.data.read import Unfiled
+from sfumato.data.read import Readable
 from sfumato.data.resize import as_many, to_float
 
 CACHE_BYTES = 2 * 10**9
@@ -183,7 +183,7 @@ class ImageFolder:
         """
 
         def attempt(i: int) -> tuple[Sample | UserError, str]:
-            picture = self._picture(i)
+            picture = self.picture(i)
             try:
                 return self.preparation.fitted(picture, self.frame), self._hash(i)  # of what was read
             except UserError as error:
@@ -227,7 +227,7 @@ class ImageFolder:
 
     # ---- images ----------------------------------------------------------------------------------
 
-    def _picture(self, index: int) -> Path | Unfiled:
+    def picture(self, index: int) -> Readable:
         """What is read."""
         return self.paths[index]
 
@@ -250,7 +250,7 @@ class ImageFolder:
         kept = self._kept and self._kept[index]
         if kept and kept.samples.size:
             return kept
-        return self.preparation.fitted(self._picture(index), self.frame)
+        return self.preparation.fitted(self.picture(index), self.frame)
 
     def _image(self, samples: NDArray[Any], cut: Cut = Cut()) -> NDArray[Any]:  # noqa: B008
         how = self.preparation
@@ -280,14 +280,14 @@ class ImageFolder:
         """(height, width) of every picture before it is prepared, see `Preparation.size_of`."""
         if self._kept is not None:
             return dict(zip(self.names, (one.size for one in self._kept), strict=True))
-        return {name: self.preparation.size_of(self._picture(i)) for i, name in enumerate(self.names)}
+        return {name: self.preparation.size_of(self.picture(i)) for i, name in enumerate(self.names)}
 
     def known_sizes(self) -> set[tuple[int, int]]:
         """The (height, width) of all pictures that can be read."""
         seen = set()
         for i in range(len(self)):
             with suppress(UserError):  # said where it is read
-                seen.add(self.preparation.size_of(self._picture(i)))
+                seen.add(self.preparation.size_of(self.picture(i)))
         return seen
 
     # ---- the same pictures, prepared otherwise ---------------------------------------------------

@@ -160,9 +160,21 @@ def suffix_of(name: str | Path) -> str:
     return ".nii.gz" if suffix == ".gz" and str(name).lower().endswith(".nii.gz") else suffix
 
 
+def page_name(file: str | Path, number: int) -> str:
+    """What a page of a file is called, by its number from 0 on: the first one of `x.tif` is `x.tif[1]`."""
+    return f"{file}[{number + 1}]"
+
+
+def file_of(name: str) -> str:
+    """The file that a page is called by; of what names no page the name."""
+    file = re.sub(r"\[[0-9]+\]$", "", name)
+    return file if suffix_of(file) in SUFFIXES else name
+
+
 def bare(name: str) -> str:
-    """A file name, with its folders, without its suffix."""
-    return name[: len(name) - len(suffix_of(name))]
+    """A file name, with its folders, without its suffix; a page keeps its number."""
+    file = file_of(name)
+    return file[: len(file) - len(suffix_of(file))] + name[len(file) :]
 
 
 def stem_of(name: str) -> str:

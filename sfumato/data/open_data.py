@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ from sfumato.data.layout import layout, left_over, named, tests_by_name
 from sfumato.data.listing import list_pictures, said
 from sfumato.data.own import Own, OwnPictures, folders_of, in_python, parts_of
 from sfumato.data.preparation import Preparation, Side
-from sfumato.data.read import Readable, pages_of
+from sfumato.data.read import Readable, each_page
 from sfumato.data.resize import Learnt
 from sfumato.data.sets import Dataset, Domains, Pairs, Unpaired
+from sfumato.data.stacks import Pages
 from sfumato.data.value_range import Stated, ValueRange, measured, rule_of
 
 Folder = str | Path
@@ -38,6 +40,7 @@ def open_images(
     alpha: str = "white",
     ranges: Ranges = (None, None),
     to_channels: int | None = None,
+    pages: str = "first",
 ) -> ImageFolder:
     """Pictures of one size, every file decoded; what is left out of them is said.
 
@@ -52,14 +55,15 @@ def open_images(
         alpha: the colour that transparent pictures are laid on.
         ranges: `range` and `to_range` of a `Preparation`.
         to_channels: channels of their partners, or of what is made of them.
+        pages: first, or all of stacks, each a picture.
 
     Raises:
         UserError: no picture can be used, or under `strict` any cannot.
     """
     shape = (size, size) if isinstance(size, int) else size
     how = Preparation(shape, resize, upscale, channels, side, alpha, *ranges, to_channels)
-    images = OwnPictures(paths, how) if isinstance(paths, Own) else ImageFolder(paths, how)
-    images = images.decoded(strict)
+    found = Pages if pages == "all" else ImageFolder
+    images = (OwnPictures(paths, how) if isinstance(paths, Own) else found(paths, how)).decoded(strict)
     for line in images.said():
         warnings.warn(line, stacklevel=2)
     return images
@@ -74,6 +78,7 @@ def open_data(
     to_range: Stated | None = None,
     channels: int = 3,
     to_channels: int | None = None,
+    pages: str = "first",
     whose: str = "data",
     **options: Any,
 ) -> Dataset:
@@ -89,6 +94,7 @@ def open_data(
         to_range: of the targets' values; by default stated as `range` is, and measured in the targets.
         channels: of the sources: 3, 1, or as many as the files have bands.
         to_channels: of the targets; by default as many.
+        pages: first, or all of stacks, each a picture.
         whose: what errors call the data.
         options: of `open_images`: size, resize, upscale, strict, alpha.
 
@@ -124,11 +130,13 @@ def open_data(
                 f"{root} holds test pictures and there are none to train on: name the folder itself if "
                 f"they are meant"
             )
+    options, every = options | {"pages": pages}, pages == "all"
     if kind == "domains":
         if to_range is not None:
             raise UserError("--to-range is for methods of two folders: domains have one range, --range")
-        every = ((one, WHOLE) for root in roots.values() for one in _pictures(root, channels))
-        options |= {"ranges": (measured_range(range, every, channels),) * 2, "channels": channels}
+        files = ((one, WHOLE) for root in roots.values() for one in _pictures(root, channels))
+        own = measured_range(range, files, channels, every=every)
+        options |= {"ranges": (own, own), "channels": channels}
         return Domains({name: open_images(folder, **options) for name, folder in roots.items()})
     if side_by_side and len(roots) == 1:
         places: list[tuple[Any, Side]] = [(next(iter(roots.values())), side) for side in ("left", "right")]
@@ -143,7 +151,7 @@ def open_data(
     stated = {"range": range, "to_range": range if to_range is None else to_range}
     both = (channels, to_channels or channels)
     ends = [
-        measured_range(one, ((file, side) for file in _pictures(folder, number)), number, name)
+        measured_range(one, ((file, side) for file in _pictures(folder, number)), number, name, every)
         for (folder, side), number, (name, one) in zip(places, both, stated.items(), strict=True)
     ]
     left, right = (
@@ -182,12 +190,13 @@ def measured_range(
     wrong: list[UserError] = []
 
     def values() -> Iterator[NDArray[Any]]:
+        how = Preparation(channels=channels)
         for file, side in pictures:
-            try:
-                for page in range(pages_of(file)) if every else (None,):
-                    yield Preparation(side=side, channels=channels, page=page).values(file)
-            except UserError as error:  # said where it is read
-                wrong.append(error)
+            for one in each_page(file) if every else [file]:
+                try:
+                    yield replace(how, side=side).values(one)
+                except UserError as error:  # said where it is read
+                    wrong.append(error)
 
     try:
         return measured(rule_of(stated, name), values(), f"the pictures for {name}")

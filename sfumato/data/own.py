@@ -53,7 +53,7 @@ class OwnPictures(ImageFolder):
         self.paths = [Path(f"{own}[{i}]") for i in self.at]
         self.roots = [Path(str(own))] * len(self.at)
         for i in range(min(LOOKED, len(self))):
-            self._picture(i)
+            self.picture(i)
 
     def decoded(self, strict: bool = False) -> Self:
         """As of a folder; items that are no pictures are mistakes, whatever `strict` says."""
@@ -65,13 +65,13 @@ class OwnPictures(ImageFolder):
             )
         return found
 
-    def _picture(self, index: int) -> Unfiled:
+    def picture(self, index: int) -> Unfiled:
         how = self.preparation
         return self.own.items.read(self.at[index], self.own.side, how.channels, how.range is not None)
 
     def _hash(self, index: int) -> str:
         place = self.at[index], self.own.side
-        return self.own.items.contents.get(place) or self._picture(index).sha
+        return self.own.items.contents.get(place) or self.picture(index).sha
 
 
 def in_python(data: Any) -> bool:

@@ -26,11 +26,13 @@ from sfumato.data.hashing import version_of
 from sfumato.data.header import LIMITS
 from sfumato.data.kept import KEPT, Sample
 from sfumato.data.read import (
+    Page,
     Readable,
     Unfiled,
     bands_of,
     carried_of,
     colour_of,
+    file_in,
     header_of,
     opacity_of,
     read_file,
@@ -128,10 +130,11 @@ class Preparation:
             UserError: as `read`.
         """
         kept, frame = KEPT.get(), frame if self.resize == "crop" else None
-        if kept is None or isinstance(file, Unfiled) or not Path(file).is_file():
+        if kept is None or isinstance(file, Unfiled) or not file_in(file).is_file():
             return self._decoded(file, frame)
         of = (
-            *version_of(Path(file)),
+            *version_of(file_in(file)),
+            isinstance(file, Page) and file.number,
             self.resize,
             self.channels,
             self.side,
@@ -193,7 +196,7 @@ class Preparation:
         samples, _ = read_file(file, ranged=True, bands=bands, page=self.page)
         samples = samples if bands else samples[..., : samples.shape[2] - (samples.shape[2] in (2, 4))]
         half = self._half(samples.transpose(2, 0, 1), file)
-        if isinstance(file, Path) and (void := carried_of(file).geo.get(NODATA)):
+        if not isinstance(file, Unfiled) and (void := carried_of(file_in(file)).geo.get(NODATA)):
             with suppress(ValueError):
                 half = half[half != float(void)]
         check_numbers({str(file): half})
@@ -222,7 +225,7 @@ class Preparation:
         """What transparent pictures are laid on, of 255."""
         return colour_of(self.alpha)
 
-    def size_of(self, file: Path | Unfiled) -> tuple[int, int]:
+    def size_of(self, file: Readable) -> tuple[int, int]:
         """(height, width) of a file, or of its half, by its header: quick, before anything is read.
 
         Raises:

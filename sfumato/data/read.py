@@ -18,6 +18,7 @@ from sfumato.data.decode import decode, inspect, plain
 from sfumato.data.folders import regular
 from sfumato.data.hashing import version_of
 from sfumato.data.header import LIMITS, PAGED, Header, Refused
+from sfumato.data.listing import page_name
 from sfumato.data.value_range import ValueRange, to_unit
 
 WHITE = 255, 255, 255
@@ -39,10 +40,26 @@ class Unfiled(NamedTuple):
         return self.name
 
 
-Readable = str | Path | Unfiled
+class Page(NamedTuple):
+    """A page of a file, in the place of a file."""
+
+    file: Path
+    number: int
+    """From 0 on."""
+
+    def __str__(self) -> str:
+        return page_name(self.file, self.number)
 
 
-def header_of(file: Path | Unfiled, page: int = 0) -> Header:
+Readable = str | Path | Page | Unfiled
+
+
+def file_in(place: Readable) -> Path:
+    """The file that is read."""
+    return place.file if isinstance(place, Page) else Path(str(place))
+
+
+def header_of(file: Readable, page: int = 0) -> Header:
     """What a file says of one of its pages, read once.
 
     Raises:
@@ -51,7 +68,7 @@ def header_of(file: Path | Unfiled, page: int = 0) -> Header:
     if isinstance(file, Unfiled):
         h, w, _ = file.samples.shape
         return Header("", w, h, 1, str(file.samples.dtype))
-    return _said_by(file, page)[0]
+    return _said_by(file_in(file), file.number if isinstance(file, Page) else page)[0]
 
 
 def pages_of(file: Readable) -> int:
@@ -60,8 +77,19 @@ def pages_of(file: Readable) -> int:
     Raises:
         UserError: it is none that can be read.
     """
-    header = header_of(file if isinstance(file, Unfiled) else Path(file))
+    header = header_of(file)
     return header.pages if header.kind in PAGED else 1
+
+
+def each_page(file: Readable) -> list[Readable]:
+    """Every page of a file; the file itself if it has one picture, or is broken, which reading says."""
+    try:
+        pages = pages_of(file)
+    except UserError:
+        return [file]
+    if isinstance(file, (Page, Unfiled)) or pages == 1:
+        return [file]
+    return [Page(Path(file), number) for number in range(pages)]
 
 
 def carried_of(file: Path) -> Carried:
@@ -196,8 +224,8 @@ def read_file(
     """
     if isinstance(path, Unfiled):
         return path.samples, {}
-    path = Path(path)
-    with _reading(path):
+    name, page, path = path, path.number if isinstance(path, Page) else page, file_in(path)
+    with _reading(name):
         if (size := path.stat().st_size) > LIMITS.file:
             raise Refused(f"has {size:,} bytes: expected at most {LIMITS.file:,}")
         key, data = (*version_of(path), page or 0), _bytes_of(path, page or 0)
@@ -208,7 +236,7 @@ def read_file(
 
 
 @contextlib.contextmanager
-def _reading(path: Path) -> Iterator[None]:
+def _reading(path: str | Path | Page) -> Iterator[None]:
     try:
         yield
     except OSError as error:

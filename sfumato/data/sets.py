@@ -24,12 +24,14 @@ from torch import Tensor
 from sfumato.core.arguments import checked
 from sfumato.core.errors import UserError
 from sfumato.core.ranges import Count, Interval, NotNegative, Strength, Whole
+from sfumato.core.terminal import count
 from sfumato.data.augment import jittered, mirrored
 from sfumato.data.image_folder import ImageFolder
-from sfumato.data.listing import natural, stem_of, told_apart
+from sfumato.data.listing import file_of, natural, stem_of, told_apart
 from sfumato.data.pieces import Cut
 from sfumato.data.pieces import cuts as cuts_of
 from sfumato.data.preparation import Preparation
+from sfumato.data.read import pages_of
 from sfumato.data.resize import alike, said_size
 
 Batch = tuple[Tensor, Tensor]
@@ -112,7 +114,7 @@ class Dataset(abc.ABC):
         """Two sets of the same kind: (train, held out), of which the second is `fraction`.
 
         Equal names (without their suffix) go the same way in all parts, so that no picture of a
-        place is in one set and its twin in the other.
+        place is in one set and its twin in the other; and so do all pages of a file, which look alike.
 
         Raises:
             UserError: `fraction` leaves a part of either set empty.
@@ -123,16 +125,19 @@ class Dataset(abc.ABC):
 
         held: set[str] = set()
         for part in self.parts.values():
-            stems = sorted(part.names, key=place)
+            stems = sorted(map(stem_of, _files(part)), key=place)
             held.update(stems[: max(1, round(fraction * len(stems)))])
         sides: list[dict[str, ImageFolder]] = [{}, {}]
         for name, part in self.parts.items():
             for side in (0, 1):
-                chosen = [i for i, stem in enumerate(part.names) if (stem in held) == bool(side)]
+                stems = [stem_of(file_of(file)) for file in part.file_names]
+                chosen = [i for i, stem in enumerate(stems) if (stem in held) == bool(side)]
                 if not chosen:
+                    files = len(_files(part))
+                    pages = f" pages of {count(files, 'file')}, held out whole" * (files < len(part))
                     raise UserError(
                         f"a held-out fraction of {fraction} leaves no {('training', 'test')[side]} "
-                        f"images of {name!r}, which has {len(part)}: use another fraction"
+                        f"images of {name!r}, which has {len(part)}{pages}: use another fraction, or 0"
                     )
                 sides[side][name] = part.subset(chosen)
         return self.with_parts(sides[0]), self.with_parts(sides[1])
@@ -234,9 +239,16 @@ class Pairs(Unpaired):
                 raise UserError(
                     f"{side.folder} has several files named {_some(twice)} ({named.rstrip(',')}): keep one"
                 )
+        theirs = _pages(target)
+        for file, pages in _pages(source).items():
+            if (others := theirs.get(file, pages)) != pages:
+                raise UserError(
+                    f"{file} has {count(pages, 'page')} in {source.folder} and {others:,} in "
+                    f"{target.folder}: expected as many, which are paired by their numbers"
+                )
         here, there = set(source.names), set(target.names)
-        no_source = there - here - set(map(stem_of, source.skipped))
-        no_target = here - there - set(map(stem_of, target.skipped))
+        no_source = there - here - _broken(source, target)
+        no_target = here - there - _broken(target, source)
         if no_source or no_target:
             raise UserError(
                 f"pairs must have equal names: {source.folder} lacks {_some(no_source)}; "
@@ -268,6 +280,23 @@ class Pairs(Unpaired):
     def _take(self, places: Indices, seed: int | None, cuts: Cuts = None) -> Batch:
         own = None if cuts is None else cuts[0]
         return _draw(self.source, 0, places, seed, own), _draw(self.target, 0, places, seed, own)
+
+
+def _files(part: ImageFolder) -> list[str]:
+    """The file names of a part; pages of one file have one."""
+    return list(dict.fromkeys(map(file_of, part.file_names)))
+
+
+def _pages(part: ImageFolder) -> dict[str, int]:
+    """{file name without its suffix: how many pages of it are pictures}."""
+    named = zip(part.file_names, part.paths, strict=True)
+    return {stem_of(file_of(name)): 1 if file_of(name) == name else pages_of(path) for name, path in named}
+
+
+def _broken(part: ImageFolder, other: ImageFolder) -> set[str]:
+    """Names of the other part whose partners cannot be used, alone or with all pages of their files."""
+    skipped, named = set(map(stem_of, part.skipped)), zip(other.names, other.file_names, strict=True)
+    return {name for name, file in named if {name, stem_of(file_of(file))} & skipped}
 
 
 def _some(names: Iterable[str]) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 from sfumato.core.errors import UserError
 from sfumato.core.terminal import count, say
 from sfumato.data.folders import read_text
+from sfumato.data.listing import file_of
 from sfumato.data.sets import Dataset, Pairs
 
 
@@ -15,7 +16,8 @@ def leave_out(data: Dataset, file: str | Path) -> Dataset:
     Args:
         data: any set.
         file: in every line a picture: its path, or its name below its part's folder, as split.json
-            has it. Of pairs both pictures go. Empty lines count for nothing.
+            has it. A stack's name is that of all its pages. Of pairs both pictures go. Empty lines count
+            for nothing.
 
     Raises:
         UserError: the file cannot be read, or names a picture that is not there, or in several parts.
@@ -24,11 +26,13 @@ def leave_out(data: Dataset, file: str | Path) -> Dataset:
     places: dict[str, list[tuple[str, str]]] = {}  # what can be listed: (part, stem) of each
     for part, images in data.parts.items():
         for name, path, stem in zip(images.file_names, images.paths, images.names, strict=True):
-            for key in {name, str(path), str(path.absolute()), str(path.resolve())}:
-                places.setdefault(key, []).append((part, stem))
+            page = name.removeprefix(own := file_of(name))
+            for whole in {own, str(path), str(path.absolute()), str(path.resolve())}:
+                for key in {whole, whole + page}:
+                    places.setdefault(key, []).append((part, stem))
     broken = {
-        key for images in data.parts.values() for name in images.skipped
-        for key in (name, str((images.folder / name).resolve()))
+        key for images in data.parts.values() for name in images.skipped for own in (name, file_of(name))
+        for key in (own, str((images.folder / own).resolve()))
     }  # fmt: skip
     gone: set[tuple[str, str]] = set()
     for line in filter(None, map(str.strip, lines)):
@@ -38,8 +42,8 @@ def leave_out(data: Dataset, file: str | Path) -> Dataset:
             ends = [name for images in data.parts.values() for name in images.file_names if _ends(name, line)]
             so = f": expected its path below its folder, such as {ends[0]}" if ends else ""
             raise UserError(f"{file} lists {line!r}, and there is no such picture in the training{so}")
-        if len(found) > 1 and not isinstance(data, Pairs):
-            both = " and ".join(part for part, _ in found)
+        if len(parts := {part: None for part, _ in found}) > 1 and not isinstance(data, Pairs):
+            both = " and ".join(parts)
             raise UserError(f"{file} lists {line!r}, which is in {both}: give its path")
         gone.update(found)
     if isinstance(data, Pairs):

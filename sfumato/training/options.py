@@ -108,9 +108,12 @@ class TrainOptions(LoopOptions):
             largest of the images; or percentile 0.1 99.9 of them. Needed for signed and float samples, and
             good for 10, 12 and 14 bits. It comes after the folders.
         to_range: the same of the target images; by default as range says, measured in the targets.
+        pages: first, or all of stacks (TIFF, DICOM, NIfTI): every page is an image, and of pairs pages are
+            paired by their numbers.
         side_by_side: each image holds a pair: the source in its left half, the target in its right half.
         strict: refuse folders with unreadable images, instead of skipping these images.
         held_out: share of the images that is kept out of training to score it; 0.05, or 0 with validation.
+            Of stacks it is that of the files.
         validation: other folders to score the training on, given like data, in place of held_out.
         without: a text file of pictures to leave out, one name or path a line; of a pair both are left
             out.
@@ -152,6 +155,7 @@ class TrainOptions(LoopOptions):
     alpha: str = option(most="white", fixed=True)
     range: Stated | None = option(None, fixed=True)
     to_range: Stated | None = option(None, fixed=True)
+    pages: Literal["first", "all"] = option(most="first", fixed=True)
     side_by_side: bool = False
     strict: bool = False
     held_out: BelowOne = option(most=0.05, fixed=True)

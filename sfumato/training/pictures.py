@@ -14,7 +14,8 @@ from sfumato.methods.registry import info
 from sfumato.module import Part
 from sfumato.training.options import TrainOptions
 
-HOW = ("resize", "upscale", "strict", "side_by_side", "channels", "to_channels", "alpha", "range", "to_range")
+HOW = ("resize", "upscale", "strict", "side_by_side", "channels", "to_channels", "alpha", "range", "to_range",
+       "pages")  # fmt: skip
 """Options that say how pictures are read."""
 
 

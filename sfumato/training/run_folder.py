@@ -257,6 +257,10 @@ def compare(before: Mapping[str, Any], run: Mapping[str, Any], part: Part, out: 
     told = {f.name: describe(f.default) for f in fields(part) if f.default is not MISSING}
     told |= describe(dict(part.before))
     model = told | before["model"]  # a field that is newer than the run: what it meant then
+    settings = {k: (before["settings"].get(k, DEFAULTS.get(k, v)), v) for k, v in run["settings"].items()}
+    for key, (was, now) in settings.items():
+        if was != now and key in FIXED:
+            raise UserError(f"{out} was trained with {key} {was}, not {now}: {go}")
     for key, was, now in (
         ("another model", model, run["model"]), ("other data", before["data"], run["data"])
     ):  # fmt: skip
@@ -267,14 +271,7 @@ def compare(before: Mapping[str, Any], run: Mapping[str, Any], part: Part, out: 
                     f"they were, or choose a new --out"
                 )
             raise UserError(f"{out} was trained with {key} ({differ}): {go}")
-    changed = []
-    for key, value in run["settings"].items():
-        was = before["settings"].get(key, DEFAULTS.get(key, value))
-        if was != value and key in FIXED:
-            raise UserError(f"{out} was trained with {key} {was}, not {value}: {go}")
-        if was != value:
-            changed.append(f"resuming with {key} {value} (it was {was})")
-    return changed
+    return [f"resuming with {k} {now} (it was {was})" for k, (was, now) in settings.items() if was != now]
 
 
 def _changed_since(before: Mapping[str, Any], run: Mapping[str, Any]) -> bool:
