@@ -575,6 +575,22 @@ def test_paths_in_requests_and_names_of_uploads_stay_inside(studio):
     assert big.status_code == 413
 
 
+@pytest.mark.parametrize("data", [[], [None] * 200, [{"path": 3}] * 200], ids=["none", "empty", "files"])
+def test_requests_that_the_page_does_not_send_are_one_line(studio, data, capfd):
+    visitor = Visitor(studio[0].local_url)
+    handlers = [d for d in visitor.config["dependencies"] if d["backend_fn"]]
+    for n, handler in enumerate([*handlers, {"id": 10**9, "inputs": []}]):
+        how = {"fn_index": handler["id"], "session_hash": f"unfit{n}"}
+        own = data and data[: len(handler["inputs"])]
+        answer = visitor.http.post("/gradio_api/queue/join", json=how | {"data": own})
+        assert answer.status_code in (200, 400, 422), answer.text
+        if answer.status_code == 200:
+            visitor.http.get("/gradio_api/queue/data", params={"session_hash": how["session_hash"]})
+    said = capfd.readouterr().err
+    assert "refused a request: KeyError: 1000000000" in said
+    assert "Traceback" not in said
+
+
 def test_a_folder_that_was_not_given_is_refused_over_http(studio):
     opened, _ = studio
     visitor = Visitor(opened.local_url)

@@ -52,7 +52,7 @@ def parse(chain: str) -> list[Operation]:
         raise UserError(f"{which}: expected some of {', '.join(OPERATIONS)}")
     operations = []
     for name, *pairs in groups:
-        known = parameters(choose("operation", name, OPERATIONS))
+        known = parameters(name)
         given: dict[str, Any] = {}
         for pair in pairs:
             key, equals, value = pair.partition("=")
@@ -66,7 +66,8 @@ def parse(chain: str) -> list[Operation]:
 
 def parameters(name: str) -> dict[str, tuple[Any, Any]]:
     """An operation's parameters: type and default, Parameter.empty where there is none."""
-    own = list(signature(OPERATIONS[name], eval_str=True).parameters.values())[2:]
+    operation = OPERATIONS[choose("operation", name, OPERATIONS)]
+    own = list(signature(operation, eval_str=True).parameters.values())[2:]
     return {p.name: (p.annotation, p.default) for p in own}
 
 

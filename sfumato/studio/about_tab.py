@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from sfumato.core.errors import choose
 from sfumato.core.versions import version
 from sfumato.methods.outline import names
 from sfumato.methods.registry import cite
@@ -62,7 +63,7 @@ def build(given: Given) -> None:
             bibtex = message("text", plain(cite("ddib")))
 
     def read(name: str) -> str:
-        return plain(given.models[name].card())
+        return plain(given.models[choose("model", name, given.models)].card())
 
     def quote(name: str) -> str:
         return plain(cite(name))

@@ -8,10 +8,12 @@ import logging
 import os
 import socket
 import sys
+import traceback
 from collections.abc import Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from sfumato.core.arguments import checked
@@ -147,6 +149,20 @@ def _refuse_addresses() -> None:
     processing_utils.async_ssrf_protected_download = refuse
 
 
+def _say_unfit_requests() -> None:
+    """Gradio shows a trace for whatever a request ends in, also where the page sends none such."""
+    from gradio import queueing, routes
+
+    from sfumato.studio.guard import said
+
+    def print_exc() -> None:
+        if (error := sys.exception()) and not said(error):
+            traceback.print_exc()
+
+    own: Any = SimpleNamespace(**vars(traceback) | {"print_exc": print_exc})
+    queueing.traceback = routes.traceback = own  # type: ignore[attr-defined]
+
+
 def _launch(page: Any, host: str, port: int, password: str | None, guard: dict[str, Any]) -> None:
     import asyncio
     import hmac
@@ -193,6 +209,7 @@ def build(folders: Sequence[str | Path], room: Path) -> Any:
     from sfumato.studio.jobs import Shelf
 
     _refuse_addresses()
+    _say_unfit_requests()
     known, shelf = given.gather(folders), Shelf(room)
     _warm()
     hour = 3600

@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import re
 import socket
+import sys
+import traceback
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from ipaddress import ip_address
 from pathlib import Path
@@ -16,6 +18,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from sfumato.core.errors import UserError
+from sfumato.core.terminal import say
 from sfumato.studio import limits
 
 Message = MutableMapping[str, Any]
@@ -56,21 +59,32 @@ class Guard:
             return await send({"type": "websocket.close"})
         headers = {k.decode("latin-1"): v.decode("latin-1") for k, v in scope["headers"]}
 
+        begun = False
+
         async def answer(message: Message) -> None:
+            nonlocal begun
+            begun = True
             if message["type"] == "http.response.start":
                 message["headers"] = [*message.get("headers", ()), *self.headers]
             await send(message)
 
         upload = scope["path"].rstrip("/").endswith("/upload")
-        if refused := self.foreign(headers) or self.too_much(scope["method"], headers, upload):
-            status, text = refused
+
+        async def refuse(status: int, text: str) -> None:
             kind = [(b"content-type", b"text/plain; charset=utf-8")]
             await answer({"type": "http.response.start", "status": status, "headers": kind})
-            return await answer({"type": "http.response.body", "body": text.encode()})
+            await answer({"type": "http.response.body", "body": text.encode()})
+
+        if refused := self.foreign(headers) or self.too_much(scope["method"], headers, upload):
+            return await refuse(*refused)
         length = int(headers.get("content-length", 0)) if upload else 0
         self.coming += length
         try:
             return await self.app(scope, receive, answer)
+        except Exception as error:
+            if begun or not said(error):
+                raise
+            await refuse(400, "the studio's page sends no such request")
         finally:
             self.coming -= length
 
@@ -109,6 +123,17 @@ class Guard:
                 f"{limits.UPLOADS:,}; wait until they are removed, two hours at most, or start it anew"
             )
         return None
+
+
+def said(error: BaseException) -> bool:
+    """Says in one line what a request ended in, unless a line of sfumato failed, which is a bug."""
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = frames and Path(frames[-1].filename).is_relative_to(Path(__file__).parents[1])
+    if ours and not isinstance(error, UserError):
+        return False
+    why = " ".join(f"{type(error).__name__}: {error}".split())
+    say(f"refused a request: {why[:200]}", file=sys.stderr)
+    return True
 
 
 NAME = r"[\w-]+(\.[\w-]+)*"
