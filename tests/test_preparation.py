@@ -421,6 +421,15 @@ def test_further_pages_of_a_mask_are_said(tmp_path):
         check_mask(tmp_path / "mask.tif")
 
 
+def test_a_transparent_mask_is_said_to_keep_what_is_clear(tmp_path):
+    mask = np.zeros((8, 8, 4), np.uint8)
+    mask[:, 2:, 3] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    with pytest.warns(match=r"mask.png is transparent at 25.0% of its pixels: these are laid on white"):
+        check_mask(tmp_path / "mask.png")
+
+
+
 def test_a_mask_of_the_pictures_size_is_not_said_to_be_enlarged(tmp_path, recwarn):
     Image.fromarray(np.full((50, 100), 255, np.uint8)).save(tmp_path / "wide.png")
     how = Preparation(size=None, resize="none", channels=3)

@@ -39,6 +39,12 @@ def check_mask(file: Path) -> None:
         )
     for line in said_lost(f"the mask {file}", picture.lost):
         warnings.warn(line, stacklevel=3)
+    alpha = Preparation().opacity(file)
+    if alpha is not None and (clear := float((alpha < 0).mean())):
+        warnings.warn(
+            f"the mask {file} is transparent at {clear:.1%} of its pixels: these are laid on white, and kept",
+            stacklevel=3,
+        )
     soft = (image.abs() < 1 - FAINT).float().mean().item()
     if soft:
         warnings.warn(
