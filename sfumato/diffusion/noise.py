@@ -93,7 +93,8 @@ class Noise:
             rows = [row.split(BLOCK, 2) for row in image.split(BLOCK, 1)] if image.ndim == 3 else [[image]]
             for r, row in enumerate(rows):
                 for c, block in enumerate(row):
-                    block.copy_(torch.randn(block.shape, generator=self._generator(i, r, c)))
+                    g = self._generator(i, r, c)
+                    block.copy_(torch.randn(block.shape, generator=g, dtype=torch.float32))
         return z.to(like)
 
     def _generator(self, image: int, row: int, column: int) -> torch.Generator:
