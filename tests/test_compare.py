@@ -641,6 +641,20 @@ def test_of_results_of_several_proportions_the_middle_is_compared(root, tmp_path
     assert done.rows[0].numbers == done.rows[1].numbers == done.rows[2].numbers
 
 
+def test_of_results_in_buckets_the_middle_is_compared(root, tmp_path):
+    for folder in ("source", "target"):
+        for i, (w, h) in enumerate([(24, 16), (16, 24), (20, 20)] * 2):
+            coarse = np.random.default_rng(i + 10 * len(folder)).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+            (tmp_path / folder).mkdir(exist_ok=True)
+            Image.fromarray(coarse).resize((w, h)).save(tmp_path / folder / f"{i}.png")
+    how = {"method": "sdedit", "target": f"{root}/model:dog", "options": {"strength": 0.0}}
+    sfumato.translate(tmp_path / "source", tmp_path / "whole", **how, size=16, resize="buckets")
+    assert Image.open(tmp_path / "whole/0.png").size == (21, 14)
+    found = evaluate(tmp_path / "whole", tmp_path / "source", target=tmp_path / "target", protocol=FAST)
+    assert any("their middle is compared, 14x14" in note for note in found.notes)
+    assert found.rows[0].numbers["source/l2"].value < 0.05  # of a flat colour 5.9
+
+
 def test_preparations_that_differ_are_refused_before_any_translation(
     root, entries, tmp_path, monkeypatch
 ):

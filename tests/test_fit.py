@@ -349,6 +349,8 @@ def test_previews_are_source_result_and_target():
 
     class Pictures:
         kind = "pairs"
+        groups = property(lambda self: [self])
+        of_size = lambda self, group: group
 
         def first(self, n):
             return torch.full((n, 3, 4, 4), 0.2), torch.full((n, 3, 4, 4), 0.6)

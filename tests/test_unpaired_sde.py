@@ -473,7 +473,7 @@ def test_memory_keeps_the_latest():
     for k in range(4):
         memory.add(torch.full((2, 1, 1, 1), 2.0 * k), torch.full((2, 1, 1, 1), 2.0 * k + 1))
     assert memory.images[:, 0].flatten().tolist() == [4, 6, 6]
-    first, second = memory.draw(50, rng())
+    first, second = memory.draw(torch.empty(50, 1, 1, 1), rng())
     assert torch.equal(second, first + 1)  # tuples stay together
     assert set(first.flatten().tolist()) == {4, 6}
 

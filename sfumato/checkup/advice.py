@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -18,6 +19,7 @@ from sfumato.checkup.inspection import Inspected
 from sfumato.checkup.pairs import Pairing
 from sfumato.core.errors import UserError
 from sfumato.data.layout import Folders
+from sfumato.data.proportions import Size, buckets, nearest
 from sfumato.methods.outline import names
 from sfumato.methods.registry import find, info
 
@@ -29,6 +31,8 @@ TINY = 0.5
 """A picture smaller than this share of the 5th percentile is an accident, and sets no size."""
 LARGE = 4
 """Times the recommended size from which on pictures lose much when they are brought to it."""
+SEVERAL = 0.1
+"""Share of pictures of other proportions than the rest from which on they are mixed."""
 RECOMMENDED = {
     "pairs": ("pix2pix", "paired_sde"),
     "unpaired": ("cyclegan", "cut", "unpaired_sde"),
@@ -109,10 +113,13 @@ def advise(
             f" Whole pictures are brought to it, from {usual} pixels; if textures matter and not shapes, add "
             f"--resize pieces: it learns from pieces at full size, and results are as large as their sources."
         )
+    shapes = "" if pair and pair.apart else mixed([one.shape(halved) for one in good])
+    if shapes:
+        why += f" Proportions are mixed ({shapes}): --resize buckets learns from whole pictures."
     words = [f"--size {best}"]
     words += ["--channels 1"] * (told.get("channels") is None and all(one.gray for one in good))
     words += [_stated(name, value) for name, value in told.items() if value is not None]
-    words += ["--resize stretch"] * bool(pair and pair.stretch)
+    words += ["--resize stretch"] * bool(pair and pair.stretch) + ["--resize buckets"] * bool(shapes)
     words += [settings(first)] * (best <= SMALL)
     words += [_line("--without", Path(without))] if without else []
     make = {"pairs": _side_by_side if halved else _paired, "unpaired": _two, "domains": _domains}
@@ -120,6 +127,17 @@ def advise(
     chosen = pair.domains if pair else tuple(folders)[:2]
     reason, commands = make[kind](folders, chosen, " ".join(filter(None, words)), place)
     return Plan(best, halved, list(RECOMMENDED[kind]), f"{reason} {why}", commands)
+
+
+def mixed(sizes: Sequence[Size]) -> str:
+    """How many pictures lie, stand and are square, if not nearly all have one proportion; else nothing."""
+    found = Counter(nearest(size, buckets((LARGEST["cpu"],) * 2)) for size in sizes)
+    if found.most_common(1)[0][1] > (1 - SEVERAL) * len(sizes):
+        return ""
+    ways = Counter[str]()
+    for (h, w), n in found.items():
+        ways["lying" if w > h else "upright" if h > w else "square"] += n
+    return ", ".join(f"{n / len(sizes):.0%} {way}" for way, n in ways.most_common())
 
 
 def _stated(name: str, value: Any) -> str:

@@ -186,9 +186,9 @@ def sizes(where: str, part: Sequence[Inspected], plan: Plan) -> Iterator[Finding
         ratio = float(np.median([one.width / one.height for one in part])) / (2 if halved else 1)
         if max(ratio, 1 / ratio) >= CROPPED:
             yield Finding(
-                "note", "aspect", f"{where}: width / height is {ratio:.2f} (median): the square that "
-                f"is trained on leaves out {100 * (1 - min(ratio, 1 / ratio)):.0f} % of a picture",
-                "--resize stretch keeps everything, and distorts it",
+                "note", "aspect", f"{where}: width / height is {ratio:.2f} (median): the square of "
+                f"--resize crop leaves out {100 * (1 - min(ratio, 1 / ratio)):.0f} % of a picture",
+                "--resize buckets keeps nearly all, and no proportions are lost",
             )  # fmt: skip
 
 

@@ -94,7 +94,11 @@ class Inspected:
 
     def short(self, halved: bool = False) -> int:
         """The shorter side in pixels; of a half, if the picture holds a pair."""
-        return min(self.height, self.width // 2 if halved else self.width)
+        return min(self.shape(halved))
+
+    def shape(self, halved: bool = False) -> tuple[int, int]:
+        """Height and width in pixels; of a half, if the picture holds a pair."""
+        return self.height, self.width // 2 if halved else self.width
 
 
 def folders_of(

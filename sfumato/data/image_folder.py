@@ -25,7 +25,7 @@ from sfumato.data.listing import IN_PART, OTHER, list_pictures, none_twice, said
 from sfumato.data.pieces import Cut, piece
 from sfumato.data.preparation import Preparation, Prepared
 from sfumato.data.read import Readable
-from sfumato.data.resize import as_many, to_float
+from sfumato.data.resize import as_many, centre, covered, to_float
 
 CACHE_BYTES = 2 * 10**9
 PICTURES = "a picture or a folder of pictures"
@@ -276,19 +276,10 @@ class ImageFolder:
             )
         return torch.stack(images)
 
-    def sizes(self) -> dict[str, tuple[int, int]]:
+    def sizes(self) -> list[tuple[int, int]]:
         """(height, width) of every picture before it is prepared, see `Preparation.size_of`."""
-        if self._kept is not None:
-            return dict(zip(self.names, (one.size for one in self._kept), strict=True))
-        return {name: self.preparation.size_of(self.picture(i)) for i, name in enumerate(self.names)}
-
-    def known_sizes(self) -> set[tuple[int, int]]:
-        """The (height, width) of all pictures that can be read."""
-        seen = set()
-        for i in range(len(self)):
-            with suppress(UserError):  # said where it is read
-                seen.add(self.preparation.size_of(self.picture(i)))
-        return seen
+        every = map(self.picture, range(len(self)))
+        return [one.size for one in self._kept or ()] or [*map(self.preparation.size_of, every)]
 
     # ---- the same pictures, prepared otherwise ---------------------------------------------------
 
@@ -301,8 +292,7 @@ class ImageFolder:
         Raises:
             UserError: no pictures, or two of one name.
         """
-        found = cls(folder)
-        found.by_name()
+        (found := cls(folder)).by_name()
         return found.prepared(how or Preparation())
 
     def prepared(self, how: Preparation) -> Self:
@@ -312,6 +302,15 @@ class ImageFolder:
     def fitted(self, size: tuple[int, int] | None) -> Self:
         """The same pictures at another size (height, width)."""
         return self._with(preparation=replace(self.preparation, size=size))
+
+    def in_bucket(self, rows: Sequence[int], size: tuple[int, int]) -> Self:
+        """The pictures at `rows`, cut to a bucket; those that were scaled for another are decoded again."""
+        other, square = self.subset(rows), self.preparation.size or size
+        other.preparation = how = replace(self.preparation, size=size, resize="crop")
+        for i, one in enumerate(kept := other._kept or []):
+            cut, own = centre(one.samples, *size), covered(one.size, square, "buckets") == size
+            kept[i] = one._replace(samples=cut) if own or not cut.size else how.fitted(other.picture(i))
+        return other
 
     def framed(self, frame: tuple[int, int]) -> Self:
         """The same pictures at their own scale, cut as for that size (height, width)."""

@@ -14,7 +14,7 @@ from sfumato.data.hashing import hash_of
 from sfumato.data.header import said_lost
 from sfumato.data.image_folder import ImageFolder
 from sfumato.data.preparation import Preparation, Prepared
-from sfumato.data.resize import alike, said_size
+from sfumato.data.resize import UNCUT, alike, said_size
 
 FAINT = 16 / 127.5
 """Up to 16 of 255 gray levels off are black, white or gray still, as in a JPEG."""
@@ -85,7 +85,7 @@ def mask_for(file: Path, picture: Prepared, prepare: Preparation) -> Tensor:
     """
     h, w = picture.image.shape[-2:]
     how = replace(prepare, size=(h, w), channels=1, upscale=True, side="whole", range=None)
-    if how.resize in ("none", "short"):
+    if how.resize == "none" or how.resize in UNCUT:
         how = replace(how, resize="crop")  # of the same proportions: nothing is cut
     mask = how.read(file)
     if mask.size != (h, w) and not alike(mask.size, picture.size):

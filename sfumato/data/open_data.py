@@ -48,7 +48,7 @@ def open_images(
         paths: a folder, searched with its subfolders, a list of files, or what is held in Python.
         size: side in pixels, or (height, width).
         channels: 3, 1, or as many as the files have bands.
-        resize: crop, stretch, none or pieces, see `Preparation`.
+        resize: crop, buckets, stretch, none or pieces, see `Preparation`.
         upscale: allow pictures to be enlarged.
         strict: refuse what would be left out, instead of saying so.
         side: take only the left or right half of each picture.

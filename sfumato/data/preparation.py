@@ -25,6 +25,7 @@ from sfumato.data.carried import NODATA
 from sfumato.data.hashing import version_of
 from sfumato.data.header import LIMITS
 from sfumato.data.kept import KEPT, Sample
+from sfumato.data.proportions import buckets
 from sfumato.data.read import (
     Page,
     Readable,
@@ -44,7 +45,7 @@ from sfumato.data.value_range import ValueRange, rule_of
 Side = Literal["left", "right", "whole"]
 SAID = {
     "crop": "cropped to", "short": "scaled to cover", "stretch": "stretched to", "none": "as they are,",
-    "pieces": "in pieces of",
+    "pieces": "in pieces of", "buckets": "whole, with the area of",
 }  # fmt: skip
 ALWAYS = {"orientation": "upright", "colour": "sRGB", "transparency": "on white"}
 """What every preparation does; recorded, so that it cannot change unnoticed."""
@@ -67,9 +68,10 @@ class Preparation:
 
     Args:
         size: (height, width) in pixels; None takes every picture at its own size.
-        resize: crop (scale until the size is just covered, cut the middle), short (do not cut), stretch
-            (proportions are lost), none (pictures have that size already), or pieces (of that size are
-            cut out by who reads them: see `sfumato.data.pieces`).
+        resize: crop (scale until the size is just covered, cut the middle), short (do not cut), buckets
+            (the same with the bucket of this area that a picture is of, see `sfumato.data.proportions`),
+            stretch (proportions are lost), none (pictures have that size already), or pieces (of that
+            size are cut out by who reads them: see `sfumato.data.pieces`).
         upscale: whether pictures smaller than `size` are enlarged, or refused.
         channels: 3 (gray is repeated), 1 (the luma of colours), or as many as the files have bands.
         side: left or right of pictures that hold two side by side, or the whole.
@@ -101,6 +103,8 @@ class Preparation:
         if self.size is not None and self.size[0] * self.size[1] > LIMITS.pixels:
             raise UserError(f"size {said_size(self.size)}: expected at most {LIMITS.pixels:,} pixels in all")
         choose("resize", self.resize, {*get_args(Resize), *get_args(Learnt)})
+        if self.resize == "buckets" and self.size is not None:
+            buckets(self.size)  # sees that it is a square
         choose("side", self.side, get_args(Side))
         for number in (self.channels, self.to_channels or 1):
             if not 1 <= number <= 1000:
@@ -257,8 +261,8 @@ class Preparation:
             resize: how pictures get it.
             whole: take all of what training cut, and leave at its scale what training left there.
         """
-        learnt = "none" if self.resize == "pieces" else self.resize
-        how: Resize = resize or ("short" if whole and learnt == "crop" else learnt)
+        taken = {"pieces": "none"} | ({"crop": "short"} if whole else {"buckets": "crop"})
+        how: Any = resize or taken.get(self.resize, self.resize)
         if size is None:
             own = how == "none" and (whole or resize is not None or self.resize == "pieces")
             return replace(self, size=None if own else self.size, resize=how)

@@ -14,10 +14,13 @@ from torch.nn.functional import interpolate
 
 from sfumato.core.errors import UserError, check_numbers, choose
 from sfumato.data.header import LIMITS
+from sfumato.data.proportions import buckets, nearest
 
 ToOneSize = Literal["crop", "stretch", "none"]
-Learnt = Literal[ToOneSize, "pieces"]
-Resize = Literal[ToOneSize, "short"]
+Learnt = Literal[ToOneSize, "pieces", "buckets"]
+Resize = Literal[ToOneSize, "short", "buckets"]
+UNCUT = "short", "buckets"
+"""Ways by which whole pictures keep their proportions."""
 ALIKE = 0.02
 """Proportions that differ by less than this share are the same: sides are whole pixels."""
 Pixels = TypeVar("Pixels", NDArray[Any], NDArray[np.float32], Tensor)
@@ -95,7 +98,8 @@ def fit_image(
         image: Values in [-1,1].
         size: Side in pixels, or (height, width).
         resize: "crop" scales until the image just covers the size and cuts the centre, "short" keeps
-            all of it, "stretch" ignores the proportions, "none" asks for images of exactly this size.
+            all of it, "buckets" does the same with the bucket that it is of, "stretch" ignores the
+            proportions, "none" asks for images of exactly this size.
         upscale: Allow images to be enlarged.
         name: What an error calls the image.
 
@@ -104,6 +108,7 @@ def fit_image(
     """
     h, w = (size, size) if isinstance(size, int) else size
     old_h, old_w = image.shape[1:]
+    h, w = covered((old_h, old_w), (h, w), resize)
     if (old_h, old_w) == (h, w):
         return image
     if choose("resize", resize, get_args(Resize)) == "none":
@@ -117,9 +122,9 @@ def fit_image(
         image = _needed(image, h, w)
         old_h, old_w = image.shape[1:]
     new_h, new_w = h, w
-    if resize in ("crop", "short"):
+    if resize == "crop" or resize in UNCUT:
         new_h, new_w = covering((old_h, old_w), (h, w))
-    if resize == "short":
+    if resize in UNCUT:
         h, w = new_h, new_w
         if h * w > LIMITS.pixels:
             raise UserError(f"{name} would be {w}x{h} pixels, expected at most {LIMITS.pixels:,} in all")
@@ -145,6 +150,11 @@ def covering(size: tuple[int, int], wanted: tuple[int, int]) -> tuple[int, int]:
     (old_h, old_w), (h, w) = size, wanted
     scale = max(h / old_h, w / old_w)
     return max(h, round(old_h * scale)), max(w, round(old_w * scale))
+
+
+def covered(size: tuple[int, int], wanted: tuple[int, int], resize: str) -> tuple[int, int]:
+    """The size that a picture of this (height, width) covers: the wanted one, or its bucket of that area."""
+    return nearest(size, buckets(wanted)) if resize == "buckets" else wanted
 
 
 def placed(size: tuple[int, int], fitted: tuple[int, int], resize: str, made: tuple[int, int]) -> Placed:

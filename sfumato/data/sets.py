@@ -3,7 +3,8 @@
 Batch number n is a pure function of (seed, n, rank, world). The items of a set are dealt out in
 an endless row: one seeded permutation after the other, each a whole epoch. Batch n is the n-th
 run of `size` places of that row, so a set smaller than a batch simply repeats. With several
-processes (`world`) each takes an equal share of the same batch.
+processes (`world`) each takes an equal share of the same batch. In buckets every size has such a
+row, and rounds of batches: see `sfumato.data.buckets`.
 """
 
 import abc
@@ -12,7 +13,7 @@ import itertools
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Annotated, Any, Self
 
 import numpy as np
@@ -26,6 +27,7 @@ from sfumato.core.errors import UserError
 from sfumato.core.ranges import Count, Interval, NotNegative, Strength, Whole
 from sfumato.core.terminal import count
 from sfumato.data.augment import jittered, mirrored
+from sfumato.data.buckets import Buckets
 from sfumato.data.image_folder import ImageFolder
 from sfumato.data.listing import file_of, natural, stem_of, told_apart
 from sfumato.data.pieces import Cut
@@ -45,6 +47,7 @@ class Dataset(abc.ABC):
     kind: str
     parts: dict[str, ImageFolder]
     coins: tuple[int, ...]  # which coin flips the first and the second half of a batch
+    like: "Dataset | None" = None  # another set: its buckets alone are this one's
 
     @abc.abstractmethod
     def _take(self, places: Indices, seed: int | None, cuts: Cuts = None) -> Batch:
@@ -89,8 +92,9 @@ class Dataset(abc.ABC):
             raise UserError(f"batch size {size}: expected a multiple of the {world} process(es)")
         share = slice(rank * size // world, (rank + 1) * size // world)
         for number in itertools.count(start):
+            which, turn = self.buckets.turn(seed, number)
             cuts = [own[share] for own in cuts_of(seed, number, size, scale)] if self.of_pieces else None
-            halves = list(self._take(number * size + np.arange(size)[share], seed, cuts))
+            halves = list(self.groups[which]._take(turn * size + np.arange(size)[share], seed, cuts))
             coins = np.random.default_rng([seed, 1, 0, number]).random((2, size))[:, share]
             places = np.random.default_rng([seed, 2, 0, number]).random((2, 2, size))[..., share]
             for half, coin in enumerate(self.coins):
@@ -108,6 +112,29 @@ class Dataset(abc.ABC):
     def first(self, count: int) -> Batch:
         """The first items in the order of their names (of the domains in turn), for previews."""
         return self._take(np.arange(min(count, len(self))), None)
+
+    @cached_property
+    def buckets(self) -> Buckets:
+        """Which pictures are in which bucket: in none, unless it is a training in buckets."""
+        if (how := self.preparation).resize != "buckets" or how.size is None:
+            return Buckets()
+        sizes = {name: part.sizes() for name, part in self.parts.items()}
+        if self.kind == "pairs":  # both halves are in the source's
+            sizes = dict.fromkeys(sizes, sizes["source"])
+        return Buckets.of(sizes, how.size, self.like.buckets if self.like else None)
+
+    @cached_property
+    def groups(self) -> list[Self]:
+        """Sets of pictures of one size, of which batches are: of each bucket, the largest first, or all."""
+        return [
+            self.with_parts({name: self.parts[name].in_bucket(at, size) for name, at in each.items()})
+            for size, each in self.buckets.rows.items()
+        ] or [self]
+
+    def of_size(self, group: "Dataset") -> "Dataset":
+        """The pictures of the size of those of a group, which is of this set or of one that is `like` it."""
+        sizes = [one.preparation.size for one in self.groups]
+        return self.groups[sizes.index(group.preparation.size)]
 
     @checked
     def split(self, fraction: Annotated[float, Interval(0, 1, "()")], seed: int = 0) -> tuple[Self, Self]:
@@ -140,7 +167,9 @@ class Dataset(abc.ABC):
                         f"images of {name!r}, which has {len(part)}{pages}: use another fraction, or 0"
                     )
                 sides[side][name] = part.subset(chosen)
-        return self.with_parts(sides[0]), self.with_parts(sides[1])
+        train, held_out = map(self.with_parts, sides)
+        held_out.like = train
+        return train, held_out
 
     @property
     def preparation(self) -> Preparation:
@@ -261,9 +290,7 @@ class Pairs(Unpaired):
         super().__init__(source.only(both), target.only(both))
         apart = [
             f"{name} ({said_size(a)}, {said_size(b)})"
-            for name, a, b in zip(
-                both, self.source.sizes().values(), self.target.sizes().values(), strict=True
-            )
+            for name, a, b in zip(both, self.source.sizes(), self.target.sizes(), strict=True)
             if (a != b if self.of_pieces else not alike(a, b))
         ]
         if apart and self.of_pieces:
@@ -271,7 +298,7 @@ class Pairs(Unpaired):
                 f"{len(apart)} of {len(both)} pairs have pictures of other sizes, whose pieces show other "
                 f"places: {', '.join(apart[:3])}: bring them to one size, or use --resize crop"
             )
-        if apart and self.source.preparation.resize == "crop":
+        if apart and self.source.preparation.resize in ("crop", "buckets"):
             raise UserError(
                 f"{len(apart)} of {len(both)} pairs have pictures of other proportions, which a crop would "
                 f"cut apart: {', '.join(apart[:3])}: use --resize stretch"

@@ -23,7 +23,7 @@ from sfumato.data.layout import layout
 from sfumato.data.pictures import ImageSet, matched
 from sfumato.data.preparation import ALWAYS, Preparation, Side
 from sfumato.data.read import bands_of
-from sfumato.data.resize import ToOneSize, said_size
+from sfumato.data.resize import UNCUT, ToOneSize, said_size
 from sfumato.data.show import evenly
 from sfumato.evaluation.entries import Entry
 from sfumato.evaluation.protocol import Protocol
@@ -141,7 +141,7 @@ def ready(
             there = results_in(e.folder)
             there = there.only(files.names, "result", "sources") if some else there
             pictures[e.label] = [matched(there, files.names)]
-            made[e.label], found = made_by(Path(e.folder)), [*there.sizes().values()]
+            made[e.label], found = made_by(Path(e.folder)), [*there.sizes()]
         elif e.scores is None:
             made_of = assembled(e.method, **dict[str, Any](e.roles), loaded=loaded)
             options = options_of(made_of.part, e.options)
@@ -151,11 +151,12 @@ def ready(
             made[e.label] = how
         for h, w in found:
             sizes.setdefault((h, w), e.label)
-    size = next(iter(sizes), None) or next(iter(files.sizes().values()))
+    size = next(iter(sizes), None) or files.sizes()[0]
     if rules.size is None and len(sizes) > 1:
         shown = ", ".join(f"{label} {said_size(at)}" for at, label in [*sizes.items()][:3])
-        size = (min(size), min(size))
-        if {min(each) for each in sizes} != {min(size)}:  # more than pictures of several proportions
+        least, whole = min(map(min, sizes)), all(p and p.resize == "buckets" for p in made.values())
+        size = (least, least)
+        if {*map(min, sizes)} != {least} and not whole:  # more than pictures of several proportions
             raise UserError(
                 f"results have several sizes ({shown}): bring them to one, those that are translated by "
                 f"--size, or choose a protocol with a size"
@@ -222,7 +223,7 @@ def shared(
         UserError: they were prepared in several ways, or otherwise than the user says.
     """
     told = {
-        label: replace(p, resize="crop") if p.resize == "short" else p
+        label: replace(p, resize="crop") if p.resize in UNCUT else p
         for label, p in made.items() if p is not None
     }  # fmt: skip
     ways = ["alpha", "range", "to_range"]
@@ -265,7 +266,7 @@ def partners(folder: str | Path, source: ImageFolder) -> ImageFolder:
     """
     others, own = ImageFolder.to_compare(folder), source.preparation.other_side
     if own.side != "whole":
-        (h, w), (a, b) = (next(iter(s.sizes().values())) for s in (ImageFolder(source.folder), others))
+        (h, w), (a, b) = (s.sizes()[0] for s in (ImageFolder(source.folder), others))
         own = own if abs(b * h / (a * w) - 1) < 0.25 else replace(own, side="whole")
     return others.prepared(own)
 
@@ -285,7 +286,7 @@ def enlarged(sets: Mapping[str, ImageFolder], size: tuple[int, int]) -> list[str
     """What of the pictures is smaller than the (height, width) they are compared at, in words."""
     said = []
     for role, images in sets.items():
-        sizes = images.sizes()
+        sizes = dict(zip(images.names, images.sizes(), strict=True))
         if small := [name for name, (h, w) in sizes.items() if h < size[0] or w < size[1]]:
             more = ", ..." if len(small) > 3 else ""
             said.append(

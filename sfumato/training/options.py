@@ -98,9 +98,10 @@ class TrainOptions(LoopOptions):
         start: a model folder, or sfumato/NAME, with whose weights it begins. The network is the model's,
             domains are matched by name, and the default of lr is a tenth of the method's.
         size: side of the images in pixels, or WIDTHxHEIGHT, as in 96x64.
-        resize: how images get that size: crop (scale the short side, cut out the middle), stretch, none
-            (refuse other sizes), or pieces (cut at random out of larger images at their own scale, so that
-            results can be as large as their sources).
+        resize: how images get that size: crop (scale the short side, cut out the middle), buckets (whole
+            images, upright, square and lying, of about the area of the size, a batch of one shape), stretch,
+            none (refuse other sizes), or pieces (cut at random out of larger images at their own scale, so
+            that results can be as large as their sources).
         scale: least scale of pieces; they are drawn between it and 1, the images' own.
         upscale: enlarge images that are smaller than size, instead of leaving them out.
         alpha: the colour that transparent images are laid on, such as white, black or #ff8800.

@@ -31,6 +31,12 @@ class Pictures(NamedTuple):
         rest = self.held_out
         return {"training": self.training.names(), "held_out": rest.names() if rest else {}}
 
+    def grouped(self) -> Pictures:
+        """The same; of a training in buckets, what is wrong with a picture in its bucket is said now."""
+        for data in filter(None, (self.training, self.held_out)):
+            _ = data.groups
+        return self
+
 
 def read_pictures(asked: TrainOptions) -> Pictures:
     """Reads the pictures of a training, leaves some out, and holds some out."""
@@ -50,10 +56,12 @@ def read_pictures(asked: TrainOptions) -> Pictures:
         how |= {"range": first.range} | ({} if kind == "domains" else {"to_range": first.to_range})
         rest = open_data(kind, asked.validation, whose="validation", **how)
         _others(everything, rest)
-        return Pictures(everything, everything, in_order(rest, everything.parts, "the training"))
+        rest = in_order(rest, everything.parts, "the training")
+        rest.like = everything
+        return Pictures(everything, everything, rest).grouped()
     if asked.held_out:
-        return Pictures(everything, *everything.split(asked.held_out, asked.seed))
-    return Pictures(everything, everything, None)
+        return Pictures(everything, *everything.split(asked.held_out, asked.seed)).grouped()
+    return Pictures(everything, everything, None).grouped()
 
 
 def in_order(data: sets.Dataset, names: Iterable[str], whose: str) -> sets.Dataset:

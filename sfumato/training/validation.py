@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -15,7 +15,7 @@ from sfumato.core.terminal import count, one_line
 from sfumato.data import sets, tile
 from sfumato.data.folders import replacing
 from sfumato.data.images import picture
-from sfumato.data.resize import as_many, said_size
+from sfumato.data.resize import as_many, centre, said_size
 from sfumato.data.show import shown
 from sfumato.diffusion.watch import ending
 from sfumato.methods.registry import Trainable, info, name_of
@@ -102,13 +102,13 @@ class Observer:
             return ", ".join(f"{len(part):,} {name}" for name, part in data.parts.items())
 
         training, rest = self.pictures.training, self.pictures.held_out
-        size = next(iter(training.parts.values())).preparation.size or (0, 0)
+        about = "about " * bool(buckets := training.buckets.said())
         self.told.say(
-            f"{name_of(self.state.method)} learns from {counted(training)} pictures of "
-            f"{said_size(size)} pixels, {counted(rest) if rest else 'none'} held out; {long}, "
+            f"{name_of(self.state.method)} learns from {counted(training)} pictures of {about}"
+            f"{said_size(self.asked.sides)} pixels, {counted(rest) if rest else 'none'} held out; {long}, "
             f"{count(self.log.images, 'picture')} a step, on {self.device}; writes to {self.asked.out}"
         )
-        for note in getattr(self.state.method, "notes", []):
+        for note in (*buckets, *getattr(self.state.method, "notes", [])):
             self.told.say(note)
 
     def start(self, steps: int) -> None:
@@ -176,6 +176,8 @@ def look(
 ) -> Look | None:
     """Source, result and target of the first n pictures, or samples; None of what makes no pictures.
 
+    In buckets n is of the largest, which alone is compared; of the others there are fewer.
+
     Args:
         state: its averaged weights are used.
         data: held-out pictures, if there are any.
@@ -183,19 +185,38 @@ def look(
         device: device of the model.
         n: pictures in a row.
     """
-    a, b = data.first(n)
-    known = reference.first(REFERENCE)
+    first, *others = data.groups
+    known = reference.of_size(first).first(REFERENCE)
     part: Any
     with state.averaged() as part:
+        if not info(part).translates and not hasattr(part, "preview"):
+            return None
+        seen = [_rows(part, one, device, many) for one, many in ((first, n), *((one, 2) for one in others))]
         if info(part).translates:
-            y = raw(part)(a.to(device)).float().cpu().clamp(-1, 1)
-            copies = [as_many(x, b.shape[1]) for x in (a, known[0])]
+            x, y, b = seen[0].values()
+            copies = [as_many(x, b.shape[1]) for x in (x, known[0])]
             far = verdict.translated(copies[0], y, b, copies[1], known[1], paired=data.kind == "pairs")
-            return Look({"source": a, "result": y, "target": b}, far)
-        if hasattr(part, "preview"):
-            made = [r.float().cpu().clamp(-1, 1) for r in part.preview(a.to(device))]
-            return Look(dict(zip(data.parts, made, strict=True)), verdict.sampled(made, *known))
-    return None
+        else:
+            far = verdict.sampled([*seen[0].values()], *known)
+    return Look({name: on_white([rows[name] for rows in seen]) for name in seen[0]}, far)
+
+
+def _rows(part: Any, data: sets.Dataset, device: torch.device, n: int) -> dict[str, Tensor]:
+    """Images (n, C, H, W) of a preview by what they are, of pictures of one size."""
+    a, b = data.first(n)
+    if info(part).translates:
+        return {"source": a, "result": raw(part)(a.to(device)).float().cpu().clamp(-1, 1), "target": b}
+    made = [r.float().cpu().clamp(-1, 1) for r in part.preview(a.to(device))]
+    return dict(zip(data.parts, made, strict=True))
+
+
+def on_white(sheets: Sequence[Tensor]) -> Tensor:
+    """Images (n, C, H, W) of several sizes as one tensor, each in the middle of white."""
+    h, w = (max(x.shape[axis] for x in sheets) for axis in (2, 3))
+    shown = [x.new_ones(*x.shape[:2], h, w) for x in sheets]
+    for page, x in zip(shown, sheets, strict=True):
+        centre(page, *x.shape[2:]).copy_(x)
+    return torch.cat(shown)
 
 
 def labelled(rows: Mapping[str, Tensor], title: str) -> Image.Image:

@@ -35,8 +35,9 @@ class ModelOptions(Checked):
         batch: pictures translated at a time; by default as many as should fit into memory.
         size: short side of the pictures in pixels, or WIDTHxHEIGHT, as in 96x64; by default as in the
             model's training, which also decides the next three.
-        resize: how pictures get that size: short (scale the short side, keep the whole picture), crop (cut
-            out its middle), stretch, or none (pictures have it already).
+        resize: how pictures get that size: short (scale the short side, keep the whole picture), buckets
+            (the same to the area, as a training in buckets), crop (cut out its middle), stretch, or none
+            (pictures have it already).
         upscale: enlarge pictures that are smaller than size, which are not translated otherwise.
         side: which half of a picture is read: left, right, or whole (it is one picture).
         windows: whether networks see overlapping windows of the training's size, see `sfumato.windowed`; by

@@ -28,13 +28,13 @@ from sfumato.data.listing import SUFFIXES, suffix_of
 from sfumato.data.masks import mask_record, masks_of
 from sfumato.data.open_data import measured_range, outside
 from sfumato.data.preparation import Preparation
-from sfumato.data.resize import covering, said_size
+from sfumato.data.resize import UNCUT, covered, covering, said_size
 from sfumato.data.value_range import rule_of
 from sfumato.data.write import Format, format_of
 from sfumato.methods.registry import name_of
 from sfumato.module import channels_of, describe
 from sfumato.translation.options import TranslateOptions
-from sfumato.translation.plan import Plan
+from sfumato.translation.plan import Plan, known_sizes
 from sfumato.translation.results import Results
 from sfumato.translation.run_file import Summary, crops, saved_depth, saved_digest, there, to_repeat
 from sfumato.translation.translator import Assembled, assembled, options_of
@@ -184,6 +184,8 @@ def repeat(run: str | Path, out: str | Path, *, device: str | None = None) -> Su
 def _sizes(pictures: ImageFolder) -> set[tuple[int, int]]:
     """The (height, width) that pictures have when they are prepared, by their headers."""
     how = pictures.preparation
-    if how.size and how.resize != "short":
+    if how.size is None:
+        return known_sizes(pictures)
+    if how.resize not in UNCUT:
         return {how.size}
-    return {covering(size, how.size) if how.size else size for size in pictures.known_sizes()}
+    return {covering(size, covered(size, how.size, how.resize)) for size in known_sizes(pictures)}

@@ -98,7 +98,7 @@ class Plan:
             UserError: it does not begin.
         """
         how, mistake = self.pictures.preparation, None
-        for h, w in [how.size] if how.size else sorted(self.pictures.known_sizes(), key=math.prod):
+        for h, w in [how.size] if how.size else sorted(known_sizes(self.pictures), key=math.prod):
             ramp = torch.linspace(-1, 1, how.channels * h * w).view(1, how.channels, h, w)
             mask = {"mask": torch.ones(1, 1, h, w)} if self.masks else {}
             x, options = ramp.to(self.home), self.options | mask
@@ -299,6 +299,15 @@ class Plan:
 
     def _skip(self, rows: Iterable[int], why: Exception) -> None:
         self.done.skipped |= {str(self.pictures.paths[i]): str(why) for i in rows}
+
+
+def known_sizes(pictures: ImageFolder) -> set[tuple[int, int]]:
+    """The (height, width) of all pictures that can be read."""
+    seen = set()
+    for i in range(len(pictures)):
+        with suppress(UserError):  # said where it is read
+            seen.add(pictures.preparation.size_of(pictures.picture(i)))
+    return seen
 
 
 def _stands(out: Path, here: os.stat_result, results: Iterable[Path] = ()) -> None:

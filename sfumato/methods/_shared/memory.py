@@ -22,7 +22,7 @@ class Replay(nn.Module):
     """What was made lately, to be seen again: tuples of images to `add` and `draw`, or images to exchange.
 
     Args:
-        size: tuples or images kept.
+        size: tuples or images kept, of each size of images in pixels.
     """
 
     @checked
@@ -32,18 +32,31 @@ class Replay(nn.Module):
         self.register_buffer("images", None, persistent=False)
         self.images: Tensor | None
 
+    def of(self, like: Tensor) -> Tensor | None:
+        """What is remembered of the size of these images."""
+        return getattr(self, self._place(like), None)
+
+    def _place(self, like: Tensor) -> str:
+        """The buffer of images of this size; the first size's is as old as `sfumato` is."""
+        first, (h, w) = self.images, like.shape[-2:]
+        return "images" if first is None or first.shape[-2:] == (h, w) else f"images_{w}x{h}"
+
+    def _keep(self, images: Tensor) -> None:
+        self.register_buffer(self._place(images), images, persistent=False)
+
     def add(self, *images: Float[Tensor, "b c h w"]) -> None:
         """Remembers image i of all of these as one tuple, in float16; the oldest are forgotten."""
         new = torch.stack(images, 1).half()
-        old = new[:0] if self.images is None else self.images
+        old = new[:0] if (kept := self.of(new)) is None else kept
         with torch.autocast(new.device.type, enabled=False):  # that of a CPU joins no float16
-            self.images = torch.cat([old, new])[-self.size :]
+            self._keep(torch.cat([old, new])[-self.size :])
 
-    def draw(self, n: int, rng: torch.Generator) -> tuple[Tensor, ...]:
-        """N tuples at random: one tensor (n, C, H, W) for each place of a tuple."""
-        assert self.images is not None
-        chosen = torch.randint(len(self.images), (n,), generator=rng)
-        return self.images[chosen.to(self.images.device)].float().unbind(1)
+    def draw(self, like: Tensor, rng: torch.Generator) -> tuple[Tensor, ...]:
+        """As many tuples at random, and of the size, as these images: a tensor for each place of a tuple."""
+        kept = self.of(like)
+        assert kept is not None
+        chosen = torch.randint(len(kept), (len(like),), generator=rng)
+        return kept[chosen.to(kept.device)].float().unbind(1)
 
     def forward(self, images: Float[Tensor, "b c h w"], rng: torch.Generator) -> Tensor:
         """As many images, newer or older (https://arxiv.org/abs/1612.07828, sec. 2.3).
@@ -53,7 +66,7 @@ class Replay(nn.Module):
         """
         if not self.size or not self.training:
             return images
-        pool, out = images[:0] if self.images is None else self.images, []
+        pool, out = images[:0] if (kept := self.of(images)) is None else kept, []
         for image in images:
             if len(pool) < self.size:
                 pool = torch.cat([pool, image[None]])
@@ -61,7 +74,7 @@ class Replay(nn.Module):
                 i = int(torch.randint(self.size, (), generator=rng))
                 image, pool = pool[i], torch.cat([pool[:i], image[None], pool[i + 1 :]])
             out.append(image)
-        self.images = pool
+        self._keep(pool)
         return torch.stack(out)
 
 

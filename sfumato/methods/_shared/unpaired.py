@@ -220,7 +220,7 @@ class Pairs(nn.Module):
             Diverged: if what is made is not finite.
         """
         stored = self.training and (first or self.pairing == "buffer")
-        if not stored or n % self.refresh == 0 or self.memory.images is None:
+        if not stored or n % self.refresh == 0 or self.memory.of(real["target"]) is None:
             made = {s: self._make(f, s, real[o], rng, first) for s, o in OTHER.items()}
             if not all(x.isfinite().all() for x in made.values()):
                 raise Diverged(
@@ -230,7 +230,7 @@ class Pairs(nn.Module):
             if not stored:
                 return real, made
             self.memory.add(*(v[s] for v in (real, made) for s in OTHER))
-        old = self.memory.draw(len(real["target"]), rng)
+        old = self.memory.draw(real["target"], rng)
         return dict(zip(OTHER, old[:2], strict=True)), dict(zip(OTHER, old[2:], strict=True))
 
     def sample(self, f: Sides, side: str, image: Tensor, rng: torch.Generator, exact: bool = False) -> Tensor:
