@@ -8,6 +8,7 @@ that would be more than `OFTEN` times the mean, as where a folder lacks a bucket
 its pictures go to the nearest of the others.
 """
 
+import abc
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sfumato.core.terminal import count
+from sfumato.data.image_folder import ImageFolder
+from sfumato.data.preparation import Preparation
 from sfumato.data.proportions import Size, buckets, cut_off, far, nearest
 
 OFTEN = 4
@@ -112,6 +115,46 @@ class Buckets:
 def _counted(sizes: Mapping[Size, int]) -> str:
     """Such as "20 of 80x56, 12 of 64x64"."""
     return ", ".join(f"{n:,} of {w}x{h}" for (h, w), n in sizes.items())
+
+
+class InBuckets(abc.ABC):
+    """A set of pictures, and the sets of one size of which batches are."""
+
+    kind: str
+    parts: dict[str, ImageFolder]
+    like: Self | None = None  # another set: its buckets alone are this one's
+
+    @abc.abstractmethod
+    def with_parts(self, parts: dict[str, ImageFolder]) -> Self:
+        """The same kind of set over other parts."""
+
+    @property
+    def preparation(self) -> Preparation:
+        """How the first part's images are made, which are sources."""
+        return next(iter(self.parts.values())).preparation
+
+    @cached_property
+    def buckets(self) -> Buckets:
+        """Which pictures are in which bucket: in none, unless it is a training in buckets."""
+        if (how := self.preparation).resize != "buckets" or how.size is None:
+            return Buckets()
+        sizes = {name: part.sizes() for name, part in self.parts.items()}
+        if self.kind == "pairs":  # both halves are in the source's
+            sizes = dict.fromkeys(sizes, sizes["source"])
+        return Buckets.of(sizes, how.size, self.like.buckets if self.like else None)
+
+    @cached_property
+    def groups(self) -> list[Self]:
+        """Sets of pictures of one size, of which batches are: of each bucket, the largest first, or all."""
+        return [
+            self.with_parts({name: self.parts[name].in_bucket(at, size) for name, at in each.items()})
+            for size, each in self.buckets.rows.items()
+        ] or [self]
+
+    def of_size(self, group: Self) -> Self:
+        """The pictures of the size of those of a group, which is of this set or of one that is `like` it."""
+        sizes = [one.preparation.size for one in self.groups]
+        return self.groups[sizes.index(group.preparation.size)]
 
 
 @lru_cache(maxsize=8)

@@ -25,7 +25,6 @@ from sfumato.data.carried import NODATA
 from sfumato.data.hashing import version_of
 from sfumato.data.header import LIMITS
 from sfumato.data.kept import KEPT, Sample
-from sfumato.data.proportions import buckets
 from sfumato.data.read import (
     Page,
     Readable,
@@ -39,7 +38,17 @@ from sfumato.data.read import (
     read_file,
     read_samples,
 )
-from sfumato.data.resize import Learnt, Resize, centre, fit_image, said_size, sides_of, to_float, to_samples
+from sfumato.data.resize import (
+    Learnt,
+    Resize,
+    centre,
+    covered,
+    fit_image,
+    said_size,
+    sides_of,
+    to_float,
+    to_samples,
+)
 from sfumato.data.value_range import ValueRange, rule_of
 
 Side = Literal["left", "right", "whole"]
@@ -103,8 +112,7 @@ class Preparation:
         if self.size is not None and self.size[0] * self.size[1] > LIMITS.pixels:
             raise UserError(f"size {said_size(self.size)}: expected at most {LIMITS.pixels:,} pixels in all")
         choose("resize", self.resize, {*get_args(Resize), *get_args(Learnt)})
-        if self.resize == "buckets" and self.size is not None:
-            buckets(self.size)  # sees that it is a square
+        _ = self.size and covered(self.size, self.size, self.resize)  # sees that buckets have a square
         choose("side", self.side, get_args(Side))
         for number in (self.channels, self.to_channels or 1):
             if not 1 <= number <= 1000:

@@ -13,7 +13,7 @@ import itertools
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Annotated, Any, Self
 
 import numpy as np
@@ -27,12 +27,11 @@ from sfumato.core.errors import UserError
 from sfumato.core.ranges import Count, Interval, NotNegative, Strength, Whole
 from sfumato.core.terminal import count
 from sfumato.data.augment import jittered, mirrored
-from sfumato.data.buckets import Buckets
+from sfumato.data.buckets import InBuckets
 from sfumato.data.image_folder import ImageFolder
 from sfumato.data.listing import file_of, natural, stem_of, told_apart
 from sfumato.data.pieces import Cut
 from sfumato.data.pieces import cuts as cuts_of
-from sfumato.data.preparation import Preparation
 from sfumato.data.read import pages_of
 from sfumato.data.resize import alike, said_size
 
@@ -41,13 +40,10 @@ Indices = NDArray[np.int64]
 Cuts = Sequence[Sequence[Cut]] | None
 
 
-class Dataset(abc.ABC):
+class Dataset(InBuckets):
     """One or more `ImageFolder` drawn together."""
 
-    kind: str
-    parts: dict[str, ImageFolder]
     coins: tuple[int, ...]  # which coin flips the first and the second half of a batch
-    like: "Dataset | None" = None  # another set: its buckets alone are this one's
 
     @abc.abstractmethod
     def _take(self, places: Indices, seed: int | None, cuts: Cuts = None) -> Batch:
@@ -55,10 +51,6 @@ class Dataset(abc.ABC):
 
         Of a training on pieces `cuts` are those of the source and of the target.
         """
-
-    @abc.abstractmethod
-    def with_parts(self, parts: dict[str, ImageFolder]) -> Self:
-        """The same kind of set over other parts."""
 
     @checked
     def batches(
@@ -113,29 +105,6 @@ class Dataset(abc.ABC):
         """The first items in the order of their names (of the domains in turn), for previews."""
         return self._take(np.arange(min(count, len(self))), None)
 
-    @cached_property
-    def buckets(self) -> Buckets:
-        """Which pictures are in which bucket: in none, unless it is a training in buckets."""
-        if (how := self.preparation).resize != "buckets" or how.size is None:
-            return Buckets()
-        sizes = {name: part.sizes() for name, part in self.parts.items()}
-        if self.kind == "pairs":  # both halves are in the source's
-            sizes = dict.fromkeys(sizes, sizes["source"])
-        return Buckets.of(sizes, how.size, self.like.buckets if self.like else None)
-
-    @cached_property
-    def groups(self) -> list[Self]:
-        """Sets of pictures of one size, of which batches are: of each bucket, the largest first, or all."""
-        return [
-            self.with_parts({name: self.parts[name].in_bucket(at, size) for name, at in each.items()})
-            for size, each in self.buckets.rows.items()
-        ] or [self]
-
-    def of_size(self, group: "Dataset") -> "Dataset":
-        """The pictures of the size of those of a group, which is of this set or of one that is `like` it."""
-        sizes = [one.preparation.size for one in self.groups]
-        return self.groups[sizes.index(group.preparation.size)]
-
     @checked
     def split(self, fraction: Annotated[float, Interval(0, 1, "()")], seed: int = 0) -> tuple[Self, Self]:
         """Two sets of the same kind: (train, held out), of which the second is `fraction`.
@@ -170,11 +139,6 @@ class Dataset(abc.ABC):
         train, held_out = map(self.with_parts, sides)
         held_out.like = train
         return train, held_out
-
-    @property
-    def preparation(self) -> Preparation:
-        """How the first part's images are made, which are sources."""
-        return next(iter(self.parts.values())).preparation
 
     def names(self) -> dict[str, list[str]]:
         """The file names of every part, relative to its folder: a split that can be written."""
