@@ -271,7 +271,7 @@ def test_every_method_learns_in_buckets_and_resumes_to_the_bit(method, tmp_path)
         assert sizes == [(30, 20), (20, 30), (24, 24), (20, 27), (32, 18), (30, 20)]
 
 
-def test_pictures_of_python_of_two_in_one_and_by_the_clock(tmp_path):
+def test_pictures_of_python_and_of_two_in_one(tmp_path):
     arrays = [np.asarray(Image.open(f)) for f in sorted(paint(tmp_path / "a", SHAPES * 2).iterdir())]
     how = {"options": {"net": "tiny"}, "size": 16, "resize": "buckets", "batch": 2, "quiet": True}
     how |= {"schedule": "constant"}
@@ -280,7 +280,7 @@ def test_pictures_of_python_of_two_in_one_and_by_the_clock(tmp_path):
     files = [tmp_path / run / "weights.safetensors" for run in ("python", "files")]
     assert files[0].read_bytes() == files[1].read_bytes()
     paint(tmp_path / "pairs", [(2 * w, h) for w, h in SHAPES])
-    made = train("paired_sde", tmp_path / "pairs", tmp_path / "halves", side_by_side=True, minutes=0.02,
+    made = train("paired_sde", tmp_path / "pairs", tmp_path / "halves", side_by_side=True, steps=2,
                  held_out=0.2, **how)  # fmt: skip
     assert made.preparation == Preparation(SQUARE, "buckets", side="left")
     lines = (tmp_path / "halves/log.jsonl").read_text()
