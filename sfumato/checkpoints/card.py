@@ -22,6 +22,7 @@ def card(part: Part, info: Mapping[str, Any]) -> str:
         if domains
         else "--model FOLDER"
     )
+    use = "--beside FOLDER " * len(facts.get("preparation", {}).get("beside", ())) + use
     lines = [
         f"# A {name} model", "",
         f"{sum(p.numel() for p in part.parameters()):,} parameters, made by sfumato.", "",

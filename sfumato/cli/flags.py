@@ -49,7 +49,7 @@ def flags(
     hints = hints_of(function)
     for p in signature(made).parameters.values():
         hint, text = (kinds or {}).get(p.name, (hints.get(p.name), helps.get(p.name, "")))
-        hint = list[str] | None if p.name in RANGES else hint
+        hint = list[str] | None if p.name in (*RANGES, "beside") else hint
         text = with_range(text, hint)
         if p.name in skip or (hint := _typed(without(hint))) is None:
             continue

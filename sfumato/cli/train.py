@@ -92,7 +92,7 @@ def _trainer(method: str | Part, begun: Mapping[str, Any]) -> Callable[..., None
         kinds={"validation": (list[str] | None, "another folder to score it on; repeat for more.")},
     )  # fmt: skip
     known = defaults(cls) | {
-        k: _words(v) if k in RANGES else v for k, v in begun.items() if k != "validation"
+        k: _words(v) if k in RANGES else v for k, v in begun.items() if k not in ("validation", "beside")
     }
     common = [p.replace(default=known.get(p.name, p.default)) for p in common]
     options = begun.get("options", {})
@@ -140,9 +140,9 @@ def _still_there(begun: Mapping[str, Any], given: Mapping[str, Any], out: str) -
     from sfumato.data.own import GIVEN
     from sfumato.training.run_folder import typed_resume
 
-    for key, before in (("data", ""), ("validation", "--validation ")):
+    for key, before in (("data", ""), ("validation", "--validation "), ("beside", "--beside ")):
         folders = begun.get(key)
-        if not folders or given[key] != folders:
+        if not folders or given.get(key, folders) != folders:
             continue
         named = folders if isinstance(folders, Mapping) else None
         paths = named.values() if named else [folders] if isinstance(folders, str) else folders

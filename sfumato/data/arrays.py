@@ -95,7 +95,7 @@ def array_header(data: bytes, kind: str, page: int = 0) -> Header:
         Refused: there are fewer, or it is none that can be read.
     """
     x = _array(data, kind, page)
-    return Header(kind, x.width, x.height, x.pages, x.dtype.name)
+    return Header(kind, x.width, x.height, x.pages, x.dtype.name, x.bands)
 
 
 def read_array(

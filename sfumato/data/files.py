@@ -64,6 +64,7 @@ def read(
     if how is None:
         raise UserError("like= takes a model of sfumato.load, which knows how its pictures were prepared")
     how = how.at(size, resize or ("crop" if like is None else None))
+    how = replace(how, beside=how.beside if channels is None else ())  # channels of one file
     how = replace(how, upscale=upscale or how.upscale, channels=channels or how.channels)
     how = how if range is None else replace(how, range=_ends(range))
     pictures = [how.read(path) for path in _files(paths)]

@@ -38,6 +38,8 @@ class Header(NamedTuple):
     """Pictures in the file, of which the first is read."""
     dtype: str = "uint8"
     """NumPy's name of the type of its samples; bits and palettes are read as uint8."""
+    bands: int = 0
+    """Samples of a pixel, transparency among them, where the header of a TIFF or an array says them."""
 
 
 PAGED = "TIFF", "DICOM", "NIFTI"

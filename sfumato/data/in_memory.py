@@ -19,8 +19,9 @@ from sfumato.core.terminal import count
 from sfumato.data.decode import plain, samples_of
 from sfumato.data.header import Refused
 from sfumato.data.images import picture
+from sfumato.data.joined import Layer
 from sfumato.data.preparation import Preparation
-from sfumato.data.read import DARK, ranged
+from sfumato.data.read import DARK, Unfiled, ranged
 from sfumato.data.resize import to_float
 from sfumato.data.value_range import ValueRange, from_unit, to_unit
 
@@ -59,7 +60,9 @@ def take(given: Any, channels: int, preparation: Preparation | None = None, brig
         how = (preparation or Preparation(channels=channels)).at()
         try:
             samples = samples_of(given)[0]
-            if how.range is not None:
+            if how.beside:
+                samples, _ = how.samples(Unfiled("the picture", samples))
+            elif how.range is not None:
                 samples, _ = ranged(samples, channels, how.colour, how.range)
             else:
                 samples = plain(samples, channels, how.colour).transpose(2, 0, 1)
@@ -70,7 +73,8 @@ def take(given: Any, channels: int, preparation: Preparation | None = None, brig
     if isinstance(given, (np.ndarray, Tensor)):
         x, arrange = arranged(given, channels)
         ends, to = (preparation.range, preparation.to_range) if preparation else (None, None)
-        images, restore = _in_range(x, ends, to or ends) if ends else _floats(x, bright)
+        layers = preparation.layers if preparation and preparation.beside else [Layer(x.shape[1], ends)]
+        images, restore = _in_range(x, layers, to or ends) if ends else _floats(x, bright)
         return Taken(_channels(images, channels), lambda y: arrange(restore(y)))
     if isinstance(given, (str, Path)):
         raise UserError(
@@ -136,19 +140,25 @@ def _floats(x: Tensor, bright: bool) -> tuple[Tensor, Callable[[Tensor], Tensor]
     return values.float() * (2 / top) - 1, samples
 
 
-def _in_range(x: Tensor, ends: ValueRange, to: ValueRange) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+def _in_range(
+    x: Tensor, layers: Sequence[Layer], to: ValueRange
+) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
     """Whole numbers of a model's range, and back to that of its results; floats lie in [-1, 1]."""
+    known = [layer.range for layer in layers if layer.range]
     if x.is_floating_point():
         low, high = float(x.min()), float(x.max())
         if not -1 - SLACK <= low <= high <= 1 + SLACK:
+            shown = " and ".join(f"from {a:g} to {b:g}" for a, b in known)
             raise UserError(
                 f"values in [{low:.6g}, {high:.6g}]: expected [-1, 1], or whole numbers in the model's range "
-                f"from {ends[0]:g} to {ends[1]:g}; sfumato.read(paths, like=model) reads files in it"
+                f"{shown}; sfumato.read(paths, like=model) reads files in it"
             )
         return _floats(x, bright=True)
     check_type(x.dtype)
-    unit, outside = to_unit(x.to(torch.int64).cpu().numpy(), ends)
-    if outside:
+    parts = torch.split(x.to(torch.int64), [layer.channels for layer in layers], 1)
+    read = [to_unit(part.cpu().numpy(), ends) for part, ends in zip(parts, known, strict=True)]
+    unit = np.concatenate([values for values, _ in read], 1)
+    if outside := ", ".join(said for _, said in read if said):
         warnings.warn(f"values outside of the model's range become its ends: {outside}", stacklevel=4)
     kind = np.dtype(str(x.dtype).removeprefix("torch."))
 

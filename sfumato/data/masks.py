@@ -84,7 +84,7 @@ def mask_for(file: Path, picture: Prepared, prepare: Preparation) -> Tensor:
         UserError: its proportions are others than the picture's.
     """
     h, w = picture.image.shape[-2:]
-    how = replace(prepare, size=(h, w), channels=1, upscale=True, side="whole", range=None)
+    how = replace(prepare, size=(h, w), channels=1, upscale=True, side="whole", range=None, beside=())
     if how.resize == "none" or how.resize in UNCUT:
         how = replace(how, resize="crop")  # of the same proportions: nothing is cut
     mask = how.read(file)

@@ -13,14 +13,15 @@ from numpy.typing import NDArray
 
 from sfumato.core.errors import UserError
 from sfumato.data.image_folder import ImageFolder
-from sfumato.data.layout import layout, left_over, named, tests_by_name
+from sfumato.data.joined import Layer, check_targets, layers_of
+from sfumato.data.layout import apart, layout, left_over, named, tests_by_name
 from sfumato.data.listing import list_pictures, said
 from sfumato.data.own import Own, OwnPictures, folders_of, in_python, parts_of
 from sfumato.data.preparation import Preparation, Side
 from sfumato.data.read import Readable, each_page
 from sfumato.data.resize import Learnt
 from sfumato.data.sets import Dataset, Domains, Pairs, Unpaired
-from sfumato.data.stacks import Pages
+from sfumato.data.stacks import Pages, joined
 from sfumato.data.value_range import Stated, ValueRange, measured, rule_of
 
 Folder = str | Path
@@ -41,6 +42,8 @@ def open_images(
     ranges: Ranges = (None, None),
     to_channels: int | None = None,
     pages: str = "first",
+    beside: Sequence[Folder] = (),
+    layers: Sequence[Layer] = (),
 ) -> ImageFolder:
     """Pictures of one size, every file decoded; what is left out of them is said.
 
@@ -56,14 +59,17 @@ def open_images(
         ranges: `range` and `to_range` of a `Preparation`.
         to_channels: channels of their partners, or of what is made of them.
         pages: first, or all of stacks, each a picture.
+        beside: further folders, whose pictures of equal names give further channels.
+        layers: of these, see `Preparation.beside`.
 
     Raises:
         UserError: no picture can be used, or under `strict` any cannot.
     """
     shape = (size, size) if isinstance(size, int) else size
     how = Preparation(shape, resize, upscale, channels, side, alpha, *ranges, to_channels)
-    found = Pages if pages == "all" else ImageFolder
-    images = (OwnPictures(paths, how) if isinstance(paths, Own) else found(paths, how)).decoded(strict)
+    how, kind = replace(how, beside=tuple(layers)), Pages if pages == "all" else ImageFolder
+    images = OwnPictures(paths, how) if isinstance(paths, Own) else kind(paths, how)
+    images = joined(images, [kind(folder) for folder in beside]).decoded(strict)
     for line in images.said():
         warnings.warn(line, stacklevel=2)
     return images
@@ -76,9 +82,10 @@ def open_data(
     side_by_side: bool = False,
     range: Stated | None = None,
     to_range: Stated | None = None,
-    channels: int = 3,
+    channels: int | None = 3,
     to_channels: int | None = None,
     pages: str = "first",
+    beside: Sequence[Folder] = (),
     whose: str = "data",
     **options: Any,
 ) -> Dataset:
@@ -92,9 +99,11 @@ def open_data(
         range: of the sources' values, see `Preparation`; stated, or measured in each folder of two, or in
             all domains together.
         to_range: of the targets' values; by default stated as `range` is, and measured in the targets.
-        channels: of the sources: 3, 1, or as many as the files have bands.
+        channels: of the sources: 3, 1, or as many as the files have bands; None with `beside`: of all
+            folders together.
         to_channels: of the targets; by default as many.
         pages: first, or all of stacks, each a picture.
+        beside: further folders of sources; `channels` are those of all, and ranges are measured in each.
         whose: what errors call the data.
         options: of `open_images`: size, resize, upscale, strict, alpha.
 
@@ -117,8 +126,8 @@ def open_data(
                 f"{name!r} cannot name a domain: expected NAME=FOLDER, a name without / and line breaks"
             )
     for folder in given:
-        if beside := left_over(folder, found):
-            warnings.warn(said(folder, beside), stacklevel=2)
+        if left := left_over(folder, found):
+            warnings.warn(said(folder, left), stacklevel=2)
     for name, splits in found.items():
         if tests := [str(folder) for split, folder in splits.items() if split != "train"]:
             warnings.warn(f"{name}: trained on {splits['train']}; not on {', '.join(tests)}", stacklevel=2)
@@ -131,12 +140,17 @@ def open_data(
                 f"they are meant"
             )
     options, every = options | {"pages": pages}, pages == "all"
+    if beside and (kind == "domains" or side_by_side):
+        raise UserError(
+            "--beside is for methods of two folders, sources and targets, not for domains, nor with "
+            "--side-by-side: leave it out"
+        )
     if kind == "domains":
         if to_range is not None:
             raise UserError("--to-range is for methods of two folders: domains have one range, --range")
-        files = ((one, WHOLE) for root in roots.values() for one in _pictures(root, channels))
-        own = measured_range(range, files, channels, every=every)
-        options |= {"ranges": (own, own), "channels": channels}
+        files = ((one, WHOLE) for root in roots.values() for one in _pictures(root, channels or 3))
+        own = measured_range(range, files, channels or 3, every=every)
+        options |= {"ranges": (own, own), "channels": channels or 3}
         return Domains({name: open_images(folder, **options) for name, folder in roots.items()})
     if side_by_side and len(roots) == 1:
         places: list[tuple[Any, Side]] = [(next(iter(roots.values())), side) for side in ("left", "right")]
@@ -148,26 +162,53 @@ def open_data(
             f"({', '.join(map(str, roots.values()))}); for pairs side by side in one folder say "
             f"--side-by-side"
         )
+    further, layers = _further(beside, places, channels, range, every)
+    number = sum(layer.channels for layer in layers) if further else channels or 3
+    if further and not to_channels:
+        check_targets(list_pictures(places[1][0]).files, number, places[1][0], kind == "pairs")
     stated = {"range": range, "to_range": range if to_range is None else to_range}
-    both = (channels, to_channels or channels)
-    ends = [
-        measured_range(one, ((file, side) for file in _pictures(folder, number)), number, name, every)
-        for (folder, side), number, (name, one) in zip(places, both, stated.items(), strict=True)
+    both, known = (number, to_channels or number), [layer.range for layer in layers[:1]]
+    ends = known + [
+        measured_range(one, ((file, side) for file in _pictures(folder, n)), n, name, every)
+        for (folder, side), n, (name, one) in [*zip(places, both, stated.items(), strict=True)][len(known) :]
     ]
-    left, right = (
+    more: list[dict[str, Any]] = [{"beside": further, "layers": layers[1:]}, {}]
+    source, target = (
         open_images(
             folder,
             side=side,
-            channels=number,
-            ranges=(own, other),
-            to_channels=to_channels and back,
+            channels=n,
+            ranges=(ends[k], ends[1 - k]),
+            to_channels=to_channels and both[1 - k],
             **options,
+            **more[k],
         )
-        for (folder, side), own, other, number, back in zip(
-            places, ends, ends[::-1], both, both[::-1], strict=True
-        )
+        for k, ((folder, side), n) in enumerate(zip(places, both, strict=True))
     )
-    return (Pairs if kind == "pairs" else Unpaired)(left, right)
+    return (Pairs if kind == "pairs" else Unpaired)(source, target)
+
+
+def _further(
+    beside: Sequence[Folder], places: Sequence[tuple[Any, Side]], channels: int | None,
+    range: Stated | None, every: bool,
+) -> tuple[list[Path], list[Layer]]:  # fmt: skip
+    """The folders beside that of the sources, and what each of all gives; nothing if there are none.
+
+    Raises:
+        UserError: one is missing, lies in another one, or is given twice; or there are other channels.
+    """
+    if not beside:
+        return [], []
+    if not all(isinstance(folder, (str, Path)) for folder, _ in places):
+        raise UserError("beside is for folders: an array of a picture holds the channels of all")
+    found = [named({str(folder): folder})[str(folder)]["train"] for folder in beside]
+    apart([*(Path(folder) for folder, _ in places), *found])
+    folders = [places[0][0], *found]
+    files = [list_pictures(folder).files for folder in folders]
+    widths = layers_of(files, channels, folders)
+    sources = ([(file, WHOLE) for file in some] for some in files)
+    ends = [measured_range(range, some, n, every=every) for some, n in zip(sources, widths, strict=True)]
+    return found, [*map(Layer, widths, ends)]
 
 
 def _pictures(root: Any, channels: int) -> Iterable[Readable]:

@@ -22,11 +22,12 @@ from sfumato.core.arguments import checked_values
 from sfumato.core.errors import UserError, check_numbers, choose
 from sfumato.core.ranges import Whole
 from sfumato.data.carried import NODATA
-from sfumato.data.hashing import version_of
+from sfumato.data.halves import half_of, half_width
 from sfumato.data.header import LIMITS
+from sfumato.data.joined import Layer, layers_said, read_joined
 from sfumato.data.kept import KEPT, Sample
 from sfumato.data.read import (
-    Page,
+    Joined,
     Readable,
     Unfiled,
     bands_of,
@@ -37,6 +38,7 @@ from sfumato.data.read import (
     opacity_of,
     read_file,
     read_samples,
+    version_in,
 )
 from sfumato.data.resize import (
     Learnt,
@@ -88,6 +90,7 @@ class Preparation:
         range: the values that become -1 and 1; by default 0 and the largest of 8 or 16 bits.
         to_range: the same of the results' values, or of the partners of these pictures.
         to_channels: channels of these; by default as many.
+        beside: what the pictures of further folders give of the channels, which come after the others.
         page: which page of a file is read, from 0 on; by default the first, and others are said to be lost.
 
     Raises:
@@ -104,6 +107,7 @@ class Preparation:
     to_range: ValueRange | None = None
     to_channels: int | None = None
     page: Whole | None = None
+    beside: tuple[Layer, ...] = ()
 
     def __post_init__(self) -> None:
         checked_values(type(self), vars(self))
@@ -117,6 +121,8 @@ class Preparation:
         for number in (self.channels, self.to_channels or 1):
             if not 1 <= number <= 1000:
                 raise UserError(f"channels {number}: expected 3, 1, or as many as files have bands")
+        if self.layers[0].channels < 1:
+            raise UserError(f"channels {self.channels}: expected more than those of the folders beside")
         colour_of(self.alpha)
         for name in ("range", "to_range"):
             if (ends := getattr(self, name)) is not None:
@@ -142,18 +148,9 @@ class Preparation:
             UserError: as `read`.
         """
         kept, frame = KEPT.get(), frame if self.resize == "crop" else None
-        if kept is None or isinstance(file, Unfiled) or not file_in(file).is_file():
+        if kept is None or (version := version_in(file)) is None:
             return self._decoded(file, frame)
-        of = (
-            *version_of(file_in(file)),
-            isinstance(file, Page) and file.number,
-            self.resize,
-            self.channels,
-            self.side,
-            self.alpha,
-            self.range,
-            self.page,
-        )
+        of = (*version, self.beside, self.resize, self.channels, self.side, self.alpha, self.range, self.page)
         found = kept.get((of, self.size, frame))
         if found is None or not (self.upscale or all(map(operator.ge, found.size, self.size or (0, 0)))):
             found = self._decoded(file, frame)
@@ -179,24 +176,17 @@ class Preparation:
         Raises:
             UserError: as `read`, but for the size.
         """
-        samples, lost = read_samples(file, self.channels, self.colour, self.range, self.page)
-        return self._half(samples, file), lost
+        if self.beside or isinstance(file, Joined):
+            samples, lost = read_joined(file, self.layers, self.colour, self.page)
+        else:
+            samples, lost = read_samples(file, self.channels, self.colour, self.range, self.page)
+        return half_of(samples, self.side, file), lost
 
-    def _half(self, samples: NDArray[Any], file: Readable) -> NDArray[Any]:
-        if self.side == "whole":
-            return samples
-        h, w = samples.shape[1:]
-        half = self._half_of(h, w, file)
-        return samples[..., :half] if self.side == "left" else samples[..., -half:]
-
-    def _half_of(self, h: int, w: int, file: Readable) -> int:
-        """Pixels of each of two pictures side by side."""
-        if w < 2 or w <= h:
-            raise UserError(
-                f"{file} is {w}x{h} pixels, not two pictures side by side: sfumato translate takes it whole "
-                f"by --side whole, sfumato train without --side-by-side"
-            )
-        return w // 2
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """What each folder gives of a picture, the first folder first."""
+        own = self.channels - sum(layer.channels for layer in self.beside)
+        return Layer(own, self.range), *self.beside
 
     def values(self, file: Readable) -> NDArray[Any]:
         """Samples of a file as they are, of the side that is read, without alpha and pixels without data.
@@ -207,7 +197,7 @@ class Preparation:
         bands = bands_of(self.channels)
         samples, _ = read_file(file, ranged=True, bands=bands, page=self.page)
         samples = samples if bands else samples[..., : samples.shape[2] - (samples.shape[2] in (2, 4))]
-        half = self._half(samples.transpose(2, 0, 1), file)
+        half = half_of(samples.transpose(2, 0, 1), self.side, file)
         if not isinstance(file, Unfiled) and (void := carried_of(file_in(file)).geo.get(NODATA)):
             with suppress(ValueError):
                 half = half[half != float(void)]
@@ -220,12 +210,12 @@ class Preparation:
         Raises:
             UserError: as `read`.
         """
-        if bands_of(self.channels):
+        if bands_of(self.layers[0].channels):
             return None
         samples, _ = read_file(file, ranged=self.range is not None, page=self.page)
         if samples.shape[2] not in (2, 4):
             return None
-        return self.fit(self._half(2 * opacity_of(samples).transpose(2, 0, 1) - 1, file), file)
+        return self.fit(half_of(2 * opacity_of(samples).transpose(2, 0, 1) - 1, self.side, file), file)
 
     @property
     def in_bands(self) -> bool:
@@ -245,7 +235,7 @@ class Preparation:
         """
         header = header_of(file)
         h, w = header.height, header.width
-        return h, w if self.side == "whole" else self._half_of(h, w, file)
+        return h, w if self.side == "whole" else half_width(h, w, file)
 
     def fit(self, samples: NDArray[Any], name: Readable = "the picture") -> NDArray[Any]:
         """Samples (C, H, W) at this size, in their own depth.
@@ -284,14 +274,15 @@ class Preparation:
         """The same for the partners of side by side pictures."""
         other: dict[Side, Side] = {"left": "right", "right": "left", "whole": "whole"}
         to = self.to_channels and self.channels
-        there = replace(self, channels=self.to_channels or self.channels, to_channels=to)
+        there = replace(self, channels=self.to_channels or self.channels, to_channels=to, beside=())
         return replace(there, side=other[self.side], range=self.to_range, to_range=self.range)
 
     def to_json(self) -> dict[str, Any]:
         """Values that JSON has; `from_json` takes them back."""
         values = asdict(self) | {"size": self.size and list(self.size)} | ALWAYS
         values |= {"transparency": f"on {values.pop('alpha')}"}
-        newer = {name: values.pop(name) for name in ("range", "to_range", "to_channels", "page")}
+        values["beside"] = [layer._asdict() for layer in self.beside] or None
+        newer = {name: values.pop(name) for name in ("range", "to_range", "to_channels", "page", "beside")}
         return values | {name: one for name, one in newer.items() if one is not None}
 
     @classmethod
@@ -307,6 +298,9 @@ class Preparation:
             always = {key: values.pop(key) for key in ALWAYS} | {"transparency": "on white"}
             if always != ALWAYS or "channels" not in values:
                 raise ValueError(f"it is prepared {always}")
+            values["beside"] = [
+                Layer(n["channels"], n["range"] and (*n["range"],)) for n in values.get("beside", ())
+            ]
             values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
             return cls(**values)
         except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
@@ -337,7 +331,9 @@ class Preparation:
         parts = [f"{SAID[self.resize]} {said_size(self.size)}" if self.size else "at their own size"]
         parts += [f"{self.side} halves"] * (self.side != "whole")
         parts += ["in gray"] * (self.channels == 1)
-        parts += [f"{self.channels} bands"] * (self.channels not in (1, 3))
-        parts += [f"values from {self.range[0]:g} to {self.range[1]:g}"] if self.range else []
+        parts += [f"{self.channels} bands"] * (self.channels not in (1, 3) and not self.beside)
+        parts += [f"of {layers_said(self.layers)}"] * bool(self.beside)
+        ends = [f"{ends[0]:g} to {ends[1]:g}" for layer in self.layers if (ends := layer.range)]
+        parts += [f"values from {' and '.join(ends)}"] * bool(ends)
         parts += [f"transparency on {self.alpha}"] * (self.alpha != "white")
         return ", ".join(parts)

@@ -51,12 +51,36 @@ class Page(NamedTuple):
         return page_name(self.file, self.number)
 
 
-Readable = str | Path | Page | Unfiled
+class Joined(NamedTuple):
+    """Files of several folders, in the place of one: their channels are those of one picture."""
+
+    files: tuple[Readable, ...]
+    """That of the first folder first, whose name is that of the picture."""
+
+    def __str__(self) -> str:
+        return str(self.files[0])
+
+
+Readable = str | Path | Page | Joined | Unfiled
+
+
+def files_in(place: Readable) -> list[Path]:
+    """The files that are read, that of the first folder first."""
+    places = place.files if isinstance(place, Joined) else (place,)
+    return [one.file if isinstance(one, Page) else Path(str(one)) for one in places]
 
 
 def file_in(place: Readable) -> Path:
-    """The file that is read."""
-    return place.file if isinstance(place, Page) else Path(str(place))
+    """The first of them."""
+    return files_in(place)[0]
+
+
+def version_in(place: Readable) -> tuple[Any, ...] | None:
+    """What stays the same as long as nobody writes into its files; None if one is not there."""
+    places, files = place.files if isinstance(place, Joined) else (place,), files_in(place)
+    if isinstance(place, Unfiled) or not all(file.is_file() for file in files):
+        return None
+    return *map(version_of, files), *(one.number if isinstance(one, Page) else None for one in places)
 
 
 def header_of(file: Readable, page: int = 0) -> Header:
@@ -68,6 +92,7 @@ def header_of(file: Readable, page: int = 0) -> Header:
     if isinstance(file, Unfiled):
         h, w, _ = file.samples.shape
         return Header("", w, h, 1, str(file.samples.dtype))
+    file = file.files[0] if isinstance(file, Joined) else file
     return _said_by(file_in(file), file.number if isinstance(file, Page) else page)[0]
 
 
@@ -87,7 +112,7 @@ def each_page(file: Readable) -> list[Readable]:
         pages = pages_of(file)
     except UserError:
         return [file]
-    if isinstance(file, (Page, Unfiled)) or pages == 1:
+    if isinstance(file, (Page, Joined, Unfiled)) or pages == 1:
         return [file]
     return [Page(Path(file), number) for number in range(pages)]
 
@@ -224,7 +249,7 @@ def read_file(
     """
     if isinstance(path, Unfiled):
         return path.samples, {}
-    name, page, path = path, path.number if isinstance(path, Page) else page, file_in(path)
+    page, name, path = path.number if isinstance(path, Page) else page, path, file_in(path)
     with _reading(name):
         if (size := path.stat().st_size) > LIMITS.file:
             raise Refused(f"has {size:,} bytes: expected at most {LIMITS.file:,}")
@@ -236,7 +261,7 @@ def read_file(
 
 
 @contextlib.contextmanager
-def _reading(path: str | Path | Page) -> Iterator[None]:
+def _reading(path: Readable) -> Iterator[None]:
     try:
         yield
     except OSError as error:

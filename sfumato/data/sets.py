@@ -32,8 +32,8 @@ from sfumato.data.image_folder import ImageFolder
 from sfumato.data.listing import file_of, natural, stem_of, told_apart
 from sfumato.data.pieces import Cut
 from sfumato.data.pieces import cuts as cuts_of
-from sfumato.data.read import pages_of
 from sfumato.data.resize import alike, said_size
+from sfumato.data.stacks import check_pages
 
 Batch = tuple[Tensor, Tensor]
 Indices = NDArray[np.int64]
@@ -232,13 +232,7 @@ class Pairs(Unpaired):
                 raise UserError(
                     f"{side.folder} has several files named {_some(twice)} ({named.rstrip(',')}): keep one"
                 )
-        theirs = _pages(target)
-        for file, pages in _pages(source).items():
-            if (others := theirs.get(file, pages)) != pages:
-                raise UserError(
-                    f"{file} has {count(pages, 'page')} in {source.folder} and {others:,} in "
-                    f"{target.folder}: expected as many, which are paired by their numbers"
-                )
+        check_pages(source, target)
         here, there = set(source.names), set(target.names)
         no_source = there - here - _broken(source, target)
         no_target = here - there - _broken(target, source)
@@ -276,12 +270,6 @@ class Pairs(Unpaired):
 def _files(part: ImageFolder) -> list[str]:
     """The file names of a part; pages of one file have one."""
     return list(dict.fromkeys(map(file_of, part.file_names)))
-
-
-def _pages(part: ImageFolder) -> dict[str, int]:
-    """{file name without its suffix: how many pages of it are pictures}."""
-    named = zip(part.file_names, part.paths, strict=True)
-    return {stem_of(file_of(name)): 1 if file_of(name) == name else pages_of(path) for name, path in named}
 
 
 def _broken(part: ImageFolder, other: ImageFolder) -> set[str]:

@@ -42,7 +42,7 @@ def tiff_header(data: bytes, number: int = 0, limits: Limits = LIMITS) -> Header
     if page.is_tiled and page.tilewidth * page.tilelength > limits.pixels:
         tile = f"{page.tilewidth}x{page.tilelength}"
         raise Refused(f"has tiles of {tile} pixels: expected at most {limits.pixels:,}")
-    return Header("TIFF", page.imagewidth, page.imagelength, count, _dtype(page))
+    return Header("TIFF", page.imagewidth, page.imagelength, count, _dtype(page), page.samplesperpixel)
 
 
 def frame_of(data: bytes, number: int) -> int:

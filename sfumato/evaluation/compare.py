@@ -22,6 +22,7 @@ from sfumato.core.errors import UserError
 from sfumato.core.options import told_by
 from sfumato.core.terminal import count
 from sfumato.data.folders import for_folder, regular, write_text
+from sfumato.data.joined import listed
 from sfumato.data.kept import decoding_once
 from sfumato.data.pictures import ImageSet
 from sfumato.evaluation.comparison import Comparison, add_extras, withhold
@@ -58,13 +59,15 @@ def compare(told: CompareOptions) -> Comparison:
     source, target = (part_of(told.source, "test", notes, chosen), part_of(told.target, "test", notes))
     truth = told.truth and part_of(told.truth, "test", notes)
     train = told.train and part_of(told.train, "train", notes)
+    beside = [part_of(folder, "test", notes, chosen) for folder in listed(told.beside)]
     source = sources_of(source, told.limit, out)
     # what is wrong is said before hours of translation
     prepared = {"size": told.size, "resize": told.resize, "side": told.side}
     loaded = dict[Path, ModelFolder]()
-    there = ready(chosen, source, rules, prepared, told.limit is not None, loaded, notes)
-    folders = ResultFolders(source, out, prepared, loaded, batch=told.batch, device=told.device)
-    own = {"target": target, "truth": truth, "train": train, "protocol": rules}
+    there = ready(chosen, source, beside, rules, prepared, told.limit is not None, loaded, notes)
+    how = {"batch": told.batch, "device": told.device, "beside": beside}
+    folders = ResultFolders(source, out, prepared, loaded, **how)
+    own = {"target": target, "truth": truth, "train": train, "protocol": rules, "beside": beside}
     judge = Judge(source, like=there.size, prepare=there.prepare, **told.scoring() | own)
     known = _elsewhere(chosen, judge)
     given = {e.label: p for e in chosen for p in there.pictures.get(e.label, [])}

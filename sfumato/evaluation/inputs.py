@@ -19,15 +19,17 @@ from sfumato.core.errors import UserError
 from sfumato.core.terminal import count
 from sfumato.data.folders import replacing
 from sfumato.data.image_folder import ImageFolder
+from sfumato.data.joined import check_folders
 from sfumato.data.layout import layout
 from sfumato.data.pictures import ImageSet, matched
-from sfumato.data.preparation import ALWAYS, Preparation, Side
+from sfumato.data.preparation import Preparation, Side
 from sfumato.data.read import bands_of
 from sfumato.data.resize import UNCUT, ToOneSize, said_size
 from sfumato.data.show import evenly
+from sfumato.data.stacks import joined
 from sfumato.evaluation.entries import Entry
 from sfumato.evaluation.protocol import Protocol
-from sfumato.translation.run_file import read_run
+from sfumato.translation.run_file import prepared_in, read_run
 from sfumato.translation.translator import assembled, options_of
 
 # ---- which pictures -----------------------------------------------------------------------------
@@ -93,6 +95,19 @@ def same(sets: Mapping[str, ImageSet]) -> list[str]:
     return [said] if alike else []
 
 
+def sources_in(
+    folder: str | Path, beside: Sequence[str | Path], how: Preparation | None = None
+) -> ImageFolder:
+    """Sources as they are compared, of one folder or with the channels of further ones.
+
+    Raises:
+        UserError: as `ImageFolder.to_compare`; or they were prepared of other folders.
+    """
+    if how is not None:
+        check_folders(len(beside), how.layers, "results were made of")
+    return joined(ImageFolder.to_compare(folder, how), [ImageFolder([one]) for one in beside])
+
+
 class Ready(NamedTuple):
     """What is there before anything is translated."""
 
@@ -113,14 +128,15 @@ class Ready(NamedTuple):
 
 
 def ready(
-    entries: Sequence[Entry], source: Path, rules: Protocol, prepared: Mapping[str, Any], some: bool,
-    loaded: dict[Path, ModelFolder], notes: list[str],
+    entries: Sequence[Entry], source: Path, beside: Sequence[Path], rules: Protocol,
+    prepared: Mapping[str, Any], some: bool, loaded: dict[Path, ModelFolder], notes: list[str],
 ) -> Ready:  # fmt: skip
     """Sees that all can be translated and compared.
 
     Args:
         entries: what is compared.
         source: folder of the sources.
+        beside: folders of their further channels.
         rules: the protocol.
         prepared: size, resize and side, where they are other than in the models' training.
         some: the sources are a part of those that folders of results are of.
@@ -134,7 +150,7 @@ def ready(
     pictures: dict[str, list[ImageSet]] = {}
     made: dict[str, Preparation | None] = {}
     sizes: dict[tuple[int, int], str] = {}
-    files = ImageFolder.to_compare(source)
+    files = sources_in(source, beside)
     for e in entries:
         found: list[tuple[int, ...]] = []
         if e.folder is not None:
@@ -145,9 +161,12 @@ def ready(
         elif e.scores is None:
             made_of = assembled(e.method, **dict[str, Any](e.roles), loaded=loaded)
             options = options_of(made_of.part, e.options)
-            how, _ = made_of.preparation(direction=options.get("direction"), **as_trained(e, prepared))
+            how, _ = made_of.preparation(
+                direction=options.get("direction"), beside=len(beside), **as_trained(e, prepared)
+            )
             if how not in made.values():  # each picture once in each way
-                found = [tuple(how.read(f).image.shape[1:]) for f in files.paths]
+                read = (how.read(files.picture(i)) for i in range(len(files)))
+                found = [tuple(one.image.shape[1:]) for one in read]
             made[e.label] = how
         for h, w in found:
             sizes.setdefault((h, w), e.label)
@@ -191,7 +210,7 @@ def made_by(results: Path) -> Preparation | None:
     """How the sources of translated pictures were prepared; None for pictures from elsewhere."""
     if (run := run_of(results)) is None:
         return None
-    return Preparation.from_json({"channels": 3} | ALWAYS | run["preparation"])
+    return prepared_in(run)
 
 
 def results_in(folder: str | Path) -> ImageFolder:
@@ -227,8 +246,8 @@ def shared(
         for label, p in made.items() if p is not None
     }  # fmt: skip
     ways = ["alpha", "range", "to_range"]
-    if any(bands_of(p.channels) or bands_of(p.to_channels or 1) for p in told.values()):
-        ways += ["channels", "to_channels"]
+    if any(bands_of(p.channels) or bands_of(p.to_channels or 1) or p.beside for p in told.values()):
+        ways += ["channels", "to_channels", "beside"]
     rest = ((key, None) for key in ways)
     for key, given in (("resize", resize), ("side", side), *rest):
         known = {label: str(getattr(p, key)) for label, p in told.items()}
@@ -255,6 +274,7 @@ def shared(
         range=one.range,
         to_range=one.to_range,
         to_channels=one.to_channels,
+        beside=one.beside,
     )
 
 

@@ -22,12 +22,13 @@ from sfumato.core.errors import UserError, check_numbers, choose
 from sfumato.core.terminal import count, tracked
 from sfumato.core.versions import version
 from sfumato.data.image_folder import ImageFolder
+from sfumato.data.joined import listed
 from sfumato.data.pictures import ImageSet, chunks, controls, matched, read_groups
 from sfumato.data.preparation import Preparation
 from sfumato.data.resize import as_many, said_size
 from sfumato.data.show import evenly
 from sfumato.evaluation.features import Features, Inception, cache_folder, extract
-from sfumato.evaluation.inputs import banded, enlarged, partners, shared
+from sfumato.evaluation.inputs import banded, enlarged, partners, shared, sources_in
 from sfumato.evaluation.intervals import (
     Interval,
     bootstrap_frechet,
@@ -75,7 +76,7 @@ class Judge:
             raise UserError("a task is scored against the truth's labels: give --truth, too")
         self.task_name = task if isinstance(task, str) else getattr(task, "__name__", None)
         self.task = TASKS[choose("task", task, TASKS)] if isinstance(task, str) else task
-        self.source = ImageFolder.to_compare(source, prepare)
+        self.source = sources_in(source, listed(told.beside), prepare or Preparation())
         self.target = partners(target, self.source)
         answers = partners(truth, self.source) if truth else None
         self.truth = answers and answers.only(self.source.names, "truth", "sources")

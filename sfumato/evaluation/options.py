@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sfumato.core.arguments import Checked
 from sfumato.core.ranges import Count, Several
+from sfumato.data.joined import Beside
 from sfumato.data.preparation import Side
 from sfumato.data.resize import ToOneSize
 from sfumato.evaluation.entries import Entry
@@ -36,6 +37,8 @@ class ScoreOptions(Checked):
         resize: how sources get the results' size, crop or stretch; by default as in the models'
             training, or as the run.json of a folder of results says; pictures from elsewhere are cropped.
         side: which half of a source is read: left, right, or whole; the default is found in the same way.
+        beside: a folder, or several, whose channels come after those of the sources of equal names and sizes,
+            as in the models' training.
         device: auto, cpu, cuda or cuda:N.
     """
 
@@ -50,6 +53,7 @@ class ScoreOptions(Checked):
     classifier: Callable[[Tensor], Tensor] | None = None
     resize: ToOneSize | None = None
     side: Side | None = None
+    beside: Beside = None
     device: str = "auto"
 
     @property

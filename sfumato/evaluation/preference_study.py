@@ -31,7 +31,7 @@ from sfumato.data.image_folder import ImageFolder
 from sfumato.data.pictures import matched
 from sfumato.data.preparation import Preparation
 from sfumato.data.show import page
-from sfumato.evaluation.inputs import made_by, results_in, shared
+from sfumato.evaluation.inputs import made_by, results_in, shared, sources_in
 
 FORMAT = 1
 QUESTION = "Which translated image is better? It should look realistic and keep the structure of the source."
@@ -76,8 +76,7 @@ def study(
     if len(set(names)) != 2:
         raise UserError(f"both methods are named {names[0]!r}: give them two names")
     made = {name: made_by(Path(folder)) for name, folder in zip(names, (ours, theirs), strict=True)}
-    sets = [ImageFolder.to_compare(source), *map(results_in, (ours, theirs))]
-    sets[0] = sets[0].prepared(shared(made) or Preparation())
+    sets = [sources_in(source, (), shared(made) or Preparation()), *map(results_in, (ours, theirs))]
     for images in sets[1:]:
         matched(images, sets[0].names)
     if sets[1].hashes == sets[2].hashes:

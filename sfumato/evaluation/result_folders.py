@@ -17,12 +17,11 @@ from sfumato.core.errors import UserError
 from sfumato.core.terminal import say
 from sfumato.data.folders import parse_json, regular, write_text
 from sfumato.data.hashing import hash_of
-from sfumato.data.image_folder import ImageFolder
 from sfumato.data.kept import decoding_once
 from sfumato.data.masks import mask_record
 from sfumato.data.pictures import ImageSet
 from sfumato.evaluation.entries import Entry
-from sfumato.evaluation.inputs import as_trained, results_in
+from sfumato.evaluation.inputs import as_trained, results_in, sources_in
 from sfumato.evaluation.memory import peak_memory
 from sfumato.translation.pictures import translate
 from sfumato.translation.run_file import read_run
@@ -36,7 +35,7 @@ class ResultFolders:
         out: folder of the comparison.
         prepared: size, resize and side, where not as in the models' training.
         loaded: the models, by their folders.
-        how: batch and device of `translate`.
+        how: batch, device and beside of `translate`.
     """
 
     def __init__(
@@ -52,7 +51,8 @@ class ResultFolders:
         weights = {r: (hash_of(f / "weights.safetensors"), d) for r, (f, d) in models.items()}
         options = {k: mask_record(Path(v)) if k == "mask" and v else v for k, v in e.options.items()}
         trained = {role: preparation_in(name).to_json() for role, name in e.roles.items()}
-        sources, prepared = ImageFolder(self.source).digest, dict(self.prepared)
+        sources = sources_in(self.source, self.how.get("beside") or ()).digest
+        prepared = dict(self.prepared)
         what = [sources, e.method, weights, options, seed, trained, prepared]
         key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:8]
         return self.out / "cells" / f"{e.slug}-seed{seed}-{key}"
@@ -104,7 +104,8 @@ class ResultFolders:
         else:
             return None
         prepared = {**self.prepared, "side": "whole"}
-        there = ResultFolders(self.folder(e, seed), self.out, prepared, self.loaded, **self.how)
+        how = self.how | {"beside": None}  # results hold all their channels
+        there = ResultFolders(self.folder(e, seed), self.out, prepared, self.loaded, **how)
         return there.translated(back, [seed])[0][0]
 
     def _directed(self, e: Entry) -> bool:

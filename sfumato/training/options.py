@@ -19,6 +19,7 @@ from sfumato.core.ranges import (
     TrainingSide,
     Whole,
 )
+from sfumato.data.joined import Beside, listed
 from sfumato.data.own import check_data
 from sfumato.data.resize import Learnt, sides_of
 from sfumato.data.value_range import Stated
@@ -111,6 +112,8 @@ class TrainOptions(LoopOptions):
         to_range: the same of the target images; by default as range says, measured in the targets.
         pages: first, or all of stacks (TIFF, DICOM, NIfTI): every page is an image, and of pairs pages are
             paired by their numbers.
+        beside: a folder, or several, whose channels come after those of the sources of equal names and
+            sizes, such as infrared after colours. By default channels are those of all together.
         side_by_side: each image holds a pair: the source in its left half, the target in its right half.
         strict: refuse folders with unreadable images, instead of skipping these images.
         held_out: share of the images that is kept out of training to score it; 0.05, or 0 with validation.
@@ -157,6 +160,7 @@ class TrainOptions(LoopOptions):
     range: Stated | None = option(None, fixed=True)
     to_range: Stated | None = option(None, fixed=True)
     pages: Literal["first", "all"] = option(most="first", fixed=True)
+    beside: Beside = option(recorded=False)
     side_by_side: bool = False
     strict: bool = False
     held_out: BelowOne = option(most=0.05, fixed=True)
@@ -203,9 +207,19 @@ class TrainOptions(LoopOptions):
         return sides_of(self.size)
 
     @property
+    def stated_channels(self) -> int | None:
+        """Channels of the pictures, if they are stated."""
+        return getattr(self.method, "channels", (self.options or {}).get("channels"))
+
+    @property
     def channels(self) -> int:
         """Channels of the pictures."""
-        return int(getattr(self.method, "channels", (self.options or {}).get("channels", 3)))
+        return self.stated_channels or 3
+
+    @property
+    def further(self) -> list[str | Path]:
+        """The folders beside that of the sources."""
+        return listed(self.beside)
 
     @property
     def to_channels(self) -> int | None:

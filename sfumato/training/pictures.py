@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from sfumato.core.errors import UserError
@@ -44,6 +45,12 @@ def read_pictures(asked: TrainOptions) -> Pictures:
         raise UserError(f"--scale {asked.scale:g} is of pieces: add --resize pieces")
     kind, part = info(asked.method).trains_on or "", asked.method
     how = {k: getattr(asked, k) for k in HOW} | {"size": asked.sides}
+    if asked.further:
+        how |= {"beside": asked.further, "channels": asked.stated_channels}
+        if asked.validation is not None:
+            raise UserError(
+                "--validation has no folders --beside: leave it out, and hold some out by --held-out"
+            )
     everything = open_data(kind, asked.data, **how)
     if isinstance(part, Part):
         everything = in_order(everything, getattr(part, "domains", ()), "the model")
@@ -62,6 +69,14 @@ def read_pictures(asked: TrainOptions) -> Pictures:
     if asked.held_out:
         return Pictures(everything, *everything.split(asked.held_out, asked.seed)).grouped()
     return Pictures(everything, everything, None).grouped()
+
+
+def with_channels(asked: TrainOptions, pictures: Pictures) -> TrainOptions:
+    """The same; channels that are not stated are those of all folders of the sources."""
+    if not asked.further or isinstance(asked.method, Part):
+        return asked
+    channels = pictures.everything.preparation.channels
+    return replace(asked, options={"channels": channels} | dict(asked.options or {}))
 
 
 def in_order(data: sets.Dataset, names: Iterable[str], whose: str) -> sets.Dataset:

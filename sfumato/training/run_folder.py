@@ -277,7 +277,7 @@ def compare(before: Mapping[str, Any], run: Mapping[str, Any], part: Part, out: 
 def _changed_since(before: Mapping[str, Any], run: Mapping[str, Any]) -> bool:
     """Whether the same folders, read in the same way, hold other pictures than they did."""
     ways = [{k: v for k, v in one["data"].items() if k not in OF_PICTURES} for one in (before, run)]
-    folders = [one.get("folders", {}).get("data") for one in (before, run)]
+    folders = [[one.get("folders", {}).get(key) for key in ("data", "beside")] for one in (before, run)]
     same = [one["settings"].get("without") for one in (before, run)]
     return all(a == b for a, b in (ways, folders, same))
 

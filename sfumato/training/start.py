@@ -69,7 +69,7 @@ def begun(asked: TrainOptions, before: Mapping[str, Any] | None) -> tuple[Start 
         known, how = build(before.get("options", {})), before["settings"]
     else:
         own, to = _channels(start.found.part)
-        known = {"channels": own} | ({"to_channels": to} if to != own else {})
+        known = ({} if asked.further else {"channels": own}) | ({"to_channels": to} if to != own else {})
         how = vars(start.found.preparation)
     known = known | dict(asked.options or {})
     ways = [w for w in READ if w != "to_range" or info(asked.method).trains_on != "domains"]

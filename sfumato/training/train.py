@@ -22,14 +22,14 @@ from sfumato.core.errors import UserError, enough_memory
 from sfumato.core.options import told_by
 from sfumato.core.terminal import count, say, unheard
 from sfumato.data.open_data import outside
-from sfumato.data.own import GIVEN
+from sfumato.data.own import GIVEN, folders_of
 from sfumato.methods._shared.memory import Replay
 from sfumato.methods.registry import find, info, name_of, named
 from sfumato.module import Part, build, describe
 from sfumato.training.fit import State, machine
 from sfumato.training.log import Progress
 from sfumato.training.options import SETTINGS, TrainOptions
-from sfumato.training.pictures import Pictures, read_pictures
+from sfumato.training.pictures import Pictures, read_pictures, with_channels
 from sfumato.training.processes import mean, together
 from sfumato.training.run_folder import SAVES, RunFolder, absolute, compare, earlier, folders_in, read_run
 from sfumato.training.session import Session
@@ -62,10 +62,11 @@ def train(asked: TrainOptions) -> Part:
         told = Progress(quiet=asked.quiet or not main)
         before = earlier(out, asked.resume)
         asked = _timed(asked if before is None else _as_it_began(asked, out), before)
-        outside(out, asked.data)
+        outside(out, [*folders_of(asked.data), *asked.further])
         start, asked = begun(asked, before)
         with told.waiting("reading the pictures"):
             pictures = read_pictures(asked)
+            asked = with_channels(asked, pictures)
         asked = asked if start is None else start.told(asked, pictures)
         part = asked.method if isinstance(asked.method, Part) else make(asked, pictures)
         if start is not None:
@@ -126,6 +127,8 @@ def _run(
         "folders": {"data": absolute(asked.data), "validation": absolute(asked.validation)},
         "preparation": pictures.everything.preparation.to_json(),
     }
+    if asked.further:
+        run["folders"] |= {"beside": absolute(asked.further)}
     if start is not None:
         run["start"] = start.facts(part)
     elif asked.start is not None:  # it goes on, and needs the model no more

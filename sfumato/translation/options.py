@@ -10,6 +10,7 @@ from typing import Any, Literal
 from sfumato.checkpoints.model_folder import ModelFolder
 from sfumato.core.arguments import Checked
 from sfumato.core.ranges import Count
+from sfumato.data.joined import Beside, listed
 from sfumato.data.preparation import Side
 from sfumato.data.resize import Resize
 from sfumato.data.value_range import Stated
@@ -88,6 +89,8 @@ class TranslateOptions(ModelOptions):
             largest of the pictures; or percentile 0.1 99.9 of them; by default the training's.
         to_range: two ends of the results' values; by default the training's, or as range.
         pages: first, or all of stacks (TIFF, DICOM, NIfTI), whose results have as many.
+        beside: a folder, or several, whose channels come after those of the pictures of equal names and
+            sizes, as in the model's training.
         strict: refuse to begin if the folders hold anything that cannot be read, or only in part.
         expect: refuse to begin unless run.json's "run" is this one; used by `repeat`.
         loaded: models that are read already, see `assembled`.
@@ -104,6 +107,7 @@ class TranslateOptions(ModelOptions):
     range: Stated | None = None
     to_range: Stated | None = None
     pages: Literal["first", "all"] = "first"
+    beside: Beside = None
     strict: bool = False
     expect: Mapping[str, Any] | None = None
     loaded: dict[Path, ModelFolder] | None = None
@@ -112,6 +116,11 @@ class TranslateOptions(ModelOptions):
     def given(self) -> Sequence[str | Path]:
         """The paths as a list."""
         return [self.paths] if isinstance(self.paths, (str, Path)) else self.paths
+
+    @property
+    def further(self) -> list[str | Path]:
+        """The folders beside these."""
+        return listed(self.beside)
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,19 +24,29 @@ from sfumato.core.versions import version
 from sfumato.data.folders import for_folder, for_new_file
 from sfumato.data.folders import made as made_folder
 from sfumato.data.image_folder import ImageFolder
-from sfumato.data.listing import SUFFIXES, suffix_of
+from sfumato.data.listing import SUFFIXES, none_twice, suffix_of
 from sfumato.data.masks import mask_record, masks_of
 from sfumato.data.open_data import measured_range, outside
 from sfumato.data.preparation import Preparation
+from sfumato.data.read import Joined
 from sfumato.data.resize import UNCUT, covered, covering, said_size
+from sfumato.data.stacks import joined
 from sfumato.data.value_range import rule_of
 from sfumato.data.write import Format, format_of
 from sfumato.methods.registry import name_of
-from sfumato.module import channels_of, describe
+from sfumato.module import describe
 from sfumato.translation.options import TranslateOptions
 from sfumato.translation.plan import Plan, known_sizes
 from sfumato.translation.results import Results
-from sfumato.translation.run_file import Summary, crops, saved_depth, saved_digest, there, to_repeat
+from sfumato.translation.run_file import (
+    Summary,
+    crops,
+    prepared_in,
+    saved_depth,
+    saved_digest,
+    there,
+    to_repeat,
+)
 from sfumato.translation.translator import Assembled, assembled, options_of
 from sfumato.windows import by_windows, placed, seen_whole
 
@@ -55,8 +65,11 @@ def translate(asked: TranslateOptions) -> Summary:
     if suffix_of(asked.out) in SUFFIXES and not Path(asked.out).is_dir():
         return _into_a_file(asked, Path(asked.out))
     out, pictures = for_folder(asked.out), ImageFolder(asked.given)
-    outside(out, asked.given)
+    outside(out, [*asked.given, *asked.further])
     pictures.by_name("rename one, or translate them into two folders")
+    further = [ImageFolder([folder]) for folder in asked.further]
+    none_twice([file for folder in (pictures, *further) for file in folder.paths] if further else ())
+    pictures = joined(pictures, further)
     made, where = assembled(**asked.roles, loaded=asked.loaded), device_of(asked.device)
     part, chosen = made.part, options_of(made.part, asked.options or {})
     pictures.preparation, notes = _preparation(asked, made, chosen.get("direction"), pictures)
@@ -78,7 +91,9 @@ def translate(asked: TranslateOptions) -> Summary:
     }  # fmt: skip
     origin = {
         "sources": [str(Path(p).absolute()) for p in asked.given], "method": asked.method,
-        "roots": sorted({str(root.absolute()) for root in pictures.roots}),
+        "beside": [str(Path(p).absolute()) for p in asked.further],
+        "roots": [*sorted({str(root.absolute()) for root in pictures.roots}),
+                  *(str(Path(p).absolute()) for p in asked.further)],
         "models": {r: f"{m.folder.absolute()}:{m.domain or ''}".rstrip(":") for r, m in made.models.items()},
         "mask": str(Path(mask).absolute()) if mask else None,
         # 64 of 64x64 pixels should fit into memory
@@ -112,14 +127,29 @@ def _preparation(
         words = asked.to_range if isinstance(asked.to_range, str) else " ".join(map(str, asked.to_range))
         raise UserError(f"--to-range {words}: results cannot be measured: expected two ends, such as 0 4095")
     begun = {asked.size, asked.resize, asked.scale} == {None} and crops(Path(asked.out))
-    sides = ((path, asked.side or "whole") for path in pictures.paths)
-    own = measured_range(asked.range, sides, channels_of(made.part, direction), every=asked.pages == "all")
     prepare, notes = made.preparation(
         size=asked.size, resize="none" if asked.scale else "crop" if begun else asked.resize, whole=True,
         upscale=asked.upscale, side=asked.side, contradicted=not asked.scale, direction=direction,
-        alpha=None if asked.alpha == "keep" else asked.alpha, ranges=(own, to),
+        alpha=None if asked.alpha == "keep" else asked.alpha, to_range=to, beside=len(asked.further),
     )  # fmt: skip
+    if asked.expect is not None and prepare.beside:
+        before = prepared_in(asked.expect)
+        prepare = replace(prepare, range=before.range, to_range=before.to_range, beside=before.beside)
+    elif asked.range is not None:
+        prepare = _measured(asked, prepare, pictures)
     return replace(prepare, page=0) if asked.pages == "all" else prepare, notes
+
+
+def _measured(asked: TranslateOptions, how: Preparation, pictures: ImageFolder) -> Preparation:
+    """The same with the ranges that are stated, each folder's measured by itself if they are."""
+    ends = []
+    for k, layer in enumerate(how.layers):
+        places = map(pictures.picture, range(len(pictures)))
+        files = (place.files[k] if isinstance(place, Joined) else place for place in places)
+        sides = ((file, asked.side or "whole") for file in files)
+        ends.append(measured_range(asked.range, sides, layer.channels, every=asked.pages == "all"))
+    beside = tuple(layer._replace(range=one) for layer, one in zip(how.beside, ends[1:], strict=True))
+    return replace(how, range=ends[0], beside=beside, to_range=how.to_range or ends[0])
 
 
 def _form(asked: TranslateOptions, how: Preparation) -> Results:
@@ -175,7 +205,7 @@ def repeat(run: str | Path, out: str | Path, *, device: str | None = None) -> Su
         **{k: how[k] for k in ("resize", "upscale", "side")}, expect=what,
         **{k: what[k] for k in ("windows", "resize_back", "format", "depth")},
         alpha="keep" if what["alpha"] else how.get("transparency", "on white").removeprefix("on "),
-        range=how.get("range"), to_range=how.get("to_range"),
+        range=how.get("range"), to_range=how.get("to_range"), beside=origin["beside"],
         pages="first" if how.get("page") is None else "all", batch=origin["batch"],
         device=device or origin["device"],
     )  # fmt: skip

@@ -231,7 +231,7 @@ class Plan:
                 if pages >= MANY:
                     raise UserError(f"{file} holds {MANY:,} pages or more: split it")
                 numbers = range(start, min(pages, start + batch))
-                read = [replace(how, page=k).read(file) for k in numbers]
+                read = [replace(how, page=k).read(self.pictures.picture(i)) for k in numbers]
                 first = first or read[0].image.shape
                 if any(one.image.shape != first for one in read):
                     raise UserError(

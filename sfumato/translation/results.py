@@ -66,7 +66,7 @@ class Results:
                 f"--resize-back is for whole pictures, not cut ones: leave out --resize crop, or type "
                 f"--resize stretch, or --size {min(how.size)}"
             )
-        if self.alpha and bands_of(how.channels):
+        if self.alpha and bands_of(how.layers[0].channels):
             raise UserError(
                 f"--alpha keep: the model takes all {how.channels} bands as they are: leave it out"
             )

@@ -109,6 +109,15 @@ def read_run(folder: Path, name: str = "run.json") -> dict[str, Any]:
         ) from None
 
 
+def prepared_in(run: Mapping[str, Any]) -> Preparation:
+    """How a run's pictures were prepared.
+
+    Raises:
+        UserError: in a way that is not known here.
+    """
+    return Preparation.from_json({"channels": 3} | ALWAYS | run["preparation"])
+
+
 def saved_digest(out: Path, expect: Mapping[str, Any] | None) -> Any:
     """What the run that is repeated, or that `out` holds, says of its pictures; None if nothing does."""
     run = expect or (read_run(out)["run"] if (out / "run.json").is_file() else {})
@@ -165,8 +174,8 @@ def to_repeat(run: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     for part, key, kind in kinds:
         if not isinstance(part, dict) or not isinstance(part.get(key), kind):
             raise UserError(f"{run} is damaged: it lacks the {key} of its run; translate again")
-    Preparation.from_json({"channels": 3} | ALWAYS | what["preparation"])
-    return what, origin | {"mask": origin.get("mask"), "batch": origin.get("batch")}
+    prepared_in(what)
+    return what, origin | {key: origin.get(key) for key in ("mask", "batch", "beside")}
 
 
 def check(

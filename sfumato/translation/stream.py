@@ -58,7 +58,7 @@ def stream(asked: StreamOptions) -> Iterator[Any]:
     chosen = options_of(made.part, asked.options or {})
     prepare, notes = made.preparation(
         size=asked.size, resize=asked.resize, upscale=asked.upscale, side=asked.side, alpha=asked.alpha,
-        direction=chosen.get("direction"), whole=True,
+        direction=chosen.get("direction"), whole=True, beside=None,
     )  # fmt: skip
     for text in notes + made.foggy:
         warnings.warn(text, stacklevel=3)

@@ -15,6 +15,7 @@ from sfumato.checkpoints.model_folder import ModelFolder, describe_folder, open_
 from sfumato.core.arguments import check_value, checked, hints_of, plain
 from sfumato.core.devices import with_torch_defaults
 from sfumato.core.errors import UserError, choose, out_of_memory
+from sfumato.data.joined import check_folders
 from sfumato.data.preparation import Preparation, Side
 from sfumato.data.resize import Resize, said_size
 from sfumato.data.value_range import ValueRange
@@ -185,7 +186,8 @@ def preparation_of(
     upscale: bool = False,
     side: Side | None = None,
     alpha: str | None = None,
-    ranges: tuple[ValueRange | None, ValueRange | None] = (None, None),
+    to_range: ValueRange | None = None,
+    beside: int | None = 0,
     direction: str | None = None,
     contradicted: bool = True,
     whole: bool = False,
@@ -202,13 +204,15 @@ def preparation_of(
         upscale: enlarge pictures that are smaller.
         side: left, right or whole.
         alpha: the colour that transparent pictures are laid on.
-        ranges: of the pictures' values, and of the results'.
+        to_range: of the results' values.
+        beside: folders that pictures are read from beside the first; None if each holds all channels.
         direction: in which the models are used; back takes the targets' side of side by side pictures.
         contradicted: say what contradicts the training's size.
         whole: take all of what training cut, and leave at its scale what training left there.
 
     Raises:
-        UserError: the models were trained at several sizes and none is given, or at none.
+        UserError: the models were trained at several sizes and none is given, or at none; or on sources of
+            other folders.
     """
     order = [role for role in ("model", "source", "target", "classifier") if role in trained]
     own = trained[order[0]] if order else Preparation()
@@ -218,11 +222,13 @@ def preparation_of(
         raise UserError(f"the models were trained at sizes {shown}: choose one by --size")
     if direction == "target-to-source":
         own = own.other_side
+    if beside is not None:
+        check_folders(beside, own.layers)
     own = replace(own, size=own.size or next(iter(sizes), None)).at(size, resize, whole)
     own = replace(own, channels=channels, side=side or own.side, alpha=alpha or own.alpha)
     made = replace(own, upscale=upscale or own.upscale)
-    to_range = (own if "model" in trained else trained.get("target", own)).to_range
-    made = replace(made, range=ranges[0] or own.range, to_range=ranges[1] or to_range or ranges[0])
+    learnt = (own if "model" in trained else trained.get("target", own)).to_range
+    made = replace(made, to_range=to_range or learnt)
     notes = []
     for key in ("size", "resize") if contradicted else ():
         now = getattr(made, key)

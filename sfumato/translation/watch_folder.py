@@ -45,6 +45,8 @@ def watch_folder(asked: WatchOptions) -> Iterator[Summary]:
     """
     if files := [path for path in asked.given if not Path(path).is_dir()]:
         raise UserError(f"{files[0]} is no folder: expected folders, which pictures come into")
+    if asked.further:
+        raise UserError("--beside is for folders that are there: leave out --watch-folder, and type it again")
     if asked.range is not None and rule_of(asked.range).ends is None:
         raise UserError("the range of pictures that are to come cannot be measured: state its two ends")
     return _goes_on(replace(asked, loaded={} if asked.loaded is None else asked.loaded))
