@@ -16,7 +16,7 @@ from sfumato.data.joined import Layer
 from sfumato.data.kept import decoding_once
 from sfumato.data.open_data import open_data
 from sfumato.data.preparation import Preparation
-from sfumato.data.read import Joined
+from sfumato.data.read import Joined, Unfiled
 from sfumato.data.stacks import Pages, joined
 from sfumato.data.without import leave_out
 from sfumato.evaluation.compare import compare, evaluate
@@ -97,6 +97,11 @@ def test_the_channels_of_all_files_follow_each_other(root):
             image = Preparation(channels=5, beside=(Layer(1), Layer(1))).read(Joined(tuple(files))).image
             own = Preparation(channels=1).read(files[1]).image
             assert torch.equal(image[3:4], own)
+    samples = noise(16, 16, 5)
+    how = Preparation(channels=5, range=(0, 100), beside=(Layer(1, (0, 200)), Layer(1, (0, 300))))
+    image = how.read(Unfiled("x", samples)).image.numpy()
+    for k, top in enumerate([100, 100, 100, 200, 300]):
+        assert np.allclose(image[k], (samples[..., k] * (2 / top) - 1).clip(-1, 1), atol=1e-6)
 
 
 def test_how_is_saved_and_said(root):
@@ -288,6 +293,20 @@ def test_ranges_go_with_the_model_and_the_run(root):
         else:
             assert ends == [list(layer.range) for layer in saved.beside]
     assert not the_same(root / "own", root / "stated")
+
+
+def test_a_training_begins_with_the_weights_of_another(root, trained):
+    folders, beside = [root / "rgb", root / "map"], [root / "nir"]
+    part = sfumato.train("pix2pix", folders, root / "on", beside=beside, start=trained, **TINY)
+    assert (part.channels, part.to_channels) == (4, 3)
+    assert [layer.channels for layer in part.preparation.layers] == [3, 1]
+    told = {"range": "auto", "to_range": (0, 255), "options": THREE}
+    sfumato.train("pix2pix", folders, root / "ranged", beside=beside, **told, **TINY)
+    with pytest.raises(UserError, match="has a range for each folder .* add --range auto"):
+        sfumato.train("pix2pix", folders, root / "no", beside=beside, start=root / "ranged", **TINY)
+    more = TINY | {"beside": [*beside, root / "dem"], "range": "auto", "options": {"to_channels": 3}}
+    with pytest.raises(UserError, match="keeps its 4 channels and the 3 of its targets: leave out --beside"):
+        sfumato.train("pix2pix", folders, root / "no", start=trained, **more)
 
 
 @pytest.mark.parametrize("pages", ["first", "all"])

@@ -71,6 +71,12 @@ def begun(asked: TrainOptions, before: Mapping[str, Any] | None) -> tuple[Start 
         own, to = _channels(start.found.part)
         known = ({} if asked.further else {"channels": own}) | ({"to_channels": to} if to != own else {})
         how = vars(start.found.preparation)
+        ends = {layer.range for layer in start.found.preparation.layers}
+        if asked.range is None and len(ends) > 1:
+            raise UserError(
+                f"{asked.start} has a range for each folder of its sources, which are measured anew: "
+                f"add --range auto"
+            )
     known = known | dict(asked.options or {})
     ways = [w for w in READ if w != "to_range" or info(asked.method).trains_on != "domains"]
     read = {w: how.get(w, DEFAULTS.get(w)) for w in ways if getattr(asked, w) is None}
@@ -142,14 +148,14 @@ class Start:
             kept |= {k: _again(v, asked, decided) for k, v in kept.items() if isinstance(v, Part)}
             if now != was:
                 if len({*was}) + len({*now}) > 2:  # networks that are not alike
-                    raise self._keeps()
+                    raise self._keeps(asked)
                 kept |= {"channels": now[0], "net": _again(self._unet(), asked, decided)}
                 kept |= {"to_channels": 0} if "to_channels" in kept else {}
         other = {k: v for k, v in _given(asked).items() if describe(v) != describe(getattr(part, k))}
         other.pop("channels", None)
         with torch.device("meta"):
             if now != was and _made(type(part), decided | kept) is None:
-                raise self._keeps()
+                raise self._keeps(asked)
             networks = _networks(type(part)(**(decided | kept)))
             for name, value in other.items():
                 if (made := _made(type(part), decided | kept | {name: value})) is None:
@@ -231,15 +237,16 @@ class Start:
             raise self._keeps()
         return found
 
-    def _keeps(self) -> UserError:
+    def _keeps(self, asked: TrainOptions | None = None) -> UserError:
         part, (own, to) = self.found.part, _channels(self.found.part)
+        flag = "--beside" if asked and asked.further else "--channels"
         more = (
             (f" and the {to} of its targets", " and --to-channels")
             if hasattr(part, "to_channels")
             else ("", "")
         )
         return UserError(
-            f"a {name_of(part)} model keeps its {count(own, 'channel')}{more[0]}: leave out --channels"
+            f"a {name_of(part)} model keeps its {count(own, 'channel')}{more[0]}: leave out {flag}"
             f"{more[1]}, and its pictures are read with as many"
         )
 
