@@ -23,6 +23,7 @@ from sfumato.checkup.report import cost_said
 from sfumato.cli.flags import flags
 from sfumato.core.errors import UserError
 from sfumato.data import write_digits, write_earth
+from sfumato.training.train import train
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
@@ -456,8 +457,10 @@ def test_pairs_of_two_proportions_are_seen(tmp_path):
         Image.fromarray(one).save(b / f"{i}.png")
     report = doctor(a, b, measure=False)
     (known,) = (one for one in report.findings if one.kind == "proportions")
-    assert (known.severity, known.fix) == ("note", "")
+    assert (known.severity, known.fix[:45]) == ("error", "cut both pictures of a pair to one proportion")
     assert "--resize" not in report.plan.commands[0]
+    with pytest.raises(UserError, match="which a crop would cut apart"):
+        train("pix2pix", [a, b], tmp_path / "run", size=32, steps=1, quiet=True)
 
 
 def test_twelve_bits_in_sixteen_are_no_flat_pictures(tmp_path):

@@ -230,10 +230,12 @@ def unpartnered(pairs: Sequence[Pairing]) -> Iterator[Finding]:
         if one.plausible is not False and one.apart:
             x, y = one.domains
             yield Finding(
-                "error" if one.stretch else "note", "proportions", f"{x} and {y}: {len(one.apart):,} of "
+                "error", "proportions", f"{x} and {y}: {len(one.apart):,} of "
                 f"{one.matched:,} pairs have two proportions; as squares cut from the middle "
                 f"{one.compared}",
-                "train with --resize stretch" if one.stretch else "", one.apart,
+                "train with --resize stretch" if one.stretch else
+                "cut both pictures of a pair to one proportion first: training refuses them as they are",
+                one.apart,
             )  # fmt: skip
         if one.plausible is False and one.by == "name":
             what = " and ".join(one.domains) + " have equal names, but their pictures are no pairs"
