@@ -113,6 +113,10 @@ def test_earth_is_deterministic_and_checks_its_parameters(earth, tmp_path):
                         ({"world": 200}, even), ({"world": 9000}, even)):  # fmt: skip
         with pytest.raises(ValueError, match=says):
             write_earth(tmp_path / "wrong", **wrong)
+    none = "do not fit: pictures would be {} to train and 0 to test: expected some of both; try --size 32"
+    for train, world, stride in ((0, 64, 100000), (128, 64, None)):
+        with pytest.raises(UserError, match=none.format(train)):
+            write_earth(tmp_path / "wrong", size=8, stride=stride, world=world)
     assert os.listdir(tmp_path) == ["again"]
     with pytest.raises(ValueError, match="not an empty folder"):
         write_earth(earth)
@@ -211,6 +215,9 @@ def test_mnist_errors(mnist, tmp_path):
     refuses("not an idx file")
     idx(folder / "t10k-images-idx3-ubyte.gz", images[:30])
     refuses("30 images .* 50 labels")
+    idx(folder / "t10k-images-idx3-ubyte.gz", images[:4])
+    idx(folder / "t10k-labels-idx1-ubyte", images[:4, 0, 0])
+    refuses("mnist holds too few images: pictures would be 4 to train and 0 to test: expected some of both")
     (folder / "t10k-images-idx3-ubyte.gz").unlink()
     refuses("no matching idx files")
     os.mkfifo(folder / "t10k-images-idx3-ubyte")  # which never ends

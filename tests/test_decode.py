@@ -4,10 +4,12 @@ import contextlib
 import io
 import logging
 import os
+import shutil
 import struct
 import threading
 import time
 import tracemalloc
+import warnings
 import zlib
 
 import numpy as np
@@ -122,6 +124,13 @@ def test_what_a_phone_adds_to_a_photo_is_said_and_strictness_takes_the_photo(tmp
     save(find("paired_sde")(net="tiny"), tmp_path / "m", info={"size": 8})
     done = translate(tmp_path / "x.jpg", tmp_path / "out", strict=True, **how)
     assert [*done.lost.values()] == [[f"{tmp_path}/x.jpg: 2 pictures"]]
+    (tmp_path / "photos").mkdir()
+    shutil.copy(tmp_path / "x.jpg", tmp_path / "photos")
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        done = translate(tmp_path / "photos", tmp_path / "two", strict=True, **how)
+    assert done.lost  # which the command line says
+    assert not [str(one.message) for one in heard if "others beside" in str(one.message)]
     frames[0].save(tmp_path / "y.gif", save_all=True, append_images=frames[1:])
     with pytest.raises(UserError, match="y.gif"):
         translate(tmp_path / "y.gif", tmp_path / "no", strict=True, **how)

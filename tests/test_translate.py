@@ -315,6 +315,25 @@ def test_broken_pictures_are_named_and_skipped(root, ends, tmp_path):
     assert not (tmp_path / "strict").exists()
 
 
+def test_a_folder_or_file_in_the_place_of_a_result_is_named(root, ends, tmp_path):
+    for name in ("0", "1", "sub/2"):
+        picture(tmp_path / f"in/{name}.png", len(name))
+    translate(tmp_path / "in", out := tmp_path / "out", **DDIB, **ends)
+    for file in (out / "1.png", out / "sub/2.png"):
+        file.unlink()
+    (out / "sub").rmdir()
+    (out / "sub").touch()
+    (out / "1.png").mkdir()
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        done = translate(tmp_path / "in", out, **DDIB, **ends)
+    assert done.skipped == {
+        str(tmp_path / "in/1.png"): f"{out}/1.png: a folder has this name; nothing written",
+        str(tmp_path / "in/sub/2.png"): f"{out}/sub: this folder cannot be made (File exists)",
+    }
+    assert not any("made again" in str(one.message) for one in heard)
+
+
 def bad_calls(root: Path, tmp: Path) -> dict[str, tuple[dict, str]]:
     """name: (arguments of translate, what the error says)"""
     cat, dog = f"{root}/model:cat", f"{root}/model:dog"

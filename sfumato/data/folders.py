@@ -9,7 +9,7 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +29,14 @@ def replacing(path: str | Path) -> Iterator[Path]:
         OSError: the disk is full or the folder cannot be written; says which file was not written.
     """
     path = Path(path)
+    if path.is_dir():
+        raise _unwritten(OSError(errno.EISDIR, "a folder has this name"), path)
     # as short as can be: the name of `path` may be as long as names may be
     temporary = path.with_name(
         f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:12]}.{os.getpid()}.tmp"
     )
+    made(path.parent)
     try:
-        made(path.parent)
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
@@ -178,6 +180,17 @@ def new_folder(out: str | Path) -> Iterator[Path]:
         raise _unwritten(error, error.filename or out) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def check_splits(counts: Mapping[str, int], given: str, advice: str) -> None:
+    """Sees that a data set that is going to be written has pictures in both splits.
+
+    Raises:
+        UserError: it has not: what was `given`, and `advice`.
+    """
+    if not all(counts.values()):
+        found = " and ".join(f"{n} to {split}" for split, n in counts.items())
+        raise UserError(f"{given}: pictures would be {found}: expected some of both; {advice}")
 
 
 def for_folder(out: str | Path) -> Path:

@@ -115,7 +115,8 @@ class TrainOptions(LoopOptions):
         beside: a folder, or several, whose channels come after those of the sources of equal names and
             sizes, such as infrared after colours. By default channels are those of all together.
         side_by_side: each image holds a pair: the source in its left half, the target in its right half.
-        strict: refuse folders with unreadable images, instead of skipping these images.
+        strict: refuse folders with images that cannot be read, or only in part, instead of saying so; what
+            phones add to a photo, and values beyond a stated range, are no reason.
         held_out: share of the images that is kept out of training to score it; 0.05, or 0 with validation.
             Of stacks it is that of the files.
         validation: other folders to score the training on, given like data, in place of held_out.

@@ -91,7 +91,8 @@ class TranslateOptions(ModelOptions):
         pages: first, or all of stacks (TIFF, DICOM, NIfTI), whose results have as many.
         beside: a folder, or several, whose channels come after those of the pictures of equal names and
             sizes, as in the model's training.
-        strict: refuse to begin if the folders hold anything that cannot be read, or only in part.
+        strict: refuse to begin if the folders hold anything that cannot be read, or only in part; what phones
+            add to a photo, and values beyond a stated range, are no reason.
         expect: refuse to begin unless run.json's "run" is this one; used by `repeat`.
         loaded: models that are read already, see `assembled`.
     """

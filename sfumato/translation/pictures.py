@@ -108,7 +108,7 @@ def translate(asked: TranslateOptions) -> Summary:
         plan.rehearse()
     if asked.strict:
         plan.pictures = pictures.decoded(strict=True)
-    for text in plan.pictures.said():
+    for text in pictures.said():  # what is read in part is said by what is returned
         warnings.warn(text, stacklevel=3)
     return plan.carry_out(asked.expect)
 

@@ -125,7 +125,7 @@ class Plan:
         with locked(out), bar("translate", len(results)) as advance:
             self._grow(check(out, self.run, self.origin, expect))
             here, spent, made = out.stat(), 0.0, defaultdict[int, list[Made]](list)
-            if broken := damaged(out, [file.relative_to(out) for file in results]):
+            if broken := damaged(out, [file.relative_to(out) for file in results if not file.is_dir()]):
                 warnings.warn(broken, stacklevel=4)
             for rows, read in self._batches(results, advance):
                 began = time.perf_counter()
@@ -284,8 +284,10 @@ class Plan:
         try:
             self.form.write(result, made, self.pictures.paths[i], self.pictures.preparation)
         except (UserError, OSError) as error:  # no numbers, or a name that is too long
-            if isinstance(error, OSError) and error.errno in FULL:
-                raise
+            if isinstance(error, OSError):
+                if error.errno in FULL:
+                    raise
+                error = UserError(f"{error.filename or result}: {error.strerror or error}")
             self._skip([i], error)
             return False
         source, image = made[0]
