@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from contextlib import suppress
 from importlib import import_module
 
 import numpy as np
@@ -141,6 +142,93 @@ def test_one_picture_becomes_one_file(root, ends, tmp_path):  # noqa: F811
     with pytest.raises(UserError, match="c.png"):
         translate(folder / "c.png", tmp_path / "x.png", **DDIB, **ends)
     assert not (tmp_path / "x.png").exists()
+
+
+def watched(monkeypatch, events, *folders, **how):
+    """What a watch did, and what it said, while these things happened between its looks."""
+    class Over(Exception):
+        pass
+
+    def sleep(_):
+        for event in todo:
+            return event and event()
+        raise Over
+
+    todo, done = iter([None, None, *(e for event in events for e in (event, None, None))]), []
+    monkeypatch.setattr("sfumato.translation.watch_folder.time.sleep", sleep)
+    with warnings.catch_warnings(record=True) as heard, suppress(Over):
+        warnings.simplefilter("always")
+        for one in sfumato.watch_folder(*folders, **how):
+            done.append((one.written, one.kept, one.skipped))
+    return done, [str(one.message) for one in heard]
+
+
+def test_a_watch_skips_a_picture_whose_name_another_has_and_goes_on(root, ends, tmp_path, monkeypatch):  # noqa: F811
+    inbox, out = tmp_path / "in", tmp_path / "out"
+    picture(inbox / "a.png", 0)
+    why = "{0}/a.png and {0}/a.jpg have one name: rename one, or translate them into two folders"
+    double = {f"{inbox}/a.jpg": f"{inbox}/a.jpg, as {why.format(inbox)}"}
+    events = [
+        lambda: Image.open(inbox / "a.png").save(inbox / "a.jpg"),  # comes first in the order of names
+        lambda: picture(inbox / "b.png", 1),
+        lambda: picture(inbox / "a.png", 7),
+        lambda: (inbox / "a.jpg").rename(inbox / "c.jpg"),
+    ]
+    done, said = watched(monkeypatch, events, inbox, out, **DDIB, **ends)
+    assert done == [(1, 0, {}), (0, 1, double), (1, 1, double), (1, 1, double), (1, 2, {})]
+    assert said == ["1 picture changed since the last time, and translated again: a.png"]
+    assert made_of(out).keys() == {"a.png", "b.png", "c.jpg"}
+    picture(inbox / "b.bmp", 1)
+    (inbox / "b.png").write_bytes(b"broken")
+    done, said = watched(monkeypatch, [], inbox, out, **DDIB, **ends)  # as if it was started again
+    assert [(written, kept, sorted(skipped)) for written, kept, skipped in done] == [
+        (0, 2, [f"{inbox}/b.bmp", f"{inbox}/b.png"])
+    ]
+    with pytest.raises(UserError, match="b.bmp and .*b.png have one name"):
+        translate(inbox, out, **DDIB, **ends)
+
+
+def test_a_watch_that_looks_again_repeats_no_warning(root, ends, tmp_path, monkeypatch):  # noqa: F811
+    picture(tmp_path / "in/0.png", 0)
+    (tmp_path / "in/1.png").write_bytes(b"broken")
+    how = DDIB | ends | {"strict": True, "size": 20}
+    events = [None, None, lambda: picture(tmp_path / "in/1.png", 1)]
+    done, said = watched(monkeypatch, events, tmp_path / "in", tmp_path / "out", **how)
+    note = "trained with size 16x16; pictures are taken with size 20x20"
+    assert [text.partition(":")[0] for text in said] == [note, "1 of 2 images cannot be used", note]
+    assert done == [(2, 0, {})]
+
+
+def test_a_watch_says_once_what_folders_lack_and_looks_again(root, ends, tmp_path, monkeypatch):  # noqa: F811
+    inbox, masks, out = tmp_path / "in", tmp_path / "masks", tmp_path / "out"
+    for i in range(2):
+        picture(inbox / f"{i}.png", i)
+
+    def mask(name):
+        masks.mkdir(exist_ok=True)
+        Image.new("L", (24, 20), 255).save(masks / f"{name}.png")
+
+    mask(0)
+    how = {"method": "sdedit", "target": ends["target"], "options": {"steps": 2, "mask": str(masks)}}
+    events = [
+        None,
+        None,  # looked at, and not said, again
+        lambda: mask(1),
+        lambda: picture(inbox / "2.png", 2),
+        None,
+        lambda: mask(2),
+        lambda: out.rename(tmp_path / "elsewhere"),
+        lambda: picture(inbox / "0.png", 5),
+    ]
+    done, said = watched(monkeypatch, events, inbox, out, **how)
+    lacks = "{} have no mask of their name in {}: {}; pictures are paired by name"
+    assert said == [lacks.format("1 of 2 pictures", masks, 1), lacks.format("1 of 3 pictures", masks, 2)]
+    assert done == [(2, 0, {}), (1, 2, {}), (3, 0, {})]
+    with pytest.raises(UserError, match="unknown option of sdedit 'stepz'"):
+        watched(monkeypatch, [], inbox, out, **how | {"options": {"stepz": 2}})
+    other = how | {"options": how["options"] | {"steps": 3}}
+    with pytest.raises(UserError, match="holds another run"):
+        watched(monkeypatch, [], inbox, out, **other)
 
 
 def test_a_folder_that_is_watched_is_translated_as_it_grows(root, ends, tmp_path, monkeypatch):  # noqa: F811

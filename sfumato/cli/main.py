@@ -256,7 +256,7 @@ def _translate(words: Sequence[str]) -> Callable[..., None]:
         else:
             report(translate(paths, out, options=chosen, **given), out, hint)
 
-    common = flags(translate, skip=("options", "expect", "paths", "loaded"), keyword=("out",))
+    common = flags(translate, skip=("options", "expect", "paths", "loaded", "one_of_each"), keyword=("out",))
     paths = flag(
         "paths",
         str,

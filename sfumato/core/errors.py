@@ -27,6 +27,10 @@ class UserError(ValueError):
         super().__init__(one_line(escaped(text.strip())))
 
 
+class ContentError(UserError):
+    """What folders hold is refused, and not what was asked for: it may be mended while it is waited for."""
+
+
 class Stopped(KeyboardInterrupt):
     """Work that a signal ended where it can go on; the command line shows the text, exits with 128 + number.
 

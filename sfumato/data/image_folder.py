@@ -17,11 +17,11 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sfumato.core.errors import UserError, existing
+from sfumato.core.errors import ContentError, UserError, existing
 from sfumato.data.hashing import hash_of
 from sfumato.data.header import WHOLE
 from sfumato.data.kept import Sample
-from sfumato.data.listing import IN_PART, OTHER, list_pictures, none_twice, said, stem_of, told_apart
+from sfumato.data.listing import IN_PART, OTHER, doubles, list_pictures, none_twice, said, stem_of
 from sfumato.data.pieces import Cut, piece
 from sfumato.data.preparation import Preparation, Prepared
 from sfumato.data.read import Readable
@@ -99,11 +99,9 @@ class ImageFolder:
         Raises:
             UserError: two of one name.
         """
-        at: dict[str, int] = {}
-        for i, name in enumerate(self.names):
-            if (other := at.setdefault(name, i)) != i:
-                raise UserError(f"{told_apart(self.paths[other], self.paths[i])} have one name: {advice}")
-        return at
+        for why in doubles(self.paths, self.names, advice).values():
+            raise ContentError(why)
+        return {name: i for i, name in enumerate(self.names)}
 
     def subset(self, indices: Sequence[int]) -> Self:
         """The pictures at `indices`; what is decoded of them is shared."""
@@ -122,7 +120,7 @@ class ImageFolder:
         at = {name: i for i, name in enumerate(self.names)}
         if missing := [name for name in names if name not in at]:
             some = ", ".join(missing[:5]) + ", ..." * (len(missing) > 5)
-            raise UserError(
+            raise ContentError(
                 f"{len(missing)} of {len(names)} {others} have no {what} of their name in {self.folder}: "
                 f"{some}; pictures are paired by name"
             )
@@ -209,9 +207,9 @@ class ImageFolder:
         n = len(skipped)
         why = "; ".join([*skipped.values()][:3] + [f"and {n - 3:,} more"] * (n > 3))
         if not read:
-            raise UserError(f"no image could be read in {self.folder}: {why}")
+            raise ContentError(f"no image could be read in {self.folder}: {why}")
         if strict and skipped:
-            raise UserError(f"{n} of {len(self)} images cannot be used: {why}: mend or delete them")
+            raise ContentError(f"{n} of {len(self)} images cannot be used: {why}: mend or delete them")
         other = self.subset([*read])
         other.left_out, other.skipped = left, skipped
         other._kept, other._hashes = map(list, zip(*read.values(), strict=True))
@@ -223,7 +221,7 @@ class ImageFolder:
         allowed = {OTHER, *map(IN_PART.get, WHOLE)}
         for folder, reasons in self.left_out.items():
             if some := {why: names for why, names in reasons.items() if why not in allowed}:
-                raise UserError(f"{said(folder, some)}; without --strict the rest is read")
+                raise ContentError(f"{said(folder, some)}; without --strict the rest is read")
 
     # ---- images ----------------------------------------------------------------------------------
 

@@ -7,12 +7,12 @@ import re
 import stat
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sfumato.core.errors import UserError, existing_folder
+from sfumato.core.errors import ContentError, existing_folder
 from sfumato.core.terminal import escaped
 from sfumato.data.header import LOST
 
@@ -95,7 +95,7 @@ def list_pictures(folder: str | Path) -> Listing:
                     left[why].append(_relative(root, here / name))
     left_out = {why: sorted(names, key=_key) for why, names in left.items() if names}
     if not files:
-        raise UserError(
+        raise ContentError(
             f"{root} holds no images: files are read that end in {', '.join(SUFFIXES)}"
             + (f"; {text}" if (text := said("", left_out)) else "")
         )
@@ -117,7 +117,7 @@ def none_twice(files: Sequence[Path]) -> None:
     seen = set[Path]()
     for file in files:
         if (real := file.resolve()) in seen:
-            raise UserError(f"{file} is given twice: name it once")
+            raise ContentError(f"{file} is given twice: name it once")
         seen.add(real)
 
 
@@ -191,6 +191,18 @@ def told_apart(one: str | Path, other: str | Path) -> str:
     if unicodedata.normalize("NFC", a) != unicodedata.normalize("NFC", b):
         return f"{a} and {b}"
     return f"{a!a} and {b!a}, which differ only in how accents are stored (Unicode NFC, NFD),"
+
+
+def doubles(
+    files: Sequence[Path], names: Sequence[str], advice: str, order: Iterable[int] | None = None
+) -> dict[int, str]:
+    """{index: what is wrong} of files whose name, of `names`, another has that comes before, in `order`."""
+    at: dict[str, int] = {}
+    return {
+        i: f"{told_apart(files[other], files[i])} have one name: {advice}"
+        for i in (range(len(files)) if order is None else order)
+        if (other := at.setdefault(names[i], i)) != i
+    }
 
 
 def _why_not(file: Path) -> str | None:

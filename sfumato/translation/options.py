@@ -95,6 +95,7 @@ class TranslateOptions(ModelOptions):
             add to a photo, and values beyond a stated range, are no reason.
         expect: refuse to begin unless run.json's "run" is this one; used by `repeat`.
         loaded: models that are read already, see `assembled`.
+        one_of_each: skip pictures whose name another has, and do not refuse all; used by `watch_folder`.
     """
 
     paths: Paths
@@ -112,6 +113,7 @@ class TranslateOptions(ModelOptions):
     strict: bool = False
     expect: Mapping[str, Any] | None = None
     loaded: dict[Path, ModelFolder] | None = None
+    one_of_each: bool = False
 
     @property
     def given(self) -> Sequence[str | Path]:

@@ -24,7 +24,7 @@ from sfumato.core.versions import version
 from sfumato.data.folders import for_folder, for_new_file
 from sfumato.data.folders import made as made_folder
 from sfumato.data.image_folder import ImageFolder
-from sfumato.data.listing import SUFFIXES, none_twice, suffix_of
+from sfumato.data.listing import SUFFIXES, doubles, none_twice, suffix_of
 from sfumato.data.masks import mask_record, masks_of
 from sfumato.data.open_data import measured_range, outside
 from sfumato.data.preparation import Preparation
@@ -42,6 +42,7 @@ from sfumato.translation.run_file import (
     Summary,
     crops,
     prepared_in,
+    read_run,
     saved_depth,
     saved_digest,
     there,
@@ -66,7 +67,7 @@ def translate(asked: TranslateOptions) -> Summary:
         return _into_a_file(asked, Path(asked.out))
     out, pictures = for_folder(asked.out), ImageFolder(asked.given)
     outside(out, [*asked.given, *asked.further])
-    pictures.by_name("rename one, or translate them into two folders")
+    pictures, apart = _named_apart(asked, out, pictures)
     further = [ImageFolder([folder]) for folder in asked.further]
     none_twice([file for folder in (pictures, *further) for file in folder.paths] if further else ())
     pictures = joined(pictures, further)
@@ -101,7 +102,9 @@ def translate(asked: TranslateOptions) -> Summary:
         "device": str(where),
     }  # fmt: skip
     run = json.loads(json.dumps(run))
-    plan = Plan(part, home, chosen, pictures, out, run, origin, form, masks, whole_to, asked.watch)
+    plan = Plan(
+        part, home, chosen, pictures, out, run, origin, form, masks, whole_to, asked.watch, apart=apart
+    )
     for text in notes + made.foggy:
         warnings.warn(text, stacklevel=3)
     if not all(map(there, plan.results)):
@@ -111,6 +114,22 @@ def translate(asked: TranslateOptions) -> Summary:
     for text in pictures.said():  # what is read in part is said by what is returned
         warnings.warn(text, stacklevel=3)
     return plan.carry_out(asked.expect)
+
+
+def _named_apart(
+    asked: TranslateOptions, out: Path, pictures: ImageFolder
+) -> tuple[ImageFolder, dict[str, str]]:
+    """The pictures of names of their own, and {picture: why} of the others: first come, first served."""
+    advice = "rename one, or translate them into two folders"
+    if not asked.one_of_each:
+        pictures.by_name(advice)
+        return pictures, {}
+    saved = read_run(out)["from"] if (out / "run.json").is_file() else None
+    first = saved.get("made_of") if isinstance(saved, dict) else None
+    order = sorted(range(len(pictures)), key=lambda i: pictures.file_names[i] not in (first or ()))
+    later = doubles(pictures.paths, pictures.names, advice, order)
+    rest = pictures.subset([i for i in range(len(pictures)) if i not in later])
+    return rest, {str(file := pictures.paths[i]): f"{file}, as {why}" for i, why in later.items()}
 
 
 def _preparation(

@@ -62,6 +62,7 @@ class Plan:
         whole_to: longer side in pixels up to which networks see pictures whole, and not by windows.
         watch: called for each step of each batch, see `integrate`; what it raises ends the run.
         done: what was done so far.
+        apart: {picture: why} of those that are left out from the beginning.
     """
 
     part: Any
@@ -76,6 +77,7 @@ class Plan:
     whole_to: float = math.inf
     watch: Watch | None = None
     done: Summary = field(default_factory=Summary)
+    apart: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.done.back = self.form.resize_back
@@ -152,7 +154,9 @@ class Plan:
             named = zip(results, self.pictures.paths, strict=True)
             _stands(out, here, [name for name, file in named if str(file) not in done.skipped])
             done.kept = len(results) - done.written - len(done.skipped)
-            if len(done.skipped) == len(results):
+            nothing = len(done.skipped) == len(results)
+            done.skipped |= self.apart
+            if nothing:
                 raise NothingTranslated(done)
             before = read_run(out)["result"]
             if done.written or not self.recorded or before is None:

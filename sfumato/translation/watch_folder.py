@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from sfumato.core.errors import UserError
+from sfumato.core.errors import ContentError, UserError
 from sfumato.core.options import told_by
 from sfumato.core.ranges import Positive
 from sfumato.data.hashing import version_of
@@ -35,13 +36,15 @@ class WatchOptions(TranslateOptions):
 def watch_folder(asked: WatchOptions) -> Iterator[Summary]:
     """Translates folders of pictures, and goes on with what comes into them or changes, without end.
 
-    Models are loaded once. A picture that cannot be read is tried again when it changes.
+    Models are loaded once. A picture that cannot be read is tried again when it changes, and one whose name
+    another has that came before is skipped until one of them is renamed. What else folders hold that is
+    refused, such as a picture without its mask, is said once, in a warning, and looked at again.
 
     Yields:
         What was done, each time that anything was: see `translate`.
 
     Raises:
-        UserError: for anything wrong with the folders, models or options, in one line.
+        UserError: for anything wrong with the models or options, in one line.
     """
     if files := [path for path in asked.given if not Path(path).is_dir()]:
         raise UserError(f"{files[0]} is no folder: expected folders, which pictures come into")
@@ -49,25 +52,47 @@ def watch_folder(asked: WatchOptions) -> Iterator[Summary]:
         raise UserError("--beside is for folders that are there: leave out --watch-folder, and type it again")
     if asked.range is not None and rule_of(asked.range).ends is None:
         raise UserError("the range of pictures that are to come cannot be measured: state its two ends")
-    return _goes_on(replace(asked, loaded={} if asked.loaded is None else asked.loaded))
+    return _goes_on(replace(asked, loaded={} if asked.loaded is None else asked.loaded, one_of_each=True))
 
 
 def _goes_on(asked: WatchOptions) -> Iterator[Summary]:
     told: dict[str, Any] = {f.name: getattr(asked, f.name) for f in fields(TranslateOptions)}
+    masks = [mask] if (mask := (asked.options or {}).get("mask")) and Path(mask).is_dir() else []
     before: set[Any] | None = None
     done: set[Any] = set()
+    refused = ""
     while True:
         now = {version for folder in asked.given for version in _versions(folder)}
+        now |= {version for folder in masks if now for version in _versions(folder)}
         if now and now == before and now != done:  # nobody is writing any more
-            try:
-                summary = translate(**told)
-            except NothingTranslated as error:
-                summary = error.summary
-            if summary.written or summary.skipped or not done:
-                yield summary
-            done = now
+            with warnings.catch_warnings(record=bool(refused)) as heard:  # said already
+                summary, why = _look(told, bool(done))
+            if why != refused:
+                for text in [*(one.message for one in heard or ()), *([why] if why else ())]:
+                    warnings.warn(text, stacklevel=2)
+            refused = why
+            if summary is not None:
+                if summary.written or summary.skipped or not done:
+                    yield summary
+                done = now
         before = now
         time.sleep(asked.every)
+
+
+def _look(told: dict[str, Any], begun: bool) -> tuple[Summary | None, str]:
+    """What was done; or why nothing was, which a later look may find mended.
+
+    Raises:
+        UserError: what was asked for is wrong, which has worked if it was `begun`.
+    """
+    try:
+        return translate(**told), ""
+    except NothingTranslated as error:
+        return error.summary, ""
+    except UserError as error:
+        if not (begun or isinstance(error, ContentError)):
+            raise
+        return None, str(error)
 
 
 def _versions(folder: str | Path) -> list[Any]:
