@@ -617,3 +617,12 @@ def test_names_of_parts_are_their_own():
         "assert max(names.values()) == 1, names.most_common(3)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_folder_called_as_a_model_that_ships_is_said_to_be_meant(tmp_path, monkeypatch, recwarn):
+    folders.resolve("sfumato/earth")
+    assert not recwarn
+    (tmp_path / "sfumato/earth").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    with pytest.warns(match="^sfumato/earth is the folder here, and not the model that ships"):
+        assert folders.resolve("sfumato/earth:relief") == (Path("sfumato/earth"), "relief")

@@ -77,6 +77,27 @@ def test_a_picture_that_changed_is_translated_again_and_said(root, ends, tmp_pat
     assert made_of(tmp_path / "out")["2.png"] == old["2.png"]
 
 
+def test_another_file_of_the_same_name_is_another_picture(root, ends, tmp_path):  # noqa: F811
+    picture(tmp_path / "in/0.png", 0)
+    picture(tmp_path / "in/1.png", 1)
+    translate(tmp_path / "in", tmp_path / "out", **DDIB, **ends)
+    before = contents(tmp_path / "out")
+    for i, other in ((0, 9), (1, 1)):
+        picture(tmp_path / f"{i}.png", other)
+        Image.open(tmp_path / f"{i}.png").save(tmp_path / f"in/{i}.tif")
+        (tmp_path / f"in/{i}.png").unlink()
+    with pytest.warns(match="2 pictures changed since the last time, and translated again: 0.tif, 1.tif"):
+        done = translate(tmp_path / "in", tmp_path / "out", **DDIB, **ends)
+    assert (done.written, done.kept) == (2, 0)
+    after = contents(tmp_path / "out")
+    assert after["0.png"] != before["0.png"]
+    assert after["1.png"] == before["1.png"]
+    assert made_of(tmp_path / "out") == {f"{i}.tif": sha256(tmp_path / f"in/{i}.tif") for i in (0, 1)}
+    (tmp_path / "in/1.tif").rename(tmp_path / "in/1.tiff")  # the same picture by another name
+    done = translate(tmp_path / "in", tmp_path / "out", **DDIB, **ends)
+    assert (done.written, done.kept) == (0, 2)
+
+
 def test_pictures_of_another_folder_are_another_run(root, ends, tmp_path):  # noqa: F811
     for place in ("one", "two"):
         picture(tmp_path / place / "0.png", len(place))

@@ -422,3 +422,13 @@ def test_huggingface_datasets_train(wanted):
         assert same(batches(open_data("unpaired", [form, form], **HOW)), batches(theirs))
     with pytest.raises(UserError, match="splits train: choose one"):
         open_data("domains", datasets.DatasetDict(train=given), **HOW)
+
+
+def test_further_pages_of_pictures_are_said_and_not_taken(tmp_path):
+    pages = [Image.fromarray(x) for x in U8]
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
+    stacks = {name: [Image.open(tmp_path / "a.tif") for _ in range(4)] for name in "ab"}
+    with pytest.warns(match=r"a: not read whole: 4 that hold several pictures.*0: 6 pictures"):
+        train("diffusion", stacks, tmp_path / "run", **TINY)
+    with pytest.raises(UserError, match="^pages='all' is of files: give each page .* of its own$"):
+        train("diffusion", stacks, tmp_path / "all", **TINY, pages="all")

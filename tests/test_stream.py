@@ -185,3 +185,37 @@ def test_what_a_watch_raises_ends_the_stream():
 
     with pytest.raises(ZeroDivisionError):
         next(sfumato.stream(U8, **HOW, watch=watch))
+
+
+@pytest.mark.parametrize("batch", [1, 2, 8, None])
+def test_results_before_a_broken_picture_are_handed_out(batch):
+    def camera():
+        yield from (Image.new("RGB", (32, 32), (60 * i, 0, 0)) for i in range(3))
+        raise OSError("unplugged")
+
+    made = []
+    with pytest.raises(UserError, match="^item 3 of pictures cannot be read: OSError: unplugged$"):
+        for one in sfumato.stream(camera(), **HOW | {"batch": batch}):
+            made.append(one)
+    assert len(made) == 3
+    with pytest.raises(UserError, match="^item 0 of pictures"):
+        list(sfumato.stream([None, Image.new("RGB", (32, 32))], **HOW))
+
+
+def test_bright_floats_come_first_if_their_range_is_stated():
+    bright, dark = torch.full((3, 32, 32), 0.5), torch.full((3, 32, 32), -0.5)
+    with pytest.raises(UserError, match=r"values in \[0, 1\]: expected .* or range=\(-1, 1\)"):
+        list(sfumato.stream([bright, dark], **HOW))
+    made = list(sfumato.stream([bright, dark], **HOW, range=(-1, 1)))
+    want = list(sfumato.stream([dark, bright], **HOW))
+    assert made[0].dtype == torch.float32
+    torch.testing.assert_close(made, want[::-1])
+    with pytest.raises(UserError, match="range cannot be measured: expected two ends"):
+        list(sfumato.stream([bright], **HOW, range="auto"))
+
+
+def test_further_frames_are_said(tmp_path):
+    frames = [Image.new("RGB", (32, 32), (50 * i, 0, 0)) for i in range(3)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    with pytest.warns(match=r"pictures\[0\] is of those that hold several pictures.*: 3 pictures"):
+        list(sfumato.stream([Image.open(tmp_path / "a.gif")], **HOW))

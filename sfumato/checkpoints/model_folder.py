@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -225,6 +226,8 @@ def _found(text: str) -> Path | None:
     path, shipped = Path(text), MODELS / Path(text).name
     ships = path.parts[:-1] == ("sfumato",) and (shipped / "model.json").is_file()
     there = text and os.path.exists(path)  # of a name that is too long, too, it says no
+    if there and ships:
+        warnings.warn(f"{text} is the folder here, and not the model that ships with sfumato", stacklevel=3)
     return path if there else shipped if ships else None
 
 

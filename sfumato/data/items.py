@@ -109,7 +109,7 @@ class Items:
                 f"item {i} of {self.name} is another picture each time it is read: leave out transforms that "
                 f"are random, as flip= and jitter= are there, or read each once, by list(...)"
             )
-        return Unfiled(f"{self.name}[{i}]", samples, content)
+        return Unfiled(f"{self.name}[{i}]", samples, content, lost_of(picture))
 
     def by_label(self) -> dict[str, list[int]]:
         """The items of each label, {name: numbers}: in the order of the classes, or of the names.
@@ -252,6 +252,15 @@ def samples_from(picture: Any, channels: int) -> NDArray[Any]:
     return np.ascontiguousarray(samples)
 
 
+def lost_of(picture: Any) -> Mapping[str, str]:
+    """What of a picture of Pillow is not read: its further frames or pages."""
+    if isinstance(picture, Unfiled):
+        return picture.lost
+    more = getattr(picture, "n_frames", 1) if isinstance(picture, Image.Image) else 1
+    kind = "beside" if getattr(picture, "format", "") in ("MPO", "JPEG") else "pages"
+    return {kind: f"{more} pictures"} if more > 1 else {}
+
+
 def _decoded(picture: Image.Image) -> NDArray[Any]:
     if picture.mode in ("I", "F"):  # of a range that is stated
         return np.asarray(picture)[..., None]
@@ -264,7 +273,7 @@ def _decoded(picture: Image.Image) -> NDArray[Any]:
 def _copy(picture: Any) -> Any:
     """A picture that who made it may overwrite or close."""
     if isinstance(picture, Image.Image):
-        return Unfiled("", _decoded(picture))
+        return Unfiled("", _decoded(picture), lost=lost_of(picture))
     return picture.detach().clone() if isinstance(picture, Tensor) else np.array(picture)
 
 

@@ -113,6 +113,8 @@ def open_data(
     """
     given = folders_of(data)
     if in_python(data):
+        if pages == "all":
+            raise UserError("pages='all' is of files: give each page of your stacks as a picture of its own")
         parts = parts_of(data, kind, side_by_side, whose)
         found = named({name: one for name, one in parts.items() if not isinstance(one, Own)})
     elif not given:

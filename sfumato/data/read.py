@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,6 +36,8 @@ class Unfiled(NamedTuple):
     """(H, W, channels), upright, with alpha; floats lie in [-1, 1] unless the range of values is stated."""
     sha: str = ""
     """sha256 of what was given."""
+    lost: Mapping[str, str] = MappingProxyType({})
+    """What of it is not in the samples, see `sfumato.data.header.LOST`."""
 
     def __str__(self) -> str:
         return self.name
@@ -248,7 +251,7 @@ def read_file(
         UserError: as `read_samples`.
     """
     if isinstance(path, Unfiled):
-        return path.samples, {}
+        return path.samples, {**path.lost}
     page, name, path = path.number if isinstance(path, Page) else page, path, file_in(path)
     with _reading(name):
         if (size := path.stat().st_size) > LIMITS.file:

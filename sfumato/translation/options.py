@@ -134,8 +134,11 @@ class StreamOptions(ModelOptions):
         pictures: of Pillow, arrays or tensors: a list, an array, a torch Dataset, a generator; an item may
             be a tuple that begins with its picture, or a dict that holds one.
         alpha: the colour that transparent pictures are laid on; by default the training's, which is white.
+        range: the two values that become -1 and 1, and which results have; needed of floats beyond [-1, 1],
+            and of those in it if the first pictures may be bright all over; by default the training's.
     """
 
     pictures: Any
     _: KW_ONLY
     alpha: str | None = None
+    range: Stated | None = None

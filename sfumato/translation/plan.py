@@ -170,10 +170,12 @@ class Plan:
 
     def _grow(self, known: Mapping[str, str]) -> None:
         """Finds what is to be done beside results that are there, made of {name: sha256}."""
-        names, hashes = self.pictures.file_names, self._hashes
-        changed = [i for i, name in enumerate(names) if known.get(name, hashes[i]) != hashes[i]]
-        self.stale = {i for i in changed if there(self._result(i))}
-        gone = {name: sha for name, sha in known.items() if there(self.form.place(self.out, name))}
+        names, hashes, results = self.pictures.file_names, self._hashes, self.results
+        places = {name: self._place(name) for name in known}
+        made = {places[name]: known[name] for name in sorted(known, key=set(names).__contains__)}
+        self.stale = {i for i, at in enumerate(results) if made.get(at, hashes[i]) != hashes[i] and there(at)}
+        now = {at for i, at in enumerate(results) if i not in self.stale}
+        gone = {name: known[name] for name, at in places.items() if at not in now and there(at)}
         self.made_of = gone | {
             name: sha for i, (name, sha) in enumerate(zip(names, hashes, strict=True)) if i not in self.stale
         }
@@ -193,7 +195,10 @@ class Plan:
 
     def _result(self, i: int) -> Path:
         """The file that a picture becomes."""
-        return self.form.place(self.out, self.pictures.file_names[i])
+        return self._place(self.pictures.file_names[i])
+
+    def _place(self, name: str) -> Path:
+        return self.form.place(self.out, name)
 
     def _made(self, i: int) -> bool:
         """Whether the result of a picture, as it is now, is there."""
@@ -297,6 +302,8 @@ class Plan:
         source, image = made[0]
         h, w = image.shape[-2:]
         self.done.sizes[str(self.pictures.roots[i])][source.size, (h, w)] += 1
+        if i in self.stale:  # perhaps made of another file, whose name is the same but for its suffix
+            self.made_of = {name: sha for name, sha in self.made_of.items() if self._place(name) != result}
         self.stale.discard(i)
         self.held.pop(i, None)
         self.made_of[self.pictures.file_names[i]] = self._hashes[i]

@@ -6,8 +6,8 @@ import math
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, replace
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,12 @@ from sfumato.core.options import told_by
 from sfumato.data.header import said_lost
 from sfumato.data.images import picture as to_picture
 from sfumato.data.in_memory import arranged
-from sfumato.data.items import as_files_have, broken, is_indexed, row_of, samples_from
+from sfumato.data.items import as_files_have, broken, is_indexed, lost_of, row_of, samples_from
 from sfumato.data.masks import check_mask, mask_for
 from sfumato.data.preparation import Preparation, Prepared
 from sfumato.data.read import Unfiled
 from sfumato.data.resize import to_samples
-from sfumato.data.value_range import from_unit, type_for
+from sfumato.data.value_range import from_unit, rule_of, type_for
 from sfumato.diffusion.watch import Watch
 from sfumato.translation.options import StreamOptions
 from sfumato.translation.translator import assembled, options_of, run_translator
@@ -56,10 +56,16 @@ def stream(asked: StreamOptions) -> Iterator[Any]:
         )
     made, where = assembled(**asked.roles), device_of(asked.device)
     chosen = options_of(made.part, asked.options or {})
+    own = None if asked.range is None else rule_of(asked.range, "range").ends
+    if asked.range is not None and not own:
+        raise UserError("a stream's range cannot be measured: expected two ends, such as range=(0, 4095)")
     prepare, notes = made.preparation(
         size=asked.size, resize=asked.resize, upscale=asked.upscale, side=asked.side, alpha=asked.alpha,
         direction=chosen.get("direction"), whole=True, beside=None,
     )  # fmt: skip
+    if own:
+        beside = tuple(layer._replace(range=own) for layer in prepare.beside)
+        prepare = replace(prepare, range=own, beside=beside, to_range=prepare.to_range or own)
     for text in notes + made.foggy:
         warnings.warn(text, stacklevel=3)
     if mask := chosen.get("mask"):
@@ -87,11 +93,18 @@ class _Stream:
         self.part.to(self.device)
 
     def results(self, pictures: Any, batch: int | None) -> Iterator[Any]:
-        items = enumerate(_items(pictures))
-        while chunk := [self._read(*one) for one in islice(items, batch or 1)]:
+        items, failed = map(self._read, count(), _items(pictures)), list[UserError]()
+
+        def some(n: int) -> Iterator[tuple[Prepared, Callable[[Tensor], Any]]]:
+            try:
+                yield from islice(items, n)
+            except UserError as error:  # after the results of those before it
+                failed.append(error)
+
+        while chunk := [*some(batch or 1)]:
             if batch is None:  # as for files: 64 of 64x64 pixels should fit into memory
                 batch = max(1, min(64, 2**18 // math.prod(chunk[0][0].image.shape[1:])))
-                chunk += [self._read(*one) for one in islice(items, batch - 1)]
+                chunk += some(batch - 1)
             groups: dict[torch.Size, list[int]] = defaultdict(list)
             for i, (one, _) in enumerate(chunk):
                 groups[one.image.shape].append(i)
@@ -100,6 +113,10 @@ class _Stream:
                 made |= zip(rows, self._translate([chunk[i][0] for i in rows]), strict=True)
             for i, (_, back) in enumerate(chunk):
                 yield back(made[i])
+            if failed:
+                break
+        if failed:
+            raise failed[0]
 
     @with_torch_defaults
     def _translate(self, read: list[Prepared]) -> Tensor:
@@ -120,7 +137,7 @@ class _Stream:
             self._check_signs(samples)
         except UserError as error:
             raise UserError(f"item {i} of {NAME}: {error}") from None
-        read = how.read(Unfiled(f"{NAME}[{i}]", samples))
+        read = how.read(Unfiled(f"{NAME}[{i}]", samples, lost=lost_of(given)))
         for line in said_lost(f"{NAME}[{i}]", read.lost):
             warnings.warn(line, stacklevel=3)
         return read, back
@@ -130,7 +147,7 @@ class _Stream:
         if samples.dtype.kind == "f" and self.prepare.range is None:
             self.signed = self.signed or bool(samples.min() < 0)
             if not self.signed:
-                raise UserError("values in [0, 1]: expected [-1, 1]; type 2 * x - 1")
+                raise UserError("values in [0, 1]: expected [-1, 1]; type 2 * x - 1, or range=(-1, 1)")
 
     def _back(self, given: Any) -> Callable[[Tensor], Any]:
         if isinstance(given, Image.Image):
