@@ -167,7 +167,7 @@ def test_partners_of_other_sizes_and_broken_ones_are_left_out_by_name(root):
     with pytest.raises(UserError, match="2 of 4 images cannot be used"):
         open_data("pairs", [root / "rgb", root / "map"], strict=True, **told)
     (root / "list").write_text("3.png\n")
-    assert len(leave_out(data, root / "list").source.places) == 1
+    assert len(leave_out(data.parts, root / "list", True)["source"].places) == 1
 
 
 def test_names_without_a_partner_and_partners_without_a_name(root):

@@ -18,7 +18,6 @@ from sfumato.data.open_data import open_data
 from sfumato.data.preparation import Preparation
 from sfumato.data.stacks import Pages
 from sfumato.data.tiff import read_tiff
-from sfumato.data.without import leave_out
 from sfumato.translation.pictures import translate
 
 RNG = np.random.default_rng(0)
@@ -148,7 +147,7 @@ def test_a_broken_page_is_left_out_with_its_partner(pairs, tmp_path):
         found = open_data("pairs", pairs, size=16, pages="all")
     assert found.target.file_names[0] == "sub/two.tif[1]"
     (tmp_path / "list").write_text("one.tif\n")  # of which nothing is left
-    assert len(leave_out(found, tmp_path / "list")) == 13
+    assert len(open_data("pairs", pairs, size=16, pages="all", strict=True, without=tmp_path / "list")) == 13
 
 
 def test_a_name_without_a_partner_is_missed_still(tmp_path):
@@ -174,10 +173,10 @@ def test_files_are_held_out_whole(tmp_path):
             assert len(held) == 2
             assert not train & held
     (tmp_path / "a/0.tif").rename(tmp_path / "0.tif")
-    one = open_data("domains", {"x": tmp_path / "b"}, size=16, pages="all")
     (tmp_path / "list").write_text("".join(f"{i}.tif\n" for i in range(1, 6)))
+    one = open_data("domains", {"x": tmp_path / "b"}, size=16, pages="all", without=tmp_path / "list")
     with pytest.raises(UserError, match=r"'x', which has 2 pages of 1 file, held out whole: use .* or 0$"):
-        leave_out(one, tmp_path / "list").split(0.05)
+        one.split(0.05)
 
 
 @pytest.mark.parametrize("absolute", [False, True])
@@ -187,18 +186,18 @@ def test_lists_leave_out_stacks_and_pages(absolute, tmp_path):
         stack(tmp_path / side / "y.tif", 3)
     folders = [tmp_path / "a", tmp_path / "b"]
     root, there = (f"{tmp_path}/a/" if absolute else ""), tmp_path / "list"
+    told = {"size": 16, "pages": "all", "without": there}
     for kind in ("pairs", "unpaired") if absolute else ("pairs",):
-        data = open_data(kind, folders, size=16, pages="all")
         there.write_text(f"{root}x.tif\n{root}y.tif[2]\n")
-        left = leave_out(data, there)
+        left = open_data(kind, folders, **told)
         assert left.parts["source"].file_names == ["y.tif[1]", "y.tif[3]"]
         assert len(left.parts["target"]) == (2 if kind == "pairs" else 6)
     there.write_text("y.tif[4]\n")
     with pytest.raises(UserError, match=r"lists 'y.tif\[4\]', and there is no such picture"):
-        leave_out(data, there)
+        open_data("pairs", folders, **told)
     there.write_text("y.tif\n")
     with pytest.raises(UserError, match="which is in source and target: give its path"):
-        leave_out(open_data("unpaired", folders, size=16, pages="all"), there)
+        open_data("unpaired", folders, **told)
 
 
 def test_ranges_are_those_of_all_pages(tmp_path):
@@ -287,6 +286,6 @@ def test_the_doctor_looks_at_every_page(tmp_path):
     found = doctor(tmp_path / "a", tmp_path / "b", pages="all", measure=False, write_list=listed)
     (copies,) = (one for one in found.findings if one.kind == "copies")
     assert "[12]" in copies.named[-1] + copies.named[-2]
-    data = open_data("unpaired", [tmp_path / "a", tmp_path / "b"], size=16, pages="all")
-    assert len(leave_out(data, listed).parts["source"]) == 24
+    data = open_data("unpaired", [tmp_path / "a", tmp_path / "b"], size=16, pages="all", without=listed)
+    assert len(data.parts["source"]) == 24
     assert "--pages" not in doctor(tmp_path / "a", tmp_path / "b", measure=False).plan.commands[0]

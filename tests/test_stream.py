@@ -195,8 +195,7 @@ def test_results_before_a_broken_picture_are_handed_out(batch):
 
     made = []
     with pytest.raises(UserError, match="^item 3 of pictures cannot be read: OSError: unplugged$"):
-        for one in sfumato.stream(camera(), **HOW | {"batch": batch}):
-            made.append(one)
+        made.extend(sfumato.stream(camera(), **HOW | {"batch": batch}))
     assert len(made) == 3
     with pytest.raises(UserError, match="^item 0 of pictures"):
         list(sfumato.stream([None, Image.new("RGB", (32, 32))], **HOW))

@@ -29,7 +29,6 @@ from sfumato.cli.main import main
 from sfumato.core.errors import UserError
 from sfumato.data.folders import locked
 from sfumato.data.open_data import open_data
-from sfumato.data.without import leave_out
 from sfumato.methods.outline import names, outlines
 from sfumato.methods.registry import find
 from sfumato.module import build, fields
@@ -771,11 +770,29 @@ def test_a_list_that_cannot_be_followed_is_refused(folders, tmp_path, text, mess
 def test_a_bare_name_of_a_picture_in_a_subfolder_is_answered_with_its_path(folders, tmp_path):
     shutil.copytree(folders["red"], tmp_path / "in/sub")
     (tmp_path / "list").write_text("3.png\n")
-    data = open_data("domains", {"red": tmp_path / "in"}, size=16)
+    told = {"data": {"red": tmp_path / "in"}, "size": 16, "without": tmp_path / "list"}
     with pytest.raises(UserError, match="expected its path below its folder, such as sub/3.png$"):
-        leave_out(data, tmp_path / "list")
+        open_data("domains", **told)
     (tmp_path / "list").write_text("sub/3.png\n")
-    assert "3.png" not in map(os.path.basename, leave_out(data, tmp_path / "list").parts["red"].file_names)
+    assert "3.png" not in map(os.path.basename, open_data("domains", **told).parts["red"].file_names)
+
+
+def test_listed_pictures_are_judged_by_nobody(folders, tmp_path, capsys):
+    """Pairs of other proportions, without a partner, broken, of another size, outside of the range."""
+    sides = [Path(folders["red"]), Path(folders["green"])]
+    Image.new("RGB", (60, 20)).save(sides[1] / "0.png")
+    (sides[1] / "1.png").unlink()
+    (sides[0] / "2.png").write_bytes(b"broken")
+    Image.fromarray(np.full((20, 20, 3), 60_000, np.uint16)[..., 0]).save(sides[0] / "3.png")
+    how = TINY | {"held_out": 0, "steps": 1, "strict": True, "range": "auto"}
+    with pytest.raises(UserError):
+        train("paired_sde", sides, tmp_path / "run", **how)
+    (tmp_path / "list").write_text("".join(f"{sides[0]}/{i}.png\n" for i in range(4)))
+    train("paired_sde", sides, tmp_path / "run", **how, without=tmp_path / "list")
+    names = json.loads((tmp_path / "run" / "split.json").read_text())["training"]
+    assert names["source"] == names["target"] == [f"{i}.png" for i in range(4, 12)]
+    model = json.loads((tmp_path / "run" / "model.json").read_text())
+    assert model["info"]["preparation"]["range"][1] < 256
 
 
 ACTS = [(m, *row) for m in names() for row in getattr(find(m), "only_with", {}).items()]

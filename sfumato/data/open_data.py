@@ -23,6 +23,7 @@ from sfumato.data.resize import Learnt
 from sfumato.data.sets import Dataset, Domains, Pairs, Unpaired
 from sfumato.data.stacks import Pages, joined
 from sfumato.data.value_range import Stated, ValueRange, measured, rule_of
+from sfumato.data.without import leave_out
 
 Folder = str | Path
 Folders = Folder | Sequence[Folder] | Mapping[str, Folder]
@@ -31,7 +32,7 @@ WHOLE: Side = "whole"
 
 
 def open_images(
-    paths: Folder | Sequence[Folder] | Own,
+    paths: Folder | Sequence[Folder] | ImageFolder | Own,
     size: int | tuple[int, int],
     channels: int = 3,
     resize: Learnt = "crop",
@@ -48,7 +49,8 @@ def open_images(
     """Pictures of one size, every file decoded; what is left out of them is said.
 
     Args:
-        paths: a folder, searched with its subfolders, a list of files, or what is held in Python.
+        paths: a folder, searched with its subfolders, a list of files, pictures that are not yet read, or
+            what is held in Python.
         size: side in pixels, or (height, width).
         channels: 3, 1, or as many as the files have bands.
         resize: crop, buckets, stretch, none or pieces, see `Preparation`.
@@ -68,7 +70,11 @@ def open_images(
     shape = (size, size) if isinstance(size, int) else size
     how = Preparation(shape, resize, upscale, channels, side, alpha, *ranges, to_channels)
     how, kind = replace(how, beside=tuple(layers)), Pages if pages == "all" else ImageFolder
-    images = OwnPictures(paths, how) if isinstance(paths, Own) else kind(paths, how)
+    if isinstance(paths, ImageFolder):
+        images = paths
+        images.preparation = how
+    else:
+        images = OwnPictures(paths, how) if isinstance(paths, Own) else kind(paths, how)
     images = joined(images, [kind(folder) for folder in beside]).decoded(strict)
     for line in images.said():
         warnings.warn(line, stacklevel=2)
@@ -86,6 +92,7 @@ def open_data(
     to_channels: int | None = None,
     pages: str = "first",
     beside: Sequence[Folder] = (),
+    without: str | Path | None = None,
     whose: str = "data",
     **options: Any,
 ) -> Dataset:
@@ -104,6 +111,7 @@ def open_data(
         to_channels: of the targets; by default as many.
         pages: first, or all of stacks, each a picture.
         beside: further folders of sources; `channels` are those of all, and ranges are measured in each.
+        without: a text file of pictures of folders to leave out, before anything is judged, see `leave_out`.
         whose: what errors call the data.
         options: of `open_images`: size, resize, upscale, strict, alpha.
 
@@ -150,10 +158,11 @@ def open_data(
     if kind == "domains":
         if to_range is not None:
             raise UserError("--to-range is for methods of two folders: domains have one range, --range")
-        files = ((one, WHOLE) for root in roots.values() for one in _pictures(root, channels or 3))
+        kept = _without(roots, pages, without)
+        files = ((one, WHOLE) for root in kept.values() for one in _pictures(root, channels or 3))
         own = measured_range(range, files, channels or 3, every=every)
         options |= {"ranges": (own, own), "channels": channels or 3}
-        return Domains({name: open_images(folder, **options) for name, folder in roots.items()})
+        return Domains({name: open_images(folder, **options) for name, folder in kept.items()})
     if side_by_side and len(roots) == 1:
         places: list[tuple[Any, Side]] = [(next(iter(roots.values())), side) for side in ("left", "right")]
     elif len(roots) == 2:
@@ -168,6 +177,9 @@ def open_data(
     number = sum(layer.channels for layer in layers) if further else channels or 3
     if further and not to_channels:
         check_targets(list_pictures(places[1][0]).files, number, places[1][0], kind == "pairs")
+    two = dict(zip(("source", "target"), (folder for folder, _ in places), strict=True))
+    two = _without(two, pages, without, kind == "pairs")
+    places = [(folder, side) for folder, (_, side) in zip(two.values(), places, strict=True)]
     stated = {"range": range, "to_range": range if to_range is None else to_range}
     both, known = (number, to_channels or number), [layer.range for layer in layers[:1]]
     ends = known + [
@@ -213,7 +225,19 @@ def _further(
     return found, [*map(Layer, widths, ends)]
 
 
+def _without(
+    roots: Mapping[str, Any], pages: str, file: str | Path | None, pairs: bool = False
+) -> dict[str, Any]:
+    """Folders as they are, or, if a text file lists some to leave out, their other pictures."""
+    if file is None:
+        return dict(roots)
+    kind = Pages if pages == "all" else ImageFolder
+    return dict(leave_out({name: kind(root) for name, root in roots.items()}, file, pairs))
+
+
 def _pictures(root: Any, channels: int) -> Iterable[Readable]:
+    if isinstance(root, ImageFolder):
+        return dict.fromkeys(root.paths)
     return root.raw(channels) if isinstance(root, Own) else list_pictures(root).files
 
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from sfumato.core.errors import UserError
 from sfumato.data import sets
 from sfumato.data.open_data import open_data
+from sfumato.data.own import in_python
 from sfumato.data.without import leave_out
 from sfumato.methods.registry import info
 from sfumato.module import Part
@@ -51,19 +52,21 @@ def read_pictures(asked: TrainOptions) -> Pictures:
             raise UserError(
                 "--validation has no folders --beside: leave it out, and hold some out by --held-out"
             )
-    everything = open_data(kind, asked.data, **how)
+    early = None if in_python(asked.data) else asked.without
+    everything = open_data(kind, asked.data, **how, without=early)
     if isinstance(part, Part):
         everything = in_order(everything, getattr(part, "domains", ()), "the model")
-    if asked.without is not None:
-        everything = leave_out(everything, asked.without)
+    if asked.without is not None and early is None:
+        pairs = isinstance(everything, sets.Pairs)
+        everything = everything.with_parts(leave_out(everything.parts, asked.without, pairs))
     if asked.validation is not None:
         if asked.held_out:
             raise UserError(f"say --held-out {asked.held_out:g} or --validation, not both")
         first = everything.preparation  # of ranges that were measured
         how |= {"range": first.range} | ({} if kind == "domains" else {"to_range": first.to_range})
         rest = open_data(kind, asked.validation, whose="validation", **how)
-        _others(everything, rest)
         rest = in_order(rest, everything.parts, "the training")
+        _others(everything, rest)
         rest.like = everything
         return Pictures(everything, everything, rest).grouped()
     if asked.held_out:
