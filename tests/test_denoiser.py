@@ -174,6 +174,9 @@ def test_times_follow_their_law(process):
     inside = (t > process.t_min) & (t < process.t_max)
     assert inside.float().mean() > 0.99
     assert stats.kstest(log_sigma.numpy(), "norm", (-0.3, 1.1)).statistic < 2e-3  # stratified
+    f = Denoiser(net=nn.Identity(), process=process, times="wide", lognormal_mean=3.0)
+    log_sigma = -process.log_snr(f.draw_times(4000, rng)) / 2
+    assert stats.kstest(log_sigma.numpy(), "norm", (-1, 2)).statistic < 2e-2  # cut at the process's ends
     f = Denoiser(net=nn.Identity(), process=process, times="uniform")
     t = f.draw_times(4000, rng)
     law = stats.uniform(process.t_min, process.t_max - process.t_min)

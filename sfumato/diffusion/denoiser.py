@@ -29,7 +29,7 @@ from sfumato.diffusion.process import DDPM, Cosine, Process, floats, named_proce
 from sfumato.module import Part
 
 Prediction = Literal["eps", "x0", "v", "edm"]
-TimeLaw = Literal["uniform", "lognormal", "log_uniform", "palette"]
+TimeLaw = Literal["uniform", "lognormal", "wide", "log_uniform", "palette"]
 PALETTE = DDPM(steps=2000, beta_start=2e-6, beta_end=0.02)
 """The chain of Palette (Saharia et al. 2022, https://arxiv.org/abs/2111.05826): beta 1e-6 to 0.01."""
 
@@ -127,6 +127,8 @@ def ask(
     return answered(answer, x_t.shape, who)
 
 
+WIDE = -1.0, 2.0
+"""Mean and standard deviation of log(sigma/alpha) where times are wide."""
 LEARNING = "times", "lognormal_mean", "lognormal_std", "any_domain"
 """Fields of a denoiser that say how it learns, not what its network is."""
 
@@ -139,7 +141,8 @@ class Denoiser(Part):
             conditioning image the input's channels are cat(noisy, conditioning), in this order.
         process: the noising process.
         prediction: what the network predicts: eps, x0, v or edm.
-        times: law of t in [t_min, t_max] in training: uniform, lognormal in sigma/alpha, or
+        times: law of t in [t_min, t_max] in training: uniform, lognormal in sigma/alpha, wide: lognormal
+            with mean and deviation of `WIDE`, so that little noise is learned, too,
             log_uniform: log(sigma/alpha) uniform, which spends most on little noise; or palette:
             gamma = alpha^2 uniform between neighbouring levels of Palette's chain, all levels alike.
         lognormal_mean: mean of log(sigma/alpha) when times is lognormal.
@@ -231,9 +234,8 @@ class Denoiser(Part):
             ends = torch.stack([PALETTE(at / PALETTE.steps)[0] ** 2 for at in (level.floor(), level.ceil())])
             gamma = ends[0].lerp(ends[1], level.frac())
             return self.process.time(gamma.logit()).clamp(lo, hi)
-        log_sigma = self.lognormal_mean + self.lognormal_std * math.sqrt(2) * torch.erfinv(
-            (2 * u - 1).clamp(-1 + 1e-12, 1 - 1e-12)
-        )
+        mean, std = WIDE if self.times == "wide" else (self.lognormal_mean, self.lognormal_std)
+        log_sigma = mean + std * math.sqrt(2) * torch.erfinv((2 * u - 1).clamp(-1 + 1e-12, 1 - 1e-12))
         return self.process.time(-2 * log_sigma).clamp(lo, hi)
 
     def _predict(

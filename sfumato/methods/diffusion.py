@@ -43,7 +43,7 @@ class Diffusion(Part):
         net: size of the network: tiny, small (1 M parameters, for CPUs), medium, large, thesis (58 M).
         process: noising process: cosine, vp, ddpm, ve or flow.
         prediction: what the network predicts: v, eps, x0 or edm.
-        times: law of the training times: lognormal in sigma/alpha, uniform in t, or log_uniform in
+        times: law of the training times: lognormal or wide in sigma/alpha, uniform in t, or log_uniform in
             sigma/alpha, which spends most on little noise.
         channels: 3 for colour, 1 for gray, or as many as the files have bands.
         any_domain: share of training images whose domain is hidden; above 0 the model also

@@ -52,7 +52,7 @@ class PairedSDE(Part):
         net: size of each network: tiny, small (1 M parameters), medium, large, thesis (58 M).
         process: noising process: cosine, vp (the thesis'), ddpm, ve or flow.
         prediction: what the networks predict: v, eps (the thesis'), x0 or edm.
-        times: law of the training times: lognormal in sigma/alpha, or uniform in t (the thesis').
+        times: law of the training times: wide or lognormal in sigma/alpha, or uniform in t (the thesis').
         channels: 3 for colour, 1 for gray, or as many as the files have bands.
         drop_condition: share of conditioning images that are hidden; above 0 the model can be guided
             without a classifier.
@@ -64,7 +64,7 @@ class PairedSDE(Part):
     net: str | nn.Module = "small"
     process: str | Process = "cosine"
     prediction: Prediction = "v"
-    times: TimeLaw = "lognormal"
+    times: TimeLaw = "wide"
     channels: Count = 3
     drop_condition: BelowOne = 0.0
     to_channels: Whole = 0
@@ -102,7 +102,7 @@ class PairedSDE(Part):
         watch: Watch | None = None,
         direction: Direction = "source-to-target",
         steps: Steps = 18,
-        solver: Solver = "dpm2m",
+        solver: Solver = "ancestral",
         spacing: Spacing = "karras",
         clip: bool = False,
         classifier_free: NotNegative = 0.0,

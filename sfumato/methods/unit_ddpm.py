@@ -67,7 +67,7 @@ class UnitDDPM(Part):
         net: size of each network: tiny, small (1 M parameters), medium, large.
         process: noising process: ddpm (the paper's), cosine, vp or flow.
         prediction: what the denoisers predict: eps (the paper's), v, x0 or edm.
-        times: law of the training times: uniform (the paper's), lognormal, log_uniform or palette.
+        times: law of the training times: uniform (the paper's), lognormal, wide, log_uniform or palette.
         channels: 3 for colour, 1 for gray, or as many as the files have bands.
         cycle: weight lambda of the translators' cycle term.
         translators_start_as: what translators start as: coarse, image (the identity) or gray (the paper's).

@@ -59,7 +59,7 @@ class UnpairedSDE(Part):
         net: size of each network: tiny, small (1 M parameters), medium, large, thesis (58 M).
         process: noising process: cosine, vp (the thesis'), ddpm, ve or flow.
         prediction: what the networks predict: v, eps (the thesis'), x0 or edm.
-        times: law of the training times: lognormal, uniform (the thesis'), log_uniform or palette.
+        times: law of the training times: lognormal, wide, uniform (the thesis'), log_uniform or palette.
         channels: 3 for colour, 1 for gray, or as many as the files have bands.
         shared: one network that is told the direction, instead of two.
         loop_steps: solver steps N that make a pair.
