@@ -176,7 +176,8 @@ def test_times_follow_their_law(process):
     assert stats.kstest(log_sigma.numpy(), "norm", (-0.3, 1.1)).statistic < 2e-3  # stratified
     f = Denoiser(net=nn.Identity(), process=process, times="wide", lognormal_mean=3.0)
     log_sigma = -process.log_snr(f.draw_times(4000, rng)) / 2
-    assert stats.kstest(log_sigma.numpy(), "norm", (-1, 2)).statistic < 2e-2  # cut at the process's ends
+    quartiles = np.quantile(log_sigma.numpy(), [0.25, 0.5, 0.75])  # the law is cut at the process's ends
+    np.testing.assert_allclose(quartiles, stats.norm(-1, 2).ppf([0.25, 0.5, 0.75]), atol=0.02)
     f = Denoiser(net=nn.Identity(), process=process, times="uniform")
     t = f.draw_times(4000, rng)
     law = stats.uniform(process.t_min, process.t_max - process.t_min)
