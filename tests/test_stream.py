@@ -166,6 +166,7 @@ def test_what_is_no_picture_is_refused_with_its_place(given, says):
 @pytest.mark.filterwarnings("ignore:trained with")
 def test_a_small_picture_is_refused_and_models_are_refused_at_once():
     results = sfumato.stream([U8[3], U8[0]], **HOW | {"size": "48x32"})
+    assert next(results).shape == (32, 48, 3)
     with pytest.raises(UserError, match=r"pictures\[1\] is 32x32 pixels, smaller"):
         next(results)
     with pytest.raises(UserError, match="say how to translate"):

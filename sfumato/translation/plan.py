@@ -171,14 +171,12 @@ class Plan:
     def _grow(self, known: Mapping[str, str]) -> None:
         """Finds what is to be done beside results that are there, made of {name: sha256}."""
         names, hashes, results = self.pictures.file_names, self._hashes, self.results
-        places = {name: self._place(name) for name in known}
+        places = {name: self.form.place(self.out, name) for name in known}
         made = {places[name]: known[name] for name in sorted(known, key=set(names).__contains__)}
         self.stale = {i for i, at in enumerate(results) if made.get(at, hashes[i]) != hashes[i] and there(at)}
         now = {at for i, at in enumerate(results) if i not in self.stale}
         gone = {name: known[name] for name, at in places.items() if at not in now and there(at)}
-        self.made_of = gone | {
-            name: sha for i, (name, sha) in enumerate(zip(names, hashes, strict=True)) if i not in self.stale
-        }
+        self.made_of = gone | {names[i]: hashes[i] for i in range(len(names)) if i not in self.stale}
         self.recorded = (self.out / "run.json").exists() and known in ({}, self.made_of)
         if self.stale:
             some = [names[i] for i in sorted(self.stale)]
@@ -195,10 +193,7 @@ class Plan:
 
     def _result(self, i: int) -> Path:
         """The file that a picture becomes."""
-        return self._place(self.pictures.file_names[i])
-
-    def _place(self, name: str) -> Path:
-        return self.form.place(self.out, name)
+        return self.form.place(self.out, self.pictures.file_names[i])
 
     def _made(self, i: int) -> bool:
         """Whether the result of a picture, as it is now, is there."""
@@ -303,7 +298,8 @@ class Plan:
         h, w = image.shape[-2:]
         self.done.sizes[str(self.pictures.roots[i])][source.size, (h, w)] += 1
         if i in self.stale:  # perhaps made of another file, whose name is the same but for its suffix
-            self.made_of = {name: sha for name, sha in self.made_of.items() if self._place(name) != result}
+            places = {name: self.form.place(self.out, name) for name in self.made_of}
+            self.made_of = {name: sha for name, sha in self.made_of.items() if places[name] != result}
         self.stale.discard(i)
         self.held.pop(i, None)
         self.made_of[self.pictures.file_names[i]] = self._hashes[i]
