@@ -160,7 +160,7 @@ def test_what_is_given_for_latents_is_called_what_it_is(given, says, root, monke
         ("doctor IN --no-measure --write-list there.txt", "there.txt exists already: give --write-list"),
         ("doctor IN --no-measure --write-list list.png", "reads as a picture; expected a text file, such "
          "as --write-list list.txt"),
-        ("demo --out .", "holds another index.html"),
+        ("demo --out .", "holds what is not the demo's (index.html)"),
         ("study IN IN IN --out .", "holds a study.html without its study_key.json"),
         ("evaluate IN --source IN --target IN --out .", "holds something else than a comparison"),
     ],

@@ -311,7 +311,7 @@ def test_damaged_lines_of_a_log_are_counted_when_a_run_goes_on(tmp_path, capsys)
     assert not capsys.readouterr().err
     assert log.read_text() == f"{good}\n"
     journal.plot(tmp_path / "loss.png")
-    assert "loss.png is not drawn: Is a directory" in capsys.readouterr().err
+    assert "loss.png is not drawn: a folder has this name" in capsys.readouterr().err
     log.unlink()
     Journal(log, images=4, step=0)
     assert not capsys.readouterr().err
@@ -779,7 +779,7 @@ def test_a_bare_name_of_a_picture_in_a_subfolder_is_answered_with_its_path(folde
 
 def test_listed_pictures_are_judged_by_nobody(folders, tmp_path, capsys):
     """Pairs of other proportions, without a partner, broken, of another size, outside of the range."""
-    sides = [Path(folders["red"]), Path(folders["green"])]
+    sides = [Path(shutil.copytree(folders[name], tmp_path / name)) for name in ("red", "green")]
     Image.new("RGB", (60, 20)).save(sides[1] / "0.png")
     (sides[1] / "1.png").unlink()
     (sides[0] / "2.png").write_bytes(b"broken")
