@@ -151,6 +151,17 @@ def test_ranges_are_measured_in_each_folder(root):
         open_data("pairs", [root / "rgb", root / "map"], **told)
 
 
+def test_pictures_that_are_left_out_are_not_measured(root):
+    high = np.full((16, 16), 9000, np.float32)
+    write(root / "dem/3.tif", high)
+    Image.fromarray(np.full((16, 16), 60_000, np.uint16)).save(root / "rgb/3.png")
+    (root / "list").write_text("3.png\n")
+    told = {"size": 16, "beside": [root / "dem"], "channels": 4, "to_channels": 3, "range": "auto"}
+    how = open_data("pairs", [root / "rgb", root / "map"], without=root / "list", **told).preparation
+    assert how.range[1] < 256
+    assert how.beside[0].range[1] < 9000
+
+
 # ---- what is wrong with folders -----------------------------------------------------------------
 
 

@@ -285,5 +285,5 @@ def test_a_folder_that_is_watched_is_translated_as_it_grows(root, ends, tmp_path
     assert (out / "0.png").read_bytes() == (tmp_path / "0.png").read_bytes()
     with pytest.raises(UserError, match="0.png is no folder: expected folders"):
         sfumato.watch_folder(inbox / "0.png", out, **DDIB, **ends)
-    with pytest.raises(UserError, match="cannot be measured: state its two ends"):
+    with pytest.raises(UserError, match="auto: pictures that are to come cannot be measured: expected"):
         sfumato.watch_folder(inbox, out, **DDIB, **ends, range="auto")

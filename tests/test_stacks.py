@@ -200,6 +200,16 @@ def test_lists_leave_out_stacks_and_pages(absolute, tmp_path):
         open_data("unpaired", folders, **told)
 
 
+def test_pages_that_are_left_out_are_not_measured(tmp_path):
+    row = np.arange(20, dtype=np.int16)
+    pages = np.stack([np.tile(row + value, (20, 1)) for value in (0, 900)])
+    (tmp_path / "a").mkdir()
+    tifffile.imwrite(tmp_path / "a/x.tif", pages, photometric="minisblack", metadata=None)
+    (tmp_path / "list").write_text("x.tif[2]\n")
+    told = {"size": 16, "pages": "all", "range": "auto", "channels": 1, "without": tmp_path / "list"}
+    assert open_data("domains", {"a": tmp_path / "a"}, **told).preparation.range == (0, 19)
+
+
 def test_ranges_are_those_of_all_pages(tmp_path):
     samples = stack(tmp_path / "a/x.tif", 4, np.int16, -50)
     stack(tmp_path / "b/x.tif", 4, np.int16)

@@ -210,7 +210,7 @@ def test_bright_floats_come_first_if_their_range_is_stated():
     want = list(sfumato.stream([dark, bright], **HOW))
     assert made[0].dtype == torch.float32
     torch.testing.assert_close(made, want[::-1])
-    with pytest.raises(UserError, match="range cannot be measured: expected two ends"):
+    with pytest.raises(UserError, match="auto: pictures that are to come cannot be measured: expected"):
         list(sfumato.stream([bright], **HOW, range="auto"))
 
 

@@ -116,7 +116,7 @@ def read_joined(
     return np.concatenate(read), lost
 
 
-def layers_of(folders: Sequence[Sequence[Path]], channels: int | None, names: Sequence[Any]) -> list[int]:
+def layers_of(folders: Sequence[Sequence[Readable]], channels: int | None, names: Sequence[Any]) -> list[int]:
     """How many channels the files of each folder give: 3 of colours, 1 of gray, or their bands.
 
     Transparency is a channel, too, where `channels` counts it.
@@ -143,7 +143,7 @@ def layers_of(folders: Sequence[Sequence[Path]], channels: int | None, names: Se
     return list(fit[0])
 
 
-def check_targets(files: Sequence[Path], channels: int, name: Any, pairs: bool) -> None:
+def check_targets(files: Sequence[Readable], channels: int, name: Any, pairs: bool) -> None:
     """Sees that targets have as many channels as sources, if nothing else is said.
 
     Raises:
@@ -155,7 +155,7 @@ def check_targets(files: Sequence[Path], channels: int, name: Any, pairs: bool) 
         raise UserError(f"targets in {name} have {count(own[0], 'channel')}, and sources {channels}: {how}")
 
 
-def _channels(files: Sequence[Path]) -> tuple[int, int]:
+def _channels(files: Sequence[Readable]) -> tuple[int, int]:
     """Channels of the first of these files that can be read, without transparency and with it."""
     wrong: list[UserError] = []
     for file in files:

@@ -15,7 +15,7 @@ from sfumato.core.errors import UserError
 from sfumato.data.image_folder import ImageFolder
 from sfumato.data.joined import Layer, check_targets, layers_of
 from sfumato.data.layout import apart, layout, left_over, named, tests_by_name
-from sfumato.data.listing import list_pictures, said
+from sfumato.data.listing import file_of, list_pictures, said, stem_of
 from sfumato.data.own import Own, OwnPictures, folders_of, in_python, parts_of
 from sfumato.data.preparation import Preparation, Side
 from sfumato.data.read import Readable, each_page
@@ -173,13 +173,13 @@ def open_data(
             f"({', '.join(map(str, roots.values()))}); for pairs side by side in one folder say "
             f"--side-by-side"
         )
-    further, layers = _further(beside, places, channels, range, every)
+    two = dict(zip(("source", "target"), (folder for folder, _ in places), strict=True))
+    kept = _without(two, pages, without, kind == "pairs" or side_by_side)
+    further, layers = _further(beside, two["source"], kept["source"], channels, range, every)
     number = sum(layer.channels for layer in layers) if further else channels or 3
     if further and not to_channels:
-        check_targets(list_pictures(places[1][0]).files, number, places[1][0], kind == "pairs")
-    two = dict(zip(("source", "target"), (folder for folder, _ in places), strict=True))
-    two = _without(two, pages, without, kind == "pairs")
-    places = [(folder, side) for folder, (_, side) in zip(two.values(), places, strict=True)]
+        check_targets([*_pictures(kept["target"], number)], number, two["target"], kind == "pairs")
+    places = [(folder, side) for folder, (_, side) in zip(kept.values(), places, strict=True)]
     stated = {"range": range, "to_range": range if to_range is None else to_range}
     both, known = (number, to_channels or number), [layer.range for layer in layers[:1]]
     ends = known + [
@@ -203,26 +203,35 @@ def open_data(
 
 
 def _further(
-    beside: Sequence[Folder], places: Sequence[tuple[Any, Side]], channels: int | None,
-    range: Stated | None, every: bool,
-) -> tuple[list[Path], list[Layer]]:  # fmt: skip
+    beside: Sequence[Folder], source: Any, kept: Any, channels: int | None, range: Stated | None, every: bool
+) -> tuple[list[Path], list[Layer]]:
     """The folders beside that of the sources, and what each of all gives; nothing if there are none.
+
+    Of the sources' folder and those beside only the files of the pictures that are `kept` tell.
 
     Raises:
         UserError: one is missing, lies in another one, or is given twice; or there are other channels.
     """
     if not beside:
         return [], []
-    if not all(isinstance(folder, (str, Path)) for folder, _ in places):
+    if isinstance(source, Own):
         raise UserError("beside is for folders: an array of a picture holds the channels of all")
     found = [named({str(folder): folder})[str(folder)]["train"] for folder in beside]
-    apart([*(Path(folder) for folder, _ in places), *found])
-    folders = [places[0][0], *found]
-    files = [list_pictures(folder).files for folder in folders]
-    widths = layers_of(files, channels, folders)
+    apart([Path(source), *found])
+    files = [[*_pictures(kept, 3)], *(_partners(folder, kept) for folder in found)]
+    widths = layers_of(files, channels, [source, *found])
     sources = ([(file, WHOLE) for file in some] for some in files)
     ends = [measured_range(range, some, n, every=every) for some, n in zip(sources, widths, strict=True)]
     return found, [*map(Layer, widths, ends)]
+
+
+def _partners(folder: Path, kept: Any) -> list[Readable]:
+    """The files of a folder beside; if sources are left out, of the names of the others."""
+    found = ImageFolder(folder)
+    if not isinstance(kept, ImageFolder):
+        return [*found.paths]
+    names = {stem_of(file_of(name)) for name in kept.file_names}
+    return [file for file, name in zip(found.paths, found.names, strict=True) if name in names]
 
 
 def _without(
@@ -237,7 +246,7 @@ def _without(
 
 def _pictures(root: Any, channels: int) -> Iterable[Readable]:
     if isinstance(root, ImageFolder):
-        return dict.fromkeys(root.paths)
+        return map(root.picture, range(len(root)))
     return root.raw(channels) if isinstance(root, Own) else list_pictures(root).files
 
 

@@ -54,6 +54,20 @@ def rule_of(stated: Stated, name: str = "range") -> Rule:
     )
 
 
+def two_ends(stated: Stated | None, name: str, of: str) -> ValueRange | None:
+    """The ends of a range of what is not there yet; None if none is stated.
+
+    Raises:
+        UserError: it is not a range, or one that is measured.
+    """
+    if stated is None or (ends := rule_of(stated, name).ends) is not None:
+        return None if stated is None else ends
+    words = stated if isinstance(stated, str) else " ".join(map(str, stated))
+    raise UserError(
+        f"--{name.replace('_', '-')} {words}: {of} cannot be measured: expected two ends, such as 0 4095"
+    )
+
+
 def measured(rule: Rule, pictures: Iterable[NDArray[Any]], what: str) -> ValueRange:
     """The range of these pictures' samples by a rule.
 

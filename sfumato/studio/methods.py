@@ -10,6 +10,7 @@ from typing import Any
 
 from sfumato.checkpoints.model_folder import preparation_in
 from sfumato.data.preparation import Preparation
+from sfumato.data.resize import UNCUT
 from sfumato.methods.outline import names
 from sfumato.methods.registry import find, info
 from sfumato.studio import limits
@@ -50,7 +51,7 @@ def run_options() -> list[Control]:
         made["size"], kind="number", low=1, high=limits.SIZE, whole=True, text="short side in pixels; by "
         "default as in the model's training, and at most as large as the studio makes them.",
     )  # fmt: skip
-    made["resize"] = replace(made["resize"], choices=("short", "crop", "stretch"))
+    made["resize"] = replace(made["resize"], choices=(*UNCUT, "crop", "stretch"))
     return [*made.values()]
 
 

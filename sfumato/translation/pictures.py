@@ -31,7 +31,7 @@ from sfumato.data.preparation import Preparation
 from sfumato.data.read import Joined
 from sfumato.data.resize import UNCUT, covered, covering, said_size
 from sfumato.data.stacks import joined
-from sfumato.data.value_range import rule_of
+from sfumato.data.value_range import two_ends
 from sfumato.data.write import Format, format_of
 from sfumato.methods.registry import name_of
 from sfumato.module import describe
@@ -141,10 +141,7 @@ def _preparation(
             f"--scale {asked.scale} takes pictures as they are: leave out --size, --resize, --upscale and "
             f"--resize-back"
         )
-    to = asked.to_range and rule_of(asked.to_range, "to_range").ends
-    if asked.to_range is not None and to is None:
-        words = asked.to_range if isinstance(asked.to_range, str) else " ".join(map(str, asked.to_range))
-        raise UserError(f"--to-range {words}: results cannot be measured: expected two ends, such as 0 4095")
+    to = two_ends(asked.to_range, "to_range", "results")
     begun = {asked.size, asked.resize, asked.scale} == {None} and crops(Path(asked.out))
     prepare, notes = made.preparation(
         size=asked.size, resize="none" if asked.scale else "crop" if begun else asked.resize, whole=True,

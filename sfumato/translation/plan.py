@@ -176,6 +176,7 @@ class Plan:
         self.stale = {i for i, at in enumerate(results) if made.get(at, hashes[i]) != hashes[i] and there(at)}
         now = {at for i, at in enumerate(results) if i not in self.stale}
         gone = {name: known[name] for name, at in places.items() if at not in now and there(at)}
+        self.former = {places[name]: name for name in gone.keys() - set(names)}
         self.made_of = gone | {names[i]: hashes[i] for i in range(len(names)) if i not in self.stale}
         self.recorded = (self.out / "run.json").exists() and known in ({}, self.made_of)
         if self.stale:
@@ -297,9 +298,7 @@ class Plan:
         source, image = made[0]
         h, w = image.shape[-2:]
         self.done.sizes[str(self.pictures.roots[i])][source.size, (h, w)] += 1
-        if i in self.stale:  # perhaps made of another file, whose name is the same but for its suffix
-            places = {name: self.form.place(self.out, name) for name in self.made_of}
-            self.made_of = {name: sha for name, sha in self.made_of.items() if places[name] != result}
+        self.made_of.pop(self.former.get(result, ""), None)  # of a name that differs in its suffix
         self.stale.discard(i)
         self.held.pop(i, None)
         self.made_of[self.pictures.file_names[i]] = self._hashes[i]

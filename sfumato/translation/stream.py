@@ -29,7 +29,7 @@ from sfumato.data.masks import check_mask, mask_for
 from sfumato.data.preparation import Preparation, Prepared
 from sfumato.data.read import Unfiled
 from sfumato.data.resize import to_samples
-from sfumato.data.value_range import from_unit, rule_of, type_for
+from sfumato.data.value_range import from_unit, two_ends, type_for
 from sfumato.diffusion.watch import Watch
 from sfumato.translation.options import StreamOptions
 from sfumato.translation.translator import assembled, options_of, run_translator
@@ -56,9 +56,7 @@ def stream(asked: StreamOptions) -> Iterator[Any]:
         )
     made, where = assembled(**asked.roles), device_of(asked.device)
     chosen = options_of(made.part, asked.options or {})
-    own = None if asked.range is None else rule_of(asked.range, "range").ends
-    if asked.range is not None and not own:
-        raise UserError("a stream's range cannot be measured: expected two ends, such as range=(0, 4095)")
+    own = two_ends(asked.range, "range", "pictures that are to come")
     prepare, notes = made.preparation(
         size=asked.size, resize=asked.resize, upscale=asked.upscale, side=asked.side, alpha=asked.alpha,
         direction=chosen.get("direction"), whole=True, beside=None,

@@ -15,7 +15,7 @@ from sfumato.core.options import told_by
 from sfumato.core.ranges import Positive
 from sfumato.data.hashing import version_of
 from sfumato.data.listing import list_pictures
-from sfumato.data.value_range import rule_of
+from sfumato.data.value_range import two_ends
 from sfumato.translation.options import TranslateOptions
 from sfumato.translation.pictures import translate
 from sfumato.translation.run_file import NothingTranslated, Summary
@@ -50,8 +50,7 @@ def watch_folder(asked: WatchOptions) -> Iterator[Summary]:
         raise UserError(f"{files[0]} is no folder: expected folders, which pictures come into")
     if asked.further:
         raise UserError("--beside is for folders that are there: leave out --watch-folder, and type it again")
-    if asked.range is not None and rule_of(asked.range).ends is None:
-        raise UserError("the range of pictures that are to come cannot be measured: state its two ends")
+    two_ends(asked.range, "range", "pictures that are to come")
     return _goes_on(replace(asked, loaded={} if asked.loaded is None else asked.loaded, one_of_each=True))
 
 
