@@ -2,6 +2,7 @@
 
 import signal
 
+import jaxtyping
 import pytest
 import tifffile
 import torch
@@ -55,6 +56,12 @@ def pngs(tmp_path_factory):
         return root
 
     return write
+
+
+@pytest.fixture
+def shapes_unchecked(monkeypatch):
+    """Thousands of steps on tiny tensors: checked, they take four times as long.  Others check the shapes."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 @pytest.fixture

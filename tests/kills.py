@@ -5,6 +5,9 @@ import os
 import signal
 import threading
 
+# what a server imports once for all that it forks: modules of sfumato, and what torch imports late
+TRAINING = ["sfumato.training.train", "accelerate", "torch._dynamo", "test_train"]
+
 
 def moments(dice, n, files):
     """`n` moments for `die`, spread over a run that puts so many `files` in their places.

@@ -7,7 +7,7 @@ import signal
 
 import pytest
 import torch
-from kills import die, moments
+from kills import TRAINING, die, moments
 from test_train import TINY, folders  # noqa: F401
 
 from sfumato.checkpoints.model_folder import describe_folder, load
@@ -150,7 +150,7 @@ def _train(data: dict, out: str, moment: tuple[int, float] | None = None) -> Non
 
 def test_killed_at_ten_moments_keeps_what_an_undisturbed_run_keeps(folders, tmp_path, report):  # noqa: F811
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["sfumato.training.train", "accelerate", "tests.test_train"])
+    context.set_forkserver_preload(TRAINING)
 
     def run(out, moment=None):
         process = context.Process(target=_train, args=(folders, str(out), moment))

@@ -32,6 +32,7 @@ class Posterior(torch.nn.Module):
         return torch.distributions.Normal(gain * x_t, std.expand_as(x_t))
 
 
+@pytest.mark.usefixtures("shapes_unchecked")
 @pytest.mark.parametrize(("solver", "steps"), [("sde_dpm2m", 40), ("dpm2m", 25)])
 def test_samples_of_the_posterior(solver, steps, report):
     """E[x | y] = r y and Var[x | y] = 1 - r^2, with nothing trained."""

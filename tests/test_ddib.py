@@ -13,6 +13,8 @@ from sfumato.diffusion.process import DDPM, VP, Cosine, Flow
 from sfumato.diffusion.time_grids import grid
 from sfumato.methods.ddib import DDIB
 
+pytestmark = pytest.mark.usefixtures("shapes_unchecked")
+
 S, T = torch.diag(f64([4.0, 0.25])), rotation(0.7) @ torch.diag(f64([2.0, 0.5])) @ rotation(0.7).T
 m, n = f64([1.0, -2.0]), f64([-1.0, 0.5])
 

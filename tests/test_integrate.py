@@ -25,6 +25,8 @@ from sfumato.diffusion.process import DDPM, PROCESSES, VP, Cosine, Flow
 from sfumato.diffusion.sampler_gradients import integrate_flat
 from sfumato.diffusion.time_grids import chain_time, grid
 
+pytestmark = pytest.mark.usefixtures("shapes_unchecked")
+
 ORDERS = {"ddim": 1, "heun": 2, "dpm2m": 2, "ab2": 2, "ab3": 3}
 NS = (32, 64, 128, 256)
 ONE, ZERO = torch.eye(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from kills import die, moments
+from kills import TRAINING, die, moments
 from PIL import Image
 from torch.nn.utils import parameters_to_vector
 
@@ -102,7 +102,7 @@ def _train(data: dict, out: str, steps: int, moment: tuple[int, float] | None = 
 def test_killed_at_twelve_moments_resumes_bit_identically(folders, tmp_path, report):
     """SIGKILL, 12 times in one run, from before its first file on; each process saves a few times."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["sfumato.training.train", "accelerate", "tests.test_train"])
+    context.set_forkserver_preload(TRAINING)
     steps, straight, killed = 60, tmp_path / "straight", tmp_path / "killed"
 
     def run(out: Path, moment: tuple[int, float] | None = None) -> multiprocessing.Process:

@@ -9,11 +9,12 @@ What lies in core/, and what decorates a function, passes calls on and is looked
 
 from __future__ import annotations
 
+import functools
 import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
 
 from house import room, rows
@@ -27,10 +28,15 @@ DECORATORS = ("in_single.<locals>", "of_any_kind.<locals>", "__init_subclass__")
 
 def place(frame: FrameType | None) -> tuple[str, str] | None:
     """Module and function of a frame, if it is one of sfumato that does more than pass calls on."""
-    module = frame.f_globals.get("__name__", "") if frame else ""
-    if frame is None or not module.startswith("sfumato") or room(module) == "core":
+    return named(frame.f_globals.get("__name__", ""), frame.f_code) if frame else None
+
+
+@functools.cache
+def named(module: str, code: CodeType) -> tuple[str, str] | None:
+    """Of a module and a function's code, the same."""
+    if not module.startswith("sfumato") or room(module) == "core":
         return None
-    name = frame.f_code.co_qualname if sys.version_info >= (3, 11) else frame.f_code.co_name
+    name = code.co_qualname
     return None if name.startswith(("<module>", *DECORATORS, "Part.__init_sub")) else (module, name)
 
 
@@ -58,25 +64,27 @@ def climbs(trip: Callable[[], Any]) -> list[str]:
 
 def main() -> None:
     """Makes the three trips and prints their climbs."""
+    import torch
+
     import sfumato
-    from sfumato.data import write_digits
 
     with tempfile.TemporaryDirectory() as name:
         here = Path(name)
-        write_digits(here / "digits", size=16)
-        two, three = (here / "digits/train" / d for d in "23")
+        data = {domain: here / domain for domain in "23"}
+        for folder in data.values():
+            for i in range(12):
+                sfumato.write(torch.rand(3, 16, 16) * 2 - 1, folder / f"{i}.png")
         small = {"size": 16, "steps": 2, "batch": 4, "quiet": True, "options": {"net": "tiny"}}
-        data = {"2": two, "3": three}
 
         def train() -> None:
             sfumato.train("diffusion", data, here / "run", **small)
 
         def translate() -> None:
             ends = {"source": f"{here}/run:2", "target": f"{here}/run:3"}
-            sfumato.translate(here / "digits/test/2", here / "out", method="ddib", **ends)
+            sfumato.translate(here / "2", here / "out", method="ddib", **ends)
 
         def evaluate() -> None:
-            sfumato.evaluate(here / "out", here / "digits/test/2", target=here / "digits/test/3")
+            sfumato.evaluate(here / "out", here / "2", target=here / "3")
 
         for trip in (train, translate, evaluate):
             found = climbs(trip)

@@ -44,15 +44,16 @@ def write_digits(out: str | Path, size: PictureSide = 32, seed: Whole = 0, copie
         from sklearn.datasets import load_digits
     except ImportError as error:
         raise not_installed("scikit-learn", "data") from error
-    bunch = load_digits()
-    sources, labels = torch.from_numpy(bunch.images).float() / 16, bunch.target
-    rng = np.random.default_rng(seed)
-    train, test = _split(len(labels), rng)
-    index = {"train": np.repeat(train, copies), "test": np.repeat(test, 2)}
-    strokes = {split: _redraw(sources[chosen], size, rng) for split, chosen in index.items()}
-    _write(out, strokes, {s: labels[i] for s, i in index.items()}, index, rng, {
-        "source": "scikit-learn load_digits", "size": size, "seed": seed, "copies": copies,
-    })  # fmt: skip
+    with new_folder(out) as folder:
+        bunch = load_digits()
+        sources, labels = torch.from_numpy(bunch.images).float() / 16, bunch.target
+        rng = np.random.default_rng(seed)
+        train, test = _split(len(labels), rng)
+        index = {"train": np.repeat(train, copies), "test": np.repeat(test, 2)}
+        strokes = {split: _redraw(sources[chosen], size, rng) for split, chosen in index.items()}
+        _write(folder, strokes, {s: labels[i] for s, i in index.items()}, index, rng, {
+            "source": "scikit-learn load_digits", "size": size, "seed": seed, "copies": copies,
+        })  # fmt: skip
 
 
 @checked
@@ -83,10 +84,11 @@ def write_mnist(out: str | Path, source_folder: str | Path, size: PictureSide = 
         splits = {split: (images[i], labels[i]) for split, i in index.items()}
     counts = {split: len(labels) for split, (_, labels) in splits.items()}
     check_splits(counts, f"{source_folder} holds too few images", "name the whole MNIST")
-    strokes = {s: _pad(torch.from_numpy(images), size) for s, (images, _) in splits.items()}
-    _write(out, strokes, {s: labels for s, (_, labels) in splits.items()}, index, rng, {
-        "source": "MNIST " + ", ".join(sets), "size": size, "seed": seed,
-    })  # fmt: skip
+    with new_folder(out) as folder:
+        strokes = {s: _pad(torch.from_numpy(images), size) for s, (images, _) in splits.items()}
+        _write(folder, strokes, {s: labels for s, (_, labels) in splits.items()}, index, rng, {
+            "source": "MNIST " + ", ".join(sets), "size": size, "seed": seed,
+        })  # fmt: skip
 
 
 def _split(count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -132,7 +134,7 @@ def _pad(images: Tensor, size: int) -> Tensor:
 
 
 def _write(
-    out: str | Path,
+    folder: Path,
     strokes: dict[str, Tensor],
     labels: dict[str, np.ndarray],
     index: dict[str, np.ndarray],
@@ -141,24 +143,23 @@ def _write(
 ) -> None:
     """Colour strokes (N,H,W) in [0,1] at random and write them with their list."""
     rows: list[tuple[object, ...]] = [("name", "split", "label", "source", "r", "g", "b")]
-    with new_folder(out) as folder:
-        for split, ink in strokes.items():
-            for label in range(10):
-                (folder / split / str(label)).mkdir(parents=True)
-            for i, mask in enumerate(ink):
-                label, source = int(labels[split][i]), int(index[split][i])
-                # not fully saturated: pure blue is too dark on black
-                hue = colorsys.hsv_to_rgb(rng.random(), 0.85, 1.0)
-                colour = np.round(255 * np.array(hue))
-                name = f"{i:05d}.png"
-                mask = mask / mask.max().clamp(min=1e-6)  # the recorded colour is really reached
-                pixels = np.round(mask.numpy()[..., None] * colour).astype(np.uint8)
-                save_pixels(folder / split / str(label) / name, pixels)
-                rows.append((name, split, label, source, *colour.astype(int)))
-        with (folder / "digits.csv").open("w", newline="") as table:
-            csv.writer(table).writerows(rows)
-        record = {**record, "counts": {split: len(ink) for split, ink in strokes.items()}}
-        (folder / "split.json").write_text(json.dumps(record, indent=1) + "\n")
+    for split, ink in strokes.items():
+        for label in range(10):
+            (folder / split / str(label)).mkdir(parents=True)
+        for i, mask in enumerate(ink):
+            label, source = int(labels[split][i]), int(index[split][i])
+            # not fully saturated: pure blue is too dark on black
+            hue = colorsys.hsv_to_rgb(rng.random(), 0.85, 1.0)
+            colour = np.round(255 * np.array(hue))
+            name = f"{i:05d}.png"
+            mask = mask / mask.max().clamp(min=1e-6)  # the recorded colour is really reached
+            pixels = np.round(mask.numpy()[..., None] * colour).astype(np.uint8)
+            save_pixels(folder / split / str(label) / name, pixels)
+            rows.append((name, split, label, source, *colour.astype(int)))
+    with (folder / "digits.csv").open("w", newline="") as table:
+        csv.writer(table).writerows(rows)
+    record = {**record, "counts": {split: len(ink) for split, ink in strokes.items()}}
+    (folder / "split.json").write_text(json.dumps(record, indent=1) + "\n")
 
 
 def _idx_sets(folder: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:

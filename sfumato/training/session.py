@@ -77,7 +77,7 @@ class Session:
         self.catch_up()
         start = self.state.step * self.asked.accumulate
         updates = fit(self.state, self.batches(start), accelerator=self.accelerator, **self.asked.loop())
-        self.saved_at = time.monotonic()
+        self.saved_at = self.drawn_at = time.monotonic()
         with self.told, interrupts(lambda: self.folder.good) as interrupted:
             try:
                 for update in updates:
@@ -153,7 +153,7 @@ class Session:
                 raise ended.__cause__ or ended from None
             self.rank(line)
             if due and self.main and not stopped:
-                self.store()
+                self.store(last)
                 self.saved_at = time.monotonic()
             if step == self.asked.steps:  # no step follows whose loss could tell
                 check_losses(line.get("held_out") or self.losses(), "after the last step")
@@ -166,19 +166,21 @@ class Session:
                 interrupted() or signal.SIGINT,  # another process was told
             )
 
-    def store(self) -> None:
+    def store(self, last: bool = True) -> None:
         """Saves the training, and what follows from it."""
         self.state.check()
         self.folder.keep(self.state)
-        self.follow()
+        self.follow(last)
 
-    def follow(self) -> None:
-        """Makes what follows from training.safetensors."""
+    def follow(self, last: bool = True) -> None:
+        """Makes what follows from training.safetensors; the losses are drawn once a minute, and at last."""
         step, facts = self.state.step, self.facts()
         write_model(self.state.method, self.folder.out, weights=self.state.ema, info=facts)
         if self.kept and (step % self.asked.save_every == 0 or step == self.asked.steps):
             self.kept.add(self.state, facts)
-        self.log.plot(self.folder.out / "loss.png")
+        if last or time.monotonic() - self.drawn_at > 60:
+            self.log.plot(self.folder.out / "loss.png")
+            self.drawn_at = time.monotonic()
 
     def rank(self, line: Mapping[str, Any]) -> None:
         """Keeps the model if it is the best so far, by a line of the log that has its held-out loss."""

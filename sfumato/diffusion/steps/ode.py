@@ -77,9 +77,11 @@ def _quadrature(f: Counted, now: Point, points: list[Point], s: Tensor) -> Tenso
             if k != j:
                 d = nodes[j] - node
                 c0, c1, c2 = -node * c0 / d, (c0 - node * c1) / d, (c1 - node * c2) / d
-
-        def antiderivative(l: float, c0: float = c0, c1: float = c1, c2: float = c2) -> float:
-            return (c0 + c1 * l + c2 * l * l) - (c1 + 2 * c2 * l) + 2 * c2
-
-        u = u + (sig1 * antiderivative(end) - sig0 * antiderivative(0.0)) * p.eps
+        p1, p0 = (_antiderivative(l, c0, c1, c2) for l in (end, 0.0))
+        u = u + (sig1 * p1 - sig0 * p0) * p.eps
     return alpha * u
+
+
+def _antiderivative(l: float, c0: float, c1: float, c2: float) -> float:
+    """p - p' + p'' of p = c0 + c1 l + c2 l^2."""
+    return (c0 + c1 * l + c2 * l * l) - (c1 + 2 * c2 * l) + 2 * c2
