@@ -135,6 +135,9 @@ METHODS = {
         lambda steps, data: UNIT | {"warmup_batches": 4 * steps // 5},
     ),
     "ddib": Method("diffusion", {32: 10000, 64: 4600}, {32: 32, 64: 16}),
+    "ddib, wide": Method(
+        "diffusion", {32: 10000, 64: 4600}, {32: 32, 64: 16}, lambda steps, data: {"times": "wide"},
+    ),
     "pix2pix": Method(
         "pix2pix", {32: 14000}, {32: 16}, how={"lr": 5e-4, "ema": 0.999, "jitter": 0.12},
     ),
@@ -185,7 +188,7 @@ def entry(name: str, method: str, budget: str) -> str:
     """The line of `compare` for a trained model."""
     data, out = DATA[name], run(name, method, budget)
     label = shlex.quote(f"label={method}, equal {budget}")
-    if method != "ddib":
+    if not method.startswith("ddib"):
         return f"{label} model={out}"
     a, b = data.ends
     more = " ".join(f"{k}={v}" for k, v in data.ddib.items())

@@ -626,3 +626,9 @@ def test_a_folder_called_as_a_model_that_ships_is_said_to_be_meant(tmp_path, mon
     monkeypatch.chdir(tmp_path)
     with pytest.warns(match="^sfumato/earth is the folder here, and not the model that ships"):
         assert folders.resolve("sfumato/earth:relief") == (Path("sfumato/earth"), "relief")
+
+
+def test_loading_fills_nothing_and_wakes_no_compiler():
+    """torch's initialisers on the meta device import its compiler: seconds before the first picture."""
+    code = "import sfumato, sys; sfumato.load('sfumato/digits'); sys.exit('torch._dynamo' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

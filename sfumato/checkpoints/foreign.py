@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sfumato.core.devices import without_values
 from sfumato.core.errors import UserError, check_numbers
 from sfumato.data.folders import regular
 from sfumato.data.in_memory import FLOATS
@@ -76,7 +77,7 @@ def _read(file: Path) -> tuple[ResNet | UNetGenerator, str]:
     state, names = _tensors(file), Names()
     net: ResNet | UNetGenerator | None = None
     try:
-        with torch.device("meta"):
+        with without_values():
             if "model.model.0.weight" in state:
                 names = dict(_unet_names(net := _unet(state)))
             elif "model.1.weight" in state:

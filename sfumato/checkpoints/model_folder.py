@@ -28,7 +28,7 @@ from sfumato.checkpoints.tensors import (
     write_tensors,
 )
 from sfumato.core.arguments import check_value, checked, fits
-from sfumato.core.devices import with_torch_defaults
+from sfumato.core.devices import with_torch_defaults, without_values
 from sfumato.core.errors import UserError, choose
 from sfumato.core.ranges import TrainingSide
 from sfumato.data.folders import for_folder, made, parse_json, regular, write_text
@@ -174,7 +174,7 @@ def open_model(path: Path, domain: str | None, allow: tuple[str, ...] = ("sfumat
     info, file = describe_folder(path), own_file(path, "weights.safetensors")
     with open_tensors(file) as weights:
         try:
-            with torch.device("meta"), at_most(len(weights.keys())):
+            with without_values(), at_most(len(weights.keys())):
                 part = build(info["model"], allow)
             if not isinstance(part, Part):
                 raise TypeError(f"a {type(part).__name__} is not a model")

@@ -148,10 +148,10 @@ def _stated(name: str, value: Any) -> str:
 
 def _refused(method: str, size: int, domains: int, told: Mapping[str, Any]) -> str:
     """Why a method cannot be trained as it is recommended on pictures of so many pixels, if so."""
-    import torch
+    from sfumato.core.devices import without_values
 
     try:
-        with torch.device("meta"):
+        with without_values():
             new(method, size, domains, options_at(method, size, told))
     except UserError as error:
         return str(error)

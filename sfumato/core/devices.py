@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from collections.abc import Callable, Iterator
+from typing import Any, ParamSpec, TypeVar
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from sfumato.core.errors import UserError
 
@@ -42,3 +43,20 @@ def device_of(name: str | torch.device) -> torch.device:
     except (RuntimeError, AssertionError):
         raise UserError(f"there is no device {name!r} here: use auto, cpu, cuda or mps") from None
     return device
+
+
+@contextlib.contextmanager
+def without_values() -> Iterator[None]:
+    """Tensors are made on the meta device, and no initialiser is called: to fill nothing takes a second."""
+    with torch.device("meta"), _Unfilled():
+        yield
+
+
+FILLING = {name for name in vars(torch.nn.init) if name.endswith("_") and not name.startswith("_")}
+
+
+class _Unfilled(TorchFunctionMode):
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__name__", "") in FILLING:
+            return (*args, *(kwargs or {}).values())[0]
+        return func(*args, **(kwargs or {}))

@@ -25,6 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from sfumato.core.devices import without_values
 from sfumato.core.errors import UserError, check_numbers, choose, not_installed
 from sfumato.core.terminal import tracked
 from sfumato.data.folders import regular, replacing
@@ -132,7 +133,7 @@ class Inception(Features):
     ) -> None:
         super().__init__()
         self.resize, self.imagenet = choose("resize", resize, ("bilinear", "clean")), imagenet
-        with torch.device("meta"):
+        with without_values():
             self.net = InceptionV3()
         state = _weights(file, INCEPTION)
         for key, value in self.net.state_dict().items():

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sfumato.checkpoints.model_folder import ModelFolder, open_model, resolve
 from sfumato.core.arguments import checked_values
+from sfumato.core.devices import without_values
 from sfumato.core.errors import UserError, choose
 from sfumato.core.terminal import count
 from sfumato.data import sets
@@ -153,7 +154,7 @@ class Start:
                 kept |= {"to_channels": 0} if "to_channels" in kept else {}
         other = {k: v for k, v in _given(asked).items() if describe(v) != describe(getattr(part, k))}
         other.pop("channels", None)
-        with torch.device("meta"):
+        with without_values():
             if now != was and _made(type(part), decided | kept) is None:
                 raise self._keeps(asked)
             networks = _networks(type(part)(**(decided | kept)))
