@@ -6,7 +6,7 @@ import warnings
 from functools import reduce
 from inspect import signature
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_type_hints
 
 import numpy as np
 import pytest
@@ -16,7 +16,8 @@ import sfumato
 from sfumato.checkpoints.model_folder import denoiser_of
 from sfumato.core.arguments import check_value, checked
 from sfumato.core.errors import UserError, choose, out_of_memory
-from sfumato.module import Part, describe
+from sfumato.methods.outline import names
+from sfumato.module import Part, describe, fields
 
 ENDING = "expected a name that ends in .png, .tif, .jpg, .webp, such as"
 X = torch.linspace(-1, 1, 3 * 8 * 8).reshape(1, 3, 8, 8)
@@ -304,3 +305,16 @@ def test_a_method_that_is_called_names_translate(model):
 )  # fmt: skip
 def test_full_memory_is_told_from_other_errors(error, full):
     assert out_of_memory(error) is full
+
+
+def test_every_number_of_a_method_has_a_range():
+    """A number without one reaches torch: no channels, a width below nothing."""
+    free = [
+        f"{name}.{field.name}" for name in names() for field in fields(sfumato.find(name))
+        if get_type_hints(sfumato.find(name), include_extras=True)[field.name] in (int, float)
+    ]  # fmt: skip
+    assert not free
+    for name in names():
+        if "channels" in signature(sfumato.find(name)).parameters:
+            with pytest.raises(UserError, match="channels must be at least 1, not 0"):
+                sfumato.find(name)(channels=0)

@@ -52,7 +52,7 @@ class Regressor(Part):
 
     net: nn.Module
     process: Process
-    channels: int = 3
+    channels: Count = 3
 
     def __post_init__(self) -> None:
         self.spread = nn.Sequential(nn.Linear(1, 32), nn.Tanh(), nn.Linear(32, self.channels))
@@ -78,7 +78,7 @@ class Controllable(Part):
 
     net: str | nn.Module = "small"
     process: str | Process = "cosine"
-    channels: int = 3
+    channels: Count = 3
 
     def __post_init__(self) -> None:
         process = named_process(self.process)

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from sfumato.core.arguments import Seed
 from sfumato.core.errors import UserError
-from sfumato.core.ranges import Count, NotNegative, Whole
+from sfumato.core.ranges import Count, NotNegative, PictureSide, Whole
 from sfumato.diffusion.watch import Watch
 from sfumato.methods._shared import adversarial as gan
 from sfumato.methods._shared.memory import Replay
@@ -67,7 +67,7 @@ class CycleGAN(Part):
     steady: ClassVar[bool] = False
 
     net: str | nn.Module = "small"
-    side: int = 256
+    side: PictureSide = 256
     lambda_a: NotNegative = 10.0
     lambda_b: NotNegative = 10.0
     lambda_identity: NotNegative = 0.5
@@ -79,7 +79,7 @@ class CycleGAN(Part):
     init: Init = "normal"
     init_gain: NotNegative = 0.02
     directions: Literal["both", "source-to-target"] = "both"
-    channels: int = 3
+    channels: Count = 3
 
     def __post_init__(self) -> None:
         how = self.norm, self.antialias, self.init, self.init_gain

@@ -23,7 +23,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from sfumato.core.ranges import BelowOne
+from sfumato.core.ranges import BelowOne, Count
 from sfumato.diffusion.denoiser import Denoiser, Prediction, TimeLaw
 from sfumato.diffusion.guidance import Conditioned
 from sfumato.diffusion.integrate import sample
@@ -57,7 +57,7 @@ class Diffusion(Part):
     process: str | Process = "cosine"
     prediction: Prediction = "v"
     times: TimeLaw = "lognormal"
-    channels: int = 3
+    channels: Count = 3
     any_domain: BelowOne = 0.1
 
     def __post_init__(self) -> None:

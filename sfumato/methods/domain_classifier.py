@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sfumato.core.errors import UserError
-from sfumato.core.ranges import BelowOne
+from sfumato.core.ranges import BelowOne, Count
 from sfumato.diffusion.process import DDPM, Process, named_process
 from sfumato.module import Part
 from sfumato.nets.sizes import make_net
@@ -52,7 +52,7 @@ class DomainClassifier(Part):
     domains: tuple[str, ...]
     net: str | nn.Module = "small"
     process: str | Process = "cosine"
-    channels: int = 3
+    channels: Count = 3
     dropout: BelowOne = 0.0
 
     def __post_init__(self) -> None:

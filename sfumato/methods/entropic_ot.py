@@ -31,7 +31,7 @@ import torch
 from torch import Tensor, nn
 
 from sfumato.core.arguments import Seed
-from sfumato.core.ranges import Count, NotNegative, Whole
+from sfumato.core.ranges import Count, NotNegative, PictureSide, Whole
 from sfumato.diffusion.noise import Noise
 from sfumato.diffusion.watch import Watch
 from sfumato.methods._shared.transport import SETTINGS, Turns, potential_loss
@@ -88,8 +88,8 @@ class EntropicOT(Part):
     noisy_end: bool = False
     k_t: Count = 10
     reach: NotNegative = 2.0
-    side: int = 64
-    channels: int = 3
+    side: PictureSide = 64
+    channels: Count = 3
 
     def __post_init__(self) -> None:
         named = not isinstance(self.net, nn.Module)

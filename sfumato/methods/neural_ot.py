@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from sfumato.core.arguments import Seed
 from sfumato.core.errors import UserError, choose
-from sfumato.core.ranges import Count, NotNegative, Positive, Share, Whole
+from sfumato.core.ranges import Count, NotNegative, PictureSide, Positive, Share, Whole
 from sfumato.diffusion.noise import Noise
 from sfumato.diffusion.watch import Watch
 from sfumato.methods._shared.transport import SETTINGS, Turns, potential_loss
@@ -82,8 +82,8 @@ class NeuralOT(Part):
     reach: NotNegative = 2.0
     norm: Norm = "batch"
     published: bool = True
-    side: int = 64
-    channels: int = 3
+    side: PictureSide = 64
+    channels: Count = 3
 
     def __post_init__(self) -> None:
         if self.cost == "weak" and self.z_size < 2:

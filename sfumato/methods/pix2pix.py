@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from sfumato.core.arguments import Seed
-from sfumato.core.ranges import Count, NotNegative, Whole
+from sfumato.core.ranges import Count, NotNegative, PictureSide, Whole
 from sfumato.diffusion.integrate import Draw
 from sfumato.diffusion.noise import Noise
 from sfumato.diffusion.watch import Watch
@@ -59,7 +59,7 @@ class Pix2Pix(Part):
     steady: ClassVar[bool] = False
 
     net: str | nn.Module = "small"
-    side: int = 256
+    side: PictureSide = 256
     lambda_l1: NotNegative = 100.0
     gan_mode: gan.GANMode = "vanilla"
     n_layers_d: Count = 3

@@ -84,7 +84,7 @@ class UnitDDPM(Part):
     process: str | Process = "ddpm"
     prediction: Prediction = "eps"
     times: TimeLaw = "uniform"
-    channels: int = 3
+    channels: Count = 3
     cycle: NotNegative = 10.0
     translators_start_as: Begin = "coarse"
     coarse_cells: Count = 3

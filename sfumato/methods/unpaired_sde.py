@@ -94,7 +94,7 @@ class UnpairedSDE(Part):
     process: str | Process = "cosine"
     prediction: Prediction = "v"
     times: TimeLaw = "lognormal"
-    channels: int = 3
+    channels: Count = 3
     shared: bool = True
     loop_steps: Count = 10
     loop_solver: str = "dpm2m"

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from sfumato.core.errors import UserError
-from sfumato.core.ranges import BelowOne, Whole
+from sfumato.core.ranges import BelowOne, Count, Whole
 from sfumato.core.terminal import count
 from sfumato.module import Part
 from sfumato.nets.layers import BlurUp, mirrored
@@ -51,7 +51,7 @@ class UNet(Part):
 
     by_domain: ClassVar[tuple[str, ...]] = ("label_embed.weight",)
 
-    channels: int = 3
+    channels: Count = 3
     conditioning: int = 0
     labels: int = 0
     width: int = 32
@@ -207,7 +207,7 @@ class Block(Part):
 class Attention(Part):
     """Self-attention over positions, with a residual connection."""
 
-    channels: int
+    channels: Count
     heads: int = 32
 
     def __post_init__(self) -> None:

@@ -6,6 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sfumato.core.errors import UserError
+from sfumato.core.ranges import Count
 from sfumato.core.terminal import count
 from sfumato.module import Part
 from sfumato.nets.layers import BlurDown, make_norm
@@ -22,7 +23,7 @@ class PatchGAN(Part):
         antialias: blur instead of stride (CUT).
     """
 
-    channels: int = 3
+    channels: Count = 3
     ndf: int = 64
     n_layers: int = 3
     norm: str = "instance"

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sfumato.core.errors import UserError, choose
+from sfumato.core.ranges import Count, PictureSide
 from sfumato.module import Part
 
 
@@ -29,9 +30,9 @@ class Potential(Part):
             weights begin by He et al. (https://arxiv.org/abs/1502.01852); else what is added is.
     """
 
-    channels: int = 3
+    channels: Count = 3
     width: int = 64
-    side: int = 64
+    side: PictureSide = 64
     pool: int = 3
     after: bool = False
 

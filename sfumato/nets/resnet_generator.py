@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sfumato.core.errors import UserError
+from sfumato.core.ranges import Count
 from sfumato.module import Part
 from sfumato.nets.layers import BlurDown, BlurUp, make_norm, mirrored
 
@@ -32,7 +33,7 @@ class ResNet(Part):
             convolutions (CycleGAN).
     """
 
-    channels: int = 3
+    channels: Count = 3
     ngf: int = 64
     n_blocks: int = 9
     downs: int = 2
@@ -112,7 +113,7 @@ class ResNet(Part):
 class ResNetBlock(Part):
     """x + two 3x3 convolutions, reflected at the edges."""
 
-    channels: int
+    channels: Count
     norm: str = "instance"
 
     def __post_init__(self) -> None:

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sfumato.core.ranges import Interval
+from sfumato.core.ranges import Count, Interval
 from sfumato.module import Part
 from sfumato.nets.layers import BlurUp, Norm, make_norm, mirrored
 
@@ -44,7 +44,7 @@ class TransportUNet(Part):
             and not the pictures' edges.
     """
 
-    channels: int = 3
+    channels: Count = 3
     noise: int = 0
     base: int = 48
     levels: Annotated[int, Interval(1, 16)] = 4

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sfumato.core.errors import UserError
-from sfumato.core.ranges import BelowOne
+from sfumato.core.ranges import BelowOne, Count
 from sfumato.module import Part
 from sfumato.nets.layers import drop, make_norm, mirrored
 
@@ -29,7 +29,7 @@ class UNetGenerator(Part):
         to_channels: channels of the results; 0: as many.
     """
 
-    channels: int = 3
+    channels: Count = 3
     ngf: int = 64
     downs: int = 8
     norm: str = "batch"

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sfumato.core.arguments import Seed
-from sfumato.core.ranges import Count, NotNegative, Positive
+from sfumato.core.ranges import Count, NotNegative, PictureSide, Positive
 from sfumato.diffusion.watch import Watch
 from sfumato.methods._shared import adversarial as gan
 from sfumato.module import Part
@@ -59,7 +59,7 @@ class Contrastive(Part):
     steady: ClassVar[bool] = False
 
     net: str | ResNet = "small"
-    side: int = 256
+    side: PictureSide = 256
     lambda_gan: NotNegative = 1.0
     lambda_nce: NotNegative = 1.0
     nce_idt: bool = True
@@ -73,7 +73,7 @@ class Contrastive(Part):
     antialias: bool = True
     init: Init = "xavier"
     init_gain: NotNegative = 0.02
-    channels: int = 3
+    channels: Count = 3
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
