@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from sfumato.data.arrays import kind_of
 from sfumato.data.decode import open_picture
@@ -103,11 +103,18 @@ def _of_others(data: bytes) -> Carried:
         given.load(block)
         texts = {tag: given.get(tag) for tag in (270, 305, *TEXTS)}
         exif = {tag: Text.of(text) for tag, text in texts.items() if isinstance(text, str)}
-        for table in (DETAILS, PLACE):
-            if kept := {k: v for k, v in given.get_ifd(table).items() if k not in WRONG}:
-                exif[table] = {k: Text.of(v) if isinstance(v, str) else v for k, v in kept.items()}
+        exif |= _tables(given)
     turn = orientation(given.get(0x0112))
     return Carried(exif, _dpi(*dpi[:: -1 if turn > 4 else 1]) if dpi else None)
+
+
+def _tables(given: Image.Exif) -> dict[int, Any]:
+    """EXIF's further tables, without what would be wrong."""
+    tables = dict[int, Any]()
+    for table in (DETAILS, PLACE):
+        if kept := {k: v for k, v in given.get_ifd(table).items() if k not in WRONG}:
+            tables[table] = {k: Text.of(v) if isinstance(v, str) else v for k, v in kept.items()}
+    return tables
 
 
 def _of_tiff(data: bytes) -> Carried:
@@ -115,7 +122,10 @@ def _of_tiff(data: bytes) -> Carried:
 
     with tifffile.TiffFile(io.BytesIO(data)) as tiff:
         tags = tiff.pages[0].tags  # type: ignore[union-attr]
-        exif = {tag: Text(tags[tag].value) for tag in TEXTS if tag in tags}
+        exif: dict[int, Any] = {tag: Text(tags[tag].value) for tag in TEXTS if tag in tags}
+        if DETAILS in tags or PLACE in tags:
+            with suppress(UnidentifiedImageError), Image.open(io.BytesIO(data)) as image:
+                exif |= _tables(image.getexif())
         unit, turn = int(tags.valueof("ResolutionUnit", 1)), orientation(tags.valueof("Orientation", 1))
         inch = {2: 1.0, 3: 2.54}.get(unit, 0.0)
         sides = [tags.valueof(name, (0, 1)) for name in ("XResolution", "YResolution")]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sfumato.core.errors import UserError
-from sfumato.data.carried import NODATA
+from sfumato.data.carried import DETAILS, NODATA, PLACE
 from sfumato.data.decode import LUMA
 from sfumato.data.listing import bare
 from sfumato.data.preparation import Preparation, Prepared
@@ -121,6 +121,11 @@ class Results:
         if carried.odd:
             warnings.warn(
                 f"{source} has tags of GeoTIFF that say no place on Earth, or is turned: its result has none",
+                stacklevel=2,
+            )
+        if self.format == "tiff" and {DETAILS, PLACE} & carried.exif.keys():
+            warnings.warn(
+                "results as TIFF keep the texts of EXIF, but neither settings nor GPS: --format png keeps all",
                 stacklevel=2,
             )
         read = made[0][0]
