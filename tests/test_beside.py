@@ -12,7 +12,7 @@ from PIL import Image
 import sfumato
 from sfumato.core.errors import UserError
 from sfumato.data.image_folder import ImageFolder
-from sfumato.data.joined import Layer
+from sfumato.data.joined import Layer, read_joined
 from sfumato.data.kept import decoding_once
 from sfumato.data.open_data import open_data
 from sfumato.data.preparation import Preparation
@@ -432,3 +432,10 @@ def test_comparing(root, trained):
     write(root / "out2/0.png", noise(16, 16, 3))
     with pytest.raises(UserError, match="results were made of sources of 2 folders"):
         study(root / "rgb", root / "out", root / "out2", root / "study")
+
+
+def test_a_file_beside_that_is_read_in_part_is_named_itself(root):
+    files = root / "rgb/0.png", root / "nir/stack.tif"
+    write(files[1], noise(3, 16, 16))
+    lost = read_joined(Joined(files), [Layer(3, None), Layer(1, None)], (255, 255, 255))[1]
+    assert lost == {"pages": f"{files[1]}: 3 pictures"}

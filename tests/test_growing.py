@@ -152,7 +152,7 @@ def test_one_picture_becomes_one_file(root, ends, tmp_path):  # noqa: F811
     picture(folder / "c.png", 4)
     for asked, says in (
         ((file, "b.tif"), "b.tif exists already: give --out a new file"),
-        ((folder, "x.png"), "x.png is the name of one picture: give one, not 2 pictures of a folder"),
+        ((folder, "x.png"), "x.png is the name of a picture, and 2 pictures of a folder"),
         ((file, "x.gif"), "x.gif: expected a name that ends in .png"),
     ):
         with pytest.raises(UserError, match=says):
@@ -250,6 +250,16 @@ def test_a_watch_says_once_what_folders_lack_and_looks_again(root, ends, tmp_pat
     other = how | {"options": how["options"] | {"steps": 3}}
     with pytest.raises(UserError, match="holds another run"):
         watched(monkeypatch, [], inbox, out, **other)
+
+
+def test_a_watch_says_once_that_its_folder_went_and_takes_it_up_again(root, ends, tmp_path, monkeypatch):  # noqa: F811
+    inbox, away = tmp_path / "in", tmp_path / "away"
+    picture(inbox / "0.png", 0)
+    back = lambda: away.rename(inbox)
+    events = [lambda: inbox.rename(away), None, back, lambda: picture(inbox / "1.png", 1)]
+    done, said = watched(monkeypatch, events, inbox, tmp_path / "out", **DDIB, **ends)
+    assert said == [f"{inbox}: not there any more; waiting for it"]
+    assert done == [(1, 0, {}), (1, 1, {})]
 
 
 def test_a_folder_that_is_watched_is_translated_as_it_grows(root, ends, tmp_path, monkeypatch):  # noqa: F811

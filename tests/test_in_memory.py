@@ -194,6 +194,8 @@ def test_a_model_without_values_is_named(model, tmp_path):
             without.translate(how.pop("given"), **how)
     with pytest.raises(UserError, match="is a tensor that is on the meta device"):
         sfumato.save(without, tmp_path)
+    with pytest.raises(UserError, match="there is no device 'cpu:3' here"):
+        device_of("cpu:3")
     with pytest.raises(UserError, match="there is no device 'meta' here"):
         device_of("meta")
 

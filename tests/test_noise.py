@@ -51,7 +51,7 @@ def test_standard_normal():
 
 
 def test_another_batch_is_refused():
-    with pytest.raises(ValueError, match="noise for 4 images was asked for 2"):
+    with pytest.raises(ValueError, match="of 4 images was given for 2"):
         Noise.of(IMAGES, 0)(IMAGES[:2])
 
 

@@ -229,7 +229,7 @@ def photo(file):
     image.save(file, dpi=(300, 300), icc_profile=profile, **exif)
 
 
-@pytest.mark.filterwarnings("ignore:.*profile|.*settings nor GPS")
+@pytest.mark.filterwarnings("ignore:.*profile|.*settings and GPS")
 @pytest.mark.parametrize("format", ["png", "tiff", "jpeg", "webp"])
 @pytest.mark.parametrize("kind", ["jpg", "png", "tif"])
 def test_exif_and_resolution_are_carried_over(kind, format, model, tmp_path):

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 import time
 
 import numpy as np
@@ -18,6 +19,9 @@ from sfumato.data.open_data import open_data
 from sfumato.data.preparation import Preparation
 from sfumato.data.stacks import Pages
 from sfumato.data.tiff import read_tiff
+from sfumato.evaluation.protocol import Protocol
+from sfumato.explore.encode_pictures import encode_pictures
+from sfumato.translation.one_picture import OnePicture
 from sfumato.translation.pictures import translate
 
 RNG = np.random.default_rng(0)
@@ -299,3 +303,27 @@ def test_the_doctor_looks_at_every_page(tmp_path):
     data = open_data("unpaired", [tmp_path / "a", tmp_path / "b"], size=16, pages="all", without=listed)
     assert len(data.parts["source"]) == 24
     assert "--pages" not in doctor(tmp_path / "a", tmp_path / "b", measure=False).plan.commands[0]
+
+
+def test_what_is_read_in_part_is_said_by_every_command(tmp_path):
+    """Stacks of which the first page is read: results that are scored, latents, what rates are asked of."""
+    rng = np.random.default_rng(0)
+    for folder in ("a", "b", "made"):
+        (tmp_path / folder).mkdir()
+        for i in range(2):
+            pages = rng.integers(0, 255, (3, 16, 16, 3)).astype(np.uint8)
+            tifffile.imwrite(tmp_path / folder / f"{i}.tif", pages, photometric="rgb")
+    a, b, made = (str(tmp_path / n) for n in ("a", "b", "made"))
+    first = r"not read whole: 2 that hold several pictures, of which the first is read \(0.tif: 3 pictures"
+    l2 = Protocol("l2", "", metrics=("l2",))
+    notes = sfumato.evaluate(made, a, target=b, out=tmp_path / "scores", protocol=l2).notes
+    for folder in (a, b, made):
+        assert sum(bool(re.search(f"{folder}: {first}", note)) for note in notes) == 1
+    model = {"target": sfumato.find("diffusion")(net="tiny", domains=("x",))}
+    sfumato.save(model["target"], tmp_path / "model", info={"size": 16})
+    with pytest.warns(UserWarning, match=first):
+        encode_pictures([a], f"{tmp_path}/model:x", steps=2)
+    with pytest.warns(UserWarning, match="0.tif: 3 pictures"):
+        OnePicture.read(f"{a}/0.tif", method="sdedit", target=f"{tmp_path}/model:x")
+    with pytest.warns(UserWarning, match=first):
+        sfumato.study(a, made, b, tmp_path / "study")

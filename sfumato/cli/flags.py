@@ -142,7 +142,7 @@ def convert(hint: Any, tokens: Sequence[cyclopts.Token], what: str = "name", exp
     """What was typed, as a value of this type; cyclopts alone would round 1.5 to the whole number 2."""
     for token in tokens:
         if not token.value and token.keyword:
-            raise cyclopts.CoercionError(msg=f"{token.keyword} is empty: type a name after it.")
+            raise cyclopts.CoercionError(msg=f"{token.keyword} is empty: type its value after it.")
         if not token.value:
             raise cyclopts.CoercionError(msg=f"an empty text was given for {what}: expected {expected}.")
         try:

@@ -40,6 +40,8 @@ def device_of(name: str | torch.device) -> torch.device:
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).item()  # the meta device has no values
+        if device.type == "cpu" and device.index:  # torch takes any number
+            raise RuntimeError
     except (RuntimeError, AssertionError):
         raise UserError(f"there is no device {name!r} here: use auto, cpu, cuda or mps") from None
     return device

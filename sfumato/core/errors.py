@@ -114,8 +114,10 @@ RENAMED = {
 """What options and a value were called: refused with today's name, and read in files."""
 
 
-def choose(kind: str, name: str, known: Iterable[str]) -> str:
+def choose(kind: str, name: str, known: Iterable[str], more: str = "") -> str:
     """`name`, if it is known; the nearest one is looked for in small and capital letters alike.
+
+    `more` ends what is said of others.
 
     Raises:
         UserError: "unknown KIND NAME: did you mean NEAREST? known: ...".
@@ -126,9 +128,9 @@ def choose(kind: str, name: str, known: Iterable[str]) -> str:
     if (now := RENAMED.get(str(name))) in known:
         raise UserError(f"{kind} {name!r} is called {now!r} now")
     folded = {k.casefold(): k for k in known}
-    near = difflib.get_close_matches(str(name).casefold(), folded, n=1, cutoff=0.4)
+    near = difflib.get_close_matches(str(name).casefold(), folded, n=1, cutoff=0.5)
     hint = f"did you mean {folded[near[0]]!r}? " if near else ""
-    raise UserError(f"unknown {kind} {name!r}: {hint}known: {', '.join(known)}")
+    raise UserError(f"unknown {kind} {name!r}: {hint}known: {', '.join(known)}{more}")
 
 
 def check_numbers(arrays: Mapping[str, Any], hint: str = "") -> None:

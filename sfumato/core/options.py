@@ -9,6 +9,8 @@ from collections.abc import Callable
 from inspect import Signature, cleandoc, signature
 from typing import ParamSpec, TypeVar
 
+from sfumato.core.errors import choose
+
 P = ParamSpec("P")
 T = TypeVar("T")
 R = TypeVar("R")
@@ -35,6 +37,9 @@ def told_by(options: Callable[P, T]) -> Callable[[Callable[[T], R]], Callable[P,
     def decorate(function: Callable[[T], R]) -> Callable[P, R]:
         @functools.wraps(function)
         def call(*args: P.args, **given: P.kwargs) -> R:
+            if unknown := sorted(given.keys() - parameters.keys()):
+                more = f"; a method's own go into options={{{unknown[0]!r}: ...}}" * ("options" in parameters)
+                choose(f"argument of {function.__name__}", unknown[0], parameters, more)
             return function(options(*args, **plain(given)))
 
         head, raises, rest = cleandoc(function.__doc__ or "").partition("\n\nRaises:")

@@ -21,7 +21,16 @@ from sfumato.core.errors import ContentError, UserError, existing
 from sfumato.data.hashing import hash_of
 from sfumato.data.header import WHOLE
 from sfumato.data.kept import Sample
-from sfumato.data.listing import IN_PART, OTHER, doubles, list_pictures, none_twice, said, stem_of
+from sfumato.data.listing import (
+    IN_PART,
+    OTHER,
+    doubles,
+    in_part,
+    list_pictures,
+    none_twice,
+    said,
+    stem_of,
+)  # fmt: skip
 from sfumato.data.pieces import Cut, piece
 from sfumato.data.preparation import Preparation, Prepared
 from sfumato.data.read import Readable
@@ -67,6 +76,7 @@ class ImageFolder:
         self.preparation = preparation
         self.paths, self.roots, self.skipped = list[Path](), list[Path](), dict[str, str]()
         self.left_out: dict[Path, dict[str, list[str]]] = {}
+        self.partial: dict[Path, dict[str, dict[str, None]]] = {}  # what was read so far
         given = [Path(paths)] if isinstance(paths, str | Path) else [Path(p) for p in paths]
         if not given:
             raise UserError("no pictures given: name some, or a folder of them")
@@ -160,12 +170,12 @@ class ImageFolder:
     # ---- what is left out ------------------------------------------------------------------------
 
     def said(self, others: bool = True) -> list[str]:
-        """A line for every folder of which something is left out; `others`: than pictures, too."""
-        kept = {
-            folder: {why: names for why, names in left.items() if others or why != OTHER}
-            for folder, left in self.left_out.items()
-        }
-        return [said(folder, left) for folder, left in kept.items() if left]
+        """For every folder a line of what is left out, or not read whole so far; `others`: others, too."""
+        lines = []
+        for folder in self.left_out | self.partial:
+            left = {w: names for w, names in self.left_out.get(folder, {}).items() if others or w != OTHER}
+            lines.append(said(folder, left | {w: [*all] for w, all in self.partial.get(folder, {}).items()}))
+        return [line for line in lines if line]
 
     def decoded(self, strict: bool = False) -> Self:
         """The same, every file decoded once now, so that nobody meets a broken one later.
@@ -198,9 +208,8 @@ class ImageFolder:
                     skipped[name] = str(found)
                     reasons.setdefault(BROKEN, []).append(str(found))
                     continue
-                for kind, detail in found.lost.items():
-                    text = f"{name}: {detail}".removesuffix(": ")
-                    reasons.setdefault(IN_PART[kind], []).append(text)
+                for why, text in in_part(name, found.lost):
+                    reasons.setdefault(why, []).append(text)
                 used += found.samples.nbytes
                 samples = found.samples if used <= CACHE_BYTES else found.samples[:0].copy()
                 read[i] = found._replace(samples=samples), hashed
@@ -241,6 +250,8 @@ class ImageFolder:
             UserError: the file is missing, broken, of a kind that is not read, or of an unfit size.
         """
         samples, size, lost = self._samples(index)
+        for why, text in in_part(self.file_names[index], lost):
+            self.partial.setdefault(self.roots[index], {}).setdefault(why, {})[text] = None
         image = torch.from_numpy(self._image(samples))
         return Prepared(as_many(image, 3) if self.to_rgb else image, size, lost)
 

@@ -110,7 +110,8 @@ def read_joined(
             raise UserError(f"{one} has {count(n, 'page')}, and {files[0]} {first:,}: expected as many")
         read.append(samples)
         for kind, detail in of_it.items():
-            lost[kind] = "; ".join(filter(None, (lost.get(kind), detail)))
+            own = detail if one is files[0] else f"{one}: {detail}".removesuffix(": ")
+            lost[kind] = "; ".join(filter(None, (lost.get(kind), own)))
     if len({samples.dtype for samples in read}) > 1:
         read = [to_float(samples) for samples in read]
     return np.concatenate(read), lost

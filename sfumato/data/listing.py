@@ -7,7 +7,7 @@ import re
 import stat
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -146,6 +146,12 @@ def said(root: str | Path, left_out: Mapping[str, Sequence[str]], named: int = 3
         parts["not read whole: " if why in IN_PART.values() else "left out "].append(text)
     texts = [way + "; ".join(some) for way, some in parts.items() if some]
     return f"{escaped(root)}{': ' if root else ''}{'; '.join(texts)}" if texts else ""
+
+
+def in_part(name: str | Path, lost: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Reasons and texts of what was not read of a picture, as `said` lists them."""
+    for kind, detail in lost.items():
+        yield IN_PART[kind], f"{name}: {detail}".removesuffix(": ")
 
 
 def natural(name: str) -> tuple[list[Any], str]:

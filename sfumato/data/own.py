@@ -47,7 +47,7 @@ class OwnPictures(ImageFolder):
 
     def __init__(self, own: Own, preparation: Preparation) -> None:
         self.preparation, self.own, self.at = preparation, own, list(own.at)
-        self.skipped, self.left_out = {}, {}
+        self.skipped, self.left_out, self.partial = {}, {}, {}
         self.names = [str(i) for i in self.at]
         self.file_names = list(self.names)
         self.paths = [Path(f"{own}[{i}]") for i in self.at]

@@ -125,6 +125,8 @@ def read_groups(table: str, names: Sequence[str], needed: bool = True) -> list[s
         UserError: no such file or column, a table that contradicts itself, or a name that is not in it.
     """
     file, _, column = table.rpartition(":")
+    if Path(table).is_file():
+        raise UserError(f"groups {table!r}: say which column, as in {table}:COLUMN")
     if not Path(file).is_file():
         raise UserError(f"groups {table!r}: expected FILE.csv:COLUMN, and {file!r} is not a file")
     text = read_text(file)

@@ -87,7 +87,7 @@ class Noise:
             what = f"a tensor of {like.dtype}" if isinstance(like, Tensor) else described(like)
             raise UserError(f"noise is drawn like a batch (B, ...) of floats, not like {what}")
         if len(like) != len(self.seeds):
-            raise UserError(f"noise for {count(len(self.seeds), 'image')} was asked for {len(like)}")
+            raise UserError(f"noise (seeds) of {count(len(self.seeds), 'image')} was given for {len(like)}")
         z = torch.empty(like.shape, dtype=torch.float32)
         for i, image in enumerate(z):
             rows = [row.split(BLOCK, 2) for row in image.split(BLOCK, 1)] if image.ndim == 3 else [[image]]

@@ -22,6 +22,7 @@ from sfumato.core.errors import UserError
 from sfumato.core.options import told_by
 from sfumato.core.terminal import count
 from sfumato.data.folders import for_folder, regular, write_text
+from sfumato.data.image_folder import ImageFolder
 from sfumato.data.joined import listed
 from sfumato.data.kept import decoding_once
 from sfumato.data.pictures import ImageSet
@@ -71,7 +72,6 @@ def compare(told: CompareOptions) -> Comparison:
     judge = Judge(source, like=there.size, prepare=there.prepare, **told.scoring() | own)
     known = _elsewhere(chosen, judge)
     given = {e.label: p for e in chosen for p in there.pictures.get(e.label, [])}
-    notes += judge.said() + same({"source": judge.source, "target": judge.target} | given)
     judge.embed(judge.target, judge.features)  # kept for the scores
 
     rows: list[Scores] = []
@@ -90,6 +90,9 @@ def compare(told: CompareOptions) -> Comparison:
     rows += judge.controls()
     comparison = Comparison(rows, judge, notes, seed, out)
     _score(comparison)
+    made = [one for row in rows for one in row.results if isinstance(one, ImageFolder)]
+    left = [*judge.said(), *(line for one in made for line in one.said(others=False))]
+    notes += [*dict.fromkeys(left), *same({"source": judge.source, "target": judge.target} | given)]
     if said := comparison.write():
         progress(said)
     write_text(out / "index.html", render(comparison))

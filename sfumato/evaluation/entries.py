@@ -113,6 +113,8 @@ def _parse(text: str) -> list[Entry]:
     name = label or method or Path(folder or scores or roles["model"]).name
     swept = {k: [_value(v) for v in values.split(",")] for k, values in given.items()}
     for key, values in swept.items():
+        if "" in values:
+            raise UserError(f"{key} has an empty value in {text!r}: expected KEY=VALUE,VALUE")
         if twice := [v for v, n in Counter(values).items() if n > 1]:
             raise UserError(f"{key} is {twice[0]} twice in {text!r}: expected each value once")
     several = [k for k, values in swept.items() if len(values) > 1]

@@ -89,6 +89,8 @@ def study(
         raise UserError(f"{out} holds a study.html without its {path.name}: choose another folder")
     write_text(path, json.dumps(key, indent=1) + "\n")
     write_text(out / "study.html", _page(sets, key))
+    for text in [line for one in sets for line in one.said(others=False)]:
+        warnings.warn(text, stacklevel=3)
     return out / "study.html"
 
 

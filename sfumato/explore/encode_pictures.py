@@ -79,9 +79,9 @@ def encode_pictures(
     pictures.preparation, notes = preparation_of(
         {"model": trained}, channels=channels_of(f), size=size, resize=resize, upscale=upscale
     )
+    images = pictures.get(range(len(pictures)))
     for text in [*notes, *pictures.said()]:
         warnings.warn(text, stacklevel=3)
-    images = pictures.get(range(len(pictures)))
     log: list[dict[str, Any]] = []
     if first:
         images, log = apply(first, images, seed=seed)

@@ -65,7 +65,8 @@ class OnePicture(NamedTuple):
         picture.preparation, notes = made.preparation(
             size=size, upscale=upscale, direction=chosen.get("direction")
         )
-        for text in notes:
+        image = picture.get([0])
+        for text in [*notes, *picture.said()]:
             warnings.warn(text, stacklevel=3)
         facts = {
             "method": name_of(made.part), "options": {k: str(v) if isinstance(v, Path) else v
@@ -75,4 +76,4 @@ class OnePicture(NamedTuple):
             "picture": picture.digest, "preparation": picture.preparation.to_json(),
             "versions": {name: version(name) for name in ("sfumato", "torch")},
         }  # fmt: skip
-        return cls(made.part.to(where), picture.get([0]).to(where), chosen, facts)
+        return cls(made.part.to(where), image.to(where), chosen, facts)

@@ -187,8 +187,8 @@ def _into_a_file(asked: TranslateOptions, file: Path) -> Summary:
     format, many = format_of(for_new_file(file, "--out")), len(ImageFolder(asked.given))
     if many > 1 or any(map(os.path.isdir, asked.given)):
         raise UserError(
-            f"--out {file} is the name of one picture: give one, not {count(many, 'picture')} of a folder, "
-            f"or name a folder, such as --out {file.with_suffix('')}"
+            f"--out {file} is the name of a picture, and {count(many, 'picture')} of a folder would be "
+            f"translated: give one picture, or name a folder, such as --out {file.with_suffix('')}"
         )
     if asked.format not in (None, format):
         raise UserError(f"--out {file} is no {asked.format}: leave out --format")

@@ -22,7 +22,7 @@ from sfumato.core.terminal import bar, count
 from sfumato.data.folders import locked
 from sfumato.data.hashing import hash_of
 from sfumato.data.image_folder import ImageFolder
-from sfumato.data.listing import IN_PART
+from sfumato.data.listing import in_part
 from sfumato.data.masks import EACH, check_mask, mask_for
 from sfumato.data.preparation import Prepared
 from sfumato.data.read import pages_of
@@ -265,9 +265,8 @@ class Plan:
         return 1
 
     def _lost(self, i: int, *read: Prepared) -> None:
-        for kind, detail in {k: v for one in read for k, v in one.lost.items()}.items():
-            text = f"{self.pictures.paths[i]}: {detail}".removesuffix(": ")
-            if text not in (known := self.done.lost[IN_PART[kind]]):
+        for why, text in in_part(self.pictures.paths[i], {k: v for one in read for k, v in one.lost.items()}):
+            if text not in (known := self.done.lost[why]):
                 known.append(text)
 
     def _translate(self, rows: list[int], read: list[Prepared]) -> tuple[Tensor, int] | None:

@@ -125,7 +125,7 @@ class Results:
             )
         if self.format == "tiff" and {DETAILS, PLACE} & carried.exif.keys():
             warnings.warn(
-                "results as TIFF keep the texts of EXIF, but neither settings nor GPS: --format png keeps all",
+                "results as TIFF keep EXIF as texts, without settings and GPS: --format png keeps them",
                 stacklevel=2,
             )
         read = made[0][0]

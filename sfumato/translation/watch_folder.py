@@ -59,8 +59,12 @@ def _goes_on(asked: WatchOptions) -> Iterator[Summary]:
     masks = [mask] if (mask := (asked.options or {}).get("mask")) and Path(mask).is_dir() else []
     before: set[Any] | None = None
     done: set[Any] = set()
-    refused = ""
+    refused = missed = ""
     while True:
+        gone = ", ".join(str(folder) for folder in asked.given if not Path(folder).is_dir())
+        if gone and gone != missed:
+            warnings.warn(f"{gone}: not there any more; waiting for it", stacklevel=2)
+        missed = gone
         now = {version for folder in asked.given for version in _versions(folder)}
         now |= {version for folder in masks if now for version in _versions(folder)}
         if now and now == before and now != done:  # nobody is writing any more
