@@ -39,10 +39,13 @@ def some(n: int, count: int, seed: int = 0) -> np.ndarray:
     return np.sort(np.random.default_rng(seed).permutation(n)[:count])
 
 
-def digit_sources(names: Sequence[str], table: str | Path = "data/digits/digits.csv") -> list[str]:
+def digit_sources(
+    names: Sequence[str], table: str | Path = "data/digits/digits.csv", split: str = "test"
+) -> list[str]:
     """The scikit-learn image that each file was drawn from: copies of one are not independent."""
     with Path(table).open() as file:
-        source = {row["name"]: row["source"] for row in csv.DictReader(file)}
+        rows = [row for row in csv.DictReader(file) if row["split"] == split]
+    source = {Path(row["name"]).name: row["source"] for row in rows}
     return [source[name] for name in names]
 
 

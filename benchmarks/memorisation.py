@@ -71,7 +71,7 @@ def main() -> None:
 
     # 16 pictures of 16 sources, far too long
     threes, held = ImageFolder.to_compare(digits / "train/3"), ImageFolder.to_compare(digits / "test/3")
-    sources = digit_sources([f"{n}.png" for n in threes.names], digits / "digits.csv")
+    sources = digit_sources([f"{n}.png" for n in threes.names], digits / "digits.csv", "train")
     first = sorted({s: i for i, s in reversed(list(enumerate(sources)))}.values())[:16]
     few = threes.only([threes.names[i] for i in first], "picture", "pictures")
     twos = ImageFolder.to_compare(digits / "test/2")

@@ -135,7 +135,8 @@ def digits_task(
         f"{len(real)} real {b}s and {says(x).eq(int(b)).float().mean():.1%} of the {len(x)} sources a {b}."
     )
     table = f"data/{name}/digits.csv:source"
-    groups = read_groups(table, names) if name == "digits" else names
+    paths = [Path(f"data/{name}/test/{a}/{n}") for n in names]
+    groups = read_groups(table, names, paths=paths) if name == "digits" else names
     return Task(name, "digits", title, x, up, decoders, named, measure, groups, reference, SECTIONS)
 
 

@@ -26,7 +26,7 @@ def files(folder):
 
 def check_colours(out, rows):
     for row in rows:
-        path = out / row["split"] / row["label"] / row["name"]
+        path = out / row["name"]
         colour = np.array([int(row[c]) for c in "rgb"])
         pixels = np.asarray(Image.open(path)).reshape(-1, 3)
         assert (pixels.max(0) == colour).all()
@@ -181,7 +181,7 @@ def test_mnist_of_one_set(mnist, tmp_path):
     for row in rows:
         source = int(row["source"])
         assert int(row["label"]) == labels[source]
-        path = tmp_path / "out" / row["split"] / row["label"] / row["name"]
+        path = tmp_path / "out" / row["name"]
         mask = np.asarray(Image.open(path)).max(2)[2:-2, 2:-2]
         expected = images[source] * (255 / images[source].max())
         assert np.abs(mask - expected).max() <= 1

@@ -362,6 +362,16 @@ def test_names_in_a_table_of_groups(tmp_path):
     assert read_groups(f"{table}:map", ["b.3", "b.2", "a/1"]) == ["z", "y", "x"]
 
 
+def test_pictures_of_one_name_in_two_folders_are_told_apart_by_their_paths(tmp_path):
+    """As those of the digits, which the pages evaluate by: train/2/7.png and test/3/7.png."""
+    table = tmp_path / "digits.csv"
+    table.write_text("name,source\ntrain/2/7.png,x\ntest/2/7.png,y\ntest/3/7.png,z\n8.jpg,v\n")
+    paths = [tmp_path / "test/3/7.png", tmp_path / "test/3/8.png"]
+    assert read_groups(f"{table}:source", ["7", "8"], paths=paths) == ["z", "v"]
+    with pytest.raises(UserError, match="no row for 1 picture: 9/8"):
+        read_groups(f"{table}:source", ["9/8"], paths=[tmp_path / "9/8.png"])
+
+
 @pytest.mark.parametrize(
     ("rows", "says"),
     [

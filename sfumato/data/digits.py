@@ -29,7 +29,7 @@ def write_digits(out: str | Path, size: PictureSide = 32, seed: Whole = 0, copie
 
     A fifth of the source images goes to test, where each appears twice; no source image is in
     both. Copies differ by a small rotation, shift and scale, and by colour. `out/digits.csv` gives
-    each file's name, split, label, source index and colour (0 to 255).
+    each file's path, split, label, source index and colour (0 to 255).
 
     Args:
         out: Folder to make; it must not exist or be empty.
@@ -155,7 +155,7 @@ def _write(
             mask = mask / mask.max().clamp(min=1e-6)  # the recorded colour is really reached
             pixels = np.round(mask.numpy()[..., None] * colour).astype(np.uint8)
             save_pixels(folder / split / str(label) / name, pixels)
-            rows.append((name, split, label, source, *colour.astype(int)))
+            rows.append((f"{split}/{label}/{name}", split, label, source, *colour.astype(int)))
     with (folder / "digits.csv").open("w", newline="") as table:
         csv.writer(table).writerows(rows)
     record = {**record, "counts": {split: len(ink) for split, ink in strokes.items()}}

@@ -118,15 +118,27 @@ def matched(results: ImageSet, names: Sequence[str]) -> ImageSet:
     return results.only(names, "result", "sources")
 
 
-def read_groups(table: str, names: Sequence[str], needed: bool = True) -> list[str]:
+def _tails(name: str, path: Path) -> Iterator[str]:
+    """How a table may call a picture of this name: by all of its path or less, with or without an ending."""
+    for first in range(len(path.parts) - name.count("/")):
+        tail = Path(*path.parts[first:]).as_posix()
+        yield from (tail, stem_of(tail))
+
+
+def read_groups(
+    table: str, names: Sequence[str], needed: bool = True, paths: Sequence[Path] = ()
+) -> list[str]:
     """The group of every name, from FILE.csv:COLUMN; none, if they are not `needed` and it knows no name.
+
+    The table's column `name` has names as they are in the pictures' folder, or more of their `paths`, as
+    test/2/7.png, where several folders hold pictures of one name.
 
     Raises:
         UserError: no such file or column, a table that contradicts itself, or a name that is not in it.
     """
     file, _, column = table.rpartition(":")
     if Path(table).is_file():
-        raise UserError(f"groups {table!r}: say which column, as in {table}:COLUMN")
+        raise UserError(f"groups {table!r}: expected FILE.csv:COLUMN, such as {table}:NAME_OF_A_COLUMN")
     if not Path(file).is_file():
         raise UserError(f"groups {table!r}: expected FILE.csv:COLUMN, and {file!r} is not a file")
     text = read_text(file)
@@ -148,7 +160,10 @@ def read_groups(table: str, names: Sequence[str], needed: bool = True) -> list[s
             raise UserError(f"{file} has its header {delimiter.join(header)!r} twice: delete one")
         exact[name].add(group)
         stems[stem_of(name)].add(group)
-    found = {n: exact.get(n) or stems.get(n) or set() for n in names}
+    found = dict[str, set[str]]()
+    for name, path in zip(names, paths or map(Path, names), strict=True):
+        ways = (exact.get(tail) or stems.get(tail) for tail in _tails(name, path))
+        found[name] = next(filter(None, ways), set())
     for name, several in [*exact.items(), *found.items()]:
         if len(several) > 1:
             groups = " and ".join(map(repr, sorted(several)))

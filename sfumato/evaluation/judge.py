@@ -92,10 +92,11 @@ class Judge:
         self.not_rgb = [m for m in asked.values() if m.of_rgb and self.views.bands]
         self.metrics = {k: m for k, m in asked.items() if m not in [*self.too_small, *self.not_rgb]}
         self._seen: dict[str, Tensor] = {}
-        self.groups = read_groups(groups, self.source.names) if groups else None
+        self.groups = read_groups(groups, self.source.names, paths=self.source.paths) if groups else None
         self.target_groups = None
         try:  # a table may be of the sources alone
-            self.target_groups = read_groups(groups, self.target.names, False) or None if groups else None
+            own = groups and read_groups(groups, self.target.names, False, self.target.paths)
+            self.target_groups = own or None
         except UserError as error:
             warnings.warn(f"the reference pictures are taken one by one: {error}", stacklevel=2)
 
