@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from sfumato.diffusion.guidance import ClassifierFree, Clipped, Conditioned, Energy, Guided
     from sfumato.diffusion.integrate import integrate
     from sfumato.diffusion.noise import Noise
-    from sfumato.diffusion.process import DDPM, VE, VP, Cosine, Flow, Process
+    from sfumato.diffusion.process import DDPM, IDDPM, VE, VP, Cosine, Flow, Process
     from sfumato.diffusion.time_grids import grid
     from sfumato.evaluation.compare import compare, evaluate
     from sfumato.evaluation.preference_study import study
@@ -48,7 +48,7 @@ _HOME = {
     "diffusion.guidance": ["ClassifierFree", "Clipped", "Conditioned", "Energy", "Guided"],
     "diffusion.integrate": ["integrate"],
     "diffusion.noise": ["Noise"],
-    "diffusion.process": ["DDPM", "VE", "VP", "Cosine", "Flow", "Process"],
+    "diffusion.process": ["DDPM", "IDDPM", "VE", "VP", "Cosine", "Flow", "Process"],
     "diffusion.time_grids": ["grid"],
     "windows": ["windowed"],
     "checkup.report": ["doctor"],
@@ -67,7 +67,7 @@ _HOME = {
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
-    "DDPM", "VE", "VP", "ClassifierFree", "Clipped", "Conditioned", "Cosine", "Denoiser", "Energy",
+    "DDPM", "IDDPM", "VE", "VP", "ClassifierFree", "Clipped", "Conditioned", "Cosine", "Denoiser", "Energy",
     "Flow", "Gaussian", "Guided", "Mixture", "Noise", "Part", "Process", "UserError", "__version__",
     "cite", "compare", "doctor", "evaluate", "find", "fit", "grid", "integrate", "load", "names",
     "read", "repeat", "save", "stream", "study", "train", "translate", "translator", "watch_folder",

@@ -7,9 +7,11 @@ from hypothesis import strategies as st
 from truth import f64
 
 from sfumato.core.errors import UserError
-from sfumato.diffusion.process import DDPM, PROCESSES, VE, VP, Cosine, Flow, as_times
+from sfumato.diffusion.checks import as_times
+from sfumato.diffusion.process import DDPM, IDDPM, PROCESSES, VE, VP, Chain, Cosine, Flow
 
-ALL = [*(cls() for cls in PROCESSES.values()), DDPM(steps=250), VP(beta_min=0.5, beta_max=8.0)]
+OTHERS = DDPM(steps=250), IDDPM(steps=4000), VP(beta_min=0.5, beta_max=8.0)
+ALL = [*(cls() for cls in PROCESSES.values()), *OTHERS]
 ids = [str(p) for p in ALL]
 every = pytest.mark.parametrize("p", ALL, ids=ids)
 share = st.floats(0, 1)
@@ -54,6 +56,20 @@ def test_ddpm_betas_scale_with_the_number_of_levels():
     torch.testing.assert_close(bars, (1 - betas).cumprod(0), rtol=1e-10, atol=0)
 
 
+def test_iddpm_table(report):
+    """alpha^2 is the squared cosine until betas are cut at 0.999."""
+    for T in (1000, 4000):
+        k = torch.arange(T + 1, dtype=torch.float64)
+        squares = ((k / T + 0.008) / 1.008 * torch.pi / 2).cos() ** 2
+        bars = IDDPM(steps=T)(k / T)[0].square()
+        uncut = squares / squares[0]
+        torch.testing.assert_close(bars[:-2], uncut[:-2], rtol=1e-9, atol=0)
+        assert bars[-1].item() == pytest.approx(0.001 * bars[-2].item(), rel=1e-9)
+        p = IDDPM(steps=T)
+        ends = (-p.log_snr(f64([p.t_min, p.t_max])) / 2).exp()
+        report(f"IDDPM({T}) sigma/alpha at t_min, t_max", *ends.tolist())
+
+
 def test_others_are_their_formulas():
     t = f64([0.1, 0.25, 0.5])
     torch.testing.assert_close(Cosine()(t)[0], (torch.pi * t / 2).cos())
@@ -67,10 +83,10 @@ def test_level_zero_is_clean_and_noise_grows(p):
     assert alpha == 1
     assert sigma == 0
     assert (p.log_snr(times(p)).diff() < 0).all()
-    assert (p(times(p))[1].diff() > 0).all() or isinstance(p, VP | DDPM)  # VP's saturates near 1
+    assert (p(times(p))[1].diff() > 0).all() or isinstance(p, VP | Chain)  # VP's saturates near 1
 
 
-@pytest.mark.parametrize("p", [p for p in ALL if isinstance(p, VP | DDPM | Cosine)], ids=str)
+@pytest.mark.parametrize("p", [p for p in ALL if isinstance(p, VP | Chain | Cosine)], ids=str)
 def test_variance_preserving(p):
     alpha, sigma = p(torch.linspace(0, 1, 1001, dtype=torch.float64))
     torch.testing.assert_close(alpha**2 + sigma**2, torch.ones_like(alpha), rtol=0, atol=1e-14)

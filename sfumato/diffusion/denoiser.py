@@ -24,8 +24,9 @@ from torch import Tensor, nn
 
 from sfumato.core.errors import UserError
 from sfumato.core.ranges import Positive
+from sfumato.diffusion.checks import floats
 from sfumato.diffusion.domains import checked_labels, distinct, domain_index
-from sfumato.diffusion.process import DDPM, Cosine, Process, floats, named_process, norm
+from sfumato.diffusion.process import DDPM, Cosine, Process, named_process, norm
 from sfumato.module import Part
 
 Prediction = Literal["eps", "x0", "v", "edm"]

@@ -13,8 +13,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sfumato.core.errors import UserError, check_numbers
+from sfumato.diffusion.checks import as_times, floats
 from sfumato.diffusion.domains import distinct, domain_index
-from sfumato.diffusion.process import Cosine, Process, as_times, floats, named_process
+from sfumato.diffusion.process import Cosine, Process, named_process
 
 
 class Mixture(nn.Module):

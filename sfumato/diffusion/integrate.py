@@ -24,9 +24,10 @@ from torch import Tensor
 from sfumato.core import arguments
 from sfumato.core.errors import UserError, choose
 from sfumato.core.ranges import Count, OneOf
+from sfumato.diffusion.checks import numbers
 from sfumato.diffusion.denoiser import Denoises, answered, ask, process_of
 from sfumato.diffusion.noise import Noise
-from sfumato.diffusion.process import Process, numbers
+from sfumato.diffusion.process import Process
 from sfumato.diffusion.steps.dopri5 import dopri5
 from sfumato.diffusion.steps.ode import ab2, ab3, ddim, dpm2m, heun
 from sfumato.diffusion.steps.sde import ancestral, euler_maruyama, predictor_corrector, sde_dpm2m, sde_heun

@@ -26,47 +26,8 @@ from torch.nn.functional import softplus
 from sfumato.core.arguments import check_value, described
 from sfumato.core.errors import UserError, choose
 from sfumato.core.ranges import BelowOne, Count, NotNegative, Positive, Time
+from sfumato.diffusion.checks import as_times, floats, numbers
 from sfumato.module import Described
-
-
-def numbers(t: Any, device: str | None = None) -> Tensor:
-    """A number, or many, float64 and on this device.
-
-    Raises:
-        UserError: they are none.
-    """
-    try:
-        found = torch.as_tensor(t, dtype=torch.float64, device=device)
-    except (TypeError, ValueError, NotImplementedError):  # the last of tensors without values
-        raise UserError(f"times must be numbers, one or a tensor of them, not {described(t)}") from None
-    return found
-
-
-def as_times(t: Any, device: str | None = None) -> Tensor:
-    """Times in [0, 1], float64; what is outside by the rounding of float32 only is brought inside.
-
-    Raises:
-        UserError: they are none.
-    """
-    t = numbers(t, device)
-    within = t.clamp(0, 1)
-    if not (good := torch.isclose(t, within, rtol=0, atol=1e-6)).all():
-        raise UserError(f"times must be in [0, 1], 0 clean and 1 noise, not {t[~good][0]:g}")
-    return within
-
-
-def floats(value: Any, wanted: tuple[int | None, ...], told: str) -> Tensor:
-    """The value, if it is a tensor of floats of this shape, in which None is any size.
-
-    Raises:
-        UserError: it is anything else; begins with what is `told` of it, as "z is".
-    """
-    if isinstance(value, Tensor) and value.is_floating_point() and len(value.shape) == len(wanted):
-        if all(want in (None, n) for n, want in zip(value.shape, wanted, strict=True)):
-            return value
-    shape = ", ".join("any" if n is None else str(n) for n in wanted)
-    kind = f" of {value.dtype}" if isinstance(value, Tensor) else ""
-    raise UserError(f"{told} {described(value)}{kind}: expected a tensor of floats of shape ({shape})")
 
 
 def norm(alpha: Tensor, sigma: Tensor) -> Tensor:
@@ -175,15 +136,57 @@ class VP(Process):
 
 
 @dataclass(frozen=True)
-class DDPM(Process):
-    """The discrete chain of Ho et al. 2020: level k = 0..T at time k/T, alpha^2 = prod_{i<=k} (1 - beta_i).
+class Chain(Process):
+    """A discrete chain: level k = 0..T at time k/T, alpha^2 = prod_{i<=k} (1 - beta_i).
 
     Level 0 is clean, level k uses the first k betas (a network trained on 0-based indices knows
-    level k as index k - 1).  Between levels log(alpha) is linear in t.  For T other than 1000 the
-    betas are scaled by 1000/T ("improved" schedule, Nichol & Dhariwal 2021).
+    level k as index k - 1).  Between levels log(alpha) is linear in t.
     """
 
     steps: Count = 1000
+
+    @property
+    def t_min(self) -> float:
+        return 1 / self.steps
+
+    @property
+    def t_max(self) -> float:
+        return 1.0
+
+    @abc.abstractmethod
+    def betas(self) -> Tensor:
+        """beta_1 .. beta_T, float64 on the CPU."""
+
+    def exponents(self) -> Tensor:
+        """B = -log(alpha^2) at levels 0..T, float64 on the CPU."""
+        clean = torch.zeros(1, dtype=torch.float64, device="cpu")
+        return torch.cat([clean, -torch.log1p(-self.betas()).cumsum(0)])
+
+    def __call__(self, t: Tensor | float) -> tuple[Tensor, Tensor]:
+        level = as_times(t) * self.steps
+        below = level.detach().floor().clamp(0, self.steps - 1).long()
+        table = self.exponents().to(level.device)
+        B = table[below] + (level - below) * (table[below + 1] - table[below])
+        return (-B / 2).exp(), (-torch.expm1(-B)).sqrt()
+
+    def time(self, log_snr: Tensor | float) -> Tensor:
+        B = softplus(-numbers(log_snr))
+        return level_of(B, self.exponents().to(B.device)) / self.steps
+
+
+def level_of(B: Tensor, table: Tensor) -> Tensor:
+    """The levels of a chain, with fractions, at which -log(alpha^2) is B, by its table of them."""
+    below = (torch.searchsorted(table, B.contiguous()) - 1).clamp(0, len(table) - 2)
+    return below + (B - table[below]) / (table[below + 1] - table[below])
+
+
+@dataclass(frozen=True)
+class DDPM(Chain):
+    """The chain of Ho et al. 2020: betas grow linearly.
+
+    For T other than 1000 they are scaled by 1000/T (Nichol & Dhariwal 2021).
+    """
+
     beta_start: Positive = 1e-4
     beta_end: Positive = 0.02
 
@@ -195,34 +198,25 @@ class DDPM(Process):
                 f"below 1, as by a smaller beta_end; for a solver of few steps grid(DDPM(), {self.steps})"
             )
 
-    @property
-    def t_min(self) -> float:
-        return 1 / self.steps
+    def betas(self) -> Tensor:
+        ends = (1000 / self.steps * beta for beta in (self.beta_start, self.beta_end))
+        return torch.linspace(*ends, self.steps, dtype=torch.float64, device="cpu")
 
-    @property
-    def t_max(self) -> float:
-        return 1.0
 
-    def _B(self) -> Tensor:
-        """-log(alpha^2) at levels 0..T."""
-        scale = 1000 / self.steps
-        betas = torch.linspace(
-            scale * self.beta_start, scale * self.beta_end, self.steps, dtype=torch.float64
-        )
-        return torch.cat([torch.zeros(1, dtype=torch.float64), -torch.log1p(-betas).cumsum(0)])
+@dataclass(frozen=True)
+class IDDPM(Chain):
+    """The cosine chain of Nichol & Dhariwal 2021 (https://arxiv.org/abs/2102.09672, eq. 17).
 
-    def __call__(self, t: Tensor | float) -> tuple[Tensor, Tensor]:
-        level = as_times(t) * self.steps
-        below = level.detach().floor().clamp(0, self.steps - 1).long()
-        table = self._B().to(level.device)
-        B = table[below] + (level - below) * (table[below + 1] - table[below])
-        return (-B / 2).exp(), (-torch.expm1(-B)).sqrt()
+    alpha^2 is cos(pi/2 (t + 0.008) / 1.008)^2 over its value at 0, with betas up to 0.999.  At t_max
+    sigma/alpha is 160, as at `DDPM`'s end: beyond, a prediction of the noise says nothing of the image.
+    """
 
-    def time(self, log_snr: Tensor | float) -> Tensor:
-        B = softplus(-numbers(log_snr))
-        table = self._B().to(B.device)
-        below = (torch.searchsorted(table, B.contiguous()) - 1).clamp(0, self.steps - 1)
-        return (below + (B - table[below]) / (table[below + 1] - table[below])) / self.steps
+    t_max: Time = 0.996
+
+    def betas(self) -> Tensor:
+        t = torch.arange(self.steps + 1, dtype=torch.float64, device="cpu") / self.steps
+        squares = ((t + 0.008) / 1.008 * math.pi / 2).cos() ** 2
+        return (1 - squares[1:] / squares[:-1]).clamp(max=0.999)
 
 
 @dataclass(frozen=True)
@@ -283,7 +277,7 @@ class Flow(Process):
 
 
 PROCESSES: dict[str, type[Process]] = {
-    "vp": VP, "ddpm": DDPM, "cosine": Cosine, "ve": VE, "flow": Flow,
+    "vp": VP, "ddpm": DDPM, "iddpm": IDDPM, "cosine": Cosine, "ve": VE, "flow": Flow,
 }  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from sfumato.core.arguments import checked
 from sfumato.core.errors import UserError
 from sfumato.core.ranges import Count, Positive
-from sfumato.diffusion.process import DDPM, Process
+from sfumato.diffusion.process import DDPM, Chain, Process
 
 Spacing = Literal["time", "log_snr", "karras", "chain"]
 
@@ -33,7 +33,7 @@ def grid(
         steps: number of steps.
         spacing: "time": uniform in t; "log_snr": uniform in log(alpha^2/sigma^2); "karras": uniform
             in (sigma/alpha)^(1/rho) (Karras et al. 2022, eq. 5); "chain": levels of the discrete
-            DDPM chain, evenly respaced, whatever the process.
+            chain, evenly respaced: the process's own, or DDPM's.
         start: first time, t_max by default.
         stop: last time, t_min by default. stop > start gives an encoding grid.
         clean: append t = 0 as the last point; it counts as one of the steps.
@@ -61,7 +61,7 @@ def grid(
         a, b = (-process.log_snr(ends) / 2 / rho).exp()
         times = process.time(-2 * rho * (a + (b - a) * u).log())
     else:
-        chain = process if isinstance(process, DDPM) else DDPM()
+        chain = process if isinstance(process, Chain) else DDPM()
         a, b = (chain.time(process.log_snr(ends)) * chain.steps).clamp(1, chain.steps)
         levels = (a + (b - a) * u).round()
         if (levels.diff() == 0).any():

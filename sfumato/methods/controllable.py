@@ -70,7 +70,7 @@ class Controllable(Part):
 
     Args:
         net: size of each network: tiny, small (1 M parameters), medium, large.
-        process: noising process: cosine, vp (the thesis'), ddpm, ve or flow.
+        process: noising process: cosine, vp (the thesis'), ddpm, iddpm, ve or flow.
         channels: 3 for colour, 1 for gray, or as many as the files have bands.
     """
 

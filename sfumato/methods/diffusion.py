@@ -41,7 +41,7 @@ class Diffusion(Part):
     Args:
         domains: names of the domains; given by the folders it is trained on.
         net: size of the network: tiny, small (1 M parameters, for CPUs), medium, large, thesis (58 M).
-        process: noising process: cosine, vp, ddpm, ve or flow.
+        process: noising process: cosine, vp, ddpm, iddpm, ve or flow.
         prediction: what the network predicts: v, eps, x0 or edm.
         times: law of the training times: lognormal or wide in sigma/alpha, uniform in t, or log_uniform in
             sigma/alpha, which spends most on little noise.

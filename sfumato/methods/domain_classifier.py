@@ -41,7 +41,7 @@ class DomainClassifier(Part):
     Args:
         domains: names of the domains; given by the folders it is trained on.
         net: size of the network: tiny, small, medium, large; its encoder is used.
-        process: noising process: cosine, vp, ddpm, ve or flow; that of the model it guides.
+        process: noising process: cosine, vp, ddpm, iddpm, ve or flow; that of the model it guides.
         channels: 3 for colour, 1 for gray, or as many as the files have bands.
         dropout: dropout of the pooled features in training.
     """

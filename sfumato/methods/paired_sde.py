@@ -50,7 +50,7 @@ class PairedSDE(Part):
 
     Args:
         net: size of each network: tiny, small (1 M parameters), medium, large, thesis (58 M).
-        process: noising process: cosine, vp (the thesis'), ddpm, ve or flow.
+        process: noising process: cosine, vp (the thesis'), ddpm, iddpm, ve or flow.
         prediction: what the networks predict: v, eps (the thesis'), x0 or edm.
         times: law of the training times: wide or lognormal in sigma/alpha, or uniform in t (the thesis').
         channels: 3 for colour, 1 for gray, or as many as the files have bands.

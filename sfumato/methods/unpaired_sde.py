@@ -57,7 +57,7 @@ class UnpairedSDE(Part):
             sampler; detached: without; one_step: denoised means of images with noise of a random t;
             auxiliary: by feed-forward translators that learn beside.
         net: size of each network: tiny, small (1 M parameters), medium, large, thesis (58 M).
-        process: noising process: cosine, vp (the thesis'), ddpm, ve or flow.
+        process: noising process: cosine, vp (the thesis'), ddpm, iddpm, ve or flow.
         prediction: what the networks predict: v, eps (the thesis'), x0 or edm.
         times: law of the training times: lognormal, wide, uniform (the thesis'), log_uniform or palette.
         channels: 3 for colour, 1 for gray, or as many as the files have bands.
