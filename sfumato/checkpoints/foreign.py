@@ -14,8 +14,6 @@ instance norm with weights of its own ("affine").  Blocks may be called `block`,
 from __future__ import annotations
 
 import re
-import warnings
-import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,10 +21,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sfumato.checkpoints.torch_files import COUNTER, check_shapes, tensors_of
 from sfumato.core.devices import without_values
 from sfumato.core.errors import UserError, check_numbers
-from sfumato.data.folders import regular
-from sfumato.data.in_memory import FLOATS
 from sfumato.methods.registry import find
 from sfumato.module import Part, build, describe
 from sfumato.nets.resnet_generator import ResNet
@@ -38,23 +35,24 @@ Names = dict[str, str]
 LEFT_OUT = ("running_mean", "running_var", "num_batches_tracked", "filt")
 """What files may hold besides: statistics of instance norms that are not used, blurs that are constant."""
 
-COUNTER, COUNTS = "num_batches_tracked", (torch.int64,)
-
 DEEPEST = 64
 """Blocks or levels that a generator may have; the papers' have 9."""
 
 
-def read_generator(file: str | Path, back: str | Path | None = None) -> tuple[Part, str]:
+def read_generator(
+    file: str | Path, back: str | Path | None = None, state: Mapping[str, Tensor] | None = None
+) -> tuple[Part, str]:
     """A method that translates with the generator of a file, and what the file was found to hold.
 
     Args:
         file: latest_net_G.pth or the like.
         back: of a CycleGAN, the generator of the way back.
+        state: what the file holds, if it was read.
 
     Raises:
         UserError: if a file holds anything but such a generator; it names the first difference.
     """
-    net, said = _read(Path(file))
+    net, said = _read(Path(file), tensors_of(file) if state is None else state)
     method = "pix2pix" if isinstance(net, UNetGenerator) else "cut" if net.antialias else "cyclegan"
     options: dict[str, Any] = {"net": net, "channels": net.channels, "norm": net.norm}
     if back is None and method == "cyclegan":
@@ -63,7 +61,7 @@ def read_generator(file: str | Path, back: str | Path | None = None) -> tuple[Pa
     if back is not None:
         if method != "cyclegan":
             raise UserError(f"{file} is a {method} generator, which has no way back")
-        other, other_said = _read(Path(back))
+        other, other_said = _read(Path(back), tensors_of(back))
         if other_said != said:
             raise UserError(f"{file} is a {said}, {back} a {other_said}: they are not a pair")
         if all(map(torch.equal, net.state_dict().values(), other.state_dict().values())):
@@ -72,9 +70,9 @@ def read_generator(file: str | Path, back: str | Path | None = None) -> tuple[Pa
     return part.eval(), f"a {method} generator, a {said}"
 
 
-def _read(file: Path) -> tuple[ResNet | UNetGenerator, str]:
+def _read(file: Path, state: Mapping[str, Tensor]) -> tuple[ResNet | UNetGenerator, str]:
     """The generator of a file, and a description of it."""
-    state, names = _tensors(file), Names()
+    state, names = {_named(key): value for key, value in state.items()}, Names()
     net: ResNet | UNetGenerator | None = None
     try:
         with without_values():
@@ -94,19 +92,18 @@ def _read(file: Path) -> tuple[ResNet | UNetGenerator, str]:
     ours = net.state_dict()
     old = [t for t in names.values() if t.endswith(COUNTER) and t not in state]
     state |= dict.fromkeys(old, torch.tensor(0))  # older files do not count batches
-    for mine, theirs in names.items():
-        found = tuple(state[theirs].shape) if theirs in state else "missing"
-        if found != tuple(ours[mine].shape):
-            raise UserError(f"{file}: {theirs} is {found}, expected {tuple(ours[mine].shape)}")
-    known = set(names.values())
-    for key in state:
-        if key not in known and not key.endswith(LEFT_OUT):
-            raise UserError(f"{file} holds {key}, which a {_said(net)} does not have")
+    expected = {theirs: ours[mine].shape for mine, theirs in names.items()}
+    check_shapes(file, state, expected, f"a {_said(net)}", LEFT_OUT)
     full = {mine: state[theirs].to(ours[mine].dtype) for mine, theirs in names.items()}
     check_numbers({f"{file}: {names[mine]}": value for mine, value in full.items()})
     net = build(describe(net))
     net.load_state_dict(full)
     return net, _said(net)
+
+
+def _named(key: str) -> str:
+    """The name of a tensor, as networks on one GPU and with today's blocks have it."""
+    return re.sub(r"^(model\.\d+)\.block\.", r"\1.conv_block.", key.removeprefix("module."))
 
 
 def _said(net: ResNet | UNetGenerator) -> str:
@@ -175,43 +172,3 @@ def _unet_names(net: UNetGenerator) -> Iterator[tuple[str, str]]:
         elif k == 0:
             places = {"conv": 0} if way == "down" else {"conv": 3}
         yield key, f"{_level(k)}{places[kind]}.{leaf}"
-
-
-def _tensors(file: Path) -> dict[str, Tensor]:
-    """The tensors of a `.pth` file, dense floats all; nothing in it can run, or be more than it holds."""
-    if not file.is_file():
-        raise UserError(f"there is no file {str(file)!r}; expected a .pth file of a generator")
-    if not (size := file.stat().st_size):
-        raise UserError(f"{file} is empty; expected a .pth file of a generator: copy it again")
-    try:
-        if zipfile.is_zipfile(file):  # a few packed bytes may be gigabytes of zeros
-            with zipfile.ZipFile(file) as packed:
-                if sum(entry.file_size for entry in packed.infolist()) > size:
-                    raise UserError(f"{file}: it is compressed; expected a .pth file as torch.save writes it")
-                if packed.testzip() is not None:
-                    raise UserError(
-                        f"{file} is damaged: its contents do not have their checksum; copy it again"
-                    )
-        with warnings.catch_warnings(action="ignore"):  # what is wrong, is said below
-            state = torch.load(regular(file), map_location="cpu", weights_only=True)
-    except UserError:
-        raise
-    except Exception:  # whatever the unpickler says to what is not a state dict: torch advises to run it
-        raise UserError(
-            f"{file} is not a .pth file of PyTorch, holds other things than tensors, or is damaged: expected "
-            f"a generator's weights, such as latest_net_G.pth"
-        ) from None
-    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise UserError(f"{file} is not a state dict: expected names and tensors, as latest_net_G.pth has")
-    for key, value in state.items():
-        dense = (value.layout, value.device.type, value.is_nested) == (torch.strided, "cpu", False)
-        if not dense or value.dtype not in (COUNTS if str(key).endswith(COUNTER) else FLOATS):
-            raise UserError(
-                f"{file}: {key} is {value.dtype}, {value.layout}, on {value.device.type}; expected "
-                f"dense floating-point numbers"
-            )
-    if sum(v.numel() * v.element_size() for v in state.values()) > size:
-        raise UserError(f"{file} is damaged: its tensors claim to be larger than the file")
-    names = (str(k).removeprefix("module.") for k in state)
-    names = (re.sub(r"^(model\.\d+)\.block\.", r"\1.conv_block.", name) for name in names)
-    return dict(zip(names, state.values(), strict=True))

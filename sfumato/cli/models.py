@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from sfumato.core.ranges import AttentionOrder, Schedule
 from sfumato.core.terminal import say
 
 
@@ -33,23 +34,50 @@ def info(folder: str) -> None:
             say(f"{key + ':':20}{value if isinstance(value, str) else json.dumps(value)}")
 
 
-def import_(file: str, back: str | None = None, *, out: Path, size: int | None = None) -> None:
-    """Make a model folder of a generator that the papers' code of CycleGAN, pix2pix or CUT trained.
+def import_(
+    file: str,
+    back: str | None = None,
+    *,
+    out: Path,
+    size: int | None = None,
+    schedule: Schedule | None = None,
+    chain_steps: int | None = None,
+    attention_order: AttentionOrder | None = None,
+    heads: int | None = None,
+    head_channels: int | None = None,
+    rescale_timesteps: bool | None = None,
+    domains: str | None = None,
+) -> None:
+    """Make a model folder of weights that others published.
+
+    They are a generator of CycleGAN, pix2pix or CUT, or a denoiser of improved- or guided-diffusion.
+
+    What a published denoiser was trained with is known by its file's name. Of others it is asked for.
 
     Args:
-        file: the generator's weights, such as latest_net_G.pth; only tensors are read.
+        file: the weights, such as latest_net_G.pth or 256x256_diffusion.pt; only tensors are read.
         back: weights of a CycleGAN's other generator, for the way back.
         out: the model folder to make.
         size: side in pixels of the pictures that it was trained on, and that it will make.
+        schedule: a denoiser's noise schedule (noise_schedule).
+        chain_steps: the steps of its schedule (diffusion_steps).
+        attention_order: new if it was trained with use_new_attention_order, else old.
+        heads: its number of attention heads (num_heads); or:
+        head_channels: the channels of each head (num_head_channels).
+        rescale_timesteps: it was trained with rescale_timesteps; asked for where the steps are not 1000.
+        domains: names of its classes in order, as cat,dog; by default their numbers. One name if it has none.
     """
-    from sfumato.checkpoints.foreign import read_generator
     from sfumato.checkpoints.model_folder import save
-    from sfumato.core.arguments import check_value
-    from sfumato.core.ranges import TrainingSide
+    from sfumato.checkpoints.published import read_published
     from sfumato.data.folders import for_new_folder
 
-    check_value("size", size, TrainingSide | None)
     for_new_folder(out)
-    part, said = read_generator(file, back)
-    save(part, out, info={"imported": Path(file).name} | ({"size": size} if size else {}))
-    say(f"{out} holds {said}; `sfumato translate PICTURES --model {out} --out RESULTS` uses it")
+    made = read_published(
+        file, back, size=size, schedule=schedule, chain_steps=chain_steps, attention_order=attention_order,
+        heads=heads, head_channels=head_channels, rescale_timesteps=rescale_timesteps,
+        domains=tuple(domains.split(",")) if domains else (),
+    )  # fmt: skip
+    save(made.part, out, info=made.info)
+    names = getattr(made.part, "domains", ())
+    use = f"--method sdedit --target {out}:{names[0]}" if names else f"--model {out}"
+    say(f"{out} holds {made.said}; `sfumato translate PICTURES {use} --out RESULTS` uses it")

@@ -10,7 +10,7 @@ import types
 import typing
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 T = TypeVar("T")
 
@@ -66,6 +66,10 @@ Steps = Annotated[int, Interval(1, 1_000_000)]
 """Of a solver; more than anybody waits for, and than is good for a table of them."""
 PictureSide = Annotated[int, Interval(8)]
 TrainingSide = Annotated[int, Interval(1, 65_535)]
+AttentionOrder = Literal["new", "old"]
+"""Of published U-Nets, see `sfumato.nets.adm`."""
+Schedule = Literal["linear", "cosine"]
+"""Of the betas of published chains."""
 Several = Annotated[int, Interval(2)]
 
 

@@ -199,8 +199,10 @@ class DDPM(Chain):
             )
 
     def betas(self) -> Tensor:
-        ends = (1000 / self.steps * beta for beta in (self.beta_start, self.beta_end))
-        return torch.linspace(*ends, self.steps, dtype=torch.float64, device="cpu")
+        scale = 1000 / self.steps
+        return torch.linspace(
+            scale * self.beta_start, scale * self.beta_end, self.steps, dtype=torch.float64, device="cpu"
+        )
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ state dict of it; `sfumato.checkpoints.guided_diffusion` reads one.
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -17,12 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sfumato.core.errors import UserError
-from sfumato.core.ranges import BelowOne, Count, Whole
+from sfumato.core.ranges import AttentionOrder, BelowOne, Count, Whole
 from sfumato.core.terminal import count
 from sfumato.module import Part
 from sfumato.nets.layers import mirrored
-
-AttentionOrder = Literal["new", "old"]
 
 
 class ADM(Part):
@@ -118,11 +116,10 @@ class ADM(Part):
         return Residual(c_in, c_out, 4 * self.embedding, self.scale_shift, self.dropout, way)
 
     def _attention(self, channels: int) -> Attention:
-        heads = self.heads or channels // self.head_channels
-        if not heads or channels % heads:
+        if channels % (self.heads or self.head_channels):
             kind = f"{self.heads} heads" if self.heads else f"heads of {self.head_channels} channels"
-            raise UserError(f"{channels} channels are none of {kind}: expected a divisor")
-        return Attention(channels, heads, self.attention_order)
+            raise UserError(f"{channels} channels are no {kind}: expected a divisor")
+        return Attention(channels, self.heads or channels // self.head_channels, self.attention_order)
 
 
 class Stage(nn.Sequential):
@@ -135,7 +132,7 @@ class Stage(nn.Sequential):
 
 
 class Residual(nn.Module):
-    """Residual block that keeps the size, or is half ("down") or twice ("up") as large, by means or copies."""
+    """Residual block that keeps the size, halves it by means ("down") or doubles it by copies ("up")."""
 
     def __init__(self, c_in: int, c_out: int, e: int, scale_shift: bool, dropout: float, way: str) -> None:
         super().__init__()

@@ -280,7 +280,14 @@ def _again(net: Part, asked: TrainOptions, decided: Mapping[str, Any]) -> Any:
     said, now = describe(net), {"channels": asked.channels, "conditioning": asked.channels}
     now |= {"labels": len(decided["domains"])} if "domains" in decided else {}
     detail = {"detail": net.detail or 4 * net.channels} if isinstance(net, UNet) else {}
-    return build(said | {k: v for k, v in now.items() if said.get(k)} | detail)
+    return build(_renewed(said, now) | detail)
+
+
+def _renewed(said: Any, now: Mapping[str, Any]) -> Any:
+    """A description, and those in it, with these values of the fields that they have and use."""
+    if not isinstance(said, dict):
+        return said
+    return {k: now[k] if k in now and v else _renewed(v, now) for k, v in said.items()}
 
 
 def _channels(of: Any) -> tuple[int, int]:

@@ -1,0 +1,77 @@
+"""Weights that others published: what a file of them holds, as a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sfumato.checkpoints.foreign import read_generator
+from sfumato.checkpoints.guided_diffusion import Trained, holds_denoiser, read_denoiser
+from sfumato.checkpoints.torch_files import tensors_of
+from sfumato.core.arguments import checked
+from sfumato.core.errors import UserError
+from sfumato.core.ranges import AttentionOrder, Count, Schedule, TrainingSide
+from sfumato.module import Part
+
+
+@dataclass(frozen=True)
+class Published:
+    """A model of published weights.
+
+    Attributes:
+        part: the model.
+        said: what it was found to be.
+        info: what its folder says of it, see `sfumato.save`.
+    """
+
+    part: Part
+    said: str
+    info: dict[str, Any]
+
+
+@checked
+def read_published(
+    file: str | Path,
+    back: str | Path | None = None,
+    *,
+    size: TrainingSide | None = None,
+    schedule: Schedule | None = None,
+    chain_steps: Count | None = None,
+    attention_order: AttentionOrder | None = None,
+    heads: Count | None = None,
+    head_channels: Count | None = None,
+    rescale_timesteps: bool | None = None,
+    domains: tuple[str, ...] = (),
+) -> Published:
+    """The model of a `.pth` or `.pt` file: a generator, or a denoiser of guided-diffusion.
+
+    Args:
+        file: the weights; only tensors are read.
+        back: weights of a CycleGAN's other generator, for the way back.
+        size: side in pixels of the pictures that it was trained on.
+        schedule: of a denoiser's betas, see `Trained`, as all that follow.
+        chain_steps: number of betas.
+        attention_order: of queries, keys and values.
+        heads: number of attention heads; or:
+        head_channels: channels of each.
+        rescale_timesteps: whether it was told steps times 1000/T.
+        domains: names of its classes, by default their numbers; one name if it has none.
+
+    Raises:
+        UserError: it holds anything else; what a denoiser was trained with is not known; or what is given
+            is not for what it holds.
+    """
+    given = Trained(
+        size, schedule, chain_steps, attention_order, heads, head_channels, rescale_timesteps, domains
+    )
+    state, info = tensors_of(file), {"imported": Path(file).name}
+    if holds_denoiser(state):
+        if back is not None:
+            raise UserError(f"{file} is a denoiser, which has no way back: leave out {back}")
+        part, said, side = read_denoiser(file, state, given)
+        return Published(part, said, info | {"size": side})
+    if other := sorted(given.given().keys() - {"size"}):
+        raise UserError(f"--{other[0].replace('_', '-')} is for denoisers, and {file} is none: leave it out")
+    part, said = read_generator(file, back, state)
+    return Published(part, said, info | ({"size": size} if size else {}))
