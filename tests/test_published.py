@@ -68,7 +68,7 @@ class Theirs:
     def __call__(self, x, k, label=None):
         w, stages = self.w, lambda way: range(1 + max(int(n.split(".")[1]) for n in w if n.startswith(way)))
         half = w["time_embed.0.weight"].shape[1] // 2
-        angle = k[:, None] * 10_000.0 ** (-torch.arange(half) / half)
+        angle = k[:, None] * (-math.log(10_000) * torch.arange(half) / half).exp()
         e = self.linear("time_embed.0", torch.cat([angle.cos(), angle.sin()], 1))
         e = self.linear("time_embed.2", F.silu(e))
         e = F.silu(e if label is None else e + w["label_emb.weight"][label])
@@ -176,12 +176,12 @@ def test_a_file_is_the_published_denoiser(name, tmp_path, report):
 
     levels, worst = torch.linspace(0, 0.98 * T - 1, 21).round().long().tolist(), 0.0
     for n in levels[::5]:  # what of 20 levels is not in the chain below
-        a = bars[n].float()
+        a = bars[n]
         x0 = (X - (1 - a).sqrt() * eps(X, n)) / a.sqrt()
         worst = max(worst, error(f(X, (n + 1) / T), x0))
     x = X
     for n, m in zip(levels[:0:-1], levels[-2::-1], strict=True):
-        a, b, z = bars[n].float(), bars[m].float(), eps(x, n)
+        a, b, z = bars[n], bars[m], eps(x, n)
         x = b.sqrt() * (x - (1 - a).sqrt() * z) / a.sqrt() + (1 - b).sqrt() * z
     times = (torch.tensor(levels[::-1], dtype=torch.float64) + 1) / T
     whole = error(integrate("ddim", f, X, times), x)
