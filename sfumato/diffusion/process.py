@@ -210,10 +210,10 @@ class IDDPM(Chain):
     """The cosine chain of Nichol & Dhariwal 2021 (https://arxiv.org/abs/2102.09672, eq. 17).
 
     alpha^2 is cos(pi/2 (t + 0.008) / 1.008)^2 over its value at 0, with betas up to 0.999.  At t_max
-    sigma/alpha is 160, as at `DDPM`'s end: beyond, a prediction of the noise says nothing of the image.
+    sigma/alpha is 164, about as at `DDPM`'s end: beyond, a prediction of the noise says nothing of the image.
     """
 
-    t_max: Time = 0.996
+    t_max: Time = 255 / 256
 
     def betas(self) -> Tensor:
         t = torch.arange(self.steps + 1, dtype=torch.float64, device="cpu") / self.steps
