@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sfumato.checkpoints.model_folder import load, save
+    from sfumato.checkpoints.upload import push
     from sfumato.checkup.report import doctor
     from sfumato.core.errors import UserError
     from sfumato.data.files import read, write
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "checkpoints.model_folder": ["load", "save"],
+    "checkpoints.upload": ["push"],
     "core.errors": ["UserError"],
     "data.files": ["read", "write"],
     "diffusion.denoiser": ["Denoiser"],
@@ -70,7 +72,7 @@ __all__ = [
     "DDPM", "IDDPM", "VE", "VP", "ClassifierFree", "Clipped", "Conditioned", "Cosine", "Denoiser", "Energy",
     "Flow", "Gaussian", "Guided", "Mixture", "Noise", "Part", "Process", "UserError", "__version__",
     "cite", "compare", "doctor", "evaluate", "find", "fit", "grid", "integrate", "load", "names",
-    "read", "repeat", "save", "stream", "study", "train", "translate", "translator", "watch_folder",
+    "push", "read", "repeat", "save", "stream", "study", "train", "translate", "translator", "watch_folder",
     "windowed", "write",
 ]  # fmt: skip
 

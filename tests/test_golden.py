@@ -310,6 +310,7 @@ def helps():
         "doctor",
         "study",
         "translate",
+        "push",
     ]
     heavy += [
         f"explore {c}" for c in ("encode", "decode", "report", "apply", "trajectory", "sensitivity")

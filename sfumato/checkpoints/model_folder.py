@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sfumato.checkpoints import hub
 from sfumato.checkpoints.card import card
 from sfumato.checkpoints.tensors import (
     check_tensors,
@@ -137,6 +138,11 @@ class ModelFolder:
     info: dict[str, Any]
 
     @property
+    def name(self) -> str:
+        """What it is called, see `hub.spelled`."""
+        return hub.spelled(self.folder)
+
+    @property
     def sha256(self) -> str:
         """Of the file of its weights."""
         return hash_of(self.folder / "weights.safetensors")
@@ -149,7 +155,7 @@ class ModelFolder:
     @property
     def denoiser(self) -> Conditioned:
         """Of the domain, see `denoiser_of`."""
-        return denoiser_of(self.part, self.domain, str(self.folder))
+        return denoiser_of(self.part, self.domain, self.name)
 
 
 @checked
@@ -159,7 +165,8 @@ def load(folder: str | Path, *, allow: tuple[str, ...] = ("sfumato",)) -> Part:
 
     Args:
         folder: a model folder, or FOLDER:DOMAIN for one domain of a diffusion model; sfumato/NAME
-            is one of the models that ship with the package.
+            is one of the models that ship with the package, hf://OWNER/NAME one on the Hugging Face Hub,
+            of which hf://OWNER/NAME@REVISION is a branch, tag or commit.
         allow: packages whose parts a model may be made of.
 
     Raises:
@@ -202,10 +209,15 @@ def preparation_in(name: str | Path) -> Preparation:
 def resolve(name: str | Path) -> tuple[Path, str | None]:
     """Folder and domain of "FOLDER" or "FOLDER:DOMAIN"; real folders win over shipped sfumato/NAME.
 
+    hf://OWNER/NAME is fetched, unless it is here already.
+
     Raises:
-        UserError: if sfumato/NAME does not ship with the package, or DOMAIN is no name of a domain.
+        UserError: if sfumato/NAME does not ship with the package, the Hub does not give hf://OWNER/NAME, or
+            DOMAIN is no name of a domain.
     """
     check_value("the model folder", name, str | Path)
+    if at := hub.address(name):
+        return hub.fetched(at.repo, at.revision), at.domain
     words = str(name).split(":")
     ways = [(":".join(words[:n]), ":".join(words[n:])) for n in range(len(words), 0, -1)]
     for n, (text, domain) in enumerate(ways):  # both may hold colons: the longest that there is
@@ -302,8 +314,9 @@ def own_file(folder: Path, name: str) -> Path:
     Raises:
         UserError: if there is none, or a link to somewhere else.
     """
-    file, root = folder / name, os.path.realpath(folder)
-    if os.path.dirname(os.path.realpath(file)) != root:
+    file, root = folder / name, Path(os.path.realpath(folder))
+    real = Path(os.path.realpath(file))
+    if real.parent != root and not any(real.is_relative_to(store) for store in hub.stores(root)):
         raise UserError(f"{file} is a link out of its folder: put the file itself there")
     if not file.is_file():
         raise UserError(f"{folder} is not a model folder: it has no {name}")

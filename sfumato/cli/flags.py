@@ -68,6 +68,7 @@ def method_flags(
         shown: the command, for the sentence.
         kinds: see `flags`.
     """
+    from sfumato.checkpoints.hub import spelled
     from sfumato.checkpoints.model_folder import resolve
     from sfumato.methods.registry import find, info
     from sfumato.translation.translator import method_in, used_by_others
@@ -76,7 +77,7 @@ def method_flags(
     folder = resolve(model)[0] if model and not method else None
     if method := method_in(folder) if folder else method:
         if not info(method).translates:
-            raise used_by_others(method, folder)
+            raise used_by_others(method, spelled(folder) if folder else None)
         cls: Any = find(method)
         own = flags(cls.translate, skip=("self", "source", "seed", "watch"), kinds=kinds)
         return own, f" Options of {method} are among the parameters."

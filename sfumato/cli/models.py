@@ -1,21 +1,29 @@
-"""The commands about model folders: what one is, and one made of weights from elsewhere."""
+"""The commands about model folders: what one is, one made of weights from elsewhere, and one for others."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+from sfumato.cli.flags import command, flags
 from sfumato.core.ranges import AttentionOrder, Schedule
 from sfumato.core.terminal import say
+
+PUSH = "Upload a model to the Hugging Face Hub, where others name it hf://OWNER/NAME."
 
 
 def info(folder: str) -> None:
     """Describe a model folder.
 
     Args:
-        folder: a model folder, or sfumato/NAME for a model that ships; FOLDER:DOMAIN checks the domain, too.
+        folder: a model folder, sfumato/NAME for a model that ships, or hf://OWNER/NAME for one on the Hugging
+            Face Hub; FOLDER:DOMAIN checks the domain, too.
     """
     import json
 
+    from sfumato.checkpoints.hub import spelled
     from sfumato.checkpoints.model_folder import denoiser_of, describe_folder, load, resolve
     from sfumato.data.hashing import sha256
     from sfumato.methods.registry import name_of
@@ -23,9 +31,9 @@ def info(folder: str) -> None:
     path, domain = resolve(folder)
     part = load(path)
     if domain is not None:
-        denoiser_of(part, domain, str(path))
+        denoiser_of(part, domain, spelled(path))
     facts = {
-        "folder": str(path), "method": name_of(part), "domains": getattr(part, "domains", None),
+        "folder": spelled(path), "method": name_of(part), "domains": getattr(part, "domains", None),
         "parameters": f"{sum(p.numel() for p in part.parameters()):,}",
         **describe_folder(path)["info"], "sha256 of weights": sha256(path / "weights.safetensors"),
     }  # fmt: skip
@@ -81,3 +89,19 @@ def import_(
     names = getattr(made.part, "domains", ())
     use = f"--method sdedit --target {out}:{names[0]}" if names else f"--model {out}"
     say(f"{out} holds {made.said}; `sfumato translate PICTURES {use} --out RESULTS` uses it")
+
+
+def push() -> Callable[..., None]:
+    """`sfumato push RUN OWNER/NAME`."""
+    from sfumato.checkpoints.upload import push as upload
+
+    def run(run: str, repo: str, **given: Any) -> None:
+        from huggingface_hub import constants
+
+        named = upload(run, repo, **given)
+        say(f"model.json, weights.safetensors and README.md of {run} are at {constants.ENDPOINT}/{repo}")
+        say(f"others name the model hf://{repo}, and as it is now {named}")
+        if given.get("license") is None:
+            say("without --license NAME, such as apache-2.0, others have no rights to it", file=sys.stderr)
+
+    return command(run, PUSH, flags(upload))

@@ -18,6 +18,6 @@ def studio() -> Callable[..., None]:
     def begin(*folders: str, **given: Any) -> None:
         run(folders, **given)
 
-    what = "model folders, folders of model folders, and folders of pictures; nothing else is read."
+    what = "model folders, also hf://OWNER/NAME, folders of them, folders of pictures; nothing else is read."
     places = flag("folders", str, Parameter.VAR_POSITIONAL, what)
     return command(begin, STUDIO, [places, *flags(run, skip=("folders", "wait"))])

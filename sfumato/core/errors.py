@@ -78,8 +78,8 @@ def no_address(name: str, value: object) -> None:
     """
     if ADDRESS.search(str(value)):
         raise UserError(
-            f"{name} must be a path, not the address {str(value)!r}: nothing is read from the web; "
-            f"download it first, then name the file or folder"
+            f"{name} must be a path, not the address {str(value)!r}: download it first, then name the file "
+            f"or folder; models of the Hugging Face Hub are hf://OWNER/NAME"
         )
 
 

@@ -197,9 +197,11 @@ def for_folder(out: str | Path) -> Path:
     """The place of a folder that is going to be written.
 
     Raises:
-        UserError: a file is there, or it reads as a picture's name.
+        UserError: a file is there, or it reads as a picture's name, or as one on the Hugging Face Hub.
     """
     out = Path(out)
+    if out.parts[:1] == ("hf:",):
+        raise UserError(f"{out} is no folder here: name one, and upload it by `sfumato push`")
     if out.is_symlink() and not out.exists():
         raise UserError(
             f"{out} is a link to {os.readlink(out)}, which is not there: make it, or name another"

@@ -8,6 +8,7 @@ from typing import Protocol, runtime_checkable
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from sfumato.checkpoints.hub import home
 from sfumato.checkpoints.model_folder import load, resolve
 from sfumato.core.errors import UserError
 from sfumato.data.hashing import hash_of
@@ -58,7 +59,8 @@ class Learned(Features):
         self.net = found.eval().requires_grad_(False)
         self.t = found.process.t_min
         self.gray = channels == 1
-        kind = f"{path.name} ({', '.join(found.domains)})"
+        at = home(path)
+        kind = f"{at.repo.partition('/')[2] if at else path.name} ({', '.join(found.domains)})"
         self.name, self.kernel_name = f"FD-{kind}", f"KID-{kind}"
         self.preparation, self.prober = "[-1,1]", f"what {kind} sees most of the reference as"
         self.sha256, self.dim = hash_of(path / "weights.safetensors"), found.width

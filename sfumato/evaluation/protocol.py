@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from sfumato.checkpoints.hub import pinned
 from sfumato.checkpoints.model_folder import resolve
 from sfumato.core.arguments import Checked
 from sfumato.core.errors import UserError, choose
@@ -31,14 +32,14 @@ FILTERS = ("bilinear", "bicubic", "lanczos")
 
 
 def check_features(name: str) -> str:
-    """The name, if it is lite0, inception or a model folder.
+    """The name, if it is lite0, inception or a model folder; of the Hub's, with its commit.
 
     Raises:
         UserError: if it is none of them.
     """
     path = resolve(name)[0] if name else Path()
     if name and (path / "model.json").is_file():
-        return name
+        return pinned(name)
     if len(path.parts) > 1:
         raise UserError(
             f"there is no model folder {name!r}: expected lite0, inception, or a folder made by "
@@ -85,7 +86,7 @@ class Protocol(Checked):
     def __post_init__(self) -> None:
         for name in self.metrics:
             choose("metric", name, METRICS)
-        check_features(self.features)
+        object.__setattr__(self, "features", check_features(self.features))
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"metrics": list(self.metrics)}
@@ -151,8 +152,7 @@ def named_protocol(name: Protocol | str | Path, features: str | None = None) -> 
         protocol = PROTOCOLS[choose("protocol", str(name), [*PROTOCOLS])]
     if features is None or features == protocol.features:
         return protocol
-    name = Path(check_features(features)).name
-    return replace(protocol, name=f"{protocol.name}+{name}", features=features)
+    return replace(protocol, name=f"{protocol.name}+{Path(features).name}", features=features)
 
 
 def stretched(images: Tensor, side: int | None, filter: Filter) -> Tensor:

@@ -146,7 +146,7 @@ def _denoiser(name: str | Path) -> tuple[Any, dict[str, Any], Preparation]:
     """A domain's denoiser, what a protocol says of it, and how its training prepared pictures."""
     model = open_model(*resolve(name))
     f = model.denoiser
-    facts = {"model": str(model.folder), "domain": f.domain, "weights": model.sha256}
+    facts = {"model": model.name, "domain": f.domain, "weights": model.sha256}
     return f, facts | {"versions": {n: version(n) for n in ("sfumato", "torch")}}, model.preparation
 
 

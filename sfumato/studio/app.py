@@ -16,6 +16,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from sfumato.checkpoints.hub import address, fetched
 from sfumato.core.arguments import checked
 from sfumato.core.errors import UserError, not_installed
 from sfumato.core.terminal import say
@@ -48,7 +49,8 @@ def studio(
     """Opens the studio in a browser's reach, until Ctrl-C.
 
     Args:
-        folders: model folders, folders of model folders, and folders of pictures; nothing else is read.
+        folders: model folders, also hf://OWNER/NAME, folders of them, folders of pictures; nothing else is
+            read.
         host: address to listen at: 127.0.0.1 serves this machine alone, 0.0.0.0 whoever can reach it.
         port: port to listen at; 0 takes a free one.
         password: password that every visitor is asked for; by default the environment variable
@@ -72,6 +74,7 @@ def studio(
     from sfumato.studio.guard import beyond, check_sites
 
     check_sites(names or [], framed_by or [])
+    folders = [*map(_here, folders)]
     say("starting the studio, which takes some seconds")
     with ended_by_signals() if wait else contextlib.nullcontext():
         room = Room()
@@ -98,6 +101,15 @@ def studio(
         if wait:
             _close(page, room)
     return page
+
+
+def _here(folder: str | Path) -> str | Path:
+    """A folder that was named; a model of the Hub is fetched, while the Hub may be asked."""
+    if (at := address(folder)) is None:
+        return folder
+    if at.domain is not None:
+        raise UserError(f"{folder} is one domain: name the model, {at._replace(domain=None)}")
+    return fetched(at.repo, at.revision)
 
 
 def _free(host: str, port: int) -> None:

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sfumato.checkpoints.model_folder import describe_folder, resolve
+from sfumato.checkpoints.hub import spelled
+from sfumato.checkpoints.model_folder import describe_folder, own_file, resolve
 from sfumato.core.errors import UserError, choose, existing_folder
 from sfumato.data import ImageFolder
 from sfumato.data.folders import regular
@@ -42,9 +43,13 @@ class Model:
         """The model card, as plain text; not a file that a link leads to out of the folder."""
         folder = resolve(self.name)[0]
         file = folder / "README.md"
-        if not _inside(file, folder):
+        if not file.is_file():
+            return ""
+        try:
+            file = own_file(folder, file.name)
+        except UserError:
             return "README.md is a link out of the model's folder, and is not shown."
-        return regular(file).read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
+        return regular(file).read_text(encoding="utf-8", errors="replace")
 
 
 class Start(NamedTuple):
@@ -178,8 +183,8 @@ def _look_at(folder: Path, models: dict[str, Model], folders: dict[str, Path]) -
     existing_folder(folder, "a model folder or a folder of pictures")
     inner = sorted(f.parent for f in folder.glob("*/model.json"))
     for place in [folder] if (folder / "model.json").is_file() else inner:
-        models[str(place)] = _model(str(place))
-    if str(folder) in models or inner:
+        models[spelled(place)] = _model(spelled(place))
+    if spelled(folder) in models or inner:
         return
     try:
         ImageFolder(folder)

@@ -96,8 +96,8 @@ class TrainOptions(LoopOptions):
             (source, target).
         out: the run folder.
         options: the method's own fields; none if `method` is an instance.
-        start: a model folder, or sfumato/NAME, with whose weights it begins. The network is the model's,
-            domains are matched by name, and the default of lr is a tenth of the method's.
+        start: a model folder, sfumato/NAME or hf://OWNER/NAME, with whose weights it begins. The network is
+            the model's, domains are matched by name, and the default of lr is a tenth of the method's.
         size: side of the images in pixels, or WIDTHxHEIGHT, as in 96x64.
         resize: how images get that size: crop (scale the short side, cut out the middle), buckets (whole
             images, upright, square and lying, of about the area of the size, a batch of one shape), stretch,

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sfumato.checkpoints.hub import address, pinned, spelled
 from sfumato.checkpoints.model_folder import ModelFolder, open_model, resolve
 from sfumato.core.arguments import checked_values
 from sfumato.core.devices import without_values
@@ -102,7 +103,9 @@ def _check_acting(asked: TrainOptions) -> None:
 
 
 def recorded_name(start: str | Path) -> str:
-    """How run.json names a model: its path as it can be found from anywhere, or sfumato/NAME."""
+    """How run.json names a model: its path from anywhere, sfumato/NAME, or hf://OWNER/NAME@COMMIT."""
+    if address(start):
+        return pinned(str(start))
     ships = Path(start).parts[:-1] == ("sfumato",) and not os.path.exists(start)
     return str(start) if ships else str(Path(start).absolute())
 
@@ -128,7 +131,9 @@ class Start:
         """
         path, domain = resolve(str(asked.start))
         if domain is not None:
-            raise UserError(f"{asked.start} is one domain: a training begins with all, as in --from {path}")
+            raise UserError(
+                f"{asked.start} is one domain: a training begins with all, as in --from {spelled(path)}"
+            )
         found, wanted = open_model(path, None), name_of(asked.method)
         if (kind := name_of(found.part)) != wanted:
             trained = info(found.part).trains_on is not None

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from sfumato.checkpoints.hub import spelled
 from sfumato.core.arguments import checked
 from sfumato.core.devices import device_of, with_torch_defaults
 from sfumato.core.errors import UserError
@@ -90,12 +91,13 @@ def translate(asked: TranslateOptions) -> Summary:
         "pictures": found,
         "versions": {name: version(name) for name in ("sfumato", "torch")},
     }  # fmt: skip
+    places = {role: spelled(m.folder.absolute()) for role, m in made.models.items()}
     origin = {
         "sources": [str(Path(p).absolute()) for p in asked.given], "method": asked.method,
         "beside": [str(Path(p).absolute()) for p in asked.further],
         "roots": [*sorted({str(root.absolute()) for root in pictures.roots}),
                   *(str(Path(p).absolute()) for p in asked.further)],
-        "models": {r: f"{m.folder.absolute()}:{m.domain or ''}".rstrip(":") for r, m in made.models.items()},
+        "models": {r: f"{at}:{made.models[r].domain or ''}".rstrip(":") for r, at in places.items()},
         "mask": str(Path(mask).absolute()) if mask else None,
         # 64 of 64x64 pixels should fit into memory
         "batch": asked.batch or max(1, min(64, 2**18 // max(map(math.prod, sizes), default=1))),

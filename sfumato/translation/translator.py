@@ -63,7 +63,7 @@ class Assembled(NamedTuple):
     @property
     def foggy(self) -> list[str]:
         """What the trainings say of models whose results are no pictures yet."""
-        told = {str(model.folder): str(model.info.get("verdict")) for model in self.models.values()}
+        told = {model.name: str(model.info.get("verdict")) for model in self.models.values()}
         return [f"{folder}: {text}" for folder, text in told.items() if FOG in text]
 
     def preparation(self, **given: Any) -> tuple[Preparation, list[str]]:
@@ -92,11 +92,11 @@ def assembled(
         read[folder] = own
         name, part = name_of(own.part), own.part if own.domain is None else own.denoiser
         if not info(part).translates:
-            raise used_by_others(name, own.folder)
+            raise used_by_others(name, own.name)
         if method not in (None, name):
-            raise UserError(f"{own.folder} is a {name} model, not {method}; leave out --method")
+            raise UserError(f"{own.name} is a {name} model, not {method}; leave out --method")
         if given:
-            raise UserError(f"{own.folder} translates by itself; leave out --{next(iter(given))}")
+            raise UserError(f"{own.name} translates by itself; leave out --{next(iter(given))}")
         return Assembled(part, {"model": own})
     if method is None:
         raise UserError(
@@ -126,7 +126,7 @@ def assembled(
         one = read.get(folder) or open_model(folder, domain)
         read[folder] = models[role] = one = replace(one, domain=domain)
         if role == "classifier" and domain is not None:
-            raise UserError(f"a classifier knows all its domains: --classifier {folder}, without :{domain}")
+            raise UserError(f"a classifier knows all its domains: --classifier {one.name}, without :{domain}")
         made[role] = one.part if role == "classifier" else one.denoiser
     if len(channels := {channels_of(part) for part in made.values()}) > 1:
         raise UserError(
@@ -149,7 +149,7 @@ def method_in(folder: Path) -> str:
     return named(describe_folder(folder)["model"]["is"])
 
 
-def used_by_others(method: str, folder: Path | None = None) -> UserError:
+def used_by_others(method: str, folder: str | None = None) -> UserError:
     """What to type for models of a method that does not translate by itself, or for one of them."""
     said = f"{method} does not translate by itself, other methods translate with its models"
     if folder is not None:
