@@ -30,7 +30,7 @@ LOOKED_UP = {  # argued for
 PAPERS = {p.stem for p in (ROOT / "methods").glob("*.py")} - {"__init__", "registry", "outline"}
 NAMED = {  # argued for: whose published files it reads
     "sfumato.checkpoints.foreign": {"pix2pix", "cut", "cyclegan"},
-    "sfumato.checkpoints.guided_diffusion": {"diffusion"},
+    "sfumato.checkpoints.guided_diffusion": {"diffusion", "domain_classifier"},
 }
 PRIVATE = {  # argued for
     # holds device and precision for the whole process, and has no public way to let them go

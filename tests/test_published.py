@@ -8,7 +8,8 @@ import torch
 from test_train import TINY, folders  # noqa: F401
 from torch.nn import functional as F
 
-from sfumato.checkpoints.guided_diffusion import KNOWN, read_network
+from sfumato.checkpoints.guided_diffusion import FIRST, read_network
+from sfumato.checkpoints.known_files import KNOWN
 from sfumato.checkpoints.model_folder import load, save
 from sfumato.checkpoints.published import read_published
 from sfumato.cli.main import main
@@ -65,13 +66,31 @@ class Theirs:
     def __init__(self, state, heads=None, head_channels=None, attention_order="old", **_):
         self.w, self.heads, self.per, self.order = state, heads, head_channels, attention_order
 
-    def __call__(self, x, k, label=None):
-        w, stages = self.w, lambda way: range(1 + max(int(n.split(".")[1]) for n in w if n.startswith(way)))
-        half = w["time_embed.0.weight"].shape[1] // 2
+    def embedded(self, k, label=None):
+        w, half = self.w, self.w["time_embed.0.weight"].shape[1] // 2
         angle = k[:, None] * (-math.log(10_000) * torch.arange(half) / half).exp()
         e = self.linear("time_embed.0", torch.cat([angle.cos(), angle.sin()], 1))
         e = self.linear("time_embed.2", F.silu(e))
-        e = F.silu(e if label is None else e + w["label_emb.weight"][label])
+        return F.silu(e if label is None else e + w["label_emb.weight"][label])
+
+    def logits(self, x, k, halved, head="out"):
+        """Of an encoder whose stages `halved` halve the size."""
+        e = self.embedded(k)
+        for i in range(1 + max(int(n.split(".")[1]) for n in self.w if n.startswith("input"))):
+            x = self.stage(f"input_blocks.{i}", x, e, "down" if i in halved else None)
+        features = self.stage("middle_block", x, e)
+        x = F.silu(self.norm(f"{head}.0", features)).flatten(2)
+        x = torch.cat([x.mean(2, keepdim=True), x], 2) + self.w[f"{head}.2.positional_embedding"]
+        x = F.conv1d(x, *(self.w[f"{head}.2.qkv_proj.{n}"] for n in ("weight", "bias")))
+        out = []
+        for q, k, v in zip(*(t.split(self.per, 1) for t in x.chunk(3, 1)), strict=True):
+            out.append(v @ ((q.mT @ k) / self.per**0.5).softmax(2).mT)
+        x = F.conv1d(torch.cat(out, 1), *(self.w[f"{head}.2.c_proj.{n}"] for n in ("weight", "bias")))
+        return features, x[:, :, 0]
+
+    def __call__(self, x, k, label=None):
+        w, stages = self.w, lambda way: range(1 + max(int(n.split(".")[1]) for n in w if n.startswith(way)))
+        e = self.embedded(k, label)
         up = [j for j in stages("output") if any(f"output_blocks.{j}.{i}.{n}" in w for i in (1, 2)
               for n in ("conv.weight", "in_layers.0.weight"))]  # fmt: skip
         last = stages("input")[-1]
@@ -236,6 +255,60 @@ def test_published_networks_are_told_by_names_and_shapes(name):
     assert (known.heads or 0) == net.heads
 
 
+def encoder(config, size, classes):
+    """The names and shapes of a classifier's weights."""
+    with without_values():
+        net = ADM(**config, decoder=False, pool=size // 2 ** (len(config["widths"]) - 1))
+        head = torch.nn.ModuleDict({"out": net.pooling()})
+    c = net.features
+    last = {"out.2.c_proj.weight": torch.empty(classes, c, 1), "out.2.c_proj.bias": torch.empty(classes)}
+    return net, net.state_dict() | head.state_dict() | last
+
+
+@pytest.mark.parametrize(
+    ("size", "widths", "blocks", "attention", "millions"),
+    [
+        (256, (128, 128, 256, 256, 512, 512), 2, (3, 4, 5), 54.1),
+        (64, (128, 256, 384, 512), 4, (1, 2, 3), 65.4),
+    ],
+)
+def test_published_classifiers_are_told_by_names_and_shapes(size, widths, blocks, attention, millions):
+    config = {"widths": widths, "blocks": blocks, "attention": attention, "embedding": 128}
+    net, state = encoder(config, size, 1000)
+    assert round(sum(v.numel() for v in state.values()) / 1e6, 1) == millions
+    assert read_network(state, size) == {k: getattr(net, k) for k in read_network(state, size)}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("head", ["out", "I2Iout"])
+def test_a_classifier_is_the_published_one_and_guides(head, tmp_path, report):
+    _, shapes = encoder(LITTLE | {"head_channels": 32}, 16, 3)
+    g, names = torch.Generator().manual_seed(0), "cat,dog,fox".split(",")
+    state = {k.replace("out.", f"{head}.") if k.startswith("out.") else k:
+             torch.randn(v.shape, generator=g) / max(1, math.prod(v.shape[1:])) ** 0.5
+             for k, v in shapes.items()}  # fmt: skip
+    how = CHAIN | {"head_channels": 32}
+    made = read_published(written(tmp_path / "c.pt", state), **how, domains=tuple(names))
+    assert made.said.startswith("a classifier of cat, dog, fox: a U-Net of 32, 64 channels")
+    save(made.part, tmp_path / "c", info=made.info)
+    mine, worst = load(tmp_path / "c"), 0.0
+    for n in (0, 300, 999):
+        features, logits = Theirs(state, **how).logits(X, torch.full((2,), float(n)), {2}, head)
+        worst = max(worst, error(mine(X, (n + 1) / 1000), logits))
+        worst = max(worst, error(mine.features(X, (n + 1) / 1000), features))
+    report(f"classifier, {head}: logits and features", worst)
+    assert worst < 1e-5
+    denoiser = weights(little()) | {"out.2.weight": weights(little())["out.2.weight"] / 10}
+    dog = read_published(written(tmp_path / "dog.pt", denoiser), **how)
+    save(dog.part, tmp_path / "dog", info=dog.info)
+    roles = {"target": str(tmp_path / "dog"), "classifier": str(tmp_path / "c")}
+    for method, options in (("egsde", {}), ("classifier_guidance", {"prior": "domain"})):
+        y = translator(method, **roles).translate(X, steps=2, **options)
+        assert y.isfinite().all()
+    with pytest.raises(UserError, match="expected 8x8 features, not 16x16"):
+        mine(torch.zeros(1, 3, 32, 32), 0.5)
+
+
 @pytest.mark.parametrize("chain", [DDPM(), IDDPM(), IDDPM(steps=4000), DDPM(steps=250)], ids=str)
 def test_levels_in_float32_are_whole_numbers(chain):
     t = torch.arange(1, chain.steps + 1, dtype=torch.float64) / chain.steps
@@ -297,7 +370,7 @@ WRONG = {
     "heads": ({}, HOW | {"head_channels": 48}, "64 channels are no heads of 48 channels"),
     "both": ({}, HOW | {"heads": 2}, "say the same: give one of them"),
     "order": ({}, HOW | {"attention_order": "odd"}, "unknown attention_order 'odd'"),
-    "domains": ({}, HOW | {"domains": ("a", "b")}, r"no classes: expected 1 domain, not 2 \(a, b\)"),
+    "domains": ({}, HOW | {"domains": ("a", "b")}, r"no classes: expected 1 domain, not 2"),
     "back": ({}, HOW | {"back": "other.pt"}, "has no way back"),
     "NaN": ({"out.2.bias": torch.full((3,), torch.nan)}, HOW, r"out\.2\.bias has values that are not"),
     "missing": ({"time_embed.2.bias": None}, HOW, r"time_embed\.2\.bias is missing, expected \(128,\)"),
@@ -308,6 +381,8 @@ WRONG = {
     "deep": (
         {f"{w}put_blocks.{i}.x": torch.zeros(0) for i in range(999) for w in ("in", "out")}, HOW, "is not a"
     ),
+    "latents": ({"first_stage_model.encoder.conv_in.weight": torch.zeros(1)}, HOW, "a model of latents"),
+    "upsampler": ({FIRST: torch.zeros(32, 6, 3, 3)}, HOW, "for 6 channels: expected 1 or 3"),
     "code": ({"time_embed.0.weight": Dangerous()}, HOW, "other things than tensors"),
 }  # fmt: skip
 
@@ -347,7 +422,7 @@ def test_on_the_command_line(tmp_path, capsys):
     given += ["--domains", "cat,dog"]
     code, said = run("import", tmp_path / "my.pt", "--out", tmp_path / "m", *given)
     assert code == 0, said.err
-    assert f"--method sdedit --target {tmp_path / 'm'}:cat" in said.out
+    assert f"--method ddib --source {tmp_path / 'm'}:DOMAIN" in said.out
     known = written(tmp_path / "256x256_diffusion_uncond_fixedsigma.pt", weights(little(widths=(64, 64))))
     code, said = run("import", known, "--out", tmp_path / "known")
     assert code == 0, said.err

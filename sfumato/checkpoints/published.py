@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from sfumato.checkpoints.foreign import read_generator
-from sfumato.checkpoints.guided_diffusion import Trained, holds_denoiser, read_denoiser
+from sfumato.checkpoints.guided_diffusion import holds_network, read_model
+from sfumato.checkpoints.known_files import Trained
 from sfumato.checkpoints.torch_files import tensors_of
 from sfumato.core.arguments import checked
 from sfumato.core.errors import UserError
@@ -44,7 +45,7 @@ def read_published(
     rescale_timesteps: bool | None = None,
     domains: tuple[str, ...] = (),
 ) -> Published:
-    """The model of a `.pth` or `.pt` file: a generator, or a denoiser of guided-diffusion.
+    """The model of a `.pth` or `.pt` file: a generator, or a denoiser or classifier of guided-diffusion.
 
     Args:
         file: the weights; only tensors are read.
@@ -66,12 +67,13 @@ def read_published(
         size, schedule, chain_steps, attention_order, heads, head_channels, rescale_timesteps, domains
     )
     state, info = tensors_of(file), {"imported": Path(file).name}
-    if holds_denoiser(state):
+    if holds_network(state):
         if back is not None:
-            raise UserError(f"{file} is a denoiser, which has no way back: leave out {back}")
-        part, said, side = read_denoiser(file, state, given)
+            raise UserError(f"{file} is no generator, and has no way back: leave out {back}")
+        part, said, side = read_model(file, state, given)
         return Published(part, said, info | {"size": side})
     if other := sorted(given.given().keys() - {"size"}):
-        raise UserError(f"--{other[0].replace('_', '-')} is for denoisers, and {file} is none: leave it out")
+        flag = f"--{other[0].replace('_', '-')}"
+        raise UserError(f"{flag} is for networks of guided-diffusion, and {file} is none: leave it out")
     part, said = read_generator(file, back, state)
     return Published(part, said, info | ({"size": size} if size else {}))

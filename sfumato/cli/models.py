@@ -58,9 +58,9 @@ def import_(
 ) -> None:
     """Make a model folder of weights that others published.
 
-    They are a generator of CycleGAN, pix2pix or CUT, or a denoiser of improved- or guided-diffusion.
+    A generator of CycleGAN, pix2pix or CUT; a denoiser or classifier of improved- or guided-diffusion.
 
-    What a published denoiser was trained with is known by its file's name. Of others it is asked for.
+    What a published one of these was trained with is known by its file's name. Of others it is asked for.
 
     Args:
         file: the weights, such as latest_net_G.pth or 256x256_diffusion.pt; only tensors are read.
@@ -78,6 +78,8 @@ def import_(
     from sfumato.checkpoints.model_folder import save
     from sfumato.checkpoints.published import read_published
     from sfumato.data.folders import for_new_folder
+    from sfumato.methods.registry import name_of
+    from sfumato.translation.translator import USES
 
     for_new_folder(out)
     made = read_published(
@@ -86,8 +88,7 @@ def import_(
         domains=tuple(domains.split(",")) if domains else (),
     )  # fmt: skip
     save(made.part, out, info=made.info)
-    names = getattr(made.part, "domains", ())
-    use = f"--method sdedit --target {out}:{names[0]}" if names else f"--model {out}"
+    use = USES.get(name_of(made.part), "--model {0}").format(out)
     say(f"{out} holds {made.said}; `sfumato translate PICTURES {use} --out RESULTS` uses it")
 
 

@@ -29,6 +29,7 @@ from sfumato.core.errors import UserError
 from sfumato.core.ranges import BelowOne, Count
 from sfumato.diffusion.process import DDPM, Process, named_process
 from sfumato.module import Part
+from sfumato.nets.indexed import Pools
 from sfumato.nets.sizes import make_net
 
 LEVELS = tuple(k / 10 for k in range(1, 10))
@@ -61,7 +62,10 @@ class DomainClassifier(Part):
         self.process = self._process = named_process(self.process)
         encoder = make_net(self.net, channels=self.channels, decoder=False)
         self.width: int = encoder.features  # type: ignore[assignment]
-        pool = nn.Sequential(nn.GroupNorm(8, self.width), nn.SiLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        pool = encoder.pooling() if isinstance(encoder, Pools) else None
+        pool = pool or nn.Sequential(
+            nn.GroupNorm(8, self.width), nn.SiLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        )
         head = nn.Sequential(nn.Dropout(self.dropout), nn.Linear(self.width, len(self.domains)))
         self.classifier = nn.ModuleDict({"encoder": encoder, "pool": pool, "head": head})
 

@@ -43,6 +43,7 @@ class ADM(Part):
         scale_shift: the embedding scales and shifts a norm; else it is added before.
         dropout: probability.
         decoder: whether there is a way up again; an encoder alone serves classifiers.
+        pool: side of an encoder's features, of which attention makes one vector; 0: none, or their mean.
     """
 
     by_domain: ClassVar[tuple[str, ...]] = ("label_emb.weight",)
@@ -60,6 +61,7 @@ class ADM(Part):
     scale_shift: bool = True
     dropout: BelowOne = 0.0
     decoder: bool = True
+    pool: Whole = 0
 
     def __post_init__(self) -> None:
         e = 4 * self.embedding
@@ -108,6 +110,13 @@ class ADM(Part):
         for stage in self.output_blocks:
             h = stage(torch.cat([h, skips.pop()], 1), e)
         return self.out(h)[..., :height, :width]
+
+    def pooling(self) -> nn.Module | None:
+        """Of an encoder, what makes a vector (B, features) of its features, if it is not their mean."""
+        if not self.pool:
+            return None
+        attention = AttentionPool(self.features, self.pool, self.features // self.head_channels)
+        return nn.Sequential(nn.GroupNorm(32, self.features), nn.SiLU(), attention)
 
     def _stage(self, c_in: int, c_out: int, attend: bool) -> Stage:
         return Stage(self._block(c_in, c_out), *([self._attention(c_out)] if attend else []))
@@ -173,6 +182,27 @@ class Attention(nn.Module):
     def forward(self, h: Tensor) -> Tensor:
         a = attend(self.qkv(self.norm(h).flatten(2)), self.heads, self.order)
         return h + self.proj_out(a).view_as(h)
+
+
+class AttentionPool(nn.Module):
+    """(B, C, side, side) -> (B, C): what the mean finds by attention over itself and all positions."""
+
+    def __init__(self, channels: int, side: int, heads: int) -> None:
+        super().__init__()
+        self.side, self.heads = side, heads
+        self.positional_embedding = nn.Parameter(torch.randn(channels, side**2 + 1) / channels**0.5)
+        self.qkv_proj = nn.Conv1d(channels, 3 * channels, 1)
+
+    def forward(self, h: Tensor) -> Tensor:
+        if h.shape[2:] != (self.side, self.side):
+            found = "x".join(map(str, h.shape[2:]))
+            raise UserError(
+                f"this classifier takes pictures of the size that it was trained on alone: expected "
+                f"{self.side}x{self.side} features, not {found}"
+            )
+        h = h.flatten(2)
+        h = torch.cat([h.mean(2, keepdim=True), h], 2) + self.positional_embedding
+        return attend(self.qkv_proj(h), self.heads, "new")[:, :, 0]
 
 
 def attend(qkv: Tensor, heads: int, order: AttentionOrder) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol, runtime_checkable
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -14,8 +16,16 @@ NEAR = 0.01
 """Numbers this close to a whole one are that one: float32 does not know log(sigma/alpha) any better."""
 
 
+@runtime_checkable
+class Pools(Protocol):
+    """An encoder that has its own way to make a vector of its features, or None."""
+
+    def pooling(self) -> nn.Module | None:
+        """(B, C, h, w) -> (B, C)."""
+
+
 class Indexed(Part):
-    """(x (B,C,H,W), log(sigma/alpha) (B,), labels (B,) or None) -> (B,C,H,W).
+    """(x (B,C,H,W), log(sigma/alpha) (B,), labels (B,) or None) -> (B,C,H,W), or what the network answers.
 
     Level k + 1 of a chain is number k = 0..T-1 to a network that was trained on it.  Between levels numbers
     have fractions, beyond the ends they are those of the ends.
@@ -31,13 +41,17 @@ class Indexed(Part):
     rescaled: bool = False
 
     def __post_init__(self) -> None:
-        self.channels = getattr(self.net, "channels", None)
+        self.channels, self.features = (getattr(self.net, n, None) for n in ("channels", "features"))
         self._exponents = self.chain.exponents().float()
 
     def forward(
         self, x: Float[Tensor, "b c h w"], log_sigma: Float[Tensor, " b"], label: Tensor | None = None
-    ) -> Float[Tensor, "b c h w"]:
+    ) -> Float[Tensor, "b features height width"]:
         return self.net(x, self.numbers(log_sigma), label)
+
+    def pooling(self) -> nn.Module | None:
+        """What makes a vector of its features, if the network has its own."""
+        return self.net.pooling() if isinstance(self.net, Pools) else None
 
     def numbers(self, log_sigma: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
         """What the network is told at this log(sigma/alpha), float32."""
