@@ -242,6 +242,7 @@ def test_it_is_named_wherever_a_model_is(hub, run, pushed, capsys):
     assert f"folder:             {pushed}\n" in capsys.readouterr().out
     protocol = named_protocol("standard", "hf://me/pets")
     assert (protocol.name, protocol.features) == ("standard+pets", pushed)
+    assert named_protocol(protocol, "hf://me/pets") == protocol
     given = choices.gather([app._here("hf://me/pets")])
     assert given.models[pushed].card().startswith("---\n")
     assert f"{pushed}:cat" in given.denoisers()

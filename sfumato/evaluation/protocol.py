@@ -150,7 +150,7 @@ def named_protocol(name: Protocol | str | Path, features: str | None = None) -> 
         protocol = Protocol.read(name)
     else:
         protocol = PROTOCOLS[choose("protocol", str(name), [*PROTOCOLS])]
-    if features is None or features == protocol.features:
+    if features is None or pinned(features) == protocol.features:
         return protocol
     return replace(protocol, name=f"{protocol.name}+{Path(features).name}", features=features)
 
