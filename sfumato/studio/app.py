@@ -74,7 +74,7 @@ def studio(
     from sfumato.studio.guard import beyond, check_sites
 
     check_sites(names or [], framed_by or [])
-    folders = [*map(_here, folders)]
+    folders = tuple(map(_here, folders))
     say("starting the studio, which takes some seconds")
     with ended_by_signals() if wait else contextlib.nullcontext():
         room = Room()
