@@ -441,3 +441,12 @@ def test_a_folder_whose_files_may_not_be_reached_is_named_and_the_rest_read(tmp_
     found = list_pictures(tmp_path)
     assert names(tmp_path) == ["a.png"]
     assert found.left_out == {"that may not be opened": ["closed/b.png"]}
+
+
+@pytest.mark.parametrize("mark", ["model.json", "training.safetensors"])
+def test_the_folder_of_a_training_is_no_folder_of_pictures(tmp_path, mark):
+    """Its loss.png and its previews would be data."""
+    Image.new("RGB", (8, 8)).save(tmp_path / "loss.png")
+    (tmp_path / mark).touch()
+    with pytest.raises(UserError, match="is the folder of a training or a model, and no folder of pictures"):
+        list_pictures(tmp_path)

@@ -27,7 +27,8 @@ OTHER_PICTURES = (
     ".pnm", ".psd", ".svg", ".dng", ".cr2", ".nef", ".arw", ".mp4", ".mov",
 )  # fmt: skip
 """Endings of pictures that are not read."""
-OURS = ("model.json", "run.json", "training.safetensors", "protocol.json")
+TRAINED = ("model.json", "training.safetensors")
+OURS = (*TRAINED, "run.json", "protocol.json")
 """What marks a folder as made by sfumato: its pictures are results, never data of another run."""
 JUNK = (".ds_store", "thumbs.db", "desktop.ini", "__macosx")
 """What systems put beside pictures, files and folders, in small letters."""
@@ -61,9 +62,12 @@ def list_pictures(folder: str | Path) -> Listing:
     """The pictures below a folder; links are followed, and end where they have been before.
 
     Raises:
-        UserError: `folder` is missing, is a file or holds no pictures.
+        UserError: `folder` is missing, is a file, holds no pictures, or is that of a training or a model,
+            whose loss and previews are no data.
     """
     root = existing_folder(folder)
+    if any((root / name).is_file() for name in TRAINED):
+        raise ContentError(f"{root} is the folder of a training or a model, and no folder of pictures")
     left: dict[str, list[str]] = defaultdict(list)
     files: list[Path] = []
     seen: set[tuple[int, int]] = set()
