@@ -354,6 +354,8 @@ def test_methods_take_it_and_training_goes_on(tmp_path, folders):  # noqa: F811
     part = train("diffusion", folders, run, start=model, **how)
     assert len(part.domains) == 2
     assert part.denoiser.net.net.label_emb.weight.shape[0] == 3
+    with pytest.raises(UserError, match="does not know any domain"):
+        part.denoiser(X, 0.5)
     old, new = (p.denoiser.net.net.state_dict()["out.2.weight"] for p in (load(model), load(run)))
     assert 0 < (old - new).abs().max() < 0.01
 
@@ -428,5 +430,6 @@ def test_on_the_command_line(tmp_path, capsys):
     assert code == 0, said.err
     assert "trained on 256 pixels, linear schedule of 1000 steps" in said.out
     assert "as published of 256x256_diffusion_uncond" in said.out
+    assert f"PICTURES --method sdedit --target {tmp_path / 'known'} --out" in said.out
     code, said = run("import", known, "--out", tmp_path / "x", "--schedule", "sine")
     assert code == 2

@@ -88,8 +88,9 @@ def import_(
         domains=tuple(domains.split(",")) if domains else (),
     )  # fmt: skip
     save(made.part, out, info=made.info)
-    use = USES.get(name_of(made.part), "--model {0}").format(out)
-    say(f"{out} holds {made.said}; `sfumato translate PICTURES {use} --out RESULTS` uses it")
+    one = len(getattr(made.part, "domains", ())) == 1
+    use = "--method sdedit --target {0}" if one else USES.get(name_of(made.part), "--model {0}")
+    say(f"{out} holds {made.said}; `sfumato translate PICTURES {use.format(out)} --out RESULTS` uses it")
 
 
 def push() -> Callable[..., None]:
