@@ -112,7 +112,7 @@ def test_npy_takes_a_range_as_tiff_does(tmp_path):
         Preparation(range=(0, 1)).read(tmp_path / "x.npy")
     with pytest.raises(Refused, match=r"has 7 bands and does not say .*: train with --channels 7"):
         decode(npy(np.zeros((9, 9, 7), np.uint8)))
-    with pytest.raises(Refused, match="has 7 bands, expected 5: see --channels"):
+    with pytest.raises(Refused, match="has 7 bands, expected 5, as a model or --channels says"):
         decode(npy(np.zeros((9, 9, 7), np.uint8)), bands=5)
 
 

@@ -39,7 +39,7 @@ def test_bands_are_read_as_they_are_where_so_many_are_asked_for(planar, tmp_path
     tifffile.imwrite(tmp_path / "x.tif", given, photometric="minisblack", planarconfig=planar)
     image = Preparation(channels=5).read(tmp_path / "x.tif").image
     assert np.allclose((image.numpy() + 1) * 65535 / 2, samples, atol=0.02)
-    with pytest.raises(UserError, match=r"x.tif has 5 bands, expected 4: see --channels"):
+    with pytest.raises(UserError, match=r"x.tif has 5 bands, expected 4, as a model or --channels says"):
         Preparation(channels=4).read(tmp_path / "x.tif")
     with pytest.raises(UserError, match=r"has 5 bands and does not say .*: train with --channels 5"):
         Preparation().read(tmp_path / "x.tif")

@@ -286,7 +286,7 @@ def test_percentiles_of_many_pictures_take_few_values_of_each(monkeypatch):
 
 def test_what_cannot_be_measured_says_the_files_own_mistake(tmp_path):
     tifffile.imwrite(tmp_path / "x.tif", np.zeros((8, 8), np.uint16))
-    with pytest.raises(UserError, match="x.tif has 1 band, expected 4: see --channels"):
+    with pytest.raises(UserError, match="x.tif has 1 band, expected 4, as a model or --channels says"):
         measured_range("auto", [(tmp_path / "x.tif", "whole")], 4)
 
 

@@ -181,7 +181,7 @@ def earlier(out: Path, resume: bool) -> dict[str, Any] | None:
     if "model.json" in names and resume:
         raise UserError(f"{out} holds a model but no training to resume; choose another --out")
     if names.difference(NOTHING_LOST) and not resume:
-        run = f"go on with its run by {typed_resume(out)}, or " if "run.json" in names else ""
+        run = f"go on with its run by {typed_resume(out)}, or " if names.intersection(SAVES) else ""
         raise UserError(f"{out} is not empty; {run}choose another --out")
     return None
 
