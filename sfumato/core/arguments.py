@@ -84,8 +84,9 @@ def checked_values(function: Any, given: Mapping[str, Any], **types: Any) -> dic
 
 
 def plain(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The same values; numbers of NumPy are Python's own, which JSON can hold."""
-    return {k: v.item() if isinstance(v, np.generic) else v for k, v in given.items()}
+    """The same values; numbers of NumPy, in dictionaries too, are Python's own, which JSON can hold."""
+    numbers = {k: v.item() if isinstance(v, np.generic) else v for k, v in given.items()}
+    return {k: plain(v) if type(v) is dict else v for k, v in numbers.items()}
 
 
 def check_value(name: str, value: Any, hint: Any, most: int = MOST) -> None:

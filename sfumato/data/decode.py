@@ -85,7 +85,8 @@ def decode(
                     check_rows(data)
                 samples, lost = _pillow(data, header)
         if bands is not None and samples.shape[2] != bands:
-            raise Refused(f"has {count(samples.shape[2], 'band')}, expected {bands}, as a model or --channels says")
+            found = count(samples.shape[2], "band")
+            raise Refused(f"has {found}, expected {bands}, as a model or --channels says")
         if header.pages > 1 and (page is None or header.kind not in PAGED):
             lost = {"beside" if header.kind == "JPEG" else "pages": f"{header.pages} pictures"} | lost
     return Decoded(samples, header, lost)
