@@ -6,12 +6,13 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from sfumato.core.arguments import Checked
 from sfumato.core.errors import UserError
 from sfumato.core.ranges import AttentionOrder, Count, Schedule, TrainingSide
 
 
 @dataclass(frozen=True)
-class Trained:
+class Trained(Checked):
     """What a network was trained with and its weights do not tell; None is what is not known.
 
     Args:
