@@ -185,7 +185,8 @@ def test_numbers_of_numpy_are_written_into_run_json(folder, tmp_path):
     assert summary.written == 1
     sfumato.train(
         "diffusion", {"a": [X[0]] * 4}, tmp_path / "run", size=np.int64(8), steps=np.int32(1), batch=2,
-        held_out=0, quiet=True, options={"net": "tiny", "channels": np.int64(3), "any_domain": np.float32(0)},
+        held_out=0, quiet=True, range=(np.int64(-1), np.float32(1)),
+        options={"net": "tiny", "channels": np.int64(3), "any_domain": np.float32(0)},
     )  # fmt: skip
     assert '"channels": 3' in (tmp_path / "run/run.json").read_text()
 

@@ -84,9 +84,16 @@ def checked_values(function: Any, given: Mapping[str, Any], **types: Any) -> dic
 
 
 def plain(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The same values; numbers of NumPy, in dictionaries too, are Python's own, which JSON can hold."""
-    numbers = {k: v.item() if isinstance(v, np.generic) else v for k, v in given.items()}
-    return {k: plain(v) if type(v) is dict else v for k, v in numbers.items()}
+    """The same values; numbers of NumPy, also among others, are Python's own, which JSON can hold."""
+    return {k: _plain(v) for k, v in given.items()}
+
+
+def _plain(value: Any) -> Any:
+    if type(value) is dict:
+        return plain(value)
+    if type(value) in (list, tuple) and any(isinstance(one, np.generic) for one in value):
+        return type(value)(map(_plain, value))
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def check_value(name: str, value: Any, hint: Any, most: int = MOST) -> None:
