@@ -18,6 +18,6 @@ if __name__ == "__main__":
     train(
         "paired_sde", ["data/earth/train/satellite", "data/earth/train/relief"], "runs/earth_pairs",
         validation=["data/earth/test/satellite", "data/earth/test/relief"],
-        size=32, resize="none", steps=10_000, lr=1e-3, ema=0.999, seed=0, resume=True,
+        size=32, resize="none", steps=10_000, batch=16, lr=1e-3, ema=0.999, seed=0, resume=True,
     )  # fmt: skip
     ship("runs/earth_pairs", "earth_pairs")

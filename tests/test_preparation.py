@@ -456,3 +456,10 @@ def test_a_damaged_preparation_is_said_with_its_file(key, value, tmp_path):
     (tmp_path / "model.json").write_text(json.dumps(said))
     with pytest.raises(UserError, match=r"model.json is damaged .*pictures were prepared in a way"):
         sfumato.load(tmp_path)
+
+
+def test_a_size_of_two_numbers_is_that_of_results_also_if_they_are_equal():
+    how = Preparation((16, 16))
+    assert (how.at("12x12").size, how.at("12x12").resize) == ((12, 12), "crop")
+    assert (how.at("12x10").size, how.at("12x10").resize) == ((10, 12), "crop")
+    assert (how.at(12).size, how.at("12").resize) == ((12, 12), "short")

@@ -127,6 +127,7 @@ def test_what_a_format_loses_is_said(model, tmp_path):
         ({"format": "jpeg", "depth": 16}, "--depth 16: jpeg holds no 16 bits: --format tiff"),
         ({"format": "jpeg", "alpha": "keep"}, "--alpha keep: jpeg holds no transparency"),
         ({"alpha": "kepe"}, "alpha 'kepe': expected a colour such as white"),
+        ({"alpha": "#ff000080"}, "alpha '#ff000080': expected a colour such as white"),
         ({"depth": 12}, "depth must be one of 8, 16, 32 or None, not 12"),
     ):
         with pytest.raises(UserError, match=says):

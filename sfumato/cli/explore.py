@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from inspect import Parameter
 from typing import Any
@@ -83,7 +84,16 @@ def report(words: Sequence[str]) -> Callable[..., None]:
         say(_json(reports) if json else _text(reports, full), lines=True)
 
     def _json(reports: Mapping[str, Any]) -> str:
-        return json.dumps({name: r.to_json() for name, r in reports.items()}, indent=2)
+        numbers = {name: r.to_json() for name, r in reports.items()}
+        return json.dumps(_known(numbers), indent=2)
+
+    def _known(value: Any) -> Any:
+        """JSON has no NaN, which latents without variance have: null."""
+        if isinstance(value, Mapping):
+            return {key: _known(one) for key, one in value.items()}
+        if isinstance(value, list):
+            return [*map(_known, value)]
+        return None if isinstance(value, float) and not math.isfinite(value) else value
 
     def _text(reports: Mapping[str, Any], full: bool) -> str:
         lines = [f"{escaped(name)}: {r.verdict()}" for name, r in reports.items()]

@@ -266,7 +266,7 @@ class Preparation:
             return replace(self, size=None if own else self.size, resize=how)
         h, w = sides_of(size)
         if whole and resize is None and how != "stretch":
-            how = "short" if h == w else "crop"
+            how = "crop" if "x" in str(size) else "short"
         return replace(self, size=(h, w), resize=how)
 
     @property

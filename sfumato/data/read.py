@@ -166,7 +166,9 @@ def colour_of(name: str) -> tuple[int, int, int]:
         UserError: it is none.
     """
     try:
-        r, g, b = ImageColor.getrgb(name)[:3]
+        r, g, b, *more = ImageColor.getrgb(name)
+        if more:  # a colour that is transparent itself
+            raise ValueError
     except ValueError:
         raise UserError(f"alpha {name!r}: expected a colour such as white, black or #ff8800") from None
     return r, g, b

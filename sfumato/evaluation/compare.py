@@ -92,7 +92,8 @@ def compare(told: CompareOptions) -> Comparison:
     _score(comparison)
     made = [one for row in rows for one in row.results if isinstance(one, ImageFolder)]
     left = [*judge.said(), *(line for one in made for line in one.said(others=False))]
-    notes += [*dict.fromkeys(left), *same({"source": judge.source, "target": judge.target} | given)]
+    ends = {role: judge.sets[role] for role in ("source", "target", "truth") if role in judge.sets}
+    notes += [*dict.fromkeys(left), *same(ends | given)]
     if said := comparison.write():
         progress(said)
     write_text(out / "index.html", render(comparison))

@@ -273,10 +273,7 @@ def _decided(asked: TrainOptions, pictures: Pictures) -> dict[str, Any]:
     if isinstance(pictures.everything, sets.Domains):
         decided["domains"] = tuple(pictures.everything.parts)
     if "side" in [f.name for f in fields(find(str(asked.method)))]:
-        h, w = asked.sides
-        if h != w:
-            raise UserError(f"{asked.method} learns from squares: --size {min(h, w)}, not {asked.size}")
-        decided["side"] = h
+        decided["side"] = min(asked.sides)
     return decided
 
 
