@@ -216,6 +216,6 @@ def test_a_report_of_many_latents_is_a_summary(root, tmp_path, capsys):
 
 def test_json_of_latents_without_variance_is_json(root, tmp_path, capsys):
     flat = Latents.load(root / "z.safetensors").latents[:1] * 0
-    Latents(flat, flat, ["a.png"]).save(tmp_path / "z.safetensors")
+    Latents(flat, flat.clone(), ["a.png"]).save(tmp_path / "z.safetensors")
     run("explore", "report", tmp_path / "z.safetensors", "--json")
     json.loads(capsys.readouterr().out, parse_constant=lambda name: pytest.fail(name))
