@@ -92,8 +92,9 @@ def compare(told: CompareOptions) -> Comparison:
     _score(comparison)
     made = [one for row in rows for one in row.results if isinstance(one, ImageFolder)]
     left = [*judge.said(), *(line for one in made for line in one.said(others=False))]
-    ends = {role: judge.sets[role] for role in ("source", "target", "truth") if role in judge.sets}
-    notes += [*dict.fromkeys(left), *same(ends | given)]
+    ends = {"source": judge.source, "target": judge.target} | given
+    true = {"source": judge.source, "truth": judge.truth} if judge.truth else {}
+    notes += dict.fromkeys([*left, *same(ends), *same(true)])
     if said := comparison.write():
         progress(said)
     write_text(out / "index.html", render(comparison))
