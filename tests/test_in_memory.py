@@ -277,10 +277,10 @@ def test_one_file_is_not_written_twice_under_any_of_its_names(tmp_path, monkeypa
 
 def test_results_are_written_as_the_documented_example_writes_them(tmp_path):
     model = sfumato.load("sfumato/earth_pairs")
-    picture = Path(sfumato.__file__).parent / "studio/examples/earth/relief/0392_2376.png"
+    picture = Path(sfumato.__file__).parent / "studio/examples/earth/satellite/0600_2264.png"
     images = sfumato.read([picture], like=model)
     raw, result = (model.translate(images, as_is=one) for one in (True, False))
-    assert raw.max() > 1.01
+    assert raw.max() > 1.02
     assert torch.equal(result, raw.clamp(-1, 1))
     sfumato.write(result, [tmp_path / "relief.png"])
     assert sfumato.read(tmp_path / "relief.png").shape == (3, 32, 32)

@@ -103,7 +103,7 @@ def test_a_seed_for_each_image():
     seeds = Noise.of(one, 5).seeds
     assert not torch.equal(Noise.of(other, 5)(other), Noise.of(one, 5)(one))
     assert torch.equal(Noise.of(other, seeds)(other), Noise.of(one, 5)(one))
-    with pytest.raises(ValueError, match="noise for 1 image was"):
+    with pytest.raises(ValueError, match="of 1 image was given"):
         Noise.of(one, seeds)(torch.cat([one, one]))
 
 

@@ -89,11 +89,12 @@ def plain(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    if type(value) is dict:
-        return plain(value)
-    if type(value) in (list, tuple) and any(isinstance(one, np.generic) for one in value):
-        return type(value)(map(_plain, value))
-    return value.item() if isinstance(value, np.generic) else value
+    if isinstance(value, np.generic):
+        return value.item()
+    inside = value.values() if type(value) is dict else value if type(value) in (list, tuple) else ()
+    if not any(isinstance(one, np.generic) for one in inside):
+        return value  # itself: a caller may look into what it gave
+    return plain(value) if type(value) is dict else type(value)(map(_plain, value))
 
 
 def check_value(name: str, value: Any, hint: Any, most: int = MOST) -> None:

@@ -128,7 +128,7 @@ def choose(kind: str, name: str, known: Iterable[str], more: str = "") -> str:
     if (now := RENAMED.get(str(name))) in known:
         raise UserError(f"{kind} {name!r} is called {now!r} now")
     folded = {k.casefold(): k for k in known}
-    near = difflib.get_close_matches(str(name).casefold(), folded, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(str(name).casefold(), folded, n=1, cutoff=0.4)
     hint = f"did you mean {folded[near[0]]!r}? " if near else ""
     raise UserError(f"unknown {kind} {name!r}: {hint}known: {', '.join(known)}{more}")
 
