@@ -264,6 +264,12 @@ def test_deep_pictures_carry_it_too(model, tmp_path):
         assert np.allclose(found.dpi, [475, 480], atol=0.1)  # 24x20 to 19x16
 
 
+def test_a_tiff_of_which_pillow_reads_nothing_keeps_its_texts(tmp_path, monkeypatch):
+    photo(tmp_path / "x.tif")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # of which it refuses twice as many
+    assert carried_by((tmp_path / "x.tif").read_bytes()).exif == {271: "Maker", 33432: "Someone"}
+
+
 def test_broken_exif_is_not_carried(tmp_path):
     photo(tmp_path / "x.jpg")
     whole = (tmp_path / "x.jpg").read_bytes()

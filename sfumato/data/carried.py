@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from sfumato.data.arrays import kind_of
 from sfumato.data.decode import open_picture
@@ -124,7 +124,7 @@ def _of_tiff(data: bytes) -> Carried:
         tags = tiff.pages[0].tags  # type: ignore[union-attr]
         exif: dict[int, Any] = {tag: Text(tags[tag].value) for tag in TEXTS if tag in tags}
         if DETAILS in tags or PLACE in tags:
-            with suppress(UnidentifiedImageError), Image.open(io.BytesIO(data)) as image:
+            with suppress(Exception), open_picture(data) as image:  # what it cannot read loses no place
                 exif |= _tables(image.getexif())
         unit, turn = int(tags.valueof("ResolutionUnit", 1)), orientation(tags.valueof("Orientation", 1))
         inch = {2: 1.0, 3: 2.54}.get(unit, 0.0)
