@@ -17,7 +17,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -135,14 +135,23 @@ METHODS = {
         lambda steps, data: UNIT | {"warmup_batches": 4 * steps // 5},
     ),
     "ddib": Method("diffusion", {32: 10000, 64: 4600}, {32: 32, 64: 16}),
-    "ddib, wide": Method(
-        "diffusion", {32: 10000, 64: 4600}, {32: 32, 64: 16}, lambda steps, data: {"times": "wide"},
-    ),
     "pix2pix": Method(
         "pix2pix", {32: 14000}, {32: 16}, how={"lr": 5e-4, "ema": 0.999, "jitter": 0.12},
     ),
     "paired_sde": Method("paired_sde", {32: 10000}, {32: 16}),
 }  # fmt: skip
+
+
+def by_law(method: Method, law: str) -> Method:
+    """The same method with another law of training times."""
+    return replace(method, options=lambda steps, data: method.options(steps, data) | {"times": law})
+
+
+LAWS = {
+    f"{name}, {law}": by_law(METHODS[name], law)
+    for name in ("ddib", "unpaired_sde", "unit_ddpm") for law in ("lognormal", "wide", "uniform")
+}  # fmt: skip
+"""Trained and compared only where `--methods` names them."""
 
 
 def methods(data: str) -> list[str]:
@@ -159,7 +168,7 @@ def run(data: str, method: str, budget: str) -> Path:
 
 def fit(name: str, method: str, budget: str) -> None:
     """Trains one model and notes what it took; one that has its steps stays as it is."""
-    data, how, out = DATA[name], METHODS[method], run(name, method, budget)
+    data, how, out = DATA[name], (METHODS | LAWS)[method], run(name, method, budget)
     side = data.how.get("size", 32)
     batch, most = how.batch[side], int(how.steps[side] * data.share)
     steps = most if budget == "time" else int(PICTURES[side] * data.share) // batch
@@ -251,11 +260,14 @@ if __name__ == "__main__":
     parser.add_argument("data", choices=list(DATA))
     parser.add_argument("--methods", nargs="*", default=[])
     parser.add_argument("--budgets", nargs="*", default=["time", "pictures"])
+    parser.add_argument("--share", type=float, help="of the budget, instead of the usual")
     parser.add_argument("--table", action="store_true", help="compare what was trained")
     parser.add_argument("--picture", help="with --table: write rows of results here, as PNG")
     args = parser.parse_args()
     only = args.methods or methods(args.data)
     torch.set_num_threads(1)
+    if args.share:
+        DATA[args.data].share = args.share
     if args.data == "earth" and not Path("data/earth_hidden").exists():
         hide_pairs(Path("data/earth_hidden"))
     if args.data == "horse2zebra" and not Path("data/horse2zebra12").exists():

@@ -102,7 +102,7 @@ class PairedSDE(Part):
         watch: Watch | None = None,
         direction: Direction = "source-to-target",
         steps: Steps = 18,
-        solver: Solver = "ancestral",
+        solver: Solver = "sde_dpm2m",
         spacing: Spacing = "karras",
         clip: bool = False,
         classifier_free: NotNegative = 0.0,
