@@ -187,7 +187,7 @@ def test_names_without_a_partner_and_partners_without_a_name(root):
     with pytest.warns(UserWarning, match=r"nir: left out 1 that have no picture of their .*\(extra.png\)"):
         open_data("pairs", [root / "rgb", root / "map"], **told)
     (root / "nir/2.bmp").unlink()
-    with pytest.raises(UserError, match=r"1 of 4 pictures of .*rgb have no partner of their name .*nir: 2;"):
+    with pytest.raises(UserError, match=r"1 of 4 pictures of .*rgb has no partner of their name .*nir: 2;"):
         open_data("pairs", [root / "rgb", root / "map"], **told)
     write(root / "nir/2.png", noise(16, 16))
     write(root / "nir/2.bmp", noise(16, 16))
@@ -264,7 +264,7 @@ def test_translating(root, trained):
     shutil.copytree(root / "nir", root / "other")
     assert translate(root / "rgb", root / "out", **how | {"beside": root / "other"}).kept == 4
     write(root / "other/2.bmp", noise(16, 16))
-    with pytest.raises(UserError, match="holds another run .pictures differ."):
+    with pytest.raises(UserError, match="holds another run .it differs in pictures."):
         translate(root / "rgb", root / "out", **how | {"beside": [root / "other"]})
     with pytest.raises(UserError, match="cannot be repeated: pictures"):
         repeat(root / "again", root / "no")
@@ -275,7 +275,7 @@ def test_one_picture_and_its_partner(root, trained):
     for i, beside in enumerate((root / "nir", root / "nir/1.bmp")):
         translate(root / "rgb/1.png", root / f"{i}.png", model=trained, beside=beside, batch=1)
         assert (root / f"{i}.png").read_bytes() == (root / "out/1.png").read_bytes()
-    with pytest.raises(UserError, match="1 of 1 pictures of .* have no partner of their name"):
+    with pytest.raises(UserError, match="1 of 1 pictures of .* has no partner of their name"):
         translate(root / "rgb/1.png", root / "no.png", model=trained, beside=root / "nir/2.bmp")
 
 

@@ -226,7 +226,7 @@ def test_pairs_stay_together_at_the_border_between_two_buckets(tmp_path):
     data = opened(tmp_path, "pairs", *shapes)
     assert nearest((100, 114), EVERY) != nearest((100, 113), EVERY)
     assert all([i + 100 for i in which(x)] == which(y) for x, y in batches(data, 8))
-    with pytest.raises(UserError, match="1 of 1 pairs have pictures of other proportions"):
+    with pytest.raises(UserError, match="1 of 1 pairs has pictures of other proportions"):
         opened(tmp_path / "apart", "pairs", [(48, 32)], [(48, 48)])
 
 

@@ -219,3 +219,28 @@ def test_json_of_latents_without_variance_is_json(root, tmp_path, capsys):
     Latents(flat, flat.clone(), ["a.png"]).save(tmp_path / "z.safetensors")
     run("explore", "report", tmp_path / "z.safetensors", "--json")
     json.loads(capsys.readouterr().out, parse_constant=lambda name: pytest.fail(name))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "study IN IN IN", "evaluate IN --source IN --target IN", "demo",
+        "compare folder=IN --source IN --target IN",
+        "sweep sdedit --target-model MODEL:dog --option strength=0.5 --source IN --target IN",
+        "translate IN --method sdedit --target MODEL:dog", "train diffusion a=IN --net tiny",
+        "train diffusion a=IN --net tiny --resume", "explore decode LATENTS --model MODEL:cat",
+        "explore trajectory IN/1.png --method sdedit --target MODEL:dog",
+        "explore sensitivity IN/1.png --method sdedit --target MODEL:dog", "data digits", "import IN/1.png",
+    ],
+)  # fmt: skip
+def test_a_folder_of_other_peoples_pictures_is_left_alone(words, root, tmp_path, capsys):
+    own = tmp_path / "photos"
+    own.mkdir()
+    for name in ("me.png", "me.txt"):
+        (own / name).write_text("mine")
+    for name, file in {"IN": "in", "MODEL": "model", "LATENTS": "z.safetensors"}.items():
+        words = words.replace(name, str(root / file))
+    capsys.readouterr()
+    error = said(capsys, *words.split(), *["--out"] * (not words.startswith("data")), own)
+    assert str(own) in error
+    assert {p.name: p.read_text() for p in tmp_path.rglob("*.*")} == {"me.png": "mine", "me.txt": "mine"}

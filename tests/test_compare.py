@@ -486,18 +486,18 @@ def test_scores_taken_elsewhere(root, entries, tmp_path):
         "domain": {"classifier": lambda x: x[:, 0, 0, 0]},
     }.items():
         with pytest.raises(
-            ValueError, match=rf"another protocol \({differ} differ\): numbers under"
+            ValueError, match=rf"another protocol \(it differs in {differ}\): numbers under"
         ) as e:
             run(root, tmp_path / "b", [entries["pairs"], there], **how | change)
         assert "\n" not in str(e.value)
     assert by_label(tmp_path / "b") == two  # nothing lost
-    with pytest.raises(ValueError, match=r"\(pictures differ\)"):
+    with pytest.raises(ValueError, match=r"\(it differs in pictures\)"):
         run(root, tmp_path / "c", [entries["pairs"], there], limit=4, **how)
     leak = tmp_path / "leak"
     shutil.copytree(root / "train", leak)
     shutil.copyfile(root / "truth/2.png", leak / "x.png")
     run(root, tmp_path / "d", [entries["pairs"]], train=root / "train", **how)
-    with pytest.raises(ValueError, match=r"\(split differ\)"):
+    with pytest.raises(ValueError, match=r"\(it differs in split\)"):
         run(
             root,
             tmp_path / "e",
@@ -759,8 +759,8 @@ def test_mistakes_are_one_line_and_leave_nothing(root, entries, tmp_path, monkey
         ((ddib, f"sdedit target={m}:dgo"), "did you mean 'dog'"),
         ((ddib, f"sdedit target={m}:dog strenght=1"), "did you mean 'strength'"),
         ((ddib, "folder=nowhere"), "nowhere does not exist"),
-        ((ddib, f"folder={short}"), "1 of 10 sources have no result of their name"),
-        ((ddib, f"folder={more}"), "1 of 11 results in .* have no source of their name: 70"),
+        ((ddib, f"folder={short}"), "1 of 10 sources has no result of their name"),
+        ((ddib, f"folder={more}"), "1 of 11 results in .* has no source of their name: 70"),
         ((ddib, "--protocol", "egdse"), "did you mean 'egsde'"),
         ((ddib, "--protocol", "p.json"), "p.json is not a readable protocol"),
         ((ddib, "--protocol", "egsde"), "inception needs its file of weights"),
@@ -770,7 +770,7 @@ def test_mistakes_are_one_line_and_leave_nothing(root, entries, tmp_path, monkey
         ((ddib, "--features", "lite"), "did you mean 'lite0'"),
         ((ddib, "--task", "land_water"), "give --truth"),
         ((ddib, "--task", "lnd", "--truth", root / "truth"), "did you mean 'land_water'"),
-        ((ddib, "--truth", short), "1 of 10 sources have no truth of their name .*: 9"),
+        ((ddib, "--truth", short), "1 of 10 sources has no truth of their name .*: 9"),
         ((ddib, "--groups", "g.csv:map"), "has no row for 9 pictures"),
         ((ddib, "--groups", "g.csv:mop"), "has no column 'mop'"),
         ((ddib, "--train", "nowhere"), "nowhere does not exist"),
@@ -799,7 +799,7 @@ def test_a_folder_of_something_else_is_left_alone(root, entries, tmp_path, capsy
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos/me.txt").write_text("mine")
     base = ("--source", root / "source", "--target", root / "target")
-    reasons = {"photos": "holds something else than a comparison", "photos/me.txt": "is a file"}
+    reasons = {"photos": "holds something else than a comparison (me.txt)", "photos/me.txt": "is a file"}
     for out, reason in reasons.items():
         error = said(capsys, "compare", entries["ddib"], *base, "--out", tmp_path / out)
         assert f"{reason}: choose another --out" in error

@@ -103,7 +103,7 @@ def test_pictures_of_another_folder_are_another_run(root, ends, tmp_path):  # no
         picture(tmp_path / place / "0.png", len(place))
     picture(tmp_path / "two" / "0.png", 5)
     translate(tmp_path / "one", tmp_path / "out", **DDIB, **ends)
-    with pytest.raises(UserError, match=r"holds another run \(pictures differ\)"):
+    with pytest.raises(UserError, match=r"holds another run \(it differs in pictures\)"):
         translate(tmp_path / "two", tmp_path / "out", **DDIB, **ends)
 
 
@@ -135,7 +135,7 @@ def test_each_picture_may_have_its_mask(root, ends, tmp_path):  # noqa: F811
         done = translate(tmp_path / "in", tmp_path / "out", **how, **native, options=options)
     assert list(done.skipped) == [str(tmp_path / "in/a/0.png")]  # the others are done
     (tmp_path / "masks/a/2.tif").unlink()
-    with pytest.raises(UserError, match="1 of 3 pictures have no mask of their name in .*masks: a/2"):
+    with pytest.raises(UserError, match="1 of 3 pictures has no mask of their name in .*masks: a/2"):
         translate(tmp_path / "in", tmp_path / "out", **how, **native, options=options)
 
 
@@ -242,7 +242,7 @@ def test_a_watch_says_once_what_folders_lack_and_looks_again(root, ends, tmp_pat
         lambda: picture(inbox / "0.png", 5),
     ]
     done, said = watched(monkeypatch, events, inbox, out, **how)
-    lacks = "{} have no mask of their name in {}: {}; pictures are paired by name"
+    lacks = "{} has no mask of their name in {}: {}; pictures are paired by name"
     assert said == [lacks.format("1 of 2 pictures", masks, 1), lacks.format("1 of 3 pictures", masks, 2)]
     assert done == [(2, 0, {}), (1, 2, {}), (3, 0, {})]
     with pytest.raises(UserError, match="unknown option of sdedit 'stepz'"):

@@ -301,15 +301,15 @@ def test_missing_and_extra_names_are_named(root, tmp_path, role):
     shutil.copytree(root, tmp_path / "r")
     (tmp_path / "r" / role / "p3.png").rename(tmp_path / "r" / role / "q3.png")
     says = {
-        "results": "1 of 10 results in .* have no source of their name: q3; .* paired by name",
-        "truth": "1 of 10 sources have no truth of their name in .*: p3; .* paired by name",
+        "results": "1 of 10 results in .* has no source of their name: q3; .* paired by name",
+        "truth": "1 of 10 sources has no truth of their name in .*: p3; .* paired by name",
     }[role]
     with pytest.raises(ValueError, match=says):  # as many as there should be
         scored(tmp_path / "r")
     (tmp_path / "r" / role / "q3.png").unlink()
     what = {"results": "result", "truth": "truth"}[role]
     with pytest.raises(
-        ValueError, match=f"1 of 10 sources have no {what} of their name in .*: p3;"
+        ValueError, match=f"1 of 10 sources has no {what} of their name in .*: p3;"
     ):
         scored(tmp_path / "r")
     names = [f"p{i}" for i in range(N)]

@@ -81,7 +81,7 @@ def test_what_is_too_small_or_no_pair_is_said(tmp_path):
     assert batches(data, 1)[0][0].shape == (6, 3, 8, 8)
     paint(tmp_path / "b", 0, (48, 40))
     paint(tmp_path / "c", 0, (24, 20))
-    with pytest.raises(UserError, match=r"1 of 1 pairs have pictures of other sizes.*0 \(24x20, 48x40\)"):
+    with pytest.raises(UserError, match=r"1 of 1 pairs has pictures of other sizes.*0 \(24x20, 48x40\)"):
         open_data("pairs", [tmp_path / "c", tmp_path / "b"], size=8, resize="pieces")
     with pytest.raises(UserError, match="--scale 0.5 is of pieces: add --resize pieces"):
         train("diffusion", {"c": tmp_path / "c"}, tmp_path / "run", scale=0.5, steps=1, quiet=True)

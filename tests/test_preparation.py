@@ -239,7 +239,7 @@ def test_results_recorded_by_an_older_version_go_on_and_repeat(tmp_path):
     assert (done.written, done.kept) == (1, 2)
     file.write_text(json.dumps(saved))
     assert repeat(tmp_path / "out", tmp_path / "again").written == 3
-    with pytest.raises(UserError, match=r"holds another run \(size, resize differ\)"):
+    with pytest.raises(UserError, match=r"holds another run \(it differs in size, resize\)"):
         translate(tmp_path / "data/a", tmp_path / "out", target=f"{model}:a", size=8, **BACK)
 
 

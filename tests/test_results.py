@@ -115,7 +115,7 @@ def test_other_formats_restart_and_repeat(format, ending, model, tmp_path):
     assert (again.written, again.kept, contents(out)) == (2, 1, before)
     repeat(out, tmp_path / "two")
     assert contents(tmp_path / "two") == before
-    with pytest.raises(UserError, match=r"another run \(format differ\)"):
+    with pytest.raises(UserError, match=r"another run \(it differs in format\)"):
         translate(source, out, **model)
 
 

@@ -122,10 +122,10 @@ def test_a_study_is_not_overwritten(folders, tmp_path):
 
 def test_results_are_matched_by_name(folders, tmp_path):
     (folders[1] / "0.png").rename(folders[1] / "zero.png")
-    with pytest.raises(ValueError, match=r"1 of \d+ results in .*ours have no source of their name: zero"):
+    with pytest.raises(ValueError, match=r"1 of \d+ results in .*ours has no source of their name: zero"):
         study(*folders, tmp_path / "a")
     (folders[1] / "zero.png").unlink()
-    with pytest.raises(ValueError, match=r"sources have no result of their name in .*ours: 0"):
+    with pytest.raises(ValueError, match=r"sources has no result of their name in .*ours: 0"):
         study(*folders, tmp_path / "a")
     assert not (tmp_path / "a").exists()
 

@@ -51,3 +51,39 @@ def test_a_number_of_things_is_said_by_count():
                 ):
                     found.append((name, ast.unparse(number) + str(said[1])))
     assert not [one for one in found if one[0] not in BEYOND_A_LIMIT]
+
+
+SEVERAL_ALWAYS = (
+    ("checkup/findings.py", "' and '.join(one.domains)"),
+    ("checkup/pairs.py", "len(there)"),
+    ("evaluation/inputs.py", "', '.join(alike)"),
+    ("evaluation/measures.py", "count(m, 'reference picture')"),
+    ("translation/translator.py", "' and '.join(made)"),
+)
+
+
+def test_a_verb_after_a_number_or_a_list_goes_with_one_too():
+    """`{len(x)} have` says "1 have" of one, and `{', '.join(x)} differ` "seed differ": `verb` knows."""
+    found = []
+    for file in sorted((ROOT / "sfumato").rglob("*.py")):
+        name = file.relative_to(ROOT / "sfumato").as_posix()
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            parts = node.values if isinstance(node, ast.JoinedStr) else []
+            several = False
+            for part in parts:
+                if isinstance(part, ast.FormattedValue):
+                    value = ast.unparse(part.value)
+                    several = several or bool(re.match(r"(len|count)\(|'[^']*'\.join\(", value))
+                    last = value
+                elif several:
+                    if re.match(r"(?: [\w-]+){0,3} (?:have|are|were|differ|lie|do)\b", str(part.value)):
+                        found.append((name, last))
+                    several = str(part.value) in (" of ", " results in ", " pictures of ")
+    assert not [one for one in found if one not in SEVERAL_ALWAYS]
+
+
+def test_one_differs_and_two_differ():
+    from sfumato.core.terminal import verb
+
+    words = [verb(n, many) for many in ("differ", "have", "are", "were", "do") for n in (1, 2, 0)]
+    assert words == "differs differ differ has have have is are are was were were does do do".split()

@@ -531,9 +531,9 @@ def test_an_output_folder_that_holds_something_else_is_refused(root, ends, tmp_p
     for other, what in [
         ({"seed": 1}, "seed"), ({"size": 12}, "size"), ({"options": {"steps": 3}}, "steps"),
     ]:  # fmt: skip
-        with pytest.raises(ValueError, match=rf"holds another run \({what} differ\).*--out"):
+        with pytest.raises(ValueError, match=rf"holds another run \(it differs in {what}\).*--out"):
             translate(root / "pictures", tmp_path / "out", **DDIB | ends | other)
-    with pytest.raises(ValueError, match="pictures differ"):
+    with pytest.raises(ValueError, match="differs in pictures"):
         translate(root / "pictures/a", tmp_path / "out", **DDIB, **ends)
     assert contents(tmp_path / "out") == before
     picture(tmp_path / "mine/x.png", 0)

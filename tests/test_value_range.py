@@ -103,13 +103,16 @@ def test_results_have_a_type_that_holds_their_range():
     assert type_for((0, 1e6), "uint8", None) == np.float32
     assert type_for((0, 1), "float64", None) == np.float32
     assert type_for((0, 255), "uint16", 8) == np.uint8
-    assert type_for((0, 1), "uint8", 8) == np.uint8  # as it is asked for
+    assert type_for((0, 100), "uint8", 8) == np.uint8  # as it is asked for
     for coarse in ((0, 1), (-1, 1), (0, 100)):
         assert type_for(coarse, "uint8", None) == np.float32
     assert type_for((-5, 255), "uint16", 16) == np.int16
     assert type_for((0, 1), "uint16", 32) == np.float32
     with pytest.raises(UserError, match="--depth 8 does not hold values from -1000 to 3000: --depth 32"):
         type_for((-1000, 3000), "int16", 8)
+    for ends, depth, lie in (((0, 1), 16, 2), ((-0.5, 0.5), 8, 1), ((0, 14), 16, 15), ((0.2, 0.8), 8, 0)):
+        with pytest.raises(UserError, match=f"--depth {depth} writes whole .* lie {lie}: .*--depth 32"):
+            type_for(ends, "uint16", depth)
 
 
 # ---- reading ------------------------------------------------------------------------------------
@@ -243,6 +246,7 @@ def test_ranges_are_typed(scanner, identity, tmp_path, capsys):
         (["--range", "1"], "range 1: expected its two ends"),
         (["--to-range", "auto"], "results cannot be measured: expected two ends"),
         (["--depth", "32"], "--depth 32 takes the range of the results"),
+        (["--to-range", "0", "1", "--depth", "16", "--format", "tiff"], "from 0 to 1 lie 2: leave it out"),
     ):
         with pytest.raises(SystemExit) as end:
             cli.main(["translate", str(scanner / "signed"), *words, "--out", out + "2", *model])

@@ -24,6 +24,7 @@ from torch import Tensor
 from sfumato.checkpoints.torch_files import COUNTER, check_shapes, tensors_of
 from sfumato.core.devices import without_values
 from sfumato.core.errors import UserError, check_numbers
+from sfumato.core.terminal import count
 from sfumato.methods.registry import find
 from sfumato.module import Part, build, describe
 from sfumato.nets.resnet_generator import ResNet
@@ -88,7 +89,7 @@ def _read(file: Path, state: Mapping[str, Tensor]) -> tuple[ResNet | UNetGenerat
             f"U-Net (model.model.0.weight, ...): it begins with {next(iter(state), 'nothing')}"
         )
     if net.channels not in (1, 3):
-        raise UserError(f"{file} is for pictures of {net.channels} channels: expected 1 or 3")
+        raise UserError(f"{file} is for pictures of {count(net.channels, 'channel')}: expected 1 or 3")
     ours = net.state_dict()
     old = [t for t in names.values() if t.endswith(COUNTER) and t not in state]
     state |= dict.fromkeys(old, torch.tensor(0))  # older files do not count batches

@@ -14,7 +14,7 @@ from sfumato.checkup.advice import Plan
 from sfumato.checkup.duplicates import MAX_LINKS, SMALL, SURE, Link, exact_copies, near_copies
 from sfumato.checkup.inspection import Inspected
 from sfumato.checkup.pairs import Pairing
-from sfumato.core.terminal import count
+from sfumato.core.terminal import count, verb
 from sfumato.data.image_folder import ImageFolder
 from sfumato.data.listing import UNREAD
 from sfumato.data.read import file_in
@@ -104,11 +104,11 @@ def copies(good: Sequence[Inspected]) -> Iterator[Finding]:
         "leak": ("error", "in two splits: scores would be too good", LISTED),
         "across": ("error", "in two domains: the model cannot learn what parts these",
                    "look whether a picture is in the wrong folder"),
-        "copies": ("warning", "that repeat others: those are memorised sooner, and one copy may be "
+        "copies": ("warning", "repeating others: such are memorised sooner, and one copy may be "
                    "held out while another is trained on", LISTED),
-        "alike": ("warning", "that look much like others: copies of low quality, or just as simple",
+        "alike": ("warning", "looking much like others: copies of low quality, or just as simple",
                   "look at some of them"),
-        "mirrored": ("note", "that are mirror images of others, which --flip makes anyway", ""),
+        "mirrored": ("note", "mirroring others, which --flip makes anyway", ""),
     }  # fmt: skip
     gone: set[int] = set()  # copies that a training does without
     for kind in ("leak", "copies"):
@@ -123,7 +123,7 @@ def copies(good: Sequence[Inspected]) -> Iterator[Finding]:
         twice = {i if kind == "leak" else j for i, j, _ in links}
         named = [f"{good[j].path} = {good[i].path} ({link})" for i, j, link in links]
         without = [str(good[i].path) for i in sorted(twice & gone)] if fix == LISTED else []
-        text = f"{len(twice):,} {'picture' if len(twice) == 1 else 'pictures'} {text}"
+        text = f"{count(len(twice), 'picture')} {text}"
         yield Finding(severity, kind, text, fix if without or fix != LISTED else "", named, without)
     if len(near) >= MAX_LINKS:
         yield Finding("note", "copies", f"only the first {MAX_LINKS:,} near copies are listed")
@@ -224,14 +224,16 @@ def unpartnered(pairs: Sequence[Pairing]) -> Iterator[Finding]:
         lacking = [f"{name} lacks {k}" for name, stems in one.missing.items() for k in stems]
         if one.plausible and lacking:
             yield Finding(
-                "error", "partner", f"pairs need equal names: {len(lacking):,} have no partner",
+                "error", "partner",
+                f"pairs need equal names: {len(lacking):,} {verb(len(lacking), 'have')} no partner",
                 "rename these or move them elsewhere, or training refuses them", lacking,
             )  # fmt: skip
         if one.plausible is not False and one.apart:
             x, y = one.domains
             yield Finding(
                 "error", "proportions", f"{x} and {y}: {len(one.apart):,} of "
-                f"{one.matched:,} pairs have two proportions; as squares cut from the middle "
+                f"{one.matched:,} pairs {verb(len(one.apart), 'have')} two proportions; as squares cut "
+                f"from the middle "
                 f"{one.compared}",
                 "train with --resize stretch" if one.stretch else
                 "cut both pictures of a pair to one proportion first: training refuses them as they are",

@@ -24,7 +24,7 @@ from sfumato.checkup.inspection import Inspected, folders_of, inspect_folders, w
 from sfumato.checkup.pairs import Pairing, pairings
 from sfumato.core.arguments import checked
 from sfumato.core.ranges import Count, TrainingSide
-from sfumato.core.terminal import count, escaped
+from sfumato.core.terminal import count, escaped, verb
 from sfumato.data.folders import for_new_file, no_picture, write_text
 from sfumato.data.image_folder import CACHE_BYTES, ImageFolder
 from sfumato.data.layout import Folders
@@ -158,9 +158,10 @@ def _write(file: Path, names: Sequence[str]) -> str:
     """Writes the names as absolute paths, one a line; says how many, and which are no lines."""
     listed = [name for name in names if escaped(name) == name]
     write_text(file, "".join(f"{Path(name).absolute()}\n" for name in listed))
-    odd = f"; {len(names) - len(listed)} have names that no line can hold: rename them"
+    odd = len(names) - len(listed)
+    more = f"; {odd:,} {verb(odd, 'have')} a name that no line can hold: rename them"
     said = f"{file} lists what a training should do without: {len(listed):,} of the pictures"
-    return said + odd * (len(listed) < len(names))
+    return said + more * (odd > 0)
 
 
 def _findings(

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from sfumato.core.terminal import escaped, one_line
+from sfumato.core.terminal import escaped, one_line, verb
 
 ADDRESS = re.compile(r"(?:^|=)(?:https?|s?ftps?|file|s3|gs):/", re.IGNORECASE)
 """What no path begins with; a `Path` holds one of its two slashes."""
@@ -150,5 +150,6 @@ def check_numbers(arrays: Mapping[str, Any], hint: str = "") -> None:
         if not (x.isfinite() if hasattr(x, "isfinite") else np.isfinite(x)).all():
             wrong.append(name)
     if wrong:
-        has = "has" if len(wrong) == 1 else "have"
-        raise UserError(f"{', '.join(wrong[:5])} {has} values that are not numbers{hint}")
+        raise UserError(
+            f"{', '.join(wrong[:5])} {verb(len(wrong), 'have')} values that are not numbers{hint}"
+        )

@@ -131,6 +131,15 @@ def count(number: float, noun: str) -> str:
     return f"{number:,}".removesuffix(".0") + f" {noun}{'s' * (number != 1)}"
 
 
+def verb(number: float, many: str) -> str:
+    """The form of a verb that goes with so many: 2 differ, 1 differs; 2 have, 1 has."""
+    return many if number != 1 else ODD.get(many, f"{many}s")
+
+
+ODD = {"are": "is", "have": "has", "do": "does", "were": "was"}
+"""Verbs of one, by those of many."""
+
+
 @contextlib.contextmanager
 def bar(task: str, total: int) -> Iterator[Callable[[int], None]]:
     """A progress bar on the terminal, if standard error is one: hands out what moves it on."""

@@ -9,14 +9,14 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from sfumato.core.errors import UserError
-from sfumato.data.listing import SUFFIXES, suffix_of
+from sfumato.data.listing import JUNK, SUFFIXES, suffix_of
 
 
 @contextlib.contextmanager
@@ -209,6 +209,20 @@ def for_folder(out: str | Path) -> Path:
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file: choose another --out, which will be a folder")
     return out if out.is_dir() else no_picture(out, "a folder")
+
+
+def for_folder_of(what: str, out: str | Path, marks: Collection[str]) -> Path:
+    """The place of a folder that is new or empty, or that holds `what` already: one of these names is in it.
+
+    Raises:
+        UserError: something else is there, or as `for_folder`.
+    """
+    out = for_folder(out)
+    inside = (f.name for f in out.iterdir()) if out.exists() else ()
+    names = {name for name in inside if name[0] != "." and name.lower() not in JUNK}
+    if names and names.isdisjoint(marks):
+        raise UserError(f"{out} holds something else than {what} ({min(names)}): choose another --out")
+    return out
 
 
 def for_new_folder(out: str | Path) -> Path:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sfumato.core.errors import ContentError, UserError, existing
+from sfumato.core.terminal import verb
 from sfumato.data.hashing import hash_of
 from sfumato.data.header import WHOLE
 from sfumato.data.kept import Sample
@@ -131,7 +132,8 @@ class ImageFolder:
         if missing := [name for name in names if name not in at]:
             some = ", ".join(missing[:5]) + ", ..." * (len(missing) > 5)
             raise ContentError(
-                f"{len(missing)} of {len(names)} {others} have no {what} of their name in {self.folder}: "
+                f"{len(missing)} of {len(names)} {others} {verb(len(missing), 'have')} no {what} of "
+                f"their name in {self.folder}: "
                 f"{some}; pictures are paired by name"
             )
         return self.subset([at[name] for name in names])

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from sfumato.core.errors import UserError
-from sfumato.core.terminal import count
+from sfumato.core.terminal import count, verb
 from sfumato.data.folders import read_text
 from sfumato.data.image_folder import ImageFolder
 from sfumato.data.listing import stem_of
@@ -112,7 +112,8 @@ def matched(results: ImageSet, names: Sequence[str]) -> ImageSet:
         raise UserError("results and sources have different names")
     if extra := [n for n in results.names if n not in set(names)]:
         raise UserError(
-            f"{len(extra)} of {len(results)} results in {results.folder} have no source of their name: "
+            f"{len(extra)} of {len(results)} results in {results.folder} {verb(len(extra), 'have')} no "
+            f"source of their name: "
             f"{', '.join(extra[:5])}{', ...' if len(extra) > 5 else ''}; pictures are paired by name"
         )
     return results.only(names, "result", "sources")

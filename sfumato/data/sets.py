@@ -25,7 +25,7 @@ from torch import Tensor
 from sfumato.core.arguments import checked
 from sfumato.core.errors import UserError
 from sfumato.core.ranges import Count, Interval, NotNegative, Strength, Whole
-from sfumato.core.terminal import count
+from sfumato.core.terminal import count, verb
 from sfumato.data.augment import jittered, mirrored
 from sfumato.data.buckets import InBuckets
 from sfumato.data.image_folder import ImageFolder
@@ -81,7 +81,7 @@ class Dataset(InBuckets):
             UserError: `size` cannot be shared equally by the processes.
         """
         if size % world:
-            raise UserError(f"batch size {size}: expected a multiple of the {world} process(es)")
+            raise UserError(f"batch size {size}: expected a multiple of the {world} processes")
         share = slice(rank * size // world, (rank + 1) * size // world)
         for number in itertools.count(start):
             which, turn = self.buckets.turn(seed, number)
@@ -253,12 +253,14 @@ class Pairs(Unpaired):
         ]
         if apart and self.of_pieces:
             raise UserError(
-                f"{len(apart)} of {len(both)} pairs have pictures of other sizes, whose pieces show other "
+                f"{len(apart)} of {len(both)} pairs {verb(len(apart), 'have')} pictures of other sizes, "
+                f"whose pieces show other "
                 f"places: {', '.join(apart[:3])}: bring them to one size, or use --resize crop"
             )
         if apart and self.source.preparation.resize in ("crop", "buckets"):
             raise UserError(
-                f"{len(apart)} of {len(both)} pairs have pictures of other proportions, which a crop would "
+                f"{len(apart)} of {len(both)} pairs {verb(len(apart), 'have')} pictures of other "
+                f"proportions, which a crop would "
                 f"cut apart: {', '.join(apart[:3])}: use --resize stretch"
             )
 

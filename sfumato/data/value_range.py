@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -144,8 +145,14 @@ def type_for(ends: ValueRange, given: str, depth: int | None) -> np.dtype[Any]:
         depth: bits, if they are asked for; else whole numbers are taken only where they are fine enough.
 
     Raises:
-        UserError: no type of this depth holds the range.
+        UserError: no type of this depth holds the range, or only a few of its values.
     """
+    if depth in (8, 16) and (whole := math.floor(ends[1]) - math.ceil(ends[0]) + 1) < LEVELS:
+        raise UserError(
+            f"--depth {depth} writes whole numbers, and from {ends[0]:g} to {ends[1]:g} lie {whole}: "
+            f"leave it "
+            f"out, or type --depth 32 --format tiff"
+        )
     kinds = [given if given in HELD else "float32", "uint16", "int16", "float32"]
     if depth is not None:
         bits = {kind: 8 * np.dtype(kind).itemsize for kind in HELD if kind != "float32"}
@@ -160,3 +167,5 @@ def type_for(ends: ValueRange, given: str, depth: int | None) -> np.dtype[Any]:
 
 FINE = 255
 """Steps that a picture of 8 bits has."""
+LEVELS = 16
+"""Fewest whole numbers in a range that are a picture's levels, where a depth asks for such."""

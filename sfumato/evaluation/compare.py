@@ -21,7 +21,7 @@ from sfumato.core.devices import with_torch_defaults
 from sfumato.core.errors import UserError
 from sfumato.core.options import told_by
 from sfumato.core.terminal import count
-from sfumato.data.folders import for_folder, regular, write_text
+from sfumato.data.folders import for_folder_of, regular, write_text
 from sfumato.data.image_folder import ImageFolder
 from sfumato.data.joined import listed
 from sfumato.data.kept import decoding_once
@@ -56,7 +56,7 @@ def compare(told: CompareOptions) -> Comparison:
             "nothing to compare: name at least one entry, such as 'sdedit target=FOLDER:DOMAIN' or "
             "'label=NAME folder=RESULTS'"
         )
-    out, notes = _place(told.out), list[str]()
+    out, notes = for_folder_of("a comparison", told.out, ("cells", "scores")), list[str]()
     source, target = (part_of(told.source, "test", notes, chosen), part_of(told.target, "test", notes))
     truth = told.truth and part_of(told.truth, "test", notes)
     train = told.train and part_of(told.train, "train", notes)
@@ -117,19 +117,6 @@ def _elsewhere(chosen: Sequence[Entry], judge: Judge) -> list[list[Scores]]:
     if twice := [label for label, n in labels.items() if n > 1]:
         raise UserError(f"{labels[twice[0]]} rows are called {twice[0]!r}: give each a label=NAME")
     return known
-
-
-def _place(out: str | Path) -> Path:
-    """The folder of a comparison, which may be there.
-
-    Raises:
-        UserError: something else is there.
-    """
-    out = for_folder(out)
-    names = {p.name for p in out.iterdir()} if out.exists() else set()
-    if names and not names & {"cells", "scores"}:
-        raise UserError(f"{out} holds something else than a comparison: choose another --out")
-    return out
 
 
 def _score(c: Comparison) -> None:

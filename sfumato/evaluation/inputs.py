@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from sfumato.checkpoints.model_folder import ModelFolder, preparation_in
 from sfumato.core.errors import UserError
-from sfumato.core.terminal import count
+from sfumato.core.terminal import count, verb
 from sfumato.data.folders import replacing
 from sfumato.data.image_folder import ImageFolder
 from sfumato.data.joined import check_folders
@@ -310,7 +310,8 @@ def enlarged(sets: Mapping[str, ImageFolder], size: tuple[int, int]) -> list[str
         if small := [name for name, (h, w) in sizes.items() if h < size[0] or w < size[1]]:
             more = ", ..." if len(small) > 3 else ""
             said.append(
-                f"{len(small)} of {len(sizes)} {role} pictures are smaller than {said_size(size)} and are "
-                f"enlarged ({', '.join(small[:3])}{more}): their blur counts"
+                f"{len(small)} of {len(sizes)} {role} pictures {verb(len(small), 'are')} smaller than "
+                f"{said_size(size)} and "
+                f"{verb(len(small), 'are')} enlarged ({', '.join(small[:3])}{more}): their blur counts"
             )
     return said

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from sfumato.core.terminal import count
+from sfumato.core.terminal import count, verb
 from sfumato.evaluation.features import Features
 from sfumato.evaluation.metrics import METRICS
 
@@ -60,7 +60,9 @@ def caveats(n: int, m: int, features: Features, flat: Sequence[str]) -> list[str
             f"that depends on the counts. KID is unbiased and leads."
         )
     if flat:
-        notes.append(f"{len(flat)} of {n} results are one flat colour: {', '.join(flat[:3])}")
+        notes.append(
+            f"{len(flat)} of {n} results {verb(len(flat), 'are')} one flat colour: {', '.join(flat[:3])}"
+        )
     return notes
 
 

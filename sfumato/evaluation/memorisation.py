@@ -38,7 +38,7 @@ from torch.nn.functional import interpolate
 
 from sfumato.core.devices import device_of
 from sfumato.core.errors import UserError, check_numbers
-from sfumato.core.terminal import count
+from sfumato.core.terminal import count, verb
 from sfumato.data.pictures import ImageSet
 from sfumato.diffusion.denoiser import answered
 from sfumato.evaluation.nearest import Nearest, Vectors, nearest
@@ -118,7 +118,8 @@ class Audit:
         for c in self.spaces:
             ours, real = (np.median(x.ratio) for x in (c.results, c.held_out))
             said.append(
-                f"In {c.space}, {c.near} of {c.counted} results ({c.share:.1%}) lie as near to a single "
+                f"In {c.space}, {c.near} of {c.counted} results ({c.share:.1%}) {verb(c.near, 'lie')} "
+                f"as near to a single "
                 f"training picture as only {c.expected:.1%} of real held-out pictures do (p = {c.p:.2g}); "
                 f"nearest to near distances are {ours:.2f} (median), of held-out pictures {real:.2f}."
             )

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from sfumato.core.terminal import screen
+from sfumato.core.terminal import count, screen, verb
 from sfumato.core.versions import version
 from sfumato.data import base64_png
 from sfumato.data.pictures import ImageSet
@@ -213,7 +213,8 @@ def table(c: Comparison) -> None:
         numbers = [row.numbers.get(key) for key in known if key in keys]
         shown.add_row(row.label, *("" if n is None else _short(n) for n in numbers))
     out.print(shown)
-    out.print(f"± half of the 95 % interval; {len(there) - len(keys)} more measures are on the page")
+    rest = len(there) - len(keys)
+    out.print(f"± half of the 95 % interval; {count(rest, 'more measure')} {verb(rest, 'are')} on the page")
     for row in c.rows:
         for name, ratio in row.at_equal_l2.items():
             said = f"{_cell(ratio, ' (')}) of {name}'s Frechet distance at equal L2"

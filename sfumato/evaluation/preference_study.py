@@ -26,7 +26,7 @@ from sfumato.core.errors import UserError
 from sfumato.core.ranges import Count, Whole
 from sfumato.core.terminal import count
 from sfumato.data import base64_png
-from sfumato.data.folders import for_folder, parse_json, read_text, write_text
+from sfumato.data.folders import for_folder_of, parse_json, read_text, write_text
 from sfumato.data.image_folder import ImageFolder
 from sfumato.data.pictures import matched
 from sfumato.data.preparation import Preparation
@@ -70,9 +70,9 @@ def study(
         The page.
 
     Raises:
-        UserError: names of results or sources differ, sizes differ, or `out` holds another study.
+        UserError: names of results or sources differ, sizes differ, or `out` holds something else.
     """
-    out = for_folder(out)
+    out = for_folder_of("a study", out, ("study.html", "study_key.json"))
     if len(set(names)) != 2:
         raise UserError(f"both methods are named {names[0]!r}: give them two names")
     made = {name: made_by(Path(folder)) for name, folder in zip(names, (ours, theirs), strict=True)}
@@ -120,7 +120,8 @@ class Preference:
     def text(self) -> str:
         """The result in plain words."""
         said = (
-            f"{self.names[0]} was preferred to {self.names[1]} in {self.rate:.1%} of {self.n} answers by "
+            f"{self.names[0]} was preferred to {self.names[1]} in {self.rate:.1%} of "
+            f"{count(self.n, 'answer')} by "
             f"{count(self.raters, 'rater')} (95 % interval {self.low:.1%} to {self.high:.1%})"
         )
         if self.low <= 0.5 <= self.high:

@@ -126,7 +126,8 @@ class Scores:
             other = {"preparation": old} | other
         if changed := differences(other, record):
             raise UserError(
-                f"{file} was scored under another protocol ({', '.join(sorted(changed))} differ): numbers "
+                f"{file} was scored under another protocol (it differs in "
+                f"{', '.join(sorted(changed))}): numbers "
                 f"under different protocols do not share a column; score its pictures here, folder=RESULTS"
             )
         if not rows or not all(row.numbers for row in rows):

@@ -86,7 +86,7 @@ def apply(
         Latents, and for each operation its text, and statistics before and after it.
 
     Raises:
-        UserError: for parameters out of range, or that are missing.
+        UserError: for parameters out of range, or that are missing, or that leave nothing of a latent.
     """
     given, log = Given(images, seed), []
     for operation in parse(chain) if isinstance(chain, str) else chain:
@@ -98,9 +98,20 @@ def apply(
                 raise UserError(f"{operation.name} needs {key}=FILE, a file of latents")
         before = latents
         latents = OPERATIONS[operation.name](latents, given, **values)
+        if (_constant(latents) & ~_constant(before)).any():
+            h, w = latents.shape[-2:]
+            raise UserError(
+                f"{operation} leaves nothing of latents of {w}x{h} pixels but one value: give it other "
+                f"numbers"
+            )
         log.append({"operation": str(operation), "seed": seed,
                     "before": summary(before), "after": summary(latents)})  # fmt: skip
     return latents, log
+
+
+def _constant(latents: Tensor) -> Tensor:
+    """Which of the latents have one value everywhere."""
+    return latents.amax((1, 2, 3)) == latents.amin((1, 2, 3))
 
 
 def outline() -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sfumato.checkpoints.model_folder import preparation_in
+from sfumato.core.terminal import count
 from sfumato.data.preparation import Preparation
 from sfumato.data.resize import UNCUT
 from sfumato.methods.outline import names
@@ -149,10 +150,10 @@ def told(given: Given, method: str, values: Mapping[str, Any], pictures: list[st
     lines = []
     for name in dict.fromkeys(n if n in given.models else n.rpartition(":")[0] for n in names):
         info = given.models[name].info if name in given.models else {}
-        count = (info.get("data") or {}).get("count") or {}
-        if count:
-            shown = ", ".join(list(count)[:12]) + ", ..." * (len(count) > 12)
-            lines.append(f"{name} was trained on {sum(count.values()):,} pictures of {shown}.")
+        learnt = (info.get("data") or {}).get("count") or {}
+        if learnt:
+            shown = ", ".join(list(learnt)[:12]) + ", ..." * (len(learnt) > 12)
+            lines.append(f"{name} was trained on {count(sum(learnt.values()), 'picture')} of {shown}.")
     prepare, notes = preparation(asked)
     for file in pictures[:3]:
         width, height = admit(Path(file))

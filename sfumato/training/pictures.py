@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from sfumato.core.errors import UserError
+from sfumato.core.terminal import verb
 from sfumato.data import sets
 from sfumato.data.open_data import open_data
 from sfumato.data.own import in_python
@@ -103,7 +104,8 @@ def _others(training: sets.Dataset, rest: sets.Dataset) -> None:
     known, held = set(_contents(training).values()), _contents(rest)
     if own := [name for name, content in held.items() if content in known]:
         warnings.warn(
-            f"{len(own):,} of {len(held):,} pictures of --validation are the training's own, as {own[0]}: "
+            f"{len(own):,} of {len(held):,} pictures of --validation {verb(len(own), 'are')} the "
+            f"training's own, as {own[0]}: "
             f"their loss does not tell whether it memorises them",
             stacklevel=4,
         )

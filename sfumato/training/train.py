@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from sfumato.core.devices import with_torch_defaults
 from sfumato.core.errors import UserError, enough_memory
 from sfumato.core.options import told_by
-from sfumato.core.terminal import count, say, unheard
+from sfumato.core.terminal import count, say, unheard, verb
 from sfumato.data.open_data import outside
 from sfumato.data.own import GIVEN, folders_of
 from sfumato.methods._shared.memory import Replay
@@ -141,7 +141,8 @@ def _check_steps(asked: TrainOptions, state: State, accelerator: Accelerator) ->
         raise UserError(f"{asked.out} has other saves for other processes: expected one folder of all")
     if asked.steps is not None and asked.steps < state.step:
         raise UserError(
-            f"{asked.out} has trained {count(state.step, 'step')} already, and {asked.steps:,} are asked "
+            f"{asked.out} has trained {count(state.step, 'step')} already, and {asked.steps:,} "
+            f"{verb(asked.steps, 'are')} asked "
             f"for: give more --steps"
         )
 

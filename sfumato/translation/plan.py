@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from sfumato.core.errors import UserError
-from sfumato.core.terminal import bar, count
+from sfumato.core.terminal import bar, count, verb
 from sfumato.data.folders import locked
 from sfumato.data.hashing import hash_of
 from sfumato.data.image_folder import ImageFolder
@@ -330,6 +330,7 @@ def _stands(out: Path, here: os.stat_result, results: Iterable[Path] = ()) -> No
         )
     if gone := [file.relative_to(out).as_posix() for file in results if not there(file)]:
         raise UserError(
-            f"{count(len(gone), 'picture')} of {out} are gone that were written ({gone[0]}): the same "
+            f"{count(len(gone), 'picture')} of {out} {verb(len(gone), 'are')} gone that "
+            f"{verb(len(gone), 'were')} written ({gone[0]}): the same "
             f"command makes them again"
         )

@@ -212,7 +212,7 @@ def check(
     grows = isinstance(made_of, dict) and all(isinstance(sha, str) for sha in made_of.values())
     if changed := [key for key in differences(held["run"]) if key != "pictures" or not grows]:
         raise UserError(
-            f"{out} holds another run ({', '.join(changed)} differ): choose another --out or delete it"
+            f"{out} holds another run (it differs in {', '.join(changed)}): choose another --out or delete it"
         )
     return made_of if grows else {}  # type: ignore[return-value]
 
