@@ -20,13 +20,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sfumato.checkpoints.known_files import Trained, trained_with
+from sfumato.checkpoints.known_files import Trained, class_names, in_short, trained_with
 from sfumato.checkpoints.torch_files import check_shapes
 from sfumato.core.devices import without_values
 from sfumato.core.errors import UserError, check_numbers
 from sfumato.core.ranges import Schedule
 from sfumato.core.terminal import count
-from sfumato.diffusion.domains import distinct
 from sfumato.diffusion.process import DDPM, IDDPM, Chain
 from sfumato.methods.registry import find
 from sfumato.module import Part
@@ -97,9 +96,8 @@ def read_model(file: str | Path, state: Mapping[str, Tensor], given: Trained) ->
     full = {mine: state[theirs].float() for mine, theirs in names.items()}
     check_numbers({f"{file}: {names[mine]}": value for mine, value in full.items()})
     part.load_state_dict(full, assign=True)
-    shown = ", ".join(domains) if len(domains) < 6 else f"{domains[0]}, {domains[1]}, .. {domains[-1]}"
     said = [
-        f"a {'diffusion model' if network['decoder'] else 'classifier'} of {shown}: a U-Net of "
+        f"a {'diffusion model' if network['decoder'] else 'classifier'} of {in_short(domains)}: a U-Net of "
         f"{', '.join(map(str, network['widths']))} channels",
         f"trained on {how.size} pixels", f"{how.schedule} schedule of {how.chain_steps} steps",
         *(["rescaled time steps"] if how.rescale_timesteps else []),
@@ -128,13 +126,7 @@ def _part(network: Mapping[str, Any], how: Trained, domains: tuple[str, ...]) ->
 def _domains(state: Mapping[str, Tensor], how: Trained, stem: str) -> tuple[str, ...]:
     """The classes' names or numbers; of a network without classes one name."""
     rows = next((state[k] for k in ("label_emb.weight", "out.2.c_proj.weight") if k in state), None)
-    classes = 0 if rows is None else len(rows)
-    domains = distinct(how.domains or (tuple(map(str, range(classes))) if classes else (stem,)))
-    if len(domains) != (classes or 1):
-        raise UserError(
-            f"it has {classes or 'no'} classes: expected {count(classes or 1, 'domain')}, not {len(domains)}"
-        )
-    return domains
+    return class_names(how.domains, 0 if rows is None else len(rows), stem)
 
 
 def _adapt(state: dict[str, Tensor], network: Mapping[str, Any], domains: int) -> list[str]:

@@ -9,6 +9,8 @@ from typing import Any
 from sfumato.core.arguments import Checked
 from sfumato.core.errors import UserError
 from sfumato.core.ranges import AttentionOrder, Count, Schedule, TrainingSide
+from sfumato.core.terminal import count
+from sfumato.diffusion.domains import distinct
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,25 @@ KNOWN = {
     "lsun_uncond_100m": replace(BIG, heads=1, head_channels=None, domains=("bedroom",)),
 }
 """The published files by the beginning of their names."""
+
+
+def class_names(given: tuple[str, ...], classes: int, alone: str) -> tuple[str, ...]:
+    """The given names of so many classes, or their numbers; without classes one name, by default `alone`.
+
+    Raises:
+        UserError: they are not as many, or two are the same.
+    """
+    domains = distinct(given or (tuple(map(str, range(classes))) if classes else (alone,)))
+    if len(domains) != (classes or 1):
+        raise UserError(
+            f"it has {classes or 'no'} classes: expected {count(classes or 1, 'domain')}, not {len(domains)}"
+        )
+    return domains
+
+
+def in_short(domains: tuple[str, ...]) -> str:
+    """The names of domains, or of many the first and the last."""
+    return ", ".join(domains) if len(domains) < 6 else f"{domains[0]}, {domains[1]}, .. {domains[-1]}"
 
 
 def trained_with(file: Path, given: Trained) -> tuple[Trained, str | None]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sfumato.checkpoints.edm import LICENCE, read_edm
 from sfumato.checkpoints.foreign import read_generator
 from sfumato.checkpoints.guided_diffusion import holds_network, read_model
 from sfumato.checkpoints.known_files import Trained
@@ -45,7 +46,7 @@ def read_published(
     rescale_timesteps: bool | None = None,
     domains: tuple[str, ...] = (),
 ) -> Published:
-    """The model of a `.pth` or `.pt` file: a generator, or a denoiser or classifier of guided-diffusion.
+    """The model of a file: a generator, a denoiser or classifier of guided-diffusion, or one of EDM's.
 
     Args:
         file: the weights; only tensors are read.
@@ -66,12 +67,14 @@ def read_published(
     given = Trained(
         size, schedule, chain_steps, attention_order, heads, head_channels, rescale_timesteps, domains
     )
-    state, info = tensors_of(file), {"imported": Path(file).name}
-    if holds_network(state):
+    info: dict[str, Any] = {"imported": Path(file).name}
+    pickled = Path(file).suffix == ".pkl"  # of EDM
+    state = {} if pickled else tensors_of(file)
+    if pickled or holds_network(state):
         if back is not None:
             raise UserError(f"{file} is no generator, and has no way back: leave out {back}")
-        part, said, side = read_model(file, state, given)
-        return Published(part, said, info | {"size": side})
+        part, said, side = read_edm(file, given) if pickled else read_model(file, state, given)
+        return Published(part, said, info | {"size": side} | ({"licence": LICENCE} if pickled else {}))
     if other := sorted(given.given().keys() - {"size"}):
         flag = f"--{other[0].replace('_', '-')}"
         raise UserError(f"{flag} is for networks of guided-diffusion, and {file} is none: leave it out")

@@ -54,6 +54,16 @@ def tensors_of(file: str | Path) -> dict[str, Tensor]:
         ) from None
     if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
         raise UserError(f"{file} is not a state dict: expected names and tensors, as latest_net_G.pth has")
+    check_tensors(file, state)
+    return {str(key): value for key, value in state.items()}
+
+
+def check_tensors(file: Path, state: Mapping[str, Tensor]) -> None:
+    """Sees that what a file holds are dense floats, and no more of them than it has bytes.
+
+    Raises:
+        UserError: they are not.
+    """
     for key, value in state.items():
         dense = (value.layout, value.device.type, value.is_nested) == (torch.strided, "cpu", False)
         if not dense or value.dtype not in (COUNTS if str(key).endswith(COUNTER) else FLOATS):
@@ -61,9 +71,8 @@ def tensors_of(file: str | Path) -> dict[str, Tensor]:
                 f"{file}: {key} is {value.dtype}, {value.layout}, on {value.device.type}; expected "
                 f"dense floating-point numbers"
             )
-    if sum(v.numel() * v.element_size() for v in state.values()) > size:
+    if sum(v.numel() * v.element_size() for v in state.values()) > file.stat().st_size:
         raise UserError(f"{file} is damaged: its tensors claim to be larger than the file")
-    return {str(key): value for key, value in state.items()}
 
 
 def check_shapes(

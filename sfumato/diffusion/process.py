@@ -130,7 +130,10 @@ class VP(Process):
         return (-B / 2).exp(), (-torch.expm1(-B)).sqrt()
 
     def time(self, log_snr: Tensor | float) -> Tensor:
-        B = softplus(-numbers(log_snr))  # alpha^2 = sigmoid(log_snr) = exp(-B)
+        return self.time_of(softplus(-numbers(log_snr)))  # alpha^2 = sigmoid(log_snr) = exp(-B)
+
+    def time_of(self, B: Tensor) -> Tensor:
+        """The times at which -log(alpha^2) is B."""
         slope = self.beta_max - self.beta_min
         return 2 * B / (self.beta_min + (self.beta_min**2 + 2 * slope * B).sqrt())
 

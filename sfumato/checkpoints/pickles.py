@@ -1,0 +1,123 @@
+"""Pickles of objects, read without making one of them: `pickle.load` would run what they name.
+
+What a pickle makes by a class or function stands here as a `Recorded`: the name, the arguments, the state.
+Of these `tensor_of` makes tensors.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import warnings
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from sfumato.core.errors import UserError
+from sfumato.data.folders import regular
+
+
+class Recorded:
+    """What stands for an object of a file; nothing of it runs.
+
+    Attributes:
+        made_by: MODULE.NAME of what would make it.
+        args: that it would be made with.
+        state: that it would be given.
+    """
+
+    made_by: ClassVar[str] = ""
+    args: tuple[Any, ...]
+    state: Any
+
+    def __new__(cls, *args: Any, **_: Any) -> Self:
+        self = object.__new__(cls)
+        self.args, self.state = args, {}
+        return self
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+
+class Names(dict[Any, Any]):
+    """Any kind of dictionary."""
+
+    def __setstate__(self, _: Any) -> None:
+        pass
+
+
+PLAIN = {"collections.OrderedDict": Names, "dnnlib.util.EasyDict": Names, "builtins.set": set}
+"""Plain data, which is made."""
+
+KNOWN = (
+    "torch_utils.persistence.", "torch._utils.", "torch.storage.", "torch.nn.modules.", "torch.device",
+    "torch.Size", "torch.float", "torch.dtype", "numpy.", "_codecs.encode",
+)  # fmt: skip
+"""What files name besides: beginnings of names.  Nothing of it is called, so this is for what is said."""
+
+
+class _Reader(pickle._Unpickler):
+    """The unpickler of Python code: of the other one an index of four bytes can claim all memory."""
+
+    def __init__(self, file: Any, path: Path) -> None:
+        super().__init__(file)
+        self.path, self.kinds = path, dict[str, Any]()
+
+    def find_class(self, module: str, name: str) -> Any:
+        said = f"{module}.{name}"
+        if said in PLAIN:
+            return PLAIN[said]
+        if not said.startswith(KNOWN):
+            raise UserError(
+                f"{self.path} holds {said}, which is neither numbers nor a part of a network; nothing was run"
+            )
+        return self.kinds.setdefault(said, type("Recorded", (Recorded,), {"made_by": said}))
+
+
+def read_pickle(file: Path) -> Any:
+    """What a pickle holds, of plain data and `Recorded`s.
+
+    Raises:
+        UserError: it is missing, no pickle, damaged, or names what no network needs.
+    """
+    if not file.is_file():
+        raise UserError(f"there is no file {str(file)!r}; expected a .pkl file of weights")
+    try:
+        with regular(file).open("rb") as opened:
+            return _Reader(opened, file).load()
+    except UserError:
+        raise
+    except Exception:  # whatever the unpickler says to what is no pickle
+        raise UserError(f"{file} is not a pickle, or is damaged: copy it again") from None
+
+
+def tensor_of(value: Any, storages: dict[int, Any]) -> Tensor:
+    """The tensor that a pickle would make.
+
+    Args:
+        value: what stands for it.
+        storages: those that were read, which tensors may share.
+
+    Raises:
+        ValueError: it is none; or another error of what does not fit its storage.
+    """
+    if value.made_by == "torch._utils._rebuild_parameter":
+        value = value.args[0]
+    if value.made_by != "torch._utils._rebuild_tensor_v2":
+        raise ValueError(f"{value.made_by} is no tensor")
+    storage, offset, size, stride = value.args[:4]
+    if storage.made_by != "torch.storage._load_from_bytes":
+        raise ValueError(f"{storage.made_by} is no storage")
+    (packed,) = storage.args
+    if bytes(packed[:2]) == b"PK":  # a few packed bytes may be gigabytes of zeros
+        raise ValueError("expected a storage as it is pickled")
+    with warnings.catch_warnings(action="ignore"):  # storages are old
+        if id(packed) not in storages:
+            storages[id(packed)] = torch.load(io.BytesIO(packed), map_location="cpu", weights_only=True)
+        read = storages[id(packed)]
+        return torch.empty(0, dtype=read.dtype).set_(read.untyped(), offset, size, stride)
