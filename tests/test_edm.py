@@ -343,8 +343,10 @@ def test_it_is_imported_translated_with_and_trained_on(tmp_path, capsys, folders
     said = capsys.readouterr().out
     assert end.value.code == 0
     assert "model of ffhq: EDM's SongUNet of 16, 32 channels, preconditioned by EDMPrecond" in said
-    for method, options in (("sdedit", {}), ("ilvr", {"factor": 4}), ("ddib", {"source": out})):
-        y = translator(method, target=out).translate(X[:, :, :, :7], steps=2, **options)
+    for method, roles, options in (
+        ("sdedit", {}, {}), ("ilvr", {}, {"factor": 4}), ("ddib", {"source": out}, {}),
+    ):  # fmt: skip
+        y = translator(method, target=out, **roles).translate(X[:, :, :, :7], steps=2, **options)
         assert y.shape == (2, 3, 8, 7)
         assert y.isfinite().all()
     how = {k: v for k, v in TINY.items() if k != "options"} | {"held_out": 0, "steps": 1}
