@@ -58,10 +58,10 @@ def import_(
 ) -> None:
     """Make a model folder of weights that others published.
 
-    A generator of CycleGAN, pix2pix or CUT; a denoiser or classifier of improved- or guided-diffusion; a denoiser
-    of EDM.
+    A generator of CycleGAN, pix2pix or CUT; a denoiser or classifier of improved- or guided-diffusion; a
+    denoiser of EDM.
 
-    What a published one of guided-diffusion was trained with is known by its file's name. Of others it is asked for.
+    What a published one was trained with is known by its file's name, or recorded. Of others it is asked for.
 
     Args:
         file: the weights, such as latest_net_G.pth or 256x256_diffusion.pt; only tensors are read.
