@@ -31,9 +31,10 @@ DDPMPP = {"embedding_type": "positional", "channel_mult_noise": 1, "encoder_type
           "decoder_type": "standard", "resample_filter": [1, 1]}  # fmt: skip
 NCSNPP = DDPMPP | {"embedding_type": "fourier", "channel_mult_noise": 2, "encoder_type": "residual",
                    "resample_filter": [1, 3, 3, 1]}  # fmt: skip
+THREE = {"channel_mult": [1, 2, 1]}
 CASES = {
     "DDPM++, EDM": ("SongUNet", "EDMPrecond", LITTLE | DDPMPP),
-    "NCSN++ of 3 classes, VE": ("SongUNet", "VEPrecond", LITTLE | NCSNPP | {"label_dim": 3}),
+    "NCSN++ of 3 classes, VE": ("SongUNet", "VEPrecond", LITTLE | NCSNPP | {"label_dim": 3} | THREE),
     "DDPM++, VP": ("SongUNet", "VPPrecond", LITTLE | DDPMPP),
     "ADM of 3 classes, EDM": ("DhariwalUNet", "EDMPrecond", WIDE | {"label_dim": 3, "augment_dim": 0}),
     "ADM, iDDPM": ("DhariwalUNet", "iDDPMPrecond", WIDE | {"out_channels": 6, "channel_mult": [1]}),
