@@ -236,12 +236,9 @@ def _adapt(state: dict[str, Tensor], net: Network, classes: int, taps: tuple[int
     if state.pop("map_augment.weight", None) is not None:
         left.append("labels of its augmentation left out")
     wide = net.embedding if isinstance(net, SongUNet) else 4 * net.embedding
-    bias = state.pop("map_label.bias", torch.zeros(wide)) if song else torch.zeros(wide)
-    rows = (
-        state["map_label.weight"].T.float() * (math.sqrt(classes) if song else 1)
-        if classes
-        else bias[None] * 0
-    )
+    bias = state.pop("map_label.bias", torch.zeros(wide))
+    rows = state["map_label.weight"].T.float() if classes else torch.zeros(1, wide)
+    rows = rows * math.sqrt(classes) if song else rows
     state["map_label.weight"] = F.pad(rows, (0, 0, 0, 1)) + bias  # any domain is none of them
     for key in [key for key in state if re.search(r"\.(qkv|proj)\.", key)]:
         value = state[key]
