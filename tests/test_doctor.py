@@ -390,8 +390,44 @@ def test_a_chain_of_copies_loses_no_more_than_it_must():
     ]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(findings, "near_copies", lambda *_: links)
-        (twice,) = findings.copies([a, b, c])
+        (twice,) = findings.copies([a, b, c], {})
     assert twice.without == ["b"]
+
+
+def listed_of(tmp_path, *places, copies):
+    """The names that the list has of folders, after some pictures were copied over others."""
+    for x, y in copies:
+        shutil.copy(tmp_path / x, tmp_path / y)
+    report = doctor(*places, measure=False, write_list=tmp_path / "list.txt")
+    lines = (tmp_path / "list.txt").read_text().splitlines()
+    assert {Path(line) for one in report.findings for line in one.without} == {*map(Path, lines)}
+    return [Path(line).relative_to(tmp_path).as_posix() for line in lines], report
+
+
+def test_of_a_picture_that_is_in_both_domains_the_copies_of_one_domain_are_listed(tmp_path):
+    a, b = (write(tmp_path / name, fields(6, 32, 32, i)) for i, name in enumerate("ab"))
+    copies = [("a/0.png", "b/x.png"), ("a/0.png", "b/y.png"), ("a/1.png", "b/z.png")]
+    lines, report = listed_of(tmp_path, a, b, copies=copies)
+    assert lines == ["b/y.png"]
+    (across,) = (one for one in report.findings if one.kind == "across")
+    assert len(across.named) == 3
+    assert "--write-list lists none of these" in across.fix
+
+
+def test_every_copy_of_a_test_picture_is_listed(tmp_path):
+    for i, name in enumerate(("trainA", "trainB", "testA", "testB")):
+        write(tmp_path / name, fields(4, 32, 32, i))
+    copies = [("testA/0.png", f"train{x}.png") for x in ("A/x", "A/y", "B/z")]
+    lines, _ = listed_of(tmp_path, tmp_path, copies=copies)
+    assert sorted(lines) == ["trainA/x.png", "trainA/y.png", "trainB/z.png"]
+
+
+def test_of_copies_among_pairs_one_pair_stays(tmp_path):
+    """2 repeats 1 in a, and 3 repeats 2 in b: without 2 nothing is left of either to leave out."""
+    pixels = fields(24)
+    a, b = write(tmp_path / "a", pixels), write(tmp_path / "b", 255 - pixels[..., ::-1])
+    lines, _ = listed_of(tmp_path, a, b, copies=[("a/1.png", "a/2.png"), ("b/2.png", "b/3.png")])
+    assert lines == ["a/2.png", "b/2.png"]
 
 
 def test_parts_are_said_as_they_come_and_only_what_is_advised_is_measured(tmp_path, monkeypatch):

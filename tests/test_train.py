@@ -1,11 +1,14 @@
 """Training from folders: run folders, exact resume, kills, bad input."""
 
+import contextlib
+import io
 import itertools
 import json
 import math
 import multiprocessing
 import os
 import random
+import re
 import shlex
 import shutil
 import signal
@@ -24,7 +27,7 @@ from torch.nn.utils import parameters_to_vector
 
 import sfumato
 from sfumato.checkpoints.model_folder import load
-from sfumato.checkpoints.tensors import read_tensors, write_tensors
+from sfumato.checkpoints.tensors import read_protocol, read_tensors, write_tensors
 from sfumato.cli.main import main
 from sfumato.core.errors import UserError
 from sfumato.data.folders import locked
@@ -632,6 +635,49 @@ def test_a_damaged_run_folder_is_one_line(folders, tmp_path, name, content, mess
     (out / name).write_bytes(content)
     with pytest.raises(UserError, match=message):
         train("diffusion", folders, out, **how, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("edit", "says"),
+    [
+        ({"settings": {"seed": 3}}, r"run.json was changed since training.safetensors .*seed 0, not 3"),
+        ({"settings": {"batch": 8}}, r"was changed .*batch 4, not 8"),
+        ({"settings": {"flip": True}}, "was changed .*flip False, not True"),
+        ({"settings": {"lr": -1}}, "run.json .*: lr must be in .0, 1000000., not -1"),
+        ({"settings": {"sead": 3}}, "run.json .*: unknown setting 'sead': did you mean 'seed'"),
+        ({"settings": {"schedule": "cosin"}}, "run.json .*did you mean 'cosine'"),
+        ({k: {"prediction": "x0"} for k in ("options", "model")}, "was changed .*prediction v, not x0"),
+        ({"options": {"any_domain": 7}}, "any_domain must be"),
+        ({"options": {"predict": "v"}}, "did you mean .prediction."),
+        ({"model": {"prediction": "x0"}}, "another model .prediction x0, not v"),
+        ({"model": {"domains": ["green", "red"]}}, "another model"),
+        ({"method": "difusion"}, "did you mean 'diffusion'"),
+        ({"folders": {"data": {"red": "RED", "green": "RED"}}}, "name folders that are apart"),
+    ],
+)  # fmt: skip
+def test_a_run_that_was_edited_is_not_believed(folders, tmp_path, edit, says):
+    out, how = tmp_path / "run", TINY | {"held_out": 0, "steps": 1}
+    train("diffusion", folders, out, **how)
+    run = json.loads((out / "run.json").read_text())
+    for key, change in edit.items():
+        run[key] = run[key] | change if isinstance(change, dict) else change
+    (out / "run.json").write_text(json.dumps(run).replace("RED", folders["red"]))
+    with pytest.raises(SystemExit) as end, contextlib.redirect_stderr(io.StringIO()) as said:
+        main(["train", "--resume", "--out", str(out), "--steps", "2"])
+    assert end.value.code == 2, said.getvalue()
+    assert re.search(says, said.getvalue()), said.getvalue()
+    assert said.getvalue().count("\n") == 1
+
+
+def test_a_save_of_before_says_nothing_of_what_is_newer(folders, tmp_path):
+    out, how = tmp_path / "run", TINY | {"held_out": 0, "steps": 1}
+    train("diffusion", folders, out, **how)
+    file = out / "training.safetensors"
+    tensors, made = read_protocol(file)
+    del made["settings"]["scale"], made["model"]["any_domain"]
+    for record in (made, None):
+        write_tensors(file, tensors, record)
+        train("diffusion", folders, out, **how | {"steps": 2}, resume=True)
 
 
 def test_a_save_that_is_not_of_this_training_is_one_line(folders, tmp_path):

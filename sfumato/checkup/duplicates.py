@@ -18,6 +18,7 @@ and more all are, at quality 75 and at another size, too.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -67,12 +68,18 @@ class Link(NamedTuple):
 
 
 def exact_copies(pictures: Sequence[Inspected]) -> Iterator[Link]:
-    """Each later picture of equal pixels (or bytes) in another file, linked to the first."""
-    first: dict[str, int] = {}
+    """Pictures of equal pixels (or bytes) in several files: each linked to the first of every folder."""
+    alike = defaultdict[str, list[int]](list)
     for i, one in enumerate(pictures):
-        k = first.setdefault(one.pixels, i)
-        if file_in(pictures[k].path) != file_in(one.path):
-            yield Link(k, i, "same file" if pictures[k].file == one.file else "same pixels", 1.0)
+        alike[one.pixels].append(i)
+    for same in alike.values():
+        firsts = dict[tuple[str, str], int]()
+        for i in same:
+            firsts.setdefault((pictures[i].domain, pictures[i].split), i)
+        linked = {(min(i, k), max(i, k)) for i in same for k in firsts.values()}
+        for k, i in sorted(linked):
+            if file_in(pictures[k].path) != file_in(pictures[i].path):
+                yield Link(k, i, "same file" if pictures[k].file == pictures[i].file else "same pixels", 1.0)
 
 
 def near_copies(thumbs: NDArray[np.uint8], files: Sequence[Any]) -> list[Link]:

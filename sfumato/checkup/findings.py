@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -82,8 +82,13 @@ def unreadable(pictures: Sequence[Inspected], folders: Sequence[ImageFolder]) ->
             yield Finding("warning", "format", text, fix)
 
 
-def copies(good: Sequence[Inspected]) -> Iterator[Finding]:
-    """Exact and near copies by where they are: in two splits, in two domains, in one."""
+def copies(good: Sequence[Inspected], partners: Mapping[str, Sequence[str]]) -> Iterator[Finding]:
+    """Exact and near copies by where they are: in two splits, in two domains, in one.
+
+    Args:
+        good: pictures that can be read.
+        partners: for each file of a pair those that go with it.
+    """
     exact = list(exact_copies(good))
     again = {link.second for link in exact}
     kept = [i for i, one in enumerate(good) if i not in again and not one.flat]
@@ -103,30 +108,51 @@ def copies(good: Sequence[Inspected]) -> Iterator[Finding]:
     texts: dict[str, tuple[Severity, str, str]] = {
         "leak": ("error", "in two splits: scores would be too good", LISTED),
         "across": ("error", "in two domains: the model cannot learn what parts these",
-                   "look whether a picture is in the wrong folder"),
+                   "look whether a picture is in the wrong folder: --write-list lists none of these"),
         "copies": ("warning", "repeating others: such are memorised sooner, and one copy may be "
                    "held out while another is trained on", LISTED),
         "alike": ("warning", "looking much like others: copies of low quality, or just as simple",
                   "look at some of them"),
         "mirrored": ("note", "mirroring others, which --flip makes anyway", ""),
     }  # fmt: skip
-    gone: set[int] = set()  # copies that a training does without
-    for kind in ("leak", "copies"):
-        for i, j in sorted(pair for pair, where in kinds.items() if where == kind):
-            first, second = good[i], good[j]
-            if kind == "leak" and first.split == "train":
-                gone.add(i)
-            elif kind == "copies" and second.split == "train" and not {i, j} & gone:
-                gone.add(j)
+    gone = _gone(good, kinds, {link[:2] for link in exact}, partners)
     for kind, links in found.items():
         severity, text, fix = texts[kind]
         twice = {i if kind == "leak" else j for i, j, _ in links}
         named = [f"{good[j].path} = {good[i].path} ({link})" for i, j, link in links]
-        without = [str(good[i].path) for i in sorted(twice & gone)] if fix == LISTED else []
+        listed = unique(p for i in sorted(twice & gone) for p in _with_partners(good[i], partners))
+        without = listed if fix == LISTED else []
         text = f"{count(len(twice), 'picture')} {text}"
         yield Finding(severity, kind, text, fix if without or fix != LISTED else "", named, without)
     if len(near) >= MAX_LINKS:
         yield Finding("note", "copies", f"only the first {MAX_LINKS:,} near copies are listed")
+
+
+def _gone(
+    good: Sequence[Inspected], kinds: Mapping[tuple[int, int], str], exact: Collection[tuple[int, int]],
+    partners: Mapping[str, Sequence[str]],
+) -> set[int]:  # fmt: skip
+    """The copies that a training does without; of what repeats only itself one stays, with its partner."""
+    at = {str(one.path): i for i, one in enumerate(good)}
+    gone: set[int] = set()
+
+    def go(i: int) -> None:
+        gone.update(at[p] for p in _with_partners(good[i], partners) if p in at)
+
+    for kind in ("leak", "copies"):
+        leaks = set(gone)
+        for i, j in sorted(pair for pair, where in kinds.items() if where == kind):
+            first, second = good[i], good[j]
+            if kind == "leak" and first.split == "train":
+                go(i)
+            elif kind == "copies" and second.split == "train":
+                if not {i, j} & gone or (i in leaks and (i, j) in exact):
+                    go(j)
+    return gone
+
+
+def _with_partners(one: Inspected, partners: Mapping[str, Sequence[str]]) -> list[str]:
+    return [str(one.path), *partners.get(str(one.path), ())]
 
 
 def odd(where: str, part: Sequence[Inspected]) -> Iterator[Finding]:

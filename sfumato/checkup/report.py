@@ -174,7 +174,7 @@ def _findings(
         name: {split: [x for x in good if (x.domain, x.split) == (name, split)] for split in splits}
         for name, splits in folders.items()
     }
-    findings = [*checks.unreadable(pictures, read), *checks.copies(good)]
+    findings = [*checks.unreadable(pictures, read), *checks.copies(good, _partners(pictures, pairs))]
     findings += checks.counts({name: splits["train"] for name, splits in parts.items()})
     findings += checks.unpartnered(pairs)
     for name, splits in parts.items():
@@ -186,9 +186,6 @@ def _findings(
             "note", "splits", "no test pictures are named, so leaks into them are not looked for",
             "name them by --test-a (and --test-b); training holds some out by itself (--held-out)",
         ))  # fmt: skip
-    partners = _partners(pictures, pairs)
-    for found in findings:
-        found.without = unique(p for x in found.without for p in (x, *partners.get(x, ())))
     return sorted(findings, key=lambda one: list(SAID).index(one.severity))
 
 

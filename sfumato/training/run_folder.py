@@ -1,6 +1,7 @@
 """A run folder: what a training finds there when it resumes, and what it leaves there.
 
-    training.safetensors         weights, EMA, optimisers and step, in one file that is replaced at once
+    training.safetensors         weights, EMA, optimisers and step, and of what model, pictures and settings
+                                 they are, in one file that is replaced at once
     training.before.safetensors  the save before, until the training has ended
     run.json, split.json         what is trained, on which pictures and how; which were held out
 
@@ -22,14 +23,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sfumato.checkpoints.tensors import read_tensors, write_tensors
-from sfumato.core.errors import UserError
+from sfumato.checkpoints.tensors import read_protocol, read_tensors, write_tensors
+from sfumato.core.errors import UserError, choose
 from sfumato.core.terminal import say
 from sfumato.data.folders import for_folder, locked, parse_json, regular, write_text
 from sfumato.data.own import GIVEN, folders_of
 from sfumato.module import Part, describe, fields, short
 from sfumato.training.fit import State
-from sfumato.training.options import DEFAULTS, FIXED, check
+from sfumato.training.options import DEFAULTS, FIXED, SETTINGS, check
 
 PLACES = {
     "previews": True, "checkpoints": True, "best": True, "README.md": False, "model.json": False,
@@ -101,23 +102,35 @@ class RunFolder:
         """The state as it was last saved; False if it never was.
 
         Raises:
-            UserError: if the file is damaged, or of another model.
+            UserError: if the file is damaged, or of another model, or run.json was changed since.
         """
         file = next((f for f in (self.training, self.before) if f.exists()), None)
         if file is None:
             return False
         try:
-            tensors = read_tensors(file)
+            tensors, made = read_protocol(file)
             step = tensors.pop("step", torch.empty(0))
             if step.numel() != 1 or step.is_floating_point() or step < 0:
                 raise UserError(f"{file} is not a saved training: choose another --out")
         except UserError as error:
             raise UserError(f"{error}{self._beside(file)}") from None
+        was = short(made)  # a save of before says nothing of what is newer
+        if changed := "; ".join(list(differences(was, _shared(json.loads(json.dumps(self.bound)), was)))[:3]):
+            raise UserError(
+                f"{self.out / 'run.json'} was changed since {file.name} was saved ({changed}): change it "
+                f"back, or choose another --out"
+            )
         if not _fits(state, tensors):
             raise UserError("the saved training is of another model; choose another --out")
         state.restore(tensors, int(step))
         self.saved = state.step
         return True
+
+    @property
+    def bound(self) -> dict[str, Any]:
+        """What of run.json a save is bound to; with another model, other pictures or seed it is another run."""
+        settings = {key: self.run["settings"][key] for key in FIXED}
+        return {"model": self.run["model"], "data": self.run["data"], "settings": settings}
 
     def _beside(self, damaged: Path) -> str:
         """What the save before can do for a save that is damaged, in words."""
@@ -139,7 +152,7 @@ class RunFolder:
         tensors = state.tensors() | {"step": torch.tensor(state.step)}
         if self.training.exists():
             os.replace(self.training, self.before)  # a kill from here on leaves that one
-        write_tensors(self.training, tensors)
+        write_tensors(self.training, tensors, self.bound)
         self.saved = state.step
 
     def step_back(self, state: State) -> bool:
@@ -216,9 +229,11 @@ def read_run(out: Path) -> dict[str, Any]:
         raise UserError(damaged)
     numbers = settings | {"minutes": parts.get("minutes")}
     try:
+        for key in settings:
+            choose("setting", key, SETTINGS)
         check({key: value for key, value in numbers.items() if value is not None})
     except UserError as error:
-        raise UserError(f"{damaged} ({error})") from None
+        raise UserError(f"{file} is damaged, or was changed: {error}") from None
     return parts | short({key: parts[key] for key in ("model", "options") if key in parts})
 
 
@@ -296,6 +311,15 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any], path: str = "
             yield f"other pictures of {key}" if was and value else f"{key} is new"
         elif was != value:
             yield f"{path}{key} {was}, not {value}"
+
+
+def _shared(now: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a description the one before says, too."""
+    return {
+        k: _shared(v, before[k]) if isinstance(v, dict) and isinstance(before[k], dict) else v
+        for k, v in now.items()
+        if k in before
+    }
 
 
 def absolute(data: Any) -> Any:
