@@ -114,7 +114,8 @@ class RunFolder:
                 raise UserError(f"{file} is not a saved training: choose another --out")
         except UserError as error:
             raise UserError(f"{error}{self._beside(file)}") from None
-        was = short(made)  # a save of before says nothing of what is newer
+        # a save of before says nothing of what is newer
+        was = made | short({key: made[key] for key in ("model",) if key in made})
         if changed := "; ".join(list(differences(was, _shared(json.loads(json.dumps(self.bound)), was)))[:3]):
             raise UserError(
                 f"{self.out / 'run.json'} was changed since {file.name} was saved ({changed}): change it "
@@ -128,7 +129,7 @@ class RunFolder:
 
     @property
     def bound(self) -> dict[str, Any]:
-        """What of run.json a save is bound to; with another model, other pictures or seed it is another run."""
+        """What of run.json a save is bound to: with another model, pictures or seed it is another run."""
         settings = {key: self.run["settings"][key] for key in FIXED}
         return {"model": self.run["model"], "data": self.run["data"], "settings": settings}
 
