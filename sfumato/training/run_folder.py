@@ -14,7 +14,7 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import MISSING
 from pathlib import Path
@@ -29,6 +29,7 @@ from sfumato.core.terminal import say
 from sfumato.data.folders import for_folder, locked, parse_json, regular, write_text
 from sfumato.data.own import GIVEN, folders_of
 from sfumato.module import Part, describe, fields, short
+from sfumato.training.bound import bound, changed, differences
 from sfumato.training.fit import State
 from sfumato.training.options import DEFAULTS, FIXED, SETTINGS, check
 
@@ -114,11 +115,9 @@ class RunFolder:
                 raise UserError(f"{file} is not a saved training: choose another --out")
         except UserError as error:
             raise UserError(f"{error}{self._beside(file)}") from None
-        # a save of before says nothing of what is newer
-        was = made | short({key: made[key] for key in ("model",) if key in made})
-        if changed := "; ".join(list(differences(was, _shared(json.loads(json.dumps(self.bound)), was)))[:3]):
+        if other := changed(made, self.run):
             raise UserError(
-                f"{self.out / 'run.json'} was changed since {file.name} was saved ({changed}): change it "
+                f"{self.out / 'run.json'} was changed since {file.name} was saved ({other}): change it "
                 f"back, or choose another --out"
             )
         if not _fits(state, tensors):
@@ -126,12 +125,6 @@ class RunFolder:
         state.restore(tensors, int(step))
         self.saved = state.step
         return True
-
-    @property
-    def bound(self) -> dict[str, Any]:
-        """What of run.json a save is bound to: with another model, pictures or seed it is another run."""
-        settings = {key: self.run["settings"][key] for key in FIXED}
-        return {"model": self.run["model"], "data": self.run["data"], "settings": settings}
 
     def _beside(self, damaged: Path) -> str:
         """What the save before can do for a save that is damaged, in words."""
@@ -153,7 +146,7 @@ class RunFolder:
         tensors = state.tensors() | {"step": torch.tensor(state.step)}
         if self.training.exists():
             os.replace(self.training, self.before)  # a kill from here on leaves that one
-        write_tensors(self.training, tensors, self.bound)
+        write_tensors(self.training, tensors, bound(self.run))
         self.saved = state.step
 
     def step_back(self, state: State) -> bool:
@@ -296,31 +289,6 @@ def _changed_since(before: Mapping[str, Any], run: Mapping[str, Any]) -> bool:
     folders = [[one.get("folders", {}).get(key) for key in ("data", "beside")] for one in (before, run)]
     same = [one["settings"].get("without") for one in (before, run)]
     return all(a == b for a, b in (ways, folders, same))
-
-
-def differences(before: Mapping[str, Any], now: Mapping[str, Any], path: str = "") -> Iterator[str]:
-    """What differs between two descriptions, each in a few words."""
-    if "is" in before and before["is"] != now.get("is"):
-        names = [str(d.get("is")) for d in (before, now)]
-        yield f"{path}{names[0]}, not {names[1]}"
-        return
-    for key in dict.fromkeys((*before, *now)):
-        was, value = before.get(key), now.get(key)
-        if isinstance(was, dict) and isinstance(value, dict):
-            yield from differences(was, value, f"{path}{key} ")
-        elif was != value and path == "digest ":
-            yield f"other pictures of {key}" if was and value else f"{key} is new"
-        elif was != value:
-            yield f"{path}{key} {was}, not {value}"
-
-
-def _shared(now: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a description the one before says, too."""
-    return {
-        k: _shared(v, before[k]) if isinstance(v, dict) and isinstance(before[k], dict) else v
-        for k, v in now.items()
-        if k in before
-    }
 
 
 def absolute(data: Any) -> Any:
