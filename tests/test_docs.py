@@ -9,12 +9,26 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from PIL import Image
 
 import sfumato
 from sfumato.cli import main as cli
+from sfumato.cli.flags import value_of
+from sfumato.core.arguments import check_value, hints_of
+from sfumato.core.errors import UserError
+from sfumato.data import WRITERS
+from sfumato.evaluation.entries import entries_of
+from sfumato.evaluation.options import CompareOptions, EvaluateOptions
+from sfumato.evaluation.preference_study import study
+from sfumato.explore.chain import parse
+from sfumato.explore.sensitivity import show_sensitivity
+from sfumato.methods.registry import find, info
+from sfumato.training.options import TrainOptions
+from sfumato.translation.options import TranslateOptions
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -57,12 +71,60 @@ def anchors(text):
 def test_commands_can_be_typed(page):
     """Every `sfumato` command of a page's shell blocks parses: its flags exist, and take such values."""
     for words in commands(page.read_text()):
-        if "--resume" in words and words[1][0] == "-":
-            continue  # flags are those of the run, which is not here
+        if resumed := "--resume" in words and words[1][0] == "-":  # flags are those of the run
+            words = [words[0], "diffusion", *(w for w in words[1:] if w != "--resume")]
         if "--model" in words and not words[words.index("--model") + 1].startswith("sfumato/"):
             words[words.index("--model") + 1] = "sfumato/earth_pairs"
         app = cli.make_app(words)
-        app.parse_args(words, print_error=False, exit_on_error=False)
+        _, bound, _ = app.parse_args(words, print_error=False, exit_on_error=False)
+        check_ranges([*words, ""], bound)
+        if words[0] == "train" and not resumed:
+            check_folders(words, bound.args)
+
+
+def check_folders(words, given):
+    """A training has as many folders as its method takes."""
+    kind = info(words[1]).trains_on
+    if kind == "domains":
+        assert len(given) == 1 or all("=" in one for one in given or [""]), words
+    else:
+        assert len(given) == (1 if "--side-by-side" in words else 2), words
+
+
+def check_ranges(words, bound):
+    """Values lie in the ranges of what the command calls, in entries and chains of operations, too."""
+    method = words[1] if words[0] in ("train", "sweep") else value_of(words, "--method")
+    kind = find(method) if method else None
+    reached = {
+        "train": [TrainOptions, kind], "translate": [TranslateOptions], "compare": [CompareOptions],
+        "sweep": [CompareOptions], "evaluate": [EvaluateOptions], "doctor": [sfumato.doctor],
+        "data": [WRITERS.get(words[1])], "study": [study],
+        "explore": [sfumato.explore.encode_pictures, sfumato.explore.report, show_sensitivity],
+    }.get(words[0], [])  # fmt: skip
+    reached += [kind.translate] if kind and hasattr(kind, "translate") else []
+    hints = {k: v for one in reached if one for k, v in hints_of(one).items() if k != "source"}
+    for name, value in bound.kwargs.items():
+        if name in hints and value is not None:
+            check_value(name, value, hints[name])
+    if words[0] == "compare":
+        for entry in entries_of(bound.args):
+            own = hints_of(find(entry.method).translate) if entry.method else {}
+            for name, value in entry.options.items():
+                check_value(name, value, own.get(name, Any))
+    if words[:2] == ["explore", "apply"]:
+        parse(bound.args[1])
+
+
+def test_a_command_with_a_value_out_of_its_range_is_seen():
+    for text in (
+        "train diffusion data/a --out runs/a --lr -1", "train cyclegan a b --out c --batch 0",
+        "compare 'sdedit target=a:b strength=2' --source a --target b --out c",
+        "explore apply z.safetensors 'blur sigma=-1' --out y.safetensors", "train cyclegan a --out c",
+        "translate a --out b --method sdedit --target c:d --strength 2", "train diffusion --out a",
+    ):  # fmt: skip
+        page = SimpleNamespace(read_text=lambda text=text: f"```sh\nsfumato {text}\n```\n")
+        with pytest.raises((UserError, AssertionError)):
+            test_commands_can_be_typed(page)
 
 
 def commands(text):
