@@ -165,6 +165,8 @@ def windowed(
     same = copy.deepcopy(part, {id(tensor): tensor for tensor in tensors})
     if not (places := networks(same)):
         raise UserError(f"a {type(part).__name__} translates with no network, which windows are made for")
+    if factor := getattr(part, "factor", None):  # networks see latents
+        side, whole = max(1, side // factor), whole and max(1, whole // factor)
     stride, many = max(1, round(side * (1 - overlap))), batch or max(1, 2**18 // side**2)
     for place in places:
         net = same.get_submodule(place)

@@ -12,6 +12,7 @@ from PIL import Image
 
 import sfumato
 from sfumato.checkpoints import hub as names
+from sfumato.checkpoints.hub import recorded_name
 from sfumato.checkpoints.model_folder import own_file, resolve, save
 from sfumato.cli.main import main
 from sfumato.core.errors import UserError
@@ -20,7 +21,6 @@ from sfumato.evaluation.protocol import named_protocol
 from sfumato.methods.registry import find
 from sfumato.studio import app, choices
 from sfumato.training.session import Session
-from sfumato.training.start import recorded_name
 
 X, T = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(0)), torch.tensor(0.5)
 

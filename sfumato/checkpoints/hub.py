@@ -78,6 +78,14 @@ def pinned(name: str) -> str:
     return str(at._replace(revision=fetched(at.repo, at.revision).name))
 
 
+def recorded_name(name: str | Path) -> str:
+    """How a record names a model: its path from anywhere, sfumato/NAME, or hf://OWNER/NAME@COMMIT."""
+    if address(name):
+        return pinned(str(name))
+    ships = Path(name).parts[:-1] == ("sfumato",) and not os.path.exists(name)
+    return str(name) if ships else str(Path(name).absolute())
+
+
 @cache  # what a process found first it works with: a model may get another commit at any time
 def fetched(repo: str, revision: str | None = None) -> Path:
     """The model folder in the cache; what is not there is fetched.

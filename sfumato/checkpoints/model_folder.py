@@ -40,6 +40,7 @@ from sfumato.diffusion.denoiser import Denoiser
 from sfumato.diffusion.domains import domain_index
 from sfumato.diffusion.guidance import Conditioned
 from sfumato.methods.registry import name_of
+from sfumato.methods.registry import said as said_of
 from sfumato.module import Part, at_most, build, describe, short
 from sfumato.windows import Windowed
 
@@ -113,7 +114,7 @@ def _place(folder: str | Path, part: Part) -> Path:
     folder = for_folder(folder)
     names = {f.name for f in folder.iterdir()} if folder.is_dir() else set()
     if "model.json" in names:
-        there, kind = describe_folder(folder)["model"]["is"], describe(part)["is"]
+        there, kind = (said_of(m)["is"] for m in (describe_folder(folder)["model"], describe(part)))
         if there != kind:
             raise UserError(f"{folder} holds a {there}, not a {kind}: name another folder")
     elif other := sorted(n for n in names - {"weights.safetensors"} if not n.startswith(".")):
@@ -284,7 +285,8 @@ def describe_folder(folder: str | Path) -> dict[str, Any]:
             raise ValueError(f"it has more than {LARGEST:,} bytes")
         said = parse_json(regular(file).read_text(encoding="utf-8-sig"))
         form, model = said["format"], said["model"]
-        if not isinstance(model["is"], str):
+        own = said_of(model)
+        if not isinstance(own["is"], str):
             raise TypeError("the model's kind must be a name")
     except (ValueError, KeyError, TypeError) as error:
         why = f"it lacks {error}" if isinstance(error, KeyError) else error
@@ -293,7 +295,7 @@ def describe_folder(folder: str | Path) -> dict[str, Any]:
         raise UserError(
             f"{path} has format {form}, this sfumato reads up to {FORMAT}: update its source (git pull)"
         )
-    info, domains = said.get("info") or {}, model.get("domains", [])
+    info, domains = said.get("info") or {}, own.get("domains", [])
     if not isinstance(info, dict):
         raise UserError(f"{foreign}: info must be names and values, not {info!r}")
     if not isinstance(domains, list) or not all(isinstance(d, str) for d in domains):

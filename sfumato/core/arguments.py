@@ -27,8 +27,9 @@ R = TypeVar("R")
 MOST = 10**9
 """The largest whole number that is taken; seeds may be any that a generator takes."""
 LARGEST_SEED = 2**63 - 1
-Seed = int | Sequence[int]
-"""Of noise: one for a whole batch, to which each image adds its content; or one for each image."""
+Seed = int | Sequence[int | tuple[tuple[int, ...], ...]]
+"""Of noise: one for a whole batch, to which each image adds its content; or one, or one for each block of it,
+for each image."""
 TEXT = str, bytes, bytearray, memoryview
 """What Python takes for sequences, and nobody for lists."""
 

@@ -48,8 +48,14 @@ class Noise:
         self._generators: dict[tuple[int, int, int], torch.Generator] = {}
 
     @classmethod
-    def of(cls, images: Tensor, seed: Seed) -> Noise:
-        """Noise for `images` (B, ...): image i is seeded by (seed, content of image i), or by seed[i]."""
+    def of(cls, images: Tensor, seed: Seed, block: int = BLOCK) -> Noise:
+        """Noise for `images` (B, ...): image i is seeded by (seed, content of image i), or by seed[i].
+
+        Args:
+            images: images.
+            seed: see `Seed`.
+            block: side of a block in their pixels; where each becomes less than one of what noise is for.
+        """
         if isinstance(seed, Sequence) and not isinstance(seed, TEXT):
             return cls(seed)
         content = (images.detach().float().cpu() + 0.0).contiguous()  # -0.0 is 0.0
@@ -58,9 +64,9 @@ class Noise:
         def of_block(pixels: Tensor) -> int:
             return stable_hash(start + pixels.numpy().tobytes())
 
-        if images.ndim != 4 or max(images.shape[2:]) <= BLOCK:
+        if images.ndim != 4 or max(images.shape[2:]) <= block:
             return cls([of_block(image) for image in content])
-        rows = [[row.split(BLOCK, 2) for row in image.split(BLOCK, 1)] for image in content]
+        rows = [[row.split(block, 2) for row in image.split(block, 1)] for image in content]
         return cls([tuple(tuple(map(of_block, row)) for row in image) for image in rows])
 
     def stream(self, name: str) -> Noise:

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from sfumato.core.errors import UserError, choose
+from sfumato.diffusion.latents import InLatents
 from sfumato.methods.outline import ROLES, Outline, names, summary
 from sfumato.module import Part, fields
 
@@ -85,7 +86,7 @@ def info(method: str | Part | type[Part]) -> MethodInfo:
     Raises:
         UserError: for unknown names, with the nearest one.
     """
-    cls: Any = find(method) if isinstance(method, str) else method
+    cls: Any = find(method) if isinstance(method, str) else own(method)
     return _info(cls if isinstance(cls, type) else type(cls))
 
 
@@ -104,6 +105,17 @@ def _info(cls: Any) -> MethodInfo:
 
 class Diverged(UserError):
     """A loss, gradient or made image is NaN or infinite; the weights have not been touched by it."""
+
+
+def own(method: Any) -> Any:
+    """The method itself of one that works in latents; any other as it is."""
+    return method.method if isinstance(method, InLatents) else method
+
+
+def said(model: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The description of the method itself, in that of a model."""
+    inner: Mapping[str, Any] = model["method"] if model.get("is") == InLatents.__name__ else model
+    return inner
 
 
 def find(name: str) -> type[Part]:
@@ -136,7 +148,7 @@ def name_of(method: str | Part | type[Part]) -> str:
     """The method's name: that of its file."""
     if isinstance(method, str):
         return method
-    cls = method if isinstance(method, type) else type(method)
+    cls = method if isinstance(method, type) else type(own(method))
     return cls.__module__.rsplit(".", 1)[-1]
 
 

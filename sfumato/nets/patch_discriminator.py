@@ -44,7 +44,20 @@ class PatchGAN(Part):
             c = width
         self.model = nn.Sequential(*layers, nn.Conv2d(c, 1, 4, 1, 1))
 
+    def features(self, x: Float[Tensor, "b c h w"]) -> list[Tensor]:
+        """What each activated layer says of images, and the scores last."""
+        self._check(x)
+        found = []
+        for layer in self.model:
+            x = layer(x)
+            found += [x] if isinstance(layer, nn.LeakyReLU) else []
+        return [*found, x]
+
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 1 y x"]:
+        self._check(x)
+        return self.model(x)
+
+    def _check(self, x: Tensor) -> None:
         least = 3 * 2**self.n_layers  # two more 4x4 convolutions follow the halvings
         if min(x.shape[2:]) < least:
             raise UserError(
@@ -52,7 +65,6 @@ class PatchGAN(Part):
                 f"{count(self.n_layers, 'layer')}, which needs {least}: use --n-layers-d 1, or a larger "
                 f"--size"
             )
-        return self.model(x)
 
 
 def patch_size(n_layers: int) -> int:

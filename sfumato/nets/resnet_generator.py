@@ -9,7 +9,7 @@ gives as a feature has been through its ReLU.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -32,6 +32,8 @@ class ResNet(Part):
         antialias: blur before down- and after upsampling (CUT), or strided and transposed
             convolutions (CycleGAN).
     """
+
+    bounded: ClassVar[bool] = True
 
     channels: Count = 3
     ngf: int = 64

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -28,6 +29,8 @@ class UNetGenerator(Part):
         stem: channels of a level at full size, whose skip keeps small pictures sharp; 0: none, as published.
         to_channels: channels of the results; 0: as many.
     """
+
+    bounded: ClassVar[bool] = True
 
     channels: Count = 3
     ngf: int = 64

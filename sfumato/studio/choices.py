@@ -16,7 +16,7 @@ from sfumato.core.errors import UserError, choose, existing_folder
 from sfumato.data import ImageFolder
 from sfumato.data.folders import regular
 from sfumato.data.show import evenly
-from sfumato.methods.registry import info, named
+from sfumato.methods.registry import info, named, said
 from sfumato.studio.limits import EXAMPLES
 
 SHIPPED = ("sfumato/digits", "sfumato/earth", "sfumato/earth_pairs", "sfumato/digits_classifier")
@@ -198,7 +198,7 @@ def _look_at(folder: Path, models: dict[str, Model], folders: dict[str, Path]) -
 
 def _model(name: str) -> Model:
     described = describe_folder(resolve(name)[0])
-    model = described["model"]
+    model = said(described["model"])
     method = named(model["is"])
     domains = tuple(map(str, model.get("domains") or ()))
     return Model(name, method, domains, dict(described.get("info") or {}))

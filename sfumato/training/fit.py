@@ -139,7 +139,10 @@ class State:
         return [v for m in norms for v in (m.running_mean, m.running_var) if v is not None]
 
     def _floats(self) -> dict[str, Tensor]:
-        return {k: v for k, v in unique_state(self.method).items() if v.is_floating_point()}
+        """What changes; a codec that never learns needs no average."""
+        still = {k for k, v in self.method.named_parameters(remove_duplicate=False) if not v.requires_grad}
+        state = unique_state(self.method).items()
+        return {k: v for k, v in state if v.is_floating_point() and k not in still}
 
     def finish(self) -> Part:
         """The method with its averaged weights, in evaluation mode."""

@@ -98,6 +98,8 @@ class TrainOptions(LoopOptions):
         options: the method's own fields; none if `method` is an instance.
         start: a model folder, sfumato/NAME or hf://OWNER/NAME, with whose weights it begins. The network is
             the model's, domains are matched by name, and the default of lr is a tenth of the method's.
+        codec: folder of a model of `train autoencoder`, or of an imported autoencoder, in whose latents it
+            learns; the model's folder then holds it, too. Sizes and channels are still those of images.
         size: side of the images in pixels, or WIDTHxHEIGHT, as in 96x64.
         resize: how images get that size: crop (scale the short side, cut out the middle), buckets (whole
             images, upright, square and lying, of about the area of the size, a batch of one shape), stretch,
@@ -153,6 +155,7 @@ class TrainOptions(LoopOptions):
     _: KW_ONLY
     options: Mapping[str, Any] | None = option(recorded=False)
     start: str | Path | None = option(recorded=False)
+    codec: str | Path | None = option(recorded=False)
     size: str | TrainingSide = 32
     resize: Learnt = "crop"
     scale: Strength = option(1.0, fixed=True)

@@ -209,11 +209,11 @@ def read_run(out: Path) -> dict[str, Any]:
     parts = dict(run) if isinstance(run, dict) else {}
     damaged = f"{file} is damaged, or not of a training: nothing resumes without it"
     needed = [parts.get(key) for key in ("model", "data", "settings")]
-    newer = [parts.get(key, {}) for key in ("options", "folders", "start")]  # than some runs
+    newer = [parts.get(key, {}) for key in ("codec", "options", "folders", "start")]  # than some runs
     if not all(isinstance(part, dict) for part in (*needed, *newer)):
         raise UserError(damaged)
     settings, model = parts["settings"], parts["model"]
-    if newer[1].get("validation"):  # runs of before wrote the default beside it
+    if newer[2].get("validation"):  # runs of before wrote the default beside it
         settings["held_out"] = 0.0
     names = parts.get("method"), settings.get("without"), model.get("is"), newer[-1].get("model")
     if not all(name is None or isinstance(name, str) for name in names) or not all(
@@ -263,6 +263,9 @@ def compare(before: Mapping[str, Any], run: Mapping[str, Any], part: Part, out: 
     was, now = (one.get("start", {}).get("model", "new weights") for one in (before, run))
     if was != now:
         raise UserError(f"{out} began with {was}, not with {now}: {go}")
+    was, now = (one.get("codec", {}).get("model", "none") for one in (before, run))
+    if was != now:
+        raise UserError(f"{out} learns with codec {was}, not {now}: {go}")
     told = {f.name: describe(f.default) for f in fields(part) if f.default is not MISSING}
     told |= describe(dict(part.before))
     model = told | before["model"]  # a field that is newer than the run: what it meant then

@@ -193,7 +193,7 @@ class Session:
         return {
             "preparation": run["preparation"], "step": self.state.step, "data": run["data"],
             "settings": run["settings"], "verdict": self.observer.verdict(),
-            **{key: run[key] for key in ("start",) if key in run},
+            **{key: run[key] for key in ("start", "codec") if key in run},
         }  # fmt: skip
 
     def losses(self) -> dict[str, float]:

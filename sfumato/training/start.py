@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from sfumato.checkpoints.hub import address, pinned, spelled
+from sfumato.checkpoints.hub import recorded_name, spelled
 from sfumato.checkpoints.model_folder import ModelFolder, open_model, resolve
 from sfumato.core.arguments import checked_values
 from sfumato.core.devices import without_values
@@ -23,6 +21,7 @@ from sfumato.methods.registry import find, info, name_of
 from sfumato.module import Part, build, describe, fields
 from sfumato.nets.sizes import UNet
 from sfumato.training.fit import seeded
+from sfumato.training.latents import Latents
 from sfumato.training.options import DEFAULTS, TrainOptions
 from sfumato.training.pictures import Pictures
 
@@ -32,11 +31,13 @@ READ = "range", "to_range", "alpha"
 """Options by which pictures are read as a model's were, if they are not given."""
 
 
-def make(asked: TrainOptions, pictures: Pictures) -> Part:
+def make(asked: TrainOptions, pictures: Pictures, latents: Latents | None, device: torch.device) -> Part:
     """The method with its options and what the pictures decide, with the seed's initial weights."""
-    given = _decided(asked, pictures) | _given(asked)
+    given, cls = _decided(asked, pictures) | _given(asked), find(str(asked.method))
+    given |= latents.decided(cls, given, pictures) if latents else {}
     with seeded(asked.seed):
-        return find(str(asked.method))(**given)
+        part = cls(**given)
+    return latents.around(part, asked, pictures, device) if latents else part
 
 
 def check_part(part: Part, asked: TrainOptions) -> None:
@@ -51,6 +52,8 @@ def check_part(part: Part, asked: TrainOptions) -> None:
         )
     if asked.start is not None:
         raise UserError(f"start={str(asked.start)!r} is for a method's name: a model has its own weights")
+    if asked.codec is not None:
+        raise UserError(f"codec={str(asked.codec)!r} is for a method's name: give InLatents(codec, model)")
     if (side := getattr(part, "side", asked.size)) != asked.size:
         raise UserError(f"the model is made for pictures of {side} pixels: size={side}, not {asked.size}")
 
@@ -100,14 +103,6 @@ def _check_acting(asked: TrainOptions) -> None:
                 f"--{flag} {values[name]} acts only with --{needed} {value}, and {other} is {values[other]}: "
                 f"add it, or leave out --{flag}"
             )
-
-
-def recorded_name(start: str | Path) -> str:
-    """How run.json names a model: its path from anywhere, sfumato/NAME, or hf://OWNER/NAME@COMMIT."""
-    if address(start):
-        return pinned(str(start))
-    ships = Path(start).parts[:-1] == ("sfumato",) and not os.path.exists(start)
-    return str(start) if ships else str(Path(start).absolute())
 
 
 @dataclass(frozen=True)
@@ -270,9 +265,10 @@ def _given(asked: TrainOptions) -> dict[str, Any]:
 def _decided(asked: TrainOptions, pictures: Pictures) -> dict[str, Any]:
     """What the pictures decide of a model."""
     decided: dict[str, Any] = {}
-    if isinstance(pictures.everything, sets.Domains):
+    known = [f.name for f in fields(find(str(asked.method)))]
+    if isinstance(pictures.everything, sets.Domains) and "domains" in known:
         decided["domains"] = tuple(pictures.everything.parts)
-    if "side" in [f.name for f in fields(find(str(asked.method)))]:
+    if "side" in known:
         decided["side"] = min(asked.sides)
     return decided
 

@@ -17,23 +17,26 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sfumato.checkpoints.hub import recorded_name
 from sfumato.core.devices import with_torch_defaults
 from sfumato.core.errors import UserError, enough_memory
 from sfumato.core.options import told_by
 from sfumato.core.terminal import count, say, unheard, verb
 from sfumato.data.open_data import outside
 from sfumato.data.own import GIVEN, folders_of
+from sfumato.diffusion.latents import InLatents
 from sfumato.methods._shared.memory import Replay
-from sfumato.methods.registry import find, info, name_of, named
+from sfumato.methods.registry import find, info, name_of, named, said
 from sfumato.module import Part, build, describe
 from sfumato.training.fit import State, machine
+from sfumato.training.latents import Latents
 from sfumato.training.log import Progress
 from sfumato.training.options import SETTINGS, TrainOptions
 from sfumato.training.pictures import Pictures, read_pictures, with_channels
 from sfumato.training.processes import mean, together
 from sfumato.training.run_folder import SAVES, RunFolder, absolute, compare, earlier, folders_in, read_run
 from sfumato.training.session import Session
-from sfumato.training.start import OF_DATA, Start, begun, check_part, make, recorded_name
+from sfumato.training.start import OF_DATA, Start, begun, check_part, make
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -64,14 +67,18 @@ def train(asked: TrainOptions) -> Part:
         asked = _timed(asked if before is None else _as_it_began(asked, out), before)
         outside(out, [*folders_of(asked.data), *asked.further])
         start, asked = begun(asked, before)
+        latents = Latents.of(asked, before)
+        asked = asked if latents is None else latents.told(asked)
         with told.waiting("reading the pictures"):
             pictures = read_pictures(asked)
             asked = with_channels(asked, pictures)
         asked = asked if start is None else start.told(asked, pictures)
-        part = asked.method if isinstance(asked.method, Part) else make(asked, pictures)
+        part = asked.method
+        if not isinstance(part, Part):
+            part = make(asked, pictures, latents, accelerator.device)
         if start is not None:
             start.give(part)
-        folder = RunFolder(out, _run(asked, part, pictures, before, start), pictures.names(), lock)
+        folder = RunFolder(out, _run(asked, part, pictures, before, start, latents), pictures.names(), lock)
         with together(accelerator):
             if main:
                 folder.take()
@@ -92,6 +99,8 @@ def train(asked: TrainOptions) -> Part:
             told.say(f"{out} has nothing to resume: this training starts from the beginning")
         if start is not None and before is None:
             told.say(start.said(part, asked, pictures))
+        if isinstance(part, InLatents) and latents is not None and before is None:
+            told.say(latents.said(part))
         Session(asked, state, folder, pictures, accelerator, told).learn()
     trained = state.finish()
     trained.preparation = pictures.everything.preparation
@@ -115,7 +124,7 @@ def _timed(asked: TrainOptions, before: Mapping[str, Any] | None) -> TrainOption
 
 def _run(
     asked: TrainOptions, part: Part, pictures: Pictures, before: Mapping[str, Any] | None,
-    start: Start | None,
+    start: Start | None, latents: Latents | None,
 ) -> dict[str, Any]:  # fmt: skip
     """What run.json says; digests of the same pictures in an earlier one stay."""
     run = {
@@ -133,6 +142,8 @@ def _run(
         run["start"] = start.facts(part)
     elif asked.start is not None:  # it goes on, and needs the model no more
         run["start"] = (before or {}).get("start", {}) | {"model": recorded_name(asked.start)}
+    if latents is not None:
+        run["codec"] = latents.facts()
     return run if asked.minutes is None else run | {"minutes": asked.minutes}
 
 
@@ -165,12 +176,13 @@ def recorded(out: Path) -> dict[str, Any]:
     run = read_run(out)
     given = {k: v for k, v in run["settings"].items() if k in SETTINGS}
     given |= {k: v for k, v in run.get("folders", {}).items() if v is not None}
-    given |= {"start": run["start"].get("model")} if "start" in run else {}
+    given |= {key: run[key].get("model") for key in ("start", "codec") if key in run}
     if "method" in run and run["method"] is None:
         if not any((out / name).exists() for name in SAVES):
             raise UserError(f"{out} has no save, and the model that it began with is not in it")
         return given | {"method": build(run["model"])}
-    model = {k: v for k, v in run["model"].items() if k not in ("is", *OF_DATA)}
-    name = run.get("method") or named(str(run["model"].get("is")))
+    own = said(run["model"])
+    model = {k: v for k, v in own.items() if k not in ("is", *OF_DATA)}
+    name = run.get("method") or named(str(own.get("is")))
     old = {k: v for k, v in find(name).before.items() if k not in run["model"]}
     return given | {"method": name, "options": old | build(run.get("options", model))}

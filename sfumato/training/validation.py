@@ -194,8 +194,9 @@ def look(
         seen = [_rows(part, one, device, many) for one, many in ((first, n), *((one, 2) for one in others))]
         if info(part).translates:
             x, y, b = seen[0].values()
-            copies = [as_many(x, b.shape[1]) for x in (x, known[0])]
-            far = verdict.translated(copies[0], y, b, copies[1], known[1], paired=data.kind == "pairs")
+            sources, targets = known[0], known[1] if data.kind != "domains" else known[0]
+            copies = [as_many(x, b.shape[1]) for x in (x, sources)]
+            far = verdict.translated(copies[0], y, b, copies[1], targets, paired=data.kind != "unpaired")
         else:
             far = verdict.sampled([*seen[0].values()], *known)
     return Look({name: on_white([rows[name] for rows in seen]) for name in seen[0]}, far)
@@ -205,6 +206,7 @@ def _rows(part: Any, data: sets.Dataset, device: torch.device, n: int) -> dict[s
     """Images (n, C, H, W) of a preview by what they are, of pictures of one size."""
     a, b = data.first(n)
     if info(part).translates:
+        b = a if data.kind == "domains" else b  # what gives pictures back
         return {"source": a, "result": raw(part)(a.to(device)).float().cpu().clamp(-1, 1), "target": b}
     made = [r.float().cpu().clamp(-1, 1) for r in part.preview(a.to(device))]
     return dict(zip(data.parts, made, strict=True))

@@ -66,7 +66,7 @@ class OnePicture(NamedTuple):
             size=size, upscale=upscale, direction=chosen.get("direction")
         )
         image = picture.get([0])
-        for text in [*notes, *picture.said()]:
+        for text in [*notes, *made.notes(chosen), *picture.said()]:
             warnings.warn(text, stacklevel=3)
         facts = {
             "method": name_of(made.part), "options": {k: str(v) if isinstance(v, Path) else v

@@ -107,7 +107,7 @@ def translate(asked: TranslateOptions) -> Summary:
     plan = Plan(
         part, home, chosen, pictures, out, run, origin, form, masks, whole_to, asked.watch, apart=apart
     )
-    for text in notes + made.foggy:
+    for text in notes + made.notes(chosen) + made.foggy:
         warnings.warn(text, stacklevel=3)
     if not all(map(there, plan.results)):
         plan.rehearse()

@@ -64,7 +64,7 @@ def stream(asked: StreamOptions) -> Iterator[Any]:
     if own:
         beside = tuple(layer._replace(range=own) for layer in prepare.beside)
         prepare = replace(prepare, range=own, beside=beside, to_range=prepare.to_range or own)
-    for text in notes + made.foggy:
+    for text in notes + made.notes(chosen) + made.foggy:
         warnings.warn(text, stacklevel=3)
     if mask := chosen.get("mask"):
         check_mask(Path(mask))

@@ -19,8 +19,10 @@ from sfumato.data.joined import check_folders
 from sfumato.data.preparation import Preparation, Side
 from sfumato.data.resize import Resize, said_size
 from sfumato.data.value_range import ValueRange
+from sfumato.diffusion.latents import InLatents
 from sfumato.diffusion.watch import Evaluations, Watch
-from sfumato.methods.registry import find, info, name_of, named
+from sfumato.methods.registry import find, info, name_of, named, said
+from sfumato.methods.registry import own as method_itself
 from sfumato.module import Part, channels_of, raw
 from sfumato.training.verdict import FOG
 
@@ -65,6 +67,11 @@ class Assembled(NamedTuple):
         """What the trainings say of models whose results are no pictures yet."""
         told = {model.name: str(model.info.get("verdict")) for model in self.models.values()}
         return [f"{folder}: {text}" for folder, text in told.items() if FOG in text]
+
+    def notes(self, options: Mapping[str, Any]) -> list[str]:
+        """What is to be said of these options."""
+        said = self.part.low_pass(options) if isinstance(self.part, InLatents) else None
+        return [said] if said else []
 
     def preparation(self, **given: Any) -> tuple[Preparation, list[str]]:
         """How pictures are brought to it, see `preparation_of`."""
@@ -127,14 +134,32 @@ def assembled(
         read[folder] = models[role] = one = replace(one, domain=domain)
         if role == "classifier" and domain is not None:
             raise UserError(f"a classifier knows all its domains: --classifier {one.name}, without :{domain}")
-        made[role] = one.part if role == "classifier" else one.denoiser
+        made[role] = method_itself(one.part) if role == "classifier" else one.denoiser
     if len(channels := {channels_of(part) for part in made.values()}) > 1:
         raise UserError(
             f"{' and '.join(made)} differ in channels ({channels}); choose models with the same channels"
         )
     part = cls(**made).eval()
     part.preparation = next(iter(models.values())).part.preparation
-    return Assembled(part, models)
+    return Assembled(_in_latents(part, models), models)
+
+
+def _in_latents(part: Part, models: Mapping[str, ModelFolder]) -> Part:
+    """The method in the latents of its models, if they work in some.
+
+    Raises:
+        UserError: they work in others, or one on pictures.
+    """
+    (role, first), *rest = models.items()
+    for other, model in rest:
+        one, two = first.part, model.part
+        works = isinstance(one, InLatents) and one.same_latents(two)
+        if not works and InLatents in (type(one), type(two)):
+            raise UserError(
+                f"{role} {first.name} and {other} {model.name} do not work in the same latents: train both "
+                f"with one --codec"
+            )
+    return first.part.around(part) if isinstance(first.part, InLatents) else part
 
 
 USES = {
@@ -146,7 +171,7 @@ USES = {
 
 def method_in(folder: Path) -> str:
     """The name of the method whose model a folder holds."""
-    return named(describe_folder(folder)["model"]["is"])
+    return named(said(describe_folder(folder)["model"])["is"])
 
 
 def used_by_others(method: str, folder: str | None = None) -> UserError:
@@ -164,9 +189,9 @@ def options_of(part: Any, given: Mapping[str, Any]) -> dict[str, Any]:
         UserError: for an unknown one, naming the nearest, or a value that is not of its annotated type
             or that JSON cannot hold.
     """
-    parameters = inspect.signature(part.translate).parameters
+    parameters = inspect.signature(method_itself(part).translate).parameters
     known = {k: p.default for k, p in parameters.items() if k not in ("source", "seed", "watch")}
-    hints, given = hints_of(part.translate), plain(given)
+    hints, given = hints_of(method_itself(part).translate), plain(given)
     for name, value in given.items():
         choose(f"option of {name_of(part)}", name, known)
         if not isinstance(value, (str, int, float, Path, type(None))):
@@ -174,7 +199,7 @@ def options_of(part: Any, given: Mapping[str, Any]) -> dict[str, Any]:
         members = get_args(hint := hints.get(name, Any)) or (hint,)
         pictures = Tensor in members  # which are given by their paths
         check_value(name, value, str | Path | None if pictures else hint)
-    return known | given
+    return part.options(known | given, given) if isinstance(part, InLatents) else known | given
 
 
 def preparation_of(

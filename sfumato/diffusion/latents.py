@@ -1,0 +1,255 @@
+"""Latents: pictures made small by a codec, and any method at work on them.
+
+    z = (encode(x) - mean) / deviation,    x = decode(mean + deviation z)        a mean, a deviation a channel
+
+so that z has unit deviation, which noising processes expect.  Mean and deviation are measured on the
+pictures of a training, and recorded in model.json.  A method does not know that its images are latents,
+nor does the codec know of the method: this file alone knows both.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sfumato.core.arguments import Seed
+from sfumato.core.errors import UserError
+from sfumato.core.terminal import count
+from sfumato.diffusion.noise import BLOCK, Noise, stable_hash
+from sfumato.diffusion.watch import Watch
+from sfumato.module import Part
+from sfumato.nets.layers import mirrored
+
+KEPT = 2**28
+"""Bytes of latents that a training keeps, so that no picture is encoded twice."""
+OF_PICTURES: Mapping[str, Any] = {"clip": False, "content": "colour"}
+"""Options that speak of colours in [-1, 1], and what they are where there are none."""
+
+
+@runtime_checkable
+class Codec(Protocol):
+    """Pictures (B, channels, H, W) to latents (B, latent_channels, H/factor, W/factor), and back."""
+
+    channels: int
+    latent_channels: int
+    factor: int
+
+    def encode(self, x: Tensor, /) -> Tensor:
+        """Latents of pictures whose sides are multiples of the factor; the same in every call."""
+
+    def decode(self, z: Tensor, /) -> Tensor:
+        """Pictures of latents."""
+
+
+def codec_of(part: Any, name: str = "the model") -> Any:
+    """The codec that a model is or has.
+
+    Raises:
+        UserError: it has none.
+    """
+    found = getattr(part, "codec", part)
+    if not isinstance(found, nn.Module) or not isinstance(found, Codec):
+        raise UserError(
+            f"{name} has no codec: expected a model of `sfumato train autoencoder`, or an autoencoder that "
+            f"was imported"
+        )
+    return found
+
+
+class InLatents(Part):
+    """A method at work in the latents of a codec, on pictures.
+
+    Whatever it is asked for besides is the method's: its domains, its denoiser, its players.
+
+    Args:
+        codec: pictures to latents and back; it never learns.
+        method: on images of as many channels as the latents have.
+        means: of each channel of the latents; none for latents as they are.
+        deviations: of each channel about its mean.
+    """
+
+    to_channels: ClassVar[int] = 0
+
+    codec: nn.Module
+    method: Part
+    means: tuple[float, ...] = ()
+    deviations: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        codec: Any = codec_of(self.codec, "the codec")
+        if hasattr(self.method, "codec"):
+            raise UserError(f"a {type(self.method).__name__} has a codec of its own: use it without another")
+        self.channels, self.factor = codec.channels, codec.factor
+        if any(getattr(m, "bounded", False) for m in self.method.modules()):
+            raise UserError(
+                f"a {type(self.method).__name__} answers in [-1, 1], beyond which latents lie: use it "
+                f"on pictures, without a codec"
+            )
+        for name in ("means", "deviations"):
+            if len(getattr(self, name)) not in (0, codec.latent_channels):
+                raise UserError(f"{name} must be {codec.latent_channels} numbers, one for each channel")
+        self.codec.requires_grad_(False).eval()
+        self._known: dict[int, Tensor] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("method"), name)
+
+    def train(self, mode: bool = True) -> InLatents:
+        super().train(mode)
+        self.codec.eval()
+        return self
+
+    @torch.no_grad()
+    def encode(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b latents height width"]:
+        """Latents of pictures in [-1, 1]; sides that are no multiples of the factor are mirrored beyond."""
+        if x.ndim != 4 or x.shape[1] != self.channels:
+            raise UserError(
+                f"the codec takes pictures (B, {self.channels}, H, W), not a tensor of {tuple(x.shape)}"
+            )
+        own: Any = self.codec
+        with torch.autocast(x.device.type, enabled=False):
+            z = own.encode(mirrored(x, self.factor))
+        return (z - self._of(self.means, z)) / self._of(self.deviations, z) if self.means else z
+
+    @torch.no_grad()
+    def decode(self, z: Float[Tensor, "b c h w"]) -> Float[Tensor, "b channels height width"]:
+        """Pictures of latents."""
+        own: Any = self.codec
+        with torch.autocast(z.device.type, enabled=False):
+            return own.decode(self._of(self.means, z) + self._of(self.deviations, z) * z if self.means else z)
+
+    def translate(
+        self, source: Tensor, *, seed: Seed = 0, watch: Watch | None = None, **options: Any
+    ) -> Tensor:
+        """Images (B, C, H, W) in [-1, 1] to images, by the method's own options.
+
+        A picture's noise is seeded by its pixels: the last bits of latents depend on the batch.
+
+        Args:
+            source: images in [-1, 1].
+            seed: seed of the noise.
+            watch: see `integrate`; it sees latents.
+            options: of the method; a mask, and the factor of a low-pass, are of pixels.
+        """
+        own, mask = self.options(options, options), options.get("mask")
+        own |= {"factor": self._in_latents(options["factor"])} if options.get("factor") else {}
+        if isinstance(mask, Tensor):  # a latent is kept if all of its pixels are
+            whole = mirrored(mask.to(source).expand(len(mask), -1, *source.shape[2:]), self.factor)
+            own["mask"] = -F.max_pool2d(-whole, self.factor)
+        seeds = Noise.of(source, seed, BLOCK * self.factor).seeds
+        z = self.method.translate(self.encode(source), as_is=True, seed=seeds, watch=watch, **own)
+        y = self.decode(z)[..., : source.shape[2], : source.shape[3]]
+        return torch.where(mask.to(y) > 0.5, source, y) if isinstance(mask, Tensor) else y
+
+    def options(self, known: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+        """Options of the method, as they are for latents, of which some are `given`; see `OF_PICTURES`.
+
+        Raises:
+            UserError: one speaks of colours.
+        """
+        takes = inspect.signature(self.method.translate).parameters
+        fixed = {k: v for k, v in OF_PICTURES.items() if k in takes}
+        for name, value in fixed.items():
+            if given.get(name, value) != value:
+                raise UserError(
+                    f"{name} {given[name]} is of colours in [-1, 1], and latents have none: leave it out"
+                )
+        return {**known, **fixed}
+
+    def objectives(
+        self, batches: Iterator[tuple[Tensor, Tensor]], rng: torch.Generator
+    ) -> Iterator[tuple[str, Tensor]]:
+        """The method's, on the latents of pictures; labels stay as they are."""
+        return self.method.objectives(self._latents(batches), rng)
+
+    @property
+    def measures(self) -> Any:
+        """What the method itself measures, if it does."""
+        own = self.method.measures
+        return lambda a, b, rng: own(*next(self._latents([(a, b)])), rng)
+
+    @property
+    def preview(self) -> Any:
+        """Pictures of the method's preview, if it has one."""
+        own = self.method.preview
+        return lambda like: [self.decode(row) for row in own(self.encode(like))]
+
+    @property
+    def side(self) -> int:
+        """Side of the training's pictures in pixels, if the method asks for it."""
+        return int(self.method.side) * self.factor
+
+    def sample(self, domain: str, like: Tensor, **how: Any) -> Tensor:
+        """New pictures of a domain, as many and of the size of `like`; see the method's own `sample`."""
+        return self.decode(self.method.sample(domain, self.encode(like), **how))
+
+    def around(self, method: Part) -> InLatents:
+        """Another method in the same latents."""
+        inner = InLatents(codec=self.codec, method=method, means=self.means, deviations=self.deviations)
+        inner.preparation = self.preparation
+        return inner.train(method.training)
+
+    def same_latents(self, other: Part) -> bool:
+        """Whether another model works in these latents."""
+        if not isinstance(other, InLatents):
+            return False
+        own, theirs = self.codec.state_dict(), other.codec.state_dict()
+        scales = ((m.means, m.deviations, type(m.codec)) for m in (self, other))
+        return len({*scales}) == 1 and own.keys() == theirs.keys() and all(
+            torch.equal(v, theirs[k]) for k, v in own.items()
+        )  # fmt: skip
+
+    def _latents(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+        for a, b in batches:
+            yield self._latent(a), self._latent(b)
+
+    def _latent(self, x: Tensor) -> Tensor:
+        """Latents of pictures as training shows them, mirrored and jittered: each is encoded once.
+
+        Whole batches are encoded, or none of them: so bits do not depend on what was seen before.
+        """
+        if x.ndim < 4:
+            return x
+        names = [stable_hash(one.numpy().tobytes()) for one in x.detach().cpu()]
+        if not all(name in self._known for name in names):
+            z = self.encode(x)
+            if len(self._known) * z[0].numel() * z.element_size() < KEPT:
+                self._known |= zip(names, z.unbind(), strict=True)
+            return z
+        return torch.stack([self._known[name] for name in names])
+
+    def low_pass(self, options: Mapping[str, Any]) -> str | None:
+        """What a low-pass of these options means here, in words, if there is one."""
+        if "factor" not in options:
+            return None
+        kept = self._in_latents(options["factor"]) if options["factor"] else None
+        each = f" of {count(kept, 'latent')} a side ({options['factor']} pixels)" if kept else ""
+        return f"the low-pass{each} is of latents, not of pixels: layout is kept, and colours only about"
+
+    def _in_latents(self, pixels: int) -> int:
+        if pixels % self.factor:
+            raise UserError(
+                f"factor {pixels} is in pixels, of which {self.factor} a side are one latent: expected a "
+                f"multiple of {self.factor}"
+            )
+        return pixels // self.factor
+
+    @staticmethod
+    def _of(numbers: Sequence[float], z: Tensor) -> Tensor:
+        return z.new_tensor(numbers)[:, None, None]
+
+
+def moments(latents: Iterable[Tensor]) -> dict[str, tuple[float, ...]]:
+    """Mean and deviation of each channel of latents (B, C, H, W), to four digits: a record to be read."""
+    each = torch.cat([z.transpose(0, 1).flatten(1).cpu() for z in latents], 1).double()
+    found = {"means": each.mean(1), "deviations": each.std(1).clamp(min=1e-6)}
+    return {name: tuple(float(f"{v:.4g}") for v in values) for name, values in found.items()}
