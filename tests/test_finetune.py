@@ -71,16 +71,16 @@ def test_heads_of_a_classifier_are_matched_by_name(folders, tmp_path, begun):  #
 
 @pytest.mark.parametrize("method", [n for n in names() if info(n).trains_on])
 def test_every_method_begins_with_all_of_a_model(method, folders, tmp_path, begun):  # noqa: F811
-    domains = {"domains": tuple(folders)} if info(method).trains_on == "domains" else {}
-    old = learnt(tmp_path / "m", method, **domains, **{"side": 16} if has_side(method) else {})
-    data = folders if domains else list(folders.values())
+    own = {"domains": tuple(folders), "side": 16}
+    old = learnt(tmp_path / "m", method, **{k: v for k, v in own.items() if has(method, k)})
+    data = folders if info(method).trains_on == "domains" else list(folders.values())
     new = begun(method, data, tmp_path / "m", size=32, upscale=True)
     assert new.state_dict().keys() == old.state_dict().keys()
     assert all(torch.equal(new.state_dict()[k], v) for k, v in old.state_dict().items())
 
 
-def has_side(method):
-    return "side" in find(method).__dataclass_fields__
+def has(method, field):
+    return field in find(method).__dataclass_fields__
 
 
 @pytest.mark.parametrize("patch", [1, 2])
