@@ -13,6 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sfumato.checkpoints.export import export
     from sfumato.checkpoints.model_folder import load, save
     from sfumato.checkpoints.upload import push
     from sfumato.checkup.report import doctor
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     __version__: str
 
 _HOME = {
+    "checkpoints.export": ["export"],
     "checkpoints.model_folder": ["load", "save"],
     "checkpoints.upload": ["push"],
     "core.errors": ["UserError"],
@@ -71,7 +73,7 @@ _MODULE = {name: module for module, names in _HOME.items() for name in names}
 __all__ = [
     "DDPM", "IDDPM", "VE", "VP", "ClassifierFree", "Clipped", "Conditioned", "Cosine", "Denoiser", "Energy",
     "Flow", "Gaussian", "Guided", "Mixture", "Noise", "Part", "Process", "UserError", "__version__",
-    "cite", "compare", "doctor", "evaluate", "find", "fit", "grid", "integrate", "load", "names",
+    "cite", "compare", "doctor", "evaluate", "export", "find", "fit", "grid", "integrate", "load", "names",
     "push", "read", "repeat", "save", "stream", "study", "train", "translate", "translator", "watch_folder",
     "windowed", "write",
 ]  # fmt: skip

@@ -257,11 +257,11 @@ def build(
 
 
 @contextlib.contextmanager
-def at_most(tensors: int) -> Iterator[None]:
+def at_most(tensors: int, file: str = "model.json") -> Iterator[None]:
     """Ends the building of a model that has far more modules and parameters than there are tensors.
 
-    A number in model.json may ask for any number of layers, and each of them costs time and memory even
-    on the meta device.  Models have up to 5 modules and parameters a tensor.
+    A number in the file that describes it may ask for any number of layers, and each of them costs time
+    and memory even on the meta device.  Models have up to 5 modules and parameters a tensor.
     """
     here, most, made = threading.get_ident(), 1000 + 10 * tensors, 0
 
@@ -269,7 +269,7 @@ def at_most(tensors: int) -> Iterator[None]:
         nonlocal made
         made += threading.get_ident() == here  # the hooks are those of all threads
         if made > most:
-            raise UserError(f"model.json describes a model of more than its {tensors} tensors")
+            raise UserError(f"{file} describes a model of more than its {tensors} tensors")
 
     hooks = [
         registry.register_module_parameter_registration_hook(count),
@@ -307,8 +307,8 @@ def _class(name: str, allow: tuple[str, ...]) -> Any:
 
 @functools.cache
 def _all_kinds() -> Mapping[str, type[Described]]:
-    """`KINDS` when networks and methods are imported, and with them all that they are made of."""
-    for room in "sfumato.nets", "sfumato.methods":
+    """`KINDS` when networks, processes and methods are imported, and with them all that they are made of."""
+    for room in "sfumato.nets", "sfumato.diffusion", "sfumato.methods":
         for module in pkgutil.walk_packages(importlib.import_module(room).__path__, f"{room}."):
             importlib.import_module(module.name)
     return KINDS

@@ -25,12 +25,14 @@ FLOORS = [
 ]
 LOOKED_UP = {  # argued for
     # a description names a kind, wherever its file lies: the rooms that hold such are looked through
-    "sfumato.module": {"sfumato.nets", "sfumato.methods"},
+    "sfumato.module": {"sfumato.nets", "sfumato.diffusion", "sfumato.methods"},
 }
 PAPERS = {p.stem for p in (ROOT / "methods").glob("*.py")} - {"__init__", "registry", "outline"}
 NAMED = {  # argued for: whose published files it reads
     "sfumato.checkpoints.edm": {"diffusion"},
     "sfumato.checkpoints.foreign": {"pix2pix", "cut", "cyclegan"},
+    "sfumato.checkpoints.diffusers_folders": {"diffusion"},
+    "sfumato.checkpoints.ddim": {"diffusion"},
     "sfumato.checkpoints.guided_diffusion": {"diffusion", "domain_classifier"},
 }
 PRIVATE = {  # argued for

@@ -1,7 +1,8 @@
-"""What networks of improved- and guided-diffusion were trained with, which their files do not hold."""
+"""What published networks were trained with, which their files do not hold."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,7 @@ KNOWN = {
     "imagenet64_cond_270m": replace(IMPROVED, rescale_timesteps=False),
     "lsun_uncond_100m": replace(BIG, heads=1, head_channels=None, domains=("bedroom",)),
 }
-"""The published files by the beginning of their names."""
+"""Files of improved- and guided-diffusion by the beginning of their names."""
 
 
 def class_names(given: tuple[str, ...], classes: int, alone: str) -> tuple[str, ...]:
@@ -102,14 +103,16 @@ def in_short(domains: tuple[str, ...]) -> str:
     return ", ".join(domains) if len(domains) < 6 else f"{domains[0]}, {domains[1]}, .. {domains[-1]}"
 
 
-def trained_with(file: Path, given: Trained) -> tuple[Trained, str | None]:
-    """What the file was trained with, by its name and by what is given, and the name.
+def trained_with(
+    file: Path, given: Trained, files: Mapping[str, Trained] = KNOWN
+) -> tuple[Trained, str | None]:
+    """What one of these files was trained with, by its name and by what is given, and the name.
 
     Raises:
         UserError: it is not known.
     """
-    name = max((n for n in KNOWN if file.name.lower().startswith(n)), key=len, default=None)
-    known = KNOWN[name] if name else Trained()
+    name = max((n for n in files if file.name.lower().startswith(n)), key=len, default=None)
+    known = files[name] if name else Trained()
     if given.heads and given.head_channels:
         raise UserError("--heads and --head-channels say the same: give one of them")
     if given.heads or given.head_channels:
@@ -118,6 +121,6 @@ def trained_with(file: Path, given: Trained) -> tuple[Trained, str | None]:
     if missing := how.missing():
         raise UserError(
             f"{file} does not tell what it was trained with, and is by its name none of "
-            f"{', '.join(KNOWN)}: add {' '.join(missing)}"
+            f"{', '.join(files)}: add {' '.join(missing)}"
         )
     return how, name

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sfumato.checkpoints.ddim import holds_ddim, read_ddim
+from sfumato.checkpoints.diffusers_folders import read_folder
 from sfumato.checkpoints.edm import LICENCE, read_edm
 from sfumato.checkpoints.foreign import read_generator
 from sfumato.checkpoints.guided_diffusion import holds_network, read_model
@@ -46,10 +48,13 @@ def read_published(
     rescale_timesteps: bool | None = None,
     domains: tuple[str, ...] = (),
 ) -> Published:
-    """The model of a file: a generator, a denoiser or classifier of guided-diffusion, or one of EDM's.
+    """The model of published weights.
+
+    Of a file a generator, a denoiser or classifier of guided-diffusion, or a denoiser of EDM or of DDIM's
+    code; of a folder of diffusers a denoiser.
 
     Args:
-        file: the weights; only tensors are read.
+        file: the file, of which only tensors are read, or the folder.
         back: weights of a CycleGAN's other generator, for the way back.
         size: side in pixels of the pictures that it was trained on.
         schedule: of a denoiser's betas, see `Trained`, as all that follow.
@@ -67,16 +72,39 @@ def read_published(
     given = Trained(
         size, schedule, chain_steps, attention_order, heads, head_channels, rescale_timesteps, domains
     )
-    info: dict[str, Any] = {"imported": Path(file).name}
-    pickled = Path(file).suffix == ".pkl"  # of EDM
-    state = {} if pickled else tensors_of(file)
-    if pickled or holds_network(state):
-        if back is not None:
-            raise UserError(f"{file} is no generator, and has no way back: leave out {back}")
-        part, said, side = read_edm(file, given) if pickled else read_model(file, state, given)
-        return Published(part, said, info | {"size": side} | ({"licence": LICENCE} if pickled else {}))
-    if other := sorted(given.given().keys() - {"size"}):
-        flag = f"--{other[0].replace('_', '-')}"
-        raise UserError(f"{flag} is for networks of guided-diffusion, and {file} is none: leave it out")
+    file, info = Path(file), dict[str, Any](imported=Path(file).resolve().name)
+    if file.is_dir():
+        _takes(file, back, "a folder of diffusers", "size domains", given)
+        part, said, sides = read_folder(file, size, domains)
+        return Published(part, said, info | sides)
+    if file.suffix == ".pkl":
+        _takes(file, back)
+        part, said, side = read_edm(file, given)
+        return Published(part, said, info | {"size": side, "licence": LICENCE})
+    state = tensors_of(file)
+    if holds_network(state):
+        _takes(file, back)
+        part, said, side = read_model(file, state, given)
+        return Published(part, said, info | {"size": side})
+    if holds_ddim(state):
+        _takes(file, back, "a denoiser of DDIM's code", "size schedule chain_steps domains", given)
+        part, said, side = read_ddim(file, state, given)
+        return Published(part, said, info | {"size": side})
+    _takes(file, None, "a generator", "size", given)
     part, said = read_generator(file, back, state)
     return Published(part, said, info | ({"size": size} if size else {}))
+
+
+def _takes(
+    file: Path, back: str | Path | None, what: str = "", names: str = "", given: Trained | None = None
+) -> None:
+    """Sees that nothing is given but what is asked of such a file: it is `what`, which has these `names`.
+
+    Raises:
+        UserError: it is.
+    """
+    if back is not None:
+        raise UserError(f"{file} is no generator, and has no way back: leave out {back}")
+    if given and (other := sorted(given.given().keys() - {*names.split()})):
+        flag = f"--{other[0].replace('_', '-')}"
+        raise UserError(f"{flag} is not for {what}, as {file} is: leave it out")

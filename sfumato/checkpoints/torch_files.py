@@ -97,7 +97,10 @@ def check_shapes(
 
 
 def _inside(loaded: Any) -> Any:
-    """The weights of a checkpoint."""
+    """The weights of a checkpoint; of a list, as DDIM's code writes, the last, which are averages."""
+    if isinstance(loaded, list | tuple):
+        tensors = lambda one: isinstance(one, Mapping) and all(isinstance(v, Tensor) for v in one.values())
+        return next(filter(tensors, reversed(loaded)), None)
     if isinstance(loaded, Mapping):
         for name in INSIDE:
             if isinstance(loaded.get(name), Mapping):

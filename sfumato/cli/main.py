@@ -25,7 +25,7 @@ from sfumato.cli import explore as cli_explore
 from sfumato.cli import studio as cli_studio
 from sfumato.cli import train as cli_train
 from sfumato.cli.flags import at_home, command, convert, flag, flags, method_flags, value_of
-from sfumato.cli.models import PUSH, import_, info, push
+from sfumato.cli.models import EXPORT, PUSH, export, import_, info, push
 from sfumato.core.errors import RENAMED, UserError, choose, enough_memory
 from sfumato.core.ranges import Count
 from sfumato.core.terminal import count, escaped, one_line, open_streams, say, unwritten
@@ -160,6 +160,8 @@ def make_app(words: Sequence[str]) -> App:
     for function in (info, methods, cite):
         app.command(function)
     app.command(import_, name="import")
+    made = export() if words[0] == "export" else command(lambda: None, EXPORT, [])
+    app.command(made, name="export")
     app.command(push() if words[0] == "push" else command(lambda: None, PUSH, []), name="push")
     return app
 

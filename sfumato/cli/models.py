@@ -1,4 +1,4 @@
-"""The commands about model folders: what one is, one made of weights from elsewhere, and one for others."""
+"""The commands about model folders: what one is, one made of others' weights, and one for others."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from sfumato.cli.flags import command, flags
 from sfumato.core.ranges import AttentionOrder, Schedule
 from sfumato.core.terminal import say
 
+EXPORT = "Write a model as another program reads it."
 PUSH = "Upload a model to the Hugging Face Hub, where others name it hf://OWNER/NAME."
 
 
@@ -59,12 +60,15 @@ def import_(
     """Make a model folder of weights that others published.
 
     A generator of CycleGAN, pix2pix or CUT; a denoiser or classifier of improved- or guided-diffusion; a
-    denoiser of EDM.
+    A generator of CycleGAN, pix2pix or CUT; a denoiser or classifier of improved- or guided-diffusion.
+
+    A denoiser of EDM or of DDIM's code; a folder of diffusers.
 
     What a published one was trained with is known by its file's name, or recorded. Of others it is asked for.
 
     Args:
-        file: the weights, such as latest_net_G.pth or 256x256_diffusion.pt; only tensors are read.
+        file: the weights, such as latest_net_G.pth or 256x256_diffusion.pt, of which only tensors are read;
+            or a folder of diffusers.
         back: weights of a CycleGAN's other generator, for the way back.
         out: the model folder to make.
         size: side in pixels of the pictures that it was trained on, and that it will make.
@@ -92,6 +96,13 @@ def import_(
     one = len(getattr(made.part, "domains", ())) == 1
     use = "--method sdedit --target {0}" if one else USES.get(name_of(made.part), "--model {0}")
     say(f"{out} holds {made.said}; `sfumato translate PICTURES {use.format(out)} --out RESULTS` uses it")
+
+
+def export() -> Callable[..., None]:
+    """`sfumato export MODEL --to diffusers --out FOLDER`."""
+    from sfumato.checkpoints.export import export as write
+
+    return command(lambda model, **given: say(write(model, **given)), EXPORT, flags(write, keyword=("out",)))
 
 
 def push() -> Callable[..., None]:

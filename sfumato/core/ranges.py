@@ -70,6 +70,8 @@ AttentionOrder = Literal["new", "old"]
 """Of published U-Nets, see `sfumato.nets.adm`."""
 Schedule = Literal["linear", "cosine"]
 """Of the betas of published chains."""
+Beta = Annotated[float, Interval(0, 1, "()")]
+"""Of a chain: the share of the variance that becomes noise in one of its steps."""
 Several = Annotated[int, Interval(2)]
 
 

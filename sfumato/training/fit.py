@@ -191,7 +191,8 @@ def fit(told: FitOptions) -> Iterator[Update]:
                     value = mean(loss.detach(), accelerator)
                     check_losses({player: value}, f"at step {state.step + 1}")
                     losses[player] = losses.get(player, 0.0) + value / accumulate
-                    parameters = list(state.method.get_submodule(player).parameters())
+                    learning = state.method.get_submodule(player).parameters()
+                    parameters = [p for p in learning if p.requires_grad]
                     accelerator.backward(loss / accumulate, inputs=parameters)
                     if micro == accumulate - 1:
                         _step(state.optimiser(player), parameters, rate, told.clip, accelerator)

@@ -1,0 +1,425 @@
+"""Folders of diffusers, and files of DDIM's code, against diffusers itself and the code's formulas."""
+
+import json
+import math
+import shutil
+import sys
+import time
+from itertools import pairwise
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from test_train import TINY, folders  # noqa: F401
+from torch.nn import functional as F
+
+from sfumato.checkpoints.export import export
+from sfumato.checkpoints.model_folder import load, save
+from sfumato.checkpoints.published import read_published
+from sfumato.cli.main import main
+from sfumato.core.errors import UserError
+from sfumato.diffusion.chains import Betas, ScaledLinear
+from sfumato.diffusion.integrate import integrate
+from sfumato.training.train import train
+
+diffusers = pytest.importorskip("diffusers")
+
+LITTLE = {
+    "sample_size": 16, "block_out_channels": (16, 32), "layers_per_block": 1, "norm_num_groups": 8,
+    "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
+    "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
+}  # fmt: skip
+NCSNPP = LITTLE | {
+    "block_out_channels": (32, 32),
+    "down_block_types": ("SkipDownBlock2D", "AttnSkipDownBlock2D"),
+    "up_block_types": ("AttnSkipUpBlock2D", "SkipUpBlock2D"), "time_embedding_type": "fourier",
+    "freq_shift": 0, "center_input_sample": True, "mid_block_scale_factor": 2**0.5, "norm_eps": 1e-6,
+}  # fmt: skip
+OWN = torch.linspace(0.001, 0.05, 200).tolist()
+CASES = {
+    "linear, eps": ({}, "DDPM", {}),
+    "linear of 400, its variance learned": ({"out_channels": 6}, "DDIM", {"num_train_timesteps": 400}),
+    "squaredcos_cap_v2, v, 3 classes": (
+        {"num_class_embeds": 3}, "DDPM",
+        {"beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction"},
+    ),
+    "scaled_linear, sample": (
+        {}, "DDIM", {"beta_schedule": "scaled_linear", "beta_start": 1e-3, "prediction_type": "sample"},
+    ),
+    "scaled_linear, eps": ({}, "PNDM", {"beta_schedule": "scaled_linear"}),
+    "trained betas": ({"add_attention": False}, "DDIM", {"trained_betas": OWN, "num_train_timesteps": 200}),
+    "a table of times": ({"time_embedding_type": "learned", "num_train_timesteps": 1000}, "DDPM", {}),
+}  # fmt: skip
+G = torch.Generator().manual_seed(0)
+X = torch.rand(2, 3, 16, 16, generator=G) * 2 - 1
+
+
+def randomly(net, gain=1.0):
+    """The network with random weights."""
+    g = torch.Generator().manual_seed(0)
+    for p in net.parameters():
+        if p.ndim > 1:
+            p.data.normal_(generator=g).mul_(gain / p[0].numel() ** 0.5)
+    return net.eval()
+
+
+def written(folder, net, scheduler, flat=False):
+    """The folder of a pipeline."""
+    net.save_pretrained(folder / ("" if flat else "unet"))
+    scheduler.save_pretrained(folder / ("" if flat else "scheduler"))
+    return folder
+
+
+def made(folder, to, **given):
+    """It as a model folder, and what was said of it."""
+    found = read_published(folder, **given)
+    save(found.part, to, info=found.info)
+    return to, found.said
+
+
+def error(mine, theirs):
+    return ((mine - theirs).abs().max() / theirs.abs().max()).item()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", CASES)
+def test_a_folder_is_what_diffusers_makes_of_it(name, shapes_unchecked, tmp_path, report):
+    """The mean at 20 levels, and DDIM of 20 steps, against its own scheduler."""
+    options, kind, how = CASES[name]
+    net = randomly(diffusers.UNet2DModel(**LITTLE | options))
+    theirs = getattr(diffusers, f"{kind}Scheduler")(**how)
+    model, said = made(written(tmp_path / "p", net, theirs), tmp_path / "m")
+    assert ("its learned variance left out" in said) == ("out_channels" in options)
+    classes = options.get("num_class_embeds")
+    f, label = load(f"{model}:{1 if classes else 'p'}"), torch.tensor([1, 1]) if classes else None
+    ddim = diffusers.DDIMScheduler.from_config(theirs.config, clip_sample=False, set_alpha_to_one=True)
+    ddim.set_timesteps(20)
+    T, answer = ddim.config.num_train_timesteps, lambda x, k: net(x, k, label).sample[:, :3]
+    x, worst = X, 0.0
+    for k in ddim.timesteps:
+        step = ddim.step(answer(x, k), k, x)
+        worst = max(worst, error(f(x, (k.item() + 1) / T), step.pred_original_sample))
+        x = step.prev_sample
+    times = torch.cat([(ddim.timesteps.double() + 1) / T, torch.zeros(1, dtype=torch.float64)])
+    whole = error(integrate("ddim", f, X, times), x)
+    report(f"diffusers, {name}: mean, and DDIM of 20", worst, whole)
+    assert worst < 1e-5
+    assert whole < 1e-5
+
+
+@torch.no_grad()
+def test_ncsnpp_is_told_pictures_between_0_and_1(shapes_unchecked, tmp_path, report):
+    """The mean by Tweedie's formula in its own units, and the probability flow in 20 steps."""
+    net = randomly(diffusers.UNet2DModel(**NCSNPP), gain=0.3)
+    scheduler = diffusers.ScoreSdeVeScheduler(sigma_min=0.02, sigma_max=2.0)
+    f = load(f"{made(written(tmp_path / 'p', net, scheduler), tmp_path / 'm')[0]}:p")
+    sigmas = torch.exp(torch.linspace(math.log(2.0), math.log(0.02), 21, dtype=torch.float64))
+    times, x, worst = f.process.time(-2 * (2 * sigmas).log()).clamp(0, 1), (X + 1) / 2, 0.0
+    for s, following in pairwise(sigmas):
+        mean = x + s**2 * net(x.float(), s.float()[None]).sample
+        worst = max(worst, error(f(2 * x.float() - 1, f.process.time(-2 * (2 * s).log())), 2 * mean - 1))
+        x = mean + following / s * (x - mean)
+    whole = error(integrate("ddim", f, X, times), 2 * x - 1)
+    report("diffusers, NCSN++: mean, and probability flow of 20", worst, whole)
+    assert worst < 1e-5
+    assert whole < 1e-5
+
+
+def test_a_flat_folder_of_2022(tmp_path):
+    """Its files lie beside each other, queries have another name, and its weights are those of torch.save."""
+    net = randomly(diffusers.UNet2DModel(**LITTLE | {"attention_head_dim": None}))
+    new = written(tmp_path / "new", net, diffusers.DDPMScheduler())
+    old = written(tmp_path / "old", net, diffusers.DDPMScheduler(), flat=True)
+    names = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    state = {}
+    for key, value in net.state_dict().items():
+        for ours, theirs in names.items():
+            key = key.replace(f".{ours}.", f".{theirs}.")
+        state[key] = value
+    assert sum("query" in key for key in state) == 8
+    (old / "diffusion_pytorch_model.safetensors").unlink()
+    torch.save(state, old / "diffusion_pytorch_model.bin")
+    (old / "scheduler_config.json").write_text('{"_class_name": "DDPMScheduler", "timesteps": 1000}')
+    parts = [read_published(folder, domains=("cat",)).part.state_dict() for folder in (new, old)]
+    assert all(torch.equal(v, parts[1][k]) for k, v in parts[0].items())
+
+
+# ---- DDIM's code --------------------------------------------------------------------------------
+
+
+def ddim_shapes(widths, blocks, attention):
+    """Names and shapes of the weights of `Model` in DDIM's code."""
+    first, shapes = widths[0], {}
+    e = 4 * first
+
+    def add(name, *shape):
+        shapes[f"{name}.weight"], shapes[f"{name}.bias"] = shape, shape[:1]
+
+    def block(name, a, b):
+        add(f"{name}.norm1", a), add(f"{name}.conv1", b, a, 3, 3), add(f"{name}.temb_proj", b, e)
+        add(f"{name}.norm2", b), add(f"{name}.conv2", b, b, 3, 3)
+        add(f"{name}.nin_shortcut", b, a, 1, 1) if a != b else None
+
+    def attend(name, c):
+        add(f"{name}.norm", c), [add(f"{name}.{n}", c, c, 1, 1) for n in ("q", "k", "v", "proj_out")]
+
+    add("temb.dense.0", e, first), add("temb.dense.1", e, e), add("conv_in", first, 3, 3, 3)
+    skips, c = [first], first
+    for i, w in enumerate(widths):
+        for j in range(blocks):
+            block(f"down.{i}.block.{j}", c, w)
+            attend(f"down.{i}.attn.{j}", w) if i in attention else None
+            skips.append(c := w)
+        if i < len(widths) - 1:
+            add(f"down.{i}.downsample.conv", c, c, 3, 3)
+            skips.append(c)
+    block("mid.block_1", c, c), attend("mid.attn_1", c), block("mid.block_2", c, c)
+    for i, w in reversed(list(enumerate(widths))):
+        for j in range(blocks + 1):
+            block(f"up.{i}.block.{j}", c + skips.pop(), w)
+            attend(f"up.{i}.attn.{j}", w) if i in attention else None
+            c = w
+        add(f"up.{i}.upsample.conv", c, c, 3, 3) if i else None
+    add("norm_out", c), add("conv_out", 3, c, 3, 3)
+    return shapes
+
+
+def ddim_eps(w, x, k):
+    """What `Model` of DDIM's code answers."""
+    linear = lambda n, x: F.linear(x, w[f"{n}.weight"], w[f"{n}.bias"])
+    conv = lambda n, x, **how: F.conv2d(x, w[f"{n}.weight"], w[f"{n}.bias"], **how)
+    norm = lambda n, x: F.group_norm(x, 32, w[f"{n}.weight"], w[f"{n}.bias"], 1e-6)
+    levels = 1 + max(int(n.split(".")[1]) for n in w if n.startswith("down"))
+    blocks = 1 + max(int(n.split(".")[3]) for n in w if n.startswith("down.0.block"))
+    half = w["temb.dense.0.weight"].shape[1] // 2
+    angle = k[:, None] * (-math.log(10_000) / (half - 1) * torch.arange(half)).exp()
+    e = torch.cat([angle.sin(), angle.cos()], 1)
+    e = F.silu(linear("temb.dense.1", F.silu(linear("temb.dense.0", e))))
+
+    def block(n, x):
+        h = conv(f"{n}.conv1", F.silu(norm(f"{n}.norm1", x)), padding=1)
+        h = h + linear(f"{n}.temb_proj", e)[:, :, None, None]
+        h = conv(f"{n}.conv2", F.silu(norm(f"{n}.norm2", h)), padding=1)
+        return h + (conv(f"{n}.nin_shortcut", x) if f"{n}.nin_shortcut.weight" in w else x)
+
+    def attended(n, x):
+        if f"{n}.norm.weight" not in w:
+            return x
+        q, k, v = (conv(f"{n}.{a}", norm(f"{n}.norm", x)).flatten(2) for a in "qkv")
+        y = v @ (q.mT @ k / x.shape[1] ** 0.5).softmax(2).mT
+        return x + conv(f"{n}.proj_out", y.reshape(x.shape))
+
+    skips = [conv("conv_in", x, padding=1)]
+    for i in range(levels):
+        for j in range(blocks):
+            skips.append(attended(f"down.{i}.attn.{j}", block(f"down.{i}.block.{j}", skips[-1])))
+        if i < levels - 1:
+            skips.append(conv(f"down.{i}.downsample.conv", F.pad(skips[-1], (0, 1, 0, 1)), stride=2))
+    h = block("mid.block_2", attended("mid.attn_1", block("mid.block_1", skips[-1])))
+    for i in reversed(range(levels)):
+        for j in range(blocks + 1):
+            h = attended(f"up.{i}.attn.{j}", block(f"up.{i}.block.{j}", torch.cat([h, skips.pop()], 1)))
+        if i:
+            h = conv(f"up.{i}.upsample.conv", F.interpolate(h, scale_factor=2.0), padding=1)
+    return conv("conv_out", F.silu(norm("norm_out", h)), padding=1)
+
+
+@torch.no_grad()
+def test_a_file_of_ddims_code(shapes_unchecked, tmp_path, report):
+    g = torch.Generator().manual_seed(0)
+    shapes = ddim_shapes((32, 64), 2, (1,))
+    state = {k: torch.randn(s, generator=g) / max(1, math.prod(s[1:])) ** 0.5 for k, s in shapes.items()}
+    file = tmp_path / "celeba_hq.ckpt"
+    torch.save([{f"module.{k}": v + 1 for k, v in state.items()}, {"lr": 0.1}, 3, 40, state], file)
+    model, said = made(file, tmp_path / "m")
+    assert "a diffusion model of face: a U-Net of 32, 64 channels, trained on 256 pixels" in said
+    f, worst = load(f"{model}:face"), 0.0
+    bars = (1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)).cumprod(0).float()
+    x, levels = X, list(range(999, 0, -52))
+    for k, following in zip(levels, [*levels[1:], -1], strict=True):
+        a, b = bars[k], bars[following] if following >= 0 else torch.tensor(1.0)
+        eps = ddim_eps(state, x, torch.full((2,), float(k)))
+        mean = (x - (1 - a).sqrt() * eps) / a.sqrt()
+        worst = max(worst, error(f(x, (k + 1) / 1000), mean))
+        x = b.sqrt() * mean + (1 - b).sqrt() * eps
+    times = (torch.tensor([*levels, -1], dtype=torch.float64) + 1) / 1000
+    whole = error(integrate("ddim", f, X, times), x)
+    report("DDIM's code: mean, and DDIM of 20", worst, whole)
+    assert worst < 1e-5
+    assert whole < 1e-5
+    torch.save(state, tmp_path / "mine.pth")
+    with pytest.raises(UserError, match=r"add --size N --schedule linear\|cosine --chain-steps N$"):
+        read_published(tmp_path / "mine.pth")
+    torch.save(state | {"down.0.block.0.conv1.weight": torch.zeros(32)}, file)
+    with pytest.raises(UserError, match=r"conv1.weight is \(32,\), expected \(32, 32, 3, 3\)"):
+        read_published(file)
+
+
+# ---- and back -----------------------------------------------------------------------------------
+
+
+def test_what_is_exported_is_what_was_imported(tmp_path, folders):  # noqa: F811
+    """The same bits, also in diffusers, and after a training of one domain and of two."""
+    net = randomly(diffusers.UNet2DModel(**LITTLE))
+    model, _ = made(written(tmp_path / "p", net, diffusers.DDPMScheduler()), tmp_path / "m")
+    export(model, tmp_path / "out", to="diffusers")
+    again = diffusers.UNet2DModel.from_pretrained(tmp_path / "out/unet")
+    assert all(torch.equal(v, net.state_dict()[k]) for k, v in again.state_dict().items())
+    how = {k: v for k, v in TINY.items() if k != "options"} | {"held_out": 0, "steps": 1}
+    for n, classes in ((1, ""), (2, "; its classes are 0: red, 1: green")):
+        run, out = tmp_path / f"run {n}", tmp_path / f"out {n}"
+        mine = train("diffusion", dict([*folders.items()][:n]), run, start=model, **how)
+        assert not torch.equal(mine.net.net.model.conv_in.weight, net.conv_in.weight)
+        assert export(run, out, to="diffusers") == f"{out} holds a DDPMPipeline of diffusers{classes}"
+        theirs = read_published(out, domains=mine.domains).part
+        for domain in mine.domains:
+            assert torch.equal(mine.denoiser(X, 0.5, domain), theirs.denoiser(X, 0.5, domain))
+    pipeline = diffusers.DDPMPipeline.from_pretrained(tmp_path / "out 1")
+    pipeline.set_progress_bar_config(disable=True)
+    assert pipeline(num_inference_steps=2, output_type="np").images.shape == (1, 16, 16, 3)
+    with pytest.raises(UserError, match="is one domain: a model is exported with all, as in sfumato/digits$"):
+        export("sfumato/digits:3", tmp_path / "x", to="diffusers")
+    with pytest.raises(UserError, match="the network of .*digits is none of diffusers: expected a model"):
+        export("sfumato/digits", tmp_path / "x", to="diffusers")
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("kind", ["VE", "squaredcos_cap_v2", "scaled_linear", "own"])
+def test_every_chain_is_exported(kind, tmp_path, folders):  # noqa: F811
+    """And what a network of score SDEs was not to learn, its frequencies, it did not."""
+    net = diffusers.UNet2DModel(**(NCSNPP if kind == "VE" else LITTLE | {"num_class_embeds": 2}))
+    betas = {"beta_schedule": kind, "prediction_type": "v_prediction"}
+    betas = {"trained_betas": OWN, "num_train_timesteps": 200} if kind == "own" else betas
+    scheduler = diffusers.ScoreSdeVeScheduler() if kind == "VE" else diffusers.DDPMScheduler(**betas)
+    model, _ = made(written(tmp_path / "p", randomly(net), scheduler), tmp_path / "m")
+    if kind == "VE":
+        how = {k: v for k, v in TINY.items() if k != "options"} | {"held_out": 0, "steps": 1}
+        train("diffusion", {"p": folders["red"]}, tmp_path / "run", start=model, **how)
+        own, learnt = (load(m).state_dict() for m in (model, tmp_path / "run"))
+        changed = {k.split("model.")[1] for k, v in own.items() if not torch.equal(v, learnt[k])}
+        assert "conv_in.weight" in changed
+        assert not {"time_proj.weight", "class_embedding.weight"} & changed
+        model = tmp_path / "run"
+    export(model, tmp_path / "out", to="diffusers")
+    one, two = load(model), read_published(tmp_path / "out", domains=load(model).domains).part
+    assert one.denoiser.process == two.denoiser.process
+    assert one.prediction == two.prediction
+    assert all(torch.equal(v, two.state_dict()[k]) for k, v in one.state_dict().items())
+
+
+# ---- what is refused ----------------------------------------------------------------------------
+
+
+class Dangerous:
+    def __reduce__(self):
+        return print, ("this ran",)
+
+
+def test_without_diffusers_a_line_says_what_to_type(tmp_path, monkeypatch):
+    net = diffusers.UNet2DModel(**LITTLE)
+    model, _ = made(written(tmp_path / "p", net, diffusers.DDPMScheduler()), tmp_path / "m")
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    for use in (lambda: load(model), lambda: read_published(tmp_path / "p")):
+        with pytest.raises(UserError, match=r"this needs diffusers: type pip install -e .\.\[diffusers\]"):
+            use()
+
+
+HUGE = 10**9
+WRONG = {
+    "class": ("unet", {"_class_name": "UNet3DModel"}, r"config.json is of a UNet3DModel: expected a UNet2D"),
+    "remote": ("unet", {"_class_name": "os:system"}, "is of a os:system: expected a UNet2DModel"),
+    "layer": ("unet", {"act_fn": "os.system"}, "does not describe a UNet2DModel .*os.system"),
+    "shapes": ("unet", {"block_out_channels": [24, 32]}, r"conv_in.weight is \(16, 3, 3, 3\), expected \(24"),
+    "wide": ("unet", {"block_out_channels": [10**6, 10**6]}, r"expected \(1000000, 3, 3, 3\)"),
+    "deep": ("unet", {"layers_per_block": HUGE}, r"describes a model of more than its \d+ tensors"),
+    "text": ("unet", {"layers_per_block": "two"}, "does not describe a UNet2DModel"),
+    "answers": ("unet", {"out_channels": 4}, "is of 3 channels and answers with 4"),
+    "classes": ("unet", {"num_class_embeds": "two"}, "num_class_embeds must be a whole number, not 'two'"),
+    "rows": ("unet", {"num_class_embeds": HUGE}, r"class_embedding.weight is \(0, 64\), expected \(10000"),
+    "identity": ("unet", {"class_embed_type": "identity"}, "classes by 'identity' are not read"),
+    "size": ("unet", {"sample_size": None}, "does not say the size of its pictures: add --size N"),
+    "scheduler": ("scheduler", {"_class_name": "DDMScheduler"}, "unknown scheduler .*: did you mean 'DDPM"),
+    "schedule": ("scheduler", {"beta_schedule": "laplace"}, "unknown beta_schedule 'laplace'.*scaled_linear"),
+    "prediction": ("scheduler", {"prediction_type": "flow"}, "unknown prediction_type 'flow'"),
+    "snr": ("scheduler", {"rescale_betas_zero_snr": True}, "ends without any signal"),
+    "betas": ("scheduler", {"trained_betas": [0.1, 2.0]}, r"p: values\[1\] must be in \(0, 1\)"),
+    "beta": ("scheduler", {"beta_end": "0.02"}, "beta_end must be a finite number, not '0.02'"),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory):
+    net = randomly(diffusers.UNet2DModel(**LITTLE))
+    return written(tmp_path_factory.mktemp("pipeline") / "p", net, diffusers.DDPMScheduler())
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_configs_are_one_line(name, pipeline, tmp_path):
+    part, changes, message = WRONG[name]
+    folder = shutil.copytree(pipeline, tmp_path / "p")
+    file = folder / part / {"unet": "config.json", "scheduler": "scheduler_config.json"}[part]
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    began = time.monotonic()
+    with pytest.raises(UserError, match=message) as error:
+        read_published(folder)
+    assert "\n" not in str(error.value)
+    assert time.monotonic() - began < 5
+
+
+def test_wrong_folders_are_one_line(pipeline, tmp_path, capsys):
+    def refused(message, **given):
+        with pytest.raises(UserError, match=message) as error:
+            read_published(folder, **given)
+        assert "\n" not in str(error.value)
+
+    folder = shutil.copytree(pipeline, tmp_path / "p")
+    weights = folder / "unet/diffusion_pytorch_model.safetensors"
+    refused("--schedule is not for a folder of diffusers, as .*p is: leave it out", schedule="linear")
+    refused("is no generator, and has no way back", back="x")
+    refused("p: it has no classes: expected 1 domain, not 2", domains=("a", "b"))
+    state = load_file(weights)
+    save_file(state | {"conv_in.bias": torch.full((16,), torch.nan)}, weights)
+    refused(r"conv_in.bias has values that are not numbers")
+    save_file(state | {"more": torch.zeros(1)}, weights)
+    refused("holds more, which its UNet2DModel does not have")
+    weights.unlink()
+    refused("unet has no diffusion_pytorch_model.safetensors, nor .bin")
+    torch.save(Dangerous(), weights.with_suffix(".bin"))
+    refused("holds other things than tensors")
+    assert "this ran" not in capsys.readouterr().out
+    (folder / "vae").mkdir()
+    refused(r"p is of latents \(vae\), which are not imported")
+    shutil.rmtree(folder / "vae")
+    (folder / "scheduler/scheduler_config.json").write_text("[1]")
+    refused("scheduler_config.json is damaged, or no config of diffusers")
+    shutil.rmtree(folder / "scheduler")
+    refused("p is no whole folder of diffusers: it has no scheduler/scheduler_config.json")
+    shutil.rmtree(folder / "unet")
+    refused("it has no unet/config.json")
+
+
+def test_chains_of_betas():
+    chain, t = ScaledLinear(), torch.tensor([0.5], dtype=torch.float64)
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+    torch.testing.assert_close(chain(t)[0].square(), (1 - betas[:500]).prod()[None])
+    torch.testing.assert_close(chain.time(chain.log_snr(t)), t)
+    assert Betas(steps=2, values=(0.1, 0.5))(1.0)[0].square().item() == pytest.approx(0.45)
+    with pytest.raises(UserError, match="a chain of 3 steps has as many betas, not 1"):
+        Betas(steps=3, values=(0.1,))
+
+
+def test_on_the_command_line(pipeline, tmp_path, capsys):
+    def run(*words):
+        with pytest.raises(SystemExit) as end:
+            main([str(w) for w in words])
+        return end.value.code, capsys.readouterr()
+
+    code, said = run("import", pipeline, "--domains", "cat", "--out", tmp_path / "m")
+    assert code == 0, said.err
+    assert "a diffusion model of cat: diffusers' UNet2DModel of 16, 32 channels" in said.out
+    assert "its clip_sample left out" in said.out
+    code, said = run("export", tmp_path / "m", "--to", "diffusers", "--out", tmp_path / "out")
+    assert said.out == f"{tmp_path / 'out'} holds a DDPMPipeline of diffusers\n"
+    code, said = run("export", tmp_path / "m", "--to", "onyx", "--out", tmp_path / "x")
+    assert code == 2
+    assert said.err.count("\n") == 1
