@@ -311,6 +311,7 @@ def helps():
         "study",
         "translate",
         "push",
+        "export",
     ]
     heavy += [
         f"explore {c}" for c in ("encode", "decode", "report", "apply", "trajectory", "sensitivity")

@@ -59,7 +59,6 @@ def import_(
 ) -> None:
     """Make a model folder of weights that others published.
 
-    A generator of CycleGAN, pix2pix or CUT; a denoiser or classifier of improved- or guided-diffusion; a
     A generator of CycleGAN, pix2pix or CUT; a denoiser or classifier of improved- or guided-diffusion.
 
     A denoiser of EDM or of DDIM's code; a folder of diffusers.
@@ -67,8 +66,7 @@ def import_(
     What a published one was trained with is known by its file's name, or recorded. Of others it is asked for.
 
     Args:
-        file: the weights, such as latest_net_G.pth or 256x256_diffusion.pt, of which only tensors are read;
-            or a folder of diffusers.
+        file: weights, such as 256x256_diffusion.pt, of which only tensors are read; or a folder of diffusers.
         back: weights of a CycleGAN's other generator, for the way back.
         out: the model folder to make.
         size: side in pixels of the pictures that it was trained on, and that it will make.
