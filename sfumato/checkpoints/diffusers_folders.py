@@ -49,9 +49,7 @@ ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_o
 """Names of 2022, and today's."""
 
 
-def read_folder(
-    folder: Path, size: TrainingSide | None, domains: tuple[str, ...]
-) -> tuple[Part, str, dict[str, Any]]:
+def read_folder(folder: Path, size: int | None, domains: tuple[str, ...]) -> tuple[Part, str, dict[str, Any]]:
     """A model with the weights of a folder, what it was found to be, and the size of its pictures.
 
     Args:
