@@ -125,6 +125,34 @@ def test_ncsnpp_is_told_pictures_between_0_and_1(shapes_unchecked, tmp_path, rep
     assert whole < 1e-5
 
 
+@torch.no_grad()
+def test_a_variance_preserving_score_sde_is_told_its_time(shapes_unchecked, tmp_path, report):
+    """DDPM++: t of [0, 1] times 999; the schedule as ScoreSdeVpScheduler has it."""
+    net, where = randomly(diffusers.UNet2DModel(**LITTLE)), tmp_path / "p/scheduler"
+    net.save_pretrained(tmp_path / "p/unet")
+    where.mkdir()
+    how = {"_class_name": "ScoreSdeVpScheduler", "beta_min": 0.1, "beta_max": 10}
+    (where / "scheduler_config.json").write_text(json.dumps(how))
+    model, _ = made(tmp_path / "p", tmp_path / "m")
+    f, times = load(f"{model}:p"), torch.linspace(1, 0.02, 21, dtype=torch.float64)
+    x, worst = X, 0.0
+    for t, s in pairwise(times):
+        (a, sigma), (b, following) = [
+            (log.exp().float(), (1 - (2 * log).exp()).sqrt().float())
+            for log in (-0.25 * u**2 * (10 - 0.1) - 0.5 * u * 0.1 for u in (t, s))
+        ]
+        eps = net(x, 999 * t.float()[None]).sample
+        mean = (x - sigma * eps) / a
+        worst = max(worst, error(f(x, t), mean))
+        x = b * mean + following * eps
+    whole = error(integrate("ddim", f, X, times), x)
+    report("diffusers, DDPM++: mean, and probability flow of 20", worst, whole)
+    assert worst < 2e-5
+    assert whole < 1e-5
+    with pytest.raises(UserError, match="diffusers has no pipeline of VP"):
+        export(model, tmp_path / "out", to="diffusers")
+
+
 def test_a_flat_folder_of_2022(tmp_path):
     """Its files lie beside each other, queries have another name, and its weights are those of torch.save."""
     net = randomly(diffusers.UNet2DModel(**LITTLE | {"attention_head_dim": None}))

@@ -31,16 +31,21 @@ from sfumato.data.preparation import Preparation
 from sfumato.data.resize import said_size
 from sfumato.diffusion.chains import Betas, ScaledLinear
 from sfumato.diffusion.denoiser import Prediction
-from sfumato.diffusion.process import DDPM, IDDPM, VE, Chain, Process
+from sfumato.diffusion.process import DDPM, IDDPM, VE, VP, Chain, Process
 from sfumato.methods.registry import find
 from sfumato.module import Part, at_most
 from sfumato.nets.diffusers import UNet2D, library
 from sfumato.nets.indexed import Indexed
+from sfumato.nets.preconditioned import Preconditioned
 from sfumato.nets.score_sde import Score
 
 CHAINS = "DDPMScheduler", "DDIMScheduler", "PNDMScheduler"
 """Schedulers that say a chain's betas."""
-VARIANCE_EXPLODES = "ScoreSdeVeScheduler"
+SDES = {
+    "ScoreSdeVeScheduler": {"sigma_min": 0.01, "sigma_max": 1348.0},
+    "ScoreSdeVpScheduler": {"beta_min": 0.1, "beta_max": 20.0},
+}
+"""Schedulers of score SDEs, and what they have by default."""
 PREDICTIONS: Mapping[str, Prediction] = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
 SCHEDULES = "linear", "scaled_linear", "squaredcos_cap_v2"
 OF_LATENTS = "vae", "vqvae", "text_encoder", "bert"
@@ -66,16 +71,16 @@ def read_folder(folder: Path, size: int | None, domains: tuple[str, ...]) -> tup
     _, scheduler = _config(folder, "scheduler/scheduler_config.json")
     if config.get("_class_name") != "UNet2DModel":
         raise UserError(f"{file} is of a {config.get('_class_name')}: expected a UNet2DModel")
-    try:
-        names = class_names(domains, _classes(config), folder.resolve().name)
-        process, prediction, words = _trained(scheduler)
-    except UserError as error:
-        raise UserError(f"{folder}: {error}") from None
     sides = _sides(file, config, size)
-    net, left = network(file, config, *_weights(file.parent))
+    try:
+        process, prediction, words = _trained(scheduler)
+        net, left = network(file, config, *_weights(file.parent))
+        names = class_names(domains, _classes(config), folder.resolve().name)  # whose rows are there
+    except UserError as error:
+        raise UserError(f"{folder}: {str(error).removeprefix(f'{folder}/')}") from None
     part = find("diffusion")(
-        domains=names, net=Indexed(net=net, chain=process) if isinstance(process, Chain) else Score(net=net),
-        process=process, prediction=prediction, times="uniform", channels=net.channels, any_domain=0.0,
+        domains=names, net=_told(net, process), process=process, prediction=prediction, times="uniform",
+        channels=net.channels, any_domain=0.0,
     )  # fmt: skip
     widths = ", ".join(map(str, net.config["block_out_channels"]))
     said = [
@@ -175,17 +180,26 @@ def _sides(file: Path, config: Mapping[str, Any], size: int | None) -> tuple[int
     return int(sides[0]), int(sides[1])
 
 
+def _told(net: UNet2D, process: Process) -> Part:
+    """The network, told log(sigma/alpha), of what it was told in the training of this process."""
+    if isinstance(process, VP):
+        return Preconditioned(net=net, kind="vp", process=process)
+    return Indexed(net=net, chain=process) if isinstance(process, Chain) else Score(net=net)
+
+
 def _trained(config: Mapping[str, Any]) -> tuple[Process, Prediction, list[str]]:
     """The process of a scheduler, what its network predicts, and both in words.
 
     What a scheduler's config does not say is as the scheduler has it by default.
     """
-    kind = choose("scheduler", str(config.get("_class_name")), (*CHAINS, VARIANCE_EXPLODES))
-    if kind == VARIANCE_EXPLODES:
-        ends = [config.get("sigma_min", 0.01), config.get("sigma_max", 1348.0)]
-        for name, end in zip(("sigma_min", "sigma_max"), ends, strict=True):
+    kind = choose("scheduler", str(config.get("_class_name")), (*CHAINS, *SDES))
+    if kind in SDES:
+        low, high = ends = [config.get(name, end) for name, end in SDES[kind].items()]
+        for name, end in zip(SDES[kind], ends, strict=True):
             check_value(name, end, Positive)
-        process = VE(sigma_min=2 * ends[0], sigma_max=2 * ends[1])  # of images in [-1, 1], not in [0, 1]
+        if kind == "ScoreSdeVpScheduler":
+            return VP(beta_min=low, beta_max=high), "eps", [f"beta from {low:g} to {high:g}"]
+        process = VE(sigma_min=2 * low, sigma_max=2 * high)  # of images in [-1, 1], not in [0, 1]
         return process, "eps", [f"noise from {process.sigma_min:g} to {process.sigma_max:g}"]
     if config.get("rescale_betas_zero_snr"):
         raise UserError("a chain that ends without any signal (rescale_betas_zero_snr) is not read")

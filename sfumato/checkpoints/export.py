@@ -17,6 +17,7 @@ from sfumato.diffusion.denoiser import Denoiser
 from sfumato.diffusion.process import DDPM, IDDPM, VE
 from sfumato.nets.diffusers import UNet2D, library
 from sfumato.nets.indexed import Indexed
+from sfumato.nets.score_sde import Score
 
 Format = Literal["diffusers"]
 
@@ -77,10 +78,11 @@ def _to_diffusers(found: ModelFolder, folder: Path) -> str:
 def _scheduler(f: Denoiser, answers: int) -> tuple[Any, Any]:
     """diffusers' scheduler of what a network was trained with, and the pipeline that has such."""
     diffusers, net, process = library(), f.net, f.process
-    if not isinstance(net, Indexed):
-        assert isinstance(process, VE)
+    if isinstance(net, Score) and isinstance(process, VE):
         ends = {"sigma_min": process.sigma_min / 2, "sigma_max": process.sigma_max / 2}  # of [0, 1]
         return diffusers.ScoreSdeVeScheduler(**ends), diffusers.ScoreSdeVePipeline
+    if not isinstance(net, Indexed):
+        raise UserError(f"diffusers has no pipeline of {type(process).__name__}: expected a chain, or VE")
     chain = net.chain  # what it is told, whatever process it serves now
     betas: dict[str, Any] = {}
     if isinstance(chain, DDPM):
