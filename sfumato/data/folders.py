@@ -131,6 +131,10 @@ def read_text(file: str | Path) -> str:
         raise UserError(f"{file} is not text in UTF-8: save it as UTF-8 (CSV UTF-8 in Excel)") from None
 
 
+DEEPEST = 64
+"""Levels of what others wrote in JSON; what is read of it by steps into it never meets Python's limit."""
+
+
 def parse_json(text: str) -> Any:
     """What a JSON text holds, which others wrote.
 
@@ -147,9 +151,18 @@ def parse_json(text: str) -> Any:
         return found
 
     try:
-        return json.loads(text, object_pairs_hook=once)
+        found = json.loads(text, object_pairs_hook=once)
     except RecursionError:
         raise ValueError("it is nested too deep") from None
+    if not _flat(found, DEEPEST):
+        raise ValueError("it is nested too deep")
+    return found
+
+
+def _flat(value: Any, levels: int) -> bool:
+    """Whether it is nested no deeper than that."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return levels > 0 and all(_flat(v, levels - 1) for v in inner)
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -175,7 +175,7 @@ def to_repeat(run: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         if not isinstance(part, dict) or not isinstance(part.get(key), kind):
             raise UserError(f"{run} is damaged: it lacks the {key} of its run; translate again")
     prepared_in(what)
-    return what, origin | {key: origin.get(key) for key in ("mask", "batch", "beside")}
+    return what, origin | {key: origin.get(key) for key in ("method", "mask", "batch", "beside")}
 
 
 def check(
@@ -201,7 +201,7 @@ def check(
 
     changed = differences(expect) if expect is not None else []
     if expect is not None and changed == ["versions"]:
-        say(f"repeated with {run['versions']}, made with {expect['versions']}", file=sys.stderr)
+        say(f"repeated with {run['versions']}, made with {expect.get('versions', 'others')}", file=sys.stderr)
     elif changed:
         raise UserError(f"the run cannot be repeated: {', '.join(changed)} changed since")
     if set(out.iterdir()) <= {out / LOCK}:
