@@ -10,6 +10,9 @@ import sfumato
 from sfumato.diffusion.latents import InLatents, moments
 from sfumato.diffusion.noise import Noise
 from sfumato.diffusion.process import Cosine
+from sfumato.explore.encode_pictures import decode_latents, encode_pictures
+from sfumato.explore.latents import Latents
+from sfumato.explore.trajectory import record
 from sfumato.methods.registry import find, info, name_of
 from sfumato.module import Part
 from sfumato.nets.autoencoder import ConvCodec
@@ -244,3 +247,35 @@ def test_no_codec_and_other_latents_are_refused(runs, tmp_path):
     for other in ("other", "plain"):
         with pytest.raises(ValueError, match=f"model and target {tmp_path / other} do not work in the same"):
             sfumato.translator("ddib", source=f"{runs / 'model'}:a", target=f"{tmp_path / other}:a")
+
+
+def test_a_model_in_latents_is_begun_with(runs, tmp_path):
+    for name in ("a", "b"):
+        shutil.copytree(runs / name, tmp_path / name)
+    old, net = sfumato.load(runs / "model"), {"options": {}, "start": runs / "model", "steps": 1, "lr": 1e-9}
+    new = train(tmp_path, "diffusion", "new", **net)
+    assert (new.means, new.deviations, new.channels) == (old.means, old.deviations, 3)
+    wanted = old.state_dict()
+    assert all(torch.allclose(v, wanted[k], atol=1e-6) for k, v in new.state_dict().items())
+    train(tmp_path, "diffusion", "new", options={}, resume=True, steps=2)
+    sfumato.save(networks(), tmp_path / "other")
+    with pytest.raises(ValueError, match="model learned in the latents of another codec: leave out --codec"):
+        train(tmp_path, "diffusion", "x", codec=tmp_path / "other", **net)
+    sfumato.save(old.method, tmp_path / "plain", info={"size": 4})
+    with pytest.raises(ValueError, match="plain learned from pictures, not from latents: leave out --codec"):
+        train(tmp_path, "diffusion", "x", codec=runs / "ae", **net | {"start": tmp_path / "plain"})
+
+
+def test_noise_and_steps_are_shown_as_pictures(runs, tmp_path):
+    kept = encode_pictures(runs / "a", f"{runs / 'model'}:a", steps=3)
+    assert (kept.latents.shape, kept.images.shape) == ((6, 4, 4, 4), (6, 3, 16, 16))
+    kept.save(tmp_path / "z.safetensors")
+    again = Latents.load(tmp_path / "z.safetensors")
+    images = decode_latents(again, f"{runs / 'model'}:b", tmp_path / "out", steps=3)
+    ddib = sfumato.translator("ddib", source=f"{runs / 'model'}:a", target=f"{runs / 'model'}:b")
+    wanted = ddib.method.decode(ddib.method.encode(ddib.encode(kept.images), steps=3), steps=3)
+    torch.testing.assert_close(images, ddib.decode(wanted), rtol=0, atol=2e-6)
+    seen = record(ddib, X[:1], options={"steps": 4})
+    assert seen.states.shape == (4, 1, 4, 16, 16)
+    assert seen.means.shape == (4, 1, 3, 16, 16)
+    assert (seen.means[-1] - seen.result).abs().mean() < 0.05

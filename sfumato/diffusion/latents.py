@@ -23,7 +23,7 @@ from sfumato.core.errors import UserError
 from sfumato.core.terminal import count
 from sfumato.diffusion.noise import BLOCK, Noise, stable_hash
 from sfumato.diffusion.watch import Watch
-from sfumato.module import Part
+from sfumato.module import Part, describe
 from sfumato.nets.layers import mirrored
 
 KEPT = 2**28
@@ -202,9 +202,13 @@ class InLatents(Part):
         """Whether another model works in these latents."""
         if not isinstance(other, InLatents):
             return False
+        scales = {(m.means, m.deviations) for m in (self, other)}
+        return len(scales) == 1 and self.same_codec(other)
+
+    def same_codec(self, other: InLatents) -> bool:
+        """Whether another model has this codec, however its latents are scaled."""
         own, theirs = self.codec.state_dict(), other.codec.state_dict()
-        scales = ((m.means, m.deviations, type(m.codec)) for m in (self, other))
-        return len({*scales}) == 1 and own.keys() == theirs.keys() and all(
+        return (describe(self.codec), own.keys()) == (describe(other.codec), theirs.keys()) and all(
             torch.equal(v, theirs[k]) for k, v in own.items()
         )  # fmt: skip
 

@@ -13,6 +13,7 @@ from sfumato.checkpoints.model_folder import load, resolve
 from sfumato.core.errors import UserError
 from sfumato.data.hashing import hash_of
 from sfumato.diffusion.energies import Classifies
+from sfumato.diffusion.latents import InLatents
 from sfumato.evaluation.features import INCEPTION, Features, Inception, Lite0, rgb
 from sfumato.evaluation.protocol import check_features
 
@@ -51,6 +52,8 @@ class Learned(Features):
                 f"{folder} holds no domain classifier: expected lite0, inception, or a folder made by "
                 f"`sfumato train domain_classifier`"
             )
+        if isinstance(found, InLatents):
+            raise UserError(f"{folder} sees latents: expected a classifier of pictures, or lite0")
         assert isinstance(found, nn.Module)
         if (channels := getattr(found, "channels", 3)) not in (1, 3):
             raise UserError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,6 +26,7 @@ from sfumato.data.resize import ToOneSize, said_size
 from sfumato.data.show import shown
 from sfumato.diffusion.encode_decode import decode, encode
 from sfumato.diffusion.integrate import OdeName
+from sfumato.diffusion.latents import InLatents
 from sfumato.diffusion.time_grids import Spacing
 from sfumato.diffusion.watch import Evaluations
 from sfumato.explore.chain import apply
@@ -75,10 +76,11 @@ def encode_pictures(
     """
     pictures = ImageFolder([paths] if isinstance(paths, (str, Path)) else list(paths))
     pictures.by_name()
-    f, facts, trained = _denoiser(model)
+    found = _Model.of(model)
     pictures.preparation, notes = preparation_of(
-        {"model": trained}, channels=channels_of(f), size=size, resize=resize, upscale=upscale
-    )
+        {"model": found.preparation}, channels=channels_of(found.part), size=size, resize=resize,
+        upscale=upscale,
+    )  # fmt: skip
     images = pictures.get(range(len(pictures)))
     for text in [*notes, *pictures.said()]:
         warnings.warn(text, stacklevel=3)
@@ -86,9 +88,9 @@ def encode_pictures(
     if first:
         images, log = apply(first, images, seed=seed)
     how: dict[str, Any] = {"steps": steps, "solver": solver, "spacing": spacing}
-    latents, nfe = _batched(encode, f, images, device, how)
+    latents, nfe = found.batched(found.encode, images, device, how)
     names = [f"{bare(name)}.png" for name in pictures.file_names]
-    facts |= how | {"nfe": nfe, "preparation": pictures.preparation.to_json()}
+    facts = found.facts | how | {"nfe": nfe, "preparation": pictures.preparation.to_json()}
     facts |= {"pictures": pictures.digest, "first": log}
     return Latents(latents, images, names, {"encoded": facts, "operations": []})
 
@@ -120,44 +122,68 @@ def decode_latents(
         UserError: if the folder is not empty, or latents and model do not fit.
     """
     out = for_new_folder(out)
-    f, facts, prepare = _denoiser(model)
-    if (channels := channels_of(f)) != latents.latents.shape[1]:
+    found = _Model.of(model)
+    prepare = found.preparation
+    if (channels := channels_of(found.denoiser)) != latents.latents.shape[1]:
         raise UserError(
             f"the latents have {count(latents.latents.shape[1], 'channel')}, {model} has {channels}; "
             f"choose one with as many"
         )
-    h, w = latents.latents.shape[-2:]
+    h, w = (n * found.factor for n in latents.latents.shape[-2:])
     if prepare.size not in (None, (h, w)):
         warnings.warn(
             f"the latents are {said_size((h, w))}; {model} was trained at {said_size(prepare.size)}",
             stacklevel=3,
         )
     how: dict[str, Any] = {"steps": steps, "solver": solver, "spacing": spacing}
-    images, nfe = _batched(decode, f, latents.latents, device, how)
+    images, nfe = found.batched(found.decode, latents.latents, device, how)
     check_numbers({f"what {model} makes of these": images}, "; use smaller coefficients")
     for name, image in zip(latents.names, images, strict=True):
         write_png(out / name, shown(image))
-    run = {"protocol": latents.protocol, "decoded": facts | how | {"nfe": nfe}}
+    run = {"protocol": latents.protocol, "decoded": found.facts | how | {"nfe": nfe}}
     write_run(out, run, None, {"pictures": len(images)})
     return images
 
 
-def _denoiser(name: str | Path) -> tuple[Any, dict[str, Any], Preparation]:
-    """A domain's denoiser, what a protocol says of it, and how its training prepared pictures."""
-    model = open_model(*resolve(name))
-    f = model.denoiser
-    facts = {"model": model.name, "domain": f.domain, "weights": model.sha256}
-    return f, facts | {"versions": {n: version(n) for n in ("sfumato", "torch")}}, model.preparation
+class _Model(NamedTuple):
+    """A domain's denoiser, the whole model, what a protocol says of it, and how it was shown pictures."""
 
+    denoiser: Any
+    part: Any
+    facts: dict[str, Any]
+    preparation: Preparation
 
-@torch.no_grad()
-def _batched(
-    solve: Callable[..., Tensor], f: Any, x: Tensor, device: str, how: dict[str, Any]
-) -> tuple[Tensor, int]:
-    """`solve` in batches; the results, and the evaluations that a batch took at most."""
-    where, counts = device_of(device), list[Evaluations]()
-    f, parts = f.to(where), []
-    for batch in torch.split(x, BATCH):
-        counts.append(counted := Evaluations())
-        parts.append(solve(f, batch.to(where), watch=counted, **how).cpu())
-    return torch.cat(parts), max(counted.nfe for counted in counts)
+    @classmethod
+    def of(cls, name: str | Path) -> _Model:
+        model = open_model(*resolve(name))
+        f = model.denoiser
+        facts: dict[str, Any] = {"model": model.name, "domain": f.domain, "weights": model.sha256}
+        facts |= {"versions": {n: version(n) for n in ("sfumato", "torch")}}
+        return cls(f, model.part, facts, model.preparation)
+
+    @property
+    def factor(self) -> int:
+        """Pixels a side of what is carried to noise."""
+        return self.part.factor if isinstance(self.part, InLatents) else 1
+
+    def encode(self, images: Tensor, **how: Any) -> Tensor:
+        """Pictures to noise, through the codec's latents if there are any."""
+        z = self.part.encode(images) if isinstance(self.part, InLatents) else images
+        return encode(self.denoiser, z, **how)
+
+    def decode(self, latents: Tensor, **how: Any) -> Tensor:
+        """And back."""
+        z = decode(self.denoiser, latents, **how)
+        return self.part.decode(z) if isinstance(self.part, InLatents) else z
+
+    @torch.no_grad()
+    def batched(
+        self, solve: Callable[..., Tensor], x: Tensor, device: str, how: dict[str, Any]
+    ) -> tuple[Tensor, int]:
+        """`solve` in batches; the results, and the evaluations that a batch took at most."""
+        where, counts, parts = device_of(device), list[Evaluations](), []
+        self.part.to(where)
+        for batch in torch.split(x, BATCH):
+            counts.append(counted := Evaluations())
+            parts.append(solve(batch.to(where), watch=counted, **how).cpu())
+        return torch.cat(parts), max(counted.nfe for counted in counts)

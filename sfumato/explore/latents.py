@@ -31,7 +31,7 @@ class Latents:
 
     Args:
         latents: (N, C, H, W), float32.
-        images: (N, C, H, W) in [-1, 1].
+        images: (N, C, H, W) in [-1, 1]; of a model with a codec larger than what was carried to noise.
         names: names of the N pictures, relative paths that end in .png.
         protocol: JSON-able facts.
     """
@@ -68,8 +68,7 @@ class Latents:
             raise UserError(
                 f"{file} has format {form}, this sfumato reads up to {FORMAT}: update its source (git pull)"
             )
-        shapes = {tuple(t.shape) for t in tensors.values()}
-        if tensors.keys() != {"latents", "images"} or len(shapes) > 1:
+        if tensors.keys() != {"latents", "images"} or len({len(t) for t in tensors.values()}) > 1:
             raise wrong
         if any(t.ndim != 4 or t.dtype != torch.float32 for t in tensors.values()):
             raise wrong

@@ -124,7 +124,8 @@ def occlusion(
     weight = torch.ones(h, w) if of is None else of
     weight = (weight / weight.sum()).to(source)
     given, change = dict(options or {}), []
-    plain, seeds = raw(part)(source, seed=seed, **given), Noise.of(source, seed).seeds
+    seeds = Noise.of(source, seed).seeds
+    plain = raw(part)(source, seed=seeds, **given)
     for some in torch.split(cells, BATCH):
         covered = torch.where((index == some[:, None, None])[:, None], cover, source)
         result = raw(part)(covered, seed=seeds * len(some), **given)

@@ -33,6 +33,7 @@ from sfumato.data.resize import as_many
 from sfumato.data.show import enlarged, shown, tile
 from sfumato.diffusion.denoiser import score_of
 from sfumato.diffusion.integrate import rms
+from sfumato.diffusion.latents import InLatents
 from sfumato.methods.registry import name_of
 from sfumato.module import raw
 from sfumato.translation.one_picture import OnePicture
@@ -48,8 +49,8 @@ class Trajectory:
 
     Attributes:
         times: (S) of the steps; they rise while a picture is encoded.
-        states: (S, B, C, H, W), x_t at unit size.
-        means: (S, B, C, H, W), E[x | x_t].
+        states: (S, B, C, H, W), x_t at unit size; of a model with a codec each latent is a square of pixels.
+        means: (S, B, C, H, W), E[x | x_t], as a picture.
         curves: by name (S, B); nan where a step tells nothing.
         source: (B, C, H, W) in [-1, 1].
         result: (B, C, H, W).
@@ -90,8 +91,12 @@ def record(
     states, means, rows = list[Tensor](), list[Tensor](), list[dict[str, Tensor]]()
 
     def watch(t: float, x_t: Tensor, mean: Tensor, extras: dict[str, Any]) -> None:
-        last = means[-1] if means else torch.full_like(mean, torch.nan)
         told = told_of(x_t, mean, extras)
+        if isinstance(part, InLatents):
+            h, w = source.shape[2:]
+            mean = part.decode(mean)[..., :h, :w]
+            x_t = x_t.repeat_interleave(part.factor, 2).repeat_interleave(part.factor, 3)[..., :h, :w]
+        last = means[-1] if means else torch.full_like(mean, torch.nan)
         like = mean if mean.shape == source.shape else as_many(mean, source.shape[1])
         row = {"score": told.pop("score"), "change": rms(mean - last),
                "from source": rms(like - source), **told}  # fmt: skip

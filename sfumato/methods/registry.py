@@ -86,7 +86,7 @@ def info(method: str | Part | type[Part]) -> MethodInfo:
     Raises:
         UserError: for unknown names, with the nearest one.
     """
-    cls: Any = find(method) if isinstance(method, str) else own(method)
+    cls: Any = find(method) if isinstance(method, str) else inner(method)
     return _info(cls if isinstance(cls, type) else type(cls))
 
 
@@ -107,15 +107,15 @@ class Diverged(UserError):
     """A loss, gradient or made image is NaN or infinite; the weights have not been touched by it."""
 
 
-def own(method: Any) -> Any:
+def inner(method: Any) -> Any:
     """The method itself of one that works in latents; any other as it is."""
     return method.method if isinstance(method, InLatents) else method
 
 
 def said(model: Mapping[str, Any]) -> Mapping[str, Any]:
     """The description of the method itself, in that of a model."""
-    inner: Mapping[str, Any] = model["method"] if model.get("is") == InLatents.__name__ else model
-    return inner
+    own: Mapping[str, Any] = model["method"] if model.get("is") == InLatents.__name__ else model
+    return own
 
 
 def find(name: str) -> type[Part]:
@@ -148,7 +148,7 @@ def name_of(method: str | Part | type[Part]) -> str:
     """The method's name: that of its file."""
     if isinstance(method, str):
         return method
-    cls = method if isinstance(method, type) else type(own(method))
+    cls = method if isinstance(method, type) else type(inner(method))
     return cls.__module__.rsplit(".", 1)[-1]
 
 

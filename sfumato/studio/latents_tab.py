@@ -12,13 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sfumato.checkpoints.model_folder import load, preparation_in, resolve
+from sfumato.checkpoints.model_folder import open_model, preparation_in, resolve
 from sfumato.core.arguments import checked
 from sfumato.core.errors import UserError, check_numbers, choose
 from sfumato.core.ranges import Steps
 from sfumato.data.images import picture
 from sfumato.data.show import shown
 from sfumato.diffusion import encode_decode as bridge
+from sfumato.diffusion.latents import InLatents
 from sfumato.explore import OPERATIONS, Operation, apply, parse, report
 from sfumato.explore.chain import parameters
 from sfumato.module import channels_of
@@ -104,7 +105,12 @@ def _denoiser(name: str) -> Any:
 
 @lru_cache(maxsize=4)
 def _loaded(name: str, saved: int) -> Any:
-    return load(name)
+    found = open_model(*resolve(name))
+    if isinstance(found.part, InLatents):
+        raise UserError(
+            f"{name} works in the latents of a codec, which this page does not show: take another"
+        )
+    return found.denoiser
 
 
 def _saved(name: str) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from sfumato.checkpoints.hub import recorded_name, spelled
-from sfumato.checkpoints.model_folder import open_model, resolve
+from sfumato.checkpoints.model_folder import ModelFolder, open_model, resolve
 from sfumato.core.errors import UserError
 from sfumato.core.terminal import count
 from sfumato.diffusion.latents import InLatents, codec_of, moments
@@ -21,6 +21,8 @@ from sfumato.training.pictures import Pictures
 
 MEASURED = 256
 """Pictures whose latents are measured, at least."""
+SCALE = "means", "deviations"
+"""What is measured of each channel of latents."""
 LEAST = 8
 """Latents a side that networks of one size need."""
 
@@ -42,18 +44,30 @@ class Latents:
     scale: Mapping[str, Any] | None = None
 
     @classmethod
-    def of(cls, asked: TrainOptions, before: Mapping[str, Any] | None) -> Latents | None:
-        """Those that are asked for, if any; a run that goes on has the weights of its codec itself.
+    def of(
+        cls, asked: TrainOptions, before: Mapping[str, Any] | None, start: ModelFolder | None
+    ) -> Latents | None:
+        """Those that are asked for, or those of the model that is begun with, if any.
+
+        A run that goes on has the weights of its codec itself.
 
         Raises:
-            UserError: the folder holds no codec.
+            UserError: the folder holds no codec, or the model was trained in other latents.
         """
+        if start is not None and isinstance(start.part, InLatents):
+            whole, name = start.part, asked.start if asked.codec is None else asked.codec
+            other = None if asked.codec is None else open_model(*resolve(asked.codec))
+            if other and not InLatents(codec=codec_of(other.part), method=whole.method).same_codec(whole):
+                raise UserError(f"{asked.start} learned in the latents of another codec: leave out --codec")
+            return cls(recorded_name(str(name)), start.sha256, whole.codec, _scale(whole))
         if asked.codec is None:
             return None
+        if start is not None:
+            raise UserError(f"{asked.start} learned from pictures, not from latents: leave out --codec")
         name = recorded_name(asked.codec)
         if before is not None and "codec" in before:
             model = before["model"]
-            scale = {k: tuple(model[k]) for k in ("means", "deviations")}
+            scale = {k: tuple(model[k]) for k in SCALE}
             return cls(name, before["codec"].get("sha256", ""), build(model["codec"]), scale)
         path, domain = resolve(asked.codec)
         if domain is not None:
@@ -76,7 +90,7 @@ class Latents:
         for flag, channels in (("channels", asked.stated_channels), ("to-channels", asked.to_channels)):
             self._check(channels, f"--{flag}", asked)
         stated = {} if asked.further else {"channels": self.codec.channels}
-        return replace(asked, options=stated | dict(asked.options or {}))
+        return replace(asked, codec=self.name, options=stated | dict(asked.options or {}))
 
     def decided(self, cls: type[Part], given: Mapping[str, Any], pictures: Pictures) -> dict[str, Any]:
         """What a method is told of latents in place of pictures."""
@@ -121,3 +135,7 @@ class Latents:
                 f"{asked.codec if asked else self.name} is a codec of pictures of {count(own, 'channel')}, "
                 f"not {channels}: leave out {flag}, or train a codec of such pictures"
             )
+
+
+def _scale(whole: InLatents) -> dict[str, Any]:
+    return {name: getattr(whole, name) for name in SCALE}

@@ -17,7 +17,8 @@ from sfumato.core.errors import UserError, choose
 from sfumato.core.terminal import count
 from sfumato.data import sets
 from sfumato.diffusion.denoiser import LEARNING
-from sfumato.methods.registry import find, info, name_of
+from sfumato.diffusion.latents import InLatents
+from sfumato.methods.registry import find, info, inner, name_of
 from sfumato.module import Part, build, describe, fields
 from sfumato.nets.sizes import UNet
 from sfumato.training.fit import seeded
@@ -142,15 +143,16 @@ class Start:
         Raises:
             UserError: one that is given makes another network of it.
         """
-        part, decided = self.found.part, _decided(asked, pictures)
-        was, now = _channels(part), _channels(asked)
+        whole, part, decided = self.found.part, inner(self.found.part), _decided(asked, pictures)
+        was = _channels(part)
+        now = was if isinstance(whole, InLatents) else _channels(asked)  # of latents they are the codec's
         kept = {f.name: getattr(part, f.name) for f in fields(part) if f.name != "domains"}
         with seeded(asked.seed):
-            kept |= {k: _again(v, asked, decided) for k, v in kept.items() if isinstance(v, Part)}
+            kept |= {k: _again(v, now[0], decided) for k, v in kept.items() if isinstance(v, Part)}
             if now != was:
                 if len({*was}) + len({*now}) > 2:  # networks that are not alike
                     raise self._keeps(asked)
-                kept |= {"channels": now[0], "net": _again(self._unet(), asked, decided)}
+                kept |= {"channels": now[0], "net": _again(self._unet(), now[0], decided)}
                 kept |= {"to_channels": 0} if "to_channels" in kept else {}
         other = {k: v for k, v in _given(asked).items() if describe(v) != describe(getattr(part, k))}
         other.pop("channels", None)
@@ -168,6 +170,8 @@ class Start:
                         f"{flag} {value} is not for the weights of {asked.start}, which were trained with "
                         f"{before}: leave {flag} out"
                     )
+        if isinstance(whole, InLatents):
+            kept |= {name: getattr(whole, name) for name in ("channels", "side") if name in kept}
         return replace(asked, options=kept | {k: v for k, v in other.items() if not isinstance(v, Part)})
 
     def give(self, part: Part) -> None:
@@ -273,9 +277,9 @@ def _decided(asked: TrainOptions, pictures: Pictures) -> dict[str, Any]:
     return decided
 
 
-def _again(net: Part, asked: TrainOptions, decided: Mapping[str, Any]) -> Any:
+def _again(net: Part, channels: int, decided: Mapping[str, Any]) -> Any:
     """A network like this one, of new weights, for the channels and the domains of the training."""
-    said, now = describe(net), {"channels": asked.channels, "conditioning": asked.channels}
+    said, now = describe(net), {"channels": channels, "conditioning": channels}
     now |= {"labels": len(decided["domains"])} if "domains" in decided else {}
     detail = {"detail": net.detail or 4 * net.channels} if isinstance(net, UNet) else {}
     return build(_renewed(said, now) | detail)

@@ -67,7 +67,7 @@ def train(asked: TrainOptions) -> Part:
         asked = _timed(asked if before is None else _as_it_began(asked, out), before)
         outside(out, [*folders_of(asked.data), *asked.further])
         start, asked = begun(asked, before)
-        latents = Latents.of(asked, before)
+        latents = Latents.of(asked, before, start.found if start else None)
         asked = asked if latents is None else latents.told(asked)
         with told.waiting("reading the pictures"):
             pictures = read_pictures(asked)

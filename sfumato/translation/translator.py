@@ -21,8 +21,7 @@ from sfumato.data.resize import Resize, said_size
 from sfumato.data.value_range import ValueRange
 from sfumato.diffusion.latents import InLatents
 from sfumato.diffusion.watch import Evaluations, Watch
-from sfumato.methods.registry import find, info, name_of, named, said
-from sfumato.methods.registry import own as method_itself
+from sfumato.methods.registry import find, info, inner, name_of, named, said
 from sfumato.module import Part, channels_of, raw
 from sfumato.training.verdict import FOG
 
@@ -134,7 +133,7 @@ def assembled(
         read[folder] = models[role] = one = replace(one, domain=domain)
         if role == "classifier" and domain is not None:
             raise UserError(f"a classifier knows all its domains: --classifier {one.name}, without :{domain}")
-        made[role] = method_itself(one.part) if role == "classifier" else one.denoiser
+        made[role] = inner(one.part) if role == "classifier" else one.denoiser
     if len(channels := {channels_of(part) for part in made.values()}) > 1:
         raise UserError(
             f"{' and '.join(made)} differ in channels ({channels}); choose models with the same channels"
@@ -189,9 +188,9 @@ def options_of(part: Any, given: Mapping[str, Any]) -> dict[str, Any]:
         UserError: for an unknown one, naming the nearest, or a value that is not of its annotated type
             or that JSON cannot hold.
     """
-    parameters = inspect.signature(method_itself(part).translate).parameters
+    parameters = inspect.signature(inner(part).translate).parameters
     known = {k: p.default for k, p in parameters.items() if k not in ("source", "seed", "watch")}
-    hints, given = hints_of(method_itself(part).translate), plain(given)
+    hints, given = hints_of(inner(part).translate), plain(given)
     for name, value in given.items():
         choose(f"option of {name_of(part)}", name, known)
         if not isinstance(value, (str, int, float, Path, type(None))):
