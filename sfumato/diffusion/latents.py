@@ -10,7 +10,7 @@ nor does the codec know of the method: this file alone knows both.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
@@ -26,6 +26,8 @@ from sfumato.diffusion.watch import Watch
 from sfumato.module import Part, describe
 from sfumato.nets.layers import mirrored
 
+AT_ONCE = 2**18
+"""Pixels that a codec sees at a time, or one picture: 64 of 64x64."""
 KEPT = 2**28
 """Bytes of latents that a training keeps, so that no picture is encoded twice."""
 OF_PICTURES: Mapping[str, Any] = {"clip": False, "content": "colour"}
@@ -117,7 +119,7 @@ class InLatents(Part):
             )
         own: Any = self.codec
         with torch.autocast(x.device.type, enabled=False):
-            z = own.encode(mirrored(x, self.factor))
+            z = _in_pieces(own.encode, mirrored(x, self.factor), AT_ONCE)
         return (z - self._of(self.means, z)) / self._of(self.deviations, z) if self.means else z
 
     @torch.no_grad()
@@ -125,7 +127,8 @@ class InLatents(Part):
         """Pictures of latents."""
         own: Any = self.codec
         with torch.autocast(z.device.type, enabled=False):
-            return own.decode(self._of(self.means, z) + self._of(self.deviations, z) * z if self.means else z)
+            z = self._of(self.means, z) + self._of(self.deviations, z) * z if self.means else z
+            return _in_pieces(own.decode, z, AT_ONCE // self.factor**2)
 
     def translate(
         self, source: Tensor, *, seed: Seed = 0, watch: Watch | None = None, **options: Any
@@ -250,6 +253,13 @@ class InLatents(Part):
     @staticmethod
     def _of(numbers: Sequence[float], z: Tensor) -> Tensor:
         return z.new_tensor(numbers)[:, None, None]
+
+
+def _in_pieces(run: Callable[[Tensor], Tensor], x: Tensor, most: int) -> Tensor:
+    """run(x) for equal parts of a batch, of so many places at most: bits depend on how many run together."""
+    n, places = len(x), x.shape[2] * x.shape[3]
+    many = max(k for k in range(1, n + 1) if n % k == 0 and (k == 1 or k * places <= most))
+    return run(x) if many == n else torch.cat([run(part) for part in torch.split(x, many)])
 
 
 def moments(latents: Iterable[Tensor]) -> dict[str, tuple[float, ...]]:
