@@ -31,6 +31,7 @@ PAPERS = {p.stem for p in (ROOT / "methods").glob("*.py")} - {"__init__", "regis
 NAMED = {  # argued for: whose published files it reads
     "sfumato.checkpoints.edm": {"diffusion"},
     "sfumato.checkpoints.foreign": {"pix2pix", "cut", "cyclegan"},
+    "sfumato.checkpoints.diffusers_autoencoders": {"autoencoder"},
     "sfumato.checkpoints.diffusers_folders": {"diffusion"},
     "sfumato.checkpoints.ddim": {"diffusion"},
     "sfumato.checkpoints.guided_diffusion": {"diffusion", "domain_classifier"},

@@ -9,10 +9,10 @@ Nothing in a folder is run: a config names layers that diffusers knows, or it is
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -39,6 +39,7 @@ from sfumato.nets.indexed import Indexed
 from sfumato.nets.preconditioned import Preconditioned
 from sfumato.nets.score_sde import Score
 
+M = TypeVar("M")
 CHAINS = "DDPMScheduler", "DDIMScheduler", "PNDMScheduler"
 """Schedulers that say a chain's betas."""
 SDES = {
@@ -67,14 +68,14 @@ def read_folder(folder: Path, size: int | None, domains: tuple[str, ...]) -> tup
     """
     if other := [name for name in OF_LATENTS if (folder / name).exists()]:
         raise UserError(f"{folder} is of latents ({other[0]}), which are not imported: expected pictures")
-    file, config = _config(folder, "unet/config.json")
-    _, scheduler = _config(folder, "scheduler/scheduler_config.json")
+    file, config = config_of(folder, "unet/config.json")
+    _, scheduler = config_of(folder, "scheduler/scheduler_config.json")
     if config.get("_class_name") != "UNet2DModel":
         raise UserError(f"{file} is of a {config.get('_class_name')}: expected a UNet2DModel")
     sides = _sides(file, config, size)
     try:
         process, prediction, words = _trained(scheduler)
-        net, left = network(file, config, *_weights(file.parent))
+        net, left = network(file, config, *weights_of(file.parent))
         names = class_names(domains, _classes(config), folder.resolve().name)  # whose rows are there
     except UserError as error:
         raise UserError(f"{folder}: {str(error).removeprefix(f'{folder}/')}") from None
@@ -117,14 +118,8 @@ def network(
     if config.get("class_embed_type") is not None:
         raise UserError(f"{file}: classes by {config['class_embed_type']!r} are not read: expected a table")
     kept = {k: v for k, v in config.items() if k in takes}
-    try:
-        with without_values(), at_most(len(state), str(file)):
-            net = UNet2D(config=kept, labels=_classes(config) or 1)
-    except UserError:
-        raise
-    except Exception as error:  # whatever a constructor says to values of the wrong kind
-        reason = str(error).partition("\n")[0]
-        raise UserError(f"{file} does not describe a UNet2DModel ({reason})") from None
+    labels = _classes(config) or 1
+    net = built(lambda: UNet2D(config=kept, labels=labels), file, "UNet2DModel", len(state))
     channels, outputs = net.channels, net.model.config.out_channels
     if outputs not in (channels, 2 * channels):
         raise UserError(f"{file} is of {channels} channels and answers with {outputs}: expected as many")
@@ -143,7 +138,23 @@ def network(
     return net, left
 
 
-def _config(folder: Path, name: str) -> tuple[Path, dict[str, Any]]:
+def built(make: Callable[[], M], file: Path, what: str, tensors: int) -> M:
+    """A network that a config describes, without memory.
+
+    Raises:
+        UserError: it describes none, or far more than there are tensors of.
+    """
+    try:
+        with without_values(), at_most(tensors, str(file)):
+            return make()
+    except UserError:
+        raise
+    except Exception as error:  # whatever a constructor says to values of the wrong kind
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"{file} does not describe a {what} ({reason})") from None
+
+
+def config_of(folder: Path, name: str) -> tuple[Path, dict[str, Any]]:
     """A file of JSON, in a folder of its own or in this one, and what it says.
 
     Raises:
@@ -228,7 +239,7 @@ def _chain(config: Mapping[str, Any]) -> tuple[Chain, str]:
     return DDPM(steps=steps, beta_start=scale * ends[0], beta_end=scale * ends[1]), name
 
 
-def _weights(folder: Path) -> tuple[Path, dict[str, Tensor]]:
+def weights_of(folder: Path) -> tuple[Path, dict[str, Tensor]]:
     """The file of a folder's weights, and what is in it, by today's names; safetensors win."""
     shards = sorted(folder.glob(f"{WEIGHTS}-?????-of-?????.safetensors"))
     ways = [[folder / f"{WEIGHTS}{end}"] for end in (".safetensors", ".bin", ".fp16.safetensors")]

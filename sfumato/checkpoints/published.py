@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sfumato.checkpoints.ddim import holds_ddim, read_ddim
+from sfumato.checkpoints.diffusers_autoencoders import holds_autoencoder, read_autoencoder
 from sfumato.checkpoints.diffusers_folders import read_folder
 from sfumato.checkpoints.edm import LICENCE, read_edm
 from sfumato.checkpoints.foreign import read_generator
@@ -51,7 +52,7 @@ def read_published(
     """The model of published weights.
 
     Of a file a generator, a denoiser or classifier of guided-diffusion, or a denoiser of EDM or of DDIM's
-    code; of a folder of diffusers a denoiser.
+    code; of a folder of diffusers a denoiser or an autoencoder.
 
     Args:
         file: the file, of which only tensors are read, or the folder.
@@ -74,6 +75,10 @@ def read_published(
     )
     file, info = Path(file), dict[str, Any](imported=Path(file).resolve().name)
     if file.is_dir():
+        if holds_autoencoder(file):
+            _takes(file, back, "an autoencoder of diffusers", "size", given)
+            part, said, sides = read_autoencoder(file, size)
+            return Published(part, said, info | sides)
         _takes(file, back, "a folder of diffusers", "size domains", given)
         part, said, sides = read_folder(file, size, domains)
         return Published(part, said, info | sides)

@@ -82,7 +82,8 @@ class Autoencoder(Part):
             self.net, channels=self.channels, latent_channels=self.latent_channels, factor=self.factor,
             code=self.code, entries=self.entries,
         )  # fmt: skip
-        codec_of(self.codec, "net")
+        codec = codec_of(self.codec, "net")
+        self.factor, self.latent_channels, self.channels = codec.factor, codec.latent_channels, codec.channels
         self.discriminator = None
         if self.critic:
             size = "small" if self.net == "large" or isinstance(self.net, nn.Module) else self.net
