@@ -544,6 +544,34 @@ def test_pieces_are_named_where_pictures_are_large(side, said, tmp_path):
     assert ("add --resize pieces" in plan.reason) == said
 
 
+def test_thirty_photographs_are_not_trained_on(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in "cats", "Dogs", "boats":
+        write(tmp_path / "photos" / name, fields(30, 128, 128, ord(name[0])))
+    report = doctor("photos/cats", "photos/Dogs")
+    assert not report.estimates
+    assert report.plan.reason.startswith("Do not train new weights on 30 photographs: they would be")
+    assert report.plan.commands == [
+        "sfumato import afhq_dog_4m.pt --out runs/afhq_dog_4m",
+        "sfumato import cat2dog_dse.pt --domains cat,dog --out runs/cat2dog_dse",
+        "sfumato translate photos/cats --method egsde --target runs/afhq_dog_4m "
+        "--classifier runs/cat2dog_dse --out out/Dogs_egsde",
+        "sfumato train diffusion cats=photos/cats Dogs=photos/Dogs --from runs/afhq_dog_4m "
+        "--size 256 --batch 1 --keep 2 --out runs/fine_tuned",
+    ]
+    to_boats = doctor("photos/cats", "photos/boats", measure=False).plan
+    assert to_boats.commands[0] == (
+        "sfumato import 256x256_diffusion_uncond.pt --out runs/256x256_diffusion_uncond"
+    )
+    assert "--realism 0" in to_boats.commands[1]
+    alone = doctor("photos/cats", measure=False).plan.commands
+    assert [c.split()[1] for c in alone] == ["import", "train"]
+    for changed in {"size": 64}, {"channels": 3}:
+        assert "sfumato train cyclegan" in doctor(
+            "photos/cats", "photos/Dogs", measure=False, **changed
+        ).plan.commands[0]
+
+
 def test_no_training_is_advised_that_refuses_its_size(tmp_path):
     a, b = (write(tmp_path / name, fields(5, 14, 14, i)) for i, name in enumerate("ab"))
     with pytest.raises(UserError, match="--size 15 is refused by cyclegan, which is .* 16 pixels"):

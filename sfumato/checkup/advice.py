@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sfumato.checkup.cost import new
+from sfumato.checkup.few import are_few, instead_of_training
 from sfumato.checkup.inspection import Inspected
 from sfumato.checkup.pairs import Pairing
 from sfumato.core.errors import UserError
@@ -108,6 +109,12 @@ def advise(
         f"Size {best} is the largest of {', '.join(map(str, SIZES))} that the pictures reach"
         + (f" and a {device.upper()} trains in reasonable time." if usual >= 2 * best else ".")
     )  # fmt: skip
+    chosen = pair.domains if pair else tuple(folders)[:2]
+    place = _outside([*whole, *(f for splits in folders.values() for f in splits.values())])
+    fewest = min(Counter(x.domain for x in good if x.split == "train").values())
+    if not (pair or size or any(told.values())) and are_few(sides, [one.gray for one in good], fewest):
+        parts = {name: folders[name]["train"] for name in chosen}
+        return Plan(best, halved, [], *instead_of_training(parts, fewest, place, _line))
     if usual >= LARGE * best:
         why += (
             f" Whole pictures are brought to it, from {usual} pixels; if textures matter and not shapes, add "
@@ -123,8 +130,6 @@ def advise(
     words += [settings(first)] * (best <= SMALL)
     words += [_line("--without", Path(without))] if without else []
     make = {"pairs": _side_by_side if halved else _paired, "unpaired": _two, "domains": _domains}
-    place = _outside([*whole, *(f for splits in folders.values() for f in splits.values())])
-    chosen = pair.domains if pair else tuple(folders)[:2]
     reason, commands = make[kind](folders, chosen, " ".join(filter(None, words)), place)
     return Plan(best, halved, list(RECOMMENDED[kind]), f"{reason} {why}", commands)
 
