@@ -2,10 +2,12 @@
 
     python recipes/egsde_afhq.py CHECKPOINTS AFHQ [--out runs/egsde_afhq] [--limit 4] [--shorter 50]
 
-CHECKPOINTS holds afhq_dog_4m.pt, cat2dog_dse.pt and, for FID, pt_inception-2015-12-05-6726825d.pth, as their
-authors publish them; AFHQ is the data set's folder, with val/cat and val/dog.  Without Inception's file the
-distance is FD-Lite0, which is no FID.  500 pictures take days on a CPU: one evaluation of the network about
-8 s a picture; `--limit 4 --shorter 50` is a look.  What was stopped goes on with the same command.
+CHECKPOINTS holds afhq_dog_4m.pt, cat2dog_dse.pt and, for FID, pt_inception-2015-12-05-6726825d.pth, as
+their authors publish them; AFHQ is the data set's folder, with val/cat and val/dog.  Without Inception's
+file the distance is FD-Lite0, which is no FID.  On one core of a CPU a step of SDEdit takes 7 s a picture
+and 1.3 GB, one of EGSDE 14 s and 2.6 GB (two evaluations of the classifier, and its gradient): a picture
+by EGSDE takes 2 hours, 500 want a GPU.  `--limit 4 --shorter 50` is a look.  What was stopped goes on with
+the same command.
 
 The settings are those of the authors' code: explicit low-pass, its linear kernel of 32, one noise for the
 start and for all of x_t.  SDEdit and EGSDE take every step of the chain; ILVR 100.  The published figures are

@@ -364,3 +364,32 @@ def test_runs_of_ours(ours, tmp_path):
     outs = iter(range(10**6))
     read = lambda: repeat(run, tmp_path / f"out{next(outs)}")
     assert all_of(texts(whole, changes), run, read, mark, ("run.", "from.")) > 60
+
+
+def test_folders_of_diffusers(tmp_path):
+    diffusers = pytest.importorskip("diffusers")
+    import test_diffusers_folders as theirs
+
+    mark, folder = tmp_path / "this ran", tmp_path / "p"
+    net, scheduler = theirs.randomly(diffusers.UNet2DModel(**theirs.LITTLE)), diffusers.DDPMScheduler()
+    theirs.written(folder, net, scheduler)
+    file = folder / "unet/config.json"
+    whole, read, values = file.read_text(), lambda: read_published(folder), {}
+    odd = None, -1, 10**9, 1.5, "x", [[]], {"a": 1}, [10**7] * 3, ["Dangerous"] * 2
+    for key in ("block_out_channels", "down_block_types", "layers_per_block", "sample_size", "act_fn",
+                "attention_head_dim", "norm_num_groups", "in_channels", "_class_name"):  # fmt: skip
+        values |= {f"{n}": ((key,), value) for n, value in RNG.sample([*enumerate(odd)], 3)}
+    n = all_of(texts(whole, {f"{k} {v[0][0]}": v for k, v in values.items()}), file, read, mark, ("",))
+    file.write_text(whole)
+    file = folder / "scheduler/scheduler_config.json"
+    whole = file.read_text()
+    values = {
+        f"{key} {i}": ((key,), value)
+        for key in ("num_train_timesteps", "beta_start", "trained_betas", "beta_schedule", "prediction_type")
+        for i, value in enumerate([KeyError, *RNG.sample(odd, 3)])
+    }
+    n += all_of(texts(whole, values), file, read, mark, ("",))
+    file.write_text(whole)
+    file = folder / "unet/diffusion_pytorch_model.safetensors"
+    n += all_of(bytes_of(file.read_bytes(), 4, 3), file, read, mark, BITS)
+    assert n > 50
