@@ -134,6 +134,63 @@ LEARNING = "times", "lognormal_mean", "lognormal_std", "any_domain"
 """Fields of a denoiser that say how it learns, not what its network is."""
 
 
+def drawn_times(
+    law: TimeLaw, process: Process, n: int, rng: torch.Generator, mean: float = 0.0, std: float = 1.2
+) -> Float[Tensor, " n"]:
+    """n training times, one in each n-th of their law's mass, in any order; float64.
+
+    Args:
+        law: see `Denoiser`.
+        process: whose times they are.
+        n: how many.
+        rng: draws them.
+        mean: of log(sigma/alpha) where the law is lognormal.
+        std: its standard deviation.
+    """
+    order = torch.randperm(n, generator=rng)  # batches hold the domains in turn
+    u = (torch.rand(n, generator=rng, dtype=torch.float64) + order) / n
+    lo, hi = process.t_min, process.t_max
+    if law == "uniform":
+        return lo + (hi - lo) * u
+    if law == "log_uniform":
+        ends = process.log_snr(torch.tensor([lo, hi], dtype=torch.float64))
+        return process.time(ends[0] + (ends[1] - ends[0]) * u).clamp(lo, hi)
+    if law == "palette":
+        level = 1 + u * (PALETTE.steps - 1)
+        ends = torch.stack([PALETTE(at / PALETTE.steps)[0] ** 2 for at in (level.floor(), level.ceil())])
+        gamma = ends[0].lerp(ends[1], level.frac())
+        return process.time(gamma.logit()).clamp(lo, hi)
+    mean, std = WIDE if law == "wide" else (mean, std)
+    log_sigma = mean + std * math.sqrt(2) * torch.erfinv((2 * u - 1).clamp(-1 + 1e-12, 1 - 1e-12))
+    return process.time(-2 * log_sigma).clamp(lo, hi)
+
+
+def predicted(net: nn.Module, x: Tensor, sig: Tensor, label: Tensor | None, image: Tensor | None) -> Tensor:
+    """What a network says of its input x (B, ...), the noise sig = sigma/alpha, and an image beside x.
+
+    Raises:
+        UserError: they do not have the network's channels, or lie on another device.
+    """
+    given = {"channels": x} | ({} if image is None else {"conditioning": image})
+    for name, one in given.items():
+        wanted = getattr(net, name, None)
+        if wanted is not None and (one.ndim != 4 or one.shape[1] != wanted):
+            raise UserError(
+                f"this network takes a batch (B, {wanted}, H, W), not a tensor of shape {tuple(one.shape)}"
+            )
+    if image is not None:
+        x = torch.cat([x, image], dim=1)  # the one order: noisy first, then conditioning
+    weight = next(net.parameters(), x)
+    if weight.device != x.device and not getattr(net, "anywhere", False):
+        raise UserError(f"the network is on {weight.device}, x_t on {x.device}: move one by .to('cpu')")
+    own = weight.dtype  # a network may have another type than the state
+    noise = sig.log().flatten()
+    if len(noise) == 1:  # a number of the CPU: filling does not wait for the device
+        noise = x.new_full((len(x),), noise.item())
+    answer: Tensor = net(x.to(own), noise, label)
+    return answer.to(x.dtype)
+
+
 class Denoiser(Part):
     """(x_t, t, domain=, image=) -> E[x | x_t].
 
@@ -221,48 +278,17 @@ class Denoiser(Part):
         return (out - target).square().mean()
 
     def draw_times(self, n: int, rng: torch.Generator) -> Float[Tensor, " n"]:
-        """n training times, one in each n-th of their law's mass, in any order; float64."""
-        order = torch.randperm(n, generator=rng)  # batches hold the domains in turn
-        u = (torch.rand(n, generator=rng, dtype=torch.float64) + order) / n
-        lo, hi = self.process.t_min, self.process.t_max
-        if self.times == "uniform":
-            return lo + (hi - lo) * u
-        if self.times == "log_uniform":
-            ends = self.process.log_snr(torch.tensor([lo, hi], dtype=torch.float64))
-            return self.process.time(ends[0] + (ends[1] - ends[0]) * u).clamp(lo, hi)
-        if self.times == "palette":
-            level = 1 + u * (PALETTE.steps - 1)
-            ends = torch.stack([PALETTE(at / PALETTE.steps)[0] ** 2 for at in (level.floor(), level.ceil())])
-            gamma = ends[0].lerp(ends[1], level.frac())
-            return self.process.time(gamma.logit()).clamp(lo, hi)
-        mean, std = WIDE if self.times == "wide" else (self.lognormal_mean, self.lognormal_std)
-        log_sigma = mean + std * math.sqrt(2) * torch.erfinv((2 * u - 1).clamp(-1 + 1e-12, 1 - 1e-12))
-        return self.process.time(-2 * log_sigma).clamp(lo, hi)
+        """n training times, see `drawn_times`."""
+        return drawn_times(self.times, self.process, n, rng, self.lognormal_mean, self.lognormal_std)
 
     def _predict(
         self, x_t: Tensor, alpha: Tensor, sigma: Tensor, label: Tensor | None, image: Tensor | None
     ) -> Tensor:
-        given = {"channels": x_t} | ({} if image is None else {"conditioning": image})
-        for name, x in given.items():
-            wanted = getattr(self.net, name, None)
-            if wanted is not None and (x.ndim != 4 or x.shape[1] != wanted):
-                raise UserError(
-                    f"this network takes a batch (B, {wanted}, H, W), not a tensor of shape {tuple(x.shape)}"
-                )
         if self.prediction == "edm":
             x = self._edm(sigma / alpha)[2] * x_t / alpha
         else:
             x = x_t / norm(alpha, sigma)
-        if image is not None:
-            x = torch.cat([x, image], dim=1)  # the one order: noisy first, then conditioning
-        weight = next(self.net.parameters(), x)
-        if weight.device != x.device and not getattr(self.net, "anywhere", False):
-            raise UserError(f"the network is on {weight.device}, x_t on {x.device}: move one by .to('cpu')")
-        own = weight.dtype  # a network may have another type than the state
-        noise = (sigma / alpha).log().flatten()
-        if len(noise) == 1:  # a number of the CPU: filling does not wait for the device
-            noise = x.new_full((len(x),), noise.item())
-        return self.net(x.to(own), noise, label).to(x.dtype)
+        return predicted(self.net, x, sigma / alpha, label, image)
 
     def _edm(self, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(c_skip, c_out, c_in) of Karras et al. 2022, for sigma relative to alpha = 1."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import abc
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +34,25 @@ from sfumato.module import Described
 def norm(alpha: Tensor, sigma: Tensor) -> Tensor:
     """sqrt(alpha^2 + sigma^2): 1 where the process preserves the variance."""
     return (alpha**2 + sigma**2).sqrt()
+
+
+def spread(levels: Callable[[Tensor], tuple[Tensor, ...]], t: Tensor | float, x: Tensor) -> list[Tensor]:
+    """Levels at the times `t` in x's type, shaped to broadcast against x of shape (B, ...).
+
+    Times are numbers of the CPU, and so are the levels of a single one: the device is asked nothing,
+    and need not know float64.
+
+    Raises:
+        UserError: x is no batch of floats, or `t` neither a time in [0, 1] nor one for each image.
+    """
+    if not (isinstance(x, Tensor) and x.is_floating_point() and x.ndim):
+        kind = f" of {x.dtype}" if isinstance(x, Tensor) else ""
+        raise UserError(f"expected a tensor (B, ...) of floats, not {described(x)}{kind}: x.float()?")
+    t = as_times(t, "cpu")
+    if t.numel() not in (1, len(x)):
+        raise UserError(f"times must be one, or one for each of {len(x)}, not {t.numel()}")
+    found = [level.to(x.dtype) for level in levels(t)]
+    return [v.to(x.device).reshape(-1, *[1] * (x.ndim - 1)) for v in found] if t.ndim else found
 
 
 @dataclass(frozen=True)
@@ -71,24 +91,8 @@ class Process(Described, abc.ABC):
         return 2 * (alpha / sigma).log()
 
     def at(self, t: Tensor | float, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(alpha, sigma) in x's type, shaped to broadcast against x of shape (B, ...).
-
-        Times are numbers of the CPU, and so are the levels of a single one: the device is asked nothing,
-        and need not know float64.
-
-        Raises:
-            UserError: x is no batch of floats, or `t` neither a time in [0, 1] nor one for each image.
-        """
-        if not (isinstance(x, Tensor) and x.is_floating_point() and x.ndim):
-            kind = f" of {x.dtype}" if isinstance(x, Tensor) else ""
-            raise UserError(f"expected a tensor (B, ...) of floats, not {described(x)}{kind}: x.float()?")
-        t = as_times(t, "cpu")
-        if t.numel() not in (1, len(x)):
-            raise UserError(f"times must be one, or one for each of {len(x)}, not {t.numel()}")
-        levels = [level.to(x.dtype) for level in self(t)]
-        if not t.ndim:
-            return levels[0], levels[1]
-        alpha, sigma = (v.to(x.device).reshape(-1, *[1] * (x.ndim - 1)) for v in levels)
+        """(alpha, sigma) in x's type, shaped to broadcast against x of shape (B, ...); see `spread`."""
+        alpha, sigma = spread(self, t, x)
         return alpha, sigma
 
     def seen(self, t: Tensor | float, x: Tensor) -> tuple[Tensor, Tensor]:
