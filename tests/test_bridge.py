@@ -37,7 +37,7 @@ class Exact(nn.Module):
 @pytest.mark.parametrize("direction", ["source-to-target", "target-to-source"])
 @pytest.mark.parametrize(
     ("family", "solver", "noise", "tolerance"),
-    [("brownian", "sde_dpm2m", 0.0, 5e-3), ("i2sb", "ancestral", 0.0, 0.05),
+    [("brownian", "sde_dpm2m", 0.0, 5e-3), ("i2sb", "ancestral", 0.0, 0.07),
      ("ddbm-vp", "sde_dpm2m", 0.4, 5e-3)],
 )  # fmt: skip
 def test_results_have_the_conditional_law(
@@ -103,7 +103,7 @@ def test_who_watches_sees_states_that_begin_at_the_source():
 
 def test_without_the_source_beside_it_a_solver_must_draw_noise():
     model, x = lively(Bridge(net="tiny", markov=True)), torch.rand(2, 3, 8, 8) * 2 - 1
-    with pytest.raises(UserError, match="solver 'ab3' draws no noise, and a model trained with --markov .*anc"):
+    with pytest.raises(UserError, match="solver .ab3. draws no noise.*trained with --markov .*ancestral"):
         model.translate(x, solver="ab3")
     with pytest.raises(UserError, match="gamma must be in"):
         Bridge(gamma=0)

@@ -65,7 +65,7 @@ class BridgeProcess(Process):
 
     @property
     def t_min(self) -> float:
-        return min(self._level(LEAST), self.at_clock(torch.tensor(NEAR, dtype=torch.float64)).item())
+        return min(self._level(LEAST), self._when(NEAR))
 
     @property
     def t_max(self) -> float:
@@ -89,7 +89,11 @@ class BridgeProcess(Process):
 
     def _level(self, noise: float) -> float:
         """The time at which c/b is this."""
-        return self.time(-2 * math.log(noise)).item()
+        return self._when(noise**2 / (noise**2 + self.width**2))
+
+    def _when(self, u: float) -> float:
+        """The time of a clock's reading, on the CPU whatever torch's default is."""
+        return self.at_clock(numbers(u, "cpu")).item()
 
 
 @dataclass(frozen=True)
@@ -124,7 +128,7 @@ class I2SB(BridgeProcess):
 
     @property
     def _half(self) -> float:
-        return self._gathered(torch.tensor(0.5, dtype=torch.float64)).item()
+        return self._gathered(numbers(0.5, "cpu")).item()
 
     @property
     def width(self) -> float:
@@ -160,7 +164,7 @@ class DDBMVP(BridgeProcess):
     @property
     def _end(self) -> float:
         """rho(1)^2."""
-        return torch.expm1(self._exponent(torch.ones((), dtype=torch.float64))).item()
+        return torch.expm1(self._exponent(numbers(1, "cpu"))).item()
 
     @property
     def width(self) -> float:
