@@ -96,8 +96,9 @@ def test_the_two_directions_are_one_bridge_with_its_ends_swapped(markov):
 def test_who_watches_sees_states_that_begin_at_the_source():
     model, seen = lively(Bridge(net="tiny", family="i2sb")), []
     x = torch.rand(2, 3, 8, 8) * 2 - 1
-    model.translate(x, steps=4, watch=lambda t, x_t, mean, extras: seen.append(x_t))
-    assert (seen[0] - x).abs().max() < 0.1
+    model.translate(x, steps=4, watch=lambda t, x_t, mean, extras: seen.append((x_t, extras)))
+    assert (seen[0][0] - x).abs().max() < 0.1
+    assert all(extras == {"nfe": 1} for _, extras in seen)  # levels would be those of y
     assert model.translate(x, steps=3, clip=True, as_is=True).abs().max() <= 1
 
 

@@ -16,7 +16,7 @@ from sfumato.diffusion.bridges import BRIDGES, DDBMVE, DDBMVP, I2SB, Bridged, Br
 from sfumato.diffusion.exact import Gaussian
 from sfumato.diffusion.guidance import Guided
 from sfumato.diffusion.integrate import ddim, integrate
-from sfumato.diffusion.process import VP
+from sfumato.diffusion.process import VP, Cosine
 from sfumato.diffusion.time_grids import grid
 
 pytestmark = pytest.mark.usefixtures("shapes_unchecked")
@@ -207,6 +207,19 @@ def test_conditional_moments_converge(p, name, report):
     order = slope(NS, errors)
     report(f"{name} on pairs, {p}: error at N=40, weak order", errors[-1].item(), order)
     assert order == pytest.approx(2 if name == "sde_dpm2m" else 1, abs=0.15)
+
+
+@pytest.mark.parametrize("name", ["ancestral", "ab3"])
+def test_on_one_grid_of_log_snr_every_process_takes_the_same_steps(name):
+    found = []
+    for p in (Cosine(), *FAMILIES):
+        times = p.time(torch.linspace(-4, 6, 7, dtype=torch.float64))
+        (b, c), (end, _) = p(times[0]), p(times[-1])
+        f, start = Gaussian(MEAN, SPREAD, p), b * MEAN + c * normal(3, 2)
+        y = integrate(name, f, start, times, noise=lambda like: normal(3, 2, seed=1))
+        found.append(y / end)
+    for y in found[1:]:
+        torch.testing.assert_close(y, found[0], rtol=0, atol=1e-9)
 
 
 def test_the_first_figures(report):

@@ -16,7 +16,7 @@ from __future__ import annotations
 import abc
 import math
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -232,7 +232,12 @@ class Bridged(Traced, nn.Module):
         return y + a * floats(self.source, tuple(y.shape), "the source of a bridge is")
 
     def shown(self, watch: Watch | None) -> Watch | None:
-        """A `watch` that is handed x_t in place of y."""
+        """A `watch` that is handed x_t in place of y, and no alpha and sigma, which are y's."""
         if watch is None:
             return None
-        return lambda t, y, mean, extras: watch(t, self.state(y, t), mean, extras)
+
+        def shown(t: float, y: Tensor, mean: Tensor, extras: dict[str, Any]) -> None:
+            more = {k: v for k, v in extras.items() if k not in ("alpha", "sigma")}
+            watch(t, self.state(y, t), mean, more)
+
+        return shown

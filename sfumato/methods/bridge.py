@@ -51,7 +51,7 @@ class Bridge(Part):
         markov: the network sees the state alone, as BBDM's and I2SB's; without it the source beside it, as
             DDBM's. Translating then takes a solver that draws noise.
         source_noise: standard deviation of noise that is added to the source, for results that differ more.
-        times: law of the training times: uniform in t, or wide, lognormal or log_uniform in c/b.
+        times: law of the training times: wide, lognormal or log_uniform in c/b, or the papers': uniform in t.
         channels: 3 for colour, 1 for gray, or as many as the files have bands.
     """
 
@@ -62,7 +62,7 @@ class Bridge(Part):
     gamma: Width = 1.0
     markov: bool = False
     source_noise: NotNegative = 0.0
-    times: TimeLaw = "uniform"
+    times: TimeLaw = "wide"
     channels: Count = 3
 
     def __post_init__(self) -> None:
@@ -101,7 +101,7 @@ class Bridge(Part):
         Args:
             source: images in [-1, 1].
             seed: seed of the noise; other seeds give other samples.
-            watch: see `integrate`; it is handed x_t.
+            watch: see `integrate`; it is handed x_t, and no alpha and sigma.
             direction: source-to-target, or back.
             steps: solver steps.
             solver: what takes the steps.
