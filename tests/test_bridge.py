@@ -104,7 +104,7 @@ def test_who_watches_sees_states_that_begin_at_the_source():
 
 def test_without_the_source_beside_it_a_solver_must_draw_noise():
     model, x = lively(Bridge(net="tiny", markov=True)), torch.rand(2, 3, 8, 8) * 2 - 1
-    with pytest.raises(UserError, match="solver .ab3. draws no noise.*trained with --markov .*ancestral"):
+    with pytest.raises(UserError, match="solver .ab3. draws no noise.*trained with --markov .*sde_dpm2m"):
         model.translate(x, solver="ab3")
     with pytest.raises(UserError, match="gamma must be in"):
         Bridge(gamma=0)

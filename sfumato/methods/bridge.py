@@ -92,7 +92,7 @@ class Bridge(Part):
         watch: Watch | None = None,
         direction: Direction = "source-to-target",
         steps: Steps = 18,
-        solver: Solver = "ancestral",
+        solver: Solver = "sde_dpm2m",
         spacing: Spacing = "karras",
         clip: bool = False,
     ) -> Tensor:
@@ -111,7 +111,7 @@ class Bridge(Part):
         if self.markov and solver in ODE:
             raise UserError(
                 f"solver {solver!r} draws no noise, and a model trained with --markov does not know the "
-                f"source without: expected one that does, such as ancestral"
+                f"source without: expected one that does, such as sde_dpm2m"
             )
         noise = Noise.of(source, seed)
         if self.source_noise:
