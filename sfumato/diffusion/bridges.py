@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from sfumato.core.arguments import check_value, checked
 from sfumato.core.ranges import Interval, NotNegative, Positive
 from sfumato.diffusion.checks import as_times, floats, numbers
-from sfumato.diffusion.denoiser import Denoises, Trace, Traced, ask
+from sfumato.diffusion.denoiser import Denoises, Trace, Traced, ask, score_of
+from sfumato.diffusion.integrate import rms
 from sfumato.diffusion.process import Process, spread
 from sfumato.diffusion.watch import Watch
 
@@ -232,12 +233,15 @@ class Bridged(Traced, nn.Module):
         return y + a * floats(self.source, tuple(y.shape), "the source of a bridge is")
 
     def shown(self, watch: Watch | None) -> Watch | None:
-        """A `watch` that is handed x_t in place of y, and no alpha and sigma, which are y's."""
+        """A `watch` that is handed x_t in place of y, and its score's size (B,), not y's alpha and sigma."""
         if watch is None:
             return None
 
         def shown(t: float, y: Tensor, mean: Tensor, extras: dict[str, Any]) -> None:
             more = {k: v for k, v in extras.items() if k not in ("alpha", "sigma")}
+            more["score"] = rms(
+                score_of(mean, y, *self.process.at(t, y))
+            )  # of x_t, too: they differ by a x_T
             watch(t, self.state(y, t), mean, more)
 
         return shown

@@ -101,7 +101,7 @@ class Bridge(Part):
         Args:
             source: images in [-1, 1].
             seed: seed of the noise; other seeds give other samples.
-            watch: see `integrate`; it is handed x_t, and no alpha and sigma.
+            watch: see `integrate`; it is handed x_t, and its score's size in place of alpha and sigma.
             direction: source-to-target, or back.
             steps: solver steps.
             solver: what takes the steps.
