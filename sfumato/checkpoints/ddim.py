@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
-from sfumato.checkpoints.diffusers_folders import network
+from sfumato.checkpoints.diffusers_weights import filled_unet
 from sfumato.checkpoints.guided_diffusion import CHAINS, MOST
 from sfumato.checkpoints.known_files import Trained, class_names, in_short, trained_with
 from sfumato.core.errors import UserError
@@ -85,7 +85,7 @@ def read_ddim(file: Path, state: Mapping[str, Tensor], given: Trained) -> tuple[
         raise UserError(f"{file} is not a U-Net of DDIM's code, though it holds {FIRST}") from None
     theirs = {_named(key, len(config["block_out_channels"])): key for key in state}
     squeezed = {mine: _linear(mine, state[key]) for mine, key in theirs.items()}
-    net, left = network(file, config, file, squeezed)
+    net, left = filled_unet(file, config, file, squeezed)
     chain = CHAINS[how.schedule or "linear"](steps=how.chain_steps or 0)
     part = find("diffusion")(
         domains=domains, net=Indexed(net=net, chain=chain), process=chain, prediction="eps", times="uniform",

@@ -1,45 +1,50 @@
 """Folders of diffusers: a network and the scheduler of its training, as JSON and tensors.
 
-    unet/config.json, unet/diffusion_pytorch_model.safetensors    or beside each other, as in 2022
+    unet/ or transformer/config.json, and diffusion_pytorch_model.safetensors or .bin
     scheduler/scheduler_config.json
+    vae/ or vqvae/, of models of latents
 
-Nothing in a folder is run: a config names layers that diffusers knows, or it is refused.
+Files of the first two may lie beside each other, as in 2022.  Nothing in a folder is run: a config names
+layers that diffusers knows, or it is refused.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping
-from inspect import signature
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-from torch import Tensor
-from torch.nn import functional as F
+from torch import nn
 
+from sfumato.checkpoints.diffusers_autoencoders import read_codec
+from sfumato.checkpoints.diffusers_weights import (
+    answers,
+    classes_of,
+    config_of,
+    filled,
+    filled_unet,
+    weights_of,
+)
 from sfumato.checkpoints.known_files import class_names, in_short
-from sfumato.checkpoints.model_folder import LARGEST
 from sfumato.checkpoints.tensors import read_tensors
-from sfumato.checkpoints.torch_files import check_shapes, tensors_of
 from sfumato.core.arguments import check_value
-from sfumato.core.devices import without_values
 from sfumato.core.errors import UserError, check_numbers, choose
-from sfumato.core.ranges import Count, Positive, TrainingSide, Whole
-from sfumato.data.folders import parse_json, regular
+from sfumato.core.ranges import Count, Positive, TrainingSide
 from sfumato.data.preparation import Preparation
 from sfumato.data.resize import said_size
 from sfumato.diffusion.chains import Betas, ScaledLinear
 from sfumato.diffusion.denoiser import Prediction
+from sfumato.diffusion.latents import InLatents
 from sfumato.diffusion.process import DDPM, IDDPM, VE, VP, Chain, Process
 from sfumato.methods.registry import find
-from sfumato.module import Part, at_most
-from sfumato.nets.diffusers import UNet2D, library
+from sfumato.module import Part
+from sfumato.nets.diffusers import DiT, Prompted
+from sfumato.nets.diffusers_autoencoders import DiffusersCodec
 from sfumato.nets.indexed import Indexed
 from sfumato.nets.preconditioned import Preconditioned
 from sfumato.nets.score_sde import Score
 
-M = TypeVar("M")
 CHAINS = "DDPMScheduler", "DDIMScheduler", "PNDMScheduler"
 """Schedulers that say a chain's betas."""
 SDES = {
@@ -49,153 +54,128 @@ SDES = {
 """Schedulers of score SDEs, and what they have by default."""
 PREDICTIONS: Mapping[str, Prediction] = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
 SCHEDULES = "linear", "scaled_linear", "squaredcos_cap_v2"
-OF_LATENTS = "vae", "vqvae", "text_encoder", "bert"
-WEIGHTS = "diffusion_pytorch_model"
-ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-"""Names of 2022, and today's."""
+NETWORKS = "UNet2DModel", "DiTTransformer2DModel", "Transformer2DModel", "UNet2DConditionModel"
+"""Transformer2DModel is what a DiT was called."""
+ANY = "any domain"
+"""What a table of prompts calls the empty one."""
+OTHERS = "addition_embed_type", "class_embed_type", "num_class_embeds", "encoder_hid_dim_type"
+"""What networks are told besides prompts, or in another way."""
 
 
-def read_folder(folder: Path, size: int | None, domains: tuple[str, ...]) -> tuple[Part, str, dict[str, Any]]:
+def read_folder(
+    folder: Path, size: int | None, domains: tuple[str, ...], prompts: Path | None = None
+) -> tuple[Part, str, dict[str, Any]]:
     """A model with the weights of a folder, what it was found to be, and the size of its pictures.
 
     Args:
         folder: of a pipeline.
         size: side of its pictures, if its config does not say it, or another is wanted.
         domains: names of its classes, or of all that it makes.
+        prompts: of a network that is told by prompts, the table of their embeddings, a domain each.
 
     Raises:
         UserError: it holds anything else.
     """
-    if other := [name for name in OF_LATENTS if (folder / name).exists()]:
-        raise UserError(f"{folder} is of latents ({other[0]}), which are not imported: expected pictures")
-    file, config = config_of(folder, "unet/config.json")
+    inner = "transformer" if (folder / "transformer/config.json").is_file() else "unet"
+    file, config = config_of(folder, f"{inner}/config.json")
     _, scheduler = config_of(folder, "scheduler/scheduler_config.json")
-    if config.get("_class_name") != "UNet2DModel":
-        raise UserError(f"{file} is of a {config.get('_class_name')}: expected a UNet2DModel")
-    sides = _sides(file, config, size)
+    if (kind := config.get("_class_name")) not in NETWORKS:
+        raise UserError(f"{file} is of a {kind}: expected a {', '.join(NETWORKS)}")
+    if prompts is not None and kind != NETWORKS[-1]:
+        raise UserError(f"{file} is not told by prompts: leave out {prompts}")
+    net: Any
     try:
+        codec, more = _codec(folder)
+        sides = _sides(file, config, size, codec.factor if codec else 1)
         process, prediction, words = _trained(scheduler)
-        net, left = network(file, config, *weights_of(file.parent))
-        names = class_names(domains, _classes(config), folder.resolve().name)  # whose rows are there
+        if kind == "UNet2DModel":
+            net, left = filled_unet(file, config, *weights_of(file.parent))
+            names = class_names(domains, classes_of(config, "num_class_embeds", 0), folder.resolve().name)
+        elif kind == NETWORKS[-1]:
+            net, names, left = _prompted(file, config, domains, prompts)
+        else:
+            classes = classes_of(config, "num_embeds_ada_norm", 1000)
+            make = lambda kept: DiT(config=kept, labels=classes)
+            net, left = filled(make, "DiTTransformer2DModel", file, config, *weights_of(file.parent))
+            names, left = class_names(domains, classes, ""), left + answers(file, net)
     except UserError as error:
         raise UserError(f"{folder}: {str(error).removeprefix(f'{folder}/')}") from None
-    part = find("diffusion")(
+    part: Part = find("diffusion")(
         domains=names, net=_told(net, process), process=process, prediction=prediction, times="uniform",
-        channels=net.channels, any_domain=0.0,
+        channels=net.channels, any_domain=0.0 if kind == "UNet2DModel" else 0.1,
     )  # fmt: skip
-    widths = ", ".join(map(str, net.config["block_out_channels"]))
+    if codec is not None:
+        part = InLatents(codec=codec, method=part)
+        words = [f"in the latents of {codec.factor}x{codec.factor} pixels of its {codec.kind}", *words]
+    size_of = net.config.get("block_out_channels")
+    widths = f"{', '.join(map(str, size_of))} channels" if size_of else f"{net.config['num_layers']} blocks"
     said = [
-        f"a diffusion model of {in_short(names)}: diffusers' UNet2DModel of {widths} channels",
+        f"a diffusion model of {in_short(names)}: diffusers' {kind} of {widths}",
         f"trained on {said_size(sides)} pixels", *words,
     ]  # fmt: skip
     left += [f"its {name} left out" for name in ("clip_sample", "thresholding") if scheduler.get(name)]
     about: dict[str, Any] = {"size": sides[0]}
     if sides[0] != sides[1]:
-        about = {"preparation": Preparation(size=sides, channels=net.channels).to_json()}
-    return part.eval(), "; ".join([", ".join(said), *left]), about
+        channels = codec.channels if codec else net.channels
+        about = {"preparation": Preparation(size=sides, channels=channels).to_json()}
+    return part.eval(), "; ".join([", ".join(said), *left, *more]), about
 
 
-def network(
-    file: Path, config: Mapping[str, Any], weights: Path, state: Mapping[str, Tensor]
-) -> tuple[UNet2D, list[str]]:
-    """diffusers' network of a config with these weights, and what of both is left out.
-
-    It has no memory before all names and shapes are known to be its own.
-
-    Args:
-        file: of the config, as errors name it.
-        config: a UNet2DModel's.
-        weights: the file of the weights, as errors name it.
-        state: what is in it.
-
-    Raises:
-        UserError: they do not belong together, or are none of such a network.
-    """
-    takes = [*signature(library().UNet2DModel.__init__).parameters][1:]
-    other = [k for k, v in config.items() if k not in takes and k[:1] != "_" and v is not None]
-    left = [f"its {name} left out" for name in other]
-    takes.remove("num_class_embeds")
-    if config.get("class_embed_type") is not None:
-        raise UserError(f"{file}: classes by {config['class_embed_type']!r} are not read: expected a table")
-    kept = {k: v for k, v in config.items() if k in takes}
-    labels = _classes(config) or 1
-    net = built(lambda: UNet2D(config=kept, labels=labels), file, "UNet2DModel", len(state))
-    channels, outputs = net.channels, net.model.config.out_channels
-    if outputs not in (channels, 2 * channels):
-        raise UserError(f"{file} is of {channels} channels and answers with {outputs}: expected as many")
-    left += ["its learned variance left out"] if outputs == 2 * channels else []
-    rows = "class_embedding.weight"
-    shapes = {k: v.shape for k, v in net.model.state_dict().items()}
-    width = shapes[rows][1]
-    shapes |= {rows: torch.Size((_classes(config), width))}
-    state = {rows: torch.zeros(0, width), **state}
-    check_shapes(weights, state, shapes, "its UNet2DModel")
-    state[rows] = F.pad(state[rows], (0, 0, 0, net.labels + 1 - len(state[rows])))
-    full = {k: v.float() for k, v in state.items()}
-    check_numbers({f"{weights}: {k}": v for k, v in full.items()})
-    net.model.load_state_dict(full, assign=True)
-    net.config = {k: net.model.config[k] for k in takes}  # with what it leaves to defaults
-    return net, left
+def _codec(folder: Path) -> tuple[DiffusersCodec | None, list[str]]:
+    """The codec of a model of latents, and what of it is left out."""
+    place = next((folder / name for name in ("vae", "vqvae") if (folder / name).exists()), None)
+    if place is None:
+        return None, []
+    codec, left = read_codec(place)
+    if "scaling_factor" not in config_of(place, "config.json")[1]:
+        left.append(f"its latents are scaled by {codec.config['scaling_factor']}, diffusers' default")
+    return codec, left
 
 
-def built(make: Callable[[], M], file: Path, what: str, tensors: int) -> M:
-    """A network that a config describes, without memory.
-
-    Raises:
-        UserError: it describes none, or far more than there are tensors of.
-    """
-    try:
-        with without_values(), at_most(tensors, str(file)):
-            return make()
-    except UserError:
-        raise
-    except Exception as error:  # whatever a constructor says to values of the wrong kind
-        reason = str(error).partition("\n")[0]
-        raise UserError(f"{file} does not describe a {what} ({reason})") from None
-
-
-def config_of(folder: Path, name: str) -> tuple[Path, dict[str, Any]]:
-    """A file of JSON, in a folder of its own or in this one, and what it says.
-
-    Raises:
-        UserError: it is missing, or not what diffusers writes.
-    """
-    places = folder / name, folder / Path(name).name
-    if (file := next(filter(Path.is_file, places), None)) is None:
-        raise UserError(f"{folder} is no whole folder of diffusers: it has no {name}")
-    try:
-        if file.stat().st_size > LARGEST:
-            raise ValueError(f"it has more than {LARGEST:,} bytes")
-        said = parse_json(regular(file).read_text(encoding="utf-8"))
-        if not isinstance(said, dict):
-            raise ValueError("it holds no names")
-    except ValueError as error:
-        raise UserError(f"{file} is damaged, or no config of diffusers ({error})") from None
-    return file, said
+def _prompted(
+    file: Path, config: Mapping[str, Any], given: tuple[str, ...], table: Path | None
+) -> tuple[Prompted, tuple[str, ...], list[str]]:
+    """A network that is told by prompts, and its domains, each a prompt of a table of their embeddings."""
+    if other := [name for name in OTHERS if config.get(name) is not None]:
+        raise UserError(f"{file} is told more than prompts ({other[0]}), which is not read")
+    if table is None:
+        raise UserError(f"{file} is told by prompts: add --prompts TABLE.safetensors, see the documentation")
+    rows = read_tensors(table)
+    names = tuple(name for name in rows if name != ANY)
+    shape: tuple[int, ...] = tuple(rows[ANY].shape) if ANY in rows else ()
+    width = config.get("cross_attention_dim", 1280)
+    if not names or len(shape) != 2 or shape[1] != width or any(v.shape != shape for v in rows.values()):
+        raise UserError(
+            f"{table} is no table of prompts: expected a tensor (tokens, {width}) for each domain, and one "
+            f"for the empty prompt, {ANY!r}"
+        )
+    check_numbers({f"{table}: {name}": value for name, value in rows.items()})
+    if given and sorted(given) != sorted(names):
+        raise UserError(f"the domains of {table} are {', '.join(names)}, not {', '.join(given)}")
+    names = given or names
+    make = lambda kept: Prompted(config=kept, labels=len(names), tokens=shape[0])
+    net, left = filled(make, "UNet2DConditionModel", file, config, *weights_of(file.parent))
+    net.prompts.weight = nn.Parameter(torch.stack([rows[name].float().flatten() for name in (*names, ANY)]))
+    return net, names, left + answers(file, net)
 
 
-def _classes(config: Mapping[str, Any]) -> int:
-    classes = config.get("num_class_embeds") or 0
-    check_value("num_class_embeds", classes, Whole)
-    return int(classes)
+def _told(net: Part, process: Process) -> Part:
+    """The network, told log(sigma/alpha), of what it was told in the training of this process."""
+    if isinstance(process, VP):
+        return Preconditioned(net=net, kind="vp", process=process)
+    return Indexed(net=net, chain=process) if isinstance(process, Chain) else Score(net=net)
 
 
-def _sides(file: Path, config: Mapping[str, Any], size: int | None) -> tuple[int, int]:
-    """(height, width) of its pictures."""
-    said = size or config.get("sample_size")
+def _sides(file: Path, config: Mapping[str, Any], size: int | None, factor: int) -> tuple[int, int]:
+    """(height, width) of its pictures, of which `factor` pixels a side are a latent."""
+    said = config.get("sample_size")
     sides: Any = said if isinstance(said, list) else [said, said]
+    sides = [size, size] if size else [s and s * factor for s in sides]
     try:
         check_value("sample_size", sides, tuple[TrainingSide, TrainingSide])
     except UserError:
         raise UserError(f"{file} does not say the size of its pictures: add --size N") from None
     return int(sides[0]), int(sides[1])
-
-
-def _told(net: UNet2D, process: Process) -> Part:
-    """The network, told log(sigma/alpha), of what it was told in the training of this process."""
-    if isinstance(process, VP):
-        return Preconditioned(net=net, kind="vp", process=process)
-    return Indexed(net=net, chain=process) if isinstance(process, Chain) else Score(net=net)
 
 
 def _trained(config: Mapping[str, Any]) -> tuple[Process, Prediction, list[str]]:
@@ -237,19 +217,3 @@ def _chain(config: Mapping[str, Any]) -> tuple[Chain, str]:
         check_value(what, end, Positive)
     scale = steps / 1000  # DDPM's own betas are those of 1000 steps
     return DDPM(steps=steps, beta_start=scale * ends[0], beta_end=scale * ends[1]), name
-
-
-def weights_of(folder: Path) -> tuple[Path, dict[str, Tensor]]:
-    """The file of a folder's weights, and what is in it, by today's names; safetensors win."""
-    shards = sorted(folder.glob(f"{WEIGHTS}-?????-of-?????.safetensors"))
-    ways = [[folder / f"{WEIGHTS}{end}"] for end in (".safetensors", ".bin", ".fp16.safetensors")]
-    files = next((files for files in (ways[0], shards, *ways[1:]) if files and files[0].is_file()), None)
-    if files is None:
-        raise UserError(f"{folder} has no {WEIGHTS}.safetensors, nor .bin: copy its weights, too")
-    state: dict[str, Tensor] = {}
-    for file in files:
-        state |= read_tensors(file) if file.suffix == ".safetensors" else tensors_of(file)
-    if "time_proj.weight" in state:
-        state.pop("time_proj.W", None)  # the same once more
-    old = rf"\.({'|'.join(ATTENTION)})\.(?=weight$|bias$)"
-    return files[0], {re.sub(old, lambda m: f".{ATTENTION[m[1]]}.", k): v for k, v in state.items()}

@@ -14,6 +14,7 @@ from sfumato.core.errors import UserError
 from sfumato.data.folders import new_folder
 from sfumato.diffusion.chains import ScaledLinear
 from sfumato.diffusion.denoiser import Denoiser
+from sfumato.diffusion.latents import InLatents
 from sfumato.diffusion.process import DDPM, IDDPM, VE
 from sfumato.nets.diffusers import UNet2D, library
 from sfumato.nets.indexed import Indexed
@@ -52,6 +53,8 @@ def export(model: str | Path, out: str | Path, *, to: Format) -> str:
 
 def _to_diffusers(found: ModelFolder, folder: Path) -> str:
     """Writes unet/ and scheduler/."""
+    if isinstance(found.part, InLatents):
+        raise UserError(f"{found.name} works in latents, and is not exported: expected a model of pictures")
     f: Any = getattr(found.part, "denoiser", None)
     net = getattr(getattr(f, "net", None), "net", None)
     if not isinstance(f, Denoiser) or not isinstance(net, UNet2D):

@@ -48,6 +48,7 @@ def read_published(
     head_channels: Count | None = None,
     rescale_timesteps: bool | None = None,
     domains: tuple[str, ...] = (),
+    prompts: str | Path | None = None,
 ) -> Published:
     """The model of published weights.
 
@@ -65,6 +66,8 @@ def read_published(
         head_channels: channels of each.
         rescale_timesteps: whether it was told steps times 1000/T.
         domains: names of its classes, by default their numbers; one name if it has none.
+        prompts: of a folder whose network is told by prompts, a safetensors file of their embeddings
+            (tokens, width), named by domains, and of the empty prompt, "any domain".
 
     Raises:
         UserError: it holds anything else; what a denoiser was trained with is not known; or what is given
@@ -74,13 +77,15 @@ def read_published(
         size, schedule, chain_steps, attention_order, heads, head_channels, rescale_timesteps, domains
     )
     file, info = Path(file), dict[str, Any](imported=Path(file).resolve().name)
+    if prompts is not None and (not file.is_dir() or holds_autoencoder(file)):
+        raise UserError(f"{file} holds no network that is told by prompts: leave out {prompts}")
     if file.is_dir():
         if holds_autoencoder(file):
             _takes(file, back, "an autoencoder of diffusers", "size", given)
             part, said, sides = read_autoencoder(file, size)
             return Published(part, said, info | sides)
         _takes(file, back, "a folder of diffusers", "size domains", given)
-        part, said, sides = read_folder(file, size, domains)
+        part, said, sides = read_folder(file, size, domains, None if prompts is None else Path(prompts))
         return Published(part, said, info | sides)
     if file.suffix == ".pkl":
         _takes(file, back)

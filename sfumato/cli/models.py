@@ -56,6 +56,7 @@ def import_(
     head_channels: int | None = None,
     rescale_timesteps: bool | None = None,
     domains: str | None = None,
+    prompts: str | None = None,
 ) -> None:
     """Make a model folder of weights that others published.
 
@@ -77,6 +78,7 @@ def import_(
         head_channels: the channels of each head (num_head_channels).
         rescale_timesteps: it was trained with rescale_timesteps; asked for where the steps are not 1000.
         domains: names of its classes in order, as cat,dog; by default their numbers. One name if it has none.
+        prompts: embeddings of prompts, a safetensors file of a domain each, for a U-Net of Stable Diffusion.
     """
     from sfumato.checkpoints.model_folder import save
     from sfumato.checkpoints.published import read_published
@@ -88,7 +90,7 @@ def import_(
     made = read_published(
         file, back, size=size, schedule=schedule, chain_steps=chain_steps, attention_order=attention_order,
         heads=heads, head_channels=head_channels, rescale_timesteps=rescale_timesteps,
-        domains=tuple(domains.split(",")) if domains else (),
+        domains=tuple(domains.split(",")) if domains else (), prompts=prompts,
     )  # fmt: skip
     save(made.part, out, info=made.info)
     one = len(getattr(made.part, "domains", ())) == 1
