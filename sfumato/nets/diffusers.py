@@ -113,6 +113,7 @@ class Prompted(Part):
         self.model = library().UNet2DConditionModel(**self.config)
         self.channels: int = self.model.config.in_channels
         self.prompts = nn.Embedding(self.labels + 1, self.tokens * self.model.config.cross_attention_dim)
+        nn.init.zeros_(self.prompts.weight)  # a new domain begins as no prompt that there is
 
     def forward(
         self, x: Float[Tensor, "b c h w"], level: Float[Tensor, " b"], label: Tensor | None = None
