@@ -265,7 +265,7 @@ def test_zips_and_older_files_of_torch(tmp_path):
         torch.save(state, out, **how)
         mutants = [*saveable(tensors(state, mark), **how), *bytes_of(out.getvalue())]
         mutants += [] if how else packed(out.getvalue())
-        n += all_of(mutants, file, read, mark, HARMLESS + BITS)
+        n += all_of(mutants, file, read, mark, ("a list", *HARMLESS, *BITS))  # as DDIM's code writes one
     assert n > 140
 
 
