@@ -251,6 +251,13 @@ def test_a_model_of_latents_is_what_diffusers_makes_of_it(kind, shapes_unchecked
     wrong = {} if given else {"prompts": tmp_path / "table.safetensors"}
     with pytest.raises(UserError, match="add --prompts TABLE" if given else "is not told by prompts: leave"):
         read_published(folder, **wrong)
+    if kind == "DiT":  # a table of places that no weight says the size of
+        file = folder / "transformer/config.json"
+        whole = file.read_text()
+        file.write_text(json.dumps(json.loads(whole) | {"sample_size": HUGE}))
+        with pytest.raises(UserError, match=r"p: sample_size must be in \[1, 256\]"):
+            read_published(folder, size=64)
+        file.write_text(whole)
     file = next(folder.glob("v*/config.json"))
     file.write_text(file.read_text().replace(type(codec).__name__, "ConsistencyDecoder"))
     with pytest.raises(UserError, match="is of a ConsistencyDecoder: expected AutoencoderKL or Auto"):
@@ -452,6 +459,7 @@ WRONG = {
     "identity": ("unet", {"class_embed_type": "identity"}, "classes by .identity. are not read"),
     "size": ("unet", {"sample_size": None}, "does not say the size of its pictures: add --size N"),
     "scheduler": ("scheduler", {"_class_name": "DDMScheduler"}, "unknown scheduler .*: did you mean 'DDPM"),
+    "steps": ("scheduler", {"num_train_timesteps": HUGE}, r"num_train_timesteps must be in \[1, 1000000\]"),
     "schedule": ("scheduler", {"beta_schedule": "laplace"}, "unknown beta_schedule 'laplace'.*scaled_linear"),
     "prediction": ("scheduler", {"prediction_type": "flow"}, "unknown prediction_type 'flow'"),
     "snr": ("scheduler", {"rescale_betas_zero_snr": True}, "ends without any signal"),

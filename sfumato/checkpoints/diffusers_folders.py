@@ -30,7 +30,7 @@ from sfumato.checkpoints.known_files import class_names, in_short
 from sfumato.checkpoints.tensors import read_tensors
 from sfumato.core.arguments import check_value
 from sfumato.core.errors import UserError, check_numbers, choose
-from sfumato.core.ranges import Count, Positive, TrainingSide
+from sfumato.core.ranges import Positive, Steps, TrainingSide
 from sfumato.data.preparation import Preparation
 from sfumato.data.resize import said_size
 from sfumato.diffusion.chains import Betas, ScaledLinear
@@ -206,7 +206,7 @@ def _chain(config: Mapping[str, Any]) -> tuple[Chain, str]:
         check_value("trained_betas", given, list)
         return Betas(steps=len(given), values=tuple(given)), "own"
     steps = config.get("num_train_timesteps", 1000)
-    check_value("num_train_timesteps", steps, Count)
+    check_value("num_train_timesteps", steps, Steps)
     name = choose("beta_schedule", config.get("beta_schedule", "linear"), SCHEDULES)
     if name == "squaredcos_cap_v2":
         return IDDPM(steps=steps), "cosine"

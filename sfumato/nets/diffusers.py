@@ -8,16 +8,20 @@ means "any domain".
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from sfumato.core.arguments import check_value
 from sfumato.core.errors import not_installed
-from sfumato.core.ranges import Count, Whole
+from sfumato.core.ranges import Count, Interval, Whole
 from sfumato.module import Part
 from sfumato.nets.layers import mirrored
+
+PatchedSide = Annotated[int, Interval(1, 256)]
+"""Of a DiT's latents: its table of places has as many rows as they have patches."""
 
 
 def library() -> Any:
@@ -80,6 +84,7 @@ class DiT(Part):
     labels: Count = 1000
 
     def __post_init__(self) -> None:
+        check_value("sample_size", self.config.get("sample_size", 32), PatchedSide)
         self.model = library().DiTTransformer2DModel(**{**self.config, "num_embeds_ada_norm": self.labels})
         self.channels: int = self.model.config.in_channels
         tables = [name for name, _ in self.named_parameters() if name.endswith("embedding_table.weight")]
