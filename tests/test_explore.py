@@ -400,6 +400,8 @@ def test_operations_on_the_picture_come_first(root):
 def test_an_empty_operation_is_refused(chain):
     with pytest.raises(UserError, match="no operation beside a comma of"):
         parse(chain)
+    with pytest.raises(UserError, match="a comma lacks before blur"):
+        parse("rotate angle=60 blur sigma=2")
 
 
 def test_a_chain_reads_latents_from_files(tmp_path):

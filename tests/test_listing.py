@@ -12,7 +12,7 @@ import sfumato
 from sfumato.core.errors import UserError
 from sfumato.core.terminal import count
 from sfumato.data import find_images, layout, list_pictures, open_data, open_images, open_pairs
-from sfumato.data.listing import IN_PART, natural, said
+from sfumato.data.listing import HIDDEN, IN_PART, natural, said
 from sfumato.training.train import train
 from sfumato.translation import plan, results
 from sfumato.translation.pictures import translate
@@ -295,9 +295,8 @@ def test_folders_that_are_no_domains_are_named(tmp_path):
         data = open_data("domains", tmp_path, size=16)
     assert list(data.parts) == ["planes", "trains"]
     (line,) = [str(w.message) for w in said]
-    for part in ("hidden (.old/)", "without pictures (empty/)", "made by sfumato (run/)"):
+    for part in ("2 hidden (.old/, __MACOSX/)", "without pictures (empty/)", "made by sfumato (run/)"):
         assert part in line
-    assert "MACOSX" not in line
 
 
 def test_folders_beside_splits_are_named(tmp_path):
@@ -307,11 +306,20 @@ def test_folders_beside_splits_are_named(tmp_path):
         open_data("domains", tmp_path, size=16)
 
 
-def test_junk_folders_are_passed_over(tmp_path):
-    for place in ("1.png", "__MACOSX/1.png", "a/__macosx/b/1.png"):
+def test_folders_of_systems_are_hidden_ones_and_their_files_nothing(tmp_path):
+    for place in ("1.png", "__MACOSX/1.png", "a/__macosx/b/1.png", "@eaDir/1.png"):
         paint(tmp_path / place)
+    for name in (".DS_Store", "Thumbs.db", "a/desktop.ini"):
+        (tmp_path / name).touch()
     listing = list_pictures(tmp_path)
-    assert (listing.files, listing.left_out) == ([tmp_path / "1.png"], {})
+    assert listing.files == [tmp_path / "1.png"]
+    assert listing.left_out == {HIDDEN: ["@eaDir/", "__MACOSX/", "a/__macosx/"]}
+
+
+def test_dicoms_without_endings_are_to_be_named(tmp_path):
+    (tmp_path / "IM0001").write_bytes(bytes(128) + b"DICM")
+    with pytest.raises(UserError, match=r"no images: .*; DICOMs without endings are read where"):
+        list_pictures(tmp_path)
 
 
 def test_pictures_that_hold_no_pair_are_counted(tmp_path):

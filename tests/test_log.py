@@ -410,13 +410,14 @@ def test_a_callback_gets_the_lines_of_the_log_as_they_are_written(folders, tmp_p
     assert {"lr", "images_per_s", "held_out"} <= set(seen[-1])
 
 
-def test_what_a_callback_raises_ends_the_training_which_is_saved(folders, tmp_path):  # noqa: F811
+@pytest.mark.parametrize("kind", [ZeroDivisionError, SystemExit, KeyboardInterrupt])
+def test_what_a_callback_raises_ends_the_training_which_is_saved(kind, folders, tmp_path):  # noqa: F811
     def watch(line):
         if line["step"] == 5:
-            raise ZeroDivisionError("of the caller's own")
+            raise kind("of the caller's own")
 
     how = TINY | {"steps": 10, "held_out": 0.25}
-    with pytest.raises(ZeroDivisionError, match="the caller's own") as caught:
+    with pytest.raises(kind, match="the caller's own") as caught:
         train("diffusion", folders, tmp_path / "run", **how, watch=watch)
     assert caught.traceback[-1].name == "watch"
     assert json.loads((tmp_path / "run/model.json").read_text())["info"]["step"] == 5
@@ -426,6 +427,22 @@ def test_what_a_callback_raises_ends_the_training_which_is_saved(folders, tmp_pa
         assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "straight" / name).read_bytes()
     both = [(tmp_path / one / "log.jsonl").read_text().splitlines() for one in ("run", "straight")]
     assert [json.loads(s)["step"] for s in both[0]] == [json.loads(s)["step"] for s in both[1]]
+
+
+def test_a_run_that_stopped_before_its_first_save_goes_on_as_it_was_begun(folders, tmp_path, monkeypatch):  # noqa: F811
+    def killed(self, last=True):
+        raise SystemExit
+
+    out, how = tmp_path / "run", TINY | {"options": TINY["options"] | {"times": "wide"}}
+    with monkeypatch.context() as patch:
+        patch.setattr(learn.Session, "store", killed)
+        with pytest.raises(SystemExit):
+            train("diffusion", folders, out, **how, steps=2)
+    assert not (out / "training.safetensors").exists()
+    train("diffusion", folders, out, resume=True, lr=0.002, quiet=True)
+    run = json.loads((out / "run.json").read_text())
+    assert (run["model"]["net"], run["model"]["times"]) == (TINY["options"]["net"], "wide")
+    assert (run["settings"]["steps"], run["settings"]["lr"]) == (2, 0.002)
 
 
 def test_a_callback_is_a_function(folders, tmp_path):  # noqa: F811

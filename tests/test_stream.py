@@ -146,6 +146,7 @@ def broken():
         ("photos", "pictures must be a collection of pictures, not a str: files and folders are for"),
         (Path("photos"), "pictures must be a collection"),
         (None, "not a NoneType"),
+        ({"image": U8[0]}, "must be a collection of pictures, not a dict"),
         (Image.fromarray(U8[0]), "not an Image"),
         ([None], "item 0 of pictures is a NoneType: expected one picture"),
         ([U8[0], "x.png"], "item 1 of pictures is a str"),

@@ -184,6 +184,19 @@ def test_repeat_gives_the_same_bytes(root, ends, tmp_path):
     assert contents(tmp_path / "one") != contents(tmp_path / "three")
 
 
+def test_a_folder_of_several_commands_is_repeated_as_the_last_one_which_is_said(ends, tmp_path):
+    for name in ("1", "2"):
+        picture(tmp_path / f"in/{name}.png", int(name))
+        translate(tmp_path / f"in/{name}.png", tmp_path / "out", **DDIB, **ends)
+    with pytest.warns(UserWarning, match=r"several commands: .*not those of 1 picture more \(1.png\)"):
+        repeat(tmp_path / "out", tmp_path / "again")
+    assert contents(tmp_path / "again").keys() == {"2.png"}
+    both = [tmp_path / "in/1.png", tmp_path / "in/2.png"]
+    assert translate(both, tmp_path / "out", **DDIB, **ends).kept == 2
+    repeat(tmp_path / "out", tmp_path / "both")
+    assert contents(tmp_path / "both") == contents(tmp_path / "out")
+
+
 def test_repeat_refuses_other_pictures_and_models(root, tmp_path):
     shutil.copytree(root / "pictures/b", tmp_path / "in")
     shutil.copytree(root / "pairs", tmp_path / "model")

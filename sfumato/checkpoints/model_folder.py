@@ -291,7 +291,9 @@ def describe_folder(folder: str | Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError) as error:
         why = f"it lacks {error}" if isinstance(error, KeyError) else error
         raise UserError(f"{foreign} ({why})") from None
-    if type(form) is not int or not 0 < form <= FORMAT:
+    if type(form) is not int or form < 1:
+        raise UserError(f"{path} is damaged: its format is {form!r}, expected a number from 1 on")
+    if form > FORMAT:
         raise UserError(
             f"{path} has format {form}, this sfumato reads up to {FORMAT}: update its source (git pull)"
         )

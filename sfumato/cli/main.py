@@ -6,6 +6,7 @@ Nothing heavy is imported before it is needed: `sfumato --help` answers without 
 from __future__ import annotations
 
 import contextlib
+import os
 import shlex
 import signal
 import sys
@@ -64,9 +65,9 @@ def _run(words: list[str]) -> int:
         with _ctrl_c():
             make_app(words)(words)
     except cyclopts.CycloptsError as error:
-        return _fail(_wrong(error, words))
+        return _fail(_wrong(error, words) + _typeset(words))
     except UserError as error:
-        return _fail(str(error))
+        return _fail(str(error) + _typeset(words))
     except OSError as error:
         if error.filename is None:  # the system refuses a file that it names: a full disk, no permission
             raise
@@ -101,6 +102,12 @@ def _ctrl_c() -> Iterator[None]:
     finally:
         if own:
             signal.signal(signal.SIGINT, before)
+
+
+def _typeset(words: list[str]) -> str:
+    """What to say of words that begin with a quote or a dash of a typeset page."""
+    odd = next((w[0] for w in words if w[:1] and w[0] in "“”„‘’–—−" and not os.path.exists(w)), "")
+    return f" ({odd} is of a typeset page: type {'-' if odd in '–—−' else chr(39)} instead)" if odd else ""
 
 
 def _fail(text: str) -> int:

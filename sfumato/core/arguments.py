@@ -207,7 +207,9 @@ def _words(members: Sequence[Any]) -> list[str]:
 
 def _shown(value: Any) -> str:
     """A short value itself, and of any other its type."""
-    short = value is None or isinstance(value, (str, bytes, Real, Path))
+    plain = (str, bytes, Real, Path)
+    each = value if isinstance(value, tuple) else (value,)
+    short = value is None or all(isinstance(one, plain) for one in each)
     return repr(value) if short and len(repr(value)) <= 100 else described(value)
 
 

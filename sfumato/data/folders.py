@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from sfumato.core.errors import UserError
-from sfumato.data.listing import JUNK, SUFFIXES, suffix_of
+from sfumato.data.listing import JUNK, SUFFIXES, hidden, suffix_of
 
 
 @contextlib.contextmanager
@@ -108,9 +108,15 @@ def regular(file: Path) -> Path:
 
     Raises:
         OSError: it is missing, or no file: a folder, or a pipe or device, which may never end.
+        UserError: Git LFS has not fetched it yet.
     """
-    if not stat.S_ISREG(file.stat().st_mode):
+    about = file.stat()
+    if not stat.S_ISREG(about.st_mode):
         raise OSError(errno.EINVAL, "it is not a file", str(file))
+    if about.st_size < 200 and os.access(file, os.R_OK):
+        with open(file, "rb") as small:
+            if small.read(23) == b"version https://git-lfs":
+                raise UserError(f"{file} is a pointer of Git LFS, not the file: git lfs pull fetches it")
     return file
 
 
@@ -232,7 +238,7 @@ def for_folder_of(what: str, out: str | Path, marks: Collection[str]) -> Path:
     """
     out = for_folder(out)
     inside = (f.name for f in out.iterdir()) if out.exists() else ()
-    names = {name for name in inside if name[0] != "." and name.lower() not in JUNK}
+    names = {name for name in inside if not hidden(name) and name.lower() not in JUNK}
     if names and names.isdisjoint(marks):
         raise UserError(f"{out} holds something else than {what} ({min(names)}): choose another --out")
     return out

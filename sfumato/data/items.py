@@ -59,7 +59,7 @@ class Items:
         self.floats: dict[int, bool] = {}
         self.lowest: dict[int, float] = {}
         try:
-            if isinstance(given, (*TEXT, Mapping)):
+            if isinstance(given, TEXT) or is_table(given):
                 raise TypeError
             items = range(len(given)) if is_indexed(given) else iter(given)
         except (TypeError, ValueError):  # or a length below 0
@@ -176,6 +176,11 @@ def is_indexed(given: Any) -> bool:
     """Whether items are read by an index."""
     both = hasattr(given, "__getitem__") and hasattr(given, "__len__")
     return both and not isinstance(given, IterableDataset)
+
+
+def is_table(given: Any) -> bool:
+    """Whether items have names and no numbers: a dict, or a data frame, of which a column is meant."""
+    return isinstance(given, Mapping) or (hasattr(given, "iloc") and hasattr(given, "columns"))
 
 
 def row_of(item: Any, i: int, name: str, pairs: bool = False) -> Row:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sfumato.core.errors import UserError, existing_folder
-from sfumato.data.listing import HIDDEN, JUNK, MADE, OURS, SUFFIXES, natural, suffix_of
+from sfumato.data.listing import HIDDEN, MADE, OURS, SUFFIXES, hidden, natural, suffix_of
 
 Folders = dict[str, dict[str, Path]]
 """{domain: {split: folder}}; "train" is always there and first."""
@@ -81,8 +81,8 @@ def left_over(folder: Path, found: Folders) -> dict[str, list[str]]:
         for sub in sorted((p for p in at.iterdir() if p.is_dir()), key=lambda p: natural(p.name)):
             if any(root.is_relative_to(sub) for root in used):
                 look(sub) if sub not in used else None
-            elif sub.name.lower() not in JUNK:
-                why = HIDDEN if sub.name.startswith(".") else _why_none(sub) or "of no domain"
+            else:
+                why = HIDDEN if hidden(sub.name) else _why_none(sub) or "of no domain"
                 left.setdefault(why, []).append(f"{sub.relative_to(folder).as_posix()}/")
 
     if folder not in used:
@@ -148,7 +148,7 @@ def _loose(folder: Path) -> bool:
 
 def _subfolders(folder: Path) -> list[Path]:
     """Folders with pictures somewhere below, in natural order; those that sfumato made are none."""
-    inside = (p for p in folder.iterdir() if p.is_dir() and _seen(p.name))
+    inside = (p for p in folder.iterdir() if p.is_dir() and not hidden(p.name))
     return sorted((p for p in inside if _why_none(p) is None), key=lambda p: natural(p.name))
 
 
@@ -161,14 +161,10 @@ def _why_none(folder: Path) -> str | None:
         if made or len(Path(at).parts) > len(folder.parts) + 8:
             folders.clear()
             continue
-        folders[:] = [f for f in folders if _seen(f)]
+        folders[:] = [f for f in folders if not hidden(f)]
         if any(n.lower().endswith(SUFFIXES) and not n.startswith(".") for n in names):
             return None
     return why
-
-
-def _seen(name: str) -> bool:
-    return not name.startswith(".") and name.lower() not in JUNK
 
 
 def _train_first(splits: Mapping[str, Path]) -> dict[str, Path]:

@@ -8,6 +8,7 @@ import stat
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,10 @@ OTHER_PICTURES = (
 TRAINED = ("model.json", "training.safetensors")
 OURS = (*TRAINED, "run.json", "protocol.json")
 """What marks a folder as made by sfumato: its pictures are results, never data of another run."""
-JUNK = (".ds_store", "thumbs.db", "desktop.ini", "__macosx")
-"""What systems put beside pictures, files and folders, in small letters."""
+JUNK = (".ds_store", "thumbs.db", "desktop.ini")
+"""Files that systems put beside pictures, in small letters; nobody needs to hear of them."""
+COPIES = ("__macosx", "@eadir")
+"""Folders in which systems put other files of the same names, in small letters."""
 UNREAD, HIDDEN, LINK, CLOSED = (
     "of a kind that is not read",
     "hidden",
@@ -85,9 +88,8 @@ def list_pictures(folder: str | Path) -> Listing:
                 folders.clear()
                 continue
             seen.add(place)
-            folders[:] = [f for f in folders if f.lower() not in JUNK]
-            left[HIDDEN] += [f"{_relative(root, here / f)}/" for f in folders if f.startswith(".")]
-            shown = [f for f in folders if not f.startswith(".")]
+            shown = [f for f in folders if not hidden(f)]
+            left[HIDDEN] += [f"{_relative(root, here / f)}/" for f in folders if f not in shown]
             folders[:] = [f for f in shown if not os.path.islink(here / f)]
             ways += sorted(here / f for f in shown if f not in folders)
             for name in names:
@@ -102,6 +104,7 @@ def list_pictures(folder: str | Path) -> Listing:
         raise ContentError(
             f"{root} holds no images: files are read that end in {', '.join(SUFFIXES)}"
             + (f"; {text}" if (text := said("", left_out)) else "")
+            + ("; DICOMs without endings are read where each is named" if _dicoms(root, left_out) else "")
         )
     files.sort(key=lambda p: [natural(part) for part in p.relative_to(root).parts])
     return Listing(root, files, left_out)
@@ -110,6 +113,11 @@ def list_pictures(folder: str | Path) -> Listing:
 def find_images(folder: str | Path) -> list[Path]:
     """The files of `list_pictures`."""
     return list_pictures(folder).files
+
+
+def hidden(folder: str) -> bool:
+    """Whether a folder of this name is not looked into."""
+    return folder.startswith(".") or folder.lower() in COPIES
 
 
 def none_twice(files: Sequence[Path]) -> None:
@@ -213,6 +221,15 @@ def doubles(
         for i in (range(len(files)) if order is None else order)
         if (other := at.setdefault(names[i], i)) != i
     }
+
+
+def _dicoms(root: Path, left_out: Mapping[str, Sequence[str]]) -> bool:
+    """Whether the first of the files that were left out, which have no ending, is a DICOM."""
+    for name in [name for name in left_out.get(OTHER, ()) if not Path(name).suffix][:3]:
+        with suppress(OSError), open(root / name, "rb") as file:
+            if file.read(132)[128:] == b"DICM":
+                return True
+    return False
 
 
 def _why_not(file: Path) -> str | None:

@@ -38,7 +38,7 @@ def ending(watch: Callable[P, Any] | None) -> Callable[P, None] | None:
     def watched(*args: P.args, **given: P.kwargs) -> None:
         try:
             watch(*args, **given)  # type: ignore[misc]
-        except Exception as error:
+        except BaseException as error:  # sys.exit(), too
             raise Ended from error
 
     return watched if watch else None

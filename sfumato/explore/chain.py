@@ -56,6 +56,8 @@ def parse(chain: str) -> list[Operation]:
         given: dict[str, Any] = {}
         for pair in pairs:
             key, equals, value = pair.partition("=")
+            if pair in OPERATIONS:
+                raise UserError(f"a comma lacks before {pair}: operations are parted by commas")
             choose(f"parameter of {name}", key, known)
             if not equals or key in given:
                 raise UserError(f"{name}: {pair!r}: expected {key}=VALUE, once")

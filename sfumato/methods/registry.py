@@ -114,7 +114,8 @@ def inner(method: Any) -> Any:
 
 def said(model: Mapping[str, Any]) -> Mapping[str, Any]:
     """The description of the method itself, in that of a model."""
-    own: Mapping[str, Any] = model["method"] if model.get("is") == InLatents.__name__ else model
+    latent = isinstance(model, Mapping) and model.get("is") == InLatents.__name__
+    own: Mapping[str, Any] = model["method"] if latent else model
     return own
 
 

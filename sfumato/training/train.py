@@ -64,7 +64,8 @@ def train(asked: TrainOptions) -> Part:
     with nullcontext() if main else unheard(), ExitStack() as lock:
         told = Progress(quiet=asked.quiet or not main)
         before = earlier(out, asked.resume)
-        asked = _timed(asked if before is None else _as_it_began(asked, out), before)
+        was = before or _unsaved(asked, out)
+        asked = _timed(asked if was is None else _as_it_began(asked, out), was)
         outside(out, [*folders_of(asked.data), *asked.further])
         start, asked = begun(asked, before)
         latents = Latents.of(asked, before, start.found if start else None)
@@ -156,6 +157,12 @@ def _check_steps(asked: TrainOptions, state: State, accelerator: Accelerator) ->
             f"{verb(asked.steps, 'are')} asked "
             f"for: give more --steps"
         )
+
+
+def _unsaved(asked: TrainOptions, out: Path) -> dict[str, Any] | None:
+    """run.json of the run that is to go on if it stopped before its first save: it begins again."""
+    run = read_run(out) if asked.resume and (out / "run.json").exists() else {}
+    return run if isinstance(asked.method, str) and run.get("method") == asked.method else None
 
 
 def _as_it_began(asked: TrainOptions, out: Path) -> TrainOptions:

@@ -40,6 +40,7 @@ from sfumato.translation.options import TranslateOptions
 from sfumato.translation.plan import Plan, known_sizes
 from sfumato.translation.results import Results
 from sfumato.translation.run_file import (
+    SHOWN,
     Summary,
     crops,
     prepared_in,
@@ -215,6 +216,14 @@ def repeat(run: str | Path, out: str | Path, *, device: str | None = None) -> Su
         UserError: if its pictures or models are no longer what they were.
     """
     what, origin = to_repeat(Path(run))
+    made_of, again = origin.get("made_of"), ImageFolder(origin["sources"]).file_names
+    if others := sorted({*(made_of if isinstance(made_of, dict) else ())} - {*again}):
+        some = ", ".join(others[:SHOWN]) + ", ..." * (len(others) > SHOWN)
+        warnings.warn(
+            f"{run} holds results of several commands: the last one is repeated, and not those of "
+            f"{count(len(others), 'picture')} more ({some}): name all in one command, which keeps them",
+            stacklevel=3,
+        )
     options = what["options"] | ({"mask": origin["mask"]} if origin["mask"] else {})
     how = what["preparation"]
     return translate(

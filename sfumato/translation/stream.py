@@ -24,7 +24,7 @@ from sfumato.core.options import told_by
 from sfumato.data.header import said_lost
 from sfumato.data.images import picture as to_picture
 from sfumato.data.in_memory import arranged
-from sfumato.data.items import as_files_have, broken, is_indexed, lost_of, row_of, samples_from
+from sfumato.data.items import as_files_have, broken, is_indexed, is_table, lost_of, row_of, samples_from
 from sfumato.data.masks import check_mask, mask_for
 from sfumato.data.preparation import Preparation, Prepared
 from sfumato.data.read import Unfiled
@@ -49,7 +49,8 @@ def stream(asked: StreamOptions) -> Iterator[Any]:
         UserError: for anything wrong with the models or options at once, with a picture when its turn comes.
     """
     pictures = asked.pictures
-    if isinstance(pictures, (*TEXT, Path)) or not (is_indexed(pictures) or hasattr(pictures, "__iter__")):
+    known = is_indexed(pictures) or hasattr(pictures, "__iter__")
+    if isinstance(pictures, (*TEXT, Path)) or is_table(pictures) or not known:
         raise UserError(
             f"pictures must be a collection of pictures, not {described(pictures)}: files and folders are "
             f"for sfumato.translate(paths, out, ...)"
