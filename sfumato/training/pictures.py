@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from sfumato.core.errors import UserError
 from sfumato.core.terminal import verb
 from sfumato.data import sets
+from sfumato.data.image_folder import ImageFolder
 from sfumato.data.open_data import open_data
 from sfumato.data.own import in_python
 from sfumato.data.without import leave_out
@@ -28,6 +29,12 @@ class Pictures(NamedTuple):
     everything: sets.Dataset
     training: sets.Dataset
     held_out: sets.Dataset | None
+
+    @property
+    def sources(self) -> list[ImageFolder]:
+        """The pictures that what is trained will be given: those of all domains, or of the first folder."""
+        parts = [*self.training.parts.values()]
+        return parts[:1] if isinstance(self.training, sets.Unpaired) else parts
 
     def names(self) -> dict[str, Any]:
         """For split.json."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from sfumato.checkpoints.model_folder import write_model
+from sfumato.checkpoints.seen import remember
 from sfumato.core.errors import Stopped, UserError
 from sfumato.core.terminal import count
 from sfumato.diffusion.watch import Ended
@@ -88,6 +89,8 @@ class Session:
             if self.folder.stand():  # moved away during the last save
                 self.store()
             self.folder.before.unlink(missing_ok=True)
+            with self.told.waiting("recording what its pictures are like"):
+                remember(self.folder.out, self.pictures.sources)
             self.told.say(self.observer.verdict())
             if self.kept and self.kept.best.exists():
                 self.told.say(f"{self.kept.best} has the lowest held-out loss, {self.kept.lowest:.4g}")

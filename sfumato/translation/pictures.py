@@ -108,15 +108,19 @@ def translate(asked: TranslateOptions) -> Summary:
     plan = Plan(
         part, home, chosen, pictures, out, run, origin, form, masks, whole_to, asked.watch, apart=apart
     )
-    for text in notes + made.notes(chosen) + made.foggy:
+    fresh = not all(map(there, plan.results))
+    far = made.far(pictures, chosen.get("direction")) if fresh else []
+    for text in notes + made.notes(chosen) + made.foggy + far:
         warnings.warn(text, stacklevel=3)
-    if not all(map(there, plan.results)):
+    if fresh:
         plan.rehearse()
     if asked.strict:
         plan.pictures = pictures.decoded(strict=True)
     for text in pictures.said():  # what is read in part is said by what is returned
         warnings.warn(text, stacklevel=3)
-    return plan.carry_out(asked.expect)
+    done = plan.carry_out(asked.expect)
+    done.far = far
+    return done
 
 
 def _named_apart(

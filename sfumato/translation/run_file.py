@@ -37,6 +37,7 @@ class Summary:
         sizes: {folder: how many pictures of (height, width) became (height, width)}.
         back: whether results were brought to their sources' size again.
         by_windows: pictures that were too large for the network to see them whole.
+        far: lines on pictures that are unlike all that the model has seen.
         nfe, seconds: a picture, on average.
     """
 
@@ -49,6 +50,7 @@ class Summary:
     )
     back: bool = False
     by_windows: int = 0
+    far: list[str] = field(default_factory=list)
     nfe: float = 0.0
     seconds: float = 0.0
 

@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 
 from sfumato.checkpoints.model_folder import ModelFolder, describe_folder, open_model, resolve
+from sfumato.checkpoints.seen import said_far
 from sfumato.core.arguments import check_value, checked, hints_of, plain
 from sfumato.core.devices import with_torch_defaults
 from sfumato.core.errors import UserError, choose, out_of_memory
 from sfumato.data.joined import check_folders
+from sfumato.data.pictures import ImageSet
 from sfumato.data.preparation import Preparation, Side
 from sfumato.data.resize import Resize, said_size
 from sfumato.data.value_range import ValueRange
@@ -66,6 +68,12 @@ class Assembled(NamedTuple):
         """What the trainings say of models whose results are no pictures yet."""
         told = {model.name: str(model.info.get("verdict")) for model in self.models.values()}
         return [f"{folder}: {text}" for folder, text in told.items() if FOG in text]
+
+    def far(self, pictures: ImageSet, direction: str | None) -> list[str]:
+        """What is to be said of pictures that are unlike all that the model of their domain has seen."""
+        seen = [m for role, m in self.models.items() if role in ("model", "source")]
+        seen = [] if direction == "target-to-source" else seen
+        return [line for m in seen for line in said_far(m.folder, m.name, pictures)]
 
     def notes(self, options: Mapping[str, Any]) -> list[str]:
         """What is to be said of these options."""
