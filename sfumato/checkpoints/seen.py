@@ -8,7 +8,7 @@ deviations s, and what is left of f beside them,
 A picture is far where d is `FAR` times the 99th percentile of training pictures, or more.  At 32 pixels, of
 held-out pictures of cats, dogs, horses, zebras, facades, streets and maps 0 to 3 % were far from those of
 their own training; facades 88 to 100 % from those of animals, noise and flat colours always, maps half;
-cats and dogs not from each other.  Without Lite0 (the extra "evaluate") nothing is recorded, and nothing said.
+cats and dogs not from each other.  Without Lite0 (extra "evaluate") nothing is recorded, and nothing said.
 """
 
 from __future__ import annotations
