@@ -21,12 +21,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from sfumato.checkpoints.features import Lite0
 from sfumato.checkpoints.tensors import read_protocol, write_tensors
 from sfumato.core.errors import UserError
 from sfumato.core.terminal import count
 from sfumato.data.pictures import ImageSet
 from sfumato.data.show import evenly
-from sfumato.nets.features import Lite0
 
 FILE = "seen.safetensors"
 """In the model's folder."""

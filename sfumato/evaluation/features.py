@@ -1,4 +1,4 @@
-"""The features under FID, KID and the perceptual distance, computed and kept; see `sfumato.nets.features`."""
+"""The features under FID, KID and the perceptual distance, kept; see `sfumato.checkpoints.features`."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from sfumato.checkpoints.features import Features, Lite0, needed, resized, rgb, weights_in
 from sfumato.core.devices import without_values
 from sfumato.core.errors import UserError, choose
 from sfumato.core.terminal import tracked
@@ -24,7 +25,6 @@ from sfumato.data.folders import regular, replacing
 from sfumato.data.hashing import hash_of
 from sfumato.data.pictures import ImageSet
 from sfumato.evaluation.inception import InceptionV3
-from sfumato.nets.features import Features, Lite0, needed, resized, rgb, weights_in
 
 __all__ = ["INCEPTION", "Features", "Inception", "Lite0", "cache_folder", "extract", "needed", "rgb"]
 
