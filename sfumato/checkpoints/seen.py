@@ -46,13 +46,17 @@ def _lite0() -> Lite0 | None:
 def remember(folder: Path, sets: Sequence[ImageSet]) -> None:
     """Records what these pictures are like beside a model, if there are enough of them, and of one size."""
     each = [(one, i) for one in sets for i in evenly(len(one), -(-MOST // len(sets)))]
-    if len(each) < FEWEST or (net := _lite0()) is None:
+    if len(each) < FEWEST:
         return
-    images = [one.get([i]) for one, i in each]
-    shape = images[0].shape
-    if any(x.shape != shape for x in images) or shape[1] not in (1, 3) or min(shape[2:]) < LEAST:
+    shape = each[0][0].get([each[0][1]]).shape
+    if shape[1] not in (1, 3) or min(shape[2:]) < LEAST or (net := _lite0()) is None:
         return
-    f = torch.cat([net(x) for x in images])
+    found = list[Tensor]()
+    for one, i in each:
+        if (x := one.get([i])).shape != shape:
+            return
+        found.append(net(x))
+    f = torch.cat(found)
     stats = {"mean": f.mean(0), "std": f.std(0).clamp(min=1e-3)}
     z = (f - stats["mean"]) / stats["std"]
     _, s, v = torch.linalg.svd(z, full_matrices=False)
