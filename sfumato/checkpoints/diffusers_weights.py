@@ -150,7 +150,7 @@ def weights_of(folder: Path) -> tuple[Path, dict[str, Tensor]]:
     state: dict[str, Tensor] = {}
     for file in files:
         state |= read_tensors(file) if file.suffix == ".safetensors" else tensors_of(file)
-    if "time_proj.weight" in state:
-        state.pop("time_proj.W", None)  # the same once more
+    if "time_proj.W" in state:  # of 2022: the same once more
+        state = {"time_proj.weight": state.pop("time_proj.W"), **state}
     old = rf"\.({'|'.join(ATTENTION)})\.(?=weight$|bias$)"
     return files[0], {re.sub(old, lambda m: f".{ATTENTION[m[1]]}.", k): v for k, v in state.items()}
