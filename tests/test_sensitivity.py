@@ -9,11 +9,13 @@ from PIL import Image
 
 import sfumato
 from sfumato.checkpoints.tensors import read_protocol
+from sfumato.diffusion.exact import Gaussian
 from sfumato.diffusion.noise import Noise
 from sfumato.diffusion.process import Cosine
 from sfumato.explore import mean_and_spread, occlusion, show_sensitivity
 from sfumato.explore.sensitivity import Sensitivity, samples
 from sfumato.methods.ddib import DDIB
+from sfumato.methods.sdedit import SDEdit
 from sfumato.translation.one_picture import OnePicture
 
 G = torch.Generator().manual_seed(0)
@@ -68,6 +70,17 @@ def test_of_a_part_of_the_result():
     want = torch.zeros(12, 10)
     want[row, column] = (1 - X[0, :, row, column]).square().mean().sqrt()
     torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
+
+
+def test_large_pictures_have_the_same_noise_with_and_without_a_cover():
+    """Noise of more than 64 pixels a side is seeded in blocks, which methods take."""
+    part = SDEdit(target=Gaussian(torch.zeros(8 * 72 * 3), torch.ones(8 * 72 * 3), Cosine()))
+    left = torch.zeros(8, 72)
+    left[:, :36] = 1
+    x = torch.rand(1, 3, 8, 72, generator=G) * 2 - 1
+    changes = occlusion(part, x, cell=36, fill=0, of=left, options={"steps": 2})
+    assert changes[0, 0] > 0.01
+    assert changes[0, 1] == 0
 
 
 def test_spread_is_the_noises():

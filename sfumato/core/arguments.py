@@ -150,7 +150,7 @@ def fits(value: Any, hint: Any, most: int = MOST) -> bool:
         if not isinstance(value, (tuple, list)):
             return False
         each = args[:1] * len(value) if args[1:] == (...,) else args
-        return len(each) == len(value) and all(map(fits, value, each))
+        return len(each) == len(value) and all(fits(v, e, most) for v, e in zip(value, each, strict=True))
     if origin in (Sequence, Mapping):
         if not isinstance(value, origin) or isinstance(value, TEXT):
             return False
