@@ -1,5 +1,7 @@
 """Methods in the latents of a codec: the same as on pictures where the codec is a change of basis."""
 
+import inspect
+import itertools
 import shutil
 
 import pytest
@@ -9,14 +11,18 @@ from truth import lively
 import sfumato
 from sfumato.diffusion.latents import InLatents, moments
 from sfumato.diffusion.process import Cosine
+from sfumato.evaluation.learned import Learned
 from sfumato.explore.encode_pictures import decode_latents, encode_pictures
 from sfumato.explore.latents import Latents
 from sfumato.explore.trajectory import record
-from sfumato.methods.registry import find, info, name_of
+from sfumato.methods.registry import find, info, name_of, names
 from sfumato.module import Part
 from sfumato.nets.autoencoder import ConvCodec
+from sfumato.training.fit import State, fit
 from sfumato.translation.translator import options_of
 
+BOUNDED = "autoencoder", "pix2pix", "cyclegan", "cut", "fastcut"
+"""Methods that refuse latents."""
 X = torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
@@ -279,3 +285,33 @@ def test_noise_and_steps_are_shown_as_pictures(runs, tmp_path):
     assert seen.states.shape == (4, 1, 4, 16, 16)
     assert seen.means.shape == (4, 1, 3, 16, 16)
     assert (seen.means[-1] - seen.result).abs().mean() < 0.05
+
+
+@pytest.mark.parametrize("method", [n for n in names() if info(n).trains_on and n not in BOUNDED])
+def test_every_method_works_in_latents(method):
+    cls = find(method)
+    own = {"net": "tiny", "channels": 4, "side": 8, "domains": ("a", "b")}
+    own = {k: v for k, v in own.items() if k in cls.__dataclass_fields__}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        part = InLatents(codec=ConvCodec(width=8), method=cls(**own))
+    x, y = (torch.nn.functional.interpolate(x, scale_factor=2) for x in (X[:2], X[2:4]))
+    b = torch.arange(2) if info(part).trains_on == "domains" else y
+    for _ in fit(State(part), itertools.repeat((x, b)), steps=2):
+        pass
+    if info(part).translates:
+        part.eval()
+        how = {"as_is": True, **options_of(part, {}), "steps": 2}
+        how = {k: v for k, v in how.items() if k in ("as_is", *inspect.signature(cls.translate).parameters)}
+        made, alone = part.translate(x, **how), torch.cat([part.translate(one[None], **how) for one in x])
+        assert made.shape == x.shape
+        assert (alone - made).abs().max() / made.abs().max() < 2e-6
+
+
+def test_a_classifier_of_latents_guides(runs):
+    train(runs, "domain_classifier", "which", codec=runs / "ae", steps=1)
+    roles = {"target": f"{runs / 'model'}:a", "classifier": runs / "which"}
+    part = sfumato.translator("egsde", **roles)
+    assert part.translate(X[:2], as_is=True, steps=2).shape == (2, 3, 16, 16)
+    with pytest.raises(ValueError, match="which sees latents: expected a classifier of pictures, or lite0"):
+        Learned(runs / "which")

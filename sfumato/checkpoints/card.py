@@ -14,7 +14,7 @@ def card(part: Part, info: Mapping[str, Any]) -> str:
     """The model card: what it is, what it was trained on and how, how to use it."""
     name = name_of(part)
     facts: dict[str, dict[str, Any]] = {k: v for k, v in info.items() if isinstance(v, dict)}
-    data, settings, start = (facts.get(key, {}) for key in ("data", "settings", "start"))
+    data, settings, start, codec = (facts.get(k, {}) for k in ("data", "settings", "start", "codec"))
     counts, hashes = data.get("count", {}), data.get("digest", {})
     domains = list(getattr(part, "domains", ()))
     use = (
@@ -28,6 +28,7 @@ def card(part: Part, info: Mapping[str, Any]) -> str:
         f"{sum(p.numel() for p in part.parameters()):,} parameters, made by sfumato.", "",
         *([f"It began with the weights of `{start['model']}` (sha256 `{start['sha256'][:16]}`).", ""]
           if start else []),
+        *([f"It works in latents; its codec was that of `{codec['model']}`.", ""] if codec else []),
         "    sfumato translate PICTURES --out RESULTS " + use, "",
         "`model.json` describes it, `weights.safetensors` holds its weights; loading runs no code.", "",
         *(["| trained on | images | sha256 of names and contents |", "|---|---|---|"] if counts else []),
