@@ -121,7 +121,7 @@ TRACES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("rule", "p", "eta"), TRACES, ids=str)
+@pytest.mark.parametrize(("rule", "p", "eta"), TRACES, ids=lambda v: getattr(v, "__name__", repr(v)))
 def test_published_update_rules(rule, p, eta, report):
     """Step by step from one state, with one network and one noise."""
     start, stop = ends(p)
