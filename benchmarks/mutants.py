@@ -119,7 +119,7 @@ def _end(process: BaseProcess) -> None:
 
 def copy(tree: Path, to: Path) -> Path:
     """What tests need of the tree, to be changed."""
-    for name in ("sfumato", "tests", "benchmarks"):
+    for name in ("sfumato", "tests", "benchmarks", "docs"):  # some tests read a page
         shutil.copytree(
             tree / name, to / name, ignore=shutil.ignore_patterns("__pycache__", "results")
         )
