@@ -52,6 +52,7 @@ def run(tmp_path_factory):
     save(find("diffusion")(net="tiny", domains=("cat", "dog")), folder, info=info)
     (folder / "training.safetensors").write_bytes(b"large")
     (folder / "secret.txt").write_text("mine")
+    (folder / names.SEEN).write_bytes(b"statistics")
     return folder
 
 
@@ -128,7 +129,7 @@ def test_a_revision_is_a_branch_or_commit_and_a_process_keeps_to_what_it_found(h
     assert torch.equal(weight("hf://me/pets"), second)
 
 
-def test_only_the_three_files_are_fetched(hub, pushed):
+def test_only_the_files_of_a_model_are_fetched(hub, pushed):
     evil = {name: b"raise" for name in ("modeling.py", "config.json", "pytorch_model.bin", "sub/model.json")}
     hub.commit("me/pets", "evil", hub.models["me/pets"]["commits"][pushed.partition("@")[2]] | evil)
     folder, _ = resolve("hf://me/pets@evil")

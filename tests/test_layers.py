@@ -46,7 +46,7 @@ PICKLES = {"sfumato.checkpoints.pickles": {"pickle"}}  # argued for: it makes no
 READ = {  # argued for: the package's own files and the system's, and bytes
     (
         "sfumato.checkpoints.pickles",
-        "torch.load(io.BytesIO(packed), map_location='cpu', weights_only=True)",
+        "torch.load(opened, map_location='cpu', weights_only=True)",
     ),
     ("sfumato.core.versions", "(Path(__file__).parents[2] / 'pyproject.toml').read_text('utf-8')"),
     ("sfumato.methods.outline", "file.read_text(encoding='utf-8')"),

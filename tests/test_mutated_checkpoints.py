@@ -78,6 +78,11 @@ def laughs(depth=28):
     return inner
 
 
+def keyed():
+    """A pickle of a dictionary whose key is `laughs`, which nobody can make."""
+    return b"\x80\x02}" + pickle.dumps(laughs(), protocol=2)[2:-1] + b"K\x01s."
+
+
 def tensors(state, mark):
     """(name, state) with one tensor, or a name, that is not as it should be."""
     first = next(iter(state))
@@ -117,6 +122,7 @@ def packed(whole):
         "a zip inside": (0, {pkl: whole}), "text": (0, {pkl: b"cposix\nsystem\n(S'true'\ntR."}),
         "large index": (0, {pkl: b"\x80\x02K\x01r\xff\xff\xff\x7f."}), "stop": (0, {pkl: b"\x80\x02."}),
         "long": (0, {pkl: b"\x80\x04\x8e\xff\xff\xff\xff\xff\xff\xff\x00"}), "nothing": (0, {pkl: b""}),
+        "a key": (0, {pkl: keyed()}),
         "marks": (0, {pkl: b"\x80\x02" + b"(" * 10**5 + b"."}), "up": (0, {f"../../{data}": b"x"}),
     }  # fmt: skip
     for name, (how, changed) in bombs.items():
@@ -264,7 +270,7 @@ def test_zips_and_older_files_of_torch(tmp_path):
         out = io.BytesIO()
         torch.save(state, out, **how)
         mutants = [*saveable(tensors(state, mark), **how), *bytes_of(out.getvalue())]
-        mutants += [] if how else packed(out.getvalue())
+        mutants += [("a key", keyed())] if how else packed(out.getvalue())
         n += all_of(mutants, file, read, mark, ("a list", *HARMLESS, *BITS))  # as DDIM's code writes one
     assert n > 140
 
@@ -290,6 +296,7 @@ def test_pickles_of_edm(tmp_path):
         ("long", b"\x80\x04\x8e\xff\xff\xff\xff\xff\xff\xff\x00"), ("a list", pickle.dumps([1])),
         ("deep", pickle.dumps({"ema": nested(400, 1)})), ("code", pickle.dumps({"ema": Runs(str(mark))})),
         ("of protocol 0", pickle.dumps({"ema": Runs(str(mark))}, protocol=0)), ("text", b"<html>"),
+        ("a key", keyed()),
         ("getattr", b"\x80\x02cbuiltins\ngetattr\ncposix\nsystem\nX\x04\0\0\0nonetR."),
         ("instance", b"(S'x'\niposix\nsystem\n."), ("state of a class", b"\x80\x02cbuiltins\nset\n}b."),
         ("extension", b"\x80\x02\x82\x01."), ("persistent", b"\x80\x02K\x01Q."), ("older", b"\x80\x63."),

@@ -7,7 +7,8 @@ import torch
 from PIL import Image
 
 from sfumato.checkpoints import seen
-from sfumato.checkpoints.seen import FILE, remember, said_far
+from sfumato.checkpoints.hub import SEEN
+from sfumato.checkpoints.seen import remember, said_far
 from sfumato.data.digits import write_digits
 from sfumato.training.train import train
 from sfumato.translation.pictures import translate
@@ -53,7 +54,7 @@ def test_what_is_far_is_told_and_nothing_else(tmp_path, monkeypatch):
 @pytest.mark.parametrize("x", [smooth(40), smooth(80, 16)])
 def test_few_or_small_pictures_are_not_recorded(x, tmp_path):
     remember(tmp_path, [Images(x)])
-    assert not (tmp_path / FILE).exists()
+    assert not (tmp_path / SEEN).exists()
 
 
 def test_a_training_records_and_a_translation_tells(tmp_path, shapes_unchecked, monkeypatch):
@@ -62,7 +63,7 @@ def test_a_training_records_and_a_translation_tells(tmp_path, shapes_unchecked, 
     monkeypatch.setattr(seen, "MOST", 64)
     how = {"steps": 1, "batch": 2, "options": {"net": "tiny"}, "size": 32, "quiet": True, "device": "cpu"}
     train("diffusion", folders, tmp_path / "run", held_out=0, preview_every=0, **how)
-    assert (tmp_path / "run" / FILE).exists()
+    assert (tmp_path / "run" / SEEN).exists()
     roles = {"source": f"{tmp_path / 'run'}:2", "target": f"{tmp_path / 'run'}:3"}
     ddib = {"method": "ddib", "options": {"steps": 2}, "device": "cpu", **roles}
     (tmp_path / "in").mkdir()

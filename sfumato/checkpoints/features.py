@@ -12,12 +12,12 @@ import importlib
 from pathlib import Path
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from sfumato.checkpoints.pickles import load_tensors
 from sfumato.core.errors import UserError, check_numbers, not_installed
 from sfumato.data.folders import regular
 from sfumato.data.hashing import hash_of
@@ -120,7 +120,8 @@ def weights_in(file: str | Path, expected: str) -> dict[str, Tensor]:
         if file.suffix == ".safetensors":
             state = load_file(regular(file))
         else:
-            state = torch.load(regular(file), map_location="cpu", weights_only=True)
+            with regular(file).open("rb") as opened:
+                state = load_tensors(opened)
     except Exception as error:  # unpickling raises almost anything on broken data
         why = str(error).strip().split("\n")[0][:80]
         raise UserError(f"{file} cannot be read ({why}): expected {expected}") from None

@@ -16,8 +16,11 @@ from typing import Any, NamedTuple
 
 from sfumato.core.errors import UserError
 
-FILES = ("model.json", "weights.safetensors", "README.md")
-"""Of a model folder; the last may be missing."""
+SEEN = "seen.safetensors"
+"""What a model has seen, see `sfumato.checkpoints.seen`."""
+NEEDED = ("model.json", "weights.safetensors")
+FILES = (*NEEDED, "README.md", SEEN)
+"""Of a model folder; the last two may be missing."""
 REPO = "[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+"
 NAME = re.compile(rf"hf:/+({REPO})(?:@([^@:]+))?(?::(.+))?", re.DOTALL)
 COMMIT = "[0-9a-f]{40}"
@@ -103,9 +106,9 @@ def fetched(repo: str, revision: str | None = None) -> Path:
             try:
                 file = hf_hub_download(repo, name, revision=commit, **how)
             except EntryNotFoundError:
-                if name == "README.md":
-                    continue
-                raise
+                if name in NEEDED:
+                    raise
+                continue
         folder = Path(file).parent
         commit = folder.name
     return folder
@@ -138,7 +141,7 @@ def answered(at: Address) -> Iterator[None]:
     except errors.RevisionNotFoundError:
         raise UserError(f"{at.repo} has no revision {at.revision}: see {host}/{at.repo}/commits") from None
     except errors.EntryNotFoundError:
-        raise UserError(f"{at} is no model of sfumato: it lacks {' or '.join(FILES[:2])}") from None
+        raise UserError(f"{at} is no model of sfumato: it lacks {' or '.join(NEEDED)}") from None
     except errors.HFValidationError as error:
         raise UserError(f"{at}: {error}") from None
     except errors.HfHubHTTPError as error:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import io
 import pickle
+import pickletools
 import warnings
+import zipfile
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import IO, Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -79,6 +81,59 @@ class _Reader(pickle._Unpickler):
         return self.kinds.setdefault(said, type("Recorded", (Recorded,), {"made_by": said}))
 
 
+MOST = 10**6
+"""Things that a tuple may hold, each counted as often as it is held: Python's hash looks at all of them."""
+MARK = 0
+
+
+def load_tensors(opened: IO[bytes]) -> Any:
+    """What a file of torch.save holds, of tensors and plain data; nothing in it can run, or take hours.
+
+    Raises:
+        ValueError: a tuple in it holds more than `MOST` things; or other errors of what is no such file.
+    """
+    if zipfile.is_zipfile(opened):
+        with zipfile.ZipFile(opened) as packed:
+            for entry in packed.infolist():
+                if entry.filename.endswith("data.pkl"):
+                    check_tuples(io.BytesIO(packed.read(entry)))
+    else:
+        opened.seek(0)
+        for _ in range(5):  # the pickles of an old file
+            check_tuples(opened)
+    opened.seek(0)
+    return torch.load(opened, map_location="cpu", weights_only=True)
+
+
+def check_tuples(opened: IO[bytes]) -> None:
+    """Follows how a pickle would be read, making nothing, and counts what its tuples would hold.
+
+    Raises:
+        ValueError: one holds more than `MOST` things, or this is no pickle.
+    """
+    stack, memo = list[int](), dict[Any, int]()  # the size of each thing
+    for code, arg, _ in pickletools.genops(opened):
+        name, taken = code.name, list[int]()
+        if "GET" in name:
+            stack.append(memo.get(int(arg), 1))
+        elif "PUT" in name or name == "MEMOIZE":
+            memo[len(memo) if name == "MEMOIZE" else int(arg)] = stack[-1] if stack else 1
+        elif name == "DUP":
+            stack += stack[-1:]
+        else:
+            for kind in reversed(code.stack_before):
+                if kind is pickletools.stackslice:
+                    while stack and stack[-1] != MARK:
+                        taken.append(stack.pop())
+                elif stack:
+                    taken.append(stack.pop())
+            holds = name.startswith("TUPLE") or name == "FROZENSET"
+            size = 1 + sum(taken) if holds else 1
+            if size > MOST:
+                raise ValueError("a tuple of tuples without end")
+            stack += [MARK if kind is pickletools.markobject else size for kind in code.stack_after]
+
+
 def read_pickle(file: Path) -> Any:
     """What a pickle holds, of plain data and `Recorded`s.
 
@@ -89,6 +144,8 @@ def read_pickle(file: Path) -> Any:
         raise UserError(f"there is no file {str(file)!r}; expected a .pkl file of weights")
     try:
         with regular(file).open("rb") as opened:
+            check_tuples(opened)
+            opened.seek(0)
             return _Reader(opened, file).load()
     except UserError:
         raise
@@ -118,6 +175,6 @@ def tensor_of(value: Any, storages: dict[int, Any]) -> Tensor:
         raise ValueError("expected a storage as it is pickled")
     with warnings.catch_warnings(action="ignore"):  # storages are old
         if id(packed) not in storages:
-            storages[id(packed)] = torch.load(io.BytesIO(packed), map_location="cpu", weights_only=True)
+            storages[id(packed)] = load_tensors(io.BytesIO(packed))
         read = storages[id(packed)]
         return torch.empty(0, dtype=read.dtype).set_(read.untyped(), offset, size, stride)

@@ -22,14 +22,13 @@ import torch
 from torch import Tensor
 
 from sfumato.checkpoints.features import Lite0
+from sfumato.checkpoints.hub import SEEN
 from sfumato.checkpoints.tensors import read_protocol, write_tensors
 from sfumato.core.errors import UserError
 from sfumato.core.terminal import count
 from sfumato.data.pictures import ImageSet
 from sfumato.data.show import evenly
 
-FILE = "seen.safetensors"
-"""In the model's folder."""
 MOST, LOOKED_AT, DIRECTIONS, FAR = 256, 64, 16, 1.25
 """Pictures that are remembered, and looked at in a translation."""
 LEAST, FEWEST = 32, 64
@@ -64,7 +63,7 @@ def remember(folder: Path, sets: Sequence[ImageSet]) -> None:
     rest = (z - z @ v[:DIRECTIONS].T @ v[:DIRECTIONS]).square().sum(1).mean().clamp(min=1e-6)
     stats |= {"rest": rest[None], "size": torch.tensor(shape[2:])}
     stats["limit"] = FAR * torch.quantile(_distance(stats, f), 0.99)[None]
-    write_tensors(folder / FILE, stats, {"features": net.describe()})
+    write_tensors(folder / SEEN, stats, {"features": net.describe()})
 
 
 def _distance(stats: dict[str, Tensor], f: Tensor) -> Tensor:
@@ -84,9 +83,9 @@ def said_far(folder: Path, name: str, pictures: ImageSet) -> list[str]:
         name: what it is called.
         pictures: as they are brought to it; up to 64 of them are looked at.
     """
-    if not (folder / FILE).is_file() or (net := _lite0()) is None:
+    if not (folder / SEEN).is_file() or (net := _lite0()) is None:
         return []
-    stats, protocol = read_protocol(folder / FILE)
+    stats, protocol = read_protocol(folder / SEEN)
     if protocol.get("features") != net.describe():
         return []
     names, far = pictures.names, []

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sfumato.checkpoints.pickles import load_tensors
 from sfumato.core.errors import UserError
 from sfumato.data.folders import regular
 from sfumato.data.in_memory import FLOATS
@@ -44,7 +45,8 @@ def tensors_of(file: str | Path) -> dict[str, Tensor]:
                         f"{file} is damaged: its contents do not have their checksum; copy it again"
                     )
         with warnings.catch_warnings(action="ignore"):  # what is wrong, is said below
-            state = _inside(torch.load(regular(file), map_location="cpu", weights_only=True))
+            with regular(file).open("rb") as opened:
+                state = _inside(load_tensors(opened))
     except UserError:
         raise
     except Exception:  # whatever the unpickler says to what is not a state dict: torch advises to run it

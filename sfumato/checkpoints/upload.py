@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sfumato.checkpoints.card import card
-from sfumato.checkpoints.hub import FILES, REPO, Address, address, answered, fetched
+from sfumato.checkpoints.hub import FILES, NEEDED, REPO, SEEN, Address, address, answered, fetched
 from sfumato.checkpoints.model_folder import ModelFolder, open_model, own_file, resolve
 from sfumato.core.arguments import checked
 from sfumato.core.devices import with_torch_defaults
@@ -55,7 +55,8 @@ def push(
     from huggingface_hub import CommitOperationAdd, HfApi, constants, get_token
 
     header = _with_header(model, repo, license)
-    files = [CommitOperationAdd(name, str(own_file(path, name))) for name in FILES[:2]]
+    sent = (*NEEDED, SEEN) if (path / SEEN).exists() else NEEDED
+    files = [CommitOperationAdd(name, str(own_file(path, name))) for name in sent]
     files.append(CommitOperationAdd(FILES[2], header.encode()))
     if constants.HF_HUB_OFFLINE:
         raise UserError(f"{constants.ENDPOINT} is not asked: HF_HUB_OFFLINE is set")
