@@ -88,3 +88,14 @@ def test_what_is_refused():
         made(factor=6)
     with pytest.raises(ValueError, match="net has no codec: expected a model of `sfumato train autoencoder`"):
         sfumato.find("autoencoder")(net=torch.nn.Identity())
+    with pytest.raises(ValueError, match="factor 32 is more than the 16 pixels of a picture"):
+        made(factor=32)
+
+
+def test_pictures_whose_sides_are_no_multiples_are_mirrored():
+    part, odd = made(critic=0.02, critic_after=0), X[..., :14, :13]
+    stream = iter([(odd, torch.zeros(4, dtype=torch.long))])
+    losses = dict(part.objectives(stream, torch.Generator().manual_seed(0)))
+    assert losses.keys() == {"discriminator", "codec"}
+    assert part.measures(odd, None, None).keys() == {"psnr", "latents' deviation"}
+    assert part.translate(odd).shape == odd.shape

@@ -404,7 +404,7 @@ def test_what_is_exported_is_what_was_imported(tmp_path, folders):  # noqa: F811
     assert pipeline(num_inference_steps=2, output_type="np").images.shape == (1, 16, 16, 3)
     with pytest.raises(UserError, match="is one domain: a model is exported with all, as in sfumato/digits$"):
         export("sfumato/digits:3", tmp_path / "x", to="diffusers")
-    with pytest.raises(UserError, match="the network of .*digits is none of diffusers: expected a model"):
+    with pytest.raises(UserError, match="the network of .*digits is no U-Net of diffusers: expected a model"):
         export("sfumato/digits", tmp_path / "x", to="diffusers")
     assert not (tmp_path / "x").exists()
 

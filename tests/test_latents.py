@@ -281,6 +281,12 @@ def test_noise_and_steps_are_shown_as_pictures(runs, tmp_path):
     ddib = sfumato.translator("ddib", source=f"{runs / 'model'}:a", target=f"{runs / 'model'}:b")
     wanted = ddib.method.decode(ddib.method.encode(ddib.encode(kept.images), steps=3), steps=3)
     torch.testing.assert_close(images, ddib.decode(wanted), rtol=0, atol=2e-6)
+    whole = sfumato.load(runs / "model")
+    twice = tuple(2 * d for d in whole.deviations)
+    other = InLatents(codec=whole.codec, method=whole.method, means=whole.means, deviations=twice)
+    sfumato.save(other, tmp_path / "other")
+    with pytest.raises(ValueError, match="not of the same codec and scale: train one model of both domains"):
+        decode_latents(again, f"{tmp_path / 'other'}:b", tmp_path / "no", steps=3)
     seen = record(ddib, X[:1], options={"steps": 4})
     assert seen.states.shape == (4, 1, 4, 16, 16)
     assert seen.means.shape == (4, 1, 3, 16, 16)

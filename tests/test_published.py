@@ -373,6 +373,7 @@ WRONG = {
     "both": ({}, HOW | {"heads": 2}, "say the same: give one of them"),
     "order": ({}, HOW | {"attention_order": "odd"}, "unknown attention_order 'odd'"),
     "domains": ({}, HOW | {"domains": ("a", "b")}, r"no classes: expected 1 domain, not 2"),
+    "no name": ({}, HOW | {"domains": ("a", "")}, r"a domain has a name: expected cat,dog,..., not 'a,'"),
     "back": ({}, HOW | {"back": "other.pt"}, "has no way back"),
     "NaN": ({"out.2.bias": torch.full((3,), torch.nan)}, HOW, r"out\.2\.bias has values that are not"),
     "missing": ({"time_embed.2.bias": None}, HOW, r"time_embed\.2\.bias is missing, expected \(128,\)"),
@@ -433,3 +434,8 @@ def test_on_the_command_line(tmp_path, capsys):
     assert f"PICTURES --method sdedit --target {tmp_path / 'known'} --out" in said.out
     code, said = run("import", known, "--out", tmp_path / "x", "--schedule", "sine")
     assert code == 2
+
+
+def test_a_name_on_the_hub_is_no_file():
+    with pytest.raises(UserError, match="is on the Hub: hf download google/ddpm-cat-256 --local-dir FOLDER"):
+        read_published("hf://google/ddpm-cat-256")

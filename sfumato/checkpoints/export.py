@@ -59,8 +59,8 @@ def _to_diffusers(found: ModelFolder, folder: Path) -> str:
     net = getattr(getattr(f, "net", None), "net", None)
     if not isinstance(f, Denoiser) or not isinstance(net, UNet2D):
         raise UserError(
-            f"the network of {found.name} is none of diffusers: expected a model that `sfumato import` made "
-            f"of a folder of diffusers, or one that was trained from it"
+            f"the network of {found.name} is no U-Net of diffusers: expected a model that `sfumato import` "
+            f"made of a pipeline's folder, or one that was trained from it; autoencoders are not exported"
         )
     diffusers, state, classes = library(), dict(net.model.state_dict()), list[str]()
     rows = state.pop("class_embedding.weight", None)

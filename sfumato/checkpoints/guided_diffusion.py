@@ -69,7 +69,10 @@ def read_model(file: str | Path, state: Mapping[str, Tensor], given: Trained) ->
     """
     file = Path(file)
     if any(key.startswith("first_stage_model.") for key in state):
-        raise UserError(f"{file} is a model of latents, which is not imported: expected one of pictures")
+        raise UserError(
+            f"{file} is a model of latents in one file, which is not imported: expected its folder of "
+            f"diffusers"
+        )
     state, left = _own(state)
     how, name = trained_with(file, given)
     try:

@@ -91,6 +91,8 @@ def class_names(given: tuple[str, ...], classes: int, alone: str) -> tuple[str, 
         UserError: they are not as many, or two are the same.
     """
     domains = distinct(given or (tuple(map(str, range(classes))) if classes else (alone,)))
+    if not all(domains):
+        raise UserError(f"a domain has a name: expected cat,dog,..., not {','.join(domains)!r}")
     if len(domains) != (classes or 1):
         raise UserError(
             f"it has {classes or 'no'} classes: expected {count(classes or 1, 'domain')}, not {len(domains)}"

@@ -113,11 +113,11 @@ def check_tuples(opened: IO[bytes]) -> None:
     """
     stack, memo = list[int](), dict[Any, int]()  # the size of each thing
     for code, arg, _ in pickletools.genops(opened):
-        name, taken = code.name, list[int]()
+        name, taken, at = code.name, list[int](), int(str(arg)) if str(arg).isdigit() else len(memo)
         if "GET" in name:
-            stack.append(memo.get(int(arg), 1))
+            stack.append(memo.get(at, 1))
         elif "PUT" in name or name == "MEMOIZE":
-            memo[len(memo) if name == "MEMOIZE" else int(arg)] = stack[-1] if stack else 1
+            memo[at] = stack[-1] if stack else 1
         elif name == "DUP":
             stack += stack[-1:]
         else:

@@ -12,6 +12,7 @@ from sfumato.checkpoints.diffusers_folders import read_folder
 from sfumato.checkpoints.edm import LICENCE, read_edm
 from sfumato.checkpoints.foreign import read_generator
 from sfumato.checkpoints.guided_diffusion import holds_network, read_model
+from sfumato.checkpoints.hub import address
 from sfumato.checkpoints.known_files import Trained
 from sfumato.checkpoints.torch_files import tensors_of
 from sfumato.core.arguments import checked
@@ -76,6 +77,11 @@ def read_published(
     given = Trained(
         size, schedule, chain_steps, attention_order, heads, head_channels, rescale_timesteps, domains
     )
+    if on_hub := address(str(file)):
+        raise UserError(
+            f"{file} is on the Hub: hf download {on_hub.repo} --local-dir FOLDER fetches it, and FOLDER is "
+            f"imported"
+        )
     file, info = Path(file), dict[str, Any](imported=Path(file).resolve().name)
     if prompts is not None and (not file.is_dir() or holds_autoencoder(file)):
         raise UserError(f"{file} holds no network that is told by prompts: leave out {prompts}")

@@ -90,7 +90,7 @@ def import_(
     made = read_published(
         file, back, size=size, schedule=schedule, chain_steps=chain_steps, attention_order=attention_order,
         heads=heads, head_channels=head_channels, rescale_timesteps=rescale_timesteps,
-        domains=tuple(domains.split(",")) if domains else (), prompts=prompts,
+        domains=tuple(name.strip() for name in domains.split(",")) if domains else (), prompts=prompts,
     )  # fmt: skip
     save(made.part, out, info=made.info)
     one = len(getattr(made.part, "domains", ())) == 1

@@ -9,6 +9,7 @@ nor does the codec know of the method: this file alone knows both.
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Protocol, runtime_checkable
@@ -32,6 +33,10 @@ KEPT = 2**28
 """Bytes of latents that a training keeps, so that no picture is encoded twice."""
 OF_PICTURES: Mapping[str, Any] = {"clip": False, "content": "colour"}
 """Options that speak of colours in [-1, 1], and what they are where there are none."""
+
+
+ONE_TRAINING = "train one model of both domains by --codec, or begin one --from the other"
+"""What makes two models work in the same latents: each training measures their scale on its own pictures."""
 
 
 @runtime_checkable
@@ -214,6 +219,14 @@ class InLatents(Part):
         return (describe(self.codec), own.keys()) == (describe(other.codec), theirs.keys()) and all(
             torch.equal(v, theirs[k]) for k, v in own.items()
         )  # fmt: skip
+
+    @property
+    def mark(self) -> str:
+        """What tells these latents from those of other codecs, and of other scales."""
+        found = hashlib.sha256(repr((describe(self.codec), self.means, self.deviations)).encode())
+        for name, value in self.codec.state_dict().items():
+            found.update(name.encode() + value.detach().cpu().numpy().tobytes())
+        return found.hexdigest()[:16]
 
     def _latents(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
         for a, b in batches:

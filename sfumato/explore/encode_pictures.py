@@ -26,7 +26,7 @@ from sfumato.data.resize import ToOneSize, said_size
 from sfumato.data.show import shown
 from sfumato.diffusion.encode_decode import decode, encode
 from sfumato.diffusion.integrate import OdeName
-from sfumato.diffusion.latents import InLatents
+from sfumato.diffusion.latents import ONE_TRAINING, InLatents
 from sfumato.diffusion.time_grids import Spacing
 from sfumato.diffusion.watch import Evaluations
 from sfumato.explore.chain import apply
@@ -129,6 +129,9 @@ def decode_latents(
             f"the latents have {count(latents.latents.shape[1], 'channel')}, {model} has {channels}; "
             f"choose one with as many"
         )
+    was = (latents.protocol.get("encoded") or {}).get("codec")
+    if "encoded" in latents.protocol and was != found.facts.get("codec"):
+        raise UserError(f"the latents and {model} are not of the same codec and scale: {ONE_TRAINING}")
     h, w = (n * found.factor for n in latents.latents.shape[-2:])
     if prepare.size not in (None, (h, w)):
         warnings.warn(
@@ -158,6 +161,7 @@ class _Model(NamedTuple):
         model = open_model(*resolve(name))
         f = model.denoiser
         facts: dict[str, Any] = {"model": model.name, "domain": f.domain, "weights": model.sha256}
+        facts |= {"codec": model.part.mark} if isinstance(model.part, InLatents) else {}
         facts |= {"versions": {n: version(n) for n in ("sfumato", "torch")}}
         return cls(f, model.part, facts, model.preparation)
 

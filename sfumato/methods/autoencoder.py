@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sfumato.core.arguments import Seed
+from sfumato.core.errors import UserError
 from sfumato.core.ranges import Count, NotNegative, PictureSide, Whole
 from sfumato.diffusion.latents import codec_of
 from sfumato.diffusion.watch import Watch
@@ -83,6 +84,8 @@ class Autoencoder(Part):
             code=self.code, entries=self.entries,
         )  # fmt: skip
         codec = codec_of(self.codec, "net")
+        if self.side < codec.factor:
+            raise UserError(f"factor {codec.factor} is more than the {self.side} pixels of a picture")
         self.factor, self.latent_channels, self.channels = codec.factor, codec.latent_channels, codec.channels
         self.discriminator = None
         if self.critic:
@@ -96,7 +99,7 @@ class Autoencoder(Part):
     def objectives(
         self, batches: Iterator[tuple[Tensor, Tensor]], rng: torch.Generator
     ) -> Iterator[tuple[str, Tensor]]:
-        x, _ = next(batches)
+        x = mirrored(next(batches)[0], self.codec.factor)
         y, cost = self.codec(x, lambda like: torch.randn(like.shape, generator=rng).to(like))
         loss = (
             (y - x).abs().mean() + self.detail * _detail(y, x) + (self.kl if self.code == "kl" else 1) * cost
@@ -116,6 +119,7 @@ class Autoencoder(Part):
     @torch.no_grad()
     def measures(self, x: Tensor, label: Tensor, rng: torch.Generator) -> dict[str, float]:
         """Of pictures (B, C, H, W): PSNR of what comes back, in dB, and the deviation of their latents."""
+        x = mirrored(x, self.codec.factor)
         z = self.codec.encode(x)
         error = (self.codec.decode(z).clamp(-1, 1) - x).square().mean((1, 2, 3)).clamp(min=1e-10)
         return {"psnr": (10 * (4 / error).log10()).mean().item(), "latents' deviation": z.std().item()}
