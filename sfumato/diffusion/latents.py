@@ -21,11 +21,11 @@ from torch.nn import functional as F
 
 from sfumato.core.arguments import Seed
 from sfumato.core.errors import UserError
+from sfumato.core.padding import mirrored
 from sfumato.core.terminal import count
 from sfumato.diffusion.noise import BLOCK, Noise, stable_hash
 from sfumato.diffusion.watch import Watch
 from sfumato.module import Part, describe
-from sfumato.nets.layers import mirrored
 
 AT_ONCE = 2**18
 """Pixels that a codec sees at a time, or one picture: 64 of 64x64."""

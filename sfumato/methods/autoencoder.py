@@ -31,13 +31,13 @@ from torch.nn import functional as F
 
 from sfumato.core.arguments import Seed
 from sfumato.core.errors import UserError
+from sfumato.core.padding import mirrored
 from sfumato.core.ranges import Count, NotNegative, PictureSide, Whole
 from sfumato.diffusion.latents import codec_of
 from sfumato.diffusion.watch import Watch
 from sfumato.methods._shared import adversarial as gan
 from sfumato.module import Part
 from sfumato.nets.autoencoder import Code, make_autoencoder
-from sfumato.nets.layers import mirrored
 
 SCALES = 3
 """Sizes at which the differences of neighbouring pixels are compared."""

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sfumato.core.errors import UserError
+from sfumato.core.padding import mirrored
 from sfumato.core.ranges import AttentionOrder, BelowOne, Count, Whole
 from sfumato.core.terminal import count
 from sfumato.module import Part
-from sfumato.nets.layers import mirrored
 
 
 class ADM(Part):

@@ -21,10 +21,11 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from sfumato.core.errors import UserError
+from sfumato.core.padding import mirrored
 from sfumato.core.ranges import BelowOne, Count, Whole
 from sfumato.core.terminal import count
 from sfumato.module import Part
-from sfumato.nets.layers import BlurUp, mirrored
+from sfumato.nets.layers import BlurUp
 
 
 class UNet(Part):

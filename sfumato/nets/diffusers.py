@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from sfumato.core.arguments import check_value
 from sfumato.core.errors import not_installed
+from sfumato.core.padding import mirrored
 from sfumato.core.ranges import Count, Interval, Whole
 from sfumato.module import Part
-from sfumato.nets.layers import mirrored
 
 PatchedSide = Annotated[int, Interval(1, 256)]
 """Of a DiT's latents: its table of places has as many rows as they have patches."""

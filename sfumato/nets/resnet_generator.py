@@ -15,9 +15,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sfumato.core.errors import UserError
+from sfumato.core.padding import mirrored
 from sfumato.core.ranges import Count
 from sfumato.module import Part
-from sfumato.nets.layers import BlurDown, BlurUp, make_norm, mirrored
+from sfumato.nets.layers import BlurDown, BlurUp, make_norm
 
 
 class ResNet(Part):

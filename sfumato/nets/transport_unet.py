@@ -13,9 +13,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sfumato.core.padding import mirrored
 from sfumato.core.ranges import Count, Interval
 from sfumato.module import Part
-from sfumato.nets.layers import BlurUp, Norm, make_norm, mirrored
+from sfumato.nets.layers import BlurUp, Norm, make_norm
 
 SIZES: dict[str, dict[str, Any]] = {
     "tiny": {"base": 8, "levels": 2, "residual": True, "edge": "replicate"},

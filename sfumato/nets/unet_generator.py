@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sfumato.core.errors import UserError
+from sfumato.core.padding import mirrored
 from sfumato.core.ranges import BelowOne, Count
 from sfumato.module import Part
-from sfumato.nets.layers import drop, make_norm, mirrored
+from sfumato.nets.layers import drop, make_norm
 
 
 class UNetGenerator(Part):

@@ -187,7 +187,8 @@ def earlier(out: Path, resume: bool) -> dict[str, Any] | None:
         return read_run(out)
     if "model.json" in names and resume:
         raise UserError(f"{out} holds a model but no training to resume; choose another --out")
-    if names.difference(NOTHING_LOST):
+    again = ("best", "checkpoints") if resume and "run.json" in names else ()
+    if names.difference(NOTHING_LOST, again):
         run = f"go on with its run by {typed_resume(out)}, or " if names.intersection(SAVES) else ""
         raise UserError(f"{out} is not empty; {run}choose another --out")
     return None

@@ -36,7 +36,7 @@ from sfumato.translation.run_file import (
     check,
     damaged,
     read_run,
-    sources_of,
+    saved_digest,
     there,
     write_run,
 )
@@ -179,7 +179,8 @@ class Plan:
         gone = {name: known[name] for name, at in places.items() if at not in now and there(at)}
         self.former = {places[name]: name for name in gone.keys() - set(names)}
         self.made_of = gone | {names[i]: hashes[i] for i in range(len(names)) if i not in self.stale}
-        self.recorded = sources_of(self.out) == self.origin["sources"] and known in ({}, self.made_of)
+        same = saved_digest(self.out, None) == self.run["pictures"]["sha256"]
+        self.recorded = same and known in ({}, self.made_of)
         if self.stale:
             some = [names[i] for i in sorted(self.stale)]
             warnings.warn(

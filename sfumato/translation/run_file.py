@@ -131,12 +131,6 @@ def saved_depth(out: Path) -> Any:
     return 8 if (out / "run.json").is_file() and read_run(out)["earlier"] else None
 
 
-def sources_of(out: Path) -> Any:
-    """What the last command named whose results are in `out`; None if it holds none."""
-    origin = read_run(out)["from"] if (out / "run.json").is_file() else None
-    return origin.get("sources") if isinstance(origin, dict) else None
-
-
 def crops(out: Path) -> bool:
     """Whether the run that `out` holds cut its pictures, as all did that were not told otherwise once."""
     held = read_run(out)["run"] if (out / "run.json").is_file() else {}
