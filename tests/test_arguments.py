@@ -324,3 +324,16 @@ def test_every_number_of_a_method_has_a_range():
         if "channels" in signature(sfumato.find(name)).parameters:
             with pytest.raises(UserError, match="channels must be at least 1, not 0"):
                 sfumato.find(name)(channels=0)
+
+
+@pytest.mark.parametrize(
+    ("call", "lacks"),
+    [
+        (lambda: sfumato.translate("photos"), "translate needs out, too"),
+        (lambda: sfumato.train("cyclegan"), "train needs data, out, too"),
+        (lambda: sfumato.evaluate("a", "b"), "evaluate needs target, too"),
+    ],
+)
+def test_what_is_missing_is_named(call, lacks):
+    with pytest.raises(UserError, match=lacks):
+        call()

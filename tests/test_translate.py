@@ -188,7 +188,7 @@ def test_a_folder_of_several_commands_is_repeated_as_the_last_one_which_is_said(
     for name in ("1", "2"):
         picture(tmp_path / f"in/{name}.png", int(name))
         translate(tmp_path / f"in/{name}.png", tmp_path / "out", **DDIB, **ends)
-    with pytest.warns(UserWarning, match=r"several commands: .*not those of 1 picture more \(1.png\)"):
+    with pytest.warns(UserWarning, match=r"1 picture more, .*did not name.* \(1.png\): they are not"):
         repeat(tmp_path / "out", tmp_path / "again")
     assert contents(tmp_path / "again").keys() == {"2.png"}
     both = [tmp_path / "in/1.png", tmp_path / "in/2.png"]

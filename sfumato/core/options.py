@@ -9,7 +9,7 @@ from collections.abc import Callable
 from inspect import Signature, cleandoc, signature
 from typing import ParamSpec, TypeVar
 
-from sfumato.core.errors import choose
+from sfumato.core.errors import UserError, choose
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -40,6 +40,11 @@ def told_by(options: Callable[P, T]) -> Callable[[Callable[[T], R]], Callable[P,
             if unknown := sorted(given.keys() - parameters.keys()):
                 more = f"; a method's own go into options={{{unknown[0]!r}: ...}}" * ("options" in parameters)
                 choose(f"argument of {function.__name__}", unknown[0], parameters, more)
+            known = signature(options).bind_partial(*args, **given).arguments
+            if lacks := [n for n, p in parameters.items() if p.default is p.empty and n not in known]:
+                raise UserError(
+                    f"{function.__name__} needs {', '.join(lacks)}, too: see help({function.__name__})"
+                )
             return function(options(*args, **plain(given)))
 
         head, raises, rest = cleandoc(function.__doc__ or "").partition("\n\nRaises:")

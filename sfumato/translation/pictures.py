@@ -224,8 +224,8 @@ def repeat(run: str | Path, out: str | Path, *, device: str | None = None) -> Su
     if others := sorted({*(made_of if isinstance(made_of, dict) else ())} - {*again}):
         some = ", ".join(others[:SHOWN]) + ", ..." * (len(others) > SHOWN)
         warnings.warn(
-            f"{run} holds results of several commands: the last one is repeated, and not those of "
-            f"{count(len(others), 'picture')} more ({some}): name all in one command, which keeps them",
+            f"{run} holds results of {count(len(others), 'picture')} more, which its last command did not "
+            f"name, or which are gone ({some}): they are not repeated; a command that names all keeps them",
             stacklevel=3,
         )
     options = what["options"] | ({"mask": origin["mask"]} if origin["mask"] else {})
