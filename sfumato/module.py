@@ -79,6 +79,10 @@ def short(description: Any) -> Any:
     return found
 
 
+class NoTranslator(UserError, AttributeError):
+    """A mistake of the user's; an AttributeError, too, so that `hasattr` says no."""
+
+
 @dataclass_transform(kw_only_default=True, eq_default=False)
 class Part(Described, nn.Module):
     """An `nn.Module` whose annotated fields are its keyword-only constructor.
@@ -111,7 +115,7 @@ class Part(Described, nn.Module):
 
     def __getattr__(self, name: str) -> Any:
         if name == "translate":
-            raise AttributeError(
+            raise NoTranslator(
                 f"a {type(self).__name__} is not a translator by itself: a method translates with it, as in "
                 f"sfumato.translator('ddib', source='FOLDER:A', target='FOLDER:B').translate(pictures)"
             )

@@ -337,3 +337,10 @@ def test_every_number_of_a_method_has_a_range():
 def test_what_is_missing_is_named(call, lacks):
     with pytest.raises(UserError, match=lacks):
         call()
+
+
+def test_a_model_that_translates_nothing_says_so():
+    model = sfumato.load("sfumato/digits:3")
+    assert not hasattr(model, "translate")
+    with pytest.raises(UserError, match="is not a translator by itself"):
+        model.translate(None)
