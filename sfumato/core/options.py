@@ -40,12 +40,16 @@ def told_by(options: Callable[P, T]) -> Callable[[Callable[[T], R]], Callable[P,
             if unknown := sorted(given.keys() - parameters.keys()):
                 more = f"; a method's own go into options={{{unknown[0]!r}: ...}}" * ("options" in parameters)
                 choose(f"argument of {function.__name__}", unknown[0], parameters, more)
-            known = signature(options).bind_partial(*args, **given).arguments
-            if lacks := [n for n, p in parameters.items() if p.default is p.empty and n not in known]:
-                raise UserError(
-                    f"{function.__name__} needs {', '.join(lacks)}, too: see help({function.__name__})"
-                )
-            return function(options(*args, **plain(given)))
+            try:
+                made = options(*args, **plain(given))  # values are checked before it is seen that some lack
+            except TypeError:
+                known = signature(options).bind_partial(*args, **given).arguments
+                lacks = [n for n, p in parameters.items() if p.default is p.empty and n not in known]
+                if not lacks:
+                    raise
+                name = function.__name__
+                raise UserError(f"{name} needs {', '.join(lacks)}, too: see help({name})") from None
+            return function(made)
 
         head, raises, rest = cleandoc(function.__doc__ or "").partition("\n\nRaises:")
         call.__doc__ = f"{head}\n\nArgs:\n{said}{raises}{rest}"
