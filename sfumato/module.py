@@ -58,7 +58,10 @@ GONE = {"channel_order": "noisy, image"}
 """Fields that descriptions had when they could have this value only."""
 
 
-ADDED: dict[str, dict[str, Any]] = {"UNet": {"detail": 0}, "Denoiser": {"any_domain": True}}
+ADDED: dict[str, dict[str, Any]] = {
+    "UNet": {"detail": 0}, "Denoiser": {"any_domain": True}, "ResNet": {"bounded": True},
+    "UNetGenerator": {"bounded": True},
+}  # fmt: skip
 """Fields that descriptions of these kinds did not have while they could have this value only."""
 
 

@@ -55,7 +55,7 @@ def test_shapes_and_range(norm):
         assert y.shape == (2, 1, *side)
 
 
-@pytest.mark.parametrize("n_layers", [1, 2, 3])
+@pytest.mark.parametrize("n_layers", [0, 1, 2, 3])
 def test_a_score_sees_its_patch_and_nothing_else(n_layers):
     """The gradient of one score covers exactly patch_size pixels; without norms, which see all."""
     net = PatchGAN(ndf=2, n_layers=n_layers)
@@ -69,21 +69,21 @@ def test_a_score_sees_its_patch_and_nothing_else(n_layers):
     middle = scores.shape[-1] // 2
     scores[0, 0, middle, middle].backward()
     rows = x.grad.abs().sum((0, 1, 3)).nonzero()
-    assert rows.max() - rows.min() + 1 == side == {1: 16, 2: 34, 3: 70}[n_layers]
+    assert rows.max() - rows.min() + 1 == side == {0: 7, 1: 16, 2: 34, 3: 70}[n_layers]
 
 
 def test_the_discriminator_is_no_deeper_than_the_images():
-    assert [layers_for(s) for s in (16, 32, 33, 34, 64, 69, 70, 256)] == [1, 1, 1, 2, 2, 2, 3, 3]
+    assert [layers_for(s) for s in (7, 15, 16, 32, 33, 34, 64, 69, 70, 256)] == [0, 0, 1, 1, 1, 2, 2, 2, 3, 3]
     assert layers_for(256, most=2) == 2
-    for side in (16, 32, 64, 70, 128):
+    for side in (7, 8, 16, 32, 64, 70, 128):
         PatchGAN(ndf=2, n_layers=layers_for(side))(torch.zeros(1, 3, side, side))
-    with pytest.raises(ValueError, match="images of 16 pixels or more, not 3 and 15"):
-        layers_for(15)
+    with pytest.raises(ValueError, match="images of 7 pixels or more, not 6"):
+        layers_for(6)
     with pytest.raises(
         ValueError, match=r"images of 23x64 are too small .* 3 layers, which needs 24"
     ):
         PatchGAN(ndf=2)(torch.zeros(1, 3, 23, 64))
-    for n in (1, 2, 3):
+    for n in (0, 1, 2, 3):
         least = 3 * 2**n
         assert PatchGAN(ndf=2, n_layers=n)(torch.zeros(1, 3, least, least)).shape[2:] == (1, 1)
     critic = gan.make_critic("small", 3, 32, 3, "instance", False, "normal", 0.02)

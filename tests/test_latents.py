@@ -1,7 +1,7 @@
 """Methods in the latents of a codec: the same as on pictures where the codec is a change of basis."""
 
 import inspect
-import itertools
+import json
 import shutil
 
 import pytest
@@ -9,6 +9,7 @@ import torch
 from truth import lively
 
 import sfumato
+from sfumato.checkpoints.model_folder import describe_folder
 from sfumato.diffusion.latents import InLatents, moments
 from sfumato.diffusion.process import Cosine
 from sfumato.evaluation.learned import Learned
@@ -18,11 +19,8 @@ from sfumato.explore.trajectory import record
 from sfumato.methods.registry import find, info, name_of, names
 from sfumato.module import Part
 from sfumato.nets.autoencoder import ConvCodec
-from sfumato.training.fit import State, fit
 from sfumato.translation.translator import options_of
 
-BOUNDED = "autoencoder", "pix2pix", "cyclegan", "cut", "fastcut"
-"""Methods that refuse latents."""
 X = torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
@@ -142,11 +140,46 @@ def test_noise_of_large_pictures_is_that_of_their_places():
 def test_latents_have_unit_deviation(runs):
     model = sfumato.load(runs / "model")
     found = moments([model.encode(sfumato.read(sorted((runs / n).glob("*")), like=model)) for n in "ab"])
-    assert found["means"] == pytest.approx([0] * 4, abs=0.15)  # flipped, and some are held out
+    assert found["means"] == pytest.approx([0] * 4, abs=0.15)  # some are held out
     assert found["deviations"] == pytest.approx([1] * 4, abs=0.15)
     assert name_of(model) == "diffusion"
     assert info(model).trains_on == "domains"
     assert (model.domains, model.channels) == (("a", "b"), 3)
+
+
+def test_models_that_were_trained_apart_go_together(runs, tmp_path):
+    """Their scale is the codec's, whatever pictures each of them has seen."""
+    parts = {}
+    for name in "ab":
+        folders = {name: runs / name}
+        parts[name] = sfumato.train(
+            "diffusion", folders, tmp_path / name, size=16, batch=2, steps=2, options={"net": "tiny"},
+            codec=runs / "ae", preview_every=0, quiet=True, held_out=0.2,
+        )  # fmt: skip
+    recorded = describe_folder(runs / "ae")["info"]["latents"]
+    assert [*parts["a"].means] == recorded["means"] == [*parts["b"].means]
+    assert [*parts["a"].deviations] == recorded["deviations"]
+    ddib = sfumato.translator("ddib", source=tmp_path / "a", target=tmp_path / "b")
+    assert ddib.translate(X[:2], as_is=True, steps=2).shape == (2, 3, 16, 16)
+
+
+def test_a_codec_that_records_no_scale_is_measured_and_said(runs, tmp_path, capsys):
+    codec = sfumato.load(runs / "ae")
+    sfumato.save(codec, tmp_path / "old", info={"size": 16})
+    made = sfumato.train(
+        "diffusion", {n: runs / n for n in "ab"}, tmp_path / "x", size=16, batch=4, steps=1,
+        codec=tmp_path / "old", options={"net": "tiny"}, preview_every=0,
+    )  # fmt: skip
+    assert "old does not record this scale, which is measured on these pictures" in capsys.readouterr().err
+    assert len(made.deviations) == 4
+    text = (runs / "ae/model.json").read_text()
+    zeros = {"means": [0.0] * 4, "deviations": [0.0] * 4}
+    for bad in ({"means": [0.0]}, {"means": 1, "deviations": 1}, zeros):
+        said = json.loads(text)
+        said["info"]["latents"] = bad
+        (tmp_path / "old/model.json").write_text(json.dumps(said))
+        with pytest.raises(ValueError, match=r"its scale of latents is|must be above 0, not 0"):
+            train(runs, "diffusion", tmp_path / "y", codec=tmp_path / "old", steps=1)
 
 
 def test_a_killed_run_goes_on_without_the_codecs_folder(runs, tmp_path):
@@ -234,12 +267,11 @@ def test_large_pictures_are_seen_by_windows_of_latents():
         ("diffusion", {"codec": "a"}, "is not a model folder"),
         ("autoencoder", {}, "makes 4 latents a side of 16 pixels, and Autoencoder needs 8: expected --s"),
         ("autoencoder", {"size": 64}, "has a codec of its own: use it without another"),
-        ("cut", {"size": 64}, "answers in .-1, 1., beyond which latents lie: use it on pictures, with"),
     ],
 )
 def test_what_is_refused(runs, tmp_path, method, how, said):
     how = {"codec": "ae", "size": 16, "upscale": True, "quiet": True, **how}
-    folders = {n: runs / n for n in "ab"} if method != "cut" else [runs / "a", runs / "b"]
+    folders = {n: runs / n for n in "ab"}
     with pytest.raises(ValueError, match=said) as error:
         sfumato.train(method, folders, tmp_path / "x", steps=1, **how | {"codec": runs / how["codec"]})
     assert "\n" not in str(error.value)
@@ -285,7 +317,7 @@ def test_noise_and_steps_are_shown_as_pictures(runs, tmp_path):
     twice = tuple(2 * d for d in whole.deviations)
     other = InLatents(codec=whole.codec, method=whole.method, means=whole.means, deviations=twice)
     sfumato.save(other, tmp_path / "other")
-    with pytest.raises(ValueError, match="not of the same codec and scale: train one model of both domains"):
+    with pytest.raises(ValueError, match="not of the same codec and scale: train both with one --codec"):
         decode_latents(again, f"{tmp_path / 'other'}:b", tmp_path / "no", steps=3)
     seen = record(ddib, X[:1], options={"steps": 4})
     assert seen.states.shape == (4, 1, 4, 16, 16)
@@ -293,25 +325,38 @@ def test_noise_and_steps_are_shown_as_pictures(runs, tmp_path):
     assert (seen.means[-1] - seen.result).abs().mean() < 0.05
 
 
-@pytest.mark.parametrize("method", [n for n in names() if info(n).trains_on and n not in BOUNDED])
-def test_every_method_works_in_latents(method):
-    cls = find(method)
-    own = {"net": "tiny", "channels": 4, "side": 8, "domains": ("a", "b")}
-    own = {k: v for k, v in own.items() if k in cls.__dataclass_fields__}
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        part = InLatents(codec=ConvCodec(width=8), method=cls(**own))
-    x, y = (torch.nn.functional.interpolate(x, scale_factor=2) for x in (X[:2], X[2:4]))
-    b = torch.arange(2) if info(part).trains_on == "domains" else y
-    for _ in fit(State(part), itertools.repeat((x, b)), steps=2):
-        pass
+@pytest.mark.parametrize("method", [n for n in names() if info(n).trains_on and n != "autoencoder"])
+def test_every_method_works_in_latents(runs, method, tmp_path):
+    """It is trained by `train --codec` on 8x8 latents, saved, loaded, and gives results of the right size."""
+    folders = {n: runs / n for n in "ab"}
+    part = sfumato.train(
+        method, folders if info(method).trains_on == "domains" else [*folders.values()], tmp_path / "run",
+        size=32, upscale=True, batch=2, steps=2, codec=runs / "ae", options={"net": "tiny"}, preview_every=0,
+        held_out=0, quiet=True,
+    )  # fmt: skip
+    assert type(part) is InLatents
+    part = sfumato.load(tmp_path / "run")
     if info(part).translates:
-        part.eval()
-        how = {"as_is": True, **options_of(part, {}), "steps": 2}
-        how = {k: v for k, v in how.items() if k in ("as_is", *inspect.signature(cls.translate).parameters)}
+        takes = ("as_is", *inspect.signature(find(method).translate).parameters)
+        how = {k: v for k, v in {"as_is": True, **options_of(part, {}), "steps": 2}.items() if k in takes}
+        x = torch.nn.functional.interpolate(X[:2], (32, 29))
         made, alone = part.translate(x, **how), torch.cat([part.translate(one[None], **how) for one in x])
         assert made.shape == x.shape
-        assert (alone - made).abs().max() / made.abs().max() < 2e-6
+        assert (alone - made).abs().max() / made.abs().max() < 1e-4  # instance norms add to it
+
+
+@pytest.mark.parametrize("method", ["pix2pix", "cyclegan", "cut", "fastcut"])
+def test_generators_answer_beyond_the_bounds_of_pictures(method):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        free, bounded = (find(method)(net="tiny", channels=4, side=8, bounded=b) for b in (False, True))
+    free.load_state_dict(bounded.state_dict())
+    z = 30 * torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    made = [part.eval().translate(z, as_is=True) for part in (free, bounded)]
+    torch.testing.assert_close(made[0].tanh(), made[1])
+    assert made[1].abs().max() <= 1
+    with pytest.raises(ValueError, match="answers in .-1, 1., beyond which latents lie: make it with bo"):
+        InLatents(codec=ConvCodec(width=8), method=bounded)
 
 
 def test_a_classifier_of_latents_guides(runs):

@@ -34,8 +34,10 @@ from sfumato.core.options import args_of
 from sfumato.core.ranges import with_range
 from sfumato.diffusion.energies import ENERGIES
 from sfumato.diffusion.integrate import ODE, STEPS
+from sfumato.diffusion.latents import InLatents
 from sfumato.methods.outline import names
 from sfumato.methods.registry import find
+from sfumato.nets.autoencoder import ConvCodec
 from sfumato.studio import app as serve
 from sfumato.studio import choices as rooms
 from sfumato.studio import data_tab as data
@@ -317,14 +319,37 @@ def test_a_broken_picture_of_a_folder_is_no_end(tmp_path):
 
 def test_a_model_that_is_trained_further_is_loaded_anew(tmp_path):
     part = saved(tmp_path, "cat", "dog")
-    before = latents._denoiser(f"{tmp_path}:cat")
+    before = latents._model(f"{tmp_path}:cat").denoiser
     for weight in part.parameters():
         weight.data.zero_()
     sfumato.save(part, tmp_path, info={"size": 16})
     os.utime(tmp_path / "weights.safetensors", (1, 1))
-    after = latents._denoiser(f"{tmp_path}:cat")
+    after = latents._model(f"{tmp_path}:cat").denoiser
     assert any(w.abs().sum() > 0 for w in before.parameters())
     assert all(w.abs().sum() == 0 for w in after.parameters())
+
+
+def test_models_in_latents_show_their_codes_and_pictures(tmp_path):
+    method = sfumato.find("diffusion")(domains=("cat", "dog"), net="tiny", channels=4)
+    codec = ConvCodec(width=8, latent_channels=4, factor=4)
+    part = InLatents(codec=codec, method=method, means=(0.0,) * 4, deviations=(2.0,) * 4)
+    for name, one in {"one": part, "other": InLatents(codec=codec, method=method)}.items():
+        sfumato.save(one, tmp_path / name, info={"size": 32})
+    (tmp_path / "a.png").write_bytes(png())
+    made, held = latents._encoded(tmp_path / "a.png", f"{tmp_path / 'one'}:cat", 2), {"blend.w": 0.5}
+    assert (made.latent.shape, made.code.shape) == ((1, 4, 8, 8), (1, 4, 8, 8))
+    held["blend.preserve_variance"] = False
+    changed = latents.change(made, "blend", held, "", f"{tmp_path / 'one'}:dog", "")
+    assert [one.size for one in changed.pictures] == [(32, 32)] * 4
+    code = np.asarray(changed.pictures[3])
+    assert (code[:4, :4] == code[0, 0]).all()  # a square for each latent
+    assert code.std() > 1
+    with pytest.raises(ValueError, match="other are not of the same codec and scale: train both with one"):
+        latents.change(made, "blend", held, "", f"{tmp_path / 'other'}:dog", "")
+    ddib = sfumato.translator("ddib", source=f"{tmp_path / 'one'}:cat", target=f"{tmp_path / 'one'}:dog")
+    *seen, done = jobs.run(lambda watch: ddib.translate(made.image, as_is=True, steps=3, watch=watch))
+    assert {f.noisy.size for f in done.frames} == {f.mean.size for f in done.frames} == {(32, 32)}
+    assert {one.shown.size for one in seen} <= {(32, 32)}
 
 
 def test_photographs_of_24_megapixels_are_taken(tmp_path):

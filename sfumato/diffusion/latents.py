@@ -2,9 +2,10 @@
 
     z = (encode(x) - mean) / deviation,    x = decode(mean + deviation z)        a mean, a deviation a channel
 
-so that z has unit deviation, which noising processes expect.  Mean and deviation are measured on the
-pictures of a training, and recorded in model.json.  A method does not know that its images are latents,
-nor does the codec know of the method: this file alone knows both.
+so that z has unit deviation, which noising processes expect.  Mean and deviation are the codec's, measured
+at the end of its training, and recorded in model.json: models that were trained apart in its latents go
+together.  A method does not know that its images are latents, nor does the codec know of the method: this
+file alone knows both.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from torch.nn import functional as F
 from sfumato.core.arguments import Seed
 from sfumato.core.errors import UserError
 from sfumato.core.padding import mirrored
+from sfumato.core.ranges import Positive
 from sfumato.core.terminal import count
 from sfumato.diffusion.noise import BLOCK, Noise, stable_hash
 from sfumato.diffusion.watch import Watch
@@ -34,9 +36,10 @@ KEPT = 2**28
 OF_PICTURES: Mapping[str, Any] = {"clip": False, "content": "colour"}
 """Options that speak of colours in [-1, 1], and what they are where there are none."""
 
-
-ONE_TRAINING = "train one model of both domains by --codec, or begin one --from the other"
-"""What makes two models work in the same latents: each training measures their scale on its own pictures."""
+ONE_CODEC = (
+    "train both with one --codec whose folder records the scale of its latents, or one of both domains"
+)
+"""What makes two models work in the same latents."""
 
 
 @runtime_checkable
@@ -86,7 +89,7 @@ class InLatents(Part):
     codec: nn.Module
     method: Part
     means: tuple[float, ...] = ()
-    deviations: tuple[float, ...] = ()
+    deviations: tuple[Positive, ...] = ()
 
     def __post_init__(self) -> None:
         codec: Any = codec_of(self.codec, "the codec")
@@ -95,8 +98,8 @@ class InLatents(Part):
         self.channels, self.factor = codec.channels, codec.factor
         if any(getattr(m, "bounded", False) for m in self.method.modules()):
             raise UserError(
-                f"a {type(self.method).__name__} answers in [-1, 1], beyond which latents lie: use it "
-                f"on pictures, without a codec"
+                f"a generator of this {type(self.method).__name__} answers in [-1, 1], beyond which latents "
+                f"lie: make it with bounded=False"
             )
         for name in ("means", "deviations"):
             if len(getattr(self, name)) not in (0, codec.latent_channels):
@@ -145,7 +148,7 @@ class InLatents(Part):
         Args:
             source: images in [-1, 1].
             seed: seed of the noise.
-            watch: see `integrate`; it sees latents.
+            watch: see `integrate`; it sees latents, and is told how they are shown, see `as_shown`.
             options: of the method; a mask, and the factor of a low-pass, are of pixels.
         """
         own, mask = self.options(options, options), options.get("mask")
@@ -154,9 +157,15 @@ class InLatents(Part):
             whole = mirrored(mask.to(source).expand(len(mask), -1, *source.shape[2:]), self.factor)
             own["mask"] = -F.max_pool2d(-whole, self.factor)
         seeds = Noise.of(source, seed, BLOCK * self.factor).seeds
+        watch = self._showing(watch, source) if watch else None
         z = self.method.translate(self.encode(source), as_is=True, seed=seeds, watch=watch, **own)
         y = self.decode(z)[..., : source.shape[2], : source.shape[3]]
         return torch.where(mask.to(y) > 0.5, source, y) if isinstance(mask, Tensor) else y
+
+    def _showing(self, watch: Watch, source: Tensor) -> Watch:
+        h, w = source.shape[2:]
+        show = lambda z, mean: (squares(z, self.factor)[..., :h, :w], self.decode(mean)[..., :h, :w])
+        return lambda t, x_t, mean, extras: watch(t, x_t, mean, extras | {"show": show})
 
     def options(self, known: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
         """Options of the method, as they are for latents, of which some are `given`; see `OF_PICTURES`.
@@ -275,8 +284,13 @@ def _in_pieces(run: Callable[[Tensor], Tensor], x: Tensor, most: int) -> Tensor:
     return run(x) if many == n else torch.cat([run(part) for part in torch.split(x, many)])
 
 
+def squares(z: Float[Tensor, "b c h w"], factor: int) -> Float[Tensor, "b c y x"]:
+    """Latents to be looked at: each a square of its pixels."""
+    return z.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
+
+
 def moments(latents: Iterable[Tensor]) -> dict[str, tuple[float, ...]]:
     """Mean and deviation of each channel of latents (B, C, H, W), to four digits: a record to be read."""
     each = torch.cat([z.transpose(0, 1).flatten(1).cpu() for z in latents], 1).double()
-    found = {"means": each.mean(1), "deviations": each.std(1).clamp(min=1e-6)}
+    found = {"means": each.mean(1), "deviations": each.std(1, correction=0).clamp(min=1e-6)}
     return {name: tuple(float(f"{v:.4g}") for v in values) for name, values in found.items()}

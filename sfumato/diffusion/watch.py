@@ -23,6 +23,11 @@ class Evaluations:
             self.watch(t, x_t, mean, extras)
 
 
+def as_shown(x_t: Tensor, mean: Tensor, extras: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    """A step's x_t and E[x | x_t] as they are shown: of latents squares, and the picture."""
+    return extras["show"](x_t, mean) if "show" in extras else (x_t, mean)
+
+
 class Ended(Exception):
     """What a `watch` raised, which ends the run."""
 

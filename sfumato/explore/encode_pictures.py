@@ -26,7 +26,7 @@ from sfumato.data.resize import ToOneSize, said_size
 from sfumato.data.show import shown
 from sfumato.diffusion.encode_decode import decode, encode
 from sfumato.diffusion.integrate import OdeName
-from sfumato.diffusion.latents import ONE_TRAINING, InLatents
+from sfumato.diffusion.latents import ONE_CODEC, InLatents
 from sfumato.diffusion.time_grids import Spacing
 from sfumato.diffusion.watch import Evaluations
 from sfumato.explore.chain import apply
@@ -76,7 +76,7 @@ def encode_pictures(
     """
     pictures = ImageFolder([paths] if isinstance(paths, (str, Path)) else list(paths))
     pictures.by_name()
-    found = _Model.of(model)
+    found = DomainModel.of(model)
     pictures.preparation, notes = preparation_of(
         {"model": found.preparation}, channels=channels_of(found.part), size=size, resize=resize,
         upscale=upscale,
@@ -122,16 +122,15 @@ def decode_latents(
         UserError: if the folder is not empty, or latents and model do not fit.
     """
     out = for_new_folder(out)
-    found = _Model.of(model)
+    found = DomainModel.of(model)
     prepare = found.preparation
     if (channels := channels_of(found.denoiser)) != latents.latents.shape[1]:
         raise UserError(
             f"the latents have {count(latents.latents.shape[1], 'channel')}, {model} has {channels}; "
             f"choose one with as many"
         )
-    was = (latents.protocol.get("encoded") or {}).get("codec")
-    if "encoded" in latents.protocol and was != found.facts.get("codec"):
-        raise UserError(f"the latents and {model} are not of the same codec and scale: {ONE_TRAINING}")
+    if "encoded" in latents.protocol:
+        found.check_codec((latents.protocol["encoded"] or {}).get("codec"))
     h, w = (n * found.factor for n in latents.latents.shape[-2:])
     if prepare.size not in (None, (h, w)):
         warnings.warn(
@@ -148,7 +147,7 @@ def decode_latents(
     return images
 
 
-class _Model(NamedTuple):
+class DomainModel(NamedTuple):
     """A domain's denoiser, the whole model, what a protocol says of it, and how it was shown pictures."""
 
     denoiser: Any
@@ -157,7 +156,7 @@ class _Model(NamedTuple):
     preparation: Preparation
 
     @classmethod
-    def of(cls, name: str | Path) -> _Model:
+    def of(cls, name: str | Path) -> DomainModel:
         model = open_model(*resolve(name))
         f = model.denoiser
         facts: dict[str, Any] = {"model": model.name, "domain": f.domain, "weights": model.sha256}
@@ -170,10 +169,24 @@ class _Model(NamedTuple):
         """Pixels a side of what is carried to noise."""
         return self.part.factor if isinstance(self.part, InLatents) else 1
 
+    def check_codec(self, mark: str | None) -> None:
+        """Sees that latents of a codec, see `InLatents.mark`, or of none, are of this model's.
+
+        Raises:
+            UserError: they are not.
+        """
+        if mark != self.facts.get("codec"):
+            raise UserError(
+                f"the latents and {self.facts['model']} are not of the same codec and scale: {ONE_CODEC}"
+            )
+
+    def code(self, images: Tensor) -> Tensor:
+        """What of pictures is carried to noise: their codec's latents, or they themselves."""
+        return self.part.encode(images) if isinstance(self.part, InLatents) else images
+
     def encode(self, images: Tensor, **how: Any) -> Tensor:
         """Pictures to noise, through the codec's latents if there are any."""
-        z = self.part.encode(images) if isinstance(self.part, InLatents) else images
-        return encode(self.denoiser, z, **how)
+        return encode(self.denoiser, self.code(images), **how)
 
     def decode(self, latents: Tensor, **how: Any) -> Tensor:
         """And back."""

@@ -33,7 +33,7 @@ from sfumato.data.resize import as_many
 from sfumato.data.show import enlarged, shown, tile
 from sfumato.diffusion.denoiser import score_of
 from sfumato.diffusion.integrate import rms
-from sfumato.diffusion.latents import InLatents
+from sfumato.diffusion.watch import as_shown
 from sfumato.methods.registry import name_of
 from sfumato.module import raw
 from sfumato.translation.one_picture import OnePicture
@@ -92,10 +92,7 @@ def record(
 
     def watch(t: float, x_t: Tensor, mean: Tensor, extras: dict[str, Any]) -> None:
         told = told_of(x_t, mean, extras)
-        if isinstance(part, InLatents):
-            h, w = source.shape[2:]
-            mean = part.decode(mean)[..., :h, :w]
-            x_t = x_t.repeat_interleave(part.factor, 2).repeat_interleave(part.factor, 3)[..., :h, :w]
+        x_t, mean = as_shown(x_t, mean, extras)
         last = means[-1] if means else torch.full_like(mean, torch.nan)
         like = mean if mean.shape == source.shape else as_many(mean, source.shape[1])
         row = {"score": told.pop("score"), "change": rms(mean - last),

@@ -59,6 +59,7 @@ class CycleGAN(Part):
         init_gain: standard deviation of normal, factor of xavier.
         directions: both, or source-to-target for a single generator that was trained elsewhere.
         channels: 3 for colour, 1 for gray, or as many as the files have bands.
+        bounded: whether results lie in [-1, 1]: pictures do, latents do not; given by the training.
     """
 
     data: ClassVar[str] = "unpaired"
@@ -80,13 +81,14 @@ class CycleGAN(Part):
     init_gain: NotNegative = 0.02
     directions: Literal["both", "source-to-target"] = "both"
     channels: Count = 3
+    bounded: bool = True
 
     def __post_init__(self) -> None:
         how = self.norm, self.antialias, self.init, self.init_gain
         self.generators, self.discriminators = nn.ModuleDict(), nn.ModuleDict()
         self.pools = nn.ModuleDict()
         for which in ("target", "source") if self.directions == "both" else ("target",):
-            made = gan.make_resnet(self.net, self.channels, *how)
+            made = gan.make_resnet(self.net, self.channels, *how, self.bounded)
             shared = made is self.net and which == "source"
             self.generators[which] = copy.deepcopy(made) if shared else made  # one network each
             critic = gan.make_critic(self.net, self.channels, self.side, self.n_layers_d, *how)

@@ -51,6 +51,7 @@ class Pix2Pix(Part):
         init_gain: standard deviation of normal, factor of xavier.
         channels: 3 for colour, 1 for gray, or as many as the files have bands.
         to_channels: the same of the targets; 0: as many.
+        bounded: whether results lie in [-1, 1]: pictures do, latents do not; given by the training.
     """
 
     data: ClassVar[str] = "pairs"
@@ -68,10 +69,13 @@ class Pix2Pix(Part):
     init_gain: NotNegative = 0.02
     channels: Count = 3
     to_channels: Whole = 0
+    bounded: bool = True
 
     def __post_init__(self) -> None:
         how, pair = (self.init, self.init_gain), self.channels + (self.to_channels or self.channels)
-        self.generator = gan.make_unet(self.net, self.channels, self.side, self.norm, *how, self.to_channels)
+        self.generator = gan.make_unet(
+            self.net, self.channels, self.side, self.norm, *how, self.to_channels, self.bounded
+        )
         self.discriminator = gan.make_critic(
             self.net, pair, self.side, self.n_layers_d, self.norm, False, *how
         )

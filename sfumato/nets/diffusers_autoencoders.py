@@ -7,7 +7,7 @@ to a denoiser: (z - shift) scale, or (z - mean) / deviation of each channel time
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -28,6 +28,9 @@ class DiffusersCodec(Part):
         kind: AutoencoderKL, AutoencoderTiny or VQModel.
         config: arguments of its constructor.
     """
+
+    scaled: ClassVar[bool] = True
+    """Latents need no further scale."""
 
     kind: Kind
     config: dict[str, Any]

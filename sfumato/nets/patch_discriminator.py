@@ -18,7 +18,7 @@ class PatchGAN(Part):
     Args:
         channels: channels of the images, or of source and target together.
         ndf: channels of the first layer; they double from layer to layer up to eightfold.
-        n_layers: layers that halve the size; with 1, 2, 3 the patches have 16, 34, 70 pixels.
+        n_layers: layers that halve the size; with 0, 1, 2, 3 the patches have 7, 16, 34, 70 pixels.
         norm: instance, batch, or affine.
         antialias: blur instead of stride (CUT).
     """
@@ -68,7 +68,7 @@ class PatchGAN(Part):
 
 
 def patch_size(n_layers: int) -> int:
-    """Side of the patches in pixels: 16, 34, 70, ... for 1, 2, 3, ... layers."""
+    """Side of the patches in pixels: 7, 16, 34, 70, ... for 0, 1, 2, 3, ... layers."""
     side = 7  # two 4x4 convolutions
     for _ in range(n_layers):
         side = 2 * side + 2  # a 4x4 convolution of stride 2 before them
@@ -79,11 +79,10 @@ def layers_for(side: int, most: int = 3) -> int:
     """As many layers as give patches no larger than the images, at most `most`.
 
     Raises:
-        UserError: if the images are smaller than the smallest patch, or `most` is below 1.
+        UserError: if the images are smaller than the smallest patch.
     """
-    if most < 1 or side < patch_size(1):
+    if side < patch_size(0):
         raise UserError(
-            f"a discriminator needs one layer or more and images of {patch_size(1)} pixels or more, "
-            f"not {most} and {side}; choose --n-layers-d and --size"
+            f"a discriminator needs images of {patch_size(0)} pixels or more, not {side}: use a larger --size"
         )
-    return max(n for n in range(1, most + 1) if patch_size(n) <= side)
+    return max(n for n in range(most + 1) if patch_size(n) <= side)

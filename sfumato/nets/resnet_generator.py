@@ -9,7 +9,7 @@ gives as a feature has been through its ReLU.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ from sfumato.nets.layers import BlurDown, BlurUp, make_norm
 
 
 class ResNet(Part):
-    """(B, channels, H, W) to the same shape, in (-1, 1).
+    """(B, channels, H, W) to the same shape, in (-1, 1) if it is bounded.
 
     Args:
         channels: channels of the images.
@@ -32,9 +32,8 @@ class ResNet(Part):
         norm: instance, batch, or affine.
         antialias: blur before down- and after upsampling (CUT), or strided and transposed
             convolutions (CycleGAN).
+        bounded: whether a tanh comes last; results that are no colours have no bounds.
     """
-
-    bounded: ClassVar[bool] = True
 
     channels: Count = 3
     ngf: int = 64
@@ -42,6 +41,7 @@ class ResNet(Part):
     downs: int = 2
     norm: str = "instance"
     antialias: bool = False
+    bounded: bool = True
 
     def __post_init__(self) -> None:
         c, bias, stride = self.ngf, self.norm != "batch", 1 if self.antialias else 2
@@ -63,7 +63,8 @@ class ResNet(Part):
             else:
                 layers += normed(nn.ConvTranspose2d(c, c // 2, 3, 2, 1, output_padding=1, bias=bias))  # fmt: skip  # noqa: E501
             c //= 2
-        layers += [nn.ReflectionPad2d(3), nn.Conv2d(c, self.channels, 7), nn.Tanh()]
+        layers += [nn.ReflectionPad2d(3), nn.Conv2d(c, self.channels, 7)]
+        layers += [nn.Tanh()] if self.bounded else []
         self.model = nn.Sequential(*layers)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:

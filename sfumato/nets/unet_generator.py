@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -18,7 +17,7 @@ from sfumato.nets.layers import drop, make_norm
 
 
 class UNetGenerator(Part):
-    """(B, channels, H, W) to the same shape, in (-1, 1).
+    """(B, channels, H, W) to the same shape, in (-1, 1) if it is bounded.
 
     Args:
         channels: channels of the images.
@@ -29,9 +28,8 @@ class UNetGenerator(Part):
         dropouts: how many of the inner levels have dropout on the way up.
         stem: channels of a level at full size, whose skip keeps small pictures sharp; 0: none, as published.
         to_channels: channels of the results; 0: as many.
+        bounded: whether a tanh comes last; results that are no colours have no bounds.
     """
-
-    bounded: ClassVar[bool] = True
 
     channels: Count = 3
     ngf: int = 64
@@ -41,6 +39,7 @@ class UNetGenerator(Part):
     dropouts: int = 3
     stem: int = 0
     to_channels: int = 0
+    bounded: bool = True
 
     def __post_init__(self) -> None:
         if not 2 <= self.downs <= 16:
@@ -88,5 +87,5 @@ class UNetGenerator(Part):
             if draw is not None and self.dropout and 0 < i <= min(self.dropouts, self.downs - 2):
                 x = drop(x, self.dropout, draw(x))
             x = torch.cat([skips.pop(), x], 1) if skips else x
-        y = (self.final(F.relu_(x)) if self.stem else x).tanh()
-        return y[..., :height, :width]
+        y = (self.final(F.relu_(x)) if self.stem else x)[..., :height, :width]
+        return y.tanh() if self.bounded else y

@@ -28,6 +28,9 @@ from sfumato.studio.page import (
     written,
 )
 
+VIEWS = "latent / 3", "decoded by target", "by source: the control", "the codec's code / 3"
+"""What is shown of a latent; the last of models in latents."""
+
 
 class Shown(NamedTuple):
     """A step of a translation, for the page."""
@@ -133,8 +136,8 @@ def _latent(gr: Any, given: Given, shelf: Shelf) -> None:
             with gr.Row():
                 views = [
                     gr.Image(label=label, format="png", interactive=False, height=180, min_width=130,
-                             buttons=[], elem_classes="sfumato-picture", elem_id=f"latent-{i}")
-                    for i, label in enumerate(("latent / 3", "decoded by target", "by source: the control"))
+                             buttons=[], elem_classes="sfumato-picture", elem_id=f"latent-{i}", visible=i < 3)
+                    for i, label in enumerate(VIEWS)
                 ]  # fmt: skip
             names = operations()
             operation = form.add("operation", gr.Dropdown(
@@ -169,9 +172,11 @@ def _latent(gr: Any, given: Given, shelf: Shelf) -> None:
             result = change(made, held["operation"], held, held["first"], held["target"], held["other"])
         except (UserError, OSError) as error:
             return {status: alert(error)}
+        files = written(result.pictures, live_shelf.new(), "view")
         return {
             status: said(result.verdict), facts: table(result.rows, ("", "before", "after")),
-            **dict(zip(views, written(result.pictures, live_shelf.new(), "view"), strict=True)),
+            **dict(zip(views[:3], files[:3], strict=True)),
+            views[3]: gr.update(value=next(iter(files[3:]), None), visible=len(files) > 3),
         }  # fmt: skip
 
     def live(values: dict[Any, Any]) -> dict[Any, Any]:

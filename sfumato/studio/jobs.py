@@ -19,7 +19,7 @@ from sfumato.core.errors import UserError
 from sfumato.data import tile
 from sfumato.data.images import picture
 from sfumato.data.show import shown
-from sfumato.diffusion.watch import Watch
+from sfumato.diffusion.watch import Watch, as_shown
 from sfumato.explore.normality import summary
 from sfumato.explore.trajectory import told_of
 from sfumato.studio import limits
@@ -48,7 +48,7 @@ class Frame:
     Attributes:
         step: how many steps were done.
         t: time, 0 is clean.
-        noisy: x_t of the first picture; a picture, later its file.
+        noisy: x_t of the first picture, of latents the squares of their pixels; a picture, later its file.
         mean: E[x | x_t] of it.
         nfe: network evaluations so far.
         curves: statistics of the first picture by name of `CURVES`, {statistic: {of what: value}}.
@@ -148,15 +148,15 @@ class _Job:
             raise Stopped
         self.step, self.nfe = self.step + 1, self.nfe + extras["nfe"]
         if self.step % self.every == 0:
-            self.keep(t, x_t[:1], mean[:1], told_of(x_t, mean, extras))
+            self.keep(t, x_t[:1], mean[:1], extras, told_of(x_t, mean, extras))
         if (now := time.monotonic()) - self.last >= OFTEN:
             self.last = now
-            seen = shown(mean)
+            seen = shown(as_shown(x_t, mean, extras)[1])
             seen = seen[0] if len(mean) == 1 else tile(seen, min(4, len(mean)))
             self.preview = Preview(self.step, t, self.nfe, picture(seen))
             self.news.set()
 
-    def keep(self, t: float, x_t: Any, mean: Any, told: dict[str, Any]) -> None:
+    def keep(self, t: float, x_t: Any, mean: Any, extras: dict[str, Any], told: dict[str, Any]) -> None:
         """Keeps a frame; of long ways every second, fourth, eighth ... one."""
         noise, clean = summary(x_t), summary(mean)
         curves: dict[str, dict[str, float]] = {k: {} for k in CURVES}
@@ -166,7 +166,7 @@ class _Job:
             kind, _, of = name.partition("/")
             if kind in curves and math.isfinite(value := float(values[0])):
                 curves[kind][of or "x_t"] = value
-        small = [picture(shown(one[0])) for one in (x_t, mean)]
+        small = [picture(shown(one[0])) for one in as_shown(x_t, mean, extras)]
         for one in small:
             one.thumbnail((limits.FRAME_SIDE, limits.FRAME_SIDE))
         self.frames.append(Frame(self.step, t, small[0], small[1], self.nfe, curves))

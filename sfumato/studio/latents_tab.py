@@ -12,16 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sfumato.checkpoints.model_folder import open_model, preparation_in, resolve
+from sfumato.checkpoints.model_folder import resolve
 from sfumato.core.arguments import checked
 from sfumato.core.errors import UserError, check_numbers, choose
 from sfumato.core.ranges import Steps
 from sfumato.data.images import picture
 from sfumato.data.show import shown
-from sfumato.diffusion import encode_decode as bridge
-from sfumato.diffusion.latents import InLatents
+from sfumato.diffusion.latents import squares
 from sfumato.explore import OPERATIONS, Operation, apply, parse, report
 from sfumato.explore.chain import parameters
+from sfumato.explore.encode_pictures import DomainModel
 from sfumato.module import channels_of
 from sfumato.studio import limits
 from sfumato.studio.choices import HERE
@@ -46,9 +46,18 @@ LONGEST = 8
 
 @dataclass
 class Encoded:
-    """A picture (1, C, H, W), its latent, and the model that made it."""
+    """A picture (1, C, H, W), its latent, and the model that made it.
+
+    Attributes:
+        image: the picture in [-1, 1].
+        code: what of it was carried to noise: its codec's latents, or the picture itself.
+        latent: the noise.
+        source: FOLDER:DOMAIN.
+        steps: of the solver.
+    """
 
     image: Tensor
+    code: Tensor
     latent: Tensor
     source: str
     steps: int
@@ -56,7 +65,14 @@ class Encoded:
 
 @dataclass
 class Changed:
-    """What a changed latent looks like and decodes to, its statistics, and whether it is noise."""
+    """What a changed latent looks like and decodes to, its statistics, and whether it is noise.
+
+    Attributes:
+        pictures: the latent / 3, what it decodes to by the target and by the source, and, of a model in
+            latents, the codec's code of the picture / 3; latents are squares of their pixels.
+        rows: statistics before and after.
+        verdict: in words.
+    """
 
     pictures: list[Any]
     rows: list[list[str]]
@@ -81,13 +97,13 @@ def encode(pictures: list[str], source: str, steps: Steps, shelf: Shelf) -> Enco
 
 
 def _encoded(file: Path, source: str, steps: int) -> Encoded:
-    f = _denoiser(source)
-    prepare, _ = preparation_of({"source": preparation_in(source)}, channels=channels_of(f), upscale=True)
+    model = _model(source)
+    prepare, _ = preparation_of({"source": model.preparation}, channels=channels_of(model.part), upscale=True)
     if max(prepare.size or (limits.SIZE + 1,)) > limits.SIZE:
         prepare = replace(prepare, size=(limits.SIZE, limits.SIZE))
     image = prepare.read(file).image[None]
     with torch.no_grad():
-        return Encoded(image, bridge.encode(f, image, steps=steps), source, steps)
+        return Encoded(image, model.code(image), model.encode(image, steps=steps), source, steps)
 
 
 def _other(name: str, source: str, steps: int) -> Tensor:
@@ -99,18 +115,13 @@ def _other_latent(name: str, source: str, steps: int, saved: int) -> Tensor:
     return _encoded(OTHERS[choose("picture", name, OTHERS)], source, steps).latent
 
 
-def _denoiser(name: str) -> Any:
+def _model(name: str) -> DomainModel:
     return _loaded(name, _saved(name))
 
 
 @lru_cache(maxsize=4)
-def _loaded(name: str, saved: int) -> Any:
-    found = open_model(*resolve(name))
-    if isinstance(found.part, InLatents):
-        raise UserError(
-            f"{name} works in the latents of a codec, which this page does not show: take another"
-        )
-    return found.denoiser
+def _loaded(name: str, saved: int) -> DomainModel:
+    return DomainModel.of(name)
 
 
 def _saved(name: str) -> int:
@@ -133,22 +144,25 @@ def change(
         other: a picture whose latent is mixed in.
 
     Raises:
-        UserError: for operations and values that are not known.
+        UserError: for operations and values that are not known, or a target in other latents.
     """
+    source, to = _model(encoded.source), _model(target)
+    to.check_codec(source.facts.get("codec"))
     chain = [*_chain(first), _operation(operation, held)]
     for one in chain:
         if any(kind is Tensor for kind, _ in parameters(one.name).values()):
             one.parameters["other"] = _other(other, encoded.source, encoded.steps)
-    latent, log = apply(chain, encoded.latent, encoded.image, SEED)
+    latent, log = apply(chain, encoded.latent, encoded.code, SEED)
     with torch.no_grad():
-        decoded = [
-            bridge.decode(_denoiser(name), latent, steps=encoded.steps) for name in (target, encoded.source)
-        ]
+        decoded = [model.decode(latent, steps=encoded.steps) for model in (to, source)]
     check_numbers({"what the models make of this": torch.cat(decoded)}, ": use smaller coefficients")
-    seen, _ = apply(f"scale c={1 / 3}", latent)
+    seen = [squares(latent / 3, source.factor)]
+    codes = [squares(encoded.code / 3, source.factor)] if source.factor > 1 else []
     before, after = log[0]["before"], log[-1]["after"]
     rows = [[name, f"{before[name]:.4g}", f"{after[name]:.4g}"] for name in before]
-    return Changed([picture(shown(x[0])) for x in (seen, *decoded)], rows, report(latent[0]).verdict())
+    return Changed(
+        [picture(shown(x[0])) for x in (*seen, *decoded, *codes)], rows, report(latent[0]).verdict()
+    )
 
 
 def operations() -> dict[str, str]:

@@ -166,8 +166,7 @@ def build(given: Given, shelf: Shelf) -> Any:
                         status: said(
                             f"{summary.written} translated by {asked['method']}, seed {asked['seed']}, "
                             f"{summary.nfe:g} NFE and {summary.seconds:.2f} s each{sizes_said(summary)}"
-                            + "".join(f"; {line}" for line in summary.far)
-                        ),
+                        ) + "".join(map(alert, summary.far)),
                         slider: made[0], pairs: made, frames: way,
                         results: gr.update(value=[after for _, after in made], visible=len(made) > 1),
                         files: gr.update(value=_downloads(folder), visible=True),

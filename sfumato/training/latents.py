@@ -13,7 +13,9 @@ import torch
 from sfumato.checkpoints.hub import recorded_name, spelled
 from sfumato.checkpoints.model_folder import ModelFolder, open_model, resolve
 from sfumato.core.errors import UserError
+from sfumato.core.padding import mirrored
 from sfumato.core.terminal import count
+from sfumato.data.show import evenly
 from sfumato.diffusion.latents import InLatents, codec_of, moments
 from sfumato.module import Part, build, fields
 from sfumato.training.options import TrainOptions
@@ -35,7 +37,7 @@ class Latents:
         name: what it is called in run.json.
         sha256: of its folder's weights.
         codec: pictures to latents and back.
-        scale: means and deviations of its latents, of a run that goes on.
+        scale: means and deviations of its latents, if they are known; none of latents as they are.
     """
 
     name: str
@@ -73,7 +75,8 @@ class Latents:
         if domain is not None:
             raise UserError(f"a codec has no domains: --codec {spelled(path)}, without :{domain}")
         found = open_model(path, None)
-        return cls(name, found.sha256, codec_of(found.part, found.name))
+        codec = codec_of(found.part, found.name)
+        return cls(name, found.sha256, codec, _recorded(found, codec))
 
     def told(self, asked: TrainOptions) -> TrainOptions:
         """The same; channels that are not stated are the codec's.
@@ -95,7 +98,7 @@ class Latents:
     def decided(self, cls: type[Part], given: Mapping[str, Any], pictures: Pictures) -> dict[str, Any]:
         """What a method is told of latents in place of pictures."""
         self._check(pictures.everything.preparation.channels, "--beside", None)
-        now = {"channels": self.codec.latent_channels, "to_channels": 0}
+        now = {"channels": self.codec.latent_channels, "to_channels": 0, "bounded": False}
         if side := given.get("side"):
             now["side"] = side // self.codec.factor
             if now["side"] < LEAST:
@@ -109,7 +112,7 @@ class Latents:
     def around(
         self, method: Part, asked: TrainOptions, pictures: Pictures, device: torch.device
     ) -> InLatents:
-        """The method at work in latents, scaled by what is measured on the training's pictures."""
+        """The method at work in latents; a scale that is not known is measured on the training's pictures."""
         scale = self.scale
         if scale is None:
             whole = InLatents(codec=self.codec, method=method).to(device)
@@ -126,8 +129,15 @@ class Latents:
     def said(self, part: InLatents) -> str:
         """What the training works in, in words."""
         size = f"{self.codec.latent_channels} of {self.codec.factor}x{self.codec.factor} pixels"
-        spread = ", ".join(f"{d:g}" for d in part.deviations)
-        return f"learns in the latents of {self.name}, {size}, whose deviation of {spread} becomes 1"
+        said = f"learns in the latents of {self.name}, {size}"
+        if part.deviations:
+            said += f", whose deviation of {', '.join(f'{d:g}' for d in part.deviations)} becomes 1"
+        if self.scale is None:
+            said += (
+                f"; {self.name} does not record this scale, which is measured on these pictures: models of "
+                f"other trainings will not go with this one"
+            )
+        return said
 
     def _check(self, channels: int | None, flag: str, asked: TrainOptions | None) -> None:
         if channels not in (None, own := self.codec.channels):
@@ -135,6 +145,28 @@ class Latents:
                 f"{asked.codec if asked else self.name} is a codec of pictures of {count(own, 'channel')}, "
                 f"not {channels}: leave out {flag}, or train a codec of such pictures"
             )
+
+
+@torch.no_grad()
+def measured(method: Part, pictures: Pictures, device: torch.device) -> dict[str, Any]:
+    """What model.json says of a codec that has learnt: the scale of its latents of the pictures."""
+    codec: Any = getattr(method, "codec", None)
+    if codec is None or isinstance(method, InLatents):
+        return {}
+    sets = pictures.sources
+    each = (one.get([i]) for one in sets for i in evenly(len(one), -(-MEASURED // len(sets))))
+    return {"latents": moments(codec.encode(mirrored(x.to(device), codec.factor)) for x in each)}
+
+
+def _recorded(found: ModelFolder, codec: Any) -> dict[str, Any] | None:
+    """The scale that a codec's folder records; that of one that scales its latents itself is none."""
+    said: Any = found.info.get("latents")
+    if said is None:
+        return {name: () for name in SCALE} if getattr(codec, "scaled", False) else None
+    try:
+        return {name: tuple(map(float, said[name])) for name in SCALE}
+    except (KeyError, TypeError, ValueError):
+        raise UserError(f"{found.name} is damaged: its scale of latents is {said!r}") from None
 
 
 def _scale(whole: InLatents) -> dict[str, Any]:

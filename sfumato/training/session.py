@@ -18,6 +18,7 @@ from sfumato.diffusion.watch import Ended
 from sfumato.methods.registry import info
 from sfumato.training.checkpoints import Checkpoints
 from sfumato.training.fit import Diverged, State, Update, check_losses, fit
+from sfumato.training.latents import measured
 from sfumato.training.log import Journal, Progress, interrupts
 from sfumato.training.options import TrainOptions
 from sfumato.training.pictures import Pictures
@@ -193,10 +194,12 @@ class Session:
     def facts(self) -> dict[str, Any]:
         """What a model folder says of the training as it stands."""
         run = self.folder.run
+        with self.state.averaged() as part:
+            scale = measured(part, self.pictures, self.accelerator.device)
         return {
             "preparation": run["preparation"], "step": self.state.step, "data": run["data"],
             "settings": run["settings"], "verdict": self.observer.verdict(),
-            **{key: run[key] for key in ("start", "codec") if key in run},
+            **{key: run[key] for key in ("start", "codec") if key in run}, **scale,
         }  # fmt: skip
 
     def losses(self) -> dict[str, float]:

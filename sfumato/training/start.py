@@ -26,8 +26,8 @@ from sfumato.training.latents import Latents
 from sfumato.training.options import DEFAULTS, TrainOptions
 from sfumato.training.pictures import Pictures
 
-OF_DATA = "domains", "side"
-"""Fields of methods that the pictures decide."""
+OF_DATA = "domains", "side", "bounded"
+"""Fields of methods that the pictures decide, or their latents."""
 READ = "range", "to_range", "alpha"
 """Options by which pictures are read as a model's were, if they are not given."""
 

@@ -21,7 +21,7 @@ from sfumato.data.pictures import ImageSet
 from sfumato.data.preparation import Preparation, Side
 from sfumato.data.resize import Resize, said_size
 from sfumato.data.value_range import ValueRange
-from sfumato.diffusion.latents import ONE_TRAINING, InLatents
+from sfumato.diffusion.latents import ONE_CODEC, InLatents
 from sfumato.diffusion.watch import Evaluations, Watch
 from sfumato.methods.registry import find, info, inner, name_of, named, said
 from sfumato.module import Part, channels_of, raw
@@ -163,8 +163,7 @@ def _in_latents(part: Part, models: Mapping[str, ModelFolder]) -> Part:
         works = isinstance(one, InLatents) and one.same_latents(two)
         if not works and InLatents in (type(one), type(two)):
             raise UserError(
-                f"{role} {first.name} and {other} {model.name} do not work in the same latents: "
-                f"{ONE_TRAINING}"
+                f"{role} {first.name} and {other} {model.name} do not work in the same latents: {ONE_CODEC}"
             )
     return first.part.around(part) if isinstance(first.part, InLatents) else part
 

@@ -63,22 +63,23 @@ SETTINGS: dict[str, Any] = {
 
 
 def make_resnet(
-    net: str | nn.Module, channels: int, norm: Norm, antialias: bool, init: Init, gain: float
-) -> nn.Module:
+    net: str | nn.Module, channels: int, norm: Norm, antialias: bool, init: Init, gain: float,
+    bounded: bool = True,
+) -> nn.Module:  # fmt: skip
     """A residual generator by the name of its size; a network is returned as it is."""
     if isinstance(net, nn.Module):
         return net
     size = SIZES[choose("net", net, SIZES)]
     made = ResNet(
         channels=channels, ngf=size["ngf"], n_blocks=size["n_blocks"], downs=size["halvings"],
-        norm=norm, antialias=antialias,
+        norm=norm, antialias=antialias, bounded=bounded,
     )  # fmt: skip
     return initialise(made, init, gain)
 
 
 def make_unet(
     net: str | nn.Module, channels: int, side: int, norm: Norm, init: Init, gain: float,
-    to_channels: int = 0,
+    to_channels: int = 0, bounded: bool = True,
 ) -> nn.Module:  # fmt: skip
     """A U-Net generator by the name of its size, with no more levels than halve `side`.
 
@@ -91,7 +92,7 @@ def make_unet(
     downs = max([d for d in range(1, size["downs"] + 1) if side % 2**d == 0], default=0)
     made = UNetGenerator(
         channels=channels, ngf=size["unet"], downs=downs, norm=norm, dropouts=max(0, downs - 5),
-        stem=size["stem"], to_channels=to_channels,
+        stem=size["stem"], to_channels=to_channels, bounded=bounded,
     )  # fmt: skip
     return initialise(made, init, gain)
 

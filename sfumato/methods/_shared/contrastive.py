@@ -51,6 +51,7 @@ class Contrastive(Part):
         init: initialisation of the weights: xavier or normal.
         init_gain: factor of xavier, standard deviation of normal.
         channels: 3 for colour, 1 for gray, or as many as the files have bands.
+        bounded: whether results lie in [-1, 1]: pictures do, latents do not; given by the training.
     """
 
     data: ClassVar[str] = "unpaired"
@@ -74,6 +75,7 @@ class Contrastive(Part):
     init: Init = "xavier"
     init_gain: NotNegative = 0.02
     channels: Count = 3
+    bounded: bool = True
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -82,7 +84,7 @@ class Contrastive(Part):
 
     def __post_init__(self) -> None:
         how = self.norm, self.antialias, self.init, self.init_gain
-        made = gan.make_resnet(self.net, self.channels, *how)
+        made = gan.make_resnet(self.net, self.channels, *how, self.bounded)
         if not isinstance(made, ResNet):
             raise TypeError(f"patches are compared inside a ResNet, not a {type(made).__name__}")
         self.nce_layers = tuple(sorted(set(self.nce_layers))) or made.paper_layers()
