@@ -25,6 +25,7 @@ from torch.nn.modules import module as registry
 from sfumato.core.arguments import Checked, Seed, check_value, checked_values, described, hints_of
 from sfumato.core.devices import with_torch_defaults
 from sfumato.core.errors import RENAMED, UserError, choose
+from sfumato.core.terminal import an
 from sfumato.data.in_memory import check_tensor, translated
 from sfumato.data.preparation import Preparation
 from sfumato.windows import for_pictures
@@ -119,13 +120,13 @@ class Part(Described, nn.Module):
     def __getattr__(self, name: str) -> Any:
         if name == "translate":
             raise NoTranslator(
-                f"a {type(self).__name__} is not a translator by itself: a method translates with it, as in "
-                f"sfumato.translator('ddib', source='FOLDER:A', target='FOLDER:B').translate(pictures)"
+                f"{an(type(self).__name__)} is not a translator by itself: a method translates with it, as "
+                f"in sfumato.translator('ddib', source='FOLDER:A', target='FOLDER:B').translate(pictures)"
             )
         return super().__getattr__(name)
 
     def forward(self, *_: Any, **__: Any) -> Any:
-        raise UserError(f"a {type(self).__name__} is not called: use .translate(pictures)")
+        raise UserError(f"{an(type(self).__name__)} is not called: use .translate(pictures)")
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         self = super().__new__(cls, *args, **kwargs)
@@ -222,7 +223,7 @@ def describe(value: Any, path: str = "", seen: dict[int, str] | None = None) -> 
         return value.item()
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
-    raise TypeError(f"{path or 'value'}: a {type(value).__name__} has no description in JSON")
+    raise TypeError(f"{path or 'value'}: {an(type(value).__name__)} has no description in JSON")
 
 
 def build(
@@ -295,7 +296,7 @@ def _class(name: str, allow: tuple[str, ...]) -> Any:
     package = module.split(".")[0] or "sfumato"
     if package not in allow:
         raise UserError(
-            f"the model is a {name!r}, which is not part of {' or '.join(allow)}; if you trust "
+            f"the model is {an(repr(name))}, which is not part of {' or '.join(allow)}; if you trust "
             f"it, import it and pass allow=(..., {package!r})"
         )
     if package == "sfumato":

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from sfumato.core.arguments import checked, described
 from sfumato.core.errors import UserError
 from sfumato.core.ranges import Count, Interval, PictureSide
+from sfumato.core.terminal import an
 
 P = TypeVar("P", bound=nn.Module)
 WHOLE = 2
@@ -164,7 +165,7 @@ def windowed(
     tensors = [*part.parameters(), *part.buffers()]
     same = copy.deepcopy(part, {id(tensor): tensor for tensor in tensors})
     if not (places := networks(same)):
-        raise UserError(f"a {type(part).__name__} translates with no network, which windows are made for")
+        raise UserError(f"{an(type(part).__name__)} translates with no network, which windows are made for")
     if factor := getattr(part, "factor", None):  # networks see latents
         side, whole = max(1, side // factor), whole and max(1, whole // factor)
     stride, many = max(1, round(side * (1 - overlap))), batch or max(1, 2**18 // side**2)

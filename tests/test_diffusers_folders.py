@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from test_train import TINY, folders  # noqa: F401
 from torch.nn import functional as F
 
+from sfumato.checkpoints import ddim
 from sfumato.checkpoints.export import export
 from sfumato.checkpoints.model_folder import load, save
 from sfumato.checkpoints.published import read_published
@@ -350,12 +351,15 @@ def ddim_eps(w, x, k):
 
 
 @torch.no_grad()
-def test_a_file_of_ddims_code(shapes_unchecked, tmp_path, report):
+def test_a_file_of_ddims_code(shapes_unchecked, tmp_path, report, monkeypatch):
     g = torch.Generator().manual_seed(0)
     shapes = ddim_shapes((32, 64), 2, (1,))
     state = {k: torch.randn(s, generator=g) / max(1, math.prod(s[1:])) ** 0.5 for k, s in shapes.items()}
     file = tmp_path / "celeba_hq.ckpt"
     torch.save([{f"module.{k}": v + 1 for k, v in state.items()}, {"lr": 0.1}, 3, 40, state], file)
+    with pytest.raises(UserError, match="published celeba_hq, .*channels 32, 64, not 128, 1"):
+        read_published(file)
+    monkeypatch.setattr(ddim, "DDIM_256", {})
     model, said = made(file, tmp_path / "m")
     assert "a diffusion model of face: a U-Net of 32, 64 channels, trained on 256 pixels" in said
     f, worst = load(f"{model}:face"), 0.0

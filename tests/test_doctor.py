@@ -555,9 +555,9 @@ def test_thirty_photographs_are_not_trained_on(tmp_path, monkeypatch):
         "sfumato import afhq_dog_4m.pt --out runs/afhq_dog_4m",
         "sfumato import cat2dog_dse.pt --domains cat,dog --out runs/cat2dog_dse",
         "sfumato translate photos/cats --method egsde --target runs/afhq_dog_4m "
-        "--classifier runs/cat2dog_dse --out out/Dogs_egsde",
+        "--classifier runs/cat2dog_dse --upscale --out out/Dogs_egsde",
         "sfumato train diffusion cats=photos/cats Dogs=photos/Dogs --from runs/afhq_dog_4m "
-        "--size 256 --batch 1 --keep 2 --out runs/fine_tuned",
+        "--size 256 --batch 1 --keep 2 --upscale --out runs/fine_tuned",
     ]
     to_boats = doctor("photos/cats", "photos/boats", measure=False).plan
     assert to_boats.commands[0] == (

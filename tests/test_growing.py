@@ -126,7 +126,7 @@ def test_each_picture_may_have_its_mask(root, ends, tmp_path):  # noqa: F811
     repeat(tmp_path / "out", tmp_path / "again")
     assert contents(tmp_path / "out") == contents(tmp_path / "again")
     Image.fromarray(255 - masks[1]).save(tmp_path / "masks/a/1.tif")
-    with pytest.raises(UserError, match="the run cannot be repeated: pictures changed since"):
+    with pytest.raises(UserError, match=r"cannot be repeated: 1 of 3 pictures changed since \(a/1.png\)$"):
         repeat(tmp_path / "out", tmp_path / "third")
     with pytest.warns(UserWarning, match=r"1 picture changed since .* again: a/1.png"):
         translate(tmp_path / "in", tmp_path / "out", **how, **native, options=options)
@@ -297,3 +297,37 @@ def test_a_folder_that_is_watched_is_translated_as_it_grows(root, ends, tmp_path
         sfumato.watch_folder(inbox / "0.png", out, **DDIB, **ends)
     with pytest.raises(UserError, match="auto: pictures that are to come cannot be measured: expected"):
         sfumato.watch_folder(inbox, out, **DDIB, **ends, range="auto")
+
+
+def test_a_repetition_says_which_pictures_and_whose_weights_changed(root, ends, tmp_path):  # noqa: F811
+    for i in range(7):
+        picture(tmp_path / f"in/{i}.png", i)
+    translate(tmp_path / "in", tmp_path / "out", **DDIB, **ends)
+
+    def said():
+        with pytest.raises(UserError, match="the run cannot be repeated: ") as error:
+            repeat(tmp_path / "out", tmp_path / "again")
+        return str(error.value).removeprefix("the run cannot be repeated: ")
+
+    picture(tmp_path / "in/2.png", 99)
+    assert said() == "1 of 7 pictures changed since (2.png)"
+    picture(tmp_path / "in/new.png", 98)
+    assert said() == "1 of 8 pictures changed since (2.png); 1 of 8 pictures is new (new.png)"
+    (tmp_path / "in/new.png").unlink()
+    for i in range(6):
+        picture(tmp_path / f"in/{i}.png", 90 + i)
+    assert said() == "6 of 7 pictures changed since (0.png, 1.png, 2.png, 3.png, 4.png, ...)"
+    for i in range(7):
+        picture(tmp_path / f"in/{i}.png", i)
+    (tmp_path / "in/3.png").unlink()
+    with pytest.warns(UserWarning, match="3.png"):
+        assert said() == "1 of 6 pictures is gone (3.png)"
+    picture(tmp_path / "in/3.png", 3)
+    run = json.loads((tmp_path / "out/run.json").read_text())
+    run["run"]["weights"]["target"] = "0" * 64
+    (tmp_path / "out/run.json").write_text(json.dumps(run))
+    assert said() == f"the weights of {run['from']['models']['target']} changed since"
+    del run["from"]["made_of"], run["run"]["weights"]["target"]
+    run["run"]["pictures"]["sha256"] = "0" * 64
+    (tmp_path / "out/run.json").write_text(json.dumps(run))
+    assert "pictures" in said()  # of an earlier version, which did not record what it was made of

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from sfumato.checkpoints.guided_diffusion import FIRST, read_network
 from sfumato.checkpoints.known_files import KNOWN
+from sfumato.checkpoints.known_networks import NETWORKS, others
 from sfumato.checkpoints.model_folder import load, save
 from sfumato.checkpoints.published import read_published
 from sfumato.cli.main import main
@@ -244,12 +245,15 @@ PUBLISHED = {
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_networks_are_told_by_names_and_shapes(name):
     config, millions, tensors = PUBLISHED[name]
+    assert NETWORKS.keys() == KNOWN.keys()
     with without_values():
         net = ADM(**config)
     state = {k: v[:-1] if k == "label_emb.weight" else v for k, v in net.state_dict().items()}
     assert len(state) == tensors
     assert round(sum(v.numel() for v in state.values()) / 1e6, 1) == millions
     assert read_network(state) == {k: getattr(net, k) for k in read_network(state)}
+    classes = len(state.get("label_emb.weight", ()))
+    assert not others(read_network(state) | {"classes": classes}, NETWORKS[name])
     known = KNOWN[name]
     assert not known.missing()
     assert (known.heads or 0) == net.heads
@@ -277,6 +281,26 @@ def test_published_classifiers_are_told_by_names_and_shapes(size, widths, blocks
     net, state = encoder(config, size, 1000)
     assert round(sum(v.numel() for v in state.values()) / 1e6, 1) == millions
     assert read_network(state, size) == {k: getattr(net, k) for k in read_network(state, size)}
+    assert not others(read_network(state, size) | {"classes": 1000}, NETWORKS[f"{size}x{size}_classifier"])
+
+
+def test_a_published_name_of_another_network_says_nothing_of_it(tmp_path):
+    """What was given to a small network of one's own must not be that of the published one."""
+    file = written(tmp_path / "afhq_dog_4m.pt", weights(little()))
+    with pytest.raises(UserError) as error:
+        read_published(file)
+    said = str(error.value)
+    assert "called as the published afhq_dog_4m, and holds another network" in said
+    assert "channels 32, 64, not 128, 128, 256, 256, 512, 512" in said
+    assert "add --size N --schedule linear|cosine --chain-steps N --attention-order new|old" in said
+    with pytest.raises(UserError, match=r"add --attention-order new\|old$"):
+        read_published(file, size=16, schedule="linear", chain_steps=1000, heads=1)
+    made = read_published(file, **CHAIN, heads=1)
+    assert "published" not in made.said
+    assert made.part.domains == ("afhq_dog_4m",)
+    classes = written(tmp_path / "cat2dog_dse_mine.pt", encoder(LITTLE | {"head_channels": 32}, 256, 3)[1])
+    with pytest.raises(UserError, match="classifier|another network"):
+        read_published(classes)
 
 
 @torch.no_grad()
@@ -411,7 +435,13 @@ def test_damaged_files_are_one_line(tmp_path):
         read_published(tmp_path / "packed.pt", **HOW)
 
 
-def test_on_the_command_line(tmp_path, capsys):
+@pytest.fixture
+def any_network(monkeypatch):
+    """Files with published names may hold small networks."""
+    monkeypatch.setattr("sfumato.checkpoints.guided_diffusion.NETWORKS", {})
+
+
+def test_on_the_command_line(tmp_path, capsys, any_network):
     def run(*words):
         with pytest.raises(SystemExit) as end:
             main([str(w) for w in words])

@@ -14,7 +14,7 @@ from sfumato.core.errors import UserError
 from sfumato.data.open_data import measured_range, open_data
 from sfumato.data.preparation import Preparation
 from sfumato.data.read import header_of
-from sfumato.data.value_range import from_unit, measured, rule_of, to_unit, type_for
+from sfumato.data.value_range import from_unit, measured, rule_of, to_type, to_unit, type_for
 from sfumato.evaluation.compare import evaluate
 from sfumato.evaluation.protocol import Protocol
 from sfumato.translation.pictures import repeat, translate
@@ -311,3 +311,46 @@ def test_arrays_are_numbers_of_the_models_range(kind, tmp_path):
         model.translate(given.astype(np.float32), strength=0.0)
     with pytest.warns(UserWarning, match="values outside of the model's range become its ends"):
         model.translate(given + np.array(3000, kind), strength=0.0)
+
+
+# ---- what is advised for values out of range -----------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "advice"),
+    [
+        (0, 1, "2 * x - 1"),
+        (0, 1.5, "2 * x.clip(0, 1) - 1, or x.clip(-1, 1) if black is -1"),
+        (-0.02, 1.03, "2 * x.clip(0, 1) - 1, or x.clip(-1, 1) if black is -1"),
+        (-1.2, 1.1, "x.clip(-1, 1)"),
+        (-0.5, 1.9, "x.clip(-1, 1)"),
+        (0, 255, "x / 127.5 - 1"),
+        (0, 200, "x / 127.5 - 1"),
+        (-4, 261, "x.clip(0, 255) / 127.5 - 1"),
+        (0, 65535, "x / 32767.5 - 1"),
+        (0, 4095, "x.clip(-1, 1) to cut them, or (x - 2047.5) / 2047.5 if these are the ends of their range"),
+        (-1000, 3000, "x.clip(-1, 1) to cut them, or (x - 1000) / 2000 if these are the ends of their range"),
+        (-3000, 1000, "x.clip(-1, 1) to cut them, or (x + 1000) / 2000 if these are the ends of their range"),
+    ],
+)
+def test_what_is_advised_brings_values_into_range(low, high, advice):
+    assert to_type(low, high) == advice
+    x = np.linspace(low, high, 9)
+    for code in advice.split(" if ")[0].replace(" to cut them", "").split(", or "):
+        made = eval(code, {"x": x})
+        assert made.min() >= -1
+        assert made.max() <= 1
+
+
+@pytest.mark.parametrize(("high", "advice"), [(1.5, r"2 \* x.clip\(0, 1\) - 1"), (255, r"x / 127.5 - 1")])
+def test_all_who_refuse_values_advise_the_same(high, advice, tmp_path):
+    x = (torch.linspace(0, high, 3 * 8 * 8)).reshape(1, 3, 8, 8)
+    for given in (x, x[0].permute(1, 2, 0).numpy()):
+        with pytest.raises(UserError, match=f"type {advice}") as error:
+            sfumato.write(given, tmp_path / "x.png")
+        assert "as_is" not in str(error.value)  # of `translate` alone
+        with pytest.raises(UserError, match=f"type {advice}.*as_is=True"):
+            sfumato.load("sfumato/earth_pairs").translate(given)
+    wanted = {1.5: r"range=\(0, 1\)", 255: r"range=\(0, 255\)"}[high]
+    with pytest.raises(UserError, match=wanted):
+        list(sfumato.stream([x[0]], model="sfumato/earth_pairs"))

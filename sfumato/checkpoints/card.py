@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from sfumato.core.terminal import an
 from sfumato.methods.registry import name_of
 from sfumato.module import Part
 
@@ -24,7 +25,7 @@ def card(part: Part, info: Mapping[str, Any]) -> str:
     )
     use = "--beside FOLDER " * len(facts.get("preparation", {}).get("beside", ())) + use
     lines = [
-        f"# A {name} model", "",
+        f"# A{an(name)[1:]} model", "",
         f"{sum(p.numel() for p in part.parameters()):,} parameters, made by sfumato.", "",
         *([f"It began with the weights of `{start['model']}` (sha256 `{start['sha256'][:16]}`).", ""]
           if start else []),

@@ -18,6 +18,7 @@ from torch import Tensor
 from sfumato.checkpoints.diffusers_weights import filled_unet
 from sfumato.checkpoints.guided_diffusion import CHAINS, MOST
 from sfumato.checkpoints.known_files import Trained, class_names, in_short, trained_with
+from sfumato.checkpoints.known_networks import DDIM_32, DDIM_256, others
 from sfumato.core.errors import UserError
 from sfumato.methods.registry import find
 from sfumato.module import Part
@@ -78,7 +79,10 @@ def read_ddim(file: Path, state: Mapping[str, Tensor], given: Trained) -> tuple[
     how, name = trained_with(file, replace(given, **ONE_HEAD), KNOWN)
     state = {key.removeprefix("module."): value for key, value in state.items()}
     try:
-        config, domains = _config(state, how.size), class_names(how.domains, 0, file.stem)
+        config = _config(state, how.size)
+        if name and (other := others(_network(config), DDIM_32 if KNOWN[name].size == 32 else DDIM_256)):
+            how, name = trained_with(file, replace(given, **ONE_HEAD), KNOWN, other)
+        domains = class_names(how.domains, 0, file.stem)
     except UserError as error:
         raise UserError(f"{file}: {error}") from None
     except (IndexError, KeyError):
@@ -115,6 +119,15 @@ def _config(state: Mapping[str, Tensor], size: int | None) -> dict[str, Any]:
         "time_embedding_dim": len(state[FIRST]),
         "flip_sin_to_cos": False, "freq_shift": 1, "downsample_padding": 0,
         "attention_head_dim": None, "norm_eps": 1e-6, "act_fn": "silu",
+    }  # fmt: skip
+
+
+def _network(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a config is compared with that of a published network."""
+    attend = enumerate(config["down_block_types"])
+    return {
+        "widths": tuple(config["block_out_channels"]), "blocks": config["layers_per_block"],
+        "attention": tuple(n for n, kind in attend if kind.startswith("Attn")),
     }  # fmt: skip
 
 

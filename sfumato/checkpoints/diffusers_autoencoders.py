@@ -9,7 +9,7 @@ from sfumato.checkpoints.diffusers_weights import config_of, filled, weights_of
 from sfumato.core.arguments import check_value
 from sfumato.core.errors import UserError
 from sfumato.core.ranges import TrainingSide
-from sfumato.core.terminal import count
+from sfumato.core.terminal import an, count
 from sfumato.methods.registry import find
 from sfumato.module import Part
 from sfumato.nets.diffusers_autoencoders import KINDS, DiffusersCodec
@@ -32,7 +32,7 @@ def read_codec(folder: Path) -> tuple[DiffusersCodec, list[str]]:
     """
     file, config = config_of(folder, CONFIG)
     if (kind := config.get("_class_name")) not in KINDS:
-        raise UserError(f"{file} is of a {kind}: expected {' or '.join(KINDS)}")
+        raise UserError(f"{file} is of {an(str(kind))}: expected {' or '.join(KINDS)}")
     make = lambda kept: DiffusersCodec(kind=kind, config=kept)
     return filled(make, kind, file, config, *weights_of(folder))
 

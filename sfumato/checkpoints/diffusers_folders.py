@@ -31,6 +31,7 @@ from sfumato.checkpoints.tensors import read_tensors
 from sfumato.core.arguments import check_value
 from sfumato.core.errors import UserError, check_numbers, choose
 from sfumato.core.ranges import Positive, Steps, TrainingSide
+from sfumato.core.terminal import an
 from sfumato.data.preparation import Preparation
 from sfumato.data.resize import said_size
 from sfumato.diffusion.chains import Betas, ScaledLinear
@@ -80,7 +81,7 @@ def read_folder(
     file, config = config_of(folder, f"{inner}/config.json")
     _, scheduler = config_of(folder, "scheduler/scheduler_config.json")
     if (kind := config.get("_class_name")) not in NETWORKS:
-        raise UserError(f"{file} is of a {kind}: expected a {', '.join(NETWORKS)}")
+        raise UserError(f"{file} is of {an(str(kind))}: expected {', '.join(NETWORKS)}")
     if prompts is not None and kind != NETWORKS[-1]:
         raise UserError(f"{file} is not told by prompts: leave out {prompts}")
     net: Any

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from sfumato.checkpoints.adapters import no_adapter
 from sfumato.checkpoints.model_folder import LARGEST
 from sfumato.checkpoints.tensors import read_tensors
 from sfumato.checkpoints.torch_files import check_shapes, tensors_of
@@ -19,6 +20,7 @@ from sfumato.core.arguments import check_value
 from sfumato.core.devices import without_values
 from sfumato.core.errors import UserError, check_numbers
 from sfumato.core.ranges import Whole
+from sfumato.core.terminal import an
 from sfumato.data.folders import parse_json, regular
 from sfumato.module import at_most
 from sfumato.nets.diffusers import UNet2D, library
@@ -63,7 +65,7 @@ def filled(
         raise
     except Exception as error:  # whatever a constructor says to values of the wrong kind
         reason = str(error).partition("\n")[0]
-        raise UserError(f"{file} does not describe a {theirs} ({reason})") from None
+        raise UserError(f"{file} does not describe {an(theirs)} ({reason})") from None
     shapes = {k: v.shape for k, v in part.model.state_dict().items()}
     check_shapes(weights, state, shapes, f"its {theirs}")
     full = {k: v.float() for k, v in state.items()}
@@ -150,6 +152,7 @@ def weights_of(folder: Path) -> tuple[Path, dict[str, Tensor]]:
     state: dict[str, Tensor] = {}
     for file in files:
         state |= read_tensors(file) if file.suffix == ".safetensors" else tensors_of(file)
+    no_adapter(folder, state)
     if "time_proj.W" in state:  # of 2022: the same once more
         state = {"time_proj.weight": state.pop("time_proj.W"), **state}
     old = rf"\.({'|'.join(ATTENTION)})\.(?=weight$|bias$)"

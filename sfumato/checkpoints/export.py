@@ -11,6 +11,7 @@ from sfumato.checkpoints.model_folder import ModelFolder, open_model, resolve
 from sfumato.core.arguments import checked
 from sfumato.core.devices import with_torch_defaults
 from sfumato.core.errors import UserError
+from sfumato.core.terminal import an
 from sfumato.data.folders import new_folder
 from sfumato.diffusion.chains import ScaledLinear
 from sfumato.diffusion.denoiser import Denoiser
@@ -75,7 +76,7 @@ def _to_diffusers(found: ModelFolder, folder: Path) -> str:
     scheduler, pipeline = _scheduler(f, 2 if config["out_channels"] > net.channels else 1)
     pipeline(unet=unet, scheduler=scheduler).save_pretrained(folder)
     numbers = f"; its classes are {', '.join(f'{i}: {name}' for i, name in enumerate(classes))}"
-    return f"a {pipeline.__name__} of diffusers" + numbers * bool(classes)
+    return f"{an(pipeline.__name__)} of diffusers" + numbers * bool(classes)
 
 
 def _scheduler(f: Denoiser, answers: int) -> tuple[Any, Any]:

@@ -24,7 +24,7 @@ from torch import Tensor
 from sfumato.checkpoints.torch_files import COUNTER, check_shapes, tensors_of
 from sfumato.core.devices import without_values
 from sfumato.core.errors import UserError, check_numbers
-from sfumato.core.terminal import count
+from sfumato.core.terminal import an, count
 from sfumato.methods.registry import find
 from sfumato.module import Part, build, describe
 from sfumato.nets.resnet_generator import ResNet
@@ -61,14 +61,14 @@ def read_generator(
     part: Any = find(method)(**options)
     if back is not None:
         if method != "cyclegan":
-            raise UserError(f"{file} is a {method} generator, which has no way back")
+            raise UserError(f"{file} is {an(method)} generator, which has no way back")
         other, other_said = _read(Path(back), tensors_of(back))
         if other_said != said:
-            raise UserError(f"{file} is a {said}, {back} a {other_said}: they are not a pair")
+            raise UserError(f"{file} is {an(said)}, {back} {an(other_said)}: they are not a pair")
         if all(map(torch.equal, net.state_dict().values(), other.state_dict().values())):
             raise UserError(f"{file} and {back} hold the same generator: expected one for each way")
         part.generators["source"].load_state_dict(other.state_dict())
-    return part.eval(), f"a {method} generator, a {said}"
+    return part.eval(), f"{an(method)} generator, {an(said)}"
 
 
 def _read(file: Path, state: Mapping[str, Tensor]) -> tuple[ResNet | UNetGenerator, str]:
@@ -94,7 +94,7 @@ def _read(file: Path, state: Mapping[str, Tensor]) -> tuple[ResNet | UNetGenerat
     old = [t for t in names.values() if t.endswith(COUNTER) and t not in state]
     state |= dict.fromkeys(old, torch.tensor(0))  # older files do not count batches
     expected = {theirs: ours[mine].shape for mine, theirs in names.items()}
-    check_shapes(file, state, expected, f"a {_said(net)}", LEFT_OUT)
+    check_shapes(file, state, expected, an(_said(net)), LEFT_OUT)
     full = {mine: state[theirs].to(ours[mine].dtype) for mine, theirs in names.items()}
     check_numbers({f"{file}: {names[mine]}": value for mine, value in full.items()})
     net = build(describe(net))

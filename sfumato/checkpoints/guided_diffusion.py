@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sfumato.checkpoints.known_files import Trained, class_names, in_short, trained_with
+from sfumato.checkpoints.known_networks import NETWORKS, others
 from sfumato.checkpoints.torch_files import check_shapes
 from sfumato.core.devices import without_values
 from sfumato.core.errors import UserError, check_numbers
@@ -77,6 +78,8 @@ def read_model(file: str | Path, state: Mapping[str, Tensor], given: Trained) ->
     how, name = trained_with(file, given)
     try:
         network = read_network(state, how.size)
+        if name and (other := others(network | {"classes": _classes(state)}, NETWORKS.get(name))):
+            how, name = trained_with(file, given, other=other)
         domains = _domains(state, how, file.stem)
         with without_values():
             part = _part(network, how, domains)
@@ -128,8 +131,11 @@ def _part(network: Mapping[str, Any], how: Trained, domains: tuple[str, ...]) ->
 
 def _domains(state: Mapping[str, Tensor], how: Trained, stem: str) -> tuple[str, ...]:
     """The classes' names or numbers; of a network without classes one name."""
-    rows = next((state[k] for k in ("label_emb.weight", "out.2.c_proj.weight") if k in state), None)
-    return class_names(how.domains, 0 if rows is None else len(rows), stem)
+    return class_names(how.domains, _classes(state), stem)
+
+
+def _classes(state: Mapping[str, Tensor]) -> int:
+    return next((len(state[k]) for k in ("label_emb.weight", "out.2.c_proj.weight") if k in state), 0)
 
 
 def _adapt(state: dict[str, Tensor], network: Mapping[str, Any], domains: int) -> list[str]:

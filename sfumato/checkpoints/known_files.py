@@ -106,21 +106,33 @@ def in_short(domains: tuple[str, ...]) -> str:
 
 
 def trained_with(
-    file: Path, given: Trained, files: Mapping[str, Trained] = KNOWN
+    file: Path, given: Trained, files: Mapping[str, Trained] = KNOWN, other: str = ""
 ) -> tuple[Trained, str | None]:
     """What one of these files was trained with, by its name and by what is given, and the name.
+
+    Args:
+        file: the file.
+        given: what is known besides.
+        files: the published ones.
+        other: in what its network differs from that of its name, which then says nothing of it.
 
     Raises:
         UserError: it is not known.
     """
-    name = max((n for n in files if file.name.lower().startswith(n)), key=len, default=None)
+    named = max((n for n in files if file.name.lower().startswith(n)), key=len, default=None)
+    name = None if other else named
     known = files[name] if name else Trained()
     if given.heads and given.head_channels:
         raise UserError("--heads and --head-channels say the same: give one of them")
     if given.heads or given.head_channels:
         known = replace(known, heads=None, head_channels=None)
     how = replace(known, **given.given())
-    if missing := how.missing():
+    if (missing := how.missing()) and other:
+        raise UserError(
+            f"it is called as the published {named}, and holds another network ({other}), of which nothing "
+            f"is known: add {' '.join(missing)}"
+        )
+    if missing:
         raise UserError(
             f"{file} does not tell what it was trained with, and is by its name none of "
             f"{', '.join(files)}: add {' '.join(missing)}"

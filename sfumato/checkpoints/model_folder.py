@@ -32,6 +32,7 @@ from sfumato.core.arguments import check_value, checked, fits
 from sfumato.core.devices import with_torch_defaults, without_values
 from sfumato.core.errors import UserError, choose
 from sfumato.core.ranges import TrainingSide
+from sfumato.core.terminal import an
 from sfumato.data.folders import for_folder, made, parse_json, regular, write_text
 from sfumato.data.hashing import hash_of
 from sfumato.data.in_memory import FLOATS
@@ -116,7 +117,7 @@ def _place(folder: str | Path, part: Part) -> Path:
     if "model.json" in names:
         there, kind = (said_of(m)["is"] for m in (describe_folder(folder)["model"], describe(part)))
         if there != kind:
-            raise UserError(f"{folder} holds a {there}, not a {kind}: name another folder")
+            raise UserError(f"{folder} holds {an(there)}, not {an(kind)}: name another folder")
     elif other := sorted(n for n in names - {"weights.safetensors"} if not n.startswith(".")):
         raise UserError(f"{folder} holds {other[0]} and no model: name a new folder")
     return folder
@@ -185,7 +186,7 @@ def open_model(path: Path, domain: str | None, allow: tuple[str, ...] = ("sfumat
             with without_values(), at_most(len(weights.keys())):
                 part = build(info["model"], allow)
             if not isinstance(part, Part):
-                raise TypeError(f"a {type(part).__name__} is not a model")
+                raise TypeError(f"{an(type(part).__name__)} is not a model")
         except UserError:
             raise
         except Exception as error:  # whatever a constructor says to fields of the wrong kind
@@ -255,7 +256,7 @@ def denoiser_of(part: Part, domain: str | None, name: str = "the model") -> Cond
         return denoiser
     if not isinstance(denoiser, Denoiser):
         raise UserError(
-            f"{name} is a {name_of(part)}, which has no domains; name a model trained with "
+            f"{name} is {an(name_of(part))}, which has no domains; name a model trained with "
             f"`sfumato train diffusion`"
         )
     if domain is None and len(denoiser.domains) > 1:

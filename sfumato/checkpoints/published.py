@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sfumato.checkpoints.adapters import no_adapter
 from sfumato.checkpoints.ddim import holds_ddim, read_ddim
 from sfumato.checkpoints.diffusers_autoencoders import holds_autoencoder, read_autoencoder
 from sfumato.checkpoints.diffusers_folders import read_folder
@@ -83,6 +84,7 @@ def read_published(
             f"imported"
         )
     file, info = Path(file), dict[str, Any](imported=Path(file).resolve().name)
+    no_adapter(file)
     if prompts is not None and (not file.is_dir() or holds_autoencoder(file)):
         raise UserError(f"{file} holds no network that is told by prompts: leave out {prompts}")
     if file.is_dir():
@@ -98,6 +100,7 @@ def read_published(
         part, said, side = read_edm(file, given)
         return Published(part, said, info | {"size": side, "licence": LICENCE})
     state = tensors_of(file)
+    no_adapter(file, state)
     if holds_network(state):
         _takes(file, back)
         part, said, side = read_model(file, state, given)

@@ -8,7 +8,7 @@ import re
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -19,10 +19,13 @@ from sfumato.checkup.few import are_few, instead_of_training
 from sfumato.checkup.inspection import Inspected
 from sfumato.checkup.pairs import Pairing
 from sfumato.core.errors import UserError
+from sfumato.core.terminal import an
 from sfumato.data.layout import Folders
 from sfumato.data.proportions import Size, buckets, nearest
+from sfumato.data.sets import held_stems
 from sfumato.methods.outline import names
 from sfumato.methods.registry import find, info
+from sfumato.training.options import DEFAULTS
 
 SIZES = (8, 16, 32, 64, 128, 256)
 """Sizes that are recommended: the networks take multiples of 8."""
@@ -66,6 +69,7 @@ def advise(
     whole: Sequence[Path] = (),
     without: str | Path | None = None,
     told: Mapping[str, Any] | None = None,
+    gone: Collection[str] = (),
 ) -> Plan:
     """The plan for the pictures that can be read.
 
@@ -77,6 +81,7 @@ def advise(
         whole: the folders that were given: nothing is written in them.
         without: a list of pictures for training to leave out.
         told: options of the training that are stated.
+        gone: the pictures of that list.
 
     Raises:
         UserError: what is recommended does not take them.
@@ -107,14 +112,15 @@ def advise(
     why = (
         f"Size {best} is yours." if size else
         f"Size {best} is the largest of {', '.join(map(str, SIZES))} that the pictures reach"
-        + (f" and a {device.upper()} trains in reasonable time." if usual >= 2 * best else ".")
+        + (f" and {an(device.upper())} trains in reasonable time." if usual >= 2 * best else ".")
     )  # fmt: skip
     chosen = pair.domains if pair else tuple(folders)[:2]
     place = _outside([*whole, *(f for splits in folders.values() for f in splits.values())])
     fewest = min(Counter(x.domain for x in good if x.split == "train").values())
     if not (pair or size or any(told.values())) and are_few(sides, [one.gray for one in good], fewest):
         parts = {name: folders[name]["train"] for name in chosen}
-        return Plan(best, halved, [], *instead_of_training(parts, fewest, place, _line))
+        flags = _unheld([one for one in good if one.domain in parts], gone)
+        return Plan(best, halved, [], *instead_of_training(parts, fewest, min(sides), place, _line, flags))
     if usual >= LARGE * best:
         why += (
             f" Whole pictures are brought to it, from {usual} pixels; if textures matter and not shapes, add "
@@ -123,15 +129,35 @@ def advise(
     shapes = "" if pair and pair.apart else mixed([one.shape(halved) for one in good])
     if shapes:
         why += f" Proportions are mixed ({shapes}): --resize buckets learns from whole pictures."
-    words = [f"--size {best}"]
+    fit = [one for one in good if one.short(halved) >= best]
+    lacking = {(one.domain, one.split) for one in good} - {(one.domain, one.split) for one in fit}
+    words = [f"--size {best}", *["--upscale"] * bool(lacking)]
     words += ["--channels 1"] * (told.get("channels") is None and all(one.gray for one in good))
     words += [_stated(name, value) for name, value in told.items() if value is not None]
     words += ["--resize stretch"] * bool(pair and pair.stretch) + ["--resize buckets"] * bool(shapes)
     words += [settings(first)] * (best <= SMALL)
     words += [_line("--without", Path(without))] if without else []
+    if not _held([folders[name] for name in (chosen if kind != "domains" else folders)]):
+        of = [one for one in (good if lacking else fit) if one.domain in chosen or kind == "domains"]
+        flags = _unheld(of, gone, paired=kind == "pairs")
+        words += flags
+        why += " Too few pictures to hold some out: --held-out 0." * bool(flags)
     make = {"pairs": _side_by_side if halved else _paired, "unpaired": _two, "domains": _domains}
     reason, commands = make[kind](folders, chosen, " ".join(filter(None, words)), place)
     return Plan(best, halved, list(RECOMMENDED[kind]), f"{reason} {why}", commands)
+
+
+def _unheld(good: Sequence[Inspected], gone: Collection[str], paired: bool = False) -> list[str]:
+    """The flag that holds no picture out, where training would refuse to: nothing would be left of a part."""
+    parts: dict[str, list[str]] = {}
+    for one in good:
+        if one.split == "train" and str(one.path) not in gone:
+            parts.setdefault(one.domain, []).append(one.of_file)
+    names = [list(dict.fromkeys(part)) for part in parts.values()]
+    if paired:  # of what has no partner nothing is trained on
+        names = [[name for name in part if all(name in other for other in names)] for part in names]
+    held = held_stems(names, DEFAULTS["held_out"])
+    return ["--held-out 0"] * any(held.issuperset(part) for part in names)
 
 
 def mixed(sizes: Sequence[Size]) -> str:

@@ -6,12 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from sfumato.checkpoints.known_files import KNOWN
-from sfumato.core.terminal import count
+from sfumato.core.terminal import an, count
 
 FEW = 100
 """Photographs of a domain below which a training of new weights is not worth its time."""
 PHOTOGRAPH = 128
 """Pixels from which on a picture in colour may be a photograph of what published models know."""
+SIDE = 256
+"""Pixels of the published models' pictures."""
 ANYTHING = "256x256_diffusion_uncond"
 """The published model of ImageNet's pictures, for what no other is of."""
 
@@ -23,26 +25,30 @@ def one(name: str) -> str:
 
 def published(name: str) -> str:
     """The published model of pictures of 256 pixels that has seen what a folder is of, or anything."""
-    of = {how.domains[0]: file for file, how in KNOWN.items() if len(how.domains) == 1 and how.size == 256}
+    of = {how.domains[0]: file for file, how in KNOWN.items() if len(how.domains) == 1 and how.size == SIDE}
     return of.get(one(name), ANYTHING)
 
 
 def instead_of_training(
-    parts: Mapping[str, Path], fewest: int, place: Path, line: Callable[..., str]
-) -> tuple[str, list[str]]:
+    parts: Mapping[str, Path], fewest: int, least: int, place: Path, line: Callable[..., str],
+    flags: Sequence[str] = (),
+) -> tuple[str, list[str]]:  # fmt: skip
     """Why a few photographs are not trained on, and what to type instead.
 
     Args:
         parts: folders to translate from and to learn from, the target's last.
         fewest: pictures that the smallest of them has.
+        least: the shortest side of a picture, in pixels.
         place: where runs and results go.
         line: makes a command of its words.
+        flags: what a training needs besides.
     """
     *source, target = parts
+    larger = ["--upscale"] * (least < SIDE)
     file = published(target)
     model, seen = (
         place / "runs" / file,
-        "ImageNet's pictures" if file == ANYTHING else f"many a {one(target)}",
+        "ImageNet's pictures" if file == ANYTHING else f"many {an(one(target))}",
     )
     commands = [line(f"sfumato import {file}.pt --out", model)]
     if source:
@@ -52,12 +58,12 @@ def instead_of_training(
             commands.append(line(f"sfumato import {dse}.pt --domains {names} --out", guide[1]))
         commands.append(
             line("sfumato translate", parts[source[0]], "--method egsde --target", model, *guide,
-                 "--out", place / "out" / f"{target}_egsde")
+                 *larger, "--out", place / "out" / f"{target}_egsde")
         )  # fmt: skip
     specs = [f"{name}={folder}" for name, folder in parts.items()]
     commands.append(
-        line("sfumato train diffusion", *specs, "--from", model, "--size 256 --batch 1 --keep 2 --out",
-             place / "runs" / "fine_tuned")
+        line("sfumato train diffusion", *specs, "--from", model, f"--size {SIDE} --batch 1 --keep 2",
+             *larger, *flags, "--out", place / "runs" / "fine_tuned")
     )  # fmt: skip
     return (
         f"Do not train new weights on {count(fewest, 'photograph')}: they would be memorised. Import "

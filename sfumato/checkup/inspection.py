@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import re
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +20,7 @@ from PIL import Image, UnidentifiedImageError
 
 from sfumato.core.errors import UserError
 from sfumato.data.arrays import kind_of
-from sfumato.data.decode import open_picture
+from sfumato.data.decode import seen, turn_of
 from sfumato.data.folders import regular
 from sfumato.data.hashing import hash_of
 from sfumato.data.header import orientation
@@ -28,7 +29,7 @@ from sfumato.data.layout import Folders, apart, layout
 from sfumato.data.listing import list_pictures
 from sfumato.data.open_data import WHOLE, measured_range
 from sfumato.data.preparation import Preparation
-from sfumato.data.read import DARK, Readable, bands_of, file_in, header_of, read_samples
+from sfumato.data.read import DARK, Page, Readable, bands_of, file_in, header_of, read_samples
 from sfumato.data.resize import alike, to_samples
 from sfumato.data.show import shown
 from sfumato.data.stacks import Pages
@@ -81,6 +82,11 @@ class Inspected:
     thumb: NDArray[np.uint8] = field(default_factory=lambda: np.zeros((THUMB, THUMB, 3), np.uint8))
     square: NDArray[np.uint8] = field(default_factory=lambda: np.zeros((THUMB, THUMB, 3), np.uint8))
     halves: NDArray[np.uint8] | None = None
+
+    @property
+    def of_file(self) -> str:
+        """The name of its file, which all of its pages have."""
+        return re.sub(r"\[[0-9]+\]$", "", self.stem) if isinstance(self.path, Page) else self.stem
 
     @property
     def deep(self) -> bool:
@@ -250,9 +256,8 @@ def _header(data: bytes) -> tuple[str, str, int, bool]:
     if kind := kind_of(data):
         return kind, "", 1, False
     try:
-        with open_picture(data) as image:
-            turn = orientation(image.getexif().get(0x0112))
-            return str(image.format), image.mode, turn, image.has_transparency_data
+        look = lambda x: (str(x.format), x.mode, orientation(turn_of(x)), x.has_transparency_data)
+        return seen(data, look)[0]
     except UnidentifiedImageError:  # a TIFF of 16-bit colours, which Pillow does not know
         import tifffile
 

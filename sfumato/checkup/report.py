@@ -132,10 +132,12 @@ def doctor(
     given = [Path(folder) for folder in (a, b, test_a, test_b) if folder is not None]
     told = {"channels": channels, "to_channels": to_channels, "range": range, "to_range": to_range}
     told |= {"pages": pages} if pages != "first" else {}
-    plan = advise(folders, good, pairs, size, given, write_list, told)
-    findings = _findings(folders, pictures, read, pairs, plan)
+    copies = list(checks.copies(good, _partners(pictures, pairs)))
+    listed = unique(x for one in copies for x in one.without) if write_list is not None else []
+    plan = advise(folders, good, pairs, size, given, write_list, told, listed)
+    findings = _findings(folders, pictures, read, pairs, plan, copies)
     if write_list is not None:
-        progress(_write(Path(write_list), unique(x for one in findings for x in one.without)))
+        progress(_write(Path(write_list), listed))
     if findings and findings[0].severity == "error":
         plan.reason = f"First mend what is marked {SAID['error']} above. {plan.reason}"
     watch(findings_said(findings))
@@ -166,7 +168,7 @@ def _write(file: Path, names: Sequence[str]) -> str:
 
 def _findings(
     folders: Folders, pictures: Sequence[Inspected], read: Sequence[ImageFolder],
-    pairs: Sequence[Pairing], plan: Plan,
+    pairs: Sequence[Pairing], plan: Plan, copies: Sequence[Finding],
 ) -> list[Finding]:  # fmt: skip
     """What is wrong, the worst first."""
     good = [one for one in pictures if not one.error]
@@ -174,7 +176,7 @@ def _findings(
         name: {split: [x for x in good if (x.domain, x.split) == (name, split)] for split in splits}
         for name, splits in folders.items()
     }
-    findings = [*checks.unreadable(pictures, read), *checks.copies(good, _partners(pictures, pairs))]
+    findings = [*checks.unreadable(pictures, read), *copies]
     findings += checks.counts({name: splits["train"] for name, splits in parts.items()})
     findings += checks.unpartnered(pairs)
     for name, splits in parts.items():

@@ -105,7 +105,8 @@ def _trainer(method: str | Part, begun: Mapping[str, Any]) -> Callable[..., None
 
         chosen = dict(options) | {k: given.pop(k) for k in list(given) if k in fields}
         for key, paths in {"data": data, "validation": given.get("validation")}.items():
-            given[key] = _named(paths, kind) if paths else begun.get(key)
+            before = "--validation " * (key == "validation")
+            given[key] = _named(paths, kind, before) if paths else begun.get(key)
         if begun and not given["data"]:
             raise UserError(
                 f"{out} is of an earlier version, which did not record its folders: type them once "
@@ -160,13 +161,16 @@ def _still_there(begun: Mapping[str, Any], given: Mapping[str, Any], out: str) -
             )
 
 
-def _named(data: Sequence[str], kind: str | None) -> Sequence[str] | Mapping[str, str]:
-    """NAME=FOLDER ... as a mapping; anything else as it is."""
+def _named(data: Sequence[str], kind: str | None, flag: str = "") -> Sequence[str] | Mapping[str, str]:
+    """NAME=FOLDER ..., each after a flag, as a mapping; anything else as it is."""
     pairs = [item.partition("=")[::2] for item in data if "=" in item and not Path(item).exists()]
     if kind != "domains" or not pairs:
         return data
     wrong = [item for item in data if not all(item.partition("=")[::2])]
     if wrong or len(dict(pairs)) < len(data):
-        given = " ".join(wrong or data)
-        raise UserError(f"{given}: every domain needs a name of its own and one folder, NAME=FOLDER")
+        given = " ".join(f"{flag}{one}" for one in wrong or data)
+        more = "" if flag else "; a flag such as --validation is typed before each of its folders"
+        raise UserError(
+            f"{given}: every domain needs a name of its own and one folder, {flag}NAME=FOLDER{more}"
+        )
     return dict(pairs)

@@ -21,6 +21,7 @@ import numpy as np
 
 from sfumato.core.errors import ADDRESS, UserError, choose, no_address
 from sfumato.core.ranges import Interval, without
+from sfumato.core.terminal import an
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -201,7 +202,7 @@ def _words(members: Sequence[Any]) -> list[str]:
             words.append("a path such as 'folder/name'")
         else:
             of = " of paths" if Path in typing.get_args((typing.get_args(member) or ("",))[-1]) else ""
-            words.append(WORDS.get(kind, _a(getattr(kind, "__name__", str(kind)))) + of)
+            words.append(WORDS.get(kind, an(getattr(kind, "__name__", str(kind)))) + of)
     return list(dict.fromkeys(words))
 
 
@@ -216,8 +217,4 @@ def _shown(value: Any) -> str:
 def described(value: Any) -> str:
     """What a value is, in a few words, such as "an ndarray of shape (4, 4)"."""
     shape = getattr(value, "shape", None)
-    return _a(type(value).__name__) + (f" of shape {tuple(shape)}" if isinstance(shape, tuple) else "")
-
-
-def _a(noun: str) -> str:
-    return f"{'an' if noun[0] in 'aeiouAEIOU' else 'a'} {noun}"
+    return an(type(value).__name__) + (f" of shape {tuple(shape)}" if isinstance(shape, tuple) else "")

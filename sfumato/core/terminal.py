@@ -131,6 +131,12 @@ def count(number: float, noun: str) -> str:
     return f"{number:,}".removesuffix(".0") + f" {noun}{'s' * (number != 1)}"
 
 
+def an(noun: str) -> str:
+    """A noun with its article: a picture, an array, a U-Net, an unpaired_sde."""
+    vowel = re.match(r"[aeioAEIO]|[uU](?!-|[A-Z]|int|ni[tqv])", noun)
+    return f"{'an' if vowel else 'a'} {noun}"
+
+
 def verb(number: float, many: str) -> str:
     """The form of a verb that goes with so many: 2 differ, 1 differs; 2 have, 1 has."""
     return many if number != 1 else ODD.get(many, f"{many}s")

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from sfumato.data.arrays import kind_of
-from sfumato.data.decode import open_picture
+from sfumato.data.decode import seen
 from sfumato.data.header import orientation
 from sfumato.data.png import png_chunks
 from sfumato.data.resize import Placed
@@ -93,18 +93,18 @@ def carried_by(data: bytes) -> Carried:
 
 
 def _of_others(data: bytes) -> Carried:
-    with open_picture(data) as image:
-        block = image.info.get("exif") or b""
-        if image.format == "PNG":
-            block = next((body for kind, body in png_chunks(data) if kind == b"eXIf"), b"")
-        dpi = image.info.get("dpi")
-    given, exif = Image.Exif(), dict[int, Any]()
+    (kind, info), _ = seen(data, lambda image: (image.format, dict(image.info)))
+    block, dpi = info.get("exif") or b"", info.get("dpi")
+    if kind == "PNG":
+        block = next((body for kind, body in png_chunks(data) if kind == b"eXIf"), b"")
+    given, exif, turn = Image.Exif(), dict[int, Any](), 1
     if 0 < len(block) <= LARGEST:
-        given.load(block)
-        texts = {tag: given.get(tag) for tag in (270, 305, *TEXTS)}
-        exif = {tag: Text.of(text) for tag, text in texts.items() if isinstance(text, str)}
-        exif |= _tables(given)
-    turn = orientation(given.get(0x0112))
+        with suppress(Exception):  # what is broken of it loses nothing else
+            given.load(block)
+            turn = orientation(given.get(0x0112))
+            texts = {tag: given.get(tag) for tag in (270, 305, *TEXTS)}
+            exif = {tag: Text.of(text) for tag, text in texts.items() if isinstance(text, str)}
+            exif |= _tables(given)
     return Carried(exif, _dpi(*dpi[:: -1 if turn > 4 else 1]) if dpi else None)
 
 
@@ -124,8 +124,8 @@ def _of_tiff(data: bytes) -> Carried:
         tags = tiff.pages[0].tags  # type: ignore[union-attr]
         exif: dict[int, Any] = {tag: Text(tags[tag].value) for tag in TEXTS if tag in tags}
         if DETAILS in tags or PLACE in tags:
-            with suppress(Exception), open_picture(data) as image:  # what it cannot read loses no place
-                exif |= _tables(image.getexif())
+            with suppress(Exception):  # what it cannot read loses no place
+                exif |= seen(data, lambda image: _tables(image.getexif()))[0]
         unit, turn = int(tags.valueof("ResolutionUnit", 1)), orientation(tags.valueof("Orientation", 1))
         inch = {2: 1.0, 3: 2.54}.get(unit, 0.0)
         sides = [tags.valueof(name, (0, 1)) for name in ("XResolution", "YResolution")]

@@ -14,8 +14,8 @@ import struct
 import threading
 import warnings
 import zlib
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,15 +24,18 @@ from PIL import Image, UnidentifiedImageError
 from sfumato.core.terminal import count
 from sfumato.data.arrays import array_header, kind_of, read_array
 from sfumato.data.header import LIMITS, PAGED, Header, Limits, Refused, upright
+from sfumato.data.metadata import without_broken
 from sfumato.data.png import check_rows, png_chunk, png_chunks
 from sfumato.data.tiff import frame_of, is_tiff, read_tiff, tiff_header
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "AVIF")
 """What Pillow may take a file for; of its others some start programs, such as Ghostscript."""
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
-EXIF, PILLOW = "Corrupt EXIF data|Truncated File Read", r"PIL\.TiffImagePlugin"
-QUIET = "ignore", re.compile(EXIF, re.IGNORECASE), UserWarning, re.compile(PILLOW), 0
-"""Pillow's warnings of an EXIF block that is broken, which name no file."""
+T = TypeVar("T")
+BROKEN = "Corrupt EXIF data|Truncated File Read|Image appears to be a malformed MPO"
+PILLOW = r"PIL\.(Tiff|Jpeg)ImagePlugin"
+QUIET = "ignore", re.compile(BROKEN, re.IGNORECASE), UserWarning, re.compile(PILLOW), 0
+"""Pillow's warnings of metadata that are broken, which name no file."""
 LARGE = 16_000_000
 """Pixels from which on files are decoded one at a time, whatever the number of cores."""
 _one_at_a_time = threading.RLock()
@@ -165,13 +168,25 @@ def _refusing() -> Iterator[None]:
 # ---- everything with 8 bits, but TIFF ------------------------------------------------------------
 
 
-def open_picture(data: bytes) -> Image.Image:
-    """A file as Pillow's picture, not yet decoded: of `FORMATS`, whatever else Pillow could open."""
+def seen(data: bytes, look: Callable[[Image.Image], T]) -> tuple[T, dict[str, str]]:
+    """What is seen in a file as Pillow's picture, not yet decoded, of `FORMATS`; and what is lost of it.
+
+    Where the file is broken beside its pixels, it is seen without what is broken.
+    """
     Image.init()
     if QUIET not in warnings.filters:  # said by `lost`, with the file's name; threads share filters
-        warnings.filterwarnings("ignore", EXIF, UserWarning, PILLOW)
+        warnings.filterwarnings("ignore", BROKEN, UserWarning, PILLOW)
     known = [kind for kind in FORMATS if kind in Image.OPEN]  # an older Pillow has no AVIF
-    return Image.open(io.BytesIO(data), formats=known)
+    first: Exception | None = None
+    for kept, lost in without_broken(data):
+        try:
+            with Image.open(io.BytesIO(kept), formats=known) as image:
+                return look(image), lost
+        except (Refused, Image.DecompressionBombError):
+            raise
+        except Exception as error:  # decoders raise almost anything on broken data
+            first = first or error
+    raise first or Refused("is not an image")
 
 
 def _pillow_header(data: bytes) -> Header:
@@ -179,20 +194,26 @@ def _pillow_header(data: bytes) -> Header:
         kinds = [kind for kind, _ in png_chunks(data)]
         if kinds[:1] != [b"IHDR"] or kinds.count(b"IHDR") > 1:
             raise Refused("is broken (its header is not the first part, or not the only one)")
-    with open_picture(data) as image:
+
+    def look(image: Image.Image) -> Header:
         kind = {"MPO": "JPEG", "DIB": "BMP"}.get(str(image.format), str(image.format))
         deep = kind == "PNG" and data[24:25] == b"\x10"
         return Header(kind, *image.size, getattr(image, "n_frames", 1), "uint16" if deep else "uint8")
 
+    return seen(data, look)[0]
+
 
 def _pillow(data: bytes, header: Header, frame: int = 0) -> tuple[NDArray[np.uint8], dict[str, str]]:
-    with open_picture(data) as image:
+    def look(image: Image.Image) -> tuple[NDArray[Any], dict[str, str]]:
         if frame:
             image.seek(frame)
         image.load()  # orientation may be known only after the pixels
         if sorted(image.size) != sorted((header.width, header.height)):  # a TIFF may be turned already
             raise Refused("is broken (its header says another size)")
-        return samples_of(image)
+        return _samples_of(image)
+
+    (samples, lost), more = seen(data, look)
+    return samples, lost | more
 
 
 def samples_of(image: Image.Image) -> tuple[NDArray[Any], dict[str, str]]:
@@ -208,7 +229,7 @@ def samples_of(image: Image.Image) -> tuple[NDArray[Any], dict[str, str]]:
 def _samples_of(image: Image.Image) -> tuple[NDArray[Any], dict[str, str]]:
     if not all(image.size):
         raise Refused("is empty")
-    turn = image.getexif().get(0x0112) or _turn(image.info.get("exif"))
+    turn = turn_of(image)
     unknown = {"orientation": ""} if turn is None else {}
     if image.mode.startswith("I;16"):
         return upright(np.asarray(image).astype(np.uint16)[..., None], turn or 1), unknown
@@ -226,12 +247,21 @@ def _samples_of(image: Image.Image) -> tuple[NDArray[Any], dict[str, str]]:
     return upright(pixels.reshape(*pixels.shape[:2], -1), turn or 1), unknown | lost
 
 
-def _turn(exif: bytes | None) -> int | None:
+def turn_of(image: Image.Image) -> Any:
+    """The orientation that a picture says; None if its EXIF block is broken before it does."""
+    block = image.info.get("exif")
+    try:
+        return image.getexif().get(0x0112) or (_turn(block) if block else 1)
+    except Exception:  # Pillow raises almost anything on broken data, and not of every format
+        return _turn(block) if block else None
+
+
+def _turn(exif: bytes) -> int | None:
     """The orientation that the first table of an EXIF block says; None if it breaks off before it does."""
-    if not exif:
-        return 1
     data = exif.removeprefix(b"Exif\0\0")
-    order = "<" if data[:2] == b"II" else ">"
+    order = {b"II": "<", b"MM": ">"}.get(data[:2])
+    if order is None:
+        return None
     try:
         (start,) = struct.unpack_from(f"{order}I", data, 4)
         (tags,) = struct.unpack_from(f"{order}H", data, start)
@@ -282,16 +312,18 @@ def _deep_png(data: bytes) -> tuple[NDArray[np.uint16], dict[str, str]]:
     exif = [(kind, body) for kind, body in chunks if kind == b"eXIf"]
     header = struct.pack(">IIBBBBB", width, height, 8, colour, 0, 0, 0)
 
-    def half(first: int) -> NDArray[np.uint16]:
+    def half(first: int) -> tuple[NDArray[np.uint16], dict[str, str]]:
         body = np.hstack([lines[:, :1], lines[:, first::2]]).tobytes()
         parts = [(b"IHDR", header), *exif, (b"IDAT", zlib.compress(body, 0)), (b"IEND", b"")]
         png = data[:8] + b"".join(map(png_chunk, parts))
-        return _pillow(png, Header("PNG", width, height, 1))[0].astype(np.uint16)
+        pixels, lost = _pillow(png, Header("PNG", width, height, 1))
+        return pixels.astype(np.uint16), lost
 
     profile = next((body for kind, body in chunks if kind == b"iCCP"), b"")
     name = profile.partition(b"\0")[0].decode("latin1")
     lost = {"profile": f"{name}, of 16 bits"} if profile and "srgb" not in name.lower() else {}
-    deep = half(1) * np.uint16(256) + half(2)
+    (high, broken), (low, _) = half(1), half(2)
+    deep, lost = high * np.uint16(256) + low, lost | broken
     clear = next((body for kind, body in chunks if kind == b"tRNS"), b"")
     if clear and samples in (1, 3):  # one colour is transparent
         opaque = (deep != np.frombuffer(clear[: 2 * samples], ">u2")).any(2, keepdims=True)

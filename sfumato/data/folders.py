@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from sfumato.core.errors import UserError
-from sfumato.data.listing import JUNK, SUFFIXES, hidden, suffix_of
+from sfumato.data.listing import JUNK, hidden, reads_as_picture
 
 
 @contextlib.contextmanager
@@ -278,7 +278,7 @@ def no_picture(out: str | Path, expected: str, suffix: str = "", option: str = "
         UserError: it reads as a picture's name: "expected EXPECTED, such as --out NAME.SUFFIX".
     """
     out = Path(out)
-    if suffix_of(out) in SUFFIXES:
+    if reads_as_picture(out):
         raise UserError(
             f"{option} {out} reads as a picture; expected {expected}, such as {option} "
             f"{out.with_suffix(suffix)}"

@@ -51,14 +51,15 @@ LOST = {
     "range": "hold values outside of the stated range, which become its ends",
     "profile": "have a colour profile that is not applied",
     "orientation": "have a broken EXIF block, and are taken as they lie",
+    "metadata": "have broken metadata, such as texts or a resolution, which are not read",
     "colour": "are in colour, which a model of one channel does not see",
     "beside": "hold others beside the picture that is read, as phones add depth, light or the other eye",
 }
 """What can get lost of a picture that is read."""
-WHOLE = "beside", "range"
-"""Said, and no reason for strict to refuse: the photo itself is read whole, and what a phone adds, it adds
-to every JPEG; values beyond a stated range are meant to be cut. Pages and frames are pictures as good as
-the first.
+WHOLE = "beside", "range", "metadata"
+"""Said, and no reason for strict to refuse: the photo itself is read whole, what a phone adds, it adds to
+every JPEG, and no pixel needs a text or a resolution; values beyond a stated range are meant to be cut.
+Pages and frames are pictures as good as the first.
 """
 
 

@@ -23,7 +23,7 @@ from sfumato.data.joined import Layer
 from sfumato.data.preparation import Preparation
 from sfumato.data.read import DARK, Unfiled, ranged
 from sfumato.data.resize import to_float
-from sfumato.data.value_range import ValueRange, from_unit, to_unit
+from sfumato.data.value_range import ValueRange, from_unit, to_type, to_unit
 
 KINDS = "a picture of Pillow, an array or tensor of one or many, or a list of them"
 FLOATS = torch.float16, torch.bfloat16, torch.float32, torch.float64
@@ -196,19 +196,18 @@ def _check_range(low: float, high: float, bright: bool) -> None:
     check_numbers({"the picture": np.array([low, high])}, ": expected values in [-1, 1]")
     if low >= 0 and low < high <= 1 and bright:
         warnings.warn(
-            "values in [0, 1] are taken for a bright picture of [-1, 1]; else type 2 * x - 1", stacklevel=7
+            f"values in [0, 1] are taken for a bright picture of [-1, 1]; else type {to_type(0, 1)}",
+            stacklevel=7,
         )
     elif low >= 0 and low < high <= 1:
         raise UserError(
-            "values in [0, 1]: expected [-1, 1]; type 2 * x - 1, or translate(..., as_is=True) if "
-            "the picture is this bright"
+            f"values in [0, 1]: expected [-1, 1]; type {to_type(0, 1)}, or translate(..., as_is=True) if "
+            f"the picture is this bright"
         )
-    if low >= 0 and 1 + SLACK < high <= 255:
-        raise UserError(f"values in [0, {high:g}]: expected [-1, 1]; type x / 127.5 - 1")
     if max(-low, high) > 1 + SLACK:
+        other = "" if bright else "; or translate(..., as_is=True) for other numbers than pictures"
         raise UserError(
-            f"values in [{low:.6g}, {high:.6g}]: expected [-1, 1]; type x.clip(-1, 1), or "
-            f"translate(..., as_is=True) for other numbers than pictures"
+            f"values in [{low:.6g}, {high:.6g}]: expected [-1, 1]; type {to_type(low, high)}{other}"
         )
 
 

@@ -27,6 +27,7 @@ from sfumato.data.header import Refused
 from sfumato.data.in_memory import SLACK, arranged, check_type, top_of
 from sfumato.data.listing import natural
 from sfumato.data.read import Unfiled, bands_of
+from sfumato.data.value_range import meant
 
 MOST = 10**6
 """Pictures that are read out of what has no length, at most."""
@@ -228,8 +229,10 @@ def as_files_have(samples: NDArray[Any], ranged: bool) -> NDArray[Any]:
         deep = samples.dtype == np.uint16
         return samples.astype(np.uint16 if top_of(deep, low, high) > 255 else np.uint8, copy=False)
     if max(-low, high) > 1 + SLACK:
+        a, b = meant(low, high)
         raise UserError(
-            f"values in [{low:.6g}, {high:.6g}]: expected [-1, 1], or their range, such as range=(0, 255)"
+            f"values in [{low:.6g}, {high:.6g}]: expected [-1, 1], or their range, such as "
+            f"range=({a:.6g}, {b:.6g})"
         )
     return samples.clip(-1, 1).astype(np.float32)
 

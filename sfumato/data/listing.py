@@ -24,10 +24,14 @@ PHOTOS = (
 SUFFIXES = (*PHOTOS, ".npy", ".dcm", ".nii", ".nii.gz")
 """Endings, in small letters, of the files that are taken for pictures."""
 OTHER_PICTURES = (
-    ".heic", ".heif", ".jp2", ".j2k", ".jxl", ".tga", ".exr", ".hdr", ".npz", ".mat", ".ppm", ".pgm",
-    ".pnm", ".psd", ".svg", ".dng", ".cr2", ".nef", ".arw", ".mp4", ".mov",
+    ".heic", ".heif", ".hif", ".jp2", ".j2k", ".jpx", ".jxl", ".jxr", ".jpe", ".apng", ".tga", ".exr",
+    ".hdr", ".npz", ".mat", ".ppm", ".pgm", ".pbm", ".pnm", ".pcx", ".dds", ".psd", ".xcf", ".svg",
+    ".raw", ".dng", ".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw", ".orf", ".raf", ".rw2", ".pef", ".srw",
+    ".mp4", ".mov", ".avi", ".mkv", ".webm",
 )  # fmt: skip
 """Endings of pictures that are not read."""
+PAGES = ".pdf", ".ps", ".eps", ".ai", ".emf", ".wmf", ".ico", ".icns"
+"""Endings of files that lie beside pictures, and are no part of a folder of them."""
 TRAINED = ("model.json", "training.safetensors")
 OURS = (*TRAINED, "run.json", "protocol.json")
 """What marks a folder as made by sfumato: its pictures are results, never data of another run."""
@@ -176,6 +180,11 @@ def suffix_of(name: str | Path) -> str:
     """The ending of a file's name, in small letters; that of `x.nii.gz` has two parts."""
     suffix = Path(name).suffix.lower()
     return ".nii.gz" if suffix == ".gz" and str(name).lower().endswith(".nii.gz") else suffix
+
+
+def reads_as_picture(name: str | Path) -> bool:
+    """Whether nobody calls a folder so: it has the ending of a picture, also of one that is not read."""
+    return suffix_of(name) in (*SUFFIXES, *OTHER_PICTURES, *PAGES)
 
 
 def page_name(file: str | Path, number: int) -> str:

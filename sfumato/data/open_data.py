@@ -12,6 +12,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from sfumato.core.errors import UserError
+from sfumato.core.terminal import count
 from sfumato.data.image_folder import ImageFolder
 from sfumato.data.joined import Layer, check_targets, layers_of
 from sfumato.data.layout import apart, layout, left_over, named, tests_by_name
@@ -167,11 +168,17 @@ def open_data(
         places: list[tuple[Any, Side]] = [(next(iter(roots.values())), side) for side in ("left", "right")]
     elif len(roots) == 2:
         places = [(folder, WHOLE) for folder in roots.values()]
+    elif whose == "validation":
+        raise UserError(
+            f"--validation names {count(len(roots), 'folder')} ({', '.join(map(str, roots.values()))}), and "
+            f"this method has a source and a target: --validation SOURCE --validation TARGET"
+        )
     else:
+        each = "; a flag such as --validation is typed before each of its folders" * (len(roots) > 2)
         raise UserError(
             f"this method learns from two folders, source and target, not {len(roots)} "
             f"({', '.join(map(str, roots.values()))}); for pairs side by side in one folder say "
-            f"--side-by-side"
+            f"--side-by-side{each}"
         )
     two = dict(zip(("source", "target"), (folder for folder, _ in places), strict=True))
     kept = _without(two, pages, without, kind == "pairs" or side_by_side)

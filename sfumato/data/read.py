@@ -20,10 +20,9 @@ from sfumato.data.folders import regular
 from sfumato.data.hashing import version_of
 from sfumato.data.header import LIMITS, PAGED, Header, Refused
 from sfumato.data.listing import page_name
-from sfumato.data.value_range import ValueRange, to_unit
+from sfumato.data.value_range import UNIT, ValueRange, to_unit
 
 WHITE = 255, 255, 255
-UNIT = -1.0, 1.0
 DARK = 2**14
 """16-bit samples that all lie below it are of 10, 12 or 14 bits: they come out dark, with few levels."""
 

@@ -115,14 +115,7 @@ class Dataset(InBuckets):
         Raises:
             UserError: `fraction` leaves a part of either set empty.
         """
-
-        def place(stem: str) -> bytes:
-            return hashlib.sha256(os.fsencode(f"{seed}/{stem}")).digest()
-
-        held: set[str] = set()
-        for part in self.parts.values():
-            stems = sorted(map(stem_of, _files(part)), key=place)
-            held.update(stems[: max(1, round(fraction * len(stems)))])
+        held = held_stems([[*map(stem_of, _files(part))] for part in self.parts.values()], fraction, seed)
         sides: list[dict[str, ImageFolder]] = [{}, {}]
         for name, part in self.parts.items():
             for side in (0, 1):
@@ -267,6 +260,19 @@ class Pairs(Unpaired):
     def _take(self, places: Indices, seed: int | None, cuts: Cuts = None) -> Batch:
         own = None if cuts is None else cuts[0]
         return _draw(self.source, 0, places, seed, own), _draw(self.target, 0, places, seed, own)
+
+
+def held_stems(parts: Iterable[Sequence[str]], fraction: float, seed: int = 0) -> set[str]:
+    """Names of files that are held out: of those of each part so many, and the same in all others."""
+
+    def place(stem: str) -> bytes:
+        return hashlib.sha256(os.fsencode(f"{seed}/{stem}")).digest()
+
+    held: set[str] = set()
+    for part in parts:
+        stems = sorted(part, key=place)
+        held.update(stems[: max(1, round(fraction * len(stems)))])
+    return held
 
 
 def _files(part: ImageFolder) -> list[str]:

@@ -13,6 +13,8 @@ from sfumato.core.errors import UserError, check_numbers
 
 ValueRange = tuple[float, float]
 """What becomes -1, and what becomes 1."""
+UNIT: ValueRange = (-1.0, 1.0)
+"""That of images."""
 Stated = str | Sequence[str | float]
 """A range as people state it: its two ends, auto, or percentile and two shares of 100."""
 SAMPLED, IN_ALL = 2**16, 2**24
@@ -67,6 +69,32 @@ def two_ends(stated: Stated | None, name: str, of: str) -> ValueRange | None:
     raise UserError(
         f"--{name.replace('_', '-')} {words}: {of} cannot be measured: expected two ends, such as 0 4095"
     )
+
+
+def meant(low: float, high: float) -> ValueRange:
+    """The range that floats from low to high are most likely of, a little beyond which they may lie."""
+    if low >= -0.1 and high <= 2:
+        return 0.0, 1.0
+    if max(-low, high) <= 2:
+        return UNIT
+    least = {255.0: 2, 65_535.0: 2**14}  # 12 bits are of no range that is known
+    tops = (top for top, n in least.items() if low >= -0.1 * high and n < high <= 1.1 * top)
+    return next(((0.0, top) for top in tops), (low, high))
+
+
+def to_type(low: float, high: float) -> str:
+    """What brings floats from low to high into [-1, 1], as it is typed for an array or tensor x."""
+    a, b = meant(low, high)
+    x = "x" if a <= low and high <= b else f"x.clip({a:g}, {b:g})"
+    if (a, b) == UNIT:
+        return x
+    if (a, b) == (0, 1):
+        return f"2 * {x} - 1" + ("" if x == "x" else ", or x.clip(-1, 1) if black is -1")
+    if a == 0 and b in (255, 65_535):
+        return f"{x} / {b / 2:.6g} - 1"
+    middle, half = (a + b) / 2, (b - a) / 2
+    scaled = f"(x {'+' if middle < 0 else '-'} {abs(middle):.6g}) / {half:.6g}"
+    return f"x.clip(-1, 1) to cut them, or {scaled} if these are the ends of their range"
 
 
 def measured(rule: Rule, pictures: Iterable[NDArray[Any]], what: str) -> ValueRange:

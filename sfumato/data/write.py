@@ -55,7 +55,10 @@ def format_of(file: Path) -> Format:
             return format
     named = file.with_suffix(".png") if file.name.strip(".") else file / "picture.png"
     first = [holds.endings[0] for holds in FORMATS.values()]
-    raise UserError(f"{file}: expected a name that ends in {', '.join(first)}, such as {named}")
+    raise UserError(
+        f"{file}: expected a name that ends in {', '.join(first)}, such as {named}: PNG, TIFF, JPEG and WebP "
+        f"are the formats that are written"
+    )
 
 
 def write_samples(

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from sfumato.core.errors import UserError, choose
 from sfumato.core.ranges import OneOf
+from sfumato.core.terminal import an
 from sfumato.diffusion.denoiser import Denoises, Trace, Traced, answered
 from sfumato.diffusion.guidance import Energy, Guided, On
 from sfumato.diffusion.integrate import Draw
@@ -273,7 +274,7 @@ def check_classifier(classifier: object, target: Denoises) -> Classifies:
     """
     if not isinstance(classifier, Classifies):
         raise UserError(
-            f"a {type(classifier).__name__} does not classify noisy images; make a classifier by "
+            f"{an(type(classifier).__name__)} does not classify noisy images; make a classifier by "
             f"`sfumato train domain_classifier`"
         )
     if classifier.process != target.process:

@@ -24,7 +24,7 @@ from sfumato.core.arguments import Seed
 from sfumato.core.errors import UserError
 from sfumato.core.padding import mirrored
 from sfumato.core.ranges import Positive
-from sfumato.core.terminal import count
+from sfumato.core.terminal import an, count
 from sfumato.diffusion.noise import BLOCK, Noise, stable_hash
 from sfumato.diffusion.watch import Watch
 from sfumato.module import Part, describe
@@ -94,7 +94,9 @@ class InLatents(Part):
     def __post_init__(self) -> None:
         codec: Any = codec_of(self.codec, "the codec")
         if hasattr(self.method, "codec"):
-            raise UserError(f"a {type(self.method).__name__} has a codec of its own: use it without another")
+            raise UserError(
+                f"{an(type(self.method).__name__)} has a codec of its own: use it without another"
+            )
         self.channels, self.factor = codec.channels, codec.factor
         if any(getattr(m, "bounded", False) for m in self.method.modules()):
             raise UserError(

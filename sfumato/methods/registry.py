@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from sfumato.core.errors import UserError, choose
+from sfumato.core.terminal import an
 from sfumato.diffusion.latents import InLatents
 from sfumato.methods.outline import ROLES, Outline, names, summary
 from sfumato.module import Part, fields
@@ -142,7 +143,7 @@ def named(kind: str) -> str:
     for name in names():
         if name.replace("_", "") == kind.lower():
             return name
-    raise UserError(f"a {kind} is not a method; there are {', '.join(names())}")
+    raise UserError(f"{an(kind)} is not a method; there are {', '.join(names())}")
 
 
 def name_of(method: str | Part | type[Part]) -> str:

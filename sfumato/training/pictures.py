@@ -73,7 +73,7 @@ def read_pictures(asked: TrainOptions) -> Pictures:
         first = everything.preparation  # of ranges that were measured
         how |= {"range": first.range} | ({} if kind == "domains" else {"to_range": first.to_range})
         rest = open_data(kind, asked.validation, whose="validation", **how)
-        rest = in_order(rest, everything.parts, "the training")
+        rest = in_order(rest, everything.parts, "the training", "--validation ")
         _others(everything, rest)
         rest.like = everything
         return Pictures(everything, everything, rest).grouped()
@@ -90,8 +90,14 @@ def with_channels(asked: TrainOptions, pictures: Pictures) -> TrainOptions:
     return replace(asked, options={"channels": channels} | dict(asked.options or {}))
 
 
-def in_order(data: sets.Dataset, names: Iterable[str], whose: str) -> sets.Dataset:
+def in_order(data: sets.Dataset, names: Iterable[str], whose: str, flag: str = "") -> sets.Dataset:
     """The domains of `data` in this order; pairs and unpaired folders as they are.
+
+    Args:
+        data: what is ordered.
+        names: the order.
+        whose: who has these domains.
+        flag: before each folder, as it is typed.
 
     Raises:
         UserError: if they are others.
@@ -101,7 +107,7 @@ def in_order(data: sets.Dataset, names: Iterable[str], whose: str) -> sets.Datas
     if set(names) != set(data.parts):
         raise UserError(
             f"{whose} has the domains {', '.join(names)}, and the folders are {', '.join(data.parts)}: "
-            f"name every domain's folder, as in {names[0]}=FOLDER"
+            f"name every domain's folder: {' '.join(f'{flag}{name}=FOLDER' for name in names)}"
         )
     return data.with_parts({name: data.parts[name] for name in names})
 

@@ -14,7 +14,7 @@ from sfumato.checkpoints.model_folder import ModelFolder, open_model, resolve
 from sfumato.core.arguments import checked_values
 from sfumato.core.devices import without_values
 from sfumato.core.errors import UserError, choose
-from sfumato.core.terminal import count
+from sfumato.core.terminal import an, count
 from sfumato.data import sets
 from sfumato.diffusion.denoiser import LEARNING
 from sfumato.diffusion.latents import InLatents
@@ -133,8 +133,10 @@ class Start:
         found, wanted = open_model(path, None), name_of(asked.method)
         if (kind := name_of(found.part)) != wanted:
             trained = info(found.part).trains_on is not None
-            instead = f"sfumato train {kind} DATA... --from {asked.start}" if trained else f"a {wanted} model"
-            raise UserError(f"{asked.start} is a {kind} model, not a {wanted} model: expected {instead}")
+            instead = (
+                f"sfumato train {kind} DATA... --from {asked.start}" if trained else f"{an(wanted)} model"
+            )
+            raise UserError(f"{asked.start} is {an(kind)} model, not {an(wanted)} model: expected {instead}")
         return cls(recorded_name(str(asked.start)), found)
 
     def told(self, asked: TrainOptions, pictures: Pictures) -> TrainOptions:
@@ -251,7 +253,7 @@ class Start:
             else ("", "")
         )
         return UserError(
-            f"a {name_of(part)} model keeps its {count(own, 'channel')}{more[0]}: leave out {flag}"
+            f"{an(name_of(part))} model keeps its {count(own, 'channel')}{more[0]}: leave out {flag}"
             f"{more[1]}, and its pictures are read with as many"
         )
 

@@ -93,7 +93,8 @@ class TranslateOptions(ModelOptions):
             sizes, as in the model's training.
         strict: refuse to begin if the folders hold anything that cannot be read, or only in part; what phones
             add to a photo, and values beyond a stated range, are no reason.
-        expect: refuse to begin unless run.json's "run" is this one; used by `repeat`.
+        expect: refuse to begin unless run.json's "run" is this one, which may say beside it "made_of" and
+            "models" of its "from"; used by `repeat`.
         loaded: models that are read already, see `assembled`.
         one_of_each: skip pictures whose name another has, and do not refuse all; used by `watch_folder`.
     """

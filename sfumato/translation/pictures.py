@@ -25,7 +25,7 @@ from sfumato.core.versions import version
 from sfumato.data.folders import for_folder, for_new_file
 from sfumato.data.folders import made as made_folder
 from sfumato.data.image_folder import ImageFolder
-from sfumato.data.listing import SUFFIXES, doubles, none_twice, suffix_of
+from sfumato.data.listing import doubles, none_twice, reads_as_picture
 from sfumato.data.masks import mask_record, masks_of
 from sfumato.data.open_data import measured_range, outside
 from sfumato.data.preparation import Preparation
@@ -65,7 +65,7 @@ def translate(asked: TranslateOptions) -> Summary:
     Raises:
         UserError: for anything wrong with the pictures, models or options, in one line.
     """
-    if suffix_of(asked.out) in SUFFIXES and not Path(asked.out).is_dir():
+    if reads_as_picture(asked.out) and not Path(asked.out).is_dir():
         return _into_a_file(asked, Path(asked.out))
     out, pictures = for_folder(asked.out), ImageFolder(asked.given)
     outside(out, [*asked.given, *asked.further])
@@ -220,8 +220,8 @@ def repeat(run: str | Path, out: str | Path, *, device: str | None = None) -> Su
         UserError: if its pictures or models are no longer what they were.
     """
     what, origin = to_repeat(Path(run))
-    made_of, again = origin.get("made_of"), ImageFolder(origin["sources"]).file_names
-    if others := sorted({*(made_of if isinstance(made_of, dict) else ())} - {*again}):
+    again = ImageFolder(origin["sources"]).file_names
+    if others := sorted({*origin["made_of"]} - {*again}):
         some = ", ".join(others[:SHOWN]) + ", ..." * (len(others) > SHOWN)
         warnings.warn(
             f"{run} holds results of {count(len(others), 'picture')} more, which its last command did not "
@@ -229,11 +229,11 @@ def repeat(run: str | Path, out: str | Path, *, device: str | None = None) -> Su
             stacklevel=3,
         )
     options = what["options"] | ({"mask": origin["mask"]} if origin["mask"] else {})
-    how = what["preparation"]
+    how, expect = what["preparation"], what | {key: origin[key] for key in ("made_of", "models")}
     return translate(
         origin["sources"], out, method=origin["method"], **origin["models"], options=options,
         seed=what["seed"], size=how["size"] and said_size(tuple(how["size"])),
-        **{k: how[k] for k in ("resize", "upscale", "side")}, expect=what,
+        **{k: how[k] for k in ("resize", "upscale", "side")}, expect=expect,
         **{k: what[k] for k in ("windows", "resize_back", "format", "depth")},
         alpha="keep" if what["alpha"] else how.get("transparency", "on white").removeprefix("on "),
         range=how.get("range"), to_range=how.get("to_range"), beside=origin["beside"],

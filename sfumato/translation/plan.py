@@ -126,7 +126,8 @@ class Plan:
         """
         out, done, results = self.out, self.done, self.results
         with locked(out), bar("translate", len(results)) as advance:
-            self._grow(check(out, self.run, self.origin, expect))
+            now = dict(zip(self.pictures.file_names, self._hashes, strict=True))
+            self._grow(check(out, self.run, self.origin | {"made_of": now}, expect))
             here, spent, made = out.stat(), 0.0, defaultdict[int, list[Made]](list)
             if broken := damaged(out, [file.relative_to(out) for file in results if not file.is_dir()]):
                 warnings.warn(broken, stacklevel=4)

@@ -10,14 +10,14 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from sfumato.core.errors import UserError, existing
-from sfumato.core.terminal import count, say
+from sfumato.core.terminal import count, say, verb
 from sfumato.data.folders import LOCK, parse_json, regular, write_text
 from sfumato.data.hashing import version_of
 from sfumato.data.preparation import ALWAYS, Preparation
@@ -177,13 +177,21 @@ def to_repeat(run: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         if not isinstance(part, dict) or not isinstance(part.get(key), kind):
             raise UserError(f"{run} is damaged: it lacks the {key} of its run; translate again")
     prepared_in(what)
-    return what, origin | {key: origin.get(key) for key in ("method", "mask", "batch", "beside")}
+    made_of = known if isinstance(known := origin.get("made_of"), dict) else {}
+    others = {key: origin.get(key) for key in ("method", "mask", "batch", "beside")}
+    return what, origin | others | {"made_of": made_of}
 
 
 def check(
     out: Path, run: dict[str, Any], origin: Mapping[str, Any], expect: Mapping[str, Any] | None
 ) -> dict[str, str]:
     """Sees that the folder `out` is empty or holds this very run, of more or fewer pictures of its folders.
+
+    Args:
+        out: the folder.
+        run: all that defines its results.
+        origin: "roots" of the pictures, and "made_of", {picture: sha256} of them.
+        expect: the run that this one must be, if it repeats one.
 
     Returns:
         {picture: sha256} of what its results were made of.
@@ -205,7 +213,9 @@ def check(
     if expect is not None and changed == ["versions"]:
         say(f"repeated with {run['versions']}, made with {expect.get('versions', 'others')}", file=sys.stderr)
     elif changed:
-        raise UserError(f"the run cannot be repeated: {', '.join(changed)} changed since")
+        raise UserError(
+            f"the run cannot be repeated: {_changed(changed, run, expect or {}, origin['made_of'])}"
+        )
     if set(out.iterdir()) <= {out / LOCK}:
         return {}
     held = read_run(out)
@@ -217,6 +227,41 @@ def check(
             f"{out} holds another run (it differs in {', '.join(changed)}): choose another --out or delete it"
         )
     return made_of if grows else {}  # type: ignore[return-value]
+
+
+def _changed(
+    keys: Sequence[str], run: Mapping[str, Any], before: Mapping[str, Any], now: Mapping[str, str]
+) -> str:
+    """What of a run changed since, in words: of pictures which, and of weights whose."""
+    said = [", ".join(others) + " changed since"] if (others := [k for k in keys if k not in WHICH]) else []
+    if "weights" in keys:
+        old, new = before.get("weights"), run["weights"]
+        roles = [r for r in new if not isinstance(old, dict) or old.get(r) != new[r]]
+        said.append(f"the weights of {', '.join(before['models'].get(r, r) for r in roles)} changed since")
+    if "pictures" in keys:
+        made_of, many = before.get("made_of", {}), len(now)
+        found = {
+            "changed since": [name for name in now if made_of.get(name, now[name]) != now[name]],
+            "new": [name for name in now if made_of and name not in made_of],
+        }
+        if not any(found.values()):
+            found["gone"] = [name for name in made_of if name not in now]
+        if not any(found.values()):  # of an earlier version, which did not record what it was made of
+            said.append("pictures changed since")
+        for what, names in found.items():
+            if names:
+                are = "" if what == "changed since" else f"{verb(len(names), 'are')} "
+                said.append(f"{len(names):,} of {many:,} pictures {are}{what} ({_some(names)})")
+    return "; ".join(said)
+
+
+WHICH = "weights", "pictures"
+"""Of these it is said which."""
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first of these names."""
+    return ", ".join(names[:SHOWN]) + ", ..." * (len(names) > SHOWN)
 
 
 def _modern(run: dict[str, Any]) -> dict[str, Any]:

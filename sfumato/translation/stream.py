@@ -29,7 +29,7 @@ from sfumato.data.masks import check_mask, mask_for
 from sfumato.data.preparation import Preparation, Prepared
 from sfumato.data.read import Unfiled
 from sfumato.data.resize import to_samples
-from sfumato.data.value_range import from_unit, two_ends, type_for
+from sfumato.data.value_range import from_unit, to_type, two_ends, type_for
 from sfumato.diffusion.watch import Watch
 from sfumato.translation.options import StreamOptions
 from sfumato.translation.translator import assembled, options_of, run_translator
@@ -146,7 +146,8 @@ class _Stream:
         if samples.dtype.kind == "f" and self.prepare.range is None:
             self.signed = self.signed or bool(samples.min() < 0)
             if not self.signed:
-                raise UserError("values in [0, 1]: expected [-1, 1]; type 2 * x - 1, or range=(-1, 1)")
+                what = f"type {to_type(0, 1)}, or range=(-1, 1)"
+                raise UserError(f"values in [0, 1]: expected [-1, 1]; {what}")
 
     def _back(self, given: Any) -> Callable[[Tensor], Any]:
         if isinstance(given, Image.Image):

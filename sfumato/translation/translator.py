@@ -16,6 +16,7 @@ from sfumato.checkpoints.seen import said_far
 from sfumato.core.arguments import check_value, checked, hints_of, plain
 from sfumato.core.devices import with_torch_defaults
 from sfumato.core.errors import UserError, choose, out_of_memory
+from sfumato.core.terminal import an
 from sfumato.data.joined import check_folders
 from sfumato.data.pictures import ImageSet
 from sfumato.data.preparation import Preparation, Side
@@ -108,7 +109,7 @@ def assembled(
         if not info(part).translates:
             raise used_by_others(name, own.name)
         if method not in (None, name):
-            raise UserError(f"{own.name} is a {name} model, not {method}; leave out --method")
+            raise UserError(f"{own.name} is {an(name)} model, not {method}; leave out --method")
         if given:
             raise UserError(f"{own.name} translates by itself; leave out --{next(iter(given))}")
         return Assembled(part, {"model": own})
@@ -131,7 +132,7 @@ def assembled(
             raise UserError(
                 f"{method} needs a classifier: --classifier FOLDER, made by `sfumato train domain_classifier`"
                 if role == "classifier"
-                else f"{method} needs a {role} domain: --{role} FOLDER:DOMAIN"
+                else f"{method} needs {an(role)} domain: --{role} FOLDER:DOMAIN"
             )
     models: dict[str, ModelFolder] = {}
     made: dict[str, Part] = {}
@@ -184,7 +185,7 @@ def used_by_others(method: str, folder: str | None = None) -> UserError:
     """What to type for models of a method that does not translate by itself, or for one of them."""
     said = f"{method} does not translate by itself, other methods translate with its models"
     if folder is not None:
-        said = f"{folder} is a {method} model, which other methods translate with"
+        said = f"{folder} is {an(method)} model, which other methods translate with"
     return UserError(f"{said}: {USES[method].format(folder or 'FOLDER')}")
 
 

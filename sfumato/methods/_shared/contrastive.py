@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from sfumato.core.arguments import Seed
 from sfumato.core.ranges import Count, NotNegative, PictureSide, Positive
+from sfumato.core.terminal import an
 from sfumato.diffusion.watch import Watch
 from sfumato.methods._shared import adversarial as gan
 from sfumato.module import Part
@@ -86,7 +87,7 @@ class Contrastive(Part):
         how = self.norm, self.antialias, self.init, self.init_gain
         made = gan.make_resnet(self.net, self.channels, *how, self.bounded)
         if not isinstance(made, ResNet):
-            raise TypeError(f"patches are compared inside a ResNet, not a {type(made).__name__}")
+            raise TypeError(f"patches are compared inside a ResNet, not {an(type(made).__name__)}")
         self.nce_layers = tuple(sorted(set(self.nce_layers))) or made.paper_layers()
         heads = PatchHead(widths=made.widths(self.nce_layers))
         initialise(heads, self.init, self.init_gain)
