@@ -16,7 +16,6 @@ import pytest
 from test_docs import PAGES, ROOT, check_ranges
 
 from sfumato.cli import main as cli
-from sfumato.cli.flags import value_of
 from sfumato.core.errors import UserError
 from sfumato.methods import outline
 
@@ -86,9 +85,7 @@ def parsed(words):
     if words == ["--help"]:
         return words
     words = filled(words)
-    app = _app(
-        words[0], words[1] if words[1:] else "", *(value_of(words, f"--{x}") for x in ("method", "model"))
-    )
+    app = cli.make_app(words)
     for _ in range(9):
         if len(words) == 1 and any(not name.startswith("-") for name in app[words[0]]):
             return words  # the name of a group of commands
@@ -100,13 +97,6 @@ def parsed(words):
         check_ranges([*words, ""], bound)
         return words
     raise AssertionError(words)
-
-
-@functools.cache
-def _app(command, name, method, model):
-    """The commands, with the flags of what words name."""
-    named = [["--method", method] if method else [], ["--model", model] if model else []]
-    return cli.make_app([command, name, *(word for pair in named for word in pair)])
 
 
 def completed(words, argument):

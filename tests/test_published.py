@@ -298,9 +298,6 @@ def test_a_published_name_of_another_network_says_nothing_of_it(tmp_path):
     made = read_published(file, **CHAIN, heads=1)
     assert "published" not in made.said
     assert made.part.domains == ("afhq_dog_4m",)
-    classes = written(tmp_path / "cat2dog_dse_mine.pt", encoder(LITTLE | {"head_channels": 32}, 256, 3)[1])
-    with pytest.raises(UserError, match="classifier|another network"):
-        read_published(classes)
 
 
 @torch.no_grad()
