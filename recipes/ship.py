@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from sfumato.checkpoints.hub import SEEN
 from sfumato.checkpoints.model_folder import describe_folder, load, save
 
 MODELS = Path(__file__).parent.parent / "sfumato" / "models"
@@ -22,6 +23,7 @@ def ship(run: str, name: str) -> None:
     info["command"] = f"python recipes/{Path(sys.argv[0]).name}"
     info["training_minutes"] = round(seconds / 60, 1)
     save(part, MODELS / name, info=info, dtype=torch.float16)
-    for file in ("log.jsonl", "loss.png"):
-        shutil.copy(Path(run) / file, MODELS / name / file)
+    for file in ("log.jsonl", "loss.png", SEEN):
+        if (Path(run) / file).exists():
+            shutil.copy(Path(run) / file, MODELS / name / file)
     print(f"shipped {MODELS / name}")

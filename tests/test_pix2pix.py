@@ -224,7 +224,7 @@ def test_unpaired_folders_are_refused_with_the_methods_to_use(folders, tmp_path)
         ({"jitter": -0.1}, "jitter must be in"),
         ({"hold": 1.0}, "hold must be in"),
         ({"beta1": 1.0}, "beta1 must be in"),
-        ({"size": 8}, "images of 16 pixels or more, not 1 and 8"),
+        ({"size": 4}, "side must be at least 8, not 4"),
         ({"size": 18}, "2 to 16 levels, not 1; choose a --size"),
         ({"options": {"net": "tiny", "norm": "group"}}, "unknown norm 'group'"),
         ({"options": {"net": "tny"}}, "unknown net 'tny': did you mean 'tiny'"),

@@ -8,8 +8,12 @@ from PIL import Image
 
 from sfumato.checkpoints import seen
 from sfumato.checkpoints.hub import SEEN
+from sfumato.checkpoints.model_folder import MODELS
 from sfumato.checkpoints.seen import remember, said_far
 from sfumato.data.digits import write_digits
+from sfumato.data.image_folder import ImageFolder
+from sfumato.data.preparation import Preparation
+from sfumato.studio.choices import HERE
 from sfumato.training.train import train
 from sfumato.translation.pictures import translate
 
@@ -38,17 +42,32 @@ def smooth(n, side=32):
 
 def test_what_is_far_is_told_and_nothing_else(tmp_path, monkeypatch):
     remember(tmp_path, [Images(smooth(48)), Images(smooth(48))])
-    far = torch.cat([smooth(30), torch.rand(2, 3, 32, 32, generator=G) * 2 - 1])
+    far = torch.cat([smooth(26), torch.rand(6, 3, 32, 32, generator=G) * 2 - 1])
     (line,) = said_far(tmp_path, "runs/a", Images(far))
-    assert line.startswith("2 of 32 pictures, as 30, are unlike all that runs/a was trained on")
+    assert line.startswith("3 of 16 pictures, as 27, are unlike all that runs/a was trained on")
     assert not said_far(tmp_path, "a", Images(smooth(20)))
     assert said_far(tmp_path, "a", Images(far[-1:]))[0].startswith("the picture, as 0, is unlike")
-    assert not said_far(tmp_path, "a", Images(torch.zeros(1, 3, 64, 64)))  # of another size
+    assert not said_far(tmp_path, "a", Images(torch.zeros(1, 3, 31, 64)))  # smaller than those
+    assert said_far(tmp_path, "a", Images(torch.zeros(1, 3, 64, 48)))  # whose middle is as large
+    around = torch.nn.functional.pad(smooth(1), (16, 16, 0, 0), value=-1.0)
+    assert not said_far(tmp_path, "a", Images(around))
     assert not said_far(tmp_path / "other", "a", Images(far))
     monkeypatch.setattr(seen, "find_spec", lambda _: None)
     assert not said_far(tmp_path, "a", Images(far))
     remember(tmp_path / "other", [Images(smooth(96))])
     assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize(("model", "known", "other"), [
+    ("digits", "digits", "earth/relief"), ("earth", "earth", "digits"),
+    ("earth_pairs", "earth/satellite", "digits"),
+])  # fmt: skip
+def test_models_that_ship_know_what_they_have_seen(model, known, other):
+    told = [ImageFolder([HERE / folder], Preparation(size=(32, 32))) for folder in (known, other)]
+    assert not said_far(MODELS / model, model, told[0])
+    assert said_far(MODELS / model, model, told[1])
+    (flat,) = said_far(MODELS / model, model, Images(torch.ones(1, 3, 32, 32)))
+    assert flat.startswith(f"the picture, as 0, is unlike all that {model} was trained on")
 
 
 @pytest.mark.parametrize("x", [smooth(40), smooth(80, 16)])

@@ -29,7 +29,7 @@ from sfumato.core.terminal import count
 from sfumato.data.pictures import ImageSet
 from sfumato.data.show import evenly
 
-MOST, LOOKED_AT, DIRECTIONS, FAR = 256, 64, 16, 1.25
+MOST, LOOKED_AT, DIRECTIONS, FAR = 256, 16, 16, 1.25
 """Pictures that are remembered, and looked at in a translation."""
 LEAST, FEWEST = 32, 64
 """Side in pixels, and pictures, from which on there is something to remember."""
@@ -74,6 +74,13 @@ def _distance(stats: dict[str, Tensor], f: Tensor) -> Tensor:
     return (((along / stats["scales"]).square().mean(1) + rest) / 2).sqrt()
 
 
+def _middle(x: Tensor, height: int, width: int) -> Tensor | None:
+    """The middle of a picture, of the training's size, as training cuts it; None of a smaller one."""
+    h, w = x.shape[2:]
+    top, left = (h - height) // 2, (w - width) // 2
+    return x[..., top : top + height, left : left + width] if min(top, left) >= 0 else None
+
+
 @torch.inference_mode()
 def said_far(folder: Path, name: str, pictures: ImageSet) -> list[str]:
     """A line on pictures that are far from what a model has seen, if that is known and some are.
@@ -81,7 +88,7 @@ def said_far(folder: Path, name: str, pictures: ImageSet) -> list[str]:
     Args:
         folder: the model's.
         name: what it is called.
-        pictures: as they are brought to it; up to 64 of them are looked at.
+        pictures: as they are brought to it; up to 16 of them, evenly through them, are looked at.
     """
     if not (folder / SEEN).is_file() or (net := _lite0()) is None:
         return []
@@ -91,8 +98,8 @@ def said_far(folder: Path, name: str, pictures: ImageSet) -> list[str]:
     names, far = pictures.names, []
     for i in (looked := evenly(len(names), LOOKED_AT)):
         with contextlib.suppress(UserError, OSError):  # it is said where it is translated
-            x = pictures.get([i])
-            if [*x.shape[2:]] == stats["size"].tolist() and _distance(stats, net(x)) > stats["limit"]:
+            x = _middle(pictures.get([i]), *map(int, stats["size"]))
+            if x is not None and _distance(stats, net(x)) > stats["limit"]:
                 far.append(names[i])
     if not far:
         return []
