@@ -641,6 +641,19 @@ def test_models_saved_after_the_start_appear(studio):
     assert "1 translated by ddib" in json.dumps(last), last["output"]["data"][0]
 
 
+def test_pictures_that_are_unlike_a_models_are_told_as_an_alert(studio):
+    pytest.importorskip("efficientnet_lite_pytorch")
+    visitor, digit = Visitor(studio[0].local_url), next((rooms.HERE / "digits/2").glob("*.png"))
+    changes = {"source": "sfumato/digits:2", "target": "sfumato/digits:3", "steps": 2}
+    for content, unlike in ((png((48, 32)), True), (digit.read_bytes(), False)):
+        picture = gallery(visitor.upload("a.png", content))
+        visitor.press("translate", {"pictures to translate": picture, **changes})
+        said = json.dumps([*visitor.answers()][-1])
+        assert "1 translated by ddib" in said
+        alert = "the picture, as a, is unlike all that sfumato/digits was trained on: expect results that"
+        assert (alert in said) == ("role=\\\"alert" in said) == unlike
+
+
 def test_the_command_passes_its_flags_on_and_says_what_is_wrong(monkeypatch, capsys, tmp_path):
     from sfumato.cli import main as cli
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from sfumato.checkpoints.model_folder import ModelFolder, describe_folder, open_model, resolve
+from sfumato.checkpoints.model_folder import MODELS, ModelFolder, describe_folder, open_model, resolve
 from sfumato.checkpoints.seen import said_far
 from sfumato.core.arguments import check_value, checked, hints_of, plain
 from sfumato.core.devices import with_torch_defaults
@@ -74,7 +74,8 @@ class Assembled(NamedTuple):
         """What is to be said of pictures that are unlike all that the model of their domain has seen."""
         seen = [m for role, m in self.models.items() if role in ("model", "source")]
         seen = [] if direction == "target-to-source" else seen
-        return [line for m in seen for line in said_far(m.folder, m.name, pictures)]
+        named = [(m, f"sfumato/{m.folder.name}" if m.folder.parent == MODELS else m.name) for m in seen]
+        return [line for m, name in named for line in said_far(m.folder, name, pictures)]
 
     def notes(self, options: Mapping[str, Any]) -> list[str]:
         """What is to be said of these options."""
