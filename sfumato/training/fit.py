@@ -58,7 +58,7 @@ class State:
         self.method, self.step = method, 0
         self.ema = {k: v.clone() for k, v in self._floats().items()}
         self._make = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[optimiser]
-        self._options = {"betas": betas, "weight_decay": weight_decay}
+        self._options = {"betas": betas, "weight_decay": weight_decay, "fused": True}
         self._optimisers: dict[str, torch.optim.Optimizer] = {}
 
     def optimiser(self, player: str) -> torch.optim.Optimizer:
@@ -290,10 +290,12 @@ def _step(
         for p in parameters:
             if p.grad is not None:
                 p.grad = accelerator.reduce(p.grad, "mean")
-    norm = torch.nn.utils.clip_grad_norm_(parameters, clip or math.inf)
+    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None], foreach=True)
     if not norm.isfinite():
         raise Diverged(f"a gradient became {norm.item()}")
     for group in optimiser.param_groups:
         group["lr"] = lr
+    # the fused step divides each gradient by this as it reads it: min(1, clip / norm), in the same pass
+    optimiser.grad_scale = (norm / clip).clamp(min=1) if clip else None  # type: ignore[attr-defined]
     optimiser.step()
     optimiser.zero_grad()
