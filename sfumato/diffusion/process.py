@@ -111,7 +111,7 @@ class Process(Described, abc.ABC):
     def sde(self, t: Tensor | float) -> tuple[Tensor, Tensor]:
         """(f, g^2) of the forward SDE dx = f x dt + g dw (Song et al. 2021, eq. 5), float64."""
         t = as_times(t)
-        (alpha, sigma), (d_alpha, d_sigma) = torch.func.jvp(self, (t,), (torch.ones_like(t),))  # type: ignore[misc]
+        (alpha, sigma), (d_alpha, d_sigma) = torch.func.jvp(self, (t,), (torch.ones_like(t),))
         f = d_alpha / alpha
         return f, 2 * sigma * (d_sigma - f * sigma)
 

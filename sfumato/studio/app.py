@@ -172,7 +172,7 @@ def _say_unfit_requests() -> None:
             traceback.print_exc()
 
     own: Any = SimpleNamespace(**vars(traceback) | {"print_exc": print_exc})
-    queueing.traceback = routes.traceback = own  # type: ignore[attr-defined]
+    queueing.traceback = routes.traceback = own
 
 
 def _launch(page: Any, host: str, port: int, password: str | None, guard: dict[str, Any]) -> None:
