@@ -33,11 +33,10 @@ class Posterior(torch.nn.Module):
 
 
 @pytest.mark.usefixtures("shapes_unchecked")
-@pytest.mark.parametrize(("solver", "steps"), [("sde_dpm2m", 40), ("dpm2m", 25)])
-def test_samples_of_the_posterior(solver, steps, report):
+@pytest.mark.parametrize(("solver", "steps", "n"), [("sde_dpm2m", 40, 1500), ("dpm2m", 25, 3000)])
+def test_samples_of_the_posterior(solver, steps, n, report):
     """E[x | y] = r y and Var[x | y] = 1 - r^2, with nothing trained."""
-    r, n = 0.8, 3000
-    part = tiny()
+    r, part = 0.8, tiny()
     part.denoiser = Gaussian(torch.zeros(1).double(), torch.ones(1).double(), Cosine())
     part.regressor = Posterior(r)
     y = normal(n, 1, 1, 1)
@@ -47,8 +46,8 @@ def test_samples_of_the_posterior(solver, steps, report):
     report(f"controllable, {solver}: gain (0.8) and variance (0.36)", gain, variance)
     assert gain == pytest.approx(r, abs=0.03)
     assert variance == pytest.approx(1 - r**2, rel=0.1)
-    free = part.translate(y, as_is=True, steps=steps, solver=solver, guidance_scale=0)
-    assert (free * y).mean().abs() < 0.05
+    free = part.translate(y[:1000], as_is=True, steps=steps, solver=solver, guidance_scale=0)
+    assert (free * y[:1000]).mean().abs() < 0.08
 
 
 def test_the_regressor_learns_mean_and_spread():

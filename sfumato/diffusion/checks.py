@@ -32,7 +32,7 @@ def as_times(t: Any, device: str | None = None) -> Tensor:
     """
     t = numbers(t, device)
     within = t.clamp(0, 1)
-    if not (good := torch.isclose(t, within, rtol=0, atol=1e-6)).all():
+    if not (good := (t - within).abs() <= 1e-6).all():
         raise UserError(f"times must be in [0, 1], 0 clean and 1 noise, not {t[~good][0]:g}")
     return within
 

@@ -71,8 +71,8 @@ class Mixture(nn.Module):
         """E[x | x_t], exactly."""
         alpha, _, y, var = self._rotated(x_t, t)
         means = self.means + torch.einsum("kde,bke->bkd", self.vectors, alpha * self.eigenvalues / var * y)
-        if domain is not None:
-            mean = means[:, domain_index(domain, self.domains)]
+        if domain is not None or len(self.weights) == 1:
+            mean = means[:, 0 if domain is None else domain_index(domain, self.domains)]
         else:
             mean = (self.responsibilities(x_t, t)[..., None] * means).sum(1)
         return mean.reshape(x_t.shape).to(x_t.dtype)

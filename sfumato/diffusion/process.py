@@ -110,8 +110,13 @@ class Process(Described, abc.ABC):
 
     def sde(self, t: Tensor | float) -> tuple[Tensor, Tensor]:
         """(f, g^2) of the forward SDE dx = f x dt + g dw (Song et al. 2021, eq. 5), float64."""
-        t = as_times(t)
-        (alpha, sigma), (d_alpha, d_sigma) = torch.func.jvp(self, (t,), (torch.ones_like(t),))
+        with torch.inference_mode(False), torch.enable_grad():  # a process is elementwise: backward is d/dt
+            t = as_times(t).detach().clone().requires_grad_()
+            alpha, sigma = self(t)
+            d_alpha, d_sigma = (  # one of them may be constant
+                torch.autograd.grad((v + 0 * t).sum(), t, retain_graph=True)[0] for v in (alpha, sigma)
+            )
+        alpha, sigma = alpha.detach(), sigma.detach()
         f = d_alpha / alpha
         return f, 2 * sigma * (d_sigma - f * sigma)
 
