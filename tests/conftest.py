@@ -1,5 +1,6 @@
 """Shared by all tests: one thread, float64 ground truth, and a table of the measured numbers at the end."""
 
+import os
 import signal
 
 import jaxtyping
@@ -13,6 +14,7 @@ signal.signal(
     signal.SIGINT, signal.default_int_handler
 )  # shells ignore it in what they start with &
 torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"  # of what tests start: on tiny tensors threads only wait for each other
 settings.register_profile("laws", derandomize=True, deadline=None, max_examples=50, database=None)
 settings.load_profile("laws")
 

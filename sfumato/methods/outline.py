@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +38,7 @@ def names() -> list[str]:
     return sorted({file.stem for file in METHODS.glob("[!_]*.py")} - NO_METHODS)
 
 
+@functools.cache
 def outlines() -> dict[str, Outline]:
     """Every method by name."""
     shared = {c.name: c for file in METHODS.glob("_shared/*.py") for c in _classes(_parsed(file))}
