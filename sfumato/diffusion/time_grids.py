@@ -63,7 +63,7 @@ def grid(
     else:
         chain = process if isinstance(process, Chain) else DDPM()
         a, b = (chain.time(process.log_snr(ends)) * chain.steps).clamp(1, chain.steps)
-        levels = (a + (b - a) * u + 1e-6).round()  # what lies halfway goes up, on any processor
+        levels = (a + (b - a) * u).round(decimals=6).round()  # halves are halves on any processor
         if (levels.diff() == 0).any():
             most = int((a.round() - b.round()).abs()) + clean
             raise UserError(f"the chain has room for {most} steps there, not for {steps}")
