@@ -1,6 +1,7 @@
 """Parts describe themselves, and building a description makes the same part, and nothing else."""
 
 import json
+from itertools import pairwise
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from sfumato.diffusion.guidance import Conditioned
 from sfumato.diffusion.process import DDPM, PROCESSES, VP
 from sfumato.methods.ddib import DDIB
 from sfumato.methods.diffusion import Diffusion
-from sfumato.module import Part, build, describe
+from sfumato.module import Described, Part, _all_kinds, build, describe
 from sfumato.nets.sizes import UNet
 
 
@@ -144,3 +145,17 @@ def test_what_does_not_exist_is_refused():
 def test_what_has_no_description_says_where():
     with pytest.raises(TypeError, match=r"child: a Linear has no description"):
         describe(Leaf(child=nn.Linear(1, 1)))
+
+
+def test_no_two_kinds_have_one_name():
+    """A description names a kind by its class: a method must not be called as a process is."""
+
+    def below(cls):
+        for sub in cls.__subclasses__():
+            yield sub
+            yield from below(sub)
+
+    assert _all_kinds()
+    ours = {c for c in below(Described) if c.__module__.startswith("sfumato.")}
+    names = sorted(c.__name__ for c in ours)
+    assert len(names) == len(set(names)), [a for a, b in pairwise(names) if a == b]

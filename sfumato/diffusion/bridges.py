@@ -22,10 +22,13 @@ import torch
 from torch import Tensor, nn
 
 from sfumato.core.arguments import check_value, checked
+from sfumato.core.errors import UserError
 from sfumato.core.ranges import Interval, NotNegative, Positive
 from sfumato.diffusion.checks import as_times, floats, numbers
 from sfumato.diffusion.denoiser import Denoises, Trace, Traced, ask, score_of
-from sfumato.diffusion.integrate import rms
+from sfumato.diffusion.guidance import sampled
+from sfumato.diffusion.integrate import ODE, Solver, rms
+from sfumato.diffusion.noise import Noise
 from sfumato.diffusion.process import Process, spread
 from sfumato.diffusion.watch import Watch
 
@@ -245,3 +248,32 @@ class Bridged(Traced, nn.Module):
             watch(t, self.state(y, t), mean, more)
 
         return shown
+
+
+def crossed(
+    denoiser: Denoises, source: Tensor, noise: Noise, watch: Watch | None = None, **how: Any
+) -> Tensor:
+    """Samples of a bridge's target (B, ...) for each source x_T, from the source on.
+
+    Args:
+        denoiser: see `Bridged`.
+        source: x_T (B, ...).
+        noise: draws that of the way.
+        watch: see `integrate`; it is handed x_t, and its score's size in place of alpha and sigma.
+        how: steps, solver, spacing and clip of `sampled`.
+    """
+    bridged = Bridged(denoiser, source)
+    return sampled(bridged, source, noise, watch=bridged.shown(watch), **how)
+
+
+def check_draws(solver: Solver, what: str) -> None:
+    """Sees that a solver suits a denoiser that sees x_t alone.
+
+    Raises:
+        UserError: the solver draws no noise; says `what` the model is.
+    """
+    if solver in ODE:
+        raise UserError(
+            f"solver {solver!r} draws no noise, and {what} does not know the source without: expected one "
+            f"that does, such as sde_dpm2m"
+        )

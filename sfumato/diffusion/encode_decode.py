@@ -9,10 +9,9 @@ from __future__ import annotations
 from torch import Tensor
 
 from sfumato.core.arguments import checked
-from sfumato.core.errors import UserError, choose
 from sfumato.core.ranges import Count
 from sfumato.diffusion.denoiser import Denoises
-from sfumato.diffusion.integrate import ODE, SDE, OdeSolver, integrate
+from sfumato.diffusion.integrate import OdeSolver, integrate, without_noise
 from sfumato.diffusion.time_grids import Spacing, grid
 from sfumato.diffusion.watch import Watch
 
@@ -44,7 +43,7 @@ def encode(
     """
     times = grid(f.process, steps, spacing, rho=RHO)
     alpha, _ = f.process.at(f.process.t_min, images)
-    return integrate(_ode(solver), f, alpha * images, times.flip(0), watch=watch)
+    return integrate(without_noise(solver), f, alpha * images, times.flip(0), watch=watch)
 
 
 @checked
@@ -60,11 +59,4 @@ def decode(
     """Latents to images of the domain that `f` denoises; arguments as those of `encode`."""
     times = grid(f.process, steps, spacing, rho=RHO)
     alpha, _ = f.process.at(f.process.t_min, latents)
-    return integrate(_ode(solver), f, latents, times, watch=watch) / alpha
-
-
-def _ode(solver: OdeSolver) -> OdeSolver:
-    """The solver, unless it is one that draws noise."""
-    if isinstance(solver, str) and solver in SDE:
-        raise UserError(f"solver {solver!r} draws noise: expected {', '.join(ODE)}")
-    return choose("solver", solver, ODE) if isinstance(solver, str) else solver
+    return integrate(without_noise(solver), f, latents, times, watch=watch) / alpha

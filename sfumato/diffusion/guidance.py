@@ -16,8 +16,10 @@ from sfumato.core.arguments import check_value, checked
 from sfumato.core.errors import UserError
 from sfumato.core.ranges import Count
 from sfumato.diffusion.denoiser import Denoises, Trace, Traced, answered, ask, process_of
-from sfumato.diffusion.integrate import rms
+from sfumato.diffusion.integrate import Solver, rms, sample
+from sfumato.diffusion.noise import Noise
 from sfumato.diffusion.process import Process, norm
+from sfumato.diffusion.time_grids import Spacing
 from sfumato.module import Part
 
 On = Literal["sample", "mean"]
@@ -113,6 +115,15 @@ class Clipped(Traced, nn.Module):
 
     def forward(self, x_t: Tensor, t: Tensor | float, trace: Trace | None = None) -> Tensor:
         return ask(self.denoiser, x_t, t, trace).clamp(-1, 1)
+
+
+def sampled(
+    f: Denoises, like: Tensor, noise: Noise, *, steps: int, solver: Solver, spacing: Spacing,
+    clip: bool = False, **how: Any,
+) -> Tensor:  # fmt: skip
+    """`sample`, as methods offer it: E[x | x_t] clipped or not, and Euler-Maruyama ends at t_min."""
+    f, clean = Clipped(f) if clip else f, solver != "euler_maruyama"
+    return sample(solver, f, like, noise, steps, spacing, clean=clean, **how)
 
 
 class ClassifierFree(Traced, nn.Module):

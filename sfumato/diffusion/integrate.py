@@ -176,8 +176,20 @@ def named_step(step: Solver) -> Step:
     return STEPS[choose("solver", step, STEPS)]
 
 
+def without_noise(solver: OdeSolver) -> OdeSolver:
+    """The solver.
+
+    Raises:
+        UserError: it is one that draws noise, or unknown.
+    """
+    if isinstance(solver, str) and solver in SDE:
+        raise UserError(f"solver {solver!r} draws noise: expected {', '.join(ODE)}")
+    return choose("solver", solver, ODE) if isinstance(solver, str) else solver
+
+
 __all__ = [
     "ODE", "PAST", "SDE", "STEPS", "Counted", "Draw", "OdeName", "OdeSolver", "Point", "Solver", "Step",
     "ab2", "ab3", "ancestral", "checked", "ddim", "dopri5", "dpm2m", "euler_maruyama", "heun",
     "integrate", "named_step", "predictor_corrector", "rms", "sample", "sde_dpm2m", "sde_heun", "take",
+    "without_noise",
 ]  # fmt: skip

@@ -25,13 +25,12 @@ import torch
 from torch import Tensor, nn
 
 from sfumato.core.arguments import Seed
-from sfumato.core.errors import UserError
 from sfumato.core.ranges import Count, NotNegative, Steps
 from sfumato.diffusion.bridge_denoiser import BridgeDenoiser
-from sfumato.diffusion.bridges import BRIDGES, Bridged, Family, Width
-from sfumato.diffusion.denoiser import Denoises, TimeLaw
-from sfumato.diffusion.guidance import Clipped, Conditioned
-from sfumato.diffusion.integrate import ODE, Solver, sample
+from sfumato.diffusion.bridges import BRIDGES, Family, Width, check_draws, crossed
+from sfumato.diffusion.denoiser import TimeLaw
+from sfumato.diffusion.guidance import Conditioned
+from sfumato.diffusion.integrate import Solver
 from sfumato.diffusion.noise import Noise
 from sfumato.diffusion.time_grids import Spacing
 from sfumato.diffusion.watch import Watch
@@ -108,19 +107,15 @@ class Bridge(Part):
             spacing: spacing of the solver's times: karras, log_snr, time or chain.
             clip: clip E[x_0 | x_t] to [-1, 1] at every step.
         """
-        if self.markov and solver in ODE:
-            raise UserError(
-                f"solver {solver!r} draws no noise, and a model trained with --markov does not know the "
-                f"source without: expected one that does, such as sde_dpm2m"
-            )
+        if self.markov:
+            check_draws(solver, "a model trained with --markov")
         noise = Noise.of(source, seed)
         if self.source_noise:
             source = source + self.source_noise * noise.stream("source")(source)
         given: Any = Conditioned(denoiser=self._denoiser(end(direction)))
-        bridged = Bridged(given if self.markov else given.on(source), source)
-        f: Denoises = Clipped(bridged) if clip else bridged
-        clean, shown = solver != "euler_maruyama", bridged.shown(watch)
-        return sample(solver, f, source, noise, steps, spacing, clean=clean, watch=shown)
+        f = given if self.markov else given.on(source)
+        how: dict[str, Any] = {"steps": steps, "solver": solver, "spacing": spacing, "clip": clip}
+        return crossed(f, source, noise, watch, **how)
 
     def _denoiser(self, which: str) -> BridgeDenoiser:
         denoiser = self.denoisers[which]

@@ -34,8 +34,8 @@ from torch import Tensor, nn
 from sfumato.core.arguments import Seed
 from sfumato.core.ranges import BelowOne, Count, NotNegative, Steps, Whole
 from sfumato.diffusion.denoiser import Denoiser, Prediction, TimeLaw
-from sfumato.diffusion.guidance import Clipped, Conditioned, away_from_none, needs_hidden
-from sfumato.diffusion.integrate import Solver, sample
+from sfumato.diffusion.guidance import Conditioned, away_from_none, needs_hidden, sampled
+from sfumato.diffusion.integrate import Solver
 from sfumato.diffusion.noise import Noise
 from sfumato.diffusion.process import Process, named_process
 from sfumato.diffusion.time_grids import Spacing
@@ -125,11 +125,10 @@ class PairedSDE(Part):
         needs_hidden(classifier_free, self.drop_condition)
         given = Conditioned(denoiser=self._denoiser(end(direction)))
         f = away_from_none(given, source, given, classifier_free)
-        f, clean = Clipped(f) if clip else f, solver != "euler_maruyama"
-        noise = Noise.of(source, seed)
         made = self.channels if end(direction) == "source" else self.to_channels or self.channels
         like = source.new_empty(len(source), made, *source.shape[2:])
-        return sample(solver, f, like, noise, steps, spacing, clean=clean, watch=watch)
+        how: dict[str, Any] = {"steps": steps, "solver": solver, "spacing": spacing, "clip": clip}
+        return sampled(f, like, Noise.of(source, seed), watch=watch, **how)
 
     def _denoiser(self, which: str) -> Denoiser:
         denoiser = self.denoisers[which]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ from sfumato.data.image_folder import ImageFolder
 from sfumato.data.open_data import open_data
 from sfumato.data.own import in_python
 from sfumato.data.without import leave_out
-from sfumato.methods.registry import info
+from sfumato.methods.registry import find, info, inner
 from sfumato.module import Part
 from sfumato.training.options import TrainOptions
 
@@ -52,7 +52,7 @@ def read_pictures(asked: TrainOptions) -> Pictures:
     """Reads the pictures of a training, leaves some out, and holds some out."""
     if asked.scale != 1 and asked.resize != "pieces":
         raise UserError(f"--scale {asked.scale:g} is of pieces: add --resize pieces")
-    kind, part = info(asked.method).trains_on or "", asked.method
+    kind, part = trains_on(asked.method, asked.options), asked.method
     how = {k: getattr(asked, k) for k in HOW} | {"size": asked.sides}
     if asked.further:
         how |= {"beside": asked.further, "channels": asked.stated_channels}
@@ -80,6 +80,14 @@ def read_pictures(asked: TrainOptions) -> Pictures:
     if asked.held_out:
         return Pictures(everything, *everything.split(asked.held_out, asked.seed)).grouped()
     return Pictures(everything, everything, None).grouped()
+
+
+def trains_on(method: str | Part, options: Mapping[str, Any] | None = None) -> str:
+    """What its batches are with these options: some methods learn from pairs, too, if they are told."""
+    cls: Any = find(method) if isinstance(method, str) else inner(method)
+    name, value = getattr(cls, "pairs_with", ("", None))
+    told = (options or {}).get(name) if isinstance(method, str) else getattr(cls, name, None)
+    return "pairs" if name and told == value else info(method).trains_on or ""
 
 
 def with_channels(asked: TrainOptions, pictures: Pictures) -> TrainOptions:

@@ -259,13 +259,18 @@ class Start:
 
 
 def _given(asked: TrainOptions) -> dict[str, Any]:
-    """The method's options that are given; a model that is begun with brings its side among them."""
+    """The method's options that are given; a model that is begun with brings its side among them.
+
+    Folders of models that they name are these models.
+    """
     cls = find(str(asked.method))
     given = checked_values(cls, asked.options or {})
     decided = OF_DATA if asked.start is None else ("domains",)
     for name in given:
         choose(f"option of {asked.method}", name, [f.name for f in fields(cls) if f.name not in decided])
-    return given
+    names = getattr(cls, "folders", {})
+    named = {k: v for k, v in given.items() if k in names and isinstance(v, str) and v not in names[k]}
+    return given | {k: inner(open_model(*resolve(v)).part) for k, v in named.items()}
 
 
 def _decided(asked: TrainOptions, pictures: Pictures) -> dict[str, Any]:

@@ -51,6 +51,11 @@ class Replay(nn.Module):
         with torch.autocast(new.device.type, enabled=False):  # that of a CPU joins no float16
             self._keep(torch.cat([old, new])[-self.size :])
 
+    def forget(self, like: Tensor) -> None:
+        """Remembers nothing more of the size of these images."""
+        if (kept := self.of(like)) is not None:
+            self._keep(kept[:0])
+
     def draw(self, like: Tensor, rng: torch.Generator) -> tuple[Tensor, ...]:
         """As many tuples at random, and of the size, as these images: a tensor for each place of a tuple."""
         kept = self.of(like)

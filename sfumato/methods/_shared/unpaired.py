@@ -15,8 +15,8 @@ from sfumato.core.errors import choose
 from sfumato.diffusion.denoiser import Denoiser
 from sfumato.diffusion.domains import domain_index
 from sfumato.diffusion.encode_decode import ENCODING, decode, encode
-from sfumato.diffusion.guidance import Clipped, Conditioned, away_from_none
-from sfumato.diffusion.integrate import Solver, sample
+from sfumato.diffusion.guidance import Conditioned, away_from_none, sampled
+from sfumato.diffusion.integrate import Solver
 from sfumato.diffusion.low_pass import Content, passed
 from sfumato.diffusion.noise import Noise
 from sfumato.diffusion.sampler_gradients import integrate_flat
@@ -126,8 +126,7 @@ class Sides(nn.Module):
         """Images of a side given these (B, C, H, W); `exact` keeps all gradients, in flat memory."""
         f = away_from_none(self.given(side, kind), image, self.given(side, "none"), classifier_free)
         how: dict[str, Any] = {"run": integrate_flat} if exact else {"watch": watch}
-        f, clean = Clipped(f) if clip else f, solver != "euler_maruyama"
-        return sample(solver, f, image, noise, steps, spacing, clean=clean, **how)
+        return sampled(f, image, noise, steps=steps, solver=solver, spacing=spacing, clip=clip, **how)
 
     def couple(self, side: str, image: Tensor, noise: Noise, rough: Rough | None, **how: Any) -> Tensor:
         """The first coupling: by coarse images where there are such, else DDIB (in twice the steps)."""
@@ -178,6 +177,9 @@ class Translators(nn.ModuleDict):
 class Pairs(nn.Module):
     """Real images of each side, and the other side's made of them.
 
+    Of denoisers other than `Sides`, f is any module with its `sample`; pairing is then buffer, and there is
+    no first coupling.
+
     Args:
         pairing: buffer, exact, detached, one_step or auxiliary, see `unpaired_sde`.
         rough: of the first coupling; None for DDIB.
@@ -205,14 +207,14 @@ class Pairs(nn.Module):
             return {s: torch.zeros_like(x) for s, x in images.items()}
         return {s: self.rough(x, drawn(x, rng)) for s, x in images.items()}
 
-    def follow(self, f: Sides, decay: float, freeze: bool) -> None:
+    def follow(self, f: nn.Module, decay: float, freeze: bool) -> None:
         """The slow copy takes in the denoisers; it is kept as it is for the first coupling."""
         self.slow.follow(f, decay)
         if freeze:
             self.frozen.vector = self.slow.vector
 
     def forward(
-        self, f: Sides, real: Images, rng: torch.Generator, first: bool, n: int
+        self, f: Any, real: Images, rng: torch.Generator, first: bool, n: int
     ) -> tuple[Images, Images]:
         """Real images and what is made of them, now (n-th batch) or earlier; of each side.
 
@@ -233,11 +235,12 @@ class Pairs(nn.Module):
         old = self.memory.draw(real["target"], rng)
         return dict(zip(OTHER, old[:2], strict=True)), dict(zip(OTHER, old[2:], strict=True))
 
-    def sample(self, f: Sides, side: str, image: Tensor, rng: torch.Generator, exact: bool = False) -> Tensor:
+    def sample(self, f: Any, side: str, image: Tensor, rng: torch.Generator, **how: Any) -> Tensor:
         """Samples of a side given images, by the sampler of the loop."""
-        return f.sample(side, image, noise_for(image, rng), exact=exact, **self.loop)
+        made: Tensor = f.sample(side, image, noise_for(image, rng), **self.loop, **how)
+        return made
 
-    def _make(self, f: Sides, side: str, image: Tensor, rng: torch.Generator, first: bool) -> Tensor:
+    def _make(self, f: Any, side: str, image: Tensor, rng: torch.Generator, first: bool) -> Tensor:
         if self.pairing == "exact" and not first:
             return self.sample(f, side, image, rng, exact=True)
         with torch.no_grad(), (self.frozen if first else self.slow).acting_in(f):
