@@ -1,12 +1,11 @@
 """Processes that are killed in the middle of their work, at moments that a seed decides."""
 
 import itertools
+import multiprocessing
 import os
 import signal
 import threading
-
-# what a server imports once for all that it forks: modules of sfumato, and what torch imports late
-TRAINING = ["sfumato.training.train", "accelerate", "torch._dynamo", "test_train"]
+from pathlib import Path
 
 
 def moments(dice, n, files):
@@ -32,3 +31,25 @@ def die(at, after, by=signal.SIGKILL):
         return replace(*args, **kwargs)
 
     os.replace = counted
+
+
+def started(function, *args):
+    """A process that calls the function: a server forks it that has imported what takes seconds."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["imported"])
+    process = context.Process(target=function, args=args)
+    before, here = os.environ.get("PYTHONPATH"), Path(__file__).parent
+    os.environ["PYTHONPATH"] = f"{here}{os.pathsep}{here.parent}"  # the server begins at the first start
+    try:
+        process.start()
+    finally:
+        os.environ.pop("PYTHONPATH")
+        os.environ |= {} if before is None else {"PYTHONPATH": before}
+    return process
+
+
+def ended(function, *args):
+    """The exit code of a process that called the function."""
+    process = started(function, *args)
+    process.join()
+    return process.exitcode

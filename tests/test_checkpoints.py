@@ -1,13 +1,12 @@
 """Models that are kept beside a run: the last ones and the best one, whole at any time."""
 
 import json
-import multiprocessing
 import random
 import signal
 
 import pytest
 import torch
-from kills import TRAINING, die, moments
+from kills import die, ended, moments
 from test_train import TINY, folders  # noqa: F401
 
 from sfumato.checkpoints.model_folder import describe_folder, load
@@ -45,8 +44,8 @@ def test_the_last_models_are_kept_and_are_those_of_their_steps(folders, tmp_path
         train("diffusion", folders, tmp_path / str(step), **HOW | {"steps": step, "save_every": 2})
         model = f"{out}/checkpoints/step-{step}"
         assert describe_folder(model)["info"]["step"] == step
-        for name, value in load(tmp_path / str(step)).state_dict().items():
-            assert torch.equal(load(model).state_dict()[name], value)
+        here, there = (load(one).state_dict() for one in (model, tmp_path / str(step)))
+        assert all(torch.equal(here[name], value) for name, value in there.items())
 
 
 def test_nothing_is_kept_that_is_not_asked_for(folders, tmp_path):  # noqa: F811
@@ -149,20 +148,12 @@ def _train(data: dict, out: str, moment: tuple[int, float] | None = None) -> Non
 
 
 def test_killed_at_ten_moments_keeps_what_an_undisturbed_run_keeps(folders, tmp_path, report):  # noqa: F811
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(TRAINING)
-
-    def run(out, moment=None):
-        process = context.Process(target=_train, args=(folders, str(out), moment))
-        process.start()
-        process.join()
-        return process.exitcode
-
-    straight, killed, ended = tmp_path / "straight", tmp_path / "killed", []
+    run = lambda out, moment=None: ended(_train, folders, str(out), moment)
+    straight, killed, codes = tmp_path / "straight", tmp_path / "killed", []
     assert run(straight) == 0
     for moment in moments(random.Random(1), 10, files=24):
-        ended.append(run(killed, moment))
-        assert ended[-1] in (0, -signal.SIGKILL)
+        codes.append(run(killed, moment))
+        assert codes[-1] in (0, -signal.SIGKILL)
         for folder in (killed / "best", *killed.glob("checkpoints/step-*")):
             if folder.exists():
                 load(folder)
@@ -178,7 +169,7 @@ def test_killed_at_ten_moments_keeps_what_an_undisturbed_run_keeps(folders, tmp_
     info = describe_folder(killed / "best")["info"]
     assert info["held_out_loss"] == min(losses.values()) == losses[info["step"]]
     assert read_tensors(killed / "best/weights.safetensors")
-    report("kill test of kept models", f"{sum(e != 0 for e in ended)} of 10 processes killed")
+    report("kill test of kept models", f"{sum(e != 0 for e in codes)} of 10 processes killed")
 
 
 def test_models_of_steps_to_come_and_halves_go_when_a_run_goes_on(folders, tmp_path):  # noqa: F811

@@ -5,7 +5,6 @@ import inspect
 import io
 import json
 import math
-import multiprocessing
 import os
 import random
 import re
@@ -20,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from kills import die, moments
+from kills import die, ended, moments
 from PIL import Image
 
 import sfumato
@@ -561,13 +560,6 @@ def test_an_output_folder_that_holds_something_else_is_refused(root, ends, tmp_p
 # ---- kills and full disks, in processes of their own --------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def processes():
-    context = multiprocessing.get_context("forkserver")  # it imports torch once, computes nothing
-    context.set_forkserver_preload(["sfumato.translation.pictures", "sfumato.methods.ddib", "pytest"])
-    return context
-
-
 def work(root: Path, out: Path, moment: tuple[int, float] | None = None) -> None:
     torch.set_num_threads(1)
     if moment:
@@ -584,16 +576,11 @@ def fill(root: Path, out: Path) -> None:
         (out.parent / "said").symlink_to(f"{error.strerror}: {Path(error.filename).name}")
 
 
-def test_killed_at_ten_moments(root, processes, tmp_path):
+def test_killed_at_ten_moments(root, tmp_path):
     for i in range(16):
         picture(root / f"many/{i % 3}/{i}.png", i)
 
-    def run(out: Path, moment: tuple[int, float] | None = None) -> int:
-        process = processes.Process(target=work, args=(root, out, moment))
-        process.start()
-        process.join()
-        return process.exitcode
-
+    run = lambda out, moment=None: ended(work, root, out, moment)
     assert run(tmp_path / "whole") == 0
     whole = contents(tmp_path / "whole")
     assert len(whole) == 16
@@ -606,12 +593,9 @@ def test_killed_at_ten_moments(root, processes, tmp_path):
         assert not list(out.rglob(".*"))
 
 
-def test_a_full_disk_leaves_no_half_picture(root, processes, tmp_path):
+def test_a_full_disk_leaves_no_half_picture(root, tmp_path):
     picture(root / "many/0/0.png", 0)
-    process = processes.Process(target=fill, args=(root, tmp_path / "out"))
-    process.start()
-    process.join()
-    assert process.exitcode == 0
+    assert ended(fill, root, tmp_path / "out") == 0
     assert "nothing written" in str((tmp_path / "said").readlink())
     assert not list((tmp_path / "out").rglob("*.*"))
 

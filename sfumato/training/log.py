@@ -80,6 +80,7 @@ class Journal:
     def plot(self, out: Path) -> None:
         """Draws each player's training loss and held-out loss, and what else was measured."""
         from matplotlib.figure import Figure
+        from matplotlib.ticker import LogFormatter
 
         if not (entries := self.entries()):
             return
@@ -94,7 +95,10 @@ class Journal:
                 of = {"color": line.get_color(), "label": f"{player}, held out"}
                 axes.plot(*held_out[player], "--", **of)
         shown = [v for _, values in (*losses.values(), *held_out.values()) for v in values]
-        axes.set(xlabel="step", ylabel="loss", yscale="log" if all(v > 0 for v in shown) else "linear")
+        axes.set(xlabel="step", ylabel="loss")
+        if all(v > 0 for v in shown):
+            axes.set_yscale("log")  # numbers as plain text: as formulas they take most of the drawing's time
+            axes.yaxis.set(major_formatter=LogFormatter(), minor_formatter=LogFormatter())
         for other in rest:
             for name, curve in measured.items():
                 other.plot(*curve, ".-", label=name)
