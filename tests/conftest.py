@@ -10,6 +10,8 @@ import torch
 from hypothesis import settings
 from PIL import Image
 
+from sfumato.data.digits import write_digits
+
 signal.signal(
     signal.SIGINT, signal.default_int_handler
 )  # shells ignore it in what they start with &
@@ -58,6 +60,14 @@ def pngs(tmp_path_factory):
         return root
 
     return write
+
+
+@pytest.fixture(scope="session")
+def digits_folder(tmp_path_factory):
+    """`sfumato data digits` of 32 pixels, one copy each: to be read only."""
+    pytest.importorskip("sklearn")
+    write_digits(folder := tmp_path_factory.mktemp("written") / "digits", copies=1)
+    return folder
 
 
 @pytest.fixture

@@ -333,7 +333,7 @@ def test_train(root, tmp_path, capsys):
 
 def test_data(tmp_path, capsys):
     pytest.importorskip("sklearn")
-    run("data", "digits", tmp_path / "digits", "--copies", 1)
+    run("data", "digits", tmp_path / "digits", "--copies", 1, "--size", 8)
     assert (tmp_path / "digits/train/0").is_dir()
     capsys.readouterr()
     assert "--from" in said(capsys, "data", "mnist", tmp_path / "mnist")

@@ -60,7 +60,7 @@ def test_a_full_disk_is_said_with_the_name_of_what_was_not_written(tmp_path, mon
 
     monkeypatch.setattr(Image.Image, "save", full)
     with pytest.raises(OSError, match="No space left on device; nothing written") as error:
-        write_digits(tmp_path / "digits")
+        write_digits(tmp_path / "digits", size=8, copies=1)
     assert error.value.filename == str(tmp_path / "digits")
     assert not list(tmp_path.iterdir())
 

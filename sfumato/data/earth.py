@@ -54,11 +54,12 @@ def write_earth(
             f"try --size 32 --world 2700"
         )
     with new_folder(out) as folder:
-        maps, land = {name: world_map(name, world) for name in MAPS}, _land(world)
+        land = _land(world)
         tiles = _tiles(land > 0, size, step)
         counts = {s: sum(t[1] == s for t in tiles) for s in ("train", "test")}
         given = f"size {size}, stride {step} and world {world} do not fit"
         check_splits(counts, given, "try --size 32 --stride 8 --world 2700")
+        maps = {name: world_map(name, world) for name in MAPS}
         for split in ("train", "test"):
             layers = {f"{split}/{name}": layer for name, layer in maps.items()}
             for name, layer in (layers | {f"land/{split}": land}).items():
