@@ -61,3 +61,9 @@ def saying(where, function, *args):
         for stream in (1, 2):
             os.dup2(file.fileno(), stream)
     function(*args)
+
+
+def program(code, environment):
+    """Runs Python with these variables of the environment."""
+    os.environ |= environment
+    exec(code, {})

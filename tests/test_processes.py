@@ -1,13 +1,12 @@
 """Two real processes that train together, over gloo: they end alike, and one speaks and writes for both."""
 
 import json
-import os
 import socket
 from pathlib import Path
 
 import pytest
 import torch
-from kills import saying, started
+from kills import program, saying, started
 from test_train import pictures
 
 from sfumato.checkpoints.model_folder import load
@@ -92,11 +91,6 @@ def two(out, words, before="", seconds=120):
     said = [Path(f"{out}.said{rank}").read_text() for rank in "01"]
     assert not late, said
     return [process.exitcode for process in processes], said
-
-
-def program(code, environment):
-    os.environ |= environment
-    exec(code, {})
 
 
 def typed(data, out, **more):

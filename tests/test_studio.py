@@ -9,8 +9,6 @@ import re
 import signal
 import socket
 import struct
-import subprocess
-import sys
 import threading
 import time
 import zipfile
@@ -25,6 +23,7 @@ from PIL import Image
 
 pytest.importorskip("gradio", reason='the studio needs gradio: pip install -e ".[studio]"')
 
+from kills import program, saying, started
 from visitor import Visitor, gallery
 
 import sfumato
@@ -891,9 +890,10 @@ def test_an_open_address_without_a_password_is_warned_of(
 # ---- how it ends ----------------------------------------------------------------------------------
 
 SERVES = """
-import sys, time
-from pathlib import Path
+import tempfile, time
 from sfumato.studio import app as serve
+
+tempfile.tempdir = None  # where it was before
 
 class Page:
     local_url = "here"
@@ -914,17 +914,15 @@ serve.studio()
 """
 
 
-def started(folder):
-    environment = {
-        **os.environ,
-        "TMPDIR": str(folder),
-        "PYTHONPATH": str(Path(sfumato.__file__).parents[1]),
-    }
-    process = subprocess.Popen(
-        [sys.executable, "-c", SERVES], stdout=subprocess.PIPE, text=True, env=environment
-    )
-    assert "starting" in process.stdout.readline()
-    assert "is open" in process.stdout.readline()
+def opened_in(folder):
+    """A process that has opened a studio, whose temporary files go into `folder`."""
+    said = folder.with_name(f"{folder.name}.said{len(uploads(folder))}")
+    said.unlink(missing_ok=True)
+    process = started(saying, said, program, SERVES, {"TMPDIR": str(folder)})
+    while not said.exists() or "is open" not in said.read_text():
+        assert process.is_alive(), said.read_text()
+        time.sleep(0.02)
+    assert "starting" in said.read_text()
     return process
 
 
@@ -934,10 +932,11 @@ def uploads(folder):
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
 def test_uploads_go_when_it_is_ended(name, tmp_path):
-    process = started(tmp_path)
+    process = opened_in(tmp_path)
     assert len(uploads(tmp_path)) == 1
-    process.send_signal(getattr(signal, name))
-    process.wait(60)
+    os.kill(process.pid, getattr(signal, name))
+    process.join(60)
+    assert not process.is_alive()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -955,18 +954,18 @@ def test_uploads_of_a_killed_studio_go_at_the_next_start(tmp_path):
     (tmp_path / "another").mkdir()
     (tmp_path / "another" / "kept.png").write_bytes(b"x")
     (tmp_path / "sfumato-studio-link").symlink_to(tmp_path / "another")
-    (killed, running), left = (started(tmp_path), started(tmp_path)), set(uploads(tmp_path))
+    (killed, running), left = (opened_in(tmp_path), opened_in(tmp_path)), set(uploads(tmp_path))
     assert len(left) == 2
     killed.kill()
-    killed.wait(60)
-    following = started(tmp_path)
+    killed.join(60)
+    following = opened_in(tmp_path)
     try:
         assert len(left & set(uploads(tmp_path))) == 1  # of the one that runs
         assert (tmp_path / "another" / "kept.png").exists()
     finally:
         for process in (running, following):
             process.terminate()
-            process.wait(60)
+            process.join(60)
     assert uploads(tmp_path) == []
 
 
