@@ -890,10 +890,11 @@ def test_an_open_address_without_a_password_is_warned_of(
 # ---- how it ends ----------------------------------------------------------------------------------
 
 SERVES = """
-import tempfile, time
+import os, tempfile, time
 from sfumato.studio import app as serve
 
-tempfile.tempdir = None  # where it was before
+tempfile.tempdir = None  # the server's, as this is
+os.environ.pop("TORCHINDUCTOR_CACHE_DIR", None)
 
 class Page:
     local_url = "here"
