@@ -88,7 +88,7 @@ if __name__ == "__main__":
         WRITERS["earth"](EARTH, size=64, world=5400, stride=32)
     train(
         "autoencoder", out / "codec", KINDS, steps=3000, batch=8, lr=1.5e-3, flip=True,
-        options={"factor": FACTOR, "latent_channels": LATENTS, "critic": 0.0},
+        options={"factor": FACTOR, "latent_channels": LATENTS, "critic": 0.0, "linear": False},
     )  # fmt: skip
     reconstruction(out / "codec")
     ends = KINDS[0], KINDS[2]

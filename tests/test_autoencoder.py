@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 import torch
+from torch import nn
 
 import sfumato
 from sfumato.methods.registry import find
@@ -34,6 +35,19 @@ def test_shapes(factor, code):
     assert made(factor=factor, code=code).translate(X[..., :15, :13], as_is=True).shape == (4, 3, 15, 13)
 
 
+def test_a_linear_code_lies_beside_the_network():
+    """Where it loses nothing, and the network says nothing, pictures come back as they were."""
+    codec, bare = (ConvCodec(width=8, latent_channels=12, factor=2, linear=one) for one in (True, False))
+    for last in (codec.encoder[-1], codec.decoder[-1], codec.down, codec.up):
+        nn.init.zeros_(last.bias)
+        if last in (codec.encoder[-1], codec.decoder[-1]):
+            nn.init.zeros_(last.weight)
+    torch.testing.assert_close(codec.decode(codec.encode(X)), X, rtol=0, atol=1e-5)
+    assert bare.state_dict().keys() == codec.state_dict().keys() - {
+        f"{way}.{what}" for way in ("down", "up") for what in ("weight", "bias")
+    }
+
+
 def test_the_critic_comes_after_its_batches():
     part, players = made(critic_after=2), []
     for update in fit(State(part), batches(), steps=4):
@@ -47,7 +61,7 @@ def test_the_critic_comes_after_its_batches():
 def test_losses_are_what_they_say():
     part = made(critic=0.0, kl=0.5, detail=0.0)
     (_, loss), = part.eval().objectives(batches(), torch.Generator().manual_seed(3))  # fmt: skip
-    mean, log_variance = part.codec.encoder(X).chunk(2, 1)
+    mean, log_variance = part.codec._code(X).chunk(2, 1)
     z = mean + (log_variance / 2).exp() * torch.randn(mean.shape, generator=torch.Generator().manual_seed(3))
     p, q = (torch.distributions.Normal(m, s) for m, s in ((mean, (log_variance / 2).exp()), (0.0, 1.0)))
     kl = torch.distributions.kl_divergence(p, q).mean()

@@ -322,7 +322,7 @@ def test_noise_and_steps_are_shown_as_pictures(runs, tmp_path):
     seen = record(ddib, X[:1], options={"steps": 4})
     assert seen.states.shape == (4, 1, 4, 16, 16)
     assert seen.means.shape == (4, 1, 3, 16, 16)
-    assert (seen.means[-1] - seen.result).abs().mean() < 0.05
+    assert (seen.means[-1] - seen.result).abs().mean() < 0.1
 
 
 @pytest.mark.parametrize("method", [n for n in names() if info(n).trains_on and n != "autoencoder"])

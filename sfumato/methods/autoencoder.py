@@ -22,7 +22,7 @@ A run's folder is named where a codec is asked for: `sfumato train diffusion ...
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -52,6 +52,7 @@ class Autoencoder(Part):
         latent_channels: channels of the latents.
         code: kl (continuous) or vq (the nearest of some vectors).
         entries: vectors of vq.
+        linear: whether a linear code lies beside the network, which begins with the lowest frequencies.
         kl: weight of the KL divergence, a mean over the latents; of kl only.
         detail: weight of the differences of neighbouring pixels.
         critic: weight of the critic, and of its features; 0 has none.
@@ -63,6 +64,7 @@ class Autoencoder(Part):
     data: ClassVar[str] = "domains"
     settings: ClassVar[dict[str, Any]] = {"batch": 16, "lr": 1e-3, "beta1": 0.5}
     steady: ClassVar[bool] = False
+    before: ClassVar[Mapping[str, Any]] = {"linear": False}
     phases: ClassVar[tuple[str, ...]] = ("critic_after",)
     only_with: ClassVar[dict[str, tuple[str, str]]] = {"kl": ("code", "kl"), "entries": ("code", "vq")}
 
@@ -71,6 +73,7 @@ class Autoencoder(Part):
     latent_channels: Count = 4
     code: Code = "kl"
     entries: Count = 1024
+    linear: bool = True
     kl: NotNegative = 1e-3
     detail: NotNegative = 1.0
     critic: NotNegative = 0.02
@@ -81,7 +84,7 @@ class Autoencoder(Part):
     def __post_init__(self) -> None:
         self.codec: Any = make_autoencoder(
             self.net, channels=self.channels, latent_channels=self.latent_channels, factor=self.factor,
-            code=self.code, entries=self.entries,
+            code=self.code, entries=self.entries, linear=self.linear,
         )  # fmt: skip
         codec = codec_of(self.codec, "net")
         if self.side < codec.factor:

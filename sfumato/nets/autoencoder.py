@@ -2,7 +2,10 @@
 
 Patches of two pixels go in and come out (pixel-unshuffle), as in the denoisers' U-Net, so that nothing but
 two last convolutions runs at full resolution.  What lies between is the encoder and decoder of latent
-diffusion (Rombach et al. 2022, https://arxiv.org/abs/2112.10752), without attention.  A code is
+diffusion (Rombach et al. 2022, https://arxiv.org/abs/2112.10752), without attention.  Beside it lies a linear
+code of patches u of the factor's pixels, z = W u + ..., y = W' z + ... (https://arxiv.org/abs/2410.10733); it
+begins with the lowest frequencies in space and colour (DCT), so that nothing need be learnt to keep them.
+A code is
 
     kl    N(m, s^2) of which encode gives m; training draws, and pays KL(N(m, s^2) | N(0, 1))
     vq    the nearest of `entries` vectors, which decode looks up (https://arxiv.org/abs/1711.00937)
@@ -44,6 +47,7 @@ class ConvCodec(Part):
         blocks: residual blocks a level.
         code: kl or vq.
         entries: vectors of vq.
+        linear: whether a linear code lies beside the network.
     """
 
     channels: Count = 3
@@ -53,6 +57,7 @@ class ConvCodec(Part):
     blocks: Count = 1
     code: Code = "kl"
     entries: Count = 1024
+    linear: bool = True
 
     def __post_init__(self) -> None:
         levels = int(math.log2(self.factor))
@@ -76,15 +81,24 @@ class ConvCodec(Part):
             *up, *_activated(widths[0]), _conv(widths[0], 4 * DETAIL), nn.PixelShuffle(2), nn.SiLU(),
             _conv(DETAIL, self.channels),
         )  # fmt: skip
+        if self.linear:
+            self.down = nn.Conv2d(self.channels * self.factor**2, self.latent_channels, 1)
+            self.up = nn.Conv2d(self.latent_channels, self.channels * self.factor**2, 1)
+            with torch.no_grad():
+                kept = _frequencies(self.channels, self.factor)[: self.latent_channels]
+                for weight, rows in ((self.down.weight, kept), (self.up.weight.transpose(0, 1), kept)):
+                    weight.zero_()[: len(rows), :, 0, 0] = (
+                        rows  # orthonormal: W' is the inverse on what is kept
+                    )
         self.book = nn.Embedding(self.entries, self.latent_channels) if self.code == "vq" else None
 
     def encode(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d y x"]:
         """Latents of pictures: the mean of their code, or what is nearest to one of its vectors."""
-        return self.encoder(x)[:, : self.latent_channels]
+        return self._code(x)[:, : self.latent_channels]
 
     def decode(self, z: Float[Tensor, "b d y x"]) -> Float[Tensor, "b c h w"]:
         """Pictures of latents."""
-        return self.decoder(self._nearest(z)[0])
+        return self._picture(self._nearest(z)[0])
 
     def forward(
         self, x: Float[Tensor, "b c h w"], draw: Callable[[Tensor], Tensor]
@@ -96,12 +110,23 @@ class ConvCodec(Part):
             draw: standard normal noise like a tensor.
         """
         if self.code == "vq":
-            nearest, cost = self._nearest(self.encoder(x))
-            return self.decoder(nearest), cost
-        mean, log_variance = self.encoder(x).chunk(2, 1)
+            nearest, cost = self._nearest(self._code(x))
+            return self._picture(nearest), cost
+        mean, log_variance = self._code(x).chunk(2, 1)
         log_variance = log_variance.clamp(-30, 20)
         z = mean + (log_variance / 2).exp() * draw(mean)
-        return self.decoder(z), (mean**2 + log_variance.exp() - 1 - log_variance).mean() / 2
+        return self._picture(z), (mean**2 + log_variance.exp() - 1 - log_variance).mean() / 2
+
+    def _code(self, x: Tensor) -> Tensor:
+        code = self.encoder(x)
+        if not self.linear:
+            return code
+        z = code[:, : self.latent_channels] + self.down(F.pixel_unshuffle(x, self.factor))
+        return torch.cat([z, code[:, self.latent_channels :]], 1)
+
+    def _picture(self, z: Tensor) -> Tensor:
+        y = self.decoder(z)
+        return y + F.pixel_shuffle(self.up(z), self.factor) if self.linear else y
 
     def _nearest(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """The nearest vectors, through which gradients go as if they were z, and the cost of both."""
@@ -130,6 +155,23 @@ class CodecBlock(Part):
 
     def forward(self, h: Tensor) -> Tensor:
         return h + self.last(self.body(h))
+
+
+def _frequencies(channels: int, side: int) -> Tensor:
+    """Orthonormal waves (rows) of patches (channels side side), the lowest first: DCT-II, in colour, too.
+
+    Of three colours their waves are lightness and two opponents, which pictures have less of.
+    """
+    c, s = _cosines(channels), _cosines(side)
+    waves = torch.einsum("gc,ai,bj->gabcij", c, s, s).flatten(3).flatten(0, 2)
+    g, a, b = torch.cartesian_prod(*(torch.arange(n) for n in (channels, side, side))).T
+    return waves[(a + b + 1.5 * g).argsort(stable=True)]
+
+
+def _cosines(n: int) -> Tensor:
+    """c_k cos(pi k (i + 1/2) / n), a row for each k, of length 1."""
+    k, i = torch.arange(n)[:, None], torch.arange(n)
+    return ((1 + (k > 0).float()) / n).sqrt() * (math.pi / n * k * (i + 0.5)).cos()
 
 
 def make_autoencoder(net: str | nn.Module, **how: object) -> nn.Module:
