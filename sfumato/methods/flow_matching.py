@@ -59,7 +59,7 @@ class FlowMatching(Part):
         cost: what optimal transport keeps near: pixels, low_pass (colours of an eighth of the resolution), or
             the folder of a domain_classifier, whose features are compared.
         pool_size: pictures of each side that are assigned at once.
-        loop_steps: steps of heun that make a pair of a reflow.
+        loop_steps: steps of ab2 that make a pair of a reflow.
         buffer: pairs of a reflow that are kept for each direction.
         refresh: batches between new pairs of a reflow.
         channels: 3 for colour, 1 for gray, or as many as the files have bands.
@@ -79,7 +79,7 @@ class FlowMatching(Part):
     coupling: Coupling = "optimal"
     cost: str | nn.Module = "pixels"
     pool_size: Count = 1024
-    loop_steps: Count = 10
+    loop_steps: Count = 18
     buffer: Count = 1024
     refresh: Count = 16
     channels: Count = 3
@@ -91,7 +91,7 @@ class FlowMatching(Part):
             if (seen := getattr(self.cost, "channels", self.channels)) != self.channels:
                 raise UserError(f"cost sees pictures of {seen} channels, and the flow has {self.channels}")
             self.cost.requires_grad_(False)
-        loop = {"steps": self.loop_steps, "solver": "heun"}
+        loop = {"steps": self.loop_steps, "solver": "ab2"}
         self.made = Pairs("buffer", None, loop, self.buffer, self.refresh)
         self.register_buffer("seen", torch.zeros((), dtype=torch.long))
         self.seen: Tensor  # batches it has learnt from
@@ -124,8 +124,8 @@ class FlowMatching(Part):
         seed: Seed = 0,
         watch: Watch | None = None,
         direction: Direction = "source-to-target",
-        steps: Steps = 10,
-        solver: OdeSolver = "heun",
+        steps: Steps = 18,
+        solver: OdeSolver = "ab2",
     ) -> Tensor:
         """Images (B, C, H, W) in [-1, 1] to the other domain.
 
