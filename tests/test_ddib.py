@@ -113,7 +113,7 @@ def test_convergence_table_of_ddim(report):
     want = closed_form(chain, x, (f64([1.0]), f64([[0.25]])), (f64([-0.7]), f64([[2.0]])))
     known = {
         10: (2.24, 1.27), 25: (0.957, 0.620), 50: (0.490, 0.332), 100: (0.249, 0.172),
-        250: (0.101, 0.0708), 500: (0.0513, 0.0361),
+        250: (0.101, 0.0708),
     }  # fmt: skip
     errors = {}
     for steps, numbers in known.items():
@@ -124,17 +124,15 @@ def test_convergence_table_of_ddim(report):
         cycle = (back - x).abs().max().item()
         report(f"DDIB by ddim, {steps} levels: translation, cycle error", errors[steps], cycle)
         assert (errors[steps], cycle) == pytest.approx(numbers, rel=6e-3)
-    assert slope([100, 250, 500], [errors[k] for k in (100, 250, 500)]) == pytest.approx(
-        1, abs=0.05
-    )
+    assert slope([50, 100, 250], [errors[k] for k in (50, 100, 250)]) == pytest.approx(1, abs=0.05)
 
 
 def test_heun_is_four_times_better_per_doubling(report):
     process, x = Cosine(), m + normal(32, 2) @ sqrtm(S).T
     f = bridge(process)
-    limit = f.translate(x, steps=4000, solver="heun")
+    limit = f.translate(x, steps=1000, solver="ab3")
     errors = [
-        (f.translate(x, steps=k, solver="heun") - limit).abs().max().item() for k in (160, 320, 640)
+        (f.translate(x, steps=k, solver="heun") - limit).abs().max().item() for k in (80, 160, 320)
     ]
     ratios = [errors[0] / errors[1], errors[1] / errors[2]]
     report("DDIB by heun: error ratio per doubling of the steps", *ratios)

@@ -14,6 +14,7 @@ References: Song et al. 2021 (https://arxiv.org/abs/2011.13456), Ho et al. 2020
 from __future__ import annotations
 
 import abc
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -169,6 +170,8 @@ class Chain(Process):
     def betas(self) -> Tensor:
         """beta_1 .. beta_T, float64 on the CPU."""
 
+    @functools.lru_cache(maxsize=32)  # noqa: B019  # a chain is a value, and asked at every step
+    @torch.inference_mode(False)  # so that any later step can be differentiated
     def exponents(self) -> Tensor:
         """B = -log(alpha^2) at levels 0..T, float64 on the CPU."""
         clean = torch.zeros(1, dtype=torch.float64, device="cpu")
