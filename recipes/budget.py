@@ -144,10 +144,9 @@ METHODS = {
 
 ASKED = {
     "schroedinger_bridge": Method(
-        "schroedinger_bridge", {32: 8000}, {32: 16},
-        lambda steps, data: {"warmup_batches": steps // 3},
+        "schroedinger_bridge", {32: 3800}, {32: 16}, lambda steps, data: {"warmup_batches": 1333},
     ),
-    "flow_matching": Method("flow_matching", {32: 18000}, {32: 16}),
+    "flow_matching": Method("flow_matching", {32: 7000}, {32: 16}),
 }  # fmt: skip
 """Trained and compared only where `--methods` names them, as those below."""
 
