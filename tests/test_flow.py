@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parameters_to_vector
 from truth import f64, lively, normal, rotation, slope, sqrtm
 
 from sfumato.core.errors import UserError
@@ -274,6 +275,7 @@ def test_a_run_that_was_stopped_goes_on_with_the_same_bits(coupling):
         return State(part)
 
     straight, first, second = make(), make(), make()
+    teacher = parameters_to_vector(straight.method.denoiser.parameters()).detach().clone()
     list(fit(straight, pictures(), steps=6, schedule="constant"))
     list(fit(first, pictures(), steps=4, schedule="constant"))
     second.restore({k: v.clone() for k, v in first.tensors().items()}, 4)
@@ -282,6 +284,8 @@ def test_a_run_that_was_stopped_goes_on_with_the_same_bits(coupling):
     kept = {"memory/made.slow.vector"} if coupling == "reflow" else {"memory/transport.pairs.images"}
     assert a.keys() == b.keys() >= kept
     assert all(torch.equal(a[k], b[k]) for k in a)
+    if coupling == "reflow":  # pairs are those of the flow that it began with
+        assert torch.equal(a["memory/made.slow.vector"], teacher)
 
 
 def test_pairs_that_are_given_are_those_of_equal_names(tmp_path):
