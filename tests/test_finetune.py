@@ -134,7 +134,7 @@ def test_a_network_of_its_own_learns_other_domains(folders, tmp_path, begun):  #
         ("diffusion", {"domains": ("red",)}, "m", "unknown option"),
         ("cut", {"channels": 1}, "cut", "a cut model keeps its 3 channels: leave out --channels"),
         ("unpaired_sde", {"channels": 1}, "unpaired", "an? unpaired_sde model keeps its 3 channels"),
-        ("entropic_ot", {"channels": 1}, "ot", "a entropic_ot model keeps its 3 channels: leave"),
+        ("entropic_ot", {"channels": 1}, "ot", "an entropic_ot model keeps its 3 channels: leave"),
         ("cut", {"net": "small"}, "cut", "--net small is not for .* with --net tiny: leave --net out"),
         ("cut", {"nce_layers": (99,)}, "cut", "the encoder has layers 0 to 13, not 99"),
         ("pix2pix", {"to_channels": 1}, "pix", "keeps its 3 channels and the 3 of its targets: leave out"),
