@@ -245,9 +245,7 @@ def build(
         return description
     if "same as" in description:
         if str(description["same as"]) not in made:
-            raise UserError(
-                f"{path or 'the part'} is the same as {description['same as']!r}, which is not there"
-            )
+            raise UserError(f"{path or 'the part'} is the same as {description['same as']!r}: there is none")
         return made[description["same as"]]
     prefix = f"{path}." if path else ""
     inner = {k: build(v, allow, prefix + k, made) for k, v in description.items() if k != "is"}

@@ -960,7 +960,7 @@ def test_a_list_that_is_a_pipe_is_not_waited_for(folders, tmp_path):
 
 
 def test_a_part_that_is_the_same_as_nothing_is_refused():
-    with pytest.raises(UserError, match="net is the same as 'x', which is not there"):
+    with pytest.raises(UserError, match="net is the same as 'x': there is none"):
         build({"net": {"same as": "x"}})
 
 

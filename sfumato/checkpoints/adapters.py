@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from sfumato.core.errors import UserError
+from sfumato.data.folders import regular
 
 LORA = re.compile(r"(?:^|[._])lora(?:[._]|$)|\.(?:hada|lokr)_w\d", re.IGNORECASE)
 """In names of weights, as diffusers, PEFT, kohya and LyCORIS write them."""
@@ -42,6 +43,6 @@ def _names(file: Path) -> list[str]:
         return []
     from safetensors import safe_open
 
-    with suppress(Exception), safe_open(str(file), "np") as opened:
+    with suppress(Exception), safe_open(regular(file), "np") as opened:
         return list(opened.keys())
     return []

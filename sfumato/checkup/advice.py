@@ -16,16 +16,15 @@ from typing import Any
 
 from sfumato.checkup.cost import new
 from sfumato.checkup.few import are_few, instead_of_training
+from sfumato.checkup.held_out import kept_aside, none_held_out, test_folders, validation
 from sfumato.checkup.inspection import Inspected
 from sfumato.checkup.pairs import Pairing
 from sfumato.core.errors import UserError
 from sfumato.core.terminal import an
 from sfumato.data.layout import Folders
 from sfumato.data.proportions import Size, buckets, nearest
-from sfumato.data.sets import held_stems
 from sfumato.methods.outline import names
 from sfumato.methods.registry import find, info
-from sfumato.training.options import DEFAULTS
 
 SIZES = (8, 16, 32, 64, 128, 256)
 """Sizes that are recommended: the networks take multiples of 8."""
@@ -119,7 +118,7 @@ def advise(
     fewest = min(Counter(x.domain for x in good if x.split == "train").values())
     if not (pair or size or any(told.values())) and are_few(sides, [one.gray for one in good], fewest):
         parts = {name: folders[name]["train"] for name in chosen}
-        flags = _unheld([one for one in good if one.domain in parts], gone)
+        flags = none_held_out([one for one in good if one.domain in parts], gone)
         return Plan(best, halved, [], *instead_of_training(parts, fewest, min(sides), place, _line, flags))
     if usual >= LARGE * best:
         why += (
@@ -137,27 +136,14 @@ def advise(
     words += ["--resize stretch"] * bool(pair and pair.stretch) + ["--resize buckets"] * bool(shapes)
     words += [settings(first)] * (best <= SMALL)
     words += [_line("--without", Path(without))] if without else []
-    if not _held([folders[name] for name in (chosen if kind != "domains" else folders)]):
+    if not test_folders([folders[name] for name in (chosen if kind != "domains" else folders)]):
         of = [one for one in (good if lacking else fit) if one.domain in chosen or kind == "domains"]
-        flags = _unheld(of, gone, paired=kind == "pairs")
+        flags = none_held_out(of, gone, paired=kind == "pairs")
         words += flags
         why += " Too few pictures to hold some out: --held-out 0." * bool(flags)
     make = {"pairs": _side_by_side if halved else _paired, "unpaired": _two, "domains": _domains}
     reason, commands = make[kind](folders, chosen, " ".join(filter(None, words)), place)
     return Plan(best, halved, list(RECOMMENDED[kind]), f"{reason} {why}", commands)
-
-
-def _unheld(good: Sequence[Inspected], gone: Collection[str], paired: bool = False) -> list[str]:
-    """The flag that holds no picture out, where training would refuse to: nothing would be left of a part."""
-    parts: dict[str, list[str]] = {}
-    for one in good:
-        if one.split == "train" and str(one.path) not in gone:
-            parts.setdefault(one.domain, []).append(one.of_file)
-    names = [list(dict.fromkeys(part)) for part in parts.values()]
-    if paired:  # of what has no partner nothing is trained on
-        names = [[name for name in part if all(name in other for other in names)] for part in names]
-    held = held_stems(names, DEFAULTS["held_out"])
-    return ["--held-out 0"] * any(held.issuperset(part) for part in names)
 
 
 def mixed(sizes: Sequence[Size]) -> str:
@@ -243,8 +229,8 @@ def _paired(folders: Folders, chosen: Sequence[str], last: str, place: Path) -> 
     return (
         f"Train `pix2pix` on pairs: {chosen[0]} and {chosen[1]} show the same things under equal names, "
         f"and a model that has seen right answers need not guess what corresponds. {PAIRED}",
-        [_line("sfumato train pix2pix", x["train"], y["train"], "--out", run, last, *_tests([x, y])),
-         _line("sfumato translate", _held_out(x), "--out", place / "out" / chosen[1], "--model", run)],
+        [_line("sfumato train pix2pix", x["train"], y["train"], "--out", run, last, *validation([x, y])),
+         _line("sfumato translate", kept_aside(x), "--out", place / "out" / chosen[1], "--model", run)],
     )  # fmt: skip
 
 
@@ -255,8 +241,8 @@ def _side_by_side(folders: Folders, chosen: Sequence[str], last: str, place: Pat
         f"Train `pix2pix` on pairs: each picture of {chosen[0]} holds one, and a model that has seen "
         f"right answers need not guess what corresponds. {PAIRED}",
         [_line("sfumato train pix2pix", splits["train"], "--side-by-side --out", run, last,
-               *_tests([splits])),
-         _line("sfumato translate", _held_out(splits), "--out", place / "out" / chosen[0], "--model", run)],
+               *validation([splits])),
+         _line("sfumato translate", kept_aside(splits), "--out", place / "out" / chosen[0], "--model", run)],
     )  # fmt: skip
 
 
@@ -274,9 +260,9 @@ def _two(folders: Folders, chosen: Sequence[str], last: str, place: Path) -> tup
         "Train `cyclegan`: nothing says which picture belongs to which, and in equal time on a CPU it "
         "kept best what is where, in both directions. `cut` learns one direction and sees a third more "
         "pictures a minute; `unpaired_sde` looks most like the target and is less faithful.",
-        [_line("sfumato train cyclegan", x["train"], y["train"], "--out", run, last, *_tests([x, y])),
-         _line("sfumato translate", _held_out(x), "--out", place / "out" / chosen[1], "--model", run),
-         _line("sfumato translate", _held_out(y), "--out", back, "--model", run,
+        [_line("sfumato train cyclegan", x["train"], y["train"], "--out", run, last, *validation([x, y])),
+         _line("sfumato translate", kept_aside(x), "--out", place / "out" / chosen[1], "--model", run),
+         _line("sfumato translate", kept_aside(y), "--out", back, "--model", run,
                "--direction target-to-source")],
     )  # fmt: skip
 
@@ -293,7 +279,7 @@ def _domains(folders: Folders, chosen: Sequence[str], last: str, place: Path) ->
             return [parts[0].parent]
         return [f"{name}={part}" for name, part in zip(folders, parts, strict=True)]
 
-    tests = _held([*folders.values()])
+    tests = test_folders([*folders.values()])
     held_out = [word for item in spec(tests) for word in ("--validation", item)] if tests else []
     training = spec([f["train"] for f in folders.values()])
     commands = [_line("sfumato train diffusion", *training, "--out", run, last, *held_out)]
@@ -308,29 +294,13 @@ def _domains(folders: Folders, chosen: Sequence[str], last: str, place: Path) ->
     x, y = chosen
     for method, how in ((FREE[0], ("--source", Path(f"{run}:{x}"))), (FREE[1], ("--strength 0.5",))):
         out = place / "out" / f"{y}_{method}"
-        commands.append(_line("sfumato translate", _held_out(folders[x]), "--out", out, "--method",
+        commands.append(_line("sfumato translate", kept_aside(folders[x]), "--out", out, "--method",
                               method, *how, "--target", Path(f"{run}:{y}")))  # fmt: skip
     return (
         "Train one diffusion model of all domains: it translates in every direction. Then `ddib` keeps "
         "structure and colours, `sdedit` gives them up with more --strength.",
         commands,
     )
-
-
-def _held_out(part: Mapping[str, Path]) -> Path:
-    """The pictures to translate: a split that is not trained on, if there is one."""
-    return part.get("test") or part.get("val") or part["train"]
-
-
-def _held(parts: Sequence[Mapping[str, Path]]) -> list[Path]:
-    """The folders of such a split, if all have one."""
-    found = [_held_out(part) for part in parts]
-    return [] if any(f == part["train"] for f, part in zip(found, parts, strict=True)) else found
-
-
-def _tests(parts: Sequence[Mapping[str, Path]]) -> list[str | Path]:
-    """Flags that score the training on them."""
-    return [word for folder in _held(parts) for word in ("--validation", folder)]
 
 
 def _line(*words: str | Path) -> str:

@@ -20,13 +20,14 @@ from PIL import Image, UnidentifiedImageError
 
 from sfumato.core.errors import UserError
 from sfumato.data.arrays import kind_of
-from sfumato.data.decode import seen, turn_of
+from sfumato.data.decode import seen
 from sfumato.data.folders import regular
 from sfumato.data.hashing import hash_of
 from sfumato.data.header import orientation
 from sfumato.data.image_folder import ImageFolder
 from sfumato.data.layout import Folders, apart, layout
 from sfumato.data.listing import list_pictures
+from sfumato.data.metadata import turn_of
 from sfumato.data.open_data import WHOLE, measured_range
 from sfumato.data.preparation import Preparation
 from sfumato.data.read import DARK, Page, Readable, bands_of, file_in, header_of, read_samples

@@ -24,7 +24,7 @@ from PIL import Image, UnidentifiedImageError
 from sfumato.core.terminal import count
 from sfumato.data.arrays import array_header, kind_of, read_array
 from sfumato.data.header import LIMITS, PAGED, Header, Limits, Refused, upright
-from sfumato.data.metadata import without_broken
+from sfumato.data.metadata import turn_of, without_broken
 from sfumato.data.png import check_rows, png_chunk, png_chunks
 from sfumato.data.tiff import frame_of, is_tiff, read_tiff, tiff_header
 
@@ -245,33 +245,6 @@ def _samples_of(image: Image.Image) -> tuple[NDArray[Any], dict[str, str]]:
         kept = Image.merge("RGBA" if alpha else "RGB", bands)
     pixels = np.asarray(kept)
     return upright(pixels.reshape(*pixels.shape[:2], -1), turn or 1), unknown | lost
-
-
-def turn_of(image: Image.Image) -> Any:
-    """The orientation that a picture says; None if its EXIF block is broken before it does."""
-    block = image.info.get("exif")
-    try:
-        return image.getexif().get(0x0112) or (_turn(block) if block else 1)
-    except Exception:  # Pillow raises almost anything on broken data, and not of every format
-        return _turn(block) if block else None
-
-
-def _turn(exif: bytes) -> int | None:
-    """The orientation that the first table of an EXIF block says; None if it breaks off before it does."""
-    data = exif.removeprefix(b"Exif\0\0")
-    order = {b"II": "<", b"MM": ">"}.get(data[:2])
-    if order is None:
-        return None
-    try:
-        (start,) = struct.unpack_from(f"{order}I", data, 4)
-        (tags,) = struct.unpack_from(f"{order}H", data, start)
-        for at in range(start + 2, start + 2 + 12 * tags, 12):
-            tag, _, _, value = struct.unpack_from(f"{order}HHIH", data, at)
-            if tag == 0x0112:
-                return int(value)
-    except struct.error:
-        return None
-    return 1
 
 
 def _to_srgb(image: Any, profile: bytes | None) -> tuple[Any, dict[str, str]]:

@@ -12,6 +12,9 @@ import re
 import struct
 from collections.abc import Iterator
 from itertools import combinations
+from typing import Any
+
+from PIL import Image
 
 PIXELS, EXIF, PROFILE, OTHER = "pixels", "exif", "profile", "other"
 LOST = {EXIF: "orientation", PROFILE: "profile", OTHER: "metadata"}
@@ -109,3 +112,30 @@ def _webp(data: bytes) -> Iterator[Part]:
 
 WEBP_NEEDS = b"ALPH", b"ANIM", b"ANMF"
 """Chunks of pixels besides VP8, VP8L and VP8X."""
+
+
+def turn_of(image: Image.Image) -> Any:
+    """The orientation that a picture says; None if its EXIF block is broken before it does."""
+    block = image.info.get("exif")
+    try:
+        return image.getexif().get(0x0112) or (_turn(block) if block else 1)
+    except Exception:  # Pillow raises almost anything on broken data, and not of every format
+        return _turn(block) if block else None
+
+
+def _turn(exif: bytes) -> int | None:
+    """The orientation that the first table of an EXIF block says; None if it breaks off before it does."""
+    data = exif.removeprefix(b"Exif\0\0")
+    order = {b"II": "<", b"MM": ">"}.get(data[:2])
+    if order is None:
+        return None
+    try:
+        (start,) = struct.unpack_from(f"{order}I", data, 4)
+        (tags,) = struct.unpack_from(f"{order}H", data, start)
+        for at in range(start + 2, start + 2 + 12 * tags, 12):
+            tag, _, _, value = struct.unpack_from(f"{order}HHIH", data, at)
+            if tag == 0x0112:
+                return int(value)
+    except struct.error:
+        return None
+    return 1

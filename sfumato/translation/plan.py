@@ -156,8 +156,7 @@ class Plan:
             named = zip(results, self.pictures.paths, strict=True)
             _stands(out, here, [name for name, file in named if str(file) not in done.skipped])
             done.kept = len(results) - done.written - len(done.skipped)
-            nothing = len(done.skipped) == len(results)
-            done.skipped |= self.apart
+            nothing, done.skipped = len(done.skipped) == len(results), done.skipped | self.apart
             if nothing:
                 raise NothingTranslated(done)
             before = read_run(out)["result"]
