@@ -192,7 +192,7 @@ def test_bad_options(cls, options, message):
 def test_a_network_of_ones_own_is_a_resnet():
     part = CUT(net=ResNet(ngf=4, n_blocks=5, antialias=True), side=16)
     assert part.translate(A, as_is=True).shape == A.shape
-    with pytest.raises(TypeError, match="inside a ResNet, not a Identity"):
+    with pytest.raises(TypeError, match="inside a ResNet, not an Identity"):
         CUT(net=nn.Identity(), side=16)
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
+from sfumato.core.errors import UserError
 from sfumato.data import (
     Domains,
     Pairs,
@@ -19,6 +20,7 @@ from sfumato.data import (
     open_unpaired,
 )
 from sfumato.data.augment import jittered
+from sfumato.data.open_data import open_data
 
 
 def paint(folder, values, size=(4, 4), suffix="png"):
@@ -234,6 +236,12 @@ def test_pairs_name_what_is_missing(folders, tmp_path):
     empty = paint(tmp_path / "many", range(30))
     with pytest.raises(ValueError, match="10, 11, 12, 13, 14 and 15 more"):
         open_pairs(a, empty, 4)
+
+
+@pytest.mark.parametrize("kind", ["pairs", "unpaired"])
+def test_two_folders_are_not_halved(kind, folders):
+    with pytest.raises(UserError, match="--side-by-side is for one folder.*, not for 2: leave it out"):
+        open_data(kind, list(folders[:2]), size=4, side_by_side=True)
 
 
 def test_side_by_side(tmp_path):

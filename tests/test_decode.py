@@ -137,20 +137,14 @@ def test_what_a_phone_adds_to_a_photo_is_said_and_strictness_takes_the_photo(tmp
 
 
 def profile(gamma):
-    """An RGB profile as ICC has it, of sRGB's primaries and another tone curve."""
+    """An RGB profile as ICC has it, of sRGB's name and primaries, and another tone curve."""
     made = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
     count = struct.unpack(">I", made[128:132])[0]
     for i in range(count):
         kind, at, size = struct.unpack(">4sII", made[132 + 12 * i : 144 + 12 * i])
         if kind[1:] == b"TRC":
-            made[at : at + size] = (
-                b"curv" + bytes(4) + struct.pack(">IH", 1, int(gamma * 256))
-            ).ljust(size, b"\0")
-        if kind == b"desc":
-            text = bytes(made[at : at + size])
-            for old in ("sRGB".encode("utf-16-be"), b"sRGB"):
-                text = text.replace(old, old.replace(b"s", b"x"))
-            made[at : at + size] = text
+            curve = b"curv" + bytes(4) + struct.pack(">IH", 1, int(gamma * 256))
+            made[at : at + size] = curve.ljust(size, b"\0")
     return bytes(made)
 
 

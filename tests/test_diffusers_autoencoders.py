@@ -85,8 +85,8 @@ def test_it_is_imported_by_command(made, tmp_path, capsys):
     [
         ({"out_channels": 1}, "makes 1 channels of 3: expected as many"),
         ({"block_out_channels": [8, 8, 16]}, r"is \(16, 16, 3, 3\), expected|is \(\d+.*\), expected"),
-        ({"down_block_types": ["Nothing"] * 3}, "does not describe a AutoencoderKL"),
-        ({"block_out_channels": 3}, "does not describe a AutoencoderKL"),
+        ({"down_block_types": ["Nothing"] * 3}, "does not describe an AutoencoderKL"),
+        ({"block_out_channels": 3}, "does not describe an AutoencoderKL"),
         ({"sample_size": [16, 16, 3]}, "sample_size must be a whole number, not a list"),
     ],
 )

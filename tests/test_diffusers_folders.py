@@ -455,8 +455,8 @@ def test_without_diffusers_a_line_says_what_to_type(tmp_path, monkeypatch):
 
 HUGE = 10**9
 WRONG = {
-    "class": ("unet", {"_class_name": "UNet3DModel"}, r"config.json is of a UNet3DModel: expected a UNet2D"),
-    "remote": ("unet", {"_class_name": "os:system"}, "is of a os:system: expected a UNet2DModel"),
+    "class": ("unet", {"_class_name": "UNet3DModel"}, r"config.json is of a UNet3DModel: expected UNet2D"),
+    "remote": ("unet", {"_class_name": "os:system"}, "is of an os:system: expected UNet2DModel"),
     "layer": ("unet", {"act_fn": "os.system"}, "does not describe a UNet2DModel .*os.system"),
     "shapes": ("unet", {"block_out_channels": [24, 32]}, r"conv_in.weight is \(16, 3, 3, 3\), expected \(24"),
     "wide": ("unet", {"block_out_channels": [10**6, 10**6]}, r"expected \(1000000, 3, 3, 3\)"),

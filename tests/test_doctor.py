@@ -374,7 +374,7 @@ def test_nothing_is_deleted_and_a_list_is_written_for_training(tmp_path):
     report = doctor(data, measure=False, write_list=tmp_path / "list.txt")
     listed = (tmp_path / "list.txt").read_text().splitlines()
     # nothing of the tests, which no training knows, and nothing that it leaves out by itself
-    assert listed == [str(data / "trainB" / "1.png"), str(data / "trainA" / "copy.png")]
+    assert sorted(listed) == [str(data / "trainA" / "copy.png"), str(data / "trainB" / "1.png")]
     assert f"--without {tmp_path / 'list.txt'}" in report.plan.commands[0]
     assert "--write-list FILE" in report.text()
     assert not re.search(r"\b(rm|delete)\b", report.text() + json.dumps(report.to_json()))
@@ -573,14 +573,13 @@ def test_thirty_photographs_are_not_trained_on(tmp_path, monkeypatch):
 
 
 def test_no_training_is_advised_that_refuses_its_size(tmp_path):
-    a, b = (write(tmp_path / name, fields(5, 14, 14, i)) for i, name in enumerate("ab"))
-    with pytest.raises(UserError, match="--size 15 is refused by cyclegan, which is .* 16 pixels"):
-        doctor(a, b, size=15, measure=False)
-    assert doctor(a, b, size=16, measure=False).plan.size == 16
+    a, b = (write(tmp_path / name, fields(5, 7, 7, i)) for i, name in enumerate("ab"))
+    with pytest.raises(UserError, match="--size 7 is refused by cyclegan, which is .* at least 8, not 7"):
+        doctor(a, b, size=7, measure=False)
+    assert doctor(a, b, size=8, measure=False).plan.size == 8
     plan = doctor(a, b, measure=False).plan
     assert (plan.size, plan.commands) == (0, [])
-    assert "Pictures of 14 pixels are too small to train on." in plan.reason
-    assert doctor(a, measure=False).plan.size == 8  # of one domain: a diffusion model
+    assert "Pictures of 7 pixels are too small to train on." in plan.reason
 
 
 def test_flags():

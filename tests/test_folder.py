@@ -218,7 +218,7 @@ def test_models_that_cannot_be_built(copy, change):
     rewrite(copy, edit)
     fails(
         copy,
-        "does not describe a model|unknown|no field|is not a part|must be|is a share|is not there|this v",
+        "does not describe a model|unknown|no field|is not a part|must be|is a share|there is none|this v",
     )
 
 

@@ -24,7 +24,7 @@ from PIL import Image, UnidentifiedImageError
 from sfumato.core.terminal import count
 from sfumato.data.arrays import array_header, kind_of, read_array
 from sfumato.data.header import LIMITS, PAGED, Header, Limits, Refused, upright
-from sfumato.data.metadata import turn_of, without_broken
+from sfumato.data.metadata import in_srgb, is_srgb, turn_of, without_broken
 from sfumato.data.png import check_rows, png_chunk, png_chunks
 from sfumato.data.tiff import frame_of, is_tiff, read_tiff, tiff_header
 
@@ -251,15 +251,11 @@ def _to_srgb(image: Any, profile: bytes | None) -> tuple[Any, dict[str, str]]:
     """The picture in RGB by its colour profile; None if it has none, or sRGB's own."""
     from PIL import ImageCms
 
-    if not profile:
+    if not profile or is_srgb(profile):
         return None, {}
     try:
-        given = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        if "srgb" in ImageCms.getProfileDescription(given).lower():
-            return None, {}
         opaque = image if image.mode == "CMYK" else image.convert(image.mode[:3].rstrip("A"))
-        made = ImageCms.profileToProfile(opaque, given, ImageCms.createProfile("sRGB"), outputMode="RGB")
-        return made, {}
+        return in_srgb(opaque, profile), {}
     except (ImageCms.PyCMSError, OSError, ValueError) as error:
         return None, {"profile": " ".join(str(error).split()) or "it is broken"}
 

@@ -8,12 +8,15 @@ AVIF    ISO/IEC 23008-12                                                   items
 
 from __future__ import annotations
 
+import functools
+import io
 import re
 import struct
 from collections.abc import Iterator
 from itertools import combinations
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 PIXELS, EXIF, PROFILE, OTHER = "pixels", "exif", "profile", "other"
@@ -139,3 +142,29 @@ def _turn(exif: bytes) -> int | None:
     except struct.error:
         return None
     return 1
+
+
+def in_srgb(image: Image.Image, profile: bytes) -> Any:
+    """A picture in sRGB, by its colour profile.
+
+    Raises:
+        ImageCms.PyCMSError, OSError, ValueError: the profile is broken, or of pictures of another kind.
+    """
+    from PIL import ImageCms
+
+    given = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+    return ImageCms.profileToProfile(image, given, ImageCms.createProfile("sRGB"), outputMode="RGB")
+
+
+@functools.lru_cache(maxsize=64)
+def is_srgb(profile: bytes) -> bool:
+    """Whether a profile leaves colours as sRGB has them, to 4 of 255: whatever it calls itself."""
+    from PIL import ImageCms
+
+    steps = np.linspace(0, 255, 9).astype(np.uint8)
+    cube = np.stack(np.meshgrid(steps, steps, steps), -1).reshape(1, -1, 3)
+    try:
+        seen = np.asarray(in_srgb(Image.fromarray(cube), profile))
+    except (ImageCms.PyCMSError, OSError, ValueError):
+        return False
+    return int(np.abs(seen.astype(int) - cube).max()) <= 4

@@ -156,6 +156,8 @@ def open_data(
             "--beside is for methods of two folders, sources and targets, not for domains, nor with "
             "--side-by-side: leave it out"
         )
+    if side_by_side and len(roots) > 1:
+        raise UserError(f"--side-by-side is for one folder of pairs, not for {len(roots)}: leave it out")
     if kind == "domains":
         if to_range is not None:
             raise UserError("--to-range is for methods of two folders: domains have one range, --range")
@@ -164,7 +166,7 @@ def open_data(
         own = measured_range(range, files, channels or 3, every=every)
         options |= {"ranges": (own, own), "channels": channels or 3}
         return Domains({name: open_images(folder, **options) for name, folder in kept.items()})
-    if side_by_side and len(roots) == 1:
+    if side_by_side:
         places: list[tuple[Any, Side]] = [(next(iter(roots.values())), side) for side in ("left", "right")]
     elif len(roots) == 2:
         places = [(folder, WHOLE) for folder in roots.values()]

@@ -237,7 +237,8 @@ def _changed(
     if "weights" in keys:
         old, new = before.get("weights"), run["weights"]
         roles = [r for r in new if not isinstance(old, dict) or old.get(r) != new[r]]
-        said.append(f"the weights of {', '.join(before['models'].get(r, r) for r in roles)} changed since")
+        named = before.get("models", {})  # which a user's `expect` may lack
+        said.append(f"the weights of {', '.join(named.get(r, r) for r in roles)} changed since")
     if "pictures" in keys:
         made_of, many = before.get("made_of", {}), len(now)
         found = {

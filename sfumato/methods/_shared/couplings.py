@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sfumato.core.errors import UserError
+from sfumato.core.terminal import an
 from sfumato.diffusion.low_pass import LowPass, eighth
 from sfumato.methods._shared.memory import Replay
 
@@ -40,7 +41,7 @@ class Transport(nn.Module):
             raise UserError(f"cost is a model in Python, not its folder: load({cost!r})")
         if not isinstance(cost, str) and not hasattr(cost, "embedding"):
             raise UserError(
-                f"cost must be {', '.join(COSTS)} or a domain_classifier, not a {type(cost).__name__}"
+                f"cost must be {', '.join(COSTS)} or a domain_classifier, not {an(type(cost).__name__)}"
             )
         self.cost = (cost,)  # a field of the method, whose module it is
         self.gathered, self.pairs = Replay(pool), Replay(pool)
