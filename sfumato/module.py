@@ -61,7 +61,7 @@ GONE = {"channel_order": "noisy, image"}
 
 ADDED: dict[str, dict[str, Any]] = {
     "UNet": {"detail": 0}, "Denoiser": {"any_domain": True}, "ResNet": {"bounded": True},
-    "UNetGenerator": {"bounded": True}, "ConvCodec": {"linear": False},
+    "UNetGenerator": {"bounded": True},
 }  # fmt: skip
 """Fields that descriptions of these kinds did not have while they could have this value only."""
 

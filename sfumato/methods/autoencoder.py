@@ -22,7 +22,7 @@ A run's folder is named where a codec is asked for: `sfumato train diffusion ...
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import torch
@@ -52,7 +52,8 @@ class Autoencoder(Part):
         latent_channels: channels of the latents.
         code: kl (continuous) or vq (the nearest of some vectors).
         entries: vectors of vq.
-        linear: whether a linear code lies beside the network, which begins with the lowest frequencies.
+        linear: whether a linear code lies beside the network, which begins with the lowest frequencies:
+            sharper copies, and latents that a diffusion model is slower to learn.
         kl: weight of the KL divergence, a mean over the latents; of kl only.
         detail: weight of the differences of neighbouring pixels.
         critic: weight of the critic, and of its features; 0 has none.
@@ -64,7 +65,6 @@ class Autoencoder(Part):
     data: ClassVar[str] = "domains"
     settings: ClassVar[dict[str, Any]] = {"batch": 16, "lr": 1e-3, "beta1": 0.5}
     steady: ClassVar[bool] = False
-    before: ClassVar[Mapping[str, Any]] = {"linear": False}
     phases: ClassVar[tuple[str, ...]] = ("critic_after",)
     only_with: ClassVar[dict[str, tuple[str, str]]] = {"kl": ("code", "kl"), "entries": ("code", "vq")}
 
@@ -73,7 +73,7 @@ class Autoencoder(Part):
     latent_channels: Count = 4
     code: Code = "kl"
     entries: Count = 1024
-    linear: bool = True
+    linear: bool = False
     kl: NotNegative = 1e-3
     detail: NotNegative = 1.0
     critic: NotNegative = 0.02

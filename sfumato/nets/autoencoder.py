@@ -57,7 +57,7 @@ class ConvCodec(Part):
     blocks: Count = 1
     code: Code = "kl"
     entries: Count = 1024
-    linear: bool = True
+    linear: bool = False
 
     def __post_init__(self) -> None:
         levels = int(math.log2(self.factor))
