@@ -181,6 +181,15 @@ def test_bright_pictures_among_others_are_what_they_are():
     assert len(list(sfumato.stream([dark, abs(dark)], **HOW))) == 2
 
 
+@pytest.mark.parametrize("one", [U8[0], torch.zeros(3, 32, 32)], ids=["array", "tensor"])
+def test_a_picture_alone_is_not_taken_for_its_rows_or_channels(one):
+    many = 32 if isinstance(one, np.ndarray) else 3
+    with pytest.raises(UserError, match=f"may be one picture or {many} gray ones: type x.None. for one"):
+        sfumato.stream(one, **HOW)
+    with pytest.raises(UserError, match=f"may be one picture or {many} gray ones"):
+        sfumato.train("cut", [one, one], "nowhere", quiet=True)
+
+
 def test_what_a_watch_raises_ends_the_stream():
     def watch(*_):
         raise ZeroDivisionError

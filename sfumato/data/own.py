@@ -6,6 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
+import numpy as np
+from torch import Tensor
+
 from sfumato.core.arguments import TEXT, check_value, described
 from sfumato.core.errors import UserError
 from sfumato.data.image_folder import ImageFolder
@@ -123,6 +126,7 @@ def parts_of(
         return parts
     if kind == "unpaired" and not side_by_side:
         raise UserError(f"{whose} must be folders, or {EXPECTED[kind]}, not {described(data)}")
+    several(data, whose)
     items = Items(data, whose, pairs=kind == "pairs" and not side_by_side)
     if kind == "domains":
         return {name: Own(items, at) for name, at in items.by_label().items()}
@@ -142,5 +146,22 @@ def _each(data: Any) -> Iterable[Any]:
 def _part(one: Any, name: str) -> str | Path | Own:
     if isinstance(one, (str, Path)):
         return one
+    several(one, name)
     items = Items(one, name)
     return Own(items, range(len(items)))
+
+
+def several(pictures: Any, name: str) -> None:
+    """Sees that these are pictures, not one, whose rows or channels would be taken for pictures.
+
+    Raises:
+        UserError: it may be one: an array (H, W, C), or a tensor (C, H, W), of 3 or 4 channels.
+    """
+    if not isinstance(pictures, (np.ndarray, Tensor)) or len(shape := tuple(pictures.shape)) != 3:
+        return
+    channels, each = (shape[0], "x[:, None]") if isinstance(pictures, Tensor) else (shape[2], "x[..., None]")
+    if channels in (3, 4):
+        raise UserError(
+            f"{name} of shape {shape} may be one picture or {shape[0]} gray ones: type x[None] for one, "
+            f"{each} for {shape[0]}"
+        )

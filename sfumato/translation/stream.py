@@ -26,6 +26,7 @@ from sfumato.data.images import picture as to_picture
 from sfumato.data.in_memory import arranged
 from sfumato.data.items import as_files_have, broken, is_indexed, is_table, lost_of, row_of, samples_from
 from sfumato.data.masks import check_mask, mask_for
+from sfumato.data.own import several
 from sfumato.data.preparation import Preparation, Prepared
 from sfumato.data.read import Unfiled
 from sfumato.data.resize import to_samples
@@ -55,6 +56,7 @@ def stream(asked: StreamOptions) -> Iterator[Any]:
             f"pictures must be a collection of pictures, not {described(pictures)}: files and folders are "
             f"for sfumato.translate(paths, out, ...)"
         )
+    several(pictures, "pictures")
     made, where = assembled(**asked.roles), device_of(asked.device)
     chosen = options_of(made.part, asked.options or {})
     own = two_ends(asked.range, "range", "pictures that are to come")
