@@ -107,6 +107,15 @@ def _broken(kind, **how):
         yield with_xmp[: at + 4] + struct.pack("<I", 9999) + with_xmp[at + 8 :]
 
 
+def test_a_table_of_nonsense_and_a_profile_that_does_not_unpack_are_said():
+    trash = b"Exif\0\0MM\0*\0\0\0\x08\0\2" + b"\xff" * 60
+    assert read(picture("JPEG", exif=trash)).lost == {"orientation": ""}
+    data = picture("PNG")
+    body = b"iCCPname\0\0no zlib"
+    chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+    assert read(data[:33] + chunk + data[33:]).lost.keys() == {"profile"}
+
+
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
 def test_nothing_that_pixels_do_not_need_loses_a_picture(kind):
     whole = read(picture(kind))

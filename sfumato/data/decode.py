@@ -237,7 +237,7 @@ def _samples_of(image: Image.Image) -> tuple[NDArray[Any], dict[str, str]]:
         raise Refused(f"has samples of mode {image.mode}, expected 8 or 16 bits: convert it")
     gray = image.mode in ("1", "L", "LA", "La")
     alpha = "transparency" in image.info or image.mode in ("LA", "La", "PA", "RGBA", "RGBa")
-    profile = image.info.get("icc_profile")
+    profile = image.info.get("icc_profile", b"")
     kept = image.convert(("LA" if gray else "RGBA") if alpha else ("L" if gray else "RGB"))
     shown, lost = _to_srgb(image if image.mode == "CMYK" else kept, profile)
     if shown is not None:
@@ -248,9 +248,11 @@ def _samples_of(image: Image.Image) -> tuple[NDArray[Any], dict[str, str]]:
 
 
 def _to_srgb(image: Any, profile: bytes | None) -> tuple[Any, dict[str, str]]:
-    """The picture in RGB by its colour profile; None if it has none, or sRGB's own."""
+    """The picture in RGB by its colour profile, if it has another than sRGB; None is one that is no zlib."""
     from PIL import ImageCms
 
+    if profile is None:
+        return None, {"profile": "it is broken"}
     if not profile or is_srgb(profile):
         return None, {}
     try:

@@ -1,4 +1,4 @@
-"""The parts of a picture file that its pixels do not need: a file is read without those that are broken.
+"""The parts of a picture file beside its pixels: what they say, and the file without those that are broken.
 
 PNG     https://www.w3.org/TR/png-3/                                       chunks
 JPEG    ITU-T T.81, annex B                                                segments before the first scan
@@ -33,8 +33,12 @@ COMMENT, SCAN = 0xFE, 0xDA
 """Markers of JPEG: of a text, and of the first scan."""
 COLOURS = (0xE0, b"JFIF\0"), (0xEE, b"Adobe")
 """Segments that say the kind of a JPEG's colours."""
+WEBP_NEEDS = b"ALPH", b"ANIM", b"ANMF"
+"""Chunks of pixels besides VP8, VP8L and VP8X."""
 WEBP_FLAGS = {EXIF: 0x08, PROFILE: 0x20, OTHER: 0x04}
 """Bits by which a WebP says what it holds."""
+EXIF_TYPES = {*range(1, 14), 129}
+"""Types of values that EXIF 3.0 knows."""
 AVIF_EXIF = re.compile(rb"(infe\x02.{7})Exif", re.DOTALL)
 """An entry of AVIF's list of items: version, flags, number, protection, and the type of an item."""
 
@@ -113,10 +117,6 @@ def _webp(data: bytes) -> Iterator[Part]:
         at = end
 
 
-WEBP_NEEDS = b"ALPH", b"ANIM", b"ANMF"
-"""Chunks of pixels besides VP8, VP8L and VP8X."""
-
-
 def turn_of(image: Image.Image) -> Any:
     """The orientation that a picture says; None if its EXIF block is broken before it does."""
     block = image.info.get("exif")
@@ -127,7 +127,7 @@ def turn_of(image: Image.Image) -> Any:
 
 
 def _turn(exif: bytes) -> int | None:
-    """The orientation that the first table of an EXIF block says; None if it breaks off before it does."""
+    """The orientation that the first table of an EXIF block says; None if that is broken before it does."""
     data = exif.removeprefix(b"Exif\0\0")
     order = {b"II": "<", b"MM": ">"}.get(data[:2])
     if order is None:
@@ -136,7 +136,9 @@ def _turn(exif: bytes) -> int | None:
         (start,) = struct.unpack_from(f"{order}I", data, 4)
         (tags,) = struct.unpack_from(f"{order}H", data, start)
         for at in range(start + 2, start + 2 + 12 * tags, 12):
-            tag, _, _, value = struct.unpack_from(f"{order}HHIH", data, at)
+            tag, kind, _, value = struct.unpack_from(f"{order}HHIH", data, at)
+            if kind not in EXIF_TYPES:
+                return None
             if tag == 0x0112:
                 return int(value)
     except struct.error:
